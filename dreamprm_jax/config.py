@@ -1,0 +1,205 @@
+"""Settings: frozen dataclasses inside, an ml_collections ConfigDict at the edge.
+
+A config file (``configs/*.py``) calls ``defaults()``, overrides what it needs and returns the ConfigDict; the command
+line overrides single fields (``--config.train.steps=50``); ``freeze`` turns the result into a ``Config`` once, with
+every type checked. Nothing below the command line sees a ConfigDict.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import dacite
+from ml_collections import config_dict
+
+from dreamprm_jax.schema import DataError
+
+
+@dataclass(frozen=True)
+class ProblemsConfig:
+    """Where problems come from and which contest dates train and test."""
+
+    source: Literal["procedural", "livecodebench"] = "procedural"
+    # livecodebench: a hub dataset id, or a local .jsonl file in the official row format
+    path: str = "livecodebench/code_generation_lite"
+    release: str = "release_v6"
+    train_before: str = "2024-08-01"  # contest_date < this (ISO 8601)
+    test_from: str = "2025-02-01"  # contest_date >= this
+    # procedural: how many problems in each window
+    train_count: int = 200
+    meta_count: int = 100
+    test_count: int = 100
+    private_tests: int = 10
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """Who writes programs and completes prefixes."""
+
+    kind: Literal["simulated", "server", "replay"] = "simulated"
+    # simulated
+    wrong_rate_scale: float = 1.0  # multiplies every primitive's mistake rate
+    # server
+    base_url: str = "http://127.0.0.1:8000/v1"
+    model: str = ""
+    api_key_env: str = "OPENAI_API_KEY"
+    chat_template: str = ""  # path of a Jinja file or of a tokenizer folder; "" asks for the ChatML form
+    continuation: Literal["completions", "chat"] = "completions"
+    max_tokens: int = 2048
+    timeout_seconds: float = 300.0
+    max_retries: int = 5
+    concurrency: int = 16
+    # replay
+    path: str = ""
+
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """Candidate programs per problem."""
+
+    train_programs: int = 3
+    test_programs: int = 8
+    temperature: float = 0.2
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """Monte-Carlo labels: rollouts of each prefix."""
+
+    rollouts: int = 4
+    temperature: float = 0.3
+    prior_alpha: float = 1.0  # Beta prior of the pass rate
+    prior_beta: float = 1.0
+
+
+@dataclass(frozen=True)
+class SandboxConfig:
+    """How programs are run and judged."""
+
+    mode: Literal["faithful", "lcb"] = "faithful"
+    tier: Literal["FULL", "PORTABLE", "EXTERNAL", "UNSAFE"] = "PORTABLE"
+    workers: int = 0  # 0: one a core
+    cpu_seconds: float = 6.0  # a test
+    wall_seconds: float = 12.0
+    memory_bytes: int = 1 << 30
+    output_bytes: int = 16 << 20
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The decoder PRM."""
+
+    architecture: Literal["qwen2", "llama"] = "qwen2"
+    vocab_size: int = 2048
+    hidden_size: int = 128
+    intermediate_size: int = 384
+    num_layers: int = 2
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    rope_theta: float = 10000.0
+    rms_norm_eps: float = 1e-6
+    max_length: int = 512  # tokens; longer inputs follow ``overlong``
+    overlong: Literal["drop", "raise", "truncate_statement"] = "truncate_statement"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: bool = False
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Device mesh; -1 takes the devices that are left."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclass(frozen=True)
+class MetaConfig:
+    """The outer (upper) problem: which labels are corrected, and how."""
+
+    parametrisation: Literal["label_table", "weight_table"] = "label_table"
+    method: Literal["mixed", "reverse"] = "mixed"
+    learning_rate: float = 0.1
+    weight_decay: float = 0.0
+    batch_size: int = 32
+    every: int = 1  # a meta step every N inner steps
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Training of the PRM arms."""
+
+    arms: tuple[str, ...] = ("orm", "raw", "corrected")
+    warmup_steps: int = 300  # shared by raw and corrected: steps + outcomes
+    steps: int = 300  # after the warm-up
+    batch_size: int = 32  # programs
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    adam_b2: float = 0.98
+    eps_root: float = 1e-16
+    outcome_weight: float = 1.0  # weight of the clean outcome term beside the step labels
+    label_floor: float = 0.02  # labels are clipped to [floor, 1 - floor] before they start a table
+    log_every: int = 20
+    checkpoint_every: int = 100
+    keep_checkpoints: int = 2
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    meta: MetaConfig = field(default_factory=MetaConfig)
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """Batch scoring."""
+
+    batch_size: int = 64
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Selection and statistics."""
+
+    aggregator: Literal["last", "mean", "min", "product"] = "last"
+    bootstrap_samples: int = 10000
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of one run."""
+
+    name: str = "run"
+    seed: int = 0
+    workers: int = 0  # host processes; 0: one a core
+    problems: ProblemsConfig = field(default_factory=ProblemsConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    generate: GenerateConfig = field(default_factory=GenerateConfig)
+    label: LabelConfig = field(default_factory=LabelConfig)
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+
+
+def defaults() -> config_dict.ConfigDict:
+    """A ConfigDict with every field and its default: where a config file starts."""
+    return config_dict.ConfigDict(dataclasses.asdict(Config()))
+
+
+def freeze(settings: config_dict.ConfigDict | dict[str, Any]) -> Config:
+    """Turns a ConfigDict into a ``Config``.
+
+    Raises:
+      DataError: on an unknown field, a wrong type or a value outside the listed choices, naming the field.
+    """
+    values = settings.to_dict() if isinstance(settings, config_dict.ConfigDict) else settings
+    try:
+        return dacite.from_dict(Config, values, config=dacite.Config(strict=True, cast=[tuple]))
+    except dacite.DaciteError as error:
+        raise DataError(f"config: {error}") from error
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """The settings as plain values, for JSON and for fingerprints."""
+    return dataclasses.asdict(config)

@@ -1,0 +1,1 @@
+"""Maps work units over processes with a journal: kill it anywhere, run it again."""

@@ -1,0 +1,1 @@
+"""pass@k, step metrics, paired statistics, tables, plots and the HTML report."""

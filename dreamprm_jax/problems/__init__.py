@@ -1,0 +1,1 @@
+"""Where questions come from: LiveCodeBench (hub, local files) and the procedural benchmark."""

@@ -1,0 +1,241 @@
+"""The records that travel between stages, and their Arrow schema: defined here once, used by both halves.
+
+Every record is a frozen dataclass; ``arrow_schema(cls)`` derives the Parquet schema from its annotations, so that the
+class is the only place where a column is named. Text offsets are Python string indices (Unicode code points).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import hashlib
+import json
+import types
+import typing
+from typing import Any, Literal
+
+import pyarrow as pa
+
+Difficulty = Literal["easy", "medium", "hard"]
+
+
+class DataError(ValueError):
+    """Bad input. The message names the file, the row and the field, and says what to do."""
+
+
+class Verdict(str, enum.Enum):
+    """What the judge says of one program. The last two are not labels and never count as failures."""
+
+    AC = "AC"  # accepted: every test passed
+    WA = "WA"  # wrong answer
+    TLE = "TLE"  # time limit exceeded
+    MLE = "MLE"  # memory limit exceeded
+    OLE = "OLE"  # output limit exceeded
+    RE = "RE"  # runtime error
+    CE = "CE"  # does not compile
+    SANDBOX_ERROR = "SANDBOX_ERROR"  # the judge's own fault: retried, then reported
+    INVALID_TASK = "INVALID_TASK"  # the task's fault: no tests, malformed tests
+
+    @property
+    def is_label(self) -> bool:
+        """Whether this verdict says something about the program."""
+        return self not in (Verdict.SANDBOX_ERROR, Verdict.INVALID_TASK)
+
+
+@dataclasses.dataclass(frozen=True)
+class TestCase:
+    """One test: what goes in, what must come out (LiveCodeBench's ``testtype``)."""
+
+    __test__ = False  # not a pytest class
+
+    input: str
+    output: str
+    testtype: Literal["stdin", "functional"] = "stdin"
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One programming problem, the fields of a LiveCodeBench row."""
+
+    problem_id: str
+    title: str
+    statement: str
+    platform: str
+    contest_id: str
+    contest_date: str  # ISO 8601
+    difficulty: str
+    starter_code: str = ""
+    func_name: str | None = None  # set for function-call problems
+    public_tests: tuple[TestCase, ...] = ()
+    private_tests: tuple[TestCase, ...] = ()
+
+    @property
+    def tests(self) -> tuple[TestCase, ...]:
+        """All tests in judging order: public before private."""
+        return self.public_tests + self.private_tests
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """One complete candidate program for one problem."""
+
+    problem_id: str
+    program_hash: str
+    sample_index: int
+    code: str
+    policy: str  # who wrote it
+    sampling: str  # JSON: temperature, seed, prompt version, ...
+
+    @classmethod
+    def make(cls, problem_id: str, code: str, sample_index: int, policy: str, sampling: dict[str, Any]) -> Program:
+        """Builds the row and its content hash."""
+        return cls(problem_id, program_hash(problem_id, code), sample_index, code, policy, canonical_json(sampling))
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One span of a program. Consecutive steps concatenate to the program, byte for byte."""
+
+    index: int
+    start: int  # string offset
+    end: int
+    name: str  # qualified name of the function, "" where the program has none
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """The judge's verdict on one complete program: the clean label."""
+
+    problem_id: str
+    program_hash: str
+    verdict: Verdict
+    tests_passed: int  # tests passed before the first failure
+    tests_total: int
+    error: str  # short, safe text; "" when accepted
+    cpu_seconds: float
+    mode: str  # "faithful" | "lcb"
+    tier: str  # the sandbox tier that held
+
+    @property
+    def passed(self) -> bool:
+        """True only for AC."""
+        return self.verdict is Verdict.AC
+
+
+@dataclasses.dataclass(frozen=True)
+class StepLabel:
+    """The Monte-Carlo estimate of one step: how often completions of the prefix up to ``end`` pass all tests."""
+
+    problem_id: str
+    program_hash: str
+    step_index: int
+    start: int
+    end: int
+    passes: int
+    rollouts: int  # judged rollouts: passes + failures
+    infrastructure_errors: int  # rollouts without a label (sandbox or server at fault)
+    posterior_alpha: float  # Beta posterior of the pass rate
+    posterior_beta: float
+    policy: str
+    sampling: str
+    mode: str
+    tier: str
+    config_hash: str
+
+    @property
+    def mean(self) -> float:
+        """passes / rollouts, the paper's soft label (nan without rollouts)."""
+        return self.passes / self.rollouts if self.rollouts else float("nan")
+
+
+@dataclasses.dataclass(frozen=True)
+class StepTruth:
+    """Exact truth of one step on the procedural benchmark. For evaluation only: training never reads it."""
+
+    problem_id: str
+    program_hash: str
+    step_index: int
+    value: float  # probability that the policy's completion of the prefix passes all tests
+    recoverable: bool  # whether any completion passes
+    wrong: bool  # whether this step itself is a wrong variant
+    first_wrong: int  # index of the program's first wrong step, -1 if none
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """A reward model's reading of one program: one logit a step."""
+
+    problem_id: str
+    program_hash: str
+    step_logits: tuple[float, ...]
+    step_scores: tuple[float, ...]  # sigmoid of the logits
+    model: str  # which arm or model
+    checkpoint: str  # identity of the weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Skip:
+    """A row that a stage left out, by name and with the reason."""
+
+    source: str
+    row: str
+    reason: str
+
+
+# ---------------------------------------------------------------- hashes
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: the same text for the same value."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def content_hash(*parts: str, digits: int = 32) -> str:
+    """Hex SHA-256 of length-prefixed parts, cut to ``digits``."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()[:digits]
+
+
+def program_hash(problem_id: str, code: str) -> str:
+    """The key of a program: its problem and its text."""
+    return content_hash(problem_id, code)
+
+
+# ---------------------------------------------------------------- Arrow
+
+
+def _arrow_type(annotation: Any) -> pa.DataType:
+    scalars = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    if annotation in scalars:
+        return scalars[annotation]
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal or (isinstance(annotation, type) and issubclass(annotation, enum.Enum)):
+        return pa.string()
+    if origin in (typing.Union, types.UnionType):
+        return _arrow_type(next(a for a in args if a is not type(None)))
+    if origin is tuple:
+        return pa.list_(_arrow_type(args[0]))
+    if dataclasses.is_dataclass(annotation):
+        return pa.struct(list(arrow_schema(typing.cast(type, annotation))))
+    raise TypeError(f"no Arrow type for {annotation!r}")
+
+
+def _is_optional(annotation: Any) -> bool:
+    return type(None) in typing.get_args(annotation)
+
+
+@functools.cache
+def arrow_schema(cls: type) -> pa.Schema:
+    """The Parquet schema of a record class."""
+    hints = typing.get_type_hints(cls)
+    return pa.schema(
+        [
+            pa.field(field.name, _arrow_type(hints[field.name]), nullable=_is_optional(hints[field.name]))
+            for field in dataclasses.fields(cls)
+        ]
+    )

@@ -1,0 +1,1 @@
+"""Scores every step of every candidate program in one pass."""

@@ -1,0 +1,1 @@
+"""From step scores to one chosen program: aggregators and best-of-N."""

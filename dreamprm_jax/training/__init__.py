@@ -1,0 +1,1 @@
+"""Tokenise, pack, shard, train, checkpoint."""

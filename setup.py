@@ -1,0 +1,59 @@
+"""Packaging of dreamprm_jax. Tool settings (ruff, mypy, pytest) are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+CORE = [
+    "absl-py>=2.1",
+    "chex>=0.1.90",
+    "dacite>=1.9",
+    "datasets>=3.0",
+    "flax>=0.10.4",
+    "grain>=0.2.10",
+    "jax>=0.10",
+    "jaxtyping>=0.3",
+    "jinja2>=3.1",
+    "matplotlib>=3.8",
+    "ml-collections>=1.0",
+    "numpy>=1.26",
+    "optax>=0.2.5",
+    "orbax-checkpoint>=0.11.20",
+    "pyarrow>=17",
+    "tensorboardX>=2.6",
+    "tokenizers>=0.20",
+    "tqdm>=4.66",
+    "transformers>=4.50",
+    "tree-sitter>=0.24",
+    "tree-sitter-python>=0.23",
+]
+EXTRAS = {
+    "server": ["openai>=1.50"],
+    "dev": [
+        "hypothesis>=6.100",
+        "mypy>=1.13",
+        "openai>=1.50",
+        "pytest>=8.3",
+        "pytest-xdist>=3.6",
+        "ruff>=0.8",
+        "scikit-learn>=1.5",
+        "types-tqdm",
+    ],
+}
+
+setup(
+    name="dreamprm-jax",
+    version="0.1.0",
+    description="Process reward models for code, trained by exact bi-level label correction in JAX",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8") if (HERE / "README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["dreamprm_jax", "dreamprm_jax.*"]),
+    package_data={"dreamprm_jax": ["py.typed", "**/*.html", "**/*.css", "**/*.js"]},
+    python_requires=">=3.11",
+    install_requires=CORE,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["dreamprm = dreamprm_jax.cli:main"]},
+)
