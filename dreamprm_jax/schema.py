@@ -175,6 +175,18 @@ class Score:
 
 
 @dataclasses.dataclass(frozen=True)
+class CorrectedLabel:
+    """One step's label before and after correction, with its provenance."""
+
+    problem_id: str
+    program_hash: str
+    step_index: int
+    raw: float  # the Monte-Carlo estimate that training started from
+    corrected: float
+    method: str  # how it was corrected
+
+
+@dataclasses.dataclass(frozen=True)
 class Skip:
     """A row that a stage left out, by name and with the reason."""
 

@@ -1,0 +1,111 @@
+"""One folder per run: where each stage's files lie, and the fingerprints by which a stage knows its work is done."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from dreamprm_jax.storage import read_json, write_json
+
+DONE = "DONE.json"
+
+
+@dataclass(frozen=True)
+class Paths:
+    """File names inside a run's folder. WINDOW is ``train``, ``meta`` or ``test``; ARM is a PRM's training arm."""
+
+    root: Path
+
+    def stage(self, name: str) -> Path:
+        """The folder of one stage."""
+        return self.root / name
+
+    def problems(self, window: str) -> Path:
+        """``schema.Problem`` rows of one window."""
+        return self.root / "generate" / f"problems_{window}.parquet"
+
+    def programs(self, window: str) -> Path:
+        """``schema.Program`` rows: the candidates of one window."""
+        return self.root / "generate" / f"programs_{window}.parquet"
+
+    def compositions(self) -> Path:
+        """Procedural benchmark: what the simulated policy knows of each problem. Training never reads it."""
+        return self.root / "generate" / "compositions.json"
+
+    def outcomes(self, window: str) -> Path:
+        """``schema.Outcome`` rows: the verdicts on complete programs."""
+        return self.root / "label" / f"outcomes_{window}.parquet"
+
+    def step_labels(self) -> Path:
+        """``schema.StepLabel`` rows of the train window."""
+        return self.root / "label" / "step_labels.parquet"
+
+    def truth(self, window: str) -> Path:
+        """``schema.StepTruth`` rows (procedural benchmark), written and read by ``evaluate`` alone."""
+        return self.root / "evaluate" / f"truth_{window}.parquet"
+
+    def arm(self, arm: str) -> Path:
+        """The training folder of one arm: checkpoints, metrics.jsonl, TensorBoard events."""
+        return self.root / "train" / arm
+
+    def corrected_labels(self, arm: str) -> Path:
+        """``schema.CorrectedLabel`` rows of an arm that corrects labels."""
+        return self.arm(arm) / "corrected_labels.parquet"
+
+    def tokenizer(self) -> Path:
+        """The tokenizer that the train stage made or was given."""
+        return self.root / "train" / "tokenizer.json"
+
+    def scores(self, arm: str) -> Path:
+        """``schema.Score`` rows of the test window's candidates."""
+        return self.root / "score" / f"{arm}.parquet"
+
+    def results(self) -> Path:
+        """The evaluation's figures, as JSON."""
+        return self.root / "evaluate" / "results.json"
+
+    def report(self) -> Path:
+        """The HTML report."""
+        return self.root / "report" / "report.html"
+
+
+@dataclass(frozen=True)
+class StageFolder:
+    """A stage's folder with its completion marker."""
+
+    path: Path
+    fingerprint: str  # hash of the settings and inputs that the stage's output depends on
+
+    def is_done(self) -> bool:
+        """Whether the folder holds the finished output for this fingerprint."""
+        marker = self.path / DONE
+        return marker.exists() and read_json(marker)["fingerprint"] == self.fingerprint
+
+    def open(self) -> Path | None:
+        """Readies the folder: keeps unfinished work of the same fingerprint, moves other work aside.
+
+        Returns:
+          Where earlier work for other settings was moved to, or None.
+        """
+        started = self.path / "STARTED.json"
+        moved = None
+        if self.path.exists() and not (started.exists() and read_json(started)["fingerprint"] == self.fingerprint):
+            moved = self._move_aside()
+        self.path.mkdir(parents=True, exist_ok=True)
+        if not started.exists():
+            write_json(started, {"fingerprint": self.fingerprint})
+        return moved
+
+    def finish(self, counts: dict[str, int]) -> None:
+        """Marks the stage as done, with its counts of read, written and skipped."""
+        write_json(self.path / DONE, {"fingerprint": self.fingerprint, "counts": counts})
+
+    def _move_aside(self) -> Path:
+        old = self.path.parent / "old"
+        old.mkdir(exist_ok=True)
+        number = 1
+        while (target := old / f"{self.path.name}-{number}").exists():
+            number += 1
+        shutil.move(self.path, target)
+        return target
