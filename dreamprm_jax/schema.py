@@ -24,7 +24,7 @@ class DataError(ValueError):
     """Bad input. The message names the file, the row and the field, and says what to do."""
 
 
-class Verdict(str, enum.Enum):
+class Verdict(enum.StrEnum):
     """What the judge says of one program. The last two are not labels and never count as failures."""
 
     AC = "AC"  # accepted: every test passed
@@ -241,9 +241,13 @@ def _is_optional(annotation: Any) -> bool:
     return type(None) in typing.get_args(annotation)
 
 
-@functools.cache
 def arrow_schema(cls: type) -> pa.Schema:
     """The Parquet schema of a record class."""
+    return _arrow_schema(cls)
+
+
+@functools.cache
+def _arrow_schema(cls: type) -> pa.Schema:
     hints = typing.get_type_hints(cls)
     return pa.schema(
         [

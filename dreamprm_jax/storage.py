@@ -94,6 +94,6 @@ def read_records(path: Path, cls: type[Record]) -> list[Record]:
 def record_from_dict(cls: type[Record], row: dict[str, Any], where: str) -> Record:
     """Builds one record with type checks. ``where`` names the file and row in the error."""
     try:
-        return dacite.from_dict(cls, row, config=_DACITE)  # type: ignore[type-var]
+        return dacite.from_dict(cls, row, config=_DACITE)
     except (dacite.DaciteError, ValueError) as error:
         raise DataError(f"{where}: {error}") from error
