@@ -1,0 +1,76 @@
+"""What every policy answers to: the writer of whole programs and of completions of a prefix.
+
+A policy is asked for ``n`` completions of one prefix at a time, so that a server's prefix cache serves them together.
+The answer always carries whole programs: what comes after the policy (splitting, judging, labelling) never needs to
+know which part was given and which was written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from dreamprm_jax import schema
+
+
+class PolicyError(RuntimeError):
+    """The policy could not answer (server down, rate limit, malformed reply) although it was asked again.
+
+    An infrastructure failure: it says nothing of any program and is never counted as one that failed.
+    """
+
+
+@dataclass(frozen=True)
+class CompletionRequest:
+    """``n`` programs that begin with one prefix.
+
+    Attributes:
+      problem: The problem to solve.
+      prefix: The first steps of a program, cut at a step's end; "" asks for a whole program.
+      n: How many completions.
+      temperature: Sampling temperature; 0 is greedy.
+      seed: The same request with the same seed gives the same completions, where the policy can promise it.
+    """
+
+    problem: schema.Problem
+    prefix: str
+    n: int
+    temperature: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One answer.
+
+    Attributes:
+      code: The whole program: the prefix and its continuation.
+      finish_reason: Why the policy stopped: "stop", "length" (cut short), or the server's own word.
+      forced: True where the policy really continued the prefix, character for character; False where the prefix was
+        only shown to it ("starter code") and the answer may differ. With an empty prefix it is True.
+    """
+
+    code: str
+    finish_reason: str
+    forced: bool
+
+
+class Policy(Protocol):
+    """A writer of programs. Implementations are safe to call from several threads."""
+
+    @property
+    def name(self) -> str:
+        """Who writes: recorded with every program and label."""
+
+    def complete(self, request: CompletionRequest) -> list[Completion]:
+        """Answers with exactly ``request.n`` completions.
+
+        Raises:
+          PolicyError: when the policy's infrastructure fails.
+        """
+
+    def sampling(self, temperature: float) -> dict[str, Any]:
+        """The sampling parameters as recorded in rows (temperature, token limit, prompt version, ...)."""
+
+    def close(self) -> None:
+        """Gives back connections and files."""
