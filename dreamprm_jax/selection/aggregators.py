@@ -1,0 +1,101 @@
+"""Aggregators: the step logits of one program -> one number by which candidates are ranked.
+
+Which aggregator is best depends on what the labels estimate. A label that is a value (the chance that the prefix can
+still pass) is read off the last step; one that is a step's own correctness is multiplied along the program, or its
+minimum taken (Lightman et al., arXiv 2305.20050); Monte-Carlo noise can turn the best choice from min to max (MiPS,
+arXiv 2402.02658). Sums and products favour short programs; the length-normalised forms do not.
+
+All forms work on logits, so that scores which saturate to 1.0 in floating point still rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+Aggregator = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(logits of all programs end to end (T,), number of steps of each (N,)) -> (N,)."""
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-x)), without overflow at either end."""
+    return np.exp(log_sigmoid(logits))
+
+
+def log_sigmoid(logits: np.ndarray) -> np.ndarray:
+    """log(sigmoid(x)), without overflow at either end."""
+    return -np.logaddexp(0.0, -np.asarray(logits, dtype=np.float64))
+
+
+def _starts(lengths: np.ndarray) -> np.ndarray:
+    return np.cumsum(lengths) - lengths
+
+
+def _last(logits: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    return logits[np.cumsum(lengths) - 1]
+
+
+def _minimum(logits: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    return np.minimum.reduceat(logits, _starts(lengths))
+
+
+def _maximum(logits: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    return np.maximum.reduceat(logits, _starts(lengths))
+
+
+def _mean(logits: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    return np.add.reduceat(sigmoid(logits), _starts(lengths)) / lengths
+
+
+def _product(logits: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    return np.add.reduceat(log_sigmoid(logits), _starts(lengths))
+
+
+def _product_normalised(logits: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    return _product(logits, lengths) / lengths
+
+
+def _sum_log_odds(logits: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    return np.add.reduceat(logits, _starts(lengths))
+
+
+def _mean_log_odds(logits: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    return _sum_log_odds(logits, lengths) / lengths
+
+
+AGGREGATORS: Mapping[str, Aggregator] = {
+    "last": _last,  # logit of the last step
+    "min": _minimum,  # logit of the worst step
+    "max": _maximum,  # logit of the best step
+    "mean": _mean,  # mean score
+    "product": _product,  # log of the product of the scores
+    "product_normalised": _product_normalised,  # log of their geometric mean
+    "sum_log_odds": _sum_log_odds,  # sum of the logits
+    "mean_log_odds": _mean_log_odds,  # mean logit
+}
+
+
+def aggregate(step_logits: Sequence[Sequence[float] | np.ndarray], name: str) -> np.ndarray:
+    """Aggregates the step logits of N programs.
+
+    Args:
+      step_logits: one sequence of logits a program; lengths may differ.
+      name: a key of ``AGGREGATORS``.
+
+    Returns:
+      (N,) float64; only the order within one aggregator has a meaning. A program without steps, or with a logit that is
+      NaN, gets NaN: it has no score (``best_of_n`` says what becomes of it).
+
+    Raises:
+      KeyError: for an unknown aggregator.
+    """
+    if name not in AGGREGATORS:
+        raise KeyError(f"unknown aggregator {name!r}; known: {', '.join(AGGREGATORS)}")
+    rows = [np.asarray(row, dtype=np.float64) for row in step_logits]
+    result = np.full(len(rows), np.nan)
+    usable = [index for index, row in enumerate(rows) if row.size and not np.isnan(row).any()]
+    if usable:
+        lengths = np.array([rows[index].size for index in usable])
+        result[usable] = AGGREGATORS[name](np.concatenate([rows[index] for index in usable]), lengths)
+    return result
