@@ -31,7 +31,7 @@ class ProblemsConfig:
     train_count: int = 200
     meta_count: int = 100
     test_count: int = 100
-    private_tests: int = 10
+    private_tests: int = 5
 
 
 @dataclass(frozen=True)

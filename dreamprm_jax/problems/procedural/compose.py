@@ -1,0 +1,200 @@
+"""Compositions: which primitives make a problem, its statement, its tests; and the split of windows by composition."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import random
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dreamprm_jax.problems.procedural.endings import AGGREGATES, FORMATS
+from dreamprm_jax.problems.procedural.inputs import PARSERS
+from dreamprm_jax.problems.procedural.primitive import Kind, Primitive
+from dreamprm_jax.problems.procedural.stages import INTEGER_STAGES, WORD_STAGES
+from dreamprm_jax.schema import Problem, TestCase
+
+PRIMITIVES = {p.name: p for p in (*PARSERS, *INTEGER_STAGES, *WORD_STAGES, *AGGREGATES, *FORMATS)}
+DIFFICULTY_STAGES = {"easy": 1, "medium": 2, "hard": 3}  # stages between reading and aggregating
+PUBLIC_TESTS = 2
+WINDOW_DATES = {  # contest dates, so that the loaders' date windows apply to this benchmark as to the real one
+    "train": ("2023-05-01", 300),
+    "meta": ("2024-03-01", 140),
+    "test": ("2025-02-01", 90),
+}
+
+
+@dataclass(frozen=True)
+class Composition:
+    """What defines a problem beyond its text: the policy's knowledge and the source of truth, hidden from training."""
+
+    problem_id: str
+    names: tuple[str, ...]  # primitives in execution order: parse, stages, aggregate, format
+    parameters: tuple[int, ...]  # k of each, 0 where it has none
+    ability: float  # multiplies the policy's mistake rates on this problem
+
+    @property
+    def primitives(self) -> tuple[Primitive, ...]:
+        """The primitives themselves."""
+        return tuple(PRIMITIVES[name] for name in self.names)
+
+    @property
+    def length(self) -> int:
+        """Number of helper functions."""
+        return len(self.names)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Composition:
+        """Reads back what ``asdict`` gave."""
+        return cls(value["problem_id"], tuple(value["names"]), tuple(value["parameters"]), value["ability"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+@functools.cache
+def compiled_form(name: str, form: int, parameter: int) -> Any:
+    """The function of one form of a primitive, callable. These sources are the benchmark's own, not a model's."""
+    primitive = PRIMITIVES[name]
+    body = primitive.forms[form].format(a="values", k=parameter)
+    source = "def f(values):\n" + "\n".join("    " + line for line in body.split("\n")) + "\n"
+    namespace: dict[str, Any] = {}
+    exec(compile(source, f"<{name}/{form}>", "exec"), namespace)
+    return namespace["f"]
+
+
+def run_form(name: str, form: int, parameter: int, value: Any) -> Any:
+    """Applies one form to one value. Raises whatever the form raises."""
+    return compiled_form(name, form, parameter)(list(value) if isinstance(value, tuple) else value)
+
+
+def _reference(composition: Composition, text: str) -> str:
+    value: Any = text
+    for name, parameter in zip(composition.names, composition.parameters, strict=True):
+        value = run_form(name, 0, parameter, value)
+    return str(value)
+
+
+def _choose(rng: random.Random, stages: int) -> tuple[str, ...]:
+    parser = rng.choice(PARSERS)
+    kind: Kind = parser.gives
+    chosen = [parser]
+    for _ in range(stages):
+        pool = [p for p in (INTEGER_STAGES if kind == "ints" else WORD_STAGES) if p not in chosen]
+        chosen.append(rng.choice(pool))
+        kind = chosen[-1].gives
+    chosen.append(rng.choice([p for p in AGGREGATES if p.takes == kind]))
+    chosen.append(rng.choice([p for p in FORMATS if p.takes == chosen[-1].gives]))
+    return tuple(p.name for p in chosen)
+
+
+def _tests(composition: Composition, rng: random.Random, count: int) -> list[TestCase] | None:
+    """Distinct inputs with the reference's outputs; None where the composition is degenerate."""
+    write = composition.primitives[0].write
+    assert write is not None
+    tests: dict[str, str] = {}
+    for _ in range(20 * count):
+        text = write(rng)
+        if text not in tests:
+            try:
+                tests[text] = _reference(composition, text)
+            except Exception:  # the reference itself fails on this input: not a fair test
+                return None
+        if len(tests) == count:
+            break
+    if len(tests) < count or len(set(tests.values())) < count // 3:
+        return None
+    for stage in range(1, composition.length - 2):  # a stage that never matters makes an ill-posed step
+        without = _dropped(composition, stage)
+        if without is not None and all(_same(without, text, output) for text, output in tests.items()):
+            return None
+    return [TestCase(text, output + "\n") for text, output in tests.items()]
+
+
+def _dropped(composition: Composition, stage: int) -> Composition | None:
+    primitive = composition.primitives[stage]
+    if primitive.takes != primitive.gives:
+        return None
+    keep = [i for i in range(composition.length) if i != stage]
+    return Composition(
+        composition.problem_id,
+        tuple(composition.names[i] for i in keep),
+        tuple(composition.parameters[i] for i in keep),
+        composition.ability,
+    )
+
+
+def _same(composition: Composition, text: str, output: str) -> bool:
+    try:
+        return _reference(composition, text) == output
+    except Exception:
+        return False
+
+
+def phrase(composition: Composition, position: int, paraphrase: int) -> str:
+    """The words of one stage, with its parameter filled in."""
+    return composition.primitives[position].phrases[paraphrase].format(k=composition.parameters[position])
+
+
+def _statement(composition: Composition, rng: random.Random) -> str:
+    said = [phrase(composition, i, rng.randrange(2)) for i in range(composition.length)]
+    opening = rng.choice(("The input is {}.", "You are given {}.", "Read {}."))
+    stages = said[1:-2]
+    links = rng.choice(
+        (("First", "then", "after that"), ("Start so:", "next", "finally"), ("Begin as follows:", "then", "next"))
+    )
+    middle = " ".join(f"{links[i] if i == 0 else links[i].capitalize() + ','} {text}." for i, text in enumerate(stages))
+    ending = said[-2][0].upper() + said[-2][1:] + ". " + said[-1][0].upper() + said[-1][1:] + "."
+    return f"{opening.format(said[0])} {middle} {ending}"
+
+
+def compose(seed: int, counts: dict[str, int], private_tests: int) -> Iterator[tuple[str, Problem, Composition]]:
+    """Makes the benchmark: no two problems share a composition, so no test composition occurs in training.
+
+    Args:
+      seed: of everything random here.
+      counts: problems per window (``train``, ``meta``, ``test``).
+      private_tests: hidden tests of a problem, beside two public ones.
+
+    Yields:
+      (window, problem, composition), the same for the same arguments.
+    """
+    rng = random.Random(f"procedural/{seed}")
+    used: set[tuple[str, ...]] = set()
+    serial = 0
+    for window, count in counts.items():
+        start, days = WINDOW_DATES[window]
+        for index in range(count):
+            difficulty = ("easy", "medium", "hard")[index % 3]
+            while True:
+                names = _choose(rng, DIFFICULTY_STAGES[difficulty])
+                if names in used:
+                    continue
+                ranges = [PRIMITIVES[name].parameter for name in names]
+                parameters = tuple(rng.randint(*r) if r else 0 for r in ranges)
+                composition = Composition(
+                    f"procedural-{seed}-{serial:05d}", names, parameters, rng.choice((0.6, 1.1, 1.8))
+                )
+                tests = _tests(composition, rng, PUBLIC_TESTS + private_tests)
+                if tests is not None:
+                    break
+            used.add(names)
+            date = datetime.date.fromisoformat(start) + datetime.timedelta(days=index * days // max(count, 1))
+            yield (
+                window,
+                Problem(
+                    problem_id=composition.problem_id,
+                    title=f"Procedural {serial}",
+                    statement=_statement(composition, rng),
+                    platform="procedural",
+                    contest_id=f"procedural-{seed}-{window}",
+                    contest_date=f"{date.isoformat()}T00:00:00",
+                    difficulty=difficulty,
+                    public_tests=tuple(tests[:PUBLIC_TESTS]),
+                    private_tests=tuple(tests[PUBLIC_TESTS:]),
+                ),
+                composition,
+            )
+            serial += 1

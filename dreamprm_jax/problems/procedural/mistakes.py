@@ -1,0 +1,60 @@
+"""How the simulated policy errs: the exact distribution over forms of every function, main() included.
+
+The policy draws from these probabilities and the truth integrates over them, so the truth is exact by construction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dreamprm_jax.problems.procedural.compose import Composition
+
+MAIN_WRONG_RATE = 0.10
+HIGHEST_RATE = 0.7
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One way to write main(): the helpers it calls, as positions in the composition, in calling order."""
+
+    calls: tuple[int, ...]
+
+    def is_right(self, composition: Composition) -> bool:
+        """Whether it is the intended plan."""
+        return self.calls == tuple(range(composition.length))
+
+
+def plans(composition: Composition) -> list[Plan]:
+    """The right plan, then each swap of neighbouring stages and each dropped stage whose types still fit."""
+    order = list(range(composition.length))
+    found = [Plan(tuple(order))]
+    stages = range(1, composition.length - 2)
+    for i in stages:
+        if i + 1 in stages:
+            found.append(Plan((*order[:i], i + 1, i, *order[i + 2 :])))
+        found.append(Plan((*order[:i], *order[i + 1 :])))
+    primitives = composition.primitives
+
+    def fits(plan: Plan) -> bool:
+        pairs = zip(plan.calls, plan.calls[1:], strict=False)
+        return all(primitives[a].gives == primitives[b].takes for a, b in pairs)
+
+    return [plan for plan in found if fits(plan)]
+
+
+def plan_probabilities(composition: Composition, scale: float) -> list[float]:
+    """The chance of each of ``plans``; ``scale`` multiplies all mistake rates."""
+    return _spread(MAIN_WRONG_RATE * composition.ability * scale, len(plans(composition)) - 1)
+
+
+def form_probabilities(composition: Composition, position: int, scale: float) -> list[float]:
+    """The chance of each form of one helper."""
+    primitive = composition.primitives[position]
+    return _spread(primitive.wrong_rate() * composition.ability * scale, len(primitive.forms) - 1)
+
+
+def _spread(wrong: float, ways: int) -> list[float]:
+    if not ways:
+        return [1.0]
+    wrong = min(wrong, HIGHEST_RATE)
+    return [1.0 - wrong, *[wrong / ways] * ways]

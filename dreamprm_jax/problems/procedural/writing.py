@@ -1,0 +1,108 @@
+"""Programs as text: writing one function after another, and reading back what a text has decided.
+
+A Chain-of-Function program: ``main()`` first, then the helpers in the order in which main calls them, each with a docstring, then the
+call of main. Reading goes by the text alone, so that the policy can continue any prefix, its own or another's.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from dreamprm_jax.problems.procedural.compose import PRIMITIVES, Composition, phrase
+from dreamprm_jax.problems.procedural.mistakes import Plan
+
+ARGUMENTS = ("values", "items", "data")
+CALL = "\n\nmain()\n"
+_CALLED = re.compile(r"(\w+)\((?=sys\.stdin|values\)|answer\))")
+_FUNCTION = {name: p.name for p in PRIMITIVES.values() for name in p.functions}
+
+
+@dataclass(frozen=True)
+class Style:
+    """Surface choices that a program keeps throughout; they do not change what it does."""
+
+    functions: tuple[int, ...]  # which of its two names each helper gets
+    docstrings: tuple[int, ...]  # which paraphrase
+    argument: int  # index into ARGUMENTS
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a prefix has decided."""
+
+    plan: Plan | None  # None: main() is not written
+    forms: tuple[int, ...]  # of the helpers written so far, in the plan's order
+    closed: bool  # whether main() has been called at the end
+
+
+def write_main(composition: Composition, plan: Plan, style: Style) -> str:
+    """The import and main()."""
+    names = [composition.primitives[i].functions[style.functions[i]] for i in plan.calls]
+    lines = [f"values = {names[0]}(sys.stdin.read())"]
+    lines += [f"values = {name}(values)" for name in names[1:-2]]
+    lines += [f"answer = {names[-2]}(values)", f"print({names[-1]}(answer))"]
+    strategy = ", ".join(name.replace("_", " ") for name in names)
+    doc = f'    """Strategy: {strategy}."""\n'
+    return "import sys\n\n\ndef main():\n" + doc + "".join(f"    {line}\n" for line in lines)
+
+
+def write_helper(composition: Composition, position: int, form: int, style: Style) -> str:
+    """One helper, with the blank lines before it."""
+    primitive = composition.primitives[position]
+    argument = "text" if primitive.role == "parse" else ARGUMENTS[style.argument]
+    words = phrase(composition, position, style.docstrings[position])
+    body = primitive.forms[form].format(a=argument, k=composition.parameters[position])
+    lines = "".join(f"    {line}\n" for line in body.split("\n"))
+    name = primitive.functions[style.functions[position]]
+    return f'\n\ndef {name}({argument}):\n    """{words[0].upper() + words[1:]}."""\n{lines}'
+
+
+def read(composition: Composition, text: str) -> Written | None:
+    """What a text has decided, or None where it is not (a prefix of) a program of this family for this problem.
+
+    Cuts inside a function are not prefixes of steps, and give None as well.
+    """
+    sections = re.split(r"(?m)^(?=def )", text)
+    if len(sections) == 1:
+        return Written(None, (), False) if not text.strip() or text.strip() == "import sys" else None
+    position_of = {name: i for i, name in enumerate(composition.names)}
+    called = _CALLED.findall(sections[1])
+    calls = [position_of.get(_FUNCTION.get(name, ""), -1) for name in called]
+    if -1 in calls or not sections[1].startswith("def main():"):
+        return None
+    plan = Plan(tuple(calls))
+    helpers = sections[2:]
+    if len(helpers) > len(calls):
+        return None
+    closed = helpers[-1].endswith("\n" + CALL) if helpers else False
+    forms = []
+    for position, section in zip(calls, helpers, strict=False):
+        form = _form(composition, position, section.removesuffix(CALL) if closed else section)
+        if form is None:
+            return None
+        forms.append(form)
+    return Written(plan, tuple(forms), closed and len(helpers) == len(calls))
+
+
+def _form(composition: Composition, position: int, section: str) -> int | None:
+    match = re.match(r'def (\w+)\((\w+)\):\n    """[^"]*"""\n', section)
+    if match is None or _FUNCTION.get(match[1]) != composition.names[position]:
+        return None
+    body = section[match.end() :].rstrip("\n")
+    for index, form in enumerate(composition.primitives[position].forms):
+        lines = form.format(a=match[2], k=composition.parameters[position]).split("\n")
+        if body == "\n".join(f"    {line}" for line in lines):
+            return index
+    return None
+
+
+def read_style(composition: Composition, text: str) -> tuple[dict[int, int], int | None]:
+    """The names that a prefix has fixed: function name index by position, and the argument name's index if it shows."""
+    functions = {}
+    for name in re.findall(r"\b(\w+)\(", text):
+        primitive = _FUNCTION.get(name)
+        if primitive in composition.names:
+            functions[composition.names.index(primitive)] = PRIMITIVES[primitive].functions.index(name)
+    arguments = [a for a in re.findall(r"(?m)^def \w+\((\w+)\):", text) if a in ARGUMENTS]
+    return functions, ARGUMENTS.index(arguments[0]) if arguments else None
