@@ -1,0 +1,94 @@
+"""What phi is: parametrisations of the training targets and weights as small pure objects.
+
+A parametrisation answers three questions: where phi starts, which (target, weight) it gives a batch of steps, and which
+label it gives every step. Losses then read ``mean(w * bce(logit, t))``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from dreamprm_jax.bilevel.partition import PyTree
+
+DEFAULT_FLOOR = 0.02
+
+
+class Parametrisation(Protocol):
+    """Label-side parameters phi of n training steps."""
+
+    def init(self, raw_labels: Float[Array, " n"]) -> PyTree:
+        """phi at the start, from the Monte-Carlo estimates in [0, 1]."""
+        ...
+
+    def targets_and_weights(
+        self, phi: PyTree, indices: Int[Array, "*batch"], raw: Float[Array, "*batch"]
+    ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
+        """Targets in (0, 1) and weights >= 0 of the steps at ``indices``, whose raw labels are ``raw``.
+
+        Indices of padding may be any valid index; the caller masks them out of the loss.
+        """
+        ...
+
+    def labels(self, phi: PyTree, raw_labels: Float[Array, " n"]) -> Float[Array, " n"]:
+        """The corrected label of every step."""
+        ...
+
+    def project(self, phi: PyTree) -> PyTree:
+        """phi moved back into its domain: to be called after each outer step."""
+        ...
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """t_i = sigmoid(phi_i), w_i = 1: the labels themselves are learned (DreamPRM-Code, arXiv 2512.15000)."""
+
+    floor: float = DEFAULT_FLOOR
+
+    def init(self, raw_labels: Float[Array, " n"]) -> Float[Array, " n"]:
+        """logit of the labels clipped to [floor, 1 - floor]; float32[n]."""
+        clipped = jnp.clip(jnp.asarray(raw_labels, jnp.float32), self.floor, 1.0 - self.floor)
+        return jnp.log(clipped) - jnp.log1p(-clipped)
+
+    def targets_and_weights(
+        self, phi: Float[Array, " n"], indices: Int[Array, "*batch"], raw: Float[Array, "*batch"]
+    ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
+        """(sigmoid(phi_i), 1)."""
+        return jax.nn.sigmoid(phi[indices]), jnp.ones(jnp.shape(indices), phi.dtype)
+
+    def labels(self, phi: Float[Array, " n"], raw_labels: Float[Array, " n"]) -> Float[Array, " n"]:
+        """sigmoid(phi)."""
+        return jax.nn.sigmoid(phi)
+
+    def project(self, phi: Float[Array, " n"]) -> Float[Array, " n"]:
+        """phi: every logit is allowed."""
+        return phi
+
+
+@dataclass(frozen=True)
+class WeightTable:
+    """t_i = raw label, w_i = clip(phi_i, 0, 2) from 1: the released code of DreamPRM-Code, and DreamPRM-1.5's table."""
+
+    maximum: float = 2.0
+
+    def init(self, raw_labels: Float[Array, " n"]) -> Float[Array, " n"]:
+        """Ones; float32[n]."""
+        return jnp.ones(jnp.shape(raw_labels), jnp.float32)
+
+    def targets_and_weights(
+        self, phi: Float[Array, " n"], indices: Int[Array, "*batch"], raw: Float[Array, "*batch"]
+    ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
+        """(raw, clip(phi_i, 0, maximum))."""
+        return raw, jnp.clip(phi[indices], 0.0, self.maximum)
+
+    def labels(self, phi: Float[Array, " n"], raw_labels: Float[Array, " n"]) -> Float[Array, " n"]:
+        """The raw labels: a weight changes how much a label counts, not the label."""
+        return jnp.asarray(raw_labels)
+
+    def project(self, phi: Float[Array, " n"]) -> Float[Array, " n"]:
+        """phi clipped to [0, maximum]; outside, the derivative of the clip is 0 and a weight could never return."""
+        return jnp.clip(phi, 0.0, self.maximum)

@@ -1,0 +1,77 @@
+"""Optimizers for the two levels: tables whose rows move only when they were in the batch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Int
+
+from dreamprm_jax.bilevel.partition import PyTree
+
+
+class LazyAdamState(NamedTuple):
+    """Adam's moments with one step count per row, so that bias correction counts the row's own updates."""
+
+    count: PyTree  # int32[n] for a leaf [n, ...]
+    mu: PyTree
+    nu: PyTree
+
+
+def touched_rows(
+    indices: Int[Array, "*batch"], size: int, valid: Bool[Array, "*batch"] | None = None
+) -> Bool[Array, " size"]:
+    """Which of ``size`` table rows occur among the valid indices of a batch."""
+    targets = indices if valid is None else jnp.where(valid, indices, size)
+    return jnp.zeros(size, bool).at[targets.reshape(-1)].set(True, mode="drop")
+
+
+def lazy_adam(
+    learning_rate: float | optax.Schedule,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+) -> optax.GradientTransformationExtraArgs:
+    """Adam(W) for tables: a row, its moments and its decay move only when the row was in the batch.
+
+    With dense Adam a row drifts on its old momentum through all the batches it is not in, and its second moment is
+    diluted by zeros. ``update`` takes the extra argument ``touched``: bool[n] of ``touched_rows``. Every leaf of the
+    parameters must have n rows. A schedule is read at each row's own count.
+
+    Raises:
+      ValueError: from ``update`` without params or with a leaf of another row count than ``touched``.
+    """
+
+    def init(params: PyTree) -> LazyAdamState:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return LazyAdamState(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[0], jnp.int32), params), zeros, zeros)
+
+    def update(
+        updates: PyTree, state: LazyAdamState, params: PyTree | None = None, *, touched: Bool[Array, " n"], **_: object
+    ) -> tuple[PyTree, LazyAdamState]:
+        if params is None:
+            raise ValueError("lazy_adam: update needs params")
+
+        def row(gradient: Array, param: Array, count: Array, mu: Array, nu: Array) -> tuple[Array, ...]:
+            if gradient.shape[0] != touched.shape[0]:
+                raise ValueError(f"lazy_adam: a leaf has {gradient.shape[0]} rows, touched {touched.shape[0]}")
+            columns = (slice(None),) + (None,) * (gradient.ndim - 1)
+            mask = touched[columns]
+            count = count + touched
+            mu = jnp.where(mask, b1 * mu + (1 - b1) * gradient, mu)
+            nu = jnp.where(mask, b2 * nu + (1 - b2) * jnp.square(gradient), nu)
+            # A row that was never touched has count 0: its (masked) correction must not divide by zero.
+            power = jnp.maximum(count, 1)[columns].astype(mu.dtype)
+            direction = (mu / (1 - b1**power)) / (jnp.sqrt(nu / (1 - b2**power)) + eps)
+            rate = learning_rate(power - 1) if callable(learning_rate) else learning_rate
+            step = -rate * (direction + weight_decay * param)
+            return jnp.where(mask, step, 0.0).astype(param.dtype), count, mu, nu
+
+        rows = jax.tree.map(row, updates, params, state.count, state.mu, state.nu)
+        new, count, mu, nu = jax.tree.transpose(jax.tree.structure(updates), jax.tree.structure((0, 0, 0, 0)), rows)
+        return new, LazyAdamState(count, mu, nu)
+
+    return optax.GradientTransformationExtraArgs(init, update)

@@ -1,0 +1,67 @@
+"""Cutting pytrees: trainable from frozen leaves, batches into micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+PyTree = Any
+
+
+def partition(tree: PyTree, is_trainable: Callable[[tuple[str, ...], Any], bool]) -> tuple[PyTree, PyTree]:
+    """Splits a tree into its trainable and its frozen part.
+
+    Args:
+      tree: parameters.
+      is_trainable: called with a leaf's path (key names) and the leaf.
+
+    Returns:
+      (trainable, frozen): trees of the same form, with None where the other holds the leaf. None is an empty pytree to
+      JAX, so either part can go to an optimizer as it is. ``merge`` undoes the split.
+    """
+
+    def pick(wanted: bool) -> PyTree:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: leaf if bool(is_trainable(_names(path), leaf)) is wanted else None, tree
+        )
+
+    return pick(True), pick(False)
+
+
+def merge(trainable: PyTree, frozen: PyTree) -> PyTree:
+    """Puts the two parts of ``partition`` together again.
+
+    Raises:
+      ValueError: when the trees differ in form, or both hold a leaf at one place.
+    """
+
+    def choose(path: tuple[Any, ...], ours: Any, theirs: Any) -> Any:
+        if ours is not None and theirs is not None:
+            raise ValueError(f"{'/'.join(_names(path))}: held by both parts; one of them must be None there")
+        return theirs if ours is None else ours
+
+    return jax.tree_util.tree_map_with_path(choose, trainable, frozen, is_leaf=lambda leaf: leaf is None)
+
+
+def split_batch(batch: PyTree, count: int) -> PyTree:
+    """Cuts every leaf [B, ...] into micro-batches [count, B / count, ...].
+
+    Micro-batch j takes the rows j, j + count, j + 2 count, ...: with B sharded over devices, every device then holds an
+    equal share of each micro-batch and no row moves.
+
+    Raises:
+      ValueError: when ``count`` does not divide B.
+    """
+
+    def cut(leaf: Any) -> Any:
+        if leaf.shape[0] % count:
+            raise ValueError(f"a batch of {leaf.shape[0]} rows does not cut into {count} equal micro-batches")
+        return leaf.reshape(leaf.shape[0] // count, count, *leaf.shape[1:]).swapaxes(0, 1)
+
+    return jax.tree.map(cut, batch)
+
+
+def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
