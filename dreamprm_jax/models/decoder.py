@@ -1,0 +1,307 @@
+"""One decoder for Qwen2, Qwen3 and Llama: pre-norm blocks, rotary positions, grouped-query attention, SwiGLU.
+
+Axis legend: B batch, T tokens, N query heads, K key/value heads, G = N / K, H head width, D model width, F mlp width,
+V vocabulary, L layers, R LoRA rank.
+
+Parameters carry logical axis names (``training/mesh.py`` maps them to mesh axes): layers, vocab, embed (D of a weight),
+heads, kv_heads, head_dim, mlp, norm, lora. Activations are constrained on batch, length, activation_embed, heads,
+kv_heads and mlp.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from dreamprm_jax.config import ModelConfig
+from dreamprm_jax.models.attention import Layout, attention
+from dreamprm_jax.schema import DataError
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters (arXiv 2106.09685) on named projections: y = x W + (alpha / rank) (x A) B."""
+
+    rank: int = 8
+    alpha: float = 16.0
+    targets: tuple[str, ...] = ("q", "k", "v", "o")
+    dropout: float = 0.0  # of the adapter's input; needs a dropout key, off without one
+
+    @property
+    def scale(self) -> float:
+        """What multiplies A B."""
+        return self.alpha / self.rank
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3.1's frequency rescaling, by the names of its Hugging Face config."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_max_position_embeddings: int
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Shape and numerics of the decoder and of the reward head on it."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rope_theta: float = 10000.0
+    rope_scaling: RopeScaling | None = None
+    rms_norm_eps: float = 1e-6
+    tie_embeddings: bool = True
+    qkv_bias: bool = False  # Qwen2; Llama's attention_bias
+    output_bias: bool = False  # Llama's attention_bias
+    qk_norm: bool = False  # Qwen3
+    max_positions: int = 32768
+    dtype: str = "float32"  # of activations and matrix products
+    param_dtype: str = "float32"
+    remat: Literal["none", "full", "dots"] = "none"
+    attention: Literal["einsum", "chunked", "cudnn"] = "einsum"
+    attention_chunk: int = 256  # query rows at a time, for "chunked"
+    head_hidden: int = 0  # width of the reward head's hidden layer; 0: a linear head
+    lora: LoraConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_heads % self.num_kv_heads:
+            raise DataError(f"model: num_heads={self.num_heads} must be a multiple of num_kv_heads={self.num_kv_heads}")
+        if self.head_dim % 2:
+            raise DataError(f"model: head_dim={self.head_dim} must be even for rotary positions")
+
+
+def decoder_config(model: ModelConfig) -> DecoderConfig:
+    """The decoder that the host-side settings describe, to be initialised at random."""
+    if model.hidden_size % model.num_heads:
+        raise DataError(
+            f"model.hidden_size={model.hidden_size} must be a multiple of model.num_heads={model.num_heads}"
+        )
+    return DecoderConfig(
+        vocab_size=model.vocab_size,
+        hidden_size=model.hidden_size,
+        intermediate_size=model.intermediate_size,
+        num_layers=model.num_layers,
+        num_heads=model.num_heads,
+        num_kv_heads=model.num_kv_heads,
+        head_dim=model.hidden_size // model.num_heads,
+        rope_theta=model.rope_theta,
+        rms_norm_eps=model.rms_norm_eps,
+        qkv_bias=model.architecture == "qwen2",
+        max_positions=model.max_length,
+        dtype=model.dtype,
+        remat="full" if model.remat else "none",
+    )
+
+
+def require_forward_mode(config: DecoderConfig) -> None:
+    """Checks that the model can be differentiated in forward mode, as hypergradients need.
+
+    Raises:
+      DataError: if attention is a fused kernel, which has a backward pass and no tangent rule.
+    """
+    if config.attention == "cudnn":
+        raise DataError(
+            "model.attention='cudnn' has no forward-mode derivative, which this pass (a hypergradient) needs: "
+            "set model.attention to 'chunked' or 'einsum', or use 'cudnn' only where training is first-order"
+        )
+
+
+# ---------------------------------------------------------------- parts
+
+
+def rotary(x: Float[Array, "B T N H"], positions: Int[Array, "B T"], config: DecoderConfig) -> Float[Array, "B T N H"]:
+    """Rotary position embedding in the half-split form of Llama, angles and rotation in float32."""
+    half = config.head_dim // 2
+    frequencies = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    if (scaling := config.rope_scaling) is not None:
+        wavelength = 2 * jnp.pi / frequencies
+        low = scaling.original_max_position_embeddings / scaling.low_freq_factor
+        smooth = (scaling.original_max_position_embeddings / wavelength - scaling.low_freq_factor) / (
+            scaling.high_freq_factor - scaling.low_freq_factor
+        )
+        smooth = jnp.clip(smooth, 0.0, 1.0)
+        blended = (1 - smooth) * frequencies / scaling.factor + smooth * frequencies
+        frequencies = jnp.where(wavelength > low, frequencies / scaling.factor, blended)
+    angles = positions[..., None].astype(jnp.float32) * frequencies  # [B T H/2]
+    cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return rotated.astype(x.dtype)
+
+
+def parameter(
+    module: nn.Module, name: str, init: Callable[..., Any], axes: tuple[str, ...], shape: tuple[int, ...], dtype: str
+) -> Array:
+    """A parameter of ``module`` with the logical names of its axes."""
+    return cast(Array, module.param(name, nn.with_logical_partitioning(init, axes), shape, jnp.dtype(dtype)))
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * scale over the last axis, the mean square in float32."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*lead D"]) -> Float[Array, "*lead D"]:
+        ones = nn.initializers.ones_init()
+        scale = parameter(self, "scale", ones, ("norm",), (x.shape[-1],), self.config.param_dtype)
+        wide = x.astype(jnp.float32)
+        wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + self.config.rms_norm_eps)
+        return (wide * scale.astype(jnp.float32)).astype(x.dtype)
+
+
+class Projection(nn.Module):
+    """A linear map between named axes, with a bias and a low-rank adapter where the config asks for them.
+
+    The kernel's shape is the input axes, then the output axes: q is [D N H], o is [N H D].
+    """
+
+    config: DecoderConfig
+    target: str  # the name by which LoraConfig.targets chooses it
+    inputs: tuple[tuple[str, int], ...]
+    outputs: tuple[tuple[str, int], ...]
+    use_bias: bool = False
+    init_scale: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B T *inputs"], deterministic: bool = True) -> Float[Array, "B T *outputs"]:
+        config, lora, dtype = self.config, self.config.lora, jnp.dtype(self.config.dtype)
+        (in_names, in_shape), (out_names, out_shape) = zip(*self.inputs, strict=True), zip(*self.outputs, strict=True)
+        count = len(in_shape)
+        fan_in = functools.partial(nn.initializers.variance_scaling, mode="fan_in", in_axis=tuple(range(count)))
+        outputs = tuple(range(count, count + len(out_shape)))
+        init = fan_in(self.init_scale, distribution="truncated_normal", out_axis=outputs)
+        kernel = parameter(self, "kernel", init, in_names + out_names, in_shape + out_shape, config.param_dtype)
+        y = jnp.tensordot(x.astype(dtype), kernel.astype(dtype), axes=count)
+        zeros = nn.initializers.zeros_init()
+        if self.use_bias:
+            y = y + parameter(self, "bias", zeros, out_names, out_shape, config.param_dtype).astype(dtype)
+        if lora is not None and self.target in lora.targets:
+            # The adapter stays in float32 when the frozen base is narrower: its updates are small.
+            init = fan_in(1.0, distribution="normal", out_axis=count)
+            a = parameter(self, "lora_a", init, (*in_names, "lora"), (*in_shape, lora.rank), "float32")
+            b = parameter(self, "lora_b", zeros, ("lora", *out_names), (lora.rank, *out_shape), "float32")
+            x = nn.Dropout(lora.dropout)(x, deterministic=deterministic)
+            low = jnp.tensordot(x.astype(dtype), a.astype(dtype), axes=count)
+            y = y + lora.scale * jnp.tensordot(low, b.astype(dtype), axes=1)
+        return y
+
+
+def _constrain(x: Array, *names: str | None) -> Array:
+    return nn.with_logical_constraint(x, names)
+
+
+class Block(nn.Module):
+    """Attention, then SwiGLU, each behind an RMSNorm and added to the stream. The body of the scan over layers."""
+
+    config: DecoderConfig
+    deterministic: bool
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], layout: Layout
+    ) -> tuple[Float[Array, "B T D"], None]:
+        config = self.config
+        stream, heads, kv_heads = (
+            ("embed", config.hidden_size),
+            ("heads", config.num_heads),
+            ("kv_heads", config.num_kv_heads),
+        )
+        width, mlp = ("head_dim", config.head_dim), ("mlp", config.intermediate_size)
+        residual = 1.0 / (2 * config.num_layers)  # variance of what the 2L branches add to the stream: 1 in all
+        fixed = self.deterministic
+
+        y = RMSNorm(config, name="attention_norm")(x)
+        q = Projection(config, "q", (stream,), (heads, width), config.qkv_bias, name="q")(y, fixed)
+        k = Projection(config, "k", (stream,), (kv_heads, width), config.qkv_bias, name="k")(y, fixed)
+        v = Projection(config, "v", (stream,), (kv_heads, width), config.qkv_bias, name="v")(y, fixed)
+        if config.qk_norm:
+            q, k = RMSNorm(config, name="q_norm")(q), RMSNorm(config, name="k_norm")(k)
+        q = _constrain(rotary(q, positions, config), "batch", "length", "heads", None)
+        k = _constrain(rotary(k, positions, config), "batch", "length", "kv_heads", None)
+        v = _constrain(v, "batch", "length", "kv_heads", None)
+        y = attention(q, k, v, layout, config.attention, config.attention_chunk)
+        y = _constrain(y, "batch", "length", "heads", None)
+        y = Projection(config, "o", (heads, width), (stream,), config.output_bias, residual, name="o")(y, fixed)
+        x = _constrain(x + y, "batch", "length", "activation_embed")
+
+        y = RMSNorm(config, name="mlp_norm")(x)
+        gate = Projection(config, "gate", (stream,), (mlp,), name="gate")(y, fixed)
+        up = Projection(config, "up", (stream,), (mlp,), name="up")(y, fixed)
+        y = _constrain(nn.silu(gate) * up, "batch", "length", "mlp")
+        y = Projection(config, "down", (mlp,), (stream,), init_scale=residual, name="down")(y, fixed)
+        return _constrain(x + y, "batch", "length", "activation_embed"), None
+
+
+REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
+    "full": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+class Decoder(nn.Module):
+    """Tokens to hidden states, normed. Layers are stacked on a leading axis and run under one scan."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        segments: Int[Array, "B T"] | None = None,
+        branches: Int[Array, "B T"] | None = None,
+        deterministic: bool = True,
+    ) -> Float[Array, "B T D"]:
+        """Runs the decoder.
+
+        Args:
+          tokens: token ids, below ``vocab_size``.
+          positions: rotary positions; they restart at every packed sequence.
+          segments: which packed sequence each token belongs to, 0 for padding. None: one sequence a row, padded on the
+            right.
+          branches: within a segment, 0 for the shared prefix and 1, 2, ... for what follows it. None: no sharing.
+          deterministic: False draws LoRA dropout from the "dropout" key.
+
+        Returns:
+          Hidden states after the last norm, in ``config.dtype``.
+        """
+        config = self.config
+        given = [a for a in (tokens, positions, segments, branches) if a is not None]
+        chex.assert_rank(given, 2)
+        chex.assert_equal_shape(given)
+        chex.assert_type(given, int)
+        shape = (config.vocab_size, config.hidden_size)
+        table = parameter(self, "embedding", nn.initializers.normal(1.0), ("vocab", "embed"), shape, config.param_dtype)
+        # Gathered along an unsharded D: the partitioner would otherwise rematerialise the whole result.
+        table = _constrain(table.astype(config.dtype), "vocab", None)
+        x = _constrain(jnp.take(table, tokens, axis=0), "batch", "length", "activation_embed")
+
+        block: Any = Block
+        if config.remat != "none":
+            block = nn.remat(Block, policy=REMAT_POLICIES[config.remat], prevent_cse=False)
+        layers = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(nn.broadcast, nn.broadcast),
+            length=config.num_layers,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        x, _ = layers(config, deterministic, name="layers")(x, positions, Layout(segments, branches))
+        return RMSNorm(config, name="final_norm")(x)

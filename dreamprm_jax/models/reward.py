@@ -1,0 +1,142 @@
+"""The process reward model: the decoder and a scalar head, read at the last token of every step.
+
+All functions are pure functions of a parameter pytree::
+
+    {"decoder": {"embedding", "layers": {...}, "final_norm"}, "head": {"kernel", "bias"}}
+
+Axis legend: B batch, T tokens, S steps, D model width (``models/decoder.py`` has the rest).
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from dreamprm_jax.models.decoder import Decoder, DecoderConfig, parameter
+
+Params = Any  # nested dict of arrays
+
+
+class RewardHead(nn.Module):
+    """One logit from a hidden state: linear, or one hidden layer (``config.head_hidden``) before it. In float32."""
+
+    config: DecoderConfig
+
+    @nn.compact
+    def __call__(self, hidden: Float[Array, "*lead D"]) -> Float[Array, "*lead"]:
+        config, dtype = self.config, self.config.param_dtype
+        zeros = nn.initializers.zeros_init()
+        x, axis = hidden.astype(jnp.float32), "embed"
+        if width := config.head_hidden:
+            init = nn.initializers.lecun_normal()
+            kernel = parameter(self, "hidden_kernel", init, ("embed", "head_hidden"), (x.shape[-1], width), dtype)
+            bias = parameter(self, "hidden_bias", zeros, ("head_hidden",), (width,), dtype)
+            x, axis = nn.silu(x @ kernel.astype(jnp.float32) + bias.astype(jnp.float32)), "head_hidden"
+        # Small, so that training starts from scores of one half.
+        kernel = parameter(self, "kernel", nn.initializers.normal(0.02), (axis,), x.shape[-1:], dtype)
+        bias = parameter(self, "bias", zeros, (), (), dtype)
+        return x @ kernel.astype(jnp.float32) + bias.astype(jnp.float32)
+
+
+class RewardModel(nn.Module):
+    """Decoder and head as one module; ``step_logits`` is the function to call."""
+
+    config: DecoderConfig
+
+    def setup(self) -> None:
+        self.decoder = Decoder(self.config)
+        self.head = RewardHead(self.config)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        segments: Int[Array, "B T"] | None,
+        step_index: Int[Array, "B S"],
+        branches: Int[Array, "B T"] | None = None,
+        deterministic: bool = True,
+    ) -> Float[Array, "B S"]:
+        hidden = self.decoder(tokens, positions, segments, branches, deterministic)
+        return self.head(jnp.take_along_axis(hidden, step_index[:, :, None], axis=1, mode="clip"))
+
+    def hidden(
+        self, tokens: Array, positions: Array, segments: Array | None, branches: Array | None
+    ) -> Float[Array, "B T D"]:
+        """The decoder's hidden states."""
+        return self.decoder(tokens, positions, segments, branches)
+
+
+def _boxed_init(config: DecoderConfig, rng: Array) -> Any:
+    tokens = jnp.zeros((1, 2), jnp.int32)
+    return RewardModel(config).init(rng, tokens, tokens, tokens, tokens[:, :1])["params"]
+
+
+def init_params(config: DecoderConfig, rng: Array) -> Params:
+    """Random parameters, as plain arrays. Run under ``jit(out_shardings=...)`` to make them in shards."""
+    return nn.unbox(_boxed_init(config, rng))
+
+
+def abstract_params(config: DecoderConfig) -> Params:
+    """Shapes and dtypes of ``init_params``, without making anything."""
+    return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+
+
+def logical_specs(config: DecoderConfig) -> Any:
+    """The pytree of ``init_params`` with, for every leaf, a PartitionSpec of logical axis names."""
+    return nn.get_partition_spec(jax.eval_shape(lambda: _boxed_init(config, jax.random.key(0))))
+
+
+def step_logits(
+    config: DecoderConfig,
+    params: Params,
+    tokens: Int[Array, "B T"],
+    positions: Int[Array, "B T"],
+    segments: Int[Array, "B T"] | None,
+    step_index: Int[Array, "B S"],
+    *,
+    branches: Int[Array, "B T"] | None = None,
+    dropout_key: Array | None = None,
+) -> Float[Array, "B S"]:
+    """The reward logit of every step, all steps of a row in one pass.
+
+    Args:
+      config: the model.
+      params: pytree of ``init_params``.
+      tokens: token ids.
+      positions: rotary positions, restarting at every packed sequence.
+      segments: packed sequence of each token, 0 for padding; None for one right-padded sequence a row.
+      step_index: where in the row each step's last token stands. Unused slots may hold any index of the row (0, say):
+        their logits are to be masked by the caller.
+      branches: 0 for a shared prefix, 1, 2, ... for the programs after it (``models/attention.py``).
+      dropout_key: turns LoRA dropout on, the same mask for the same key. None: off.
+
+    Returns:
+      Logits in float32; the score of a step is their sigmoid.
+    """
+    chex.assert_rank(step_index, 2)
+    chex.assert_equal_shape_prefix([tokens, step_index], 1)
+    rngs = {} if dropout_key is None else {"dropout": dropout_key}
+    inputs = (tokens, positions, segments, step_index, branches, dropout_key is None)
+    logits = cast(Array, RewardModel(config).apply({"params": params}, *inputs, rngs=rngs))
+    chex.assert_equal_shape([logits, step_index])
+    chex.assert_type(logits, jnp.float32)
+    return logits
+
+
+def hidden_states(
+    config: DecoderConfig,
+    params: Params,
+    tokens: Int[Array, "B T"],
+    positions: Int[Array, "B T"],
+    segments: Int[Array, "B T"] | None = None,
+    *,
+    branches: Int[Array, "B T"] | None = None,
+) -> Float[Array, "B T D"]:
+    """The decoder's normed hidden states, before any head."""
+    inputs = (tokens, positions, segments, branches)
+    return cast(Array, RewardModel(config).apply({"params": params}, *inputs, method="hidden"))

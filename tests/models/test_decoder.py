@@ -1,0 +1,162 @@
+"""The decoder and the reward model on their own: layouts, attention forms, derivatives."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dreamprm_jax.models.decoder import DecoderConfig, require_forward_mode
+from dreamprm_jax.models.reward import abstract_params, hidden_states, init_params, logical_specs, step_logits
+from dreamprm_jax.schema import DataError
+
+TINY = DecoderConfig(
+    vocab_size=64,
+    hidden_size=32,
+    intermediate_size=48,
+    num_layers=2,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=8,
+    qkv_bias=True,
+)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return init_params(TINY, jax.random.key(0))
+
+
+def batch(rows=3, length=24, steps=4, seed=1):
+    rng = np.random.default_rng(seed)
+    tokens = jnp.asarray(rng.integers(1, 64, (rows, length)), jnp.int32)
+    positions = jnp.broadcast_to(jnp.arange(length), (rows, length))
+    index = jnp.asarray(np.sort(rng.integers(0, length, (rows, steps)), axis=1), jnp.int32)
+    return tokens, positions, jnp.ones_like(tokens), index
+
+
+def test_future_tokens_change_nothing(params):
+    tokens, positions, segments, _ = batch()
+    before = hidden_states(TINY, params, tokens, positions, segments)
+    after = hidden_states(TINY, params, tokens.at[:, 15:].set(7), positions, segments)
+    np.testing.assert_array_equal(before[:, :15], after[:, :15])
+    assert float(jnp.abs(before[:, 15:] - after[:, 15:]).max()) > 0.1
+
+
+def test_packed_segments_equal_separate_rows(params):
+    tokens, positions, _, _ = batch(rows=2, length=10)
+    separate = hidden_states(TINY, params, tokens, positions, jnp.ones_like(tokens))
+    packed_tokens = jnp.concatenate([tokens[0], tokens[1, :7], jnp.zeros(3, jnp.int32)])[None]
+    packed_positions = jnp.concatenate([positions[0], positions[1, :7], jnp.zeros(3, jnp.int32)])[None]
+    segments = jnp.asarray([[1] * 10 + [2] * 7 + [0] * 3])
+    packed = hidden_states(TINY, params, packed_tokens, packed_positions, segments)
+    np.testing.assert_allclose(packed[0, :10], separate[0], atol=2e-6)
+    np.testing.assert_allclose(packed[0, 10:17], separate[1, :7], atol=2e-6)
+
+
+@pytest.mark.parametrize("attention", ["einsum", "chunked"])
+def test_shared_prefix_equals_separate_rows(params, attention):
+    config = dataclasses.replace(TINY, attention=attention, attention_chunk=8)
+    tokens, _, _, _ = batch(rows=1, length=21)
+    prompt, first, second = tokens[0, :9], tokens[0, 9:14], tokens[0, 14:21]
+    positions = jnp.concatenate([jnp.arange(9), 9 + jnp.arange(5), 9 + jnp.arange(7)])[None]
+    branches = jnp.asarray([[0] * 9 + [1] * 5 + [2] * 7])
+    shared = hidden_states(config, params, tokens, positions, jnp.ones_like(tokens), branches=branches)[0]
+    for program, rows in ((first, slice(9, 14)), (second, slice(14, 21))):
+        alone = jnp.concatenate([prompt, program])[None]
+        expected = hidden_states(TINY, params, alone, jnp.arange(alone.shape[1])[None])[0]
+        np.testing.assert_allclose(shared[rows], expected[9:], atol=2e-6)
+        np.testing.assert_allclose(shared[:9], expected[:9], atol=2e-6)
+
+
+@pytest.mark.parametrize("chunk", [5, 8, 24, 100])
+def test_chunked_attention_equals_einsum(params, chunk):
+    config = dataclasses.replace(TINY, attention="chunked", attention_chunk=chunk)
+    tokens, positions, _, index = batch()
+    segments = jnp.asarray([[1] * 24, [1] * 9 + [2] * 15, [1] * 20 + [0] * 4])
+    expected = step_logits(TINY, params, tokens, positions, segments, index)
+    np.testing.assert_allclose(step_logits(config, params, tokens, positions, segments, index), expected, atol=1e-6)
+
+
+def test_no_segments_means_right_padded_rows(params):
+    tokens, positions, segments, index = batch()
+    padded = segments.at[:, 20:].set(0)
+    index = jnp.minimum(index, 19)
+    expected = step_logits(TINY, params, tokens, positions, padded, index)
+    np.testing.assert_allclose(step_logits(TINY, params, tokens, positions, None, index), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"attention": "chunked", "attention_chunk": 7}, {"remat": "full"}, {"remat": "dots"}, {"qk_norm": True}],
+    ids=str,
+)
+def test_forward_reverse_and_forward_over_reverse(changes):
+    config = dataclasses.replace(TINY, **changes)
+    params = init_params(config, jax.random.key(0))
+    inputs = batch(rows=2, length=16)
+    targets = jax.random.uniform(jax.random.key(3), inputs[3].shape)
+    direction = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape) * 0.1, params)
+
+    def loss(p, t):
+        logits = step_logits(config, p, *inputs)
+        return jnp.mean(jax.nn.softplus(logits) - t * logits)
+
+    slope = jax.jit(lambda p: jax.jvp(lambda q: loss(q, targets), (p,), (direction,))[1])(params)
+    gradient = jax.jit(jax.grad(loss))(params, targets)
+    inner = sum(jnp.vdot(a, b) for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True))
+    np.testing.assert_allclose(slope, inner, rtol=2e-4)
+
+    mixed = jax.jit(lambda p, t: jax.grad(lambda t: jax.jvp(lambda q: loss(q, t), (p,), (direction,))[1])(t))
+    tangent = jax.jvp(lambda q: step_logits(config, q, *inputs), (params,), (direction,))[1]
+    # d/dt of the loss is -logits / count, so its tangent is known
+    np.testing.assert_allclose(mixed(params, targets), -tangent / tangent.size, atol=1e-6)
+
+    hvp = jax.jit(lambda p: jax.jvp(lambda q: jax.grad(loss)(q, targets), (p,), (direction,))[1])(params)
+    chex.assert_tree_all_finite(hvp)
+    chex.assert_trees_all_equal_shapes(hvp, params)
+
+
+def test_bfloat16_stays_close(params):
+    inputs = batch()
+    narrow = step_logits(dataclasses.replace(TINY, dtype="bfloat16"), params, *inputs)
+    wide = step_logits(TINY, params, *inputs)
+    assert narrow.dtype == jnp.float32
+    np.testing.assert_allclose(narrow, wide, atol=0.02)
+
+
+def test_specs_and_abstract_shapes_match_the_parameters(params):
+    chex.assert_trees_all_equal_shapes_and_dtypes(abstract_params(TINY), params)
+    specs = logical_specs(TINY)
+    jax.tree.map(lambda leaf, spec: chex.assert_rank(leaf, len(spec)), params, specs)
+    assert tuple(specs["decoder"]["layers"]["q"]["kernel"]) == ("layers", "embed", "heads", "head_dim")
+
+
+def test_head_with_a_hidden_layer():
+    config = dataclasses.replace(TINY, head_hidden=16)
+    params = init_params(config, jax.random.key(0))
+    assert params["head"]["hidden_kernel"].shape == (32, 16)
+    assert step_logits(config, params, *batch()).shape == (3, 4)
+
+
+def test_wrong_shapes_fail_at_the_seam(params):
+    tokens, positions, segments, index = batch()
+    with pytest.raises(AssertionError):
+        step_logits(TINY, params, tokens, positions[:, :-1], segments, index)
+    with pytest.raises(AssertionError):
+        step_logits(TINY, params, tokens, positions, segments, index[0])
+
+
+def test_fused_kernel_is_refused_where_forward_mode_is_needed():
+    require_forward_mode(TINY)
+    with pytest.raises(DataError, match=r"model\.attention='cudnn' has no forward-mode derivative"):
+        require_forward_mode(dataclasses.replace(TINY, attention="cudnn"))
+
+
+def test_impossible_shapes_are_refused():
+    with pytest.raises(DataError, match="num_heads=4 must be a multiple of num_kv_heads=3"):
+        dataclasses.replace(TINY, num_kv_heads=3)
+    with pytest.raises(DataError, match="head_dim=7 must be even"):
+        dataclasses.replace(TINY, head_dim=7)
