@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 import dacite
 from ml_collections import config_dict
@@ -196,6 +196,10 @@ def freeze(settings: config_dict.ConfigDict | dict[str, Any]) -> Config:
     values = settings.to_dict() if isinstance(settings, config_dict.ConfigDict) else settings
     try:
         return dacite.from_dict(Config, values, config=dacite.Config(strict=True, cast=[tuple]))
+    except dacite.WrongTypeError as error:
+        choices = get_args(error.field_type) if get_origin(error.field_type) is Literal else ()
+        wanted = f"one of {', '.join(map(repr, choices))}" if choices else getattr(error.field_type, "__name__", "")
+        raise DataError(f"config: {error.field_path} is {error.value!r}, not {wanted or error.field_type}") from error
     except dacite.DaciteError as error:
         raise DataError(f"config: {error}") from error
 

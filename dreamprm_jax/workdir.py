@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dreamprm_jax.storage import read_json, write_json
 
+STARTED = "STARTED.json"
 DONE = "DONE.json"
 
 
@@ -83,29 +84,40 @@ class StageFolder:
         return marker.exists() and read_json(marker)["fingerprint"] == self.fingerprint
 
     def open(self) -> Path | None:
-        """Readies the folder: keeps unfinished work of the same fingerprint, moves other work aside.
+        """Readies the folder: keeps work of the same fingerprint, moves other work aside, brings earlier work back.
 
         Returns:
           Where earlier work for other settings was moved to, or None.
         """
-        started = self.path / "STARTED.json"
         moved = None
-        if self.path.exists() and not (started.exists() and read_json(started)["fingerprint"] == self.fingerprint):
+        if self.path.exists() and _started_for(self.path) != self.fingerprint:
             moved = self._move_aside()
-        self.path.mkdir(parents=True, exist_ok=True)
-        if not started.exists():
-            write_json(started, {"fingerprint": self.fingerprint})
+        if not self.path.exists():
+            for earlier in sorted(self._old.glob(f"{self.path.name}-*")):
+                if _started_for(earlier) == self.fingerprint:
+                    shutil.move(earlier, self.path)
+                    return moved
+            self.path.mkdir(parents=True)
+            write_json(self.path / STARTED, {"fingerprint": self.fingerprint})
         return moved
 
     def finish(self, counts: dict[str, int]) -> None:
         """Marks the stage as done, with its counts of read, written and skipped."""
         write_json(self.path / DONE, {"fingerprint": self.fingerprint, "counts": counts})
 
+    @property
+    def _old(self) -> Path:
+        return self.path.parent / "old"
+
     def _move_aside(self) -> Path:
-        old = self.path.parent / "old"
-        old.mkdir(exist_ok=True)
+        self._old.mkdir(exist_ok=True)
         number = 1
-        while (target := old / f"{self.path.name}-{number}").exists():
+        while (target := self._old / f"{self.path.name}-{number}").exists():
             number += 1
         shutil.move(self.path, target)
         return target
+
+
+def _started_for(folder: Path) -> str | None:
+    marker = folder / STARTED
+    return read_json(marker)["fingerprint"] if marker.exists() else None

@@ -1,7 +1,8 @@
 """The journal of finished work units: append-only, checked line by line, first commit wins.
 
-One line a unit: CRC-32 of the rest, then JSON ``[key, value]``. A line is written in a single ``write`` call, so a killed process
-leaves at most one torn line at the end; opening the journal cuts it off. Values stay on disk: memory holds only the offset of each key.
+One line a unit: CRC-32 of the rest, then JSON ``[key, value]``. A line is written in a single ``write`` call, so a
+killed process leaves at most one torn line at the end; opening the journal cuts it off. Values stay on disk: memory
+holds only the offset of each key.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Journal:
     """
 
     def __init__(self, path: Path, sync: bool = False):
-        """Opens or creates the journal at ``path``; ``sync`` forces every line to the disk (power loss, not just kills)."""
+        """Opens or creates the journal; ``sync`` forces every line to the disk (against power loss, not just kills)."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.sync = sync

@@ -175,7 +175,7 @@ def compose(seed: int, counts: dict[str, int], private_tests: int) -> Iterator[t
                 ranges = [PRIMITIVES[name].parameter for name in names]
                 parameters = tuple(rng.randint(*r) if r else 0 for r in ranges)
                 composition = Composition(
-                    f"procedural-{seed}-{serial:05d}", names, parameters, rng.choice((0.6, 1.1, 1.8))
+                    f"procedural-{seed}-{serial:05d}", names, parameters, rng.choice((0.6, 1.1, 1.7))
                 )
                 tests = _tests(composition, rng, PUBLIC_TESTS + private_tests)
                 if tests is not None:

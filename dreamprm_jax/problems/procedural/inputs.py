@@ -7,9 +7,10 @@ import random
 from dreamprm_jax.problems.procedural.primitive import Primitive
 
 VOCABULARY = (
-    "apple level Otter echo tree noon Iris stats umbrella kayak Echo rotor tree banana apple oak Ant civic egg "
-    "river Noon lemon data under ivy zebra queue Tree area moth"
-).split()
+    "apple", "level", "Otter", "echo", "tree", "noon", "Iris", "stats", "umbrella", "kayak",
+    "Echo", "rotor", "tree", "banana", "apple", "oak", "Ant", "civic", "egg", "river",
+    "Noon", "lemon", "data", "under", "ivy", "zebra", "queue", "Tree", "area", "moth",
+)
 
 
 def integers(rng: random.Random, low: int = -9, high: int = 20) -> list[int]:

@@ -1,0 +1,190 @@
+"""The command line: ``dreamprm STAGE --config=configs/x.py [--config.field=value] --workdir=DIR``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+USAGE = """\
+usage: dreamprm STAGE --config=FILE [--config.FIELD=VALUE ...] [--workdir=DIR]
+
+Process reward models for code, trained by exact bi-level label correction in JAX.
+
+stages of the main job, in order
+{stages}
+  run        all of these; finished stages are reused, a killed one resumes
+
+other commands
+  evaluate   with --problems=FILE --candidates=FILE: judge programs made elsewhere (LiveCodeBench eval_all, JSONL)
+  judge      run candidate programs in the sandbox and print their verdicts
+
+`dreamprm STAGE --help` lists the settings that the stage reads. Example:
+  dreamprm run --config=configs/embedded.py --workdir=runs/embedded --config.train.steps=50
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command. Returns the exit status: 0, 1 (work failed), 2 (bad input or usage)."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from dreamprm_jax import __version__
+
+        print(f"dreamprm {__version__}")
+        return 0
+    from dreamprm_jax.schema import DataError
+
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return _dispatch(arguments[0], arguments[1:])
+    except DataError as error:
+        print(f"dreamprm {arguments[0]}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; run the same command again to go on where it stopped", file=sys.stderr)
+        return 130
+
+
+def _usage() -> str:
+    from dreamprm_jax.pipeline import STAGES
+
+    return USAGE.format(stages="\n".join(f"  {s.name:<10} {s.summary}" for s in STAGES.values()))
+
+
+def _terminate(signum: int, frame: Any) -> NoReturn:
+    """SIGTERM (preemption): unwind, so that children end and files are flushed; the next start resumes."""
+    print("\nterminated; run the same command again to go on where it stopped", file=sys.stderr)
+    raise SystemExit(143)
+
+
+def _dispatch(command: str, arguments: list[str]) -> int:
+    from dreamprm_jax.pipeline import STAGES, run_stage
+
+    if command == "judge":
+        from dreamprm_jax.sandbox import cli as judge_cli
+
+        parser = argparse.ArgumentParser(prog="dreamprm judge", description=judge_cli.__doc__)
+        judge_cli.add_arguments(parser)
+        return judge_cli.main(parser.parse_args(arguments))
+    if command != "run" and command not in STAGES:
+        close = difflib.get_close_matches(command, [*STAGES, "run", "judge"], 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        print(f"dreamprm: unknown command {command!r}{hint}\n\n{_usage()}", file=sys.stderr)
+        return 2
+    options, overrides = _parser(command).parse_known_args(arguments)
+    config = load_config(options.config, overrides)
+    root = Path(options.workdir or f"runs/{config.name}")
+    if command == "evaluate" and (options.problems or options.candidates):
+        if not (options.problems and options.candidates):
+            _fail("--problems and --candidates go together")
+        from dreamprm_jax.evaluation.files import evaluate_files
+        from dreamprm_jax.pipeline import record_run
+
+        record_run(config, root)
+        evaluate_files(config, Path(options.problems), Path(options.candidates), root)
+        return 0
+    for name in STAGES if command == "run" else [command]:
+        run_stage(config, root, name)
+    return 0
+
+
+def _parser(command: str) -> argparse.ArgumentParser:
+    from dreamprm_jax.pipeline import STAGES
+
+    sections = {s for stage in STAGES.values() for s in stage.sections}
+    if command != "run":
+        sections = {s for name in _closure(command) for s in STAGES[name].sections}
+    summary = "all stages in order" if command == "run" else STAGES[command].summary
+    parser = argparse.ArgumentParser(
+        prog=f"dreamprm {command}",
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog="settings, with their defaults (a config file may set others):\n" + "\n".join(_settings(sections)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="Python file with get_config()")
+    parser.add_argument("--workdir", metavar="DIR", help="folder of the run (default: runs/NAME of the config)")
+    if command == "evaluate":
+        parser.add_argument(
+            "--problems", metavar="FILE", help="problems in the official LiveCodeBench row format (JSONL)"
+        )
+        parser.add_argument("--candidates", metavar="FILE", help="programs: eval_all JSON, JSONL or our Parquet")
+    return parser
+
+
+def _closure(name: str) -> list[str]:
+    from dreamprm_jax.pipeline import STAGES
+
+    names = [name]
+    for needed in STAGES[name].inputs:
+        names += [n for n in _closure(needed) if n not in names]
+    return names
+
+
+def _settings(sections: set[str]) -> Iterator[str]:
+    from dreamprm_jax.config import Config
+
+    for name, value in _leaves(Config()):
+        if name.split(".")[0] in sections:
+            yield f"  --config.{name}={value}"
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for field in dataclasses.fields(value):
+        item = getattr(value, field.name)
+        if dataclasses.is_dataclass(item):
+            yield from _leaves(item, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, item
+
+
+def load_config(path: str, overrides: list[str]) -> Any:
+    """Reads a config file, applies ``--config.field=value`` overrides, checks every type.
+
+    Raises:
+      DataError: naming the file or the field that is wrong, with the nearest known field.
+    """
+    from absl import flags
+    from ml_collections import config_flags
+
+    from dreamprm_jax.config import Config, freeze
+    from dreamprm_jax.schema import DataError
+
+    if not Path(path).is_file():
+        raise DataError(f"--config: {path}: no such file")
+    known = [name for name, _ in _leaves(Config())]
+    for item in overrides:
+        name = item.removeprefix("--config.").split("=")[0]
+        if not item.startswith("--config."):
+            _fail(f"unrecognized argument {item!r}")
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1, 0.5)
+            raise DataError(f"config: no field {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+        if "=" not in item:
+            raise DataError(f"config: field {name!r} needs a value: --config.{name}=VALUE")
+    command_line = ["dreamprm", f"--config={path}", *overrides]
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=command_line)
+    try:
+        values(command_line)
+        settings = holder.value
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"config: {path}: {error}") from error
+    return freeze(settings)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"dreamprm: error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

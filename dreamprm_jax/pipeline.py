@@ -1,0 +1,154 @@
+"""The stages in their order: what each depends on, and how one is run, resumed or reused."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dreamprm_jax.config import Config, to_dict
+from dreamprm_jax.schema import DataError, canonical_json, content_hash
+from dreamprm_jax.storage import write_json
+from dreamprm_jax.workdir import Paths, StageFolder
+
+FORMAT = 1  # raise when a stage's output changes meaning: earlier workdirs are then redone
+
+# How fast or how visibly a stage works does not change what it writes.
+_WITHOUT_EFFECT = {
+    "name", "workers", "concurrency", "timeout_seconds", "max_retries", "base_url", "api_key_env",
+    "log_every", "checkpoint_every", "keep_checkpoints",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of the pipeline."""
+
+    name: str
+    function: str  # "module:function", imported when the stage runs, so that host stages never load jax
+    sections: tuple[str, ...]  # settings that its output depends on, beside its inputs
+    inputs: tuple[str, ...]  # stages whose folders it reads
+    summary: str
+
+    def load(self) -> Callable[[Config, Paths], dict[str, int]]:
+        """The stage's function."""
+        module, function = self.function.split(":")
+        return getattr(importlib.import_module(module), function)
+
+
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage(
+            "generate", "dreamprm_jax.policy.stage:generate", ("seed", "problems", "policy", "generate"), (),
+            "load the problems and let the policy write candidate programs",
+        ),
+        Stage(
+            "label", "dreamprm_jax.labeling.stage:label", ("label", "sandbox"), ("generate",),
+            "judge every program; roll out and judge every prefix: outcomes and Monte-Carlo step labels",
+        ),
+        Stage(
+            "train", "dreamprm_jax.training.stage:train", ("model", "train"), ("generate", "label"),
+            "train the reward models: outcomes only, raw labels, corrected labels",
+        ),
+        Stage(
+            "score", "dreamprm_jax.scoring.stage:score", ("score",), ("generate", "train"),
+            "score every step of every test candidate in one pass",
+        ),
+        Stage(
+            "evaluate", "dreamprm_jax.evaluation.stage:evaluate", ("evaluate",),
+            ("generate", "label", "train", "score"),
+            "select programs, compare methods with paired statistics, print the table",
+        ),
+        Stage(
+            "report", "dreamprm_jax.evaluation.report.stage:report", (), ("evaluate",),
+            "write the HTML report",
+        ),
+    )
+}  # fmt: skip
+
+
+def fingerprint(config: Config, name: str) -> str:
+    """Hash of all settings that the stage's output depends on, its inputs' included."""
+    stage = STAGES[name]
+    settings = _relevant({section: getattr(config, section) for section in stage.sections})
+    return content_hash(
+        str(FORMAT), name, canonical_json(settings), *(fingerprint(config, i) for i in stage.inputs), digits=16
+    )
+
+
+def _relevant(value: Any) -> Any:
+    plain = {k: to_dict(v) if hasattr(v, "__dataclass_fields__") else v for k, v in value.items()}
+
+    def strip(item: Any) -> Any:
+        if isinstance(item, dict):
+            return {k: strip(v) for k, v in item.items() if k not in _WITHOUT_EFFECT}
+        return item
+
+    return strip(plain)
+
+
+def run_stage(config: Config, root: Path, name: str) -> None:
+    """Runs one stage in ``root``: reuses finished work, resumes unfinished work, moves work for other settings aside.
+
+    Raises:
+      DataError: where an input stage has not finished for these settings.
+    """
+    stage, paths = STAGES[name], Paths(root)
+    for needed in stage.inputs:
+        if not StageFolder(paths.stage(needed), fingerprint(config, needed)).is_done():
+            raise DataError(
+                f"{paths.stage(needed)}: stage {needed!r} has not finished for these settings; "
+                f"run `dreamprm {needed}` first, with the same --config and --workdir, or `dreamprm run`"
+            )
+    folder = StageFolder(paths.stage(name), fingerprint(config, name))
+    if folder.is_done():
+        _say(f"== {name}: already done for these settings, reused ({folder.path})")
+        return
+    _say(f"== {name}: {stage.summary}")
+    with _owned(root):
+        record_run(config, root)
+        moved = folder.open()
+        if moved is not None:
+            _say(f"   earlier output was made with other settings; kept in {moved}")
+        if folder.is_done():
+            _say(f"   an earlier run with these settings had finished; reused ({folder.path})")
+            return
+        counts = stage.load()(config, paths)
+        folder.finish(counts)
+    _say(f"   {name} wrote {folder.path}: " + ", ".join(f"{value} {key}" for key, value in counts.items()))
+
+
+@contextlib.contextmanager
+def _owned(root: Path) -> Iterator[None]:
+    """Holds the run's folder, so that two commands never write into it at once; ends with the process, however it ends."""
+    root.mkdir(parents=True, exist_ok=True)
+    with open(root / ".lock", "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise DataError(f"{root}: another process is working on this run; wait for it or stop it") from error
+        yield
+
+
+def record_run(config: Config, root: Path) -> None:
+    """Writes the resolved settings and the versions of everything that matters into the run's folder."""
+    write_json(root / "config.json", to_dict(config))
+    versions = {"python": sys.version.split()[0], "platform": platform.platform()}
+    for package in ("dreamprm-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pyarrow"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    write_json(root / "versions.json", versions)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

@@ -1,0 +1,84 @@
+"""The generate stage: problems of each window, and the policy's candidate programs for them."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from tqdm import tqdm
+
+from dreamprm_jax.config import Config
+from dreamprm_jax.engine.journal import Journal
+from dreamprm_jax.engine.ordered import ordered_map
+from dreamprm_jax.policy.factory import make_policy
+from dreamprm_jax.policy.protocol import Completion, CompletionRequest, PolicyError
+from dreamprm_jax.problems.source import load_windows
+from dreamprm_jax.schema import DataError, Problem, Program, content_hash
+from dreamprm_jax.storage import write_json, write_records
+from dreamprm_jax.workdir import Paths
+
+
+def request_seed(config_seed: int, *parts: str) -> int:
+    """A seed that depends on what is asked, not on when or by which worker."""
+    return int(content_hash(str(config_seed), *parts, digits=8), 16) & 0x7FFFFFFF
+
+
+def generate(config: Config, paths: Paths) -> dict[str, int]:
+    """Writes the problems and candidate programs of every window.
+
+    Returns:
+      Counts: problems, programs, and candidates left out by reason.
+
+    Raises:
+      DataError: where the policy failed on some problems; run again to ask it for those alone.
+    """
+    windows, compositions = load_windows(config)
+    write_json(paths.compositions(), [composition.to_json() for composition in compositions])
+    for window, problems in windows.items():
+        write_records(paths.problems(window), Problem, problems)
+    counts: Counter[str] = Counter()
+    policy = make_policy(config.policy, compositions=paths.compositions())
+    failures: list[str] = []
+    try:
+        with Journal(paths.stage("generate") / "candidates.journal") as journal:
+            for window, problems in windows.items():
+                wanted = config.generate.test_programs if window == "test" else config.generate.train_programs
+
+                def ask(problem: Problem, wanted: int = wanted) -> list[Completion] | PolicyError:
+                    seed = request_seed(config.seed, "candidates", problem.problem_id)
+                    try:
+                        return policy.complete(
+                            CompletionRequest(problem, "", wanted, config.generate.temperature, seed)
+                        )
+                    except PolicyError as error:
+                        return error
+
+                todo = [problem for problem in problems if problem.problem_id not in journal]
+                bar = tqdm(
+                    total=len(problems), initial=len(problems) - len(todo), desc=f"generate {window}", unit="problem"
+                )
+                for problem, answer in ordered_map(ask, todo, config.policy.concurrency):
+                    if isinstance(answer, PolicyError):
+                        failures.append(f"{problem.problem_id}: {answer}")
+                    else:
+                        journal.put(problem.problem_id, [completion.code for completion in answer])
+                    bar.update()
+                bar.close()
+            if failures:
+                raise DataError(
+                    f"the policy failed on {len(failures)} problem(s), first {failures[0]}; "
+                    "what it answered is kept: run the same command again to ask for the rest"
+                )
+            sampling = policy.sampling(config.generate.temperature)
+            for window, problems in windows.items():
+                programs = []
+                for problem in problems:
+                    for index, code in enumerate(journal.get(problem.problem_id) or []):
+                        if not code.strip():
+                            counts["skipped: empty candidate"] += 1
+                            continue
+                        programs.append(Program.make(problem.problem_id, code, index, policy.name, sampling))
+                counts[f"{window} problems"] = len(problems)
+                counts[f"{window} programs"] = write_records(paths.programs(window), Program, programs)
+    finally:
+        policy.close()
+    return dict(counts)
