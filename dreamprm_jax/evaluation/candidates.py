@@ -1,0 +1,89 @@
+"""Joins a window's problems, programs, verdicts and scores into one row a problem, and names what it leaves out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dreamprm_jax.schema import DataError, Outcome, Problem, Program, Score, Skip
+from dreamprm_jax.storage import read_records
+from dreamprm_jax.workdir import Paths
+
+DIFFICULTIES = ("easy", "medium", "hard")
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The judged candidates of one problem, n of them. The same text sampled twice is two candidates."""
+
+    problem: Problem
+    programs: tuple[Program, ...]
+    passed: np.ndarray  # (n,) float64, 0 or 1
+    logits: Mapping[str, tuple[np.ndarray, ...]]  # arm -> step logits of each candidate; empty where it has no score
+
+
+def candidate_name(program: Program) -> str:
+    """How messages and files name a candidate."""
+    return f"{program.problem_id}, sample {program.sample_index} ({program.program_hash[:12]})"
+
+
+def load_candidates(paths: Paths, window: str, arms: Sequence[str]) -> tuple[list[Candidates], list[Skip]]:
+    """Reads one window.
+
+    Candidates without a verdict, or whose verdict is no label (SANDBOX_ERROR, INVALID_TASK), are left out: they say
+    nothing about selection. Candidates without a usable score stay in and rank last (``selection.best_of_n``). Both
+    are named in the skips, and so are problems that are left with no candidate.
+
+    Returns:
+      Problems in the order of their file, and the skips.
+
+    Raises:
+      DataError: if a file is missing or malformed, a program's problem is unknown, or nothing is left.
+    """
+    problems = read_records(paths.problems(window), Problem)
+    programs = read_records(paths.programs(window), Program)
+    outcomes = {(row.problem_id, row.program_hash): row for row in read_records(paths.outcomes(window), Outcome)}
+    scores = {
+        arm: {(row.problem_id, row.program_hash): row for row in read_records(paths.scores(arm), Score)} for arm in arms
+    }
+    skips: list[Skip] = []
+    judged: dict[str, list[Program]] = defaultdict(list)
+    known = {problem.problem_id for problem in problems}
+    for index, program in enumerate(programs):
+        if program.problem_id not in known:
+            raise DataError(
+                f"{paths.programs(window)}, row {index}: problem_id {program.problem_id!r} is not in "
+                f"{paths.problems(window)}; run the generate stage again, or remove the row"
+            )
+        outcome = outcomes.get((program.problem_id, program.program_hash))
+        if outcome is None:
+            skips.append(Skip(f"outcomes_{window}", candidate_name(program), "not judged"))
+        elif not outcome.verdict.is_label:
+            skips.append(Skip(f"outcomes_{window}", candidate_name(program), f"verdict {outcome.verdict.value}"))
+        else:
+            judged[program.problem_id].append(program)
+    result = []
+    for problem in problems:
+        kept = tuple(sorted(judged[problem.problem_id], key=lambda program: program.sample_index))
+        if not kept:
+            skips.append(Skip(f"problems_{window}", problem.problem_id, "no judged candidate"))
+            continue
+        logits = {arm: tuple(_logits(scores[arm], program, arm, skips) for program in kept) for arm in arms}
+        passed = [float(outcomes[program.problem_id, program.program_hash].passed) for program in kept]
+        result.append(Candidates(problem, kept, np.array(passed), logits))
+    if not result:
+        raise DataError(f"{paths.outcomes(window)}: no candidate has a verdict; nothing to evaluate")
+    return result, skips
+
+
+def _logits(scores: Mapping[tuple[str, str], Score], program: Program, arm: str, skips: list[Skip]) -> np.ndarray:
+    row = scores.get((program.problem_id, program.program_hash))
+    logits = np.array(row.step_logits if row else (), dtype=np.float64)
+    if not logits.size or np.isnan(logits).any():
+        reason = "no score" if row is None else "no step" if not logits.size else "a step's logit is NaN"
+        skips.append(Skip(f"score_{arm}", candidate_name(program), f"{reason}: ranks last"))
+        return np.zeros(0)
+    return logits

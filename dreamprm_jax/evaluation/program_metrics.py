@@ -1,0 +1,65 @@
+"""How well a method's number tells passing from failing programs, and how much of it is mere length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from dreamprm_jax.evaluation.candidates import Candidates
+from dreamprm_jax.evaluation.methods import Method
+from dreamprm_jax.evaluation.statistics import percentile_interval
+from dreamprm_jax.evaluation.step_metrics import auroc, auroc_replicates, spearman
+
+STEP_BOOTSTRAP = 2000
+"""Resamples for rank statistics over steps or programs, each of which costs a pass over all of them."""
+
+
+def program_level(method: Method, candidates: Sequence[Candidates], samples: int, seed: int) -> dict[str, Any]:
+    """Program-level figures of one method.
+
+    Returns:
+      JSON-ready: ``outcome_auroc`` over all candidates, with its interval over problems; its mean within problems that
+      have both passing and failing candidates, which is what selection needs; the mean rank correlation with length
+      within problems (the oracle's row is that of passing itself: what an unbiased score should show); and how many
+      candidates have no score.
+    """
+    numbers, passed = np.concatenate(method.numbers), np.concatenate([one.passed for one in candidates]) > 0
+    problem = np.repeat(np.arange(len(candidates)), [len(one.passed) for one in candidates])
+    scored = ~np.isnan(numbers)
+    numbers, passed, problem = numbers[scored], passed[scored], problem[scored]
+    replicates = auroc_replicates(numbers, passed, problem, len(candidates), min(samples, STEP_BOOTSTRAP), seed)
+    return {
+        "method": method.key,
+        "label": method.label,
+        "outcome_auroc": asdict(percentile_interval(auroc(numbers, passed), replicates)),
+        "outcome_auroc_within_problem": _within(method, candidates, lambda one: one.passed > 0, auroc),
+        "length_correlation_steps": _within(method, candidates, _step_counts, spearman),
+        "length_correlation_characters": _within(method, candidates, _characters, spearman),
+        "without_score": int((~scored).sum()),
+    }
+
+
+def _within(
+    method: Method,
+    candidates: Sequence[Candidates],
+    quantity: Callable[[Candidates], np.ndarray],
+    statistic: Callable[[np.ndarray, np.ndarray], float],
+) -> float:
+    """Mean over problems of a statistic of (number, quantity), where it is defined."""
+    values = []
+    for numbers, one in zip(method.numbers, candidates, strict=True):
+        scored = ~np.isnan(numbers)
+        values.append(statistic(numbers[scored], quantity(one)[scored]))
+    defined = np.array(values)[~np.isnan(values)]
+    return float(defined.mean()) if defined.size else float("nan")
+
+
+def _step_counts(one: Candidates) -> np.ndarray:
+    return np.max([[row.size for row in rows] for rows in one.logits.values()], axis=0)
+
+
+def _characters(one: Candidates) -> np.ndarray:
+    return np.array([len(program.code) for program in one.programs])

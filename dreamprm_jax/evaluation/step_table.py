@@ -1,0 +1,226 @@
+"""Step scores and step labels against the exact truth of the procedural benchmark.
+
+Three targets, because a Monte-Carlo label measures recoverability under a policy, not correctness (arXiv 2501.07301):
+``recoverable`` (some completion of the prefix passes), *before the first error* (no step so far is a wrong variant) and
+``value`` (the chance that the policy's completion passes). The first two are ranked (AUROC), the last is calibrated
+(Brier, ECE).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from dreamprm_jax.evaluation.candidates import Candidates
+from dreamprm_jax.evaluation.methods import BASELINE_ARM, arm_label
+from dreamprm_jax.evaluation.program_metrics import STEP_BOOTSTRAP
+from dreamprm_jax.evaluation.statistics import percentile_interval
+from dreamprm_jax.evaluation.step_metrics import (
+    auroc,
+    auroc_replicates,
+    average_precision,
+    brier,
+    expected_calibration_error,
+    first_error_f1,
+    predicted_first_errors,
+    reliability_bins,
+    spearman,
+)
+from dreamprm_jax.schema import CorrectedLabel, Skip, StepLabel, StepTruth
+from dreamprm_jax.selection.aggregators import sigmoid
+
+POSITION = "position"
+TARGETS = ("recoverable", "before_error")
+
+
+@dataclass(frozen=True)
+class StepRows:
+    """M steps with their truth, and the numbers to be judged against it."""
+
+    problem: np.ndarray  # (M,) index of the step's problem
+    problems: int
+    program: np.ndarray  # (M,) index of the step's program
+    step: np.ndarray  # (M,) index within the program
+    recoverable: np.ndarray  # (M,) bool
+    before_error: np.ndarray  # (M,) bool: no wrong variant up to and including this step
+    value: np.ndarray  # (M,)
+    first_wrong: np.ndarray  # (programs,) index of the first wrong step, -1 if none
+    numbers: Mapping[str, np.ndarray]  # (M,) each, probabilities
+
+
+def _index(truth: Sequence[StepTruth]) -> dict[tuple[str, str], list[StepTruth]]:
+    programs: dict[tuple[str, str], dict[int, StepTruth]] = {}
+    for row in truth:
+        programs.setdefault((row.problem_id, row.program_hash), {})[row.step_index] = row
+    return {key: [rows[index] for index in sorted(rows)] for key, rows in programs.items()}
+
+
+def _rows(programs: Sequence[tuple[list[StepTruth], dict[str, np.ndarray]]]) -> StepRows:
+    """Stacks programs: the truth of some steps of each, and the numbers of those steps."""
+    truth = [row for rows, _ in programs for row in rows]
+    names = {problem: index for index, problem in enumerate(dict.fromkeys(row.problem_id for row in truth))}
+    step = np.array([row.step_index for row in truth], dtype=int)
+    first_wrong = np.array([row.first_wrong for row in truth], dtype=int)
+    return StepRows(
+        problem=np.array([names[row.problem_id] for row in truth], dtype=int),
+        problems=len(names),
+        program=np.repeat(np.arange(len(programs)), [len(rows) for rows, _ in programs]),
+        step=step,
+        recoverable=np.array([row.recoverable for row in truth], dtype=bool),
+        before_error=(first_wrong < 0) | (step < first_wrong),
+        value=np.array([row.value for row in truth], dtype=float),
+        first_wrong=np.array([rows[0].first_wrong for rows, _ in programs], dtype=int),
+        numbers={
+            name: np.concatenate([numbers[name] for _, numbers in programs])
+            for name in (programs[0][1] if programs else ())
+        },
+    )
+
+
+def score_rows(
+    candidates: Sequence[Candidates], arms: Sequence[str], truth: Sequence[StepTruth], skips: list[Skip]
+) -> StepRows:
+    """Steps of the test programs that every arm scored, each program once.
+
+    Programs without truth, without a score in some arm, or with another number of steps than their truth are named in
+    ``skips``.
+    """
+    index = _index(truth)
+    programs = []
+    for one in candidates:
+        seen = set()
+        for position, program in enumerate(one.programs):
+            if program.program_hash in seen:
+                continue
+            seen.add(program.program_hash)
+            rows = index.get((program.problem_id, program.program_hash))
+            scores = {arm: sigmoid(one.logits[arm][position]) for arm in arms}
+            lengths = {arm: len(values) for arm, values in scores.items()}
+            if rows is None:
+                skips.append(Skip("truth_test", f"{program.problem_id} {program.program_hash[:12]}", "no truth"))
+            elif any(length != len(rows) for length in lengths.values()):
+                reason = f"{len(rows)} steps in the truth, scored: {lengths}"
+                skips.append(Skip("truth_test", f"{program.problem_id} {program.program_hash[:12]}", reason))
+            else:
+                programs.append((rows, scores))
+    return _rows(programs)
+
+
+def label_rows(
+    labels: Sequence[StepLabel], corrected: Sequence[CorrectedLabel], truth: Sequence[StepTruth], skips: list[Skip]
+) -> StepRows:
+    """Labelled training steps with their raw estimate and, where the arm corrected it, the corrected label.
+
+    Steps without judged rollouts, without truth or (if any label was corrected) without a corrected label are named in
+    ``skips``, so that both columns are of the same steps.
+    """
+    changed = {(row.problem_id, row.program_hash, row.step_index): row.corrected for row in corrected}
+    index = {(row.problem_id, row.program_hash, row.step_index): row for row in truth}
+    kept: dict[tuple[str, str], list[tuple[StepTruth, dict[str, float]]]] = {}
+    for row in labels:
+        key = (row.problem_id, row.program_hash, row.step_index)
+        name = f"{row.problem_id} {row.program_hash[:12]} step {row.step_index}"
+        if not row.rollouts:
+            skips.append(Skip("step_labels", name, "no judged rollout"))
+        elif key not in index:
+            skips.append(Skip("truth_train", name, "no truth"))
+        elif changed and key not in changed:
+            skips.append(Skip("corrected_labels", name, "not corrected"))
+        else:
+            numbers = {"raw": row.mean, **({"corrected": changed[key]} if changed else {})}
+            kept.setdefault(key[:2], []).append((index[key], numbers))
+    programs = []
+    for steps in kept.values():
+        steps.sort(key=lambda step: step[0].step_index)
+        names = steps[0][1]
+        programs.append(([row for row, _ in steps], {name: np.array([n[name] for _, n in steps]) for name in names}))
+    return _rows(programs)
+
+
+def _ranking(rows: StepRows, numbers: Mapping[str, np.ndarray], baseline: str, samples: int, seed: int) -> list[dict]:
+    """AUROC of each column for each target, with intervals, and the paired difference to the baseline column."""
+    replicates = {
+        (name, target): auroc_replicates(
+            values, getattr(rows, target), rows.problem, rows.problems, min(samples, STEP_BOOTSTRAP), seed
+        )
+        for name, values in numbers.items()
+        for target in TARGETS
+    }
+    table = []
+    for name, values in numbers.items():
+        row: dict[str, Any] = {"key": name}
+        for target in TARGETS:
+            estimate = auroc(values, getattr(rows, target))
+            row[f"auroc_{target}"] = asdict(percentile_interval(estimate, replicates[name, target]))
+            if baseline in numbers and name not in (baseline, POSITION):
+                difference = replicates[name, target] - replicates[baseline, target]
+                gap = estimate - auroc(numbers[baseline], getattr(rows, target))
+                row[f"auroc_{target}_minus_raw"] = asdict(percentile_interval(gap, difference))
+        table.append(row)
+    return table
+
+
+def _calibration(values: np.ndarray, rows: StepRows) -> dict[str, Any]:
+    return {
+        "average_precision_recoverable": average_precision(values, rows.recoverable),
+        "brier_value": brier(values, rows.value),
+        "brier_recoverable": brier(values, rows.recoverable),
+        "ece_value": expected_calibration_error(values, rows.value),
+        "spearman_value": spearman(values, rows.value),
+        "reliability": [asdict(one) for one in reliability_bins(values, rows.value)],
+    }
+
+
+def _counts(rows: StepRows) -> dict[str, Any]:
+    return {
+        "problems": rows.problems,
+        "programs": len(rows.first_wrong),
+        "steps": len(rows.step),
+        "share_recoverable": float(rows.recoverable.mean()),
+        "share_before_error": float(rows.before_error.mean()),
+        "mean_value": float(rows.value.mean()),
+    }
+
+
+def _first_error(values: np.ndarray, rows: StepRows) -> dict[str, Any]:
+    """First-error F1 at 0.5, and at a threshold that the other half of the problems chose."""
+    ends = np.cumsum(np.bincount(rows.program))[:-1]
+    scores = np.split(values, ends)
+    fold = np.array([part[0] for part in np.split(rows.problem, ends)]) % 2
+    predicted = np.full(len(scores), -1)
+    for half in (0, 1):
+        other, own = np.flatnonzero(fold != half), np.flatnonzero(fold == half)
+        grid = np.unique(np.quantile(values, np.linspace(0.02, 0.98, 49)))
+        quality = [
+            first_error_f1(predicted_first_errors([scores[i] for i in other], t), rows.first_wrong[other]).f1
+            for t in grid
+        ]
+        best = grid[int(np.argmax(np.nan_to_num(quality)))]
+        predicted[own] = predicted_first_errors([scores[i] for i in own], best)
+    return {
+        "first_error_at_half": asdict(first_error_f1(predicted_first_errors(scores, 0.5), rows.first_wrong)),
+        "first_error_cross_fitted": asdict(first_error_f1(predicted, rows.first_wrong)),
+    }
+
+
+def step_results(rows: StepRows, arms: Sequence[str], samples: int, seed: int) -> dict[str, Any]:
+    """Step figures of each arm, beside the position baseline: the later the step, the less can still pass."""
+    numbers = {**rows.numbers, POSITION: -rows.step.astype(float)}
+    table = _ranking(rows, numbers, BASELINE_ARM, samples, seed)
+    for row in table:
+        row["label"] = "step position alone" if row["key"] == POSITION else arm_label(row["key"])
+        if row["key"] in arms:
+            row |= _calibration(numbers[row["key"]], rows) | _first_error(numbers[row["key"]], rows)
+    return {"counts": _counts(rows), "table": table}
+
+
+def label_results(rows: StepRows, samples: int, seed: int) -> dict[str, Any]:
+    """Quality of the raw and of the corrected training labels."""
+    table = _ranking(rows, rows.numbers, "raw", samples, seed)
+    for row in table:
+        row["label"] = f"{row['key']} labels"
+        row |= _calibration(rows.numbers[row["key"]], rows)
+    return {"counts": _counts(rows), "table": table}

@@ -1,0 +1,94 @@
+"""Aligned plain-text tables, CSV, and the figures in them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+ABSENT = "-"
+
+
+def text_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """First column to the left, the others to the right, two spaces between, a rule under the header."""
+    lines = [list(header), *(list(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    text = [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+    return "\n".join([text[0], "-" * (sum(widths) + 2 * (len(widths) - 1)), *text[1:]])
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows of nested values as CSV: nested names are joined by dots, lists are left out."""
+    flat = [flatten(row) for row in rows]
+    names = list(dict.fromkeys(name for row in flat for name in row))
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: "" if value is None else value for name, value in row.items()} for row in flat)
+    return buffer.getvalue()
+
+
+def flatten(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings to one level, names joined by dots; lists are left out."""
+    flat: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        elif not isinstance(value, (list, tuple)):
+            flat[prefix + name] = value
+    return flat
+
+
+def finite(value: Any) -> Any:
+    """The same nested value with NaN and infinities as None: JSON has no NaN."""
+    if isinstance(value, Mapping):
+        return {name: finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A figure, or a dash where it is not defined."""
+    return ABSENT if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
+
+
+def signed(value: float | None, digits: int = 1) -> str:
+    """A figure with its sign; one that rounds to zero has none."""
+    text = number(value, digits)
+    if text == ABSENT:
+        return text
+    return f"{float(text):+.{digits}f}" if float(text) else f"{0:.{digits}f}"
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage with one decimal, as in the paper."""
+    return ABSENT if value is None else number(100 * value, 1)
+
+
+def percent_interval(interval: Mapping[str, float | None], sign: bool = False) -> str:
+    """The ends of an interval, in percent."""
+    ends = [interval["low"], interval["high"]]
+    if any(end is None for end in ends):
+        return ABSENT
+    return "[" + ", ".join(signed(100 * end) if sign else percent(end) for end in ends if end is not None) + "]"
+
+
+def interval(value: Mapping[str, float | None], digits: int = 3) -> str:
+    """The ends of an interval."""
+    return ABSENT if value["low"] is None else f"[{number(value['low'], digits)}, {number(value['high'], digits)}]"
+
+
+def p_value(value: float | None) -> str:
+    """A p-value with what precision it deserves."""
+    if value is None:
+        return ABSENT
+    return "<0.001" if value < 0.001 else f"{value:.3f}"

@@ -1,0 +1,40 @@
+"""The exact truth of a window's steps, made here and nowhere before, so that no training stage can read it."""
+
+from __future__ import annotations
+
+from dreamprm_jax.config import Config
+from dreamprm_jax.schema import Problem, Program, StepTruth
+from dreamprm_jax.storage import read_json, read_records, write_records
+from dreamprm_jax.workdir import Paths
+
+
+def why_no_truth(config: Config) -> str | None:
+    """Why this run has no exact truth, or None where it has one."""
+    if config.problems.source != "procedural":
+        return f"{config.problems.source} problems have no exact truth of their steps"
+    if config.policy.kind != "simulated":
+        return f"the truth of a step is exact for the simulated policy alone, not for {config.policy.kind!r}"
+    return None
+
+
+def load_truth(config: Config, paths: Paths, window: str) -> list[StepTruth]:
+    """The truth of every step of a window's programs, each text once: made on first use, kept beside the results.
+
+    Raises:
+      DataError: if a file of the generate stage is missing, or a program is not one of the simulated policy.
+    """
+    path = paths.truth(window)
+    if not path.exists():
+        from dreamprm_jax.problems.procedural.compose import Composition
+        from dreamprm_jax.problems.procedural.truth import step_truth
+
+        compositions = [Composition.from_json(row) for row in read_json(paths.compositions())]
+        programs = {(row.problem_id, row.program_hash): row for row in read_records(paths.programs(window), Program)}
+        rows = step_truth(
+            read_records(paths.problems(window), Problem),
+            {composition.problem_id: composition for composition in compositions},
+            programs.values(),
+            config.policy.wrong_rate_scale,
+        )
+        write_records(path, StepTruth, rows)
+    return read_records(path, StepTruth)
