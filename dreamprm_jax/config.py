@@ -25,6 +25,7 @@ class ProblemsConfig:
     # livecodebench: a hub dataset id, or a local .jsonl file in the official row format
     path: str = "livecodebench/code_generation_lite"
     release: str = "release_v6"
+    max_private_test_bytes: int = 512 << 20  # the most that one row's packed tests may inflate to
     train_before: str = "2024-08-01"  # contest_date < this (ISO 8601)
     test_from: str = "2025-02-01"  # contest_date >= this
     # procedural: how many problems in each window
