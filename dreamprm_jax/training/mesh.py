@@ -1,0 +1,174 @@
+"""The device mesh, and the one table that says which logical axis lies on which mesh axis.
+
+Mesh axes: ``data`` (replicas of the parameters; the only one that crosses slices), ``fsdp`` (parameters and batch
+sharded, gathered layer by layer: ZeRO-3), ``tensor`` (heads, mlp and vocabulary sharded: Megatron). Every array of a
+run gets its sharding here, from the logical names that ``models/decoder.py`` gives its axes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.experimental import mesh_utils
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+
+from dreamprm_jax.config import MeshConfig
+from dreamprm_jax.models.decoder import DecoderConfig
+from dreamprm_jax.models.reward import Params, init_params, logical_specs
+from dreamprm_jax.schema import DataError
+
+AXES = ("data", "fsdp", "tensor")
+AXIS_TYPES = (AxisType.Auto,) * len(AXES)  # the partitioner decides what is not constrained
+BATCH_AXES = ("data", "fsdp")
+
+Rule = str | tuple[str, ...] | None
+Rules = tuple[tuple[str, Rule], ...]
+
+RULES: Rules = (
+    # activations, and every table indexed by example
+    ("batch", BATCH_AXES),
+    ("length", None),
+    ("activation_embed", None),
+    # parameters; heads, kv_heads and mlp name activation axes as well
+    ("vocab", "tensor"),
+    ("embed", "fsdp"),
+    ("heads", "tensor"),
+    ("kv_heads", "tensor"),
+    ("mlp", "tensor"),
+    ("head_hidden", None),
+    ("layers", None),
+    ("head_dim", None),
+    ("norm", None),
+    ("lora", None),
+)
+
+
+def mesh_shape(config: MeshConfig, device_count: int) -> tuple[int, int, int]:
+    """Resolves the one axis that may be -1.
+
+    Raises:
+      DataError: if the axes do not multiply to the number of devices.
+    """
+    sizes = [config.data, config.fsdp, config.tensor]
+    named = "train.mesh " + " x ".join(f"{name}={size}" for name, size in zip(AXES, sizes, strict=True))
+    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+        raise DataError(f"{named}: sizes must be at least 1, and at most one may be -1 (the devices that are left)")
+    if -1 in sizes:
+        sizes[sizes.index(-1)] = device_count // -math.prod(sizes)
+    if math.prod(sizes) != device_count:
+        raise DataError(f"{named} does not fit {device_count} devices: set one axis to -1 to take what is left")
+    return (sizes[0], sizes[1], sizes[2])
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over the devices (all of them by default), ``data`` alone across slices.
+
+    Raises:
+      DataError: if the axes do not fit the devices or the slices.
+    """
+    devices = list(jax.devices() if devices is None else devices)
+    shape = mesh_shape(config, len(devices))
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return jax.make_mesh(shape, AXES, AXIS_TYPES, devices=devices)
+    if shape[0] % slices:
+        raise DataError(f"train.mesh.data={shape[0]} must be a multiple of the {slices} slices")
+    inner = (shape[0] // slices, *shape[1:])
+    grid = mesh_utils.create_hybrid_device_mesh(inner, (slices, 1, 1), devices)
+    return Mesh(np.asarray(grid), AXES, axis_types=AXIS_TYPES)
+
+
+def abstract_mesh(config: MeshConfig, device_count: int) -> AbstractMesh:
+    """The shape of a mesh whose devices need not exist."""
+    return AbstractMesh(mesh_shape(config, device_count), AXES, axis_types=AXIS_TYPES)
+
+
+# ---------------------------------------------------------------- rules
+
+
+def _ways(mesh: Mesh | AbstractMesh, rule: Rule) -> int:
+    axes = (rule,) if isinstance(rule, str) else rule or ()
+    return math.prod(mesh.shape[axis] for axis in axes)
+
+
+def logical_rules(config: DecoderConfig, mesh: Mesh | AbstractMesh) -> Rules:
+    """``RULES`` for this model on this mesh: an axis that its mesh axes do not divide is replicated.
+
+    Two key/value heads on four tensor shards, say, are kept whole on each.
+    """
+    sizes = {
+        "vocab": config.vocab_size,
+        "embed": config.hidden_size,
+        "heads": config.num_heads,
+        "kv_heads": config.num_kv_heads,
+        "mlp": config.intermediate_size,
+    }
+    return tuple((name, rule if sizes.get(name, 0) % _ways(mesh, rule) == 0 else None) for name, rule in RULES)
+
+
+def mesh_spec(names: Sequence[str | None], rules: Rules) -> PartitionSpec:
+    """Maps logical axis names to mesh axes.
+
+    Raises:
+      ValueError: on a name without a rule, or if two axes of the array ask for one mesh axis.
+    """
+    table = dict(rules)
+    if unknown := [name for name in names if name is not None and name not in table]:
+        raise ValueError(f"no sharding rule for the logical axes {unknown} of {tuple(names)}")
+    axes = [None if name is None else table[name] for name in names]
+    used = [a for axis in axes for a in ((axis,) if isinstance(axis, str) else axis or ())]
+    if len(set(used)) < len(used):
+        raise ValueError(f"logical axes {tuple(names)} map to {axes}: a mesh axis is used twice")
+    return PartitionSpec(*axes)
+
+
+def parameter_shardings(config: DecoderConfig, mesh: Mesh | AbstractMesh) -> Any:
+    """A ``NamedSharding`` for every parameter."""
+    rules = logical_rules(config, mesh)
+    return jax.tree.map(
+        lambda names: NamedSharding(mesh, mesh_spec(names, rules)),
+        logical_specs(config),
+        is_leaf=lambda x: isinstance(x, PartitionSpec),
+    )
+
+
+def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
+    """The sharding of everything whose first axis counts examples: batches, label tables and their optimizer state."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
+    """The same array on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def check_divisible(mesh: Mesh | AbstractMesh, count: int, field: str) -> None:
+    """Checks that ``count`` examples split evenly over the batch shards.
+
+    Raises:
+      DataError: naming ``field`` where they do not.
+    """
+    ways = _ways(mesh, BATCH_AXES)
+    if count % ways:
+        raise DataError(f"{field}={count} must be a multiple of data x fsdp = {ways}, the shards of a batch")
+
+
+@contextlib.contextmanager
+def activate(config: DecoderConfig, mesh: Mesh | AbstractMesh) -> Iterator[None]:
+    """Traces and runs inside see the mesh, and the model constrains its activations by the rules."""
+    context = jax.sharding.use_abstract_mesh(mesh) if isinstance(mesh, AbstractMesh) else jax.set_mesh(mesh)
+    with context, nn.logical_axis_rules(logical_rules(config, mesh)):
+        yield
+
+
+def init_sharded(config: DecoderConfig, mesh: Mesh, rng: jax.Array) -> Params:
+    """Random parameters, each made on the devices that keep it. The same numbers on every mesh."""
+    shardings = parameter_shardings(config, mesh)
+    with activate(config, mesh):
+        return jax.jit(lambda key: init_params(config, key), out_shardings=shardings)(rng)

@@ -1,0 +1,98 @@
+"""Mesh shapes, the rules table, and sharded runs against one device."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+from jax.sharding import PartitionSpec
+
+from dreamprm_jax.config import MeshConfig
+from dreamprm_jax.models.decoder import DecoderConfig
+from dreamprm_jax.schema import DataError
+from dreamprm_jax.training.mesh import (
+    RULES,
+    abstract_mesh,
+    check_divisible,
+    logical_rules,
+    mesh_shape,
+    mesh_spec,
+    parameter_shardings,
+)
+
+TINY = DecoderConfig(
+    vocab_size=64, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=8
+)
+
+
+@pytest.mark.parametrize(
+    ("axes", "devices", "expected"),
+    [((-1, 1, 1), 8, (8, 1, 1)), ((1, -1, 2), 8, (1, 4, 2)), ((2, 2, 2), 8, (2, 2, 2)), ((-1, 1, 1), 1, (1, 1, 1))],
+)
+def test_minus_one_takes_what_is_left(axes, devices, expected):
+    assert mesh_shape(MeshConfig(*axes), devices) == expected
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ((-1, 3, 1), "data=-1 x fsdp=3 x tensor=1 does not fit 8 devices"),
+        ((1, 1, 1), "does not fit 8 devices"),
+        ((-1, -1, 1), "at most one may be -1"),
+        ((0, 1, 1), "must be at least 1"),
+    ],
+)
+def test_mesh_that_does_not_fit_is_refused(axes, message):
+    with pytest.raises(DataError, match=message):
+        mesh_shape(MeshConfig(*axes), 8)
+
+
+def test_axes_that_do_not_divide_are_replicated():
+    rules = dict(logical_rules(TINY, abstract_mesh(MeshConfig(1, 2, 4), 8)))
+    assert rules["heads"] == "tensor"
+    assert rules["kv_heads"] is None
+    assert rules["mlp"] == "tensor"
+    shardings = parameter_shardings(TINY, abstract_mesh(MeshConfig(1, 2, 4), 8))
+    layers = shardings["decoder"]["layers"]
+    assert layers["k"]["kernel"].spec == PartitionSpec(None, "fsdp", None, None)
+    assert layers["down"]["kernel"].spec == PartitionSpec(None, "tensor", "fsdp")
+
+
+def test_collisions_and_unknown_names_are_refused():
+    with pytest.raises(ValueError, match="a mesh axis is used twice"):
+        mesh_spec(("heads", "mlp"), RULES)
+    with pytest.raises(ValueError, match=r"no sharding rule for the logical axes \['mystery'\]"):
+        mesh_spec(("embed", "mystery"), RULES)
+
+
+def test_every_parameter_of_every_variant_has_a_sharding():
+    mesh = abstract_mesh(MeshConfig(2, 2, 2), 8)
+    for changes in ({"qkv_bias": True, "output_bias": True}, {"qk_norm": True}, {"head_hidden": 8}):
+        shardings = parameter_shardings(dataclasses.replace(TINY, **changes), mesh)
+        assert len(jax.tree.leaves(shardings)) >= 12
+
+
+def test_batch_that_does_not_divide_is_refused():
+    with pytest.raises(DataError, match=r"train\.batch_size=6 must be a multiple of data x fsdp = 4"):
+        check_divisible(abstract_mesh(MeshConfig(2, 2, 2), 8), 6, "train.batch_size")
+
+
+@pytest.mark.slow
+def test_sharded_equals_one_device():
+    shapes = [[2, 2, 2], [1, 2, 4], [1, 8, 1]]
+    script = Path(__file__).with_name("sharded_check.py")
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, str(script), json.dumps(shapes)]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert "nvoluntary full rematerialization" not in run.stderr
+    report = json.loads(run.stdout)
+    for shape in shapes:
+        row = report["x".join(map(str, shape))]
+        assert max(row["difference"].values()) < 1e-5, (shape, row)
+    assert report["2x2x2"]["fraction"] == 1 / 4
+    assert report["1x8x1"]["fraction"] == 1 / 8
