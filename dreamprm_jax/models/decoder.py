@@ -21,24 +21,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from dreamprm_jax.config import ModelConfig
+from dreamprm_jax.config import LoraConfig, ModelConfig
 from dreamprm_jax.models.attention import Layout, attention
 from dreamprm_jax.schema import DataError
 
 
-@dataclass(frozen=True)
-class LoraConfig:
-    """Low-rank adapters (arXiv 2106.09685) on named projections: y = x W + (alpha / rank) (x A) B."""
-
-    rank: int = 8
-    alpha: float = 16.0
-    targets: tuple[str, ...] = ("q", "k", "v", "o")
-    dropout: float = 0.0  # of the adapter's input; needs a dropout key, off without one
-
-    @property
-    def scale(self) -> float:
-        """What multiplies A B."""
-        return self.alpha / self.rank
+PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
 @dataclass(frozen=True)
@@ -83,6 +71,8 @@ class DecoderConfig:
             raise DataError(f"model: num_heads={self.num_heads} must be a multiple of num_kv_heads={self.num_kv_heads}")
         if self.head_dim % 2:
             raise DataError(f"model: head_dim={self.head_dim} must be even for rotary positions")
+        if self.lora is not None and (unknown := set(self.lora.targets) - set(PROJECTIONS)):
+            raise DataError(f"model.lora.targets: {sorted(unknown)} are no projections; choose from {PROJECTIONS}")
 
 
 def decoder_config(model: ModelConfig) -> DecoderConfig:
@@ -102,9 +92,15 @@ def decoder_config(model: ModelConfig) -> DecoderConfig:
         rope_theta=model.rope_theta,
         rms_norm_eps=model.rms_norm_eps,
         qkv_bias=model.architecture == "qwen2",
+        qk_norm=model.architecture == "qwen3",
         max_positions=model.max_length,
         dtype=model.dtype,
-        remat="full" if model.remat else "none",
+        param_dtype=model.param_dtype,
+        remat=model.remat,
+        attention=model.attention,
+        attention_chunk=model.attention_chunk,
+        head_hidden=model.head_hidden,
+        lora=model.lora if model.lora.rank else None,
     )
 
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dreamprm_jax.config import MeshConfig
-from dreamprm_jax.models.decoder import DecoderConfig, LoraConfig
+from dreamprm_jax.config import LoraConfig, MeshConfig
+from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.models.reward import init_params, step_logits
 from dreamprm_jax.training.mesh import (
     activate,
