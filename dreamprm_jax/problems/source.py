@@ -28,7 +28,10 @@ def load_windows(config: Config) -> tuple[dict[str, list[Problem]], list[Composi
             windows[window].append(problem)
             compositions.append(composition)
     else:
-        windows = split_windows(load_problems(settings.path, settings.release), settings)
+        problems = load_problems(settings.path, settings.release, settings.max_private_test_bytes)
+        windows, between = split_windows(problems, settings)
+        if between:
+            print(f"   {len(between)} of {len(problems)} problems left out: between the train and the test window")
     for window in WINDOWS:
         if not windows[window]:
             raise DataError(

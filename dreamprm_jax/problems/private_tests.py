@@ -1,0 +1,126 @@
+"""Reads LiveCodeBench's private tests, in both of their encodings, without executing anything.
+
+The rows hold either a JSON list or base64(zlib(pickle(JSON list as one string))). A pickle is a program, and a
+data file is no place to run one from: the reader here knows the few opcodes that spell one string and refuses every
+other, bounds what is inflated, and checks the result against the schema.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import zlib
+from typing import Any, Literal
+
+from dreamprm_jax.problems.json_rows import json_type, parse_json, text_field
+from dreamprm_jax.schema import DataError, TestCase
+
+DEFAULT_MAX_BYTES = 512 << 20
+
+# pickle opcodes (pickletools.opcodes), and how many bytes of length precede their text
+_PROTO, _FRAME, _STOP, _MEMOIZE = 0x80, 0x95, ord("."), 0x94
+_PUT, _BINPUT, _LONG_BINPUT = ord("p"), ord("q"), ord("r")
+_UNICODE = ord("V")
+_SIZED_TEXT = {0x8C: 1, ord("X"): 4, 0x8D: 8}
+_SKIPPED = {_PROTO: 1, _FRAME: 8, _MEMOIZE: 0, _BINPUT: 1, _LONG_BINPUT: 4}
+
+
+def parse_tests(text: str, where: str, max_bytes: int = DEFAULT_MAX_BYTES) -> tuple[TestCase, ...]:
+    """Tests from a row's ``public_test_cases`` or ``private_test_cases``.
+
+    Args:
+      text: A JSON list of {input, output, testtype}, or its packed form.
+      where: Names the file, the row and the field in errors.
+      max_bytes: The most that a packed form may inflate to.
+
+    Raises:
+      DataError: when the text is neither form, inflates beyond the bound, or does not fit the schema.
+    """
+    body = text.strip()
+    rows = parse_json(body if body.startswith("[") else _unpack(body, where, max_bytes), where)
+    if not isinstance(rows, list):
+        raise DataError(f"{where}: a {json_type(rows)} where a list of tests belongs")
+    return tuple(_test_case(row, f"{where}, test {index}") for index, row in enumerate(rows))
+
+
+def _test_case(row: Any, where: str) -> TestCase:
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: a {json_type(row)} where an object with input, output and testtype belongs")
+    testtype = text_field(row, "testtype", where)
+    if testtype not in ("stdin", "functional"):
+        raise DataError(f"{where}, field testtype: {testtype!r} is neither 'stdin' nor 'functional'")
+    kind: Literal["stdin", "functional"] = "stdin" if testtype == "stdin" else "functional"
+    return TestCase(text_field(row, "input", where), text_field(row, "output", where), kind)
+
+
+def _unpack(text: str, where: str, max_bytes: int) -> str:
+    try:
+        packed = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise DataError(f"{where}: neither a JSON list nor base64 ({error})") from error
+    return read_pickled_string(_inflate(packed, where, max_bytes), where)
+
+
+def _inflate(packed: bytes, where: str, max_bytes: int) -> bytes:
+    inflater = zlib.decompressobj()
+    try:
+        data = inflater.decompress(packed, max_bytes + 1)
+    except zlib.error as error:
+        raise DataError(f"{where}: not zlib data ({error})") from error
+    if len(data) > max_bytes:
+        raise DataError(
+            f"{where}: inflates to more than {max_bytes:,} bytes; raise problems.max_private_test_bytes if you trust it"
+        )
+    if not inflater.eof or inflater.unused_data:
+        raise DataError(f"{where}: the zlib data is {'followed by other data' if inflater.eof else 'cut short'}")
+    return data
+
+
+def read_pickled_string(data: bytes, where: str) -> str:
+    """The value of a pickle that holds one string and nothing else, of any protocol. Executes nothing.
+
+    Raises:
+      DataError: on any opcode that is not needed to spell one string, and on malformed data.
+    """
+    position, value = 0, None
+    while True:
+        if position >= len(data):
+            raise DataError(f"{where}: the pickle has no end")
+        opcode = data[position]
+        position += 1
+        if opcode == _STOP:
+            if value is None or position != len(data):
+                raise DataError(
+                    f"{where}: the pickle {'holds no string' if value is None else 'goes on after its end'}"
+                )
+            return value
+        if opcode in _SKIPPED:
+            position += _SKIPPED[opcode]
+        elif opcode == _PUT:
+            position = _line_end(data, position, where) + 1
+        elif value is None and (opcode in _SIZED_TEXT or opcode == _UNICODE):
+            if opcode == _UNICODE:
+                start, end = position, _line_end(data, position, where)
+                position, encoding = end + 1, "raw-unicode-escape"
+            else:
+                start = position + _SIZED_TEXT[opcode]
+                end = start + int.from_bytes(data[position:start], "little")
+                position, encoding = end, "utf-8"
+            if end > len(data):
+                raise DataError(f"{where}: the pickle's string is cut short")
+            try:
+                value = data[start:end].decode(encoding)
+            except UnicodeDecodeError as error:
+                raise DataError(f"{where}: the pickle's string is not {encoding} ({error.reason})") from error
+        else:
+            raise DataError(
+                f"{where}: refused: the pickle is more than one string (opcode 0x{opcode:02x} at byte {position - 1}); "
+                "do not load it elsewhere either: unpickling can run code"
+            )
+
+
+def _line_end(data: bytes, position: int, where: str) -> int:
+    end = data.find(b"\n", position)
+    if end < 0:
+        raise DataError(f"{where}: the pickle is cut short")
+    return end
