@@ -11,7 +11,8 @@ import numpy as np
 from dreamprm_jax.evaluation.candidates import Candidates
 from dreamprm_jax.evaluation.methods import Method
 from dreamprm_jax.evaluation.statistics import percentile_interval
-from dreamprm_jax.evaluation.step_metrics import auroc, auroc_replicates, spearman
+from dreamprm_jax.evaluation.step_metrics import auroc, auroc_replicates, reliability_bins, spearman
+from dreamprm_jax.selection.aggregators import sigmoid
 
 STEP_BOOTSTRAP = 2000
 """Resamples for rank statistics over steps or programs, each of which costs a pass over all of them."""
@@ -39,7 +40,20 @@ def program_level(method: Method, candidates: Sequence[Candidates], samples: int
         "length_correlation_steps": _within(method, candidates, _step_counts, spearman),
         "length_correlation_characters": _within(method, candidates, _characters, spearman),
         "without_score": int((~scored).sum()),
+        "outcome_reliability": _outcome_reliability(method.key, candidates),
     }
+
+
+def _outcome_reliability(arm: str, candidates: Sequence[Candidates]) -> list[dict[str, Any]]:
+    """The last step's score as a probability of passing, whatever the aggregator; empty for what is no arm."""
+    pairs = [
+        (logits[-1], passed)
+        for one in candidates
+        for logits, passed in zip(one.logits.get(arm, ()), one.passed, strict=False)
+        if logits.size
+    ]
+    logits, passed = np.array(pairs, dtype=float).reshape(-1, 2).T
+    return [asdict(one) for one in reliability_bins(sigmoid(logits), passed)]
 
 
 def _within(

@@ -1,11 +1,13 @@
-"""The results as plain text, readable in 100 columns."""
+"""The results as tables of text: printed within 100 columns, and shown in the report."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from dreamprm_jax.evaluation.candidates import DIFFICULTIES
+from dreamprm_jax.evaluation.methods import arm_label
 from dreamprm_jax.evaluation.text_table import (
     interval,
     number,
@@ -19,18 +21,44 @@ from dreamprm_jax.evaluation.text_table import (
 Results = Mapping[str, Any]
 
 
-def results_text(results: Results) -> str:
-    """Every table of ``results.json``, then the notes and the counts of what was left out."""
-    parts = [_selection(results), _differences(results), _curve(results), _programs(results)]
+@dataclass(frozen=True)
+class Table:
+    """One table: the first column names the row, the others hold figures."""
+
+    key: str
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    explanation: str = ""
+
+    def text(self) -> str:
+        """Title, aligned columns, explanation."""
+        return "\n\n".join(part for part in (self.title, text_table(self.header, self.rows), self.explanation) if part)
+
+
+def result_tables(results: Results) -> list[Table]:
+    """Every table for which there are results."""
+    tables = [_selection(results), _differences(results), _curve(results), _programs(results), _aggregators(results)]
     if results["steps"]:
-        parts.append(_steps(results))
+        tables.append(_steps(results))
     if results["labels"]:
-        parts.append(_labels(results))
-    parts.append(_notes(results))
-    return "\n\n".join(parts) + "\n"
+        tables.append(_labels(results))
+    return tables
 
 
-def _selection(results: Results) -> str:
+def results_text(results: Results) -> str:
+    """All tables, then the notes and the counts of what was left out."""
+    return "\n\n\n".join([*(table.text() for table in result_tables(results)), "\n".join(left_out(results))]) + "\n"
+
+
+def left_out(results: Results) -> list[str]:
+    """Notes, and a line for each reason for which rows were left out or ranked last."""
+    skipped = [f"{row['count']:6d}  {row['source']}: {row['reason']}" for row in results["skipped"]]
+    heading = "left out or ranked last (skipped.csv names each):" if skipped else "nothing left out"
+    return [*results["notes"], heading, *skipped]
+
+
+def _selection(results: Results) -> Table:
     selection = results["selection"]
     counts = selection["counts"]
     rows = [
@@ -47,12 +75,16 @@ def _selection(results: Results) -> str:
             for row in selection["table"]
         ),
     ]
-    title = f"Best of {selection['best_of']}, % of problems solved (PRM steps aggregated by {results['aggregator']})"
-    header = ["method", *DIFFICULTIES, "overall", "95% interval", "solved", "oracle gap %"]
-    return f"{title}\n\n{text_table(header, rows)}"
+    return Table(
+        "selection",
+        f"Best of {selection['best_of']}, % of problems solved (PRM steps aggregated by: {results['aggregator']})",
+        ["method", *DIFFICULTIES, "overall", "95% interval", "solved", "oracle gap %"],
+        rows,
+        "solved: problems in expectation; oracle gap %: share of the way from random to oracle.",
+    )
 
 
-def _differences(results: Results) -> str:
+def _differences(results: Results) -> Table:
     rows = [
         [
             row["label"],
@@ -64,26 +96,30 @@ def _differences(results: Results) -> str:
         ]
         for row in results["selection"]["differences"]
     ]
-    header = ["paired difference", "points", "95% interval", "problems", "won:lost", "p"]
-    explanation = (
+    return Table(
+        "differences",
+        "Paired differences, same problems",
+        ["difference", "points", "95% interval", "problems", "won:lost", "p"],
+        rows,
+        "problems: what the gap means in problems; won:lost: problems on which the two differ.\n"
         "p: McNemar, exact, two-sided; against random: chance that random selection solves as many, exact.\n"
-        "won:lost: problems on which the two differ. Intervals: bootstrap over problems."
+        "Intervals: bootstrap over problems.",
     )
-    return f"{text_table(header, rows)}\n\n{explanation}"
 
 
-def _curve(results: Results) -> str:
+def _curve(results: Results) -> Table:
     selection = results["selection"]
     curve = selection["curve"]
     labels = {row["method"]: row["label"] for row in selection["table"]}
-    rows = [
-        [labels[key], *(percent(point["estimate"]) for point in points)] for key, points in curve["methods"].items()
-    ]
-    header = ["best of N, exact over all subsets, %", *(f"N={k}" for k in curve["k"])]
-    return text_table(header, rows)
+    return Table(
+        "curve",
+        "Best of N, %, exact expectation over all subsets of N candidates",
+        ["method", *(f"N={k}" for k in curve["k"])],
+        [[labels[key], *(percent(point["estimate"]) for point in points)] for key, points in curve["methods"].items()],
+    )
 
 
-def _programs(results: Results) -> str:
+def _programs(results: Results) -> Table:
     rows = [
         [
             row["label"],
@@ -95,12 +131,28 @@ def _programs(results: Results) -> str:
         ]
         for row in results["selection"]["programs"]
     ]
-    header = ["programs: passing or not", "AUROC", "95% interval", "within problem", "~steps", "~characters"]
-    explanation = "~: rank correlation of the score with length, within problems (oracle: of passing itself)."
-    return f"{text_table(header, rows)}\n\n{explanation}"
+    return Table(
+        "programs",
+        "Programs: passing or not",
+        ["score", "AUROC", "95% interval", "within problem", "~steps", "~characters"],
+        rows,
+        "~: rank correlation of the score with length, within problems (oracle: of passing itself).",
+    )
 
 
-def _steps(results: Results) -> str:
+def _aggregators(results: Results) -> Table:
+    grid = results["selection"]["aggregators"]
+    names = list(next(iter(grid.values()), {}))
+    return Table(
+        "aggregators",
+        f"Aggregators: best of {results['selection']['best_of']}, %",
+        ["aggregator", *(arm_label(arm) for arm in grid)],
+        [[name, *(percent(grid[arm][name]) for arm in grid)] for name in names],
+        "Not to choose by: picked on these same problems, the best of eight looks better than it is.",
+    )
+
+
+def _steps(results: Results) -> Table:
     rows = []
     for row in results["steps"]["table"]:
         calibrated = "brier_value" in row
@@ -116,12 +168,18 @@ def _steps(results: Results) -> str:
             ]
         )
     counts = results["steps"]["counts"]
-    header = ["step scores", "AUROC", "95% interval", "before error", "Brier", "ECE", "first-error F1"]
-    title = f"Exact truth of {counts['steps']} test steps, {percent(counts['share_recoverable'])}% recoverable"
-    return f"{title}\n\n{text_table(header, rows)}\n\n{_gaps(results['steps'])}"
+    return Table(
+        "steps",
+        f"Step scores against the exact truth of {_step_counts(counts, 'test')}",
+        ["score", "AUROC", "95% interval", "before error", "Brier", "ECE", "first-error F1"],
+        rows,
+        _explanation(
+            results["steps"], "first-error F1: ProcessBench's, threshold from the other half of the problems."
+        ),
+    )
 
 
-def _labels(results: Results) -> str:
+def _labels(results: Results) -> Table:
     rows = [
         [
             row["label"],
@@ -135,22 +193,26 @@ def _labels(results: Results) -> str:
         for row in results["labels"]["table"]
     ]
     counts = results["labels"]["counts"]
-    header = ["training labels", "AUROC", "95% interval", "before error", "Brier", "Brier recov.", "ECE"]
-    title = f"Exact truth of {counts['steps']} training steps, {percent(counts['share_recoverable'])}% recoverable"
-    return f"{title}\n\n{text_table(header, rows)}\n\n{_gaps(results['labels'])}"
+    return Table(
+        "labels",
+        f"Training labels against the exact truth of {_step_counts(counts, 'training')}",
+        ["label", "AUROC", "95% interval", "before error", "Brier", "Brier recov.", "ECE"],
+        rows,
+        _explanation(results["labels"]),
+    )
 
 
-def _gaps(section: Results) -> str:
+def _step_counts(counts: Results, window: str) -> str:
+    recoverable, before = percent(counts["share_recoverable"]), percent(counts["share_before_error"])
+    return f"{counts['steps']} {window} steps: {recoverable}% recoverable, {before}% before any error"
+
+
+def _explanation(section: Results, *more: str) -> str:
     lines = [
-        f"{row['label']} - raw: AUROC {signed(gap['estimate'], 3)} {interval(gap)}"
+        f"{row['label']} - raw labels: AUROC {signed(gap['estimate'], 3)} {interval(gap)}"
         for row in section["table"]
         if (gap := row.get("auroc_recoverable_minus_raw"))
     ]
-    lines.append("AUROC: step recoverable or not; before error: up to the first wrong step or not; Brier, ECE: value.")
-    return "\n".join(lines)
-
-
-def _notes(results: Results) -> str:
-    skipped = [f"{row['count']:6d}  {row['source']}: {row['reason']}" for row in results["skipped"]]
-    lines = [*results["notes"], "left out or ranked last, by name in skipped.csv:" if skipped else "nothing left out"]
-    return "\n".join(lines + skipped)
+    lines.append("AUROC: step recoverable or not; before error: up to the first wrong step or not.")
+    lines.append("Brier, ECE: against the true value (Brier recov.: against recoverable).")
+    return "\n".join([*lines, *more])
