@@ -1,4 +1,8 @@
-"""Optimizers for the two levels: tables whose rows move only when they were in the batch."""
+"""Optimizers for the two levels.
+
+Inner level: Adam and clipping whose derivatives exist everywhere, also where a gradient is exactly zero. Outer level:
+Adam for tables, whose rows move only when they were in the batch.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,77 @@ import optax
 from jaxtyping import Array, Bool, Int
 
 from dreamprm_jax.bilevel.partition import PyTree
+
+
+def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.GradientTransformation:
+    """optax.scale_by_adam with a finite derivative at zero gradients.
+
+    The update m / (sqrt(v) + eps) is differentiable at m = v = 0, with slope proportional to 1 / eps; but the chain
+    rule goes through sqrt'(0) = inf, and inf * 0 = nan. It happens in earnest: rows of an embedding that no batch has
+    used yet, LoRA's A while B is still zero. Here that factor is left out where v = 0, which gives the true slope.
+    Updates and state are those of ``optax.scale_by_adam``, whose remedy ``eps_root`` changes the update (it halves the
+    slope at eps_root = eps^2).
+
+    Raises:
+      ValueError: when eps is not positive.
+    """
+    if eps <= 0:
+        raise ValueError(f"eps={eps}: must be positive, or the update has no derivative at zero gradients")
+
+    def init(params: PyTree) -> optax.ScaleByAdamState:
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        return optax.ScaleByAdamState(jnp.zeros([], jnp.int32), zeros, zeros)
+
+    def update(
+        updates: PyTree, state: optax.ScaleByAdamState, params: PyTree | None = None
+    ) -> tuple[PyTree, optax.ScaleByAdamState]:
+        mu = jax.tree.map(lambda g, m: b1 * m + (1 - b1) * g, updates, state.mu)
+        nu = jax.tree.map(lambda g, v: b2 * v + (1 - b2) * jnp.square(g), updates, state.nu)
+        count = optax.safe_increment(state.count)
+
+        def direction(m: Array, v: Array) -> Array:
+            m_hat = m / (1 - b1**count).astype(m.dtype)
+            v_hat = v / (1 - b2**count).astype(v.dtype)
+            return m_hat / (_safe_sqrt(v_hat) + eps)
+
+        return jax.tree.map(direction, mu, nu), optax.ScaleByAdamState(count, mu, nu)
+
+    return optax.GradientTransformation(init, update)
+
+
+def adamw(
+    learning_rate: float | optax.Schedule,
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 1e-4,
+) -> optax.GradientTransformation:
+    """optax.adamw, defaults included, with a finite derivative at zero gradients."""
+    return optax.chain(
+        scale_by_adam(b1, b2, eps),
+        optax.add_decayed_weights(weight_decay),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
+    """optax.clip_by_global_norm with a finite derivative where the whole gradient is zero."""
+
+    def update(
+        updates: PyTree, state: optax.EmptyState, params: PyTree | None = None
+    ) -> tuple[PyTree, optax.EmptyState]:
+        squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(updates)]
+        # max(norm, max_norm) is constant below max_norm: no derivative flows to the square root of zero.
+        scale = max_norm / jnp.sqrt(jnp.maximum(sum(squares, start=jnp.zeros(())), max_norm**2))
+        return jax.tree.map(lambda leaf: leaf * scale.astype(leaf.dtype), updates), state
+
+    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
+
+
+def _safe_sqrt(value: Array) -> Array:
+    """sqrt with derivative 0 at 0."""
+    positive = value > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, value, 1.0)), 0.0)
 
 
 class LazyAdamState(NamedTuple):

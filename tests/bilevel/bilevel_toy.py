@@ -1,0 +1,112 @@
+"""The small problems on which the bilevel tests run: an MLP and a LoRA-like split of it, learned soft labels."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+FEATURES, HIDDEN, RANK, STEPS = 5, 6, 2, 12
+
+OPTIMIZERS = {
+    "sgd": lambda: optax.sgd(0.1),
+    "momentum": lambda: optax.sgd(0.1, momentum=0.9),
+    "nesterov": lambda: optax.sgd(0.1, momentum=0.9, nesterov=True),
+    "adam": lambda: optax.adam(0.05, eps_root=1e-16),
+    "adamw": lambda: optax.adamw(0.05, weight_decay=0.1, eps_root=1e-16),
+    "clip+adamw+schedule": lambda: optax.chain(
+        optax.clip_by_global_norm(0.02),
+        optax.adamw(optax.warmup_cosine_decay_schedule(0.01, 0.1, 2, 8), weight_decay=0.1, eps_root=1e-16),
+    ),
+}
+
+
+def params(seed: int = 0) -> dict[str, Any]:
+    """An MLP with a LoRA pair beside its first weight."""
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape: int) -> jax.Array:
+        return jnp.asarray(rng.normal(size=shape) / np.sqrt(shape[0]))
+
+    return {
+        "dense": normal(FEATURES, HIDDEN),
+        "lora": {"a": normal(FEATURES, RANK), "b": normal(RANK, HIDDEN)},
+        "bias": normal(HIDDEN),
+        "head": normal(HIDDEN),
+    }
+
+
+def is_lora(path: tuple[str, ...], leaf: Any) -> bool:
+    """What LoRA training leaves free: the pair and the head."""
+    return path[0] in ("lora", "head")
+
+
+def logits(params: dict[str, Any], x: jax.Array) -> jax.Array:
+    """[B, F] -> [B]."""
+    hidden = x @ params["dense"] + (x @ params["lora"]["a"]) @ params["lora"]["b"] + params["bias"]
+    return jnp.tanh(hidden) @ params["head"]
+
+
+def inner_loss(params: dict[str, Any], phi: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
+    """Soft labels sigmoid(phi_i): the label table."""
+    targets = jax.nn.sigmoid(phi[batch["index"]])
+    return jnp.mean(optax.sigmoid_binary_cross_entropy(logits(params, batch["x"]), targets))
+
+
+def outer_loss(params: dict[str, Any], batch: dict[str, jax.Array]) -> jax.Array:
+    """Clean labels."""
+    return jnp.mean(optax.sigmoid_binary_cross_entropy(logits(params, batch["x"]), batch["y"]))
+
+
+def phi(seed: int = 1) -> jax.Array:
+    """Label logits."""
+    return jnp.asarray(np.random.default_rng(seed).normal(size=STEPS))
+
+
+def inner_batch(unroll: int = 1, rows: int = 8, seed: int = 2) -> dict[str, jax.Array]:
+    """[B, ...], or [K, B, ...] where K > 1."""
+    rng = np.random.default_rng(seed)
+    batch = {
+        "x": jnp.asarray(rng.normal(size=(unroll, rows, FEATURES))),
+        "index": jnp.asarray(rng.integers(0, STEPS, (unroll, rows))),
+    }
+    return batch if unroll > 1 else jax.tree.map(lambda leaf: leaf[0], batch)
+
+
+def outer_batch(rows: int = 8, seed: int = 3) -> dict[str, jax.Array]:
+    """Clean examples."""
+    rng = np.random.default_rng(seed)
+    return {
+        "x": jnp.asarray(rng.normal(size=(rows, FEATURES))),
+        "y": jnp.asarray(rng.integers(0, 2, rows).astype(float)),
+    }
+
+
+def relative_error(value: Any, reference: Any) -> float:
+    """|value - reference| / |reference| over whole trees."""
+    pairs = list(zip(jax.tree.leaves(value), jax.tree.leaves(reference), strict=True))
+    difference = sum(float(jnp.sum(jnp.square(left - right))) for left, right in pairs)
+    return float(np.sqrt(difference / sum(float(jnp.sum(jnp.square(right))) for _, right in pairs)))
+
+
+def warm_state(optimizer: optax.GradientTransformation, params: Any) -> Any:
+    """An optimizer state as after three steps: positive moments, counters at 3."""
+    rng = np.random.default_rng(7)
+
+    def warm(leaf: jax.Array) -> jax.Array:
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            return jnp.asarray(rng.uniform(0.01, 0.1, leaf.shape), leaf.dtype)
+        return jnp.full_like(leaf, 3)
+
+    return jax.tree.map(warm, optimizer.init(params))
+
+
+def quick_jit(function: Any) -> Any:
+    """jax.jit without the compiler's slow optimizations: these programs run once."""
+    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
+
+
+def cosine(left: jax.Array, right: jax.Array) -> float:
+    """Between two vectors."""
+    return float(left @ right / (jnp.linalg.norm(left) * jnp.linalg.norm(right)))

@@ -1,0 +1,191 @@
+"""The mixed method against jax.grad through the unrolled steps and against finite differences of the whole chain."""
+
+from typing import Any
+
+import bilevel_toy as toy
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dreamprm_jax.bilevel import MetaGradientResult, make_meta_gradient, merge, optimizers, partition
+
+TOLERANCE = {"float64": 1e-9, "float32": 2e-6}
+COMPILED = {("adam", "full"), ("clip+adamw+schedule", "lora")}  # the rest of the compiled matrix is marked slow
+
+
+def mixed_and_reverse(name: str, part: str, unroll: int, compiled: bool) -> tuple[MetaGradientResult, ...]:
+    """Both methods at the same warmed point."""
+    optimizer = toy.OPTIMIZERS[name]()
+    params, frozen = partition(toy.params(), toy.is_lora) if part == "lora" else (toy.params(), None)
+    arguments = (params, toy.warm_state(optimizer, params), toy.phi(), toy.inner_batch(unroll), toy.outer_batch())
+
+    def both(arguments: Any, frozen: Any) -> tuple[MetaGradientResult, ...]:
+        return tuple(
+            make_meta_gradient(toy.inner_loss, toy.outer_loss, optimizer, method=method, unroll=unroll)(
+                *arguments, frozen=frozen
+            )
+            for method in ("mixed", "reverse")
+        )
+
+    if compiled:
+        return toy.quick_jit(both)(arguments, frozen)
+    with jax.disable_jit():
+        return both(arguments, frozen)
+
+
+def assert_same(mixed: MetaGradientResult, reverse: MetaGradientResult, tolerance: float) -> None:
+    """Every part of the result."""
+    assert float(reverse.norms.hypergradient) > 1e-6
+    assert toy.relative_error(mixed.hypergradient, reverse.hypergradient) < tolerance
+    assert toy.relative_error(mixed.params, reverse.params) < tolerance
+    assert toy.relative_error(mixed.norms, reverse.norms) < tolerance
+    assert float(mixed.outer_loss) == pytest.approx(float(reverse.outer_loss), rel=tolerance)
+    assert float(mixed.inner_loss) == pytest.approx(float(reverse.inner_loss), rel=tolerance)
+
+
+@pytest.mark.parametrize("unroll", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        pytest.param(name, part, marks=() if (name, part) in COMPILED else pytest.mark.slow)
+        for name in toy.OPTIMIZERS
+        for part in ("full", "lora")
+    ],
+)
+def test_mixed_equals_reverse(name: str, part: str, unroll: int) -> None:
+    for dtype, tolerance in TOLERANCE.items():
+        with jax.enable_x64(dtype == "float64"):
+            mixed, reverse = mixed_and_reverse(name, part, unroll, compiled=True)
+            assert mixed.hypergradient.dtype == dtype
+            assert_same(mixed, reverse, tolerance)
+
+
+@pytest.mark.parametrize("unroll", [1, 2, 4])
+@pytest.mark.parametrize("name", toy.OPTIMIZERS)
+def test_mixed_equals_reverse_uncompiled(name: str, unroll: int) -> None:
+    """The same mathematics, operation by operation: quick enough for every optimizer in every run."""
+    with jax.enable_x64(True):
+        assert_same(*mixed_and_reverse(name, "full", unroll, compiled=False), tolerance=TOLERANCE["float64"])
+
+
+@pytest.mark.parametrize("unroll", [1, 2])
+def test_finite_difference_of_the_whole_chain(unroll: int) -> None:
+    """L_out(theta_K(phi)) itself, moved in a random direction of phi: central differences, float64."""
+    optimizer = toy.OPTIMIZERS["clip+adamw+schedule"]()
+    with jax.enable_x64(True):
+        state = toy.warm_state(optimizer, toy.params())
+        run = toy.quick_jit(make_meta_gradient(toy.inner_loss, toy.outer_loss, optimizer, unroll=unroll))
+
+        def at(phi: jax.Array) -> MetaGradientResult:
+            return run(toy.params(), state, phi, toy.inner_batch(unroll), toy.outer_batch())
+
+        direction = jnp.asarray(np.random.default_rng(5).normal(size=toy.STEPS))
+        step = 1e-4
+        difference = (at(toy.phi() + step * direction).outer_loss - at(toy.phi() - step * direction).outer_loss) / (
+            2 * step
+        )
+        assert float(at(toy.phi()).hypergradient @ direction) == pytest.approx(float(difference), rel=1e-6)
+
+
+@pytest.mark.parametrize("method", ["mixed", "reverse"])
+def test_finite_at_exactly_zero_gradients(method: str) -> None:
+    """LoRA's A while B is zero, with eps_root and with the zero-safe form; optax's default is nan there."""
+    params = toy.params()
+    params["lora"]["b"] = jnp.zeros_like(params["lora"]["b"])
+    trainable, frozen = partition(params, toy.is_lora)
+    results = {}
+    for name, optimizer in {
+        "default": optax.adamw(0.05),
+        "eps_root": optax.adamw(0.05, eps_root=1e-16),
+        "safe": optimizers.adamw(0.05),
+    }.items():
+        run = toy.quick_jit(make_meta_gradient(toy.inner_loss, toy.outer_loss, optimizer, method=method))
+        results[name] = run(
+            trainable, optimizer.init(trainable), toy.phi(), toy.inner_batch(), toy.outer_batch(), frozen=frozen
+        )
+    assert np.isnan(results["default"].hypergradient).any()
+    for name in ("eps_root", "safe"):
+        assert np.isfinite(results[name].hypergradient).all()
+        assert float(results[name].norms.hypergradient) > 0
+    # the same update as optax's
+    assert toy.relative_error(results["safe"].params, results["default"].params) < 1e-6
+
+
+def test_finite_where_the_whole_gradient_is_zero() -> None:
+    """All examples at their optimum: clipping then divides by a zero norm in optax, not in ours."""
+    optimizer = optax.chain(optimizers.clip_by_global_norm(1.0), optimizers.adamw(0.05))
+
+    def inner_loss(params: Any, phi: jax.Array, batch: Any) -> jax.Array:
+        return jnp.mean(jnp.square(params["w"] * batch - jax.nn.sigmoid(phi) * batch))
+
+    def outer_loss(params: Any, batch: jax.Array) -> jax.Array:
+        return jnp.mean(jnp.square(params["w"] * batch - 1.0))
+
+    params = {"w": jnp.full(4, 0.5)}
+    result = toy.quick_jit(make_meta_gradient(inner_loss, outer_loss, optimizer))(
+        params, optimizer.init(params), jnp.zeros(4), jnp.ones(4), jnp.ones(4)
+    )
+    assert float(result.norms.inner_gradient) == 0.0
+    # theta' = theta - 0.05 g / eps at g = 0; dg/dphi = -(2/4) sigmoid'(0) = -1/8;
+    # dL_out/dtheta' = (2/4) (0.5 - 1) = -1/4
+    np.testing.assert_allclose(result.hypergradient, -0.25 * 0.05 / 1e-8 / 8, rtol=1e-5)
+
+
+def test_bfloat16_points_the_same_way() -> None:
+    """Losses computed in bfloat16 on float32 parameters: cosine to the float32 hypergradient."""
+    optimizer = toy.OPTIMIZERS["adamw"]()
+
+    def half(loss: Any) -> Any:
+        def wrapped(params: Any, *rest: Any) -> jax.Array:
+            def cast(leaf: jax.Array) -> jax.Array:
+                return leaf.astype(jnp.bfloat16) if leaf.dtype == jnp.float32 and leaf.ndim > 1 else leaf
+
+            *others, batch = rest
+            return loss(jax.tree.map(cast, params), *others, jax.tree.map(cast, batch)).astype(jnp.float32)
+
+        return wrapped
+
+    params = toy.params()
+    arguments = (params, toy.warm_state(optimizer, params), toy.phi(), toy.inner_batch(rows=64), toy.outer_batch(64))
+    full, low = (
+        toy.quick_jit(make_meta_gradient(inner, outer, optimizer))(*arguments).hypergradient
+        for inner, outer in (
+            (toy.inner_loss, toy.outer_loss),
+            (half(toy.inner_loss), half(toy.outer_loss)),
+        )
+    )
+    assert 0.999 <= toy.cosine(low, full) < 1.0 - 1e-9
+
+
+def test_approximations_are_what_they_say() -> None:
+    """With SGD at K = 1: finite_difference and first_order agree with each other and nearly with the exact one."""
+    optimizer = optax.sgd(1.0)
+    with jax.enable_x64(True):
+        params = toy.params()
+        results = {
+            method: toy.quick_jit(make_meta_gradient(toy.inner_loss, toy.outer_loss, optimizer, method=method))(
+                params, optimizer.init(params), toy.phi(), toy.inner_batch(), toy.outer_batch()
+            ).hypergradient
+            for method in ("mixed", "finite_difference", "first_order")
+        }
+        assert toy.relative_error(results["finite_difference"], results["first_order"]) < 1e-3
+        assert 0.9 < toy.cosine(results["first_order"], results["mixed"]) < 1.0 - 1e-6
+        # at the same point they are one: a rate so small that theta' = theta
+        slow = optax.sgd(1e-9)
+        exact, first = (
+            toy.quick_jit(make_meta_gradient(toy.inner_loss, toy.outer_loss, slow, method=method))(
+                params, slow.init(params), toy.phi(), toy.inner_batch(), toy.outer_batch()
+            ).hypergradient
+            for method in ("mixed", "first_order")
+        )
+        assert toy.relative_error(exact, 1e-9 * first) < 1e-6
+
+
+def test_merge_undoes_partition() -> None:
+    trainable, frozen = partition(toy.params(), toy.is_lora)
+    assert sorted(map(len, (jax.tree.leaves(trainable), jax.tree.leaves(frozen)))) == [2, 3]
+    assert toy.relative_error(merge(trainable, frozen), toy.params()) == 0.0
+    with pytest.raises(ValueError, match="bias: held by both"):
+        merge(toy.params(), frozen)
