@@ -1,0 +1,103 @@
+"""Whether an output is right: the official evaluator's comparison, on hostile text.
+
+Output: surrounding white space aside, as many lines as expected, and each line equal as text or, token by token, as
+decimal numbers without tolerance (``testing_util.grade_stdio`` at commit 28fef95). Values: Python's ``==`` with the
+expected JSON value (``grade_call_based``), on the canonical text of ``inside.values``.
+"""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal, InvalidOperation
+from json.encoder import encode_basestring_ascii
+from typing import Any
+
+from dreamprm_jax.sandbox.inside import values
+
+
+class Signalling(ArithmeticError):
+    """A signalling NaN was compared: the official evaluator fails with an error here."""
+
+
+def output_mismatch(output: str, expected: str) -> str | None:
+    """Compares a program's standard output with the expected one.
+
+    Returns:
+      None if the output is right, otherwise where it is not, in words that hold neither text.
+
+    Raises:
+      Signalling: if a signalling NaN meets a number.
+    """
+    if output == expected:
+        return None
+    lines, expected_lines = output.strip().split("\n"), expected.strip().split("\n")
+    if len(lines) != len(expected_lines):
+        return f"{len(lines)} lines instead of {len(expected_lines)}"
+    for number, (line, expected_line) in enumerate(zip(lines, expected_lines, strict=True), 1):
+        line, expected_line = line.strip(), expected_line.strip()
+        if line != expected_line and not _same_numbers(line, expected_line):
+            return f"line {number} differs"
+    return None
+
+
+def _same_numbers(line: str, expected: str) -> bool:
+    tokens, expected_tokens = line.split(), expected.split()
+    if len(tokens) != len(expected_tokens):
+        return False
+    try:
+        # all of both lines first: one token that is no number makes the line wrong
+        pairs = list(zip(map(Decimal, tokens), map(Decimal, expected_tokens), strict=True))
+    except (InvalidOperation, ValueError):
+        return False
+    try:
+        return all(number == other for number, other in pairs)
+    except InvalidOperation as error:
+        raise Signalling("a signalling NaN") from error
+
+
+def expected_value(text: str) -> Any:
+    """Decodes a functional test's expected output.
+
+    Raises:
+      ValueError: if it is not JSON.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def value_matches(encoded: str, expected: Any) -> bool:
+    """Whether the canonical text of a result equals the expected value.
+
+    Never builds an object from ``encoded``: the text is followed along the expected value.
+    """
+    if values.WILDCARD not in encoded:
+        return encoded == values.canonical(expected, 1 << 62)
+    return _follow(encoded, 0, expected) == len(encoded)
+
+
+def _follow(text: str, at: int, expected: Any) -> int:
+    """The position after the text of ``expected`` at ``at``, -1 where something else stands there."""
+    if text.startswith(values.WILDCARD, at):
+        return at + 1
+    if not isinstance(expected, (list, dict)):
+        token = values.canonical(expected, 1 << 62)
+        return at + len(token) if text.startswith(token, at) else -1
+    if isinstance(expected, list):
+        opening, closing = "[]"
+        items = [("", item) for item in expected]
+    else:
+        opening, closing = "{}"
+        items = [(encode_basestring_ascii(key) + ":", item) for key, item in sorted(expected.items())]
+    if not text.startswith(opening, at):
+        return -1
+    at += 1
+    for index, (key, item) in enumerate(items):
+        prefix = ("," if index else "") + key
+        if not text.startswith(prefix, at):
+            return -1
+        at = _follow(text, at + len(prefix), item)
+        if at < 0:
+            return -1
+    return at + 1 if text.startswith(closing, at) else -1

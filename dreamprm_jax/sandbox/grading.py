@@ -1,0 +1,194 @@
+"""Reads what one child leaves behind and compares it, test by test, as far as it has come."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from dreamprm_jax.sandbox import compare
+from dreamprm_jax.sandbox.inside import frames, jobs
+from dreamprm_jax.sandbox.records import JudgeTask, safe_text
+from dreamprm_jax.schema import Verdict
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a test did not pass."""
+
+    verdict: Verdict
+    error: str
+    code: int  # the official one
+
+
+class Grader:
+    """Follows one child: ``advance`` may be called at any time, and a last time after the child's end."""
+
+    def __init__(self, task: JudgeTask, functional: bool, official: bool, first: int, output_bytes: int) -> None:
+        self.task = task
+        self.first = first
+        self.position = first  # the test to come; all before it have passed
+        self.failure: Failure | None = None  # of the test at ``position``
+        self.ended = False  # the child said that it runs no further test
+        self.output_file = os.memfd_create("stdout", os.MFD_CLOEXEC)
+        self.result_file = os.memfd_create("results", os.MFD_CLOEXEC)
+        self._functional = functional
+        self._official = official
+        self._output_bytes = output_bytes
+        self._output_start = 0
+        self._consumed = 0
+
+    def close(self) -> None:
+        """Releases the files."""
+        os.close(self.output_file)
+        os.close(self.result_file)
+
+    def advance(self) -> None:
+        """Compares the tests that have finished since the last call, up to the first failure."""
+        if self.failure is not None or self.ended:
+            return
+        size = os.fstat(self.result_file).st_size
+        if size <= self._consumed:
+            return
+        try:
+            found, used = frames.parse(_read(self.result_file, self._consumed, size))
+        except frames.FrameError as error:
+            self.failure = Failure(Verdict.RE, str(error), -4)
+            return
+        self._consumed += used
+        for frame in found:
+            self._grade(frame)
+            if self.failure is not None:
+                return
+            self.ended = self.ended or frame.last
+
+    def exited_early(self) -> None:
+        """Grades the test at ``position`` of a faithful script that ended its process by itself, with status 0."""
+        self._grade_output(os.fstat(self.output_file).st_size)
+
+    def _grade(self, frame: frames.Frame) -> None:
+        if frame.test != self.position or self.ended or self.position >= len(self.task.tests):
+            self.failure = Failure(Verdict.RE, "result frames out of order", -4)
+        elif frame.status == frames.BAD_INPUT and not valid_input(self.task.tests[self.position].input):
+            self.failure = Failure(Verdict.INVALID_TASK, "the test's input is not one JSON value a line", -4)
+        elif frame.status != frames.OK:
+            self.failure = _failure(frame)
+        elif self._functional:
+            self._grade_value(frame.payload)
+        elif self._official:
+            self._compare(frame.payload.decode("utf-8", "surrogatepass" if _valid(frame.payload) else "replace"))
+        else:
+            self._grade_output(frame.output_end)
+
+    def _grade_output(self, end: int) -> None:
+        if not self._output_start <= end <= os.fstat(self.output_file).st_size:
+            self.failure = Failure(Verdict.RE, "result frame points outside the output", -4)
+        elif end - self._output_start > self._output_bytes:
+            self.failure = Failure(Verdict.OLE, "output limit exceeded", -2)
+        else:
+            output = _read(self.output_file, self._output_start, end)
+            self._output_start = end
+            self._compare(output.decode("utf-8", "replace"))
+
+    def _compare(self, output: str) -> None:
+        test = self.task.tests[self.position]
+        if self.task.checker is not None:
+            self._check(output)
+            return
+        try:
+            mismatch = compare.output_mismatch(output, test.output)
+        except compare.Signalling:
+            self.failure = (
+                Failure(Verdict.RE, "!a signalling NaN", -4)
+                if self._official
+                else Failure(Verdict.WA, "a signalling NaN", -2)
+            )
+            return
+        if mismatch is None:
+            self.position += 1
+        else:
+            self.failure = Failure(Verdict.WA, mismatch, -2)
+
+    def _grade_value(self, payload: bytes) -> None:
+        try:
+            encoded = payload.decode("ascii")
+        except UnicodeDecodeError:
+            self.failure = Failure(Verdict.RE, "malformed value", -4)
+            return
+        if self.task.checker is not None:
+            self._check(encoded)
+        elif compare.value_matches(encoded, compare.expected_value(self.task.tests[self.position].output)):
+            self.position += 1
+        else:
+            self.failure = Failure(Verdict.WA, "the returned value differs", 0)
+
+    def _check(self, answer: str) -> None:
+        assert self.task.checker is not None
+        test = self.task.tests[self.position]
+        try:
+            right: Any = self.task.checker(test.input, test.output, answer)
+        except Exception as error:  # the checker met text that it did not expect
+            self.failure = Failure(Verdict.WA, safe_text(f"the checker failed: {type(error).__name__}"), -2)
+            return
+        if right is True:
+            self.position += 1
+        else:
+            self.failure = Failure(Verdict.WA, "the checker says no", -2)
+
+
+def valid_input(text: str) -> bool:
+    """Whether a functional test's input is one JSON value a line."""
+    try:
+        for line in text.split("\n"):
+            json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def ending_failure(reply: jobs.Reply, official: bool) -> Failure:
+    """Why a child ended without a frame for its current test."""
+    code = -2 if official else -4  # the official evaluator finds an empty result list
+    if reply.ending == jobs.CPU_LIMIT:
+        return Failure(Verdict.TLE, "CPU time limit exceeded", -2 if official else -3)
+    if reply.ending == jobs.WALL_LIMIT:
+        return Failure(Verdict.TLE, "wall time limit exceeded", -2 if official else -3)
+    if reply.ending == jobs.SIGNALLED:
+        if reply.value == 25:  # SIGXFSZ
+            return Failure(Verdict.OLE, "output limit exceeded", code)
+        if reply.value == 24:  # SIGXCPU
+            return Failure(Verdict.TLE, "CPU time limit exceeded", -2 if official else -3)
+        if reply.value == 9:  # nobody but the kernel's out-of-memory killer sends it
+            return Failure(Verdict.MLE, "killed for lack of memory", code)
+        return Failure(Verdict.RE, f"killed by signal {reply.value}", code)
+    return Failure(Verdict.RE, f"the process ended early, with status {reply.value}", code)
+
+
+def _failure(frame: frames.Frame) -> Failure:
+    text = safe_text(frame.payload.decode("utf-8", "replace"))
+    return {
+        frames.MEMORY: Failure(Verdict.MLE, text or "out of memory", -4),
+        frames.EXITED: Failure(Verdict.RE, f"exit status {text}", -4),
+        frames.COMPILE: Failure(Verdict.CE, text, -4),
+        frames.TIMEOUT: Failure(Verdict.TLE, "time limit exceeded", -3),
+        frames.TOO_LARGE: Failure(Verdict.OLE, "output limit exceeded", -2),
+    }.get(frame.status, Failure(Verdict.RE, text, -4))
+
+
+def _read(descriptor: int, start: int, end: int) -> bytes:
+    data = bytearray()
+    while len(data) < end - start:
+        part = os.pread(descriptor, end - start - len(data), start + len(data))
+        if not part:
+            break
+        data += part
+    return bytes(data)
+
+
+def _valid(data: bytes) -> bool:
+    try:
+        data.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return False
+    return True

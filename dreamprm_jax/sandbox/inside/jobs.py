@@ -1,0 +1,91 @@
+"""What the judge sends to a worker: a header on the control socket, and a job file by descriptor."""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+
+RUN, CANCEL = 1, 2
+EXITED, SIGNALLED, CPU_LIMIT, WALL_LIMIT, CANCELLED, FAILED = range(6)
+
+FAITHFUL, OFFICIAL = 0, 1
+SCRIPT, FUNCTION = 0, 1
+
+_REQUEST = struct.Struct("<IQddQQ")
+_REPLY = struct.Struct("<QIidQ")
+
+
+class Request(NamedTuple):
+    """One message to a worker. A run comes with three descriptors: job file, output file, result file."""
+
+    kind: int
+    number: int
+    cpu_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    memory_bytes: int = 0
+    file_bytes: int = 0  # largest size of a file that the child writes
+
+    def pack(self) -> bytes:
+        """The message's bytes."""
+        return _REQUEST.pack(*self)
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Request:
+        """Reads a message."""
+        return cls(*_REQUEST.unpack(data))
+
+
+class Reply(NamedTuple):
+    """How a child ended. For FAILED, the error text follows the message."""
+
+    number: int
+    ending: int
+    value: int  # exit status or signal
+    cpu_seconds: float
+    peak_kib: int
+    error: str = ""
+
+    def pack(self) -> bytes:
+        """The message's bytes."""
+        return _REPLY.pack(*self[:5]) + self.error.encode("utf-8", "replace")[:2000]
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Reply:
+        """Reads a message."""
+        number, ending, value, cpu_seconds, peak_kib = _REPLY.unpack_from(data)
+        error = data[_REPLY.size :].decode("utf-8", "replace")
+        return cls(number, ending, value, cpu_seconds, peak_kib, error)
+
+
+class Job(NamedTuple):
+    """The job file: how to run the program, its code, and the inputs of consecutive tests."""
+
+    mode: int
+    kind: int
+    first: int  # index of the first input among the program's tests
+    timeout: int  # official mode: seconds of the alarm
+    value_limit: int  # largest encoded value
+    code: bytes
+    function: bytes
+    inputs: list[bytes]
+
+    def pack(self) -> bytes:
+        """The file's bytes."""
+        sizes = [len(self.code), len(self.function), *map(len, self.inputs)]
+        head = struct.pack(
+            f"<BBIIQI{len(sizes)}Q",
+            self.mode, self.kind, self.first, self.timeout, self.value_limit, len(self.inputs), *sizes,
+        )  # fmt: skip
+        return b"".join([head, self.code, self.function, *self.inputs])
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Job:
+        """Reads the file."""
+        head = struct.Struct("<BBIIQI")
+        mode, kind, first, timeout, value_limit, count = head.unpack_from(data)
+        sizes = struct.unpack_from(f"<{count + 2}Q", data, head.size)
+        parts, position = [], head.size + 8 * (count + 2)
+        for size in sizes:
+            parts.append(data[position : position + size])
+            position += size
+        return cls(mode, kind, first, timeout, value_limit, parts[0], parts[1], parts[2:])

@@ -1,0 +1,161 @@
+"""What the kernel takes away from a worker and its children, through ctypes: no compiled part, no dependency.
+
+A worker gives up privileges, file access (landlock) and, where asked, its namespaces once, at its start; its children
+inherit that. Each child adds resource limits and the system-call filter before it sees a byte of the program.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import resource
+import struct
+
+from . import seccomp
+
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 24, 38
+_SECCOMP_MODE_FILTER = 2
+_SIGKILL = 9
+_SYS_CAPSET = {seccomp.X86_64: 126, seccomp.AARCH64: 91}
+_LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446  # the same on every architecture
+_LANDLOCK_READ_FILE, _LANDLOCK_READ_DIR = 1 << 2, 1 << 3
+# rights known to each version of the landlock interface: files, network (4), scopes (6)
+_LANDLOCK_FILES = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
+_CLONE_NEWNS, _CLONE_NEWUTS, _CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
+_CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+MACHINE = {"arm64": seccomp.AARCH64}.get(platform.machine(), platform.machine())
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result
+
+
+def _prctl(option: int, first: int, second: int = 0) -> int:
+    return _libc.prctl(option, ctypes.c_ulong(first), ctypes.c_ulong(second), ctypes.c_ulong(0), ctypes.c_ulong(0))
+
+
+def die_with_parent() -> None:
+    """Has the kernel kill this process when its parent dies."""
+    _check(_prctl(_PR_SET_PDEATHSIG, _SIGKILL), "prctl(PDEATHSIG)")
+
+
+def not_dumpable() -> None:
+    """Closes /proc/PID of this process to others of the same user, and forbids tracing it."""
+    _check(_prctl(_PR_SET_DUMPABLE, 0), "prctl(DUMPABLE)")
+
+
+def no_new_privileges() -> None:
+    """Makes set-uid programs and file capabilities powerless from here on."""
+    _check(_prctl(_PR_SET_NO_NEW_PRIVS, 1), "prctl(NO_NEW_PRIVS)")
+
+
+def drop_capabilities() -> None:
+    """Gives up every capability, for good: root is then an ordinary owner of root's files."""
+    for capability in range(64):
+        if _prctl(_PR_CAPBSET_DROP, capability) < 0:
+            break  # beyond the last capability, or no right to drop: then there is none to keep either
+    header = ctypes.create_string_buffer(struct.pack("<Ii", 0x20080522, 0))
+    data = ctypes.create_string_buffer(24)
+    _check(_libc.syscall(_SYS_CAPSET[MACHINE], header, data), "capset")
+
+
+def landlock_version() -> int:
+    """Version of the kernel's landlock interface, 0 where there is none."""
+    version = _libc.syscall(_LANDLOCK_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint(1))
+    return max(0, int(version))
+
+
+def restrict_files(readable: list[str]) -> None:
+    """Allows reading below ``readable`` and nothing else: no other file, no write, no TCP, no abstract socket."""
+    version = landlock_version()
+    if version < 1:
+        raise OSError("the kernel has no landlock (Linux 5.13 or newer, enabled at boot)")
+    files = _LANDLOCK_FILES[max(known for known in _LANDLOCK_FILES if known <= version)]
+    attributes = struct.pack("<QQQ", files, 3 if version >= 4 else 0, 3 if version >= 6 else 0)
+    size = 24 if version >= 6 else 16 if version >= 4 else 8
+    ruleset = _check(
+        _libc.syscall(_LANDLOCK_CREATE, attributes, ctypes.c_size_t(size), ctypes.c_uint(0)), "landlock_create_ruleset"
+    )
+    try:
+        for path in readable:
+            _allow_reading(ruleset, path)
+        _check(_libc.syscall(_LANDLOCK_RESTRICT, ctypes.c_int(ruleset), ctypes.c_uint(0)), "landlock_restrict_self")
+    finally:
+        os.close(ruleset)
+
+
+def _allow_reading(ruleset: int, path: str) -> None:
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return  # not there: nothing to allow
+    rights = _LANDLOCK_READ_FILE | (_LANDLOCK_READ_DIR if os.path.isdir(path) else 0)
+    rule = struct.pack("<Qi", rights, descriptor)
+    try:
+        _check(
+            _libc.syscall(_LANDLOCK_ADD, ctypes.c_int(ruleset), ctypes.c_int(1), rule, ctypes.c_uint(0)),
+            f"landlock_add_rule({path})",
+        )
+    finally:
+        os.close(descriptor)
+
+
+def unshare_namespaces() -> None:
+    """Moves this process into new user, network, IPC, UTS and mount namespaces; children into a new PID namespace."""
+    flags = _CLONE_NEWUSER | _CLONE_NEWNET | _CLONE_NEWIPC | _CLONE_NEWUTS | _CLONE_NEWNS | _CLONE_NEWPID
+    uid, gid = os.geteuid(), os.getegid()
+    _check(_libc.unshare(flags), "unshare(user, net, ipc, uts, mount, pid)")
+    for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+        with open(f"/proc/self/{name}", "w") as handle:
+            handle.write(text)
+
+
+def limit_resources(cpu_seconds: int, memory_bytes: int, output_bytes: int) -> None:
+    """Sets the hard limits of a child."""
+    for kind, value in (
+        (resource.RLIMIT_CPU, cpu_seconds),
+        (resource.RLIMIT_AS, memory_bytes),
+        (resource.RLIMIT_FSIZE, output_bytes),
+    ):
+        _limit(kind, value)
+
+
+def limit_worker() -> None:
+    """Limits that are the same for every child."""
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_MEMLOCK, 0)
+    _limit(resource.RLIMIT_MSGQUEUE, 0)
+    _limit(resource.RLIMIT_NOFILE, 256)
+
+
+def _limit(kind: int, value: int) -> None:
+    hard = resource.getrlimit(kind)[1]
+    if hard != resource.RLIM_INFINITY:
+        value = min(value, hard)
+    resource.setrlimit(kind, (value, value))
+
+
+class Filter:
+    """The system-call filter, built once in the worker; ``install`` is the last step of a child's lockdown."""
+
+    def __init__(self) -> None:
+        if MACHINE not in (seccomp.X86_64, seccomp.AARCH64):
+            raise OSError(f"no system-call filter for {MACHINE}")
+        self._marker = 0x5EC0_ABCD
+        template = seccomp.build(MACHINE, self._marker)
+        self._position = template.index(struct.pack("<I", self._marker))
+        self._program = ctypes.create_string_buffer(template, len(template))
+        self._fprog = ctypes.create_string_buffer(
+            struct.pack("<HxxxxxxQ", len(template) // 8, ctypes.addressof(self._program))
+        )
+
+    def install(self) -> None:
+        """Puts the filter on this process. It cannot be taken off."""
+        struct.pack_into("<I", self._program, self._position, os.getpid())
+        _check(_prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(self._fprog)), "prctl(SECCOMP)")

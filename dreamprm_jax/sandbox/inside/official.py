@@ -1,0 +1,221 @@
+"""LiveCodeBench mode: runs a program the way the official evaluator does, oddities included.
+
+Follows lcb_runner/evaluation/testing_util.py of the LiveCodeBench repository at commit 28fef95 in everything that a
+program can notice: the prelude, the code moved into a function, the replaced ``sys.stdin`` and ``sys.stdout``, the
+alarm of six seconds a test, the disabled functions. All tests share one process, as they do there. The comparison is
+the judge's.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from types import FrameType, ModuleType
+from typing import Any
+
+from . import frames, values
+from .jobs import FUNCTION, Job
+from .report import describe, report, status_of
+
+_MODULES = (
+    "string re datetime collections heapq bisect copy math random statistics itertools functools operator io sys json"
+)
+PRELUDE = (
+    "".join(f"from {name} import *\n" for name in f"{_MODULES} builtins typing".split())
+    + "".join(f"import {name}\n" for name in _MODULES.split())
+    + "sys.setrecursionlimit(50000)\n"
+)
+_DISABLED_OS = """
+    kill system putenv remove removedirs rmdir fchdir setuid fork forkpty killpg rename renames truncate replace unlink
+    fchmod fchown chmod chown chroot lchflags lchmod lchown getcwd chdir
+"""
+_DISABLED_MODULES = ("ipdb", "joblib", "resource", "psutil", "tkinter")
+
+
+class TimeoutException(Exception):
+    """The alarm went off (the name is the official one: programs may see it)."""
+
+
+def _on_alarm(signum: int, frame: FrameType | None) -> None:
+    print("timeout occured: alarm went off")
+    raise TimeoutException
+
+
+def run(job: Job) -> None:
+    """Runs the tests of a job in order and reports each."""
+    signal.signal(signal.SIGALRM, _on_alarm)
+    sys.set_int_max_str_digits(50_000)
+    _disable()
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
+    try:
+        if job.kind == FUNCTION:
+            _call_based(job)
+        else:
+            _standard_input(job)
+    except Exception as error:  # "Error during testing": one code for all tests
+        status = frames.COMPILE if isinstance(error, SyntaxError) else status_of(error)
+        report(job.first, status, b"!" + describe(error), last=True)
+
+
+def _disable() -> None:
+    import builtins
+
+    builtins.quit = None  # type: ignore[assignment]
+    builtins.help = None  # type: ignore[assignment]
+    for name in _DISABLED_OS.split():
+        setattr(os, name, None)
+    shutil.rmtree = shutil.move = shutil.chown = None  # type: ignore[assignment]
+    subprocess.Popen = None  # type: ignore[assignment,misc]
+    for name in _DISABLED_MODULES:
+        sys.modules[name] = None  # type: ignore[assignment]
+
+
+def _compile(code: str, timeout: int) -> Any:
+    signal.alarm(timeout)
+    try:
+        module = ModuleType("tmp_sol", "")
+        exec(compile(code, "<string>", "exec", dont_inherit=True), module.__dict__)
+        return module.Solution() if "class Solution" in code else module
+    finally:
+        signal.alarm(0)
+
+
+def _call_based(job: Job) -> None:
+    code = PRELUDE + "\n\n" + job.code.decode("utf-8", "surrogatepass")
+    method = getattr(_compile(code, job.timeout), job.function.decode(), None)
+    if method is None:
+        raise TypeError("cannot unpack non-iterable NoneType object")
+    texts = [text.decode("utf-8", "surrogatepass") for text in job.inputs]
+    arguments = [[json.loads(line) for line in text.split("\n")] for text in texts]
+    for index, test_arguments in enumerate(arguments):
+        signal.alarm(job.timeout)
+        try:
+            prediction = method(*test_arguments)
+            signal.alarm(0)
+            text = values.canonical(prediction, job.value_limit, wildcards=True)
+        except values.TooLarge:
+            report(index, frames.TOO_LARGE)
+        except Exception as error:
+            signal.alarm(0)
+            report(index, _status(error), describe(error), last=True)
+            return
+        else:
+            report(index, frames.OK, text.encode("ascii"), last=index + 1 == len(arguments))
+        finally:
+            signal.alarm(0)
+
+
+def _status(error: Exception) -> int:
+    return frames.TIMEOUT if "timeoutexception" in repr(error).lower() else status_of(error)
+
+
+def _standard_input(job: Job) -> None:
+    code = _as_function(_without_main_guard(job.code.decode("utf-8", "surrogatepass")))
+    method = getattr(_compile(code, job.timeout), "wrapped_function", None)
+    if method is None:
+        raise TypeError("cannot unpack non-iterable NoneType object")
+    for index, text in enumerate(job.inputs):
+        signal.alarm(job.timeout)
+        captured = io.StringIO()
+        captured.close = lambda x: 1  # type: ignore[assignment,misc]
+        stdout, sys.stdout = sys.stdout, captured
+        try:
+            _call(method, text.decode("utf-8", "surrogatepass"))
+            signal.alarm(0)
+        except Exception as error:
+            signal.alarm(0)
+            report(index, _status(error), describe(error), last=True)
+            return
+        finally:
+            signal.alarm(0)
+            sys.stdout = stdout
+        output = captured.getvalue().encode("utf-8", "surrogatepass")
+        if len(output) > job.value_limit:
+            report(index, frames.TOO_LARGE)
+        else:
+            report(index, frames.OK, output, last=index + 1 == len(job.inputs))
+
+
+def _without_main_guard(code: str) -> str:
+    try:
+        tree = ast.parse(code)
+        last = tree.body[-1]
+        if isinstance(last, ast.If) and ast.unparse(last.test).strip() == "__name__ == '__main__'":
+            return ast.unparse(tree.body[:-1]) + "\n" + ast.unparse(last.body)  # type: ignore[arg-type]
+    except Exception:
+        pass
+    return code
+
+
+def _as_function(code: str) -> str:
+    try:
+        body = ast.parse(code).body
+        imports = [statement for statement in body if isinstance(statement, (ast.Import, ast.ImportFrom))]
+        others = [statement for statement in body if not isinstance(statement, (ast.Import, ast.ImportFrom))]
+        nothing = ast.arguments(posonlyargs=[], args=[], kwonlyargs=[], kw_defaults=[], defaults=[])
+        function = ast.FunctionDef(name="wrapped_function", args=nothing, body=others, decorator_list=[], lineno=-1)
+        return PRELUDE + "\n" + ast.unparse(imports) + "\n" + ast.unparse(function)  # type: ignore[arg-type]
+    except Exception:
+        return code
+
+
+class MockBuffer:
+    """The official stand-in for ``sys.stdin.buffer``: every ``readline`` is the first line again."""
+
+    def __init__(self, inputs: str) -> None:
+        self.inputs = inputs.encode("utf-8")
+
+    def read(self, *args: Any) -> bytes:
+        """All of the input, whatever was read before."""
+        return self.inputs
+
+    def readline(self, *args: Any) -> bytes:
+        """The first line."""
+        return self.inputs.split(b"\n")[0] + b"\n"
+
+
+class MockStdinWithBuffer:
+    """The official stand-in for ``sys.stdin``."""
+
+    def __init__(self, inputs: str) -> None:
+        self.inputs = inputs
+        self._stringio = io.StringIO(inputs)
+        self.buffer = MockBuffer(inputs)
+
+    def read(self, *args: Any) -> str:
+        """All of the input, whatever was read before."""
+        return self.inputs
+
+    def readline(self, *args: Any) -> str:
+        """The next line."""
+        return self._stringio.readline(*args)
+
+    def readlines(self, *args: Any) -> list[str]:
+        """All lines, without their ends."""
+        return self.inputs.split("\n")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stringio, name)
+
+
+def _call(method: Any, inputs: str) -> None:
+    lines = iter(inputs.split("\n"))
+    stdin: Any = sys.stdin  # the real one: programs that bound it by ``from sys import stdin`` see these three
+    stdin.readline = lambda *args: next(lines)
+    stdin.readlines = lambda *args: inputs.split("\n")
+    stdin.read = lambda *args: inputs
+    sys.stdin = MockStdinWithBuffer(inputs)
+    try:
+        method()
+    except SystemExit:
+        pass
+    finally:
+        sys.stdin = stdin
+        for name in ("readline", "readlines", "read"):
+            stdin.__dict__.pop(name, None)

@@ -1,0 +1,217 @@
+"""The system-call filter of a child, as classic BPF, for x86-64 and aarch64.
+
+An allow-list: what a Python program needs to compute, read its inputs and write its output. No fork, no exec, no
+socket, no signal to another process, no opening of files for writing, no new limits. Whatever is not listed fails with
+EPERM; ``clone3`` fails with ENOSYS, so that the C library falls back to ``clone``, whose flags can be seen.
+
+The numbers come from the kernel's tables (arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h).
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from typing import NamedTuple
+
+X86_64 = "x86_64"
+AARCH64 = "aarch64"
+_AUDIT_ARCH = {X86_64: 0xC000003E, AARCH64: 0xC00000B7}
+
+# name: (x86-64, aarch64); None where the architecture has no such call
+_NUMBERS: dict[str, tuple[int | None, int | None]] = {
+    "read": (0, 63),
+    "write": (1, 64),
+    "open": (2, None),
+    "close": (3, 57),
+    "stat": (4, None),
+    "fstat": (5, 80),
+    "lstat": (6, None),
+    "poll": (7, None),
+    "lseek": (8, 62),
+    "mmap": (9, 222),
+    "mprotect": (10, 226),
+    "munmap": (11, 215),
+    "brk": (12, 214),
+    "rt_sigaction": (13, 134),
+    "rt_sigprocmask": (14, 135),
+    "rt_sigreturn": (15, 139),
+    "ioctl": (16, 29),
+    "pread64": (17, 67),
+    "pwrite64": (18, 68),
+    "readv": (19, 65),
+    "writev": (20, 66),
+    "access": (21, None),
+    "select": (23, None),
+    "sched_yield": (24, 124),
+    "mremap": (25, 216),
+    "madvise": (28, 233),
+    "dup": (32, 23),
+    "dup2": (33, None),
+    "pause": (34, None),
+    "nanosleep": (35, 101),
+    "getitimer": (36, 102),
+    "alarm": (37, None),
+    "setitimer": (38, 103),
+    "getpid": (39, 172),
+    "clone": (56, 220),
+    "exit": (60, 93),
+    "uname": (63, 160),
+    "fcntl": (72, 25),
+    "getcwd": (79, 17),
+    "readlink": (89, None),
+    "gettimeofday": (96, 169),
+    "getrlimit": (97, None),
+    "getrusage": (98, 165),
+    "sysinfo": (99, 179),
+    "times": (100, 153),
+    "getuid": (102, 174),
+    "getgid": (104, 176),
+    "geteuid": (107, 175),
+    "getegid": (108, 177),
+    "getppid": (110, 173),
+    "sigaltstack": (131, 132),
+    "gettid": (186, 178),
+    "time": (201, None),
+    "futex": (202, 98),
+    "sched_getaffinity": (204, 123),
+    "getdents64": (217, 61),
+    "restart_syscall": (219, 128),
+    "fadvise64": (221, 223),
+    "clock_gettime": (228, 113),
+    "clock_getres": (229, 114),
+    "clock_nanosleep": (230, 115),
+    "exit_group": (231, 94),
+    "tgkill": (234, 131),
+    "openat": (257, 56),
+    "newfstatat": (262, 79),
+    "readlinkat": (267, 78),
+    "faccessat": (269, 48),
+    "pselect6": (270, 72),
+    "ppoll": (271, 73),
+    "set_robust_list": (273, 99),
+    "dup3": (292, 24),
+    "prlimit64": (302, 261),
+    "getcpu": (309, 168),
+    "getrandom": (318, 278),
+    "membarrier": (324, 283),
+    "statx": (332, 291),
+    "rseq": (334, 293),
+    "clone3": (435, 435),
+    "faccessat2": (439, 439),
+}
+
+_LOAD, _JEQ, _JGE, _JSET, _RET, _AND = 0x20, 0x15, 0x35, 0x45, 0x06, 0x54
+_KILL_PROCESS = 0x80000000
+_ALLOW = 0x7FFF0000
+_EPERM = 0x00050000 | errno.EPERM
+_ENOSYS = 0x00050000 | errno.ENOSYS
+_NR, _ARCH, _ARGS = 0, 4, 16
+
+_OPEN_FOR_WRITING = 0o1 | 0o2 | 0o100 | 0o1000 | 0o20000000  # WRONLY RDWR CREAT TRUNC TMPFILE
+_CLONE_THREAD = 0x00010000
+_CLONE_NEW = 0x7E020000 | 0x00000080  # all namespace flags: cgroup uts ipc user pid net, mount, time
+_FCNTL = (0, 1, 2, 3, 4, 1030)  # DUPFD GETFD SETFD GETFL SETFL DUPFD_CLOEXEC
+_IOCTL = (0x5401, 0x5450, 0x5451)  # TCGETS (isatty), FIONCLEX, FIOCLEX
+
+
+class Instruction(NamedTuple):
+    """One classic BPF instruction; jumps count instructions from the next one."""
+
+    code: int
+    if_true: int
+    if_false: int
+    k: int
+
+
+def number(name: str, machine: str) -> int | None:
+    """The system call's number on ``machine``, None where it has none."""
+    return _NUMBERS[name][0 if machine == X86_64 else 1]
+
+
+def build(machine: str, pid: int) -> bytes:
+    """The filter program for one process.
+
+    Args:
+      machine: ``x86_64`` or ``aarch64``.
+      pid: the process's own id: the only one that ``tgkill`` may name (``abort`` uses it).
+
+    Returns:
+      An array of ``struct sock_filter``.
+    """
+    return b"".join(struct.pack("<HBBI", *instruction) for instruction in instructions(machine, pid))
+
+
+def instructions(machine: str, pid: int) -> list[Instruction]:
+    """The filter as a list of instructions (see ``build``)."""
+    program = [
+        Instruction(_LOAD, 0, 0, _ARCH),
+        Instruction(_JEQ, 1, 0, _AUDIT_ARCH[machine]),
+        Instruction(_RET, 0, 0, _KILL_PROCESS),
+        Instruction(_LOAD, 0, 0, _NR),
+    ]
+    if machine == X86_64:  # the x32 interface shares the architecture's name
+        program += [Instruction(_JGE, 0, 1, 0x40000000), Instruction(_RET, 0, 0, _EPERM)]
+    guarded = {
+        "open": _flags_clear(1, _OPEN_FOR_WRITING),
+        "openat": _flags_clear(2, _OPEN_FOR_WRITING),
+        "fcntl": _one_of(1, _FCNTL),
+        "ioctl": _one_of(1, _IOCTL),
+        "tgkill": _one_of(0, (pid,)),
+        "prlimit64": _null_pointer(2),
+        "clone": _thread_only(),
+        "clone3": [Instruction(_RET, 0, 0, _ENOSYS)],
+    }
+    plain = [name for name in _NUMBERS if name not in guarded]
+    for name, body in guarded.items():
+        value = number(name, machine)
+        if value is not None:
+            program += [Instruction(_JEQ, 0, len(body), value), *body]
+    allowed = [value for name in plain if (value := number(name, machine)) is not None]
+    for position, value in enumerate(allowed):
+        program.append(Instruction(_JEQ, len(allowed) - position, 0, value))
+    program += [Instruction(_RET, 0, 0, _EPERM), Instruction(_RET, 0, 0, _ALLOW)]
+    return program
+
+
+def _low(argument: int) -> int:
+    return _ARGS + 8 * argument
+
+
+def _flags_clear(argument: int, mask: int) -> list[Instruction]:
+    return [
+        Instruction(_LOAD, 0, 0, _low(argument)),
+        Instruction(_JSET, 0, 1, mask),
+        Instruction(_RET, 0, 0, _EPERM),
+        Instruction(_RET, 0, 0, _ALLOW),
+    ]
+
+
+def _one_of(argument: int, values: tuple[int, ...]) -> list[Instruction]:
+    tests = [Instruction(_JEQ, len(values) - position, 0, value) for position, value in enumerate(values)]
+    return [
+        Instruction(_LOAD, 0, 0, _low(argument)),
+        *tests,
+        Instruction(_RET, 0, 0, _EPERM),
+        Instruction(_RET, 0, 0, _ALLOW),
+    ]
+
+
+def _null_pointer(argument: int) -> list[Instruction]:
+    return [
+        Instruction(_LOAD, 0, 0, _low(argument)),
+        Instruction(_JEQ, 0, 2, 0),
+        Instruction(_LOAD, 0, 0, _low(argument) + 4),
+        Instruction(_JEQ, 1, 0, 0),
+        Instruction(_RET, 0, 0, _EPERM),
+        Instruction(_RET, 0, 0, _ALLOW),
+    ]
+
+
+def _thread_only() -> list[Instruction]:
+    return [
+        Instruction(_LOAD, 0, 0, _low(0)),
+        Instruction(_JSET, 1, 0, _CLONE_NEW),
+        Instruction(_JSET, 1, 0, _CLONE_THREAD),
+        Instruction(_RET, 0, 0, _EPERM),
+        Instruction(_RET, 0, 0, _ALLOW),
+    ]

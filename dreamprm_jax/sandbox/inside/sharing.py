@@ -1,0 +1,87 @@
+"""Whether several tests of one program may run in one child, one after the other.
+
+A fork costs more than most programs, so the tests of a program share a child where nothing can pass from one test to
+the next: every test executes the compiled code in a new ``__main__`` with new standard streams, and the state of the
+interpreter that programs commonly touch is put back. What remains is state that a program leaves inside a module. This
+check reads the compiled code for any way to do that and, where it finds one, has each test run in a child of its own.
+It need not hold against malice: a failure is only believed of the first test of a child, and a program that never sees
+the expected outputs gains nothing from remembering an earlier test.
+"""
+
+from __future__ import annotations
+
+import dis
+from collections.abc import Iterator
+from types import CodeType
+
+_STATELESS_NAMES = """
+    __future__ abc array bisect cmath collections copy dataclasses datetime decimal enum fractions functools heapq
+    itertools json math numbers operator random re statistics string sys textwrap time typing
+"""
+_REACHING_NAMES = """
+    __builtins__ __dict__ __class__ __globals__ __code__ __closure__ __subclasses__ __bases__ __mro__ __base__
+    __import__ __loader__ __spec__ __self__ __wrapped__ __defaults__ __kwdefaults__ __stdin__ __stdout__ __stderr__
+    eval exec compile globals vars setattr delattr breakpoint open help
+    modules settrace setprofile _getframe _current_frames meta_path path_hooks path_importer_cache path excepthook
+    displayhook unraisablehook breakpointhook setswitchinterval addaudithook set_asyncgen_hooks
+    set_coroutine_origin_tracking_depth intern _clear_type_cache setdlopenflags
+    close detach truncate seek fileno reconfigure register
+"""
+# modules without state that outlives a test, or whose state is put back
+_STATELESS = frozenset(_STATELESS_NAMES.split())
+# names, whether of attributes or globals, that reach the interpreter, other frames or raw descriptors
+_REACHING = frozenset(_REACHING_NAMES.split())
+_STORES = ("STORE_ATTR", "DELETE_ATTR")
+_NAME_LOADS = ("LOAD_NAME", "LOAD_GLOBAL", "LOAD_DEREF", "LOAD_CLASSDEREF")
+
+
+def may_share(code: CodeType) -> bool:
+    """Whether the program leaves nothing behind that a later test could see."""
+    nested = list(_nested(code))
+    for part in nested:
+        if not _REACHING.isdisjoint(part.co_names) or part.co_name == "__del__":
+            return False
+    imported = set[str]()
+    for part in nested:
+        for module, bound in _imports(part):
+            if module.split(".")[0] not in _STATELESS:
+                return False
+            imported.add(bound)
+    return not any(_stores_into(part, imported) for part in nested)
+
+
+def _nested(code: CodeType) -> Iterator[CodeType]:
+    stack = [code]
+    while stack:
+        part = stack.pop()
+        yield part
+        stack.extend(constant for constant in part.co_consts if isinstance(constant, CodeType))
+
+
+def _imports(code: CodeType) -> Iterator[tuple[str, str]]:
+    """Yields (module, name it or its part is bound to)."""
+    module = ""
+    for instruction in dis.get_instructions(code):
+        if instruction.opname == "IMPORT_NAME":
+            module = str(instruction.argval)
+        elif module and instruction.opname.startswith("STORE_"):
+            yield module, str(instruction.argval)
+        elif instruction.opname not in ("IMPORT_FROM", "IMPORT_STAR", "CACHE"):
+            if module:
+                yield module, module
+            module = ""
+
+
+def _stores_into(code: CodeType, imported: set[str]) -> bool:
+    """Whether an attribute of an imported module or name is set or deleted."""
+    before = None
+    for instruction in dis.get_instructions(code):
+        if (
+            instruction.opname in _STORES
+            and before is not None
+            and before.opname in _NAME_LOADS
+            and before.argval in imported
+        ):
+            return True
+        before = instruction
+    return False

@@ -1,0 +1,106 @@
+"""Canary attacks: before the first program, one worker must withstand what its tier promises to withstand."""
+
+from __future__ import annotations
+
+import os
+import select
+
+from dreamprm_jax import schema
+from dreamprm_jax.sandbox.grading import Grader
+from dreamprm_jax.sandbox.inside import frames, jobs
+from dreamprm_jax.sandbox.records import JudgeTask, SandboxUnavailable
+from dreamprm_jax.sandbox.worker import Worker
+
+_PROGRAM = """
+import ctypes, os, socket, sys
+held = []
+def denied(name, attempt):
+    try:
+        attempt()
+    except (OSError, MemoryError):
+        held.append(name)
+def checked(result):
+    if result < 0:
+        raise OSError
+libc = ctypes.CDLL(None)
+denied("writing files", lambda: open("/tmp/.dreamprm_canary", "w"))
+denied("writing files", lambda: os.mkdir("/tmp/.dreamprm_canary"))
+denied("reading files", lambda: open("/etc/passwd").read())
+denied("reading other processes", lambda: open("/proc/%d/environ" % os.getppid()).read())
+denied("listing files", lambda: os.listdir("/"))
+denied("sockets", lambda: socket.socket())
+denied("sockets", lambda: socket.socket(socket.AF_UNIX))
+denied("fork", lambda: os._exit(9) if os.fork() == 0 else None)
+denied("exec", lambda: os.execv("/bin/true", ["true"]))
+denied("signals", lambda: os.kill(os.getppid(), 0))
+denied("ptrace", lambda: checked(libc.ptrace(16, os.getppid(), 0, 0)))
+denied("namespaces", lambda: checked(libc.unshare(0x10000000)))
+denied("memory", lambda: bytearray(1 << 40))
+if os.getpid() > 100000 or os.getppid() not in (0, 1):
+    pass
+else:
+    held.append("process namespace")
+if os.environ.get("HOME") is None and len(os.environ) < 12:
+    held.append("environment")
+sys.stdout.write("\\n".join(sorted(set(held))))
+"""
+_PORTABLE = {
+    "environment",
+    "exec",
+    "fork",
+    "listing files",
+    "memory",
+    "namespaces",
+    "ptrace",
+    "reading files",
+    "reading other processes",
+    "signals",
+    "sockets",
+    "writing files",
+}
+_PROMISED = {
+    "FULL": _PORTABLE | {"process namespace"},
+    "PORTABLE": _PORTABLE,
+    "EXTERNAL": {"memory"},
+    "UNSAFE": set[str](),
+}
+
+
+def check_worker(worker: Worker, tier: str) -> None:
+    """Attacks a worker.
+
+    Raises:
+      SandboxUnavailable: naming what the tier promises and did not hold.
+    """
+    task = JudgeTask("canary", _PROGRAM, (schema.TestCase("", ""),))
+    grader = Grader(task, functional=False, official=False, first=0, output_bytes=1 << 20)
+    try:
+        held = _attack(worker, grader, task)
+    finally:
+        grader.close()
+    missing = sorted(_PROMISED[tier] - held)
+    if missing:
+        raise SandboxUnavailable(
+            f"sandbox tier {tier} does not hold on this machine: a test program was not denied {', '.join(missing)}. "
+            "Choose a lower tier (FULL > PORTABLE > EXTERNAL: only inside a container or VM that you trust > UNSAFE)."
+        )
+
+
+def _attack(worker: Worker, grader: Grader, task: JudgeTask) -> set[str]:
+    job = jobs.Job(jobs.FAITHFUL, jobs.SCRIPT, 0, 6, 1 << 20, task.code.encode(), b"", [b""])
+    source = os.memfd_create("job", os.MFD_CLOEXEC)
+    try:
+        os.write(source, job.pack())
+        request = jobs.Request(jobs.RUN, 0, 10.0, 20.0, 1 << 30, 1 << 20)
+        worker.send(request, (source, grader.output_file, grader.result_file))
+    finally:
+        os.close(source)
+    readable, _, _ = select.select([worker], [], [], 30.0)
+    reply = worker.receive() if readable else None
+    if reply is None or reply.ending == jobs.FAILED:
+        raise SandboxUnavailable(f"the sandbox's start-up probe failed: {reply.error if reply else 'no answer'}")
+    results, _ = frames.parse(os.pread(grader.result_file, 1 << 20, 0))
+    if len(results) != 1 or results[0].status != frames.OK:
+        detail = results[0].payload.decode("utf-8", "replace") if results else f"status {reply.value}"
+        raise SandboxUnavailable(f"the sandbox's start-up probe failed: {detail}")
+    return set(os.pread(grader.output_file, 1 << 20, 0).decode("utf-8", "replace").split("\n"))

@@ -1,0 +1,153 @@
+"""The judge's end of one worker: starts the fresh interpreter, sends jobs, reads replies, ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dreamprm_jax.sandbox.inside.jobs import Reply, Request
+from dreamprm_jax.sandbox.records import SandboxUnavailable
+
+_BOOTSTRAP = "import sys; sys.path.insert(0, sys.argv.pop(1)); from inside.zygote import main; sys.path.pop(0); main()"
+_START_SECONDS = 60.0
+# third-party packages that programs may import, where they are installed
+OFFERED_PACKAGES = ("numpy", "sortedcontainers")
+_SYSTEM_PATHS = (
+    "/lib",
+    "/lib64",
+    "/usr/lib",
+    "/usr/lib64",
+    "/etc/ld.so.cache",
+    "/etc/localtime",
+    "/usr/share/zoneinfo",
+    "/dev/null",
+    "/dev/zero",
+    "/dev/urandom",
+)
+_ENVIRONMENT = {
+    "PYTHONHASHSEED": "0",  # the same program gets the same verdict
+    "PYTHONDONTWRITEBYTECODE": "1",
+    "LC_ALL": "C.UTF-8",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+}
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a worker lets programs read."""
+
+    site: tuple[str, ...]  # added to sys.path, may be listed
+    readable: tuple[str, ...]
+
+
+def find_offer() -> Offer:
+    """The standard library and the offered packages of this interpreter."""
+    site: list[str] = []
+    readable = [*_SYSTEM_PATHS, sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")]
+    for name in OFFERED_PACKAGES:
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None:
+            continue
+        package = Path(spec.origin).resolve().parent
+        readable += [str(package), str(package.parent / f"{name}.libs")]
+        if str(package.parent) not in site:
+            site.append(str(package.parent))
+    return Offer(tuple(site), tuple(dict.fromkeys(readable)))
+
+
+class Worker:
+    """A running zygote."""
+
+    def __init__(self, tier: str, offer: Offer, preload: tuple[str, ...] = ()) -> None:
+        """Starts the interpreter; ``hello`` waits until it is locked down and serves."""
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        settings = {
+            "control": theirs.fileno(),
+            "namespaces": tier == "FULL",
+            "lock": {"FULL": "require", "PORTABLE": "require", "EXTERNAL": "offer", "UNSAFE": "none"}[tier],
+            "site": offer.site,
+            "readable": offer.readable,
+            "preload": preload,
+        }
+        self._tier = tier
+        self._process = subprocess.Popen(
+            [sys.executable, "-s", "-S", "-P", "-c", _BOOTSTRAP, str(Path(__file__).parent), json.dumps(settings)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=_ENVIRONMENT,
+            cwd="/",
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,
+        )
+        theirs.close()
+        self._hello: dict[str, Any] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Process id of the interpreter that was started."""
+        return self._process.pid
+
+    def fileno(self) -> int:
+        """The control socket, readable when a reply is there."""
+        return self._socket.fileno()
+
+    def hello(self) -> dict[str, Any]:
+        """Waits for the worker to be ready; its account of the lockdown.
+
+        Raises:
+          SandboxUnavailable: if the tier's lockdown failed, with the reason.
+        """
+        if self._hello is None:
+            readable, _, _ = select.select([self._socket], [], [], _START_SECONDS)
+            data = self._socket.recv(1 << 16) if readable else b""
+            answer = json.loads(data) if data else {"error": "the worker process ended or did not answer"}
+            if "error" in answer:
+                self.close()
+                raise SandboxUnavailable(
+                    f"sandbox tier {self._tier} does not hold on this machine: {answer['error']}. "
+                    "Give the process the missing kernel feature, or choose a lower tier "
+                    "(FULL > PORTABLE > EXTERNAL: only inside a container or VM that you trust > UNSAFE)."
+                )
+            self._hello = answer
+        return self._hello
+
+    def send(self, request: Request, descriptors: tuple[int, ...] = ()) -> None:
+        """Sends a message.
+
+        Raises:
+          OSError: if the worker is gone.
+        """
+        socket.send_fds(self._socket, [request.pack()], descriptors)
+
+    def receive(self) -> Reply | None:
+        """The reply that is there; None if the worker is gone."""
+        try:
+            data = self._socket.recv(1 << 16)
+        except OSError:
+            return None
+        return Reply.unpack(data) if data else None
+
+    def close(self) -> None:
+        """Ends the worker and its child, and waits until they are gone."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        try:
+            self._process.wait(timeout=2.0)  # it sees the end of the socket, kills its child and leaves
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, 9)
+            self._process.wait()
