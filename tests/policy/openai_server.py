@@ -1,0 +1,132 @@
+"""A small HTTP server that speaks the OpenAI schema, run as a process by the tests.
+
+It writes programs for the problem "Double": whole ones, or the continuation of whatever prefix the prompt ends in.
+The model's name asks for a behaviour, the part after ":" keeps the counts of different tests apart:
+
+  plain         answers as it should
+  fail500_K     HTTP 500 for the first K requests, then plain (also fail429_K with Retry-After, malformed_K, empty_K)
+  slow          waits a second before it answers
+  one           one choice, whatever n is
+  echo          repeats the prompt in the answer
+  repeat        repeats the given part of the answer
+  strip         strips the answer
+  restart       begins a new answer instead of continuing
+  denied        HTTP 401
+  cut           stops at the token limit
+
+``GET /log/MODEL`` gives the bodies of the requests made to a model so far.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import defaultdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+FENCE = "```python\n"
+MAIN = 'def main():\n    """Read, double, print."""\n    print(double(int(input())))\n'
+HELPER = '\ndef double(n):\n    """Twice n."""\n    return 2 * n  # seed {seed}\n'
+CALL = "\nmain()\n"
+METHOD = '    def helper(self, n):\n        """Twice n."""\n        return 2 * n  # seed {seed}\n'
+
+LOG: dict[str, list[dict[str, Any]]] = defaultdict(list)
+LOCK = threading.Lock()
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One request."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        with LOCK:
+            self.reply(200, LOG[self.path.removeprefix("/log/")])
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        model = body["model"]
+        with LOCK:
+            LOG[model].append({"path": self.path, **body})
+            number = len(LOG[model])
+        behaviour, _, count = model.split(":")[0].partition("_")
+        if count and number <= int(count):
+            self.fail(behaviour)
+        elif behaviour == "denied":
+            self.reply(401, {"error": {"message": "bad key"}})
+        elif self.path == "/v1/completions":
+            self.complete(body, behaviour)
+        elif self.path == "/v1/chat/completions":
+            self.chat(body)
+        else:
+            self.reply(404, {"error": {"message": "no such endpoint"}})
+
+    def fail(self, behaviour: str) -> None:
+        if behaviour == "fail429":
+            self.reply(429, {"error": {"message": "slow down"}}, {"Retry-After": "0.3"})
+        elif behaviour == "malformed":
+            self.send(200, b'{"choices": [{"te', {})
+        elif behaviour == "empty":
+            self.reply(200, {"object": "text_completion"})
+        else:
+            self.reply(500, {"error": {"message": "out of memory"}})
+
+    def complete(self, body: dict[str, Any], behaviour: str) -> None:
+        prompt, seed = body["prompt"], body["seed"]
+        given = prompt[prompt.rindex(FENCE) + len(FENCE) :]
+        if behaviour == "slow":
+            time.sleep(1)
+        choices = []
+        for index in range(1 if behaviour == "one" else body["n"]):
+            if "class Solution" in given:
+                text = METHOD
+            elif given:
+                text = HELPER + CALL
+            else:
+                text = MAIN + HELPER + CALL
+            text = text.format(seed=seed + index).removesuffix("\n")  # the stop sequence takes the last newline
+            reason = "stop"
+            if behaviour == "echo":
+                text = prompt + text
+            elif behaviour == "repeat":
+                text = FENCE + given + text
+            elif behaviour == "strip":
+                text = text.strip()
+            elif behaviour == "restart":
+                text = f"Sure!\n{FENCE}{MAIN}{HELPER}```"[6:]
+            elif behaviour == "cut":
+                text, reason = text[:30], "length"
+            choices.append({"index": index, "text": text, "finish_reason": reason, "logprobs": None})
+        self.answer("text_completion", choices, body)
+
+    def chat(self, body: dict[str, Any]) -> None:
+        text = f"Here it is:\n\n{FENCE}{MAIN}{HELPER.format(seed=body['seed'])}{CALL}```\n"
+        message = {"role": "assistant", "content": text}
+        choices = [{"index": i, "message": message, "finish_reason": "stop"} for i in range(body["n"])]
+        self.answer("chat.completion", choices, body)
+
+    def answer(self, kind: str, choices: list[dict[str, Any]], body: dict[str, Any]) -> None:
+        usage = {"prompt_tokens": 100, "completion_tokens": 10 * len(choices), "total_tokens": 100 + 10 * len(choices)}
+        reply = {"id": "x", "object": kind, "created": 0, "model": body["model"], "choices": choices, "usage": usage}
+        self.reply(200, reply)
+
+    def reply(self, status: int, value: object, headers: dict[str, str] | None = None) -> None:
+        self.send(status, json.dumps(value).encode("utf-8"), headers or {})
+
+    def send(self, status: int, data: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {"Content-Type": "application/json", "Content-Length": str(len(data)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *arguments: object) -> None:
+        """Quiet."""
+
+
+if __name__ == "__main__":
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    print(server.server_address[1], flush=True)
+    server.serve_forever()

@@ -1,0 +1,215 @@
+"""The server policy against a real HTTP server process, in good and bad moods."""
+
+from __future__ import annotations
+
+import builtins
+import itertools
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dreamprm_jax.cof.splitter import split_steps
+from dreamprm_jax.config import PolicyConfig
+from dreamprm_jax.engine.ordered import ordered_map
+from dreamprm_jax.policy.chat_template import load_chat_template
+from dreamprm_jax.policy.factory import make_policy
+from dreamprm_jax.policy.protocol import CompletionRequest, PolicyError
+from dreamprm_jax.policy.server import ServerPolicy, Usage
+from dreamprm_jax.schema import DataError, Problem
+
+PROBLEM = Problem("p", "Double", "Print twice the number.", "own", "c", "2024-01-01", "easy")
+PREFIX = 'def main():\n    """Read, double, print."""\n    print(double(int(input())))\n'
+METHOD_PREFIX = "class Solution:\n    def double(self, n):\n        return self.helper(n)\n\n"
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    script = Path(__file__).with_name("openai_server.py")
+    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture
+def server(address: str) -> Iterator[Callable[..., ServerPolicy]]:
+    """Makes policies for a behaviour; each has a model name, and so a log, of its own."""
+    opened = []
+    numbers = itertools.count(time.monotonic_ns())
+
+    def make(behaviour: str, **settings: Any) -> ServerPolicy:
+        config = PolicyConfig(kind="server", base_url=f"{address}/v1", model=f"{behaviour}:{next(numbers)}", **settings)
+        opened.append(ServerPolicy(config, backoff_seconds=0.01))
+        return opened[-1]
+
+    yield make
+    for policy in opened:
+        policy.close()
+
+
+def log(policy: ServerPolicy) -> list[dict[str, Any]]:
+    url = policy.config.base_url.removesuffix("/v1") + f"/log/{policy.name}"
+    with urllib.request.urlopen(url) as reply:
+        return json.load(reply)
+
+
+def request(prefix: str = PREFIX, n: int = 4, temperature: float = 0.3, seed: int = 7) -> CompletionRequest:
+    return CompletionRequest(PROBLEM, prefix, n, temperature, seed)
+
+
+def seeds(codes: list[str]) -> list[str]:
+    return [code.split("# seed ")[1].split("\n")[0] for code in codes]
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], input="21\n", capture_output=True, text=True, check=True).stdout
+
+
+def test_whole_programs(server):
+    policy = server("plain")
+    completions = policy.complete(request(prefix=""))
+    assert seeds([c.code for c in completions]) == ["7", "8", "9", "10"]
+    assert all((c.finish_reason, c.forced) == ("stop", True) for c in completions)
+    assert run(completions[0].code) == "42\n"
+    (sent,) = log(policy)
+    assert sent["prompt"].startswith("<|im_start|>system\n")
+    assert "# Double\n\nPrint twice the number." in sent["prompt"]
+    assert sent["prompt"].endswith("<|im_end|>\n<|im_start|>assistant\n```python\n")
+    assert (sent["n"], sent["temperature"], sent["max_tokens"], sent["stop"]) == (4, 0.3, 2048, ["\n```"])
+    assert policy.usage == Usage(requests=1, prompt_tokens=100, completion_tokens=40)
+
+
+@pytest.mark.parametrize("behaviour", ["plain", "echo", "repeat"])
+def test_a_prefix_is_continued_whatever_the_server_repeats(server, behaviour):
+    policy = server(behaviour)
+    completions = policy.complete(request())
+    assert [c.forced for c in completions] == [True] * 4
+    assert all(c.code.startswith(PREFIX + "\ndef double(n):") for c in completions)
+    assert run(completions[3].code) == "42\n"
+    assert [step.name for step in split_steps(completions[0].code)] == ["main", "double"]
+    assert log(policy)[0]["prompt"].endswith("```python\n" + PREFIX)
+
+
+@pytest.mark.parametrize("behaviour", ["plain", "strip"])
+def test_a_method_keeps_its_indentation(server, behaviour):
+    (completion,) = server(behaviour).complete(request(prefix=METHOD_PREFIX, n=1))
+    assert completion.code.startswith(METHOD_PREFIX + "    def helper(self, n):\n        ")
+    assert [step.name for step in split_steps(completion.code)] == ["Solution.double", "Solution.helper"]
+
+
+def test_a_server_that_begins_anew_is_marked(server):
+    (completion,) = server("restart").complete(request(prefix="import sys\n" + PREFIX, n=1))
+    assert not completion.forced
+    assert not completion.code.startswith("import sys")
+    (whole,) = server("restart").complete(request(prefix="", n=1))
+    assert whole.forced
+
+
+def test_the_token_limit_is_passed_on(server):
+    (completion,) = server("cut").complete(request(prefix="", n=1))
+    assert (completion.finish_reason, completion.code) == ("length", PREFIX[:30])
+
+
+def test_fewer_choices_than_asked_are_made_up_by_single_requests(server):
+    policy = server("one")
+    completions = policy.complete(request())
+    assert [sent["n"] for sent in log(policy)] == [4, 1, 1, 1]
+    assert len(set(seeds([c.code for c in completions]))) == 4
+    assert policy.usage.missing_choices == 3
+    again = policy.complete(request())
+    assert [sent["n"] for sent in log(policy)[4:]] == [1, 1, 1, 1]
+    assert again == completions
+
+
+def test_greedy_requests_are_asked_once(server):
+    policy = server("plain")
+    completions = policy.complete(request(temperature=0))
+    assert len(completions) == 4
+    assert [sent["n"] for sent in log(policy)] == [1]
+
+
+@pytest.mark.parametrize("behaviour", ["fail500_2", "malformed_2", "empty_2", "fail429_2"])
+def test_passing_faults_are_retried(server, behaviour):
+    policy = server(behaviour)
+    start = time.monotonic()
+    assert len(policy.complete(request())) == 4
+    assert (policy.usage.requests, policy.usage.retries) == (1, 2)
+    assert len(log(policy)) == 3
+    if behaviour == "fail429_2":
+        assert time.monotonic() - start >= 0.6  # twice the server's Retry-After
+
+
+def test_lasting_faults_are_errors_that_say_so(server):
+    policy = server("fail500_99", max_retries=2)
+    with pytest.raises(PolicyError, match=r"failed 3 times, last with InternalServerError.*out of memory"):
+        policy.complete(request())
+    assert len(log(policy)) == 3
+    with pytest.raises(PolicyError, match="failed 1 times, last with MalformedReply"):
+        server("malformed_99", max_retries=0).complete(request())
+    with pytest.raises(PolicyError, match="failed 2 times, last with APITimeoutError"):
+        server("slow", max_retries=1, timeout_seconds=0.1).complete(request())
+
+
+def test_refusals_are_not_retried(server):
+    policy = server("denied")
+    with pytest.raises(PolicyError, match=r"HTTP 401, the key was refused; .*api_key_env"):
+        policy.complete(request())
+    assert len(log(policy)) == 1
+
+
+def test_no_server_at_all():
+    config = PolicyConfig(kind="server", base_url="http://127.0.0.1:9/v1", model="m", max_retries=1)
+    with pytest.raises(PolicyError, match="failed 2 times, last with APIConnectionError"):
+        ServerPolicy(config, backoff_seconds=0.01).complete(request())
+
+
+def test_chat_only_servers_see_the_prefix_as_starter_code(server):
+    policy = server("plain", continuation="chat")
+    completions = policy.complete(request(n=2))
+    assert [c.forced for c in completions] == [False, False]
+    assert run(completions[0].code) == "42\n"
+    (sent,) = log(policy)
+    assert sent["path"] == "/v1/chat/completions"
+    assert f"```python\n{PREFIX}```" in sent["messages"][1]["content"]
+    assert policy.complete(request(prefix="", n=1))[0].forced
+
+
+def test_requests_run_at_once_and_keep_their_order(server):
+    policy = server("slow")
+    requests = [request(n=1, seed=seed) for seed in range(8)]
+    start = time.monotonic()
+    answers = list(ordered_map(policy.complete, requests, threads=8))
+    assert time.monotonic() - start < 5  # eight answers of a second each
+    assert seeds([completions[0].code for _, completions in answers]) == [str(seed) for seed in range(8)]
+
+
+def test_sampling_parameters_and_settings(server, address, monkeypatch):
+    policy = server("plain")
+    assert policy.sampling(0.3) == {
+        "model": policy.name,
+        "temperature": 0.3,
+        "max_tokens": 2048,
+        "continuation": "completions",
+        "prompt": "cof-1",
+        "chat_template": load_chat_template("").identity,
+    }
+    with pytest.raises(DataError, match=r"policy\.model is empty"):
+        make_policy(PolicyConfig(kind="server", base_url=f"{address}/v1"))
+    real_import = builtins.__import__
+
+    def without_openai(name: str, *arguments: Any, **named: Any) -> Any:
+        if name == "openai":
+            raise ImportError(name)
+        return real_import(name, *arguments, **named)
+
+    monkeypatch.setattr(builtins, "__import__", without_openai)
+    with pytest.raises(DataError, match=r'pip install "dreamprm-jax\[server\]"'):
+        make_policy(PolicyConfig(kind="server", base_url=f"{address}/v1", model="m"))
