@@ -110,7 +110,7 @@ def make_meta_gradient(
         no ``custom_vjp`` kernels.
       outer_loss: (params, batch[, rng]) -> scalar, or (scalar, aux).
       optimizer: any optax transformation whose update is differentiable. Adam needs ``eps_root > 0`` or
-        ``bilevel.optimizers.adamw``: optax's default has a nan derivative where a gradient has been exactly zero so far.
+        ``bilevel.optimizers.adamw``: optax's default has a nan derivative where a gradient has only been 0 so far.
       method: ``mixed``: exact, memory of a plain step. ``reverse``: exact, jax.grad through the unrolled steps: the
         reference. ``finite_difference``: an approximation, betty-ml's ``darts``: central difference along v at theta_K
         on the last inner batch, as though the optimizer were SGD with rate 1. ``first_order``: the

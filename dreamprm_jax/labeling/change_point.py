@@ -1,0 +1,211 @@
+"""Change-point EM: which step of a failed program was the first fatal one?
+
+Along one program the chance that any completion still passes never rises, a prefix with one passing rollout is
+recoverable for certain, and the program's own outcome is known. One hidden variable per program, its first fatal step,
+says all of that.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from dreamprm_jax.schema import DataError
+
+PASSED, FAILED, UNKNOWN = 1, 0, -1  # outcome of a program; UNKNOWN where no judge could decide
+
+# The maximisation over pass rates runs on a grid: exact, and one table of likelihoods serves every iteration.
+RATES = np.linspace(0.02, 0.98, 49)
+CONCENTRATIONS = np.array([0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0])
+GROUP_STRENGTH = 8.0  # the overall pass rate counts as this many rollouts in each group
+
+
+@dataclass(frozen=True)
+class ChangePoint:
+    """What ``change_point_em`` found."""
+
+    recoverable: Float[np.ndarray, " n"]  # P(some completion of the prefix still passes | counts, outcome)
+    hazard: Float[np.ndarray, " positions"]  # P(step i is fatal | none before it was), by step index
+    pass_rate: Float[np.ndarray, " groups"]  # mean pass rate of a rollout from a recoverable prefix
+    concentration: float  # a + b of the Beta distribution of a prefix's pass rate around its group's
+    log_posterior: tuple[float, ...]  # nats, up to a constant, before each maximisation: never falls
+
+
+def change_point_em(
+    passes: Int[np.ndarray, " n"],
+    rollouts: Int[np.ndarray, " n"],
+    program: Int[np.ndarray, " n"],
+    outcome: Int[np.ndarray, " programs"],
+    group: Int[np.ndarray, " programs"] | None = None,
+    max_iterations: int = 100,
+    tolerance: float = 1e-6,
+) -> ChangePoint:
+    """Expectation maximisation over the first fatal step T of each program.
+
+    Given T, the passes of a step before T are beta-binomial, those of the others are 0; P(T = i) = h_i prod_{j<i} (1 -
+    h_j). The outcome binds T: a passed program has no fatal step; a failed one has, as its last prefix is the program
+    itself. Fitted: the hazards h_i (prior Beta(2, 2)), the mean pass rate of each group, their concentration.
+
+    Args:
+      passes: passing rollouts of each step's prefix; the rows of one program consecutive and in order.
+      rollouts: judged rollouts, 0 where there were none (no evidence).
+      program: the program of each row, 0..programs-1, not falling.
+      outcome: PASSED, FAILED or UNKNOWN for each program.
+      group: programs whose pass rates are alike (those of one problem), 0..groups-1; None: all.
+      max_iterations: bound of the loop.
+      tolerance: stop when the log-posterior per program rises by less.
+
+    Returns:
+      ChangePoint.
+
+    Raises:
+      DataError: on arrays that do not fit together.
+    """
+    passes, rollouts, program, outcome = (np.asarray(array) for array in (passes, rollouts, program, outcome))
+    group = np.zeros(len(outcome), int) if group is None else np.asarray(group)
+    _check(passes, rollouts, program, outcome, group)
+    lengths = np.bincount(program, minlength=len(outcome))
+    column = np.arange(len(program)) - (np.cumsum(lengths) - lengths)[program]
+    shape = (len(outcome), int(lengths.max(initial=0)))
+    mask = np.zeros(shape, bool)
+    mask[program, column] = True
+
+    # Few (passes, rollouts) pairs occur: all likelihoods come from one table.
+    pairs, pair = np.unique(np.stack([passes, rollouts], axis=1), axis=0, return_inverse=True)
+    pair = pair.reshape(-1)
+    table = _log_beta_binomial(pairs)  # [pairs, RATES, CONCENTRATIONS]
+    allowed = _allowed(_pad(passes, program, column, shape), mask, lengths, outcome)
+
+    hazard = np.full(shape[1], 0.2)
+    rate = np.full(int(group.max(initial=0)) + 1, len(RATES) // 2)  # grid index by group
+    overall, concentration = len(RATES) // 2, 2  # grid indices
+    history: list[float] = []
+    alive = np.zeros(len(program))
+    for _ in range(max_iterations):
+        evidence = _pad(table[pair, rate[group[program]], concentration], program, column, shape)
+        log_joint = np.where(allowed, _log_prior(hazard, mask) + _before(evidence), -np.inf)
+        top = log_joint.max(axis=1, keepdims=True)
+        weight = np.exp(log_joint - top)
+        total = weight.sum(axis=1, keepdims=True)
+        posterior = weight / total  # P(T = i), the last column for "none"
+        alive = (1.0 - np.cumsum(posterior, axis=1)).clip(0.0, 1.0)[program, column]
+        prior = float((np.log(hazard) + np.log1p(-hazard)).sum() + _group_prior()[overall][rate].sum())
+        history.append(float((top + np.log(total)).sum()) + prior)
+        if len(history) > 1 and history[-1] - history[-2] < tolerance * max(len(outcome), 1):
+            break
+        hazard = _fit_hazard(posterior, mask)
+        rate, overall, concentration = _fit_rates(table, pair, alive, group[program], len(rate))
+    return ChangePoint(alive, hazard, RATES[rate], float(CONCENTRATIONS[concentration]), tuple(history))
+
+
+def _allowed(
+    passes: Int[np.ndarray, "programs steps"],
+    mask: Bool[np.ndarray, "programs steps"],
+    lengths: Int[np.ndarray, " programs"],
+    outcome: Int[np.ndarray, " programs"],
+) -> Bool[np.ndarray, "programs steps+1"]:
+    """Which T are possible; column ``steps`` stands for no fatal step."""
+    steps = np.arange(mask.shape[1])
+    # The last prefix of a failed program is that program: were a rollout of it to pass, the judge would be at odds with
+    # itself, and the outcome is the better witness.
+    final = steps[None, :] == lengths[:, None] - 1
+    passes = np.where(final & (outcome == FAILED)[:, None], 0, passes)
+    passes_from_here = np.cumsum(passes[:, ::-1], axis=1)[:, ::-1]
+    fatal = mask & (passes_from_here == 0) & (outcome != PASSED)[:, None]
+    none = (outcome != FAILED) | (lengths == 0)
+    return np.concatenate([fatal, none[:, None]], axis=1)
+
+
+def _log_prior(
+    hazard: Float[np.ndarray, " steps"], mask: Bool[np.ndarray, "programs steps"]
+) -> Float[np.ndarray, "programs steps+1"]:
+    """log P(T) of each program."""
+    survive = _before(np.where(mask, np.log1p(-hazard), 0.0))
+    survive[:, :-1] += np.log(hazard)
+    return survive
+
+
+def _before(values: Float[np.ndarray, "programs steps"]) -> Float[np.ndarray, "programs steps+1"]:
+    """Sums over all earlier steps."""
+    return np.concatenate([np.zeros((len(values), 1)), np.cumsum(values, axis=1)], axis=1)
+
+
+def _fit_hazard(
+    posterior: Float[np.ndarray, "programs steps+1"], mask: Bool[np.ndarray, "programs steps"]
+) -> Float[np.ndarray, " steps"]:
+    fatal = posterior[:, :-1]
+    reached = np.where(mask, 1.0 - _before(fatal)[:, :-1], 0.0)
+    return (fatal.sum(axis=0) + 1.0) / (reached.sum(axis=0) + 2.0)
+
+
+def _fit_rates(
+    table: Float[np.ndarray, "pairs rates concentrations"],
+    pair: Int[np.ndarray, " n"],
+    alive: Float[np.ndarray, " n"],
+    group: Int[np.ndarray, " n"],
+    groups: int,
+) -> tuple[Int[np.ndarray, " groups"], int, int]:
+    """The grid's best (rate of each group, overall rate, concentration)."""
+    counts = np.zeros((groups, len(table)))
+    np.add.at(counts, (group, pair), alive)
+    score = np.einsum("gp,prc->cgr", counts, table)
+    prior = _group_prior()  # [overall, rate]
+    best: tuple[float, Int[np.ndarray, " groups"], int, int] | None = None
+    for concentration in range(len(CONCENTRATIONS)):
+        for overall in range(len(RATES)):
+            value = score[concentration] + prior[overall]
+            total = float(value.max(axis=1).sum())
+            if best is None or total > best[0]:
+                best = (total, value.argmax(axis=1), overall, concentration)
+    assert best is not None
+    return best[1:]
+
+
+def _group_prior() -> Float[np.ndarray, "overall rates"]:
+    """log density of a group's rate around the overall one: Beta(1 + s m, 1 + s (1 - m)) with s = GROUP_STRENGTH."""
+    a, b = 1.0 + GROUP_STRENGTH * RATES[:, None], 1.0 + GROUP_STRENGTH * (1.0 - RATES[:, None])
+    return (a - 1.0) * np.log(RATES) + (b - 1.0) * np.log1p(-RATES) - _log_beta(a, b)
+
+
+def _log_beta_binomial(pairs: Int[np.ndarray, "pairs 2"]) -> Float[np.ndarray, "pairs rates concentrations"]:
+    """log P(passes of rollouts) without the binomial coefficient, which is the same for every T."""
+    passes, failures = pairs[:, 0, None, None], (pairs[:, 1] - pairs[:, 0])[:, None, None]
+    a = RATES[None, :, None] * CONCENTRATIONS[None, None, :]
+    b = (1.0 - RATES[None, :, None]) * CONCENTRATIONS[None, None, :]
+    return _log_beta(a + passes, b + failures) - _log_beta(a, b)
+
+
+_log_gamma = np.vectorize(math.lgamma, otypes=[float])
+
+
+def _log_beta(a: Float[np.ndarray, " *shape"], b: Float[np.ndarray, " *shape"]) -> Float[np.ndarray, " *shape"]:
+    return _log_gamma(a) + _log_gamma(b) - _log_gamma(a + b)
+
+
+def _pad(
+    values: np.ndarray, program: Int[np.ndarray, " n"], column: Int[np.ndarray, " n"], shape: tuple[int, int]
+) -> np.ndarray:
+    padded = np.zeros(shape, values.dtype)
+    padded[program, column] = values
+    return padded
+
+
+def _check(
+    passes: np.ndarray, rollouts: np.ndarray, program: np.ndarray, outcome: np.ndarray, group: np.ndarray
+) -> None:
+    if not passes.shape == rollouts.shape == program.shape or passes.ndim != 1:
+        raise DataError(
+            f"passes {passes.shape}, rollouts {rollouts.shape}, program {program.shape}: vectors of one length expected"
+        )
+    if ((passes < 0) | (passes > rollouts)).any():
+        row = int(np.argmax((passes < 0) | (passes > rollouts)))
+        raise DataError(f"row {row}: passes={passes[row]} is not between 0 and rollouts={rollouts[row]}")
+    if len(program) and (program.min() < 0 or program.max() >= len(outcome) or (np.diff(program) < 0).any()):
+        raise DataError(f"program: numbers from 0 to {len(outcome) - 1} that never fall are expected; sort the rows")
+    if not np.isin(outcome, (PASSED, FAILED, UNKNOWN)).all():
+        raise DataError("outcome: 1 (passed), 0 (failed) or -1 (unknown) expected for each program")
+    if group.shape != outcome.shape or (len(group) and group.min() < 0):
+        raise DataError(f"group: {group.shape}; one number >= 0 for each of the {len(outcome)} programs expected")
