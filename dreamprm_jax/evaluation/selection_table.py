@@ -39,7 +39,7 @@ def selection_results(
     """
     chosen = methods(candidates, arms, aggregator)
     most = max(len(one.passed) for one in candidates)
-    points = powers_of_two(most)
+    points = sorted({*powers_of_two(most), most})
     curve = np.stack([[method.accuracies(candidates, k) for k in points] for method in chosen])  # (R, k, P)
     final = np.stack([method.accuracies(candidates, most) for method in chosen])  # (R, P)
     replicates = bootstrap_means(np.concatenate([final, curve.reshape(-1, len(candidates))]), samples, seed)

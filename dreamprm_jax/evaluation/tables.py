@@ -170,7 +170,7 @@ def _steps(results: Results) -> Table:
     counts = results["steps"]["counts"]
     return Table(
         "steps",
-        f"Step scores against the exact truth of {_step_counts(counts, 'test')}",
+        f"Step scores against the exact truth: {_step_counts(counts, 'test')}",
         ["score", "AUROC", "95% interval", "before error", "Brier", "ECE", "first-error F1"],
         rows,
         _explanation(
@@ -195,7 +195,7 @@ def _labels(results: Results) -> Table:
     counts = results["labels"]["counts"]
     return Table(
         "labels",
-        f"Training labels against the exact truth of {_step_counts(counts, 'training')}",
+        f"Labels against the exact truth: {_step_counts(counts, 'training')}",
         ["label", "AUROC", "95% interval", "before error", "Brier", "Brier recov.", "ECE"],
         rows,
         _explanation(results["labels"]),
@@ -204,7 +204,7 @@ def _labels(results: Results) -> Table:
 
 def _step_counts(counts: Results, window: str) -> str:
     recoverable, before = percent(counts["share_recoverable"]), percent(counts["share_before_error"])
-    return f"{counts['steps']} {window} steps: {recoverable}% recoverable, {before}% before any error"
+    return f"{counts['steps']} {window} steps, {recoverable}% recoverable, {before}% before any error"
 
 
 def _explanation(section: Results, *more: str) -> str:

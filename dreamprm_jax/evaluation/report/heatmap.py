@@ -18,8 +18,8 @@ from dreamprm_jax.schema import StepTruth
 from dreamprm_jax.selection.aggregators import sigmoid
 from dreamprm_jax.selection.best_of_n import choose
 
-MAX_CHARACTERS = 20_000
-"""Characters of one program or statement that the page shows; the files hold the rest."""
+MAX_CHARACTERS, MAX_STEPS = 20_000, 100
+"""Characters of one program or statement, and steps of one program, that the page shows; the files hold the rest."""
 
 _CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
 _HIDDEN = {
@@ -140,6 +140,10 @@ def _steps(
     cut = split_steps(code)
     steps = []
     for step in cut:
+        if step.index == MAX_STEPS or step.start > MAX_CHARACTERS:
+            rest = f"[{len(cut) - step.index} more steps, {len(code) - step.start} characters]"
+            steps.append(HeatStep(rest, "", (), (), None))
+            break
         values = tuple(row[step.index] if len(row) == len(cut) else None for row in scores)
         text = visible(code[step.start : step.end], MAX_CHARACTERS - step.start)
         truth = known.get((program_hash, step.index))

@@ -1,0 +1,179 @@
+import dataclasses
+import html.parser
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+
+from dreamprm_jax.cof.splitter import split_steps
+from dreamprm_jax.evaluation.report.heatmap import MAX_CHARACTERS, colour, visible
+from dreamprm_jax.evaluation.report.stage import report
+from dreamprm_jax.evaluation.stage import evaluate
+from dreamprm_jax.schema import CorrectedLabel, Outcome, Problem, Program, Score, StepLabel, Verdict
+from dreamprm_jax.storage import write_records
+from dreamprm_jax.workdir import Paths
+
+ATTACK = "<script>document.title = 'owned'</script>"
+PROGRAMS = {
+    "script": f"{ATTACK}\n</pre><img src=x onerror=\"document.title='owned'\">",
+    "template": "{{ 7 * 7 }} {% raw %}\nprint('&lt;')",
+    "control": "print('a\x00b\x1b[31m\u202e)')\n",
+    "long": "def f():\n    return 1\n\n" * 9000,
+    "empty": "",
+}
+
+
+class Page(html.parser.HTMLParser):
+    """Start tags, and the text of every <pre>."""
+
+    def __init__(self, text: str):
+        super().__init__(convert_charrefs=True)
+        self.tags: list[tuple[str, dict]] = []
+        self.blocks: list[str] = []
+        self._inside = False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag == "pre":
+            self._inside = True
+            self.blocks.append("")
+
+    def handle_endtag(self, tag):
+        self._inside = self._inside and tag != "pre"
+
+    def handle_data(self, data):
+        if self._inside:
+            self.blocks[-1] += data
+
+
+@pytest.fixture(scope="module")
+def page(run_folder, config):
+    evaluate(config, run_folder)
+    counts = report(config, run_folder)
+    return counts, run_folder.report().read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory, config):
+    """Real-problem settings (no truth, nothing corrected), and programs that attack the page."""
+    config = dataclasses.replace(
+        config,
+        name=ATTACK,
+        problems=dataclasses.replace(config.problems, source="livecodebench"),
+        train=dataclasses.replace(config.train, arms=("orm", "raw")),
+    )
+    paths = Paths(tmp_path_factory.mktemp("hostile"))
+    problem = Problem("p<b>", ATTACK, f"say </pre>{ATTACK}", "x", "c", "2025-02-01", "easy")
+    programs = [Program.make("p<b>", code, index, "policy", {}) for index, code in enumerate(PROGRAMS.values())]
+    write_records(paths.problems("test"), Problem, [problem])
+    write_records(paths.programs("test"), Program, programs)
+    verdicts = [Verdict.AC if index % 2 else Verdict.RE for index in range(len(programs))]
+    outcomes = [
+        Outcome("p<b>", program.program_hash, verdict, 0, 1, ATTACK, 0.0, "faithful", "T")
+        for program, verdict in zip(programs, verdicts, strict=True)
+    ]
+    write_records(paths.outcomes("test"), Outcome, outcomes)
+    for arm in config.train.arms:
+        scores = []
+        for index, program in enumerate(programs):
+            logits = tuple(np.linspace(-2, 2, len(split_steps(program.code)) + (index == 1)).tolist())
+            scores.append(Score("p<b>", program.program_hash, logits, logits, arm, "c"))
+        write_records(paths.scores(arm), Score, scores)
+    label = StepLabel("t", "h", 0, 0, 1, 1, 4, 0, 2.0, 4.0, "policy", "{}", "faithful", "T", "c")
+    write_records(paths.step_labels(), StepLabel, [label])
+    write_records(paths.corrected_labels("corrected"), CorrectedLabel, [])
+    evaluate(config, paths)
+    report(config, paths)
+    return paths
+
+
+def test_the_page_holds_tables_plots_and_code_and_needs_no_network(page):
+    counts, text = page
+    assert counts == {"tables": 9, "plots": 4, "problems": 12, "heat_map_programs": 48}
+    parsed = Page(text)
+    assert sum(tag == "svg" for tag, _ in parsed.tags) == 4
+    assert not [attrs for _, attrs in parsed.tags if "src" in attrs or attrs.get("href", "#")[0] != "#"]
+    assert "url(http" not in text
+    assert not re.search(r"@import|\bfetch\(", text)
+    for label in ("PRM, corrected labels", "oracle (= pass@8)", "procedural-0-00006", "106"):
+        assert label in text
+
+
+def test_ids_are_unique_and_references_lead_somewhere(page):
+    ids = re.findall(r'\sid="([^"]+)"', page[1])
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:url\(|href=")#([^)"]+)', page[1])) <= set(ids)
+
+
+def test_figures_follow_the_colours_of_the_page(page):
+    svg = "".join(re.findall(r"<svg.*?</svg>", page[1], flags=re.DOTALL))
+    assert "currentColor" in svg
+    assert "#1b1f28" not in svg
+    assert "#fefefe" not in svg
+
+
+def test_the_same_run_gives_the_same_bytes(page, run_folder, config, tmp_path):
+    shutil.copytree(run_folder.root, tmp_path / "run")
+    again = Paths(tmp_path / "run")
+    shutil.rmtree(again.report().parent)
+    report(config, again)
+    names = sorted(path.name for path in run_folder.report().parent.iterdir())
+    assert names == sorted(
+        [
+            "report.html",
+            *(f"{n}.{e}" for n in ("best_of_n", "labels", "reliability", "trajectories") for e in ("svg", "png")),
+        ]
+    )
+    for name in names:
+        assert (again.report().parent / name).read_bytes() == (run_folder.report().parent / name).read_bytes(), name
+
+
+def test_untrusted_text_is_shown_as_text(hostile):
+    text = hostile.report().read_text(encoding="utf-8")
+    parsed = Page(text)
+    assert sum(tag == "script" for tag, _ in parsed.tags) == 1
+    assert not any(tag in ("img", "b") for tag, _ in parsed.tags)
+    assert not any(name.startswith("on") for _, attrs in parsed.tags for name in attrs)
+    shown = "".join(parsed.blocks)
+    assert PROGRAMS["script"] in shown
+    assert PROGRAMS["template"] in shown
+    assert "\x00" not in text
+    assert "print('a␀b␛[31m[U+202E])')" in shown
+    assert "[8900 more steps, 204701 characters]" in shown
+    assert len(text) < 600_000
+
+
+def test_sections_without_data_are_absent_and_the_reason_is_given(hostile):
+    text = hostile.report().read_text(encoding="utf-8")
+    assert "no exact truth of their steps" in text
+    assert 'id="steps"' not in text
+    assert "first wrong" not in text
+    assert {path.stem for path in hostile.report().parent.glob("*.svg")} == {"best_of_n", "reliability", "labels"}
+
+
+def test_a_browser_runs_no_foreign_script(hostile):
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium on this machine")
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=500", "--dump-dom"]
+    dom = subprocess.run([*command, f"file://{hostile.report()}"], capture_output=True, text=True, timeout=60).stdout
+    assert "<title>&lt;script&gt;" in dom
+    assert "owned</title>" not in dom
+    assert 'data-arm="1"' in dom
+
+
+def test_visible_text():
+    assert visible("tab\tand\nline é") == "tab\tand\nline é"
+    assert visible("\u200b\ud800\x7f") == "[U+200B]\ufffd␡"
+    assert visible("x" * (MAX_CHARACTERS + 5)).endswith("x[5 more characters]\n")
+    assert visible("abc", 0) == "[3 more characters]\n"
+
+
+def test_colours_run_from_orange_to_blue():
+    assert colour(0.5).endswith(",0.00)")
+    assert colour(0.0) == "rgba(209,87,27,0.42)"
+    assert colour(1.0) == "rgba(43,131,186,0.42)"
+    assert colour(None) == "transparent"
