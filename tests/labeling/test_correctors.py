@@ -63,10 +63,11 @@ def test_em_finds_the_recoverable_steps() -> None:
 def test_em_is_calibrated_and_recovers_the_parameters() -> None:
     data = draw(rollouts=4, programs=3000)
     result = change_point_em(data.passes, data.rollouts, data.program, data.outcome, data.group)
-    uncertain = (result.recoverable > 0.05) & (result.recoverable < 0.95)
-    for low in (0.05, 0.35, 0.65):
-        within = uncertain & (result.recoverable >= low) & (result.recoverable < low + 0.3)
-        assert result.recoverable[within].mean() == pytest.approx(data.recoverable[within].mean(), abs=0.1)
+    # four failed rollouts leave little room above one half
+    for low, high in ((0.001, 0.05), (0.05, 0.15), (0.15, 0.5)):
+        within = (result.recoverable > low) & (result.recoverable < high)
+        assert within.sum() > 300
+        assert result.recoverable[within].mean() == pytest.approx(data.recoverable[within].mean(), abs=0.04)
     assert result.hazard[:3] == pytest.approx(0.18, abs=0.03)
     assert np.corrcoef(result.pass_rate, data.pass_rate)[0, 1] > 0.9
     assert 4.0 <= result.concentration <= 32.0
