@@ -25,7 +25,6 @@ from dreamprm_jax.config import LoraConfig, ModelConfig
 from dreamprm_jax.models.attention import Layout, attention
 from dreamprm_jax.schema import DataError
 
-
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
 
 

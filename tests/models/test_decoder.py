@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dreamprm_jax.models import reward
 from dreamprm_jax.models.decoder import DecoderConfig, require_forward_mode
-from dreamprm_jax.models.reward import abstract_params, hidden_states, init_params, logical_specs, step_logits
+from dreamprm_jax.models.reward import abstract_params, logical_specs
 from dreamprm_jax.schema import DataError
 
 TINY = DecoderConfig(
@@ -22,6 +23,10 @@ TINY = DecoderConfig(
     head_dim=8,
     qkv_bias=True,
 )
+
+init_params = jax.jit(reward.init_params, static_argnums=0)
+hidden_states = jax.jit(reward.hidden_states, static_argnums=0)
+step_logits = jax.jit(reward.step_logits, static_argnums=0)
 
 
 @pytest.fixture(scope="module")
@@ -101,20 +106,22 @@ def test_forward_reverse_and_forward_over_reverse(changes):
     direction = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape) * 0.1, params)
 
     def loss(p, t):
-        logits = step_logits(config, p, *inputs)
+        logits = reward.step_logits(config, p, *inputs)
         return jnp.mean(jax.nn.softplus(logits) - t * logits)
 
-    slope = jax.jit(lambda p: jax.jvp(lambda q: loss(q, targets), (p,), (direction,))[1])(params)
-    gradient = jax.jit(jax.grad(loss))(params, targets)
+    @jax.jit
+    def derivatives(p, t):
+        slope = jax.jvp(lambda q: loss(q, t), (p,), (direction,))[1]
+        gradient, hvp = jax.jvp(lambda q: jax.grad(loss)(q, t), (p,), (direction,))
+        mixed = jax.grad(lambda t: jax.jvp(lambda q: loss(q, t), (p,), (direction,))[1])(t)
+        tangent = jax.jvp(lambda q: reward.step_logits(config, q, *inputs), (p,), (direction,))[1]
+        return slope, gradient, hvp, mixed, tangent
+
+    slope, gradient, hvp, mixed, tangent = derivatives(params, targets)
     inner = sum(jnp.vdot(a, b) for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True))
     np.testing.assert_allclose(slope, inner, rtol=2e-4)
-
-    mixed = jax.jit(lambda p, t: jax.grad(lambda t: jax.jvp(lambda q: loss(q, t), (p,), (direction,))[1])(t))
-    tangent = jax.jvp(lambda q: step_logits(config, q, *inputs), (params,), (direction,))[1]
     # d/dt of the loss is -logits / count, so its tangent is known
-    np.testing.assert_allclose(mixed(params, targets), -tangent / tangent.size, atol=1e-6)
-
-    hvp = jax.jit(lambda p: jax.jvp(lambda q: jax.grad(loss)(q, targets), (p,), (direction,))[1])(params)
+    np.testing.assert_allclose(mixed, -tangent / tangent.size, atol=1e-6)
     chex.assert_tree_all_finite(hvp)
     chex.assert_trees_all_equal_shapes(hvp, params)
 

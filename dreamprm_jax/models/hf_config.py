@@ -1,0 +1,169 @@
+"""Hugging Face's config.json, read into a ``DecoderConfig`` and written from one. Qwen2 (2.5), Qwen3 and Llama."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from dreamprm_jax.models.decoder import DecoderConfig, RopeScaling
+from dreamprm_jax.schema import DataError
+
+ARCHITECTURES = {
+    "qwen2": "Qwen2ForTokenClassification",
+    "qwen3": "Qwen3ForTokenClassification",
+    "llama": "LlamaForTokenClassification",
+}
+
+
+class _Fields:
+    """The values of one config.json, with errors that name the file and the field."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.values = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise DataError(f"{path}: not found; a Hugging Face model folder has a config.json") from error
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise DataError(f"{path}: not readable as JSON ({error})") from error
+        if not isinstance(self.values, dict):
+            raise DataError(f"{path}: holds no JSON object")
+
+    def fail(self, field: str, problem: str) -> DataError:
+        return DataError(f"{self.path}: field '{field}' {problem}")
+
+    def number(self, field: str, kind: type = int, default: Any = None) -> Any:
+        value = self.values.get(field)
+        if value is None:
+            value = default
+        if value is None:
+            raise self.fail(field, "is missing")
+        if isinstance(value, bool) or not isinstance(value, int | float) or kind(value) != value or value <= 0:
+            raise self.fail(field, f"is {value!r}; a positive {kind.__name__} is needed")
+        return kind(value)
+
+    def flag(self, field: str) -> bool:
+        value = self.values.get(field, False)
+        if not isinstance(value, bool):
+            raise self.fail(field, f"is {value!r}; true or false is needed")
+        return value
+
+
+def _rope(fields: _Fields) -> tuple[float, RopeScaling | None]:
+    """Base frequency and rescaling, in the form before (rope_theta, rope_scaling) or since (rope_parameters) v5."""
+    field = "rope_parameters" if fields.values.get("rope_parameters") else "rope_scaling"
+    values = fields.values.get(field) or {}
+    if not isinstance(values, dict):
+        raise fields.fail(field, f"is {values!r}; an object is needed")
+    theta = values.get("rope_theta", fields.values.get("rope_theta", 10000.0))
+    if isinstance(theta, bool) or not isinstance(theta, int | float) or theta <= 0:
+        raise fields.fail("rope_theta", f"is {theta!r}; a positive number is needed")
+    kind = values.get("rope_type", values.get("type", "default"))
+    if kind == "default":
+        return float(theta), None
+    if kind != "llama3":
+        raise fields.fail(field, f"asks for rope type {kind!r}; 'default' and 'llama3' are supported")
+    names = [f.name for f in dataclasses.fields(RopeScaling)]
+    if missing := [name for name in names if not isinstance(values.get(name), int | float)]:
+        raise fields.fail(field, f"of type 'llama3' lacks the numbers {missing}")
+    return float(theta), RopeScaling(**{name: values[name] for name in names})
+
+
+def read_config(folder: Path) -> DecoderConfig:
+    """Reads ``folder/config.json``. Numerics (dtype, remat, attention, LoRA, head) keep their defaults.
+
+    Raises:
+      DataError: naming the file and the field, on a missing or malformed field and on anything the decoder does not do
+        (another architecture, activation, sliding windows, mlp biases, other rope types).
+    """
+    fields = _Fields(folder / "config.json")
+    kind = fields.values.get("model_type")
+    if kind not in ARCHITECTURES:
+        raise fields.fail("model_type", f"is {kind!r}; supported are {', '.join(ARCHITECTURES)}")
+    if (activation := fields.values.get("hidden_act", "silu")) != "silu":
+        raise fields.fail("hidden_act", f"is {activation!r}; only 'silu' is supported")
+    if fields.flag("use_sliding_window") or "sliding_attention" in (fields.values.get("layer_types") or ()):
+        raise fields.fail("use_sliding_window", "asks for sliding-window attention, which is not supported")
+    if kind == "llama" and fields.flag("mlp_bias"):
+        raise fields.fail("mlp_bias", "is true, which is not supported")
+    hidden, heads = fields.number("hidden_size"), fields.number("num_attention_heads")
+    if kind != "qwen3" and fields.values.get("head_dim") is None and hidden % heads:
+        raise fields.fail("hidden_size", f"is {hidden}, not a multiple of num_attention_heads = {heads}")
+    attention_bias = kind != "qwen2" and fields.flag("attention_bias")
+    theta, scaling = _rope(fields)
+    try:
+        return DecoderConfig(
+            vocab_size=fields.number("vocab_size"),
+            hidden_size=hidden,
+            intermediate_size=fields.number("intermediate_size"),
+            num_layers=fields.number("num_hidden_layers"),
+            num_heads=heads,
+            num_kv_heads=fields.number("num_key_value_heads", default=heads if kind == "llama" else None),
+            head_dim=fields.number("head_dim", default=128 if kind == "qwen3" else hidden // heads),
+            rope_theta=theta,
+            rope_scaling=scaling,
+            rms_norm_eps=fields.number("rms_norm_eps", float, 1e-6),
+            tie_embeddings=fields.flag("tie_word_embeddings"),
+            qkv_bias=attention_bias or kind == "qwen2",
+            output_bias=attention_bias,
+            qk_norm=kind == "qwen3",
+            max_positions=fields.number("max_position_embeddings"),
+        )
+    except DataError as error:
+        if str(error).startswith(str(fields.path)):
+            raise
+        raise DataError(f"{fields.path}: {error}") from error
+
+
+def model_type(config: DecoderConfig) -> str:
+    """The Hugging Face architecture that computes this decoder.
+
+    Raises:
+      DataError: if none does.
+    """
+    if config.qk_norm and config.qkv_bias == config.output_bias:
+        return "qwen3"
+    if not config.qk_norm and config.qkv_bias == config.output_bias:
+        return "llama"
+    if not config.qk_norm and config.qkv_bias and config.head_dim * config.num_heads == config.hidden_size:
+        return "qwen2"
+    raise DataError(
+        f"model: no Hugging Face architecture has qk_norm={config.qk_norm}, qkv_bias={config.qkv_bias}, "
+        f"output_bias={config.output_bias} with head_dim={config.head_dim}"
+    )
+
+
+def write_config(config: DecoderConfig) -> dict[str, Any]:
+    """The config.json of this reward model as a token classifier with one label, readable by transformers 4 and 5."""
+    kind = model_type(config)
+    values: dict[str, Any] = {
+        "architectures": [ARCHITECTURES[kind]],
+        "model_type": kind,
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_kv_heads,
+        "head_dim": config.head_dim,
+        "hidden_act": "silu",
+        "max_position_embeddings": config.max_positions,
+        "rms_norm_eps": config.rms_norm_eps,
+        "rope_theta": config.rope_theta,
+        "tie_word_embeddings": config.tie_embeddings,
+        "attention_dropout": 0.0,
+        "classifier_dropout": 0.0,
+        "torch_dtype": config.param_dtype,
+        "num_labels": 1,
+        "id2label": {"0": "step_score"},
+        "label2id": {"step_score": 0},
+    }
+    if config.rope_scaling is not None:
+        values["rope_scaling"] = {"rope_type": "llama3", **dataclasses.asdict(config.rope_scaling)}
+    if kind in ("qwen3", "llama"):
+        values["attention_bias"] = config.qkv_bias
+    if kind in ("qwen2", "qwen3"):
+        values["use_sliding_window"] = False
+    return values

@@ -1,0 +1,113 @@
+"""A trained reward model as a Hugging Face folder: transformers loads it for token classification.
+
+The one label's logit at a step's last token is the step's logit, its sigmoid the step's score. LoRA is merged into the
+kernels.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from safetensors.numpy import save_file
+
+from dreamprm_jax.models.decoder import DecoderConfig
+from dreamprm_jax.models.hf_config import write_config
+from dreamprm_jax.models.hf_import import INDEX
+from dreamprm_jax.models.hf_tensors import head_table, tensor_table
+from dreamprm_jax.models.lora import merge_adapters
+from dreamprm_jax.models.reward import Params
+from dreamprm_jax.schema import DataError
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+)
+
+
+def _host_array(leaf: jax.Array) -> np.ndarray:
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+    return np.asarray(leaf)
+
+
+def _files(config: DecoderConfig, params: Params, file_bytes: int) -> Iterator[dict[str, np.ndarray]]:
+    """The checkpoint's tensors in files of about ``file_bytes``, one parameter on the host at a time."""
+    leaves = flax.traverse_util.flatten_dict(params)
+    pending: dict[str, np.ndarray] = {}
+    dtype = jnp.dtype(config.param_dtype)
+    for tensor in tensor_table(config) + head_table(config):
+        for name, value in tensor.write(_host_array(leaves[tensor.path]).astype(dtype)).items():
+            if pending and sum(v.nbytes for v in pending.values()) + value.nbytes > file_bytes:
+                yield pending
+                pending = {}
+            pending[name] = value
+    yield pending
+
+
+def export_model(
+    config: DecoderConfig, params: Params, folder: Path, tokenizer: Path | None = None, file_bytes: int = 4 << 30
+) -> Path:
+    """Writes the folder. Every process calls it; the first one writes.
+
+    Args:
+      config: the model; its ``param_dtype`` is the dtype of the files.
+      params: pytree of ``init_params``, sharded or not, with or without LoRA.
+      folder: where to write; made if absent, existing model files are replaced.
+      tokenizer: folder whose tokenizer files are copied along.
+      file_bytes: size above which the weights are split over several files.
+
+    Returns:
+      ``folder``.
+
+    Raises:
+      DataError: if transformers has no such model: a head with a hidden layer, or an unnamed mix of biases and norms.
+    """
+    if config.head_hidden:
+        raise DataError("model.head_hidden: transformers' token classifiers have a linear head; only 0 can be exported")
+    values = write_config(config)
+    if config.lora is not None:
+        params = merge_adapters(params, config.lora)
+    first = jax.process_index() == 0
+    names: dict[str, str] = {}
+    written: list[Path] = []
+    if first:
+        folder.mkdir(parents=True, exist_ok=True)
+    size = 0
+    for number, tensors in enumerate(_files(config, params, file_bytes), 1):
+        size += sum(value.nbytes for value in tensors.values())
+        path = folder / f"part-{number:05d}.safetensors"
+        names |= dict.fromkeys(tensors, path.name)
+        written.append(path)
+        if first:
+            save_file(tensors, path, metadata={"format": "pt"})
+    if not first:
+        return folder
+    for stale in [*folder.glob("model*.safetensors"), folder / INDEX]:
+        stale.unlink(missing_ok=True)
+    final = {
+        path.name: "model.safetensors" if len(written) == 1 else f"model-{n:05d}-of-{len(written):05d}.safetensors"
+        for n, path in enumerate(written, 1)
+    }
+    for path in written:
+        path.rename(folder / final[path.name])
+    if len(written) > 1:
+        index = {"metadata": {"total_size": size}, "weight_map": {name: final[part] for name, part in names.items()}}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    if tokenizer is not None:
+        for name in TOKENIZER_FILES:
+            if (tokenizer / name).exists():
+                shutil.copyfile(tokenizer / name, folder / name)
+    return folder

@@ -1,0 +1,68 @@
+"""Low-rank adapters as plain leaves of the parameter pytree (arXiv 2106.09685).
+
+A projection with an adapter holds, beside ``kernel`` [L in... out...], ``lora_a`` [L in... R] and ``lora_b``
+[L R out...]; the decoder adds (alpha / rank) (x A) B. Everything here is a pure function on such trees.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.traverse_util
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dreamprm_jax.config import LoraConfig
+from dreamprm_jax.models.reward import Params
+
+ADAPTER = ("lora_a", "lora_b")
+
+
+def is_adapter(path: tuple[str, ...], leaf: Any = None) -> bool:
+    """Whether a parameter is an adapter's A or B."""
+    return path[-1] in ADAPTER
+
+
+def is_trainable(path: tuple[str, ...], leaf: Any = None) -> bool:
+    """What LoRA training updates: the adapters and the reward head."""
+    return is_adapter(path) or path[0] == "head"
+
+
+def kernel_update(
+    a: Float[Array, "L *inputs R"], b: Float[Array, "L R *outputs"], lora: LoraConfig
+) -> Float[Array, L * inputs * outputs]:
+    """(alpha / rank) A B, layer by layer, in float32."""
+    layers, rank = a.shape[0], a.shape[-1]
+    product = jnp.einsum("lir,lro->lio", a.reshape(layers, -1, rank), b.reshape(layers, rank, -1))
+    return lora.scale * product.reshape(layers, *a.shape[1:-1], *b.shape[2:])
+
+
+def _add(params: Params, adapters: Params, lora: LoraConfig, sign: float) -> dict[tuple[str, ...], Any]:
+    leaves = dict(flax.traverse_util.flatten_dict(params))
+    parts = flax.traverse_util.flatten_dict(adapters)
+    for path, a in parts.items():
+        if path[-1] == "lora_a":
+            target = (*path[:-1], "kernel")
+            update = kernel_update(a, parts[*path[:-1], "lora_b"], lora)
+            leaves[target] = (leaves[target].astype(jnp.float32) + sign * update).astype(leaves[target].dtype)
+    return leaves
+
+
+def split_adapters(params: Params) -> tuple[Params, Params]:
+    """(the rest, the adapters), each without the other's leaves."""
+    leaves = flax.traverse_util.flatten_dict(params)
+    rest = {path: leaf for path, leaf in leaves.items() if not is_adapter(path)}
+    adapters = {path: leaf for path, leaf in leaves.items() if is_adapter(path)}
+    return flax.traverse_util.unflatten_dict(rest), flax.traverse_util.unflatten_dict(adapters)
+
+
+def merge_adapters(params: Params, lora: LoraConfig) -> Params:
+    """Adds every adapter to its kernel and drops it: the parameters of the same model with ``lora=None``."""
+    rest, adapters = split_adapters(params)
+    return flax.traverse_util.unflatten_dict(_add(rest, adapters, lora, 1.0))
+
+
+def unmerge_adapters(merged: Params, adapters: Params, lora: LoraConfig) -> Params:
+    """Undoes ``merge_adapters``, given the adapters (up to rounding in the kernels' dtype)."""
+    leaves = _add(merged, adapters, lora, -1.0)
+    return flax.traverse_util.unflatten_dict(leaves | flax.traverse_util.flatten_dict(adapters))

@@ -1,0 +1,199 @@
+"""Import and export against transformers: golden files always, a live comparison where torch is installed."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import make_golden
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from dreamprm_jax.config import LoraConfig
+from dreamprm_jax.models.hf_config import read_config
+from dreamprm_jax.models.hf_export import export_model
+from dreamprm_jax.models.hf_import import load_params
+from dreamprm_jax.models.reward import hidden_states, step_logits
+from dreamprm_jax.schema import DataError
+
+KEY = jax.random.key(0)
+
+
+def ours(config, params, tokens):
+    """Hidden states and the logits of every position."""
+    tokens = jnp.asarray(tokens, jnp.int32)
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    everywhere = positions
+    run = jax.jit(
+        lambda p: (
+            hidden_states(config, p, tokens, positions),
+            step_logits(config, p, tokens, positions, jnp.ones_like(tokens), everywhere),
+        )
+    )
+    return run(params)
+
+
+@pytest.mark.parametrize("name", make_golden.VARIANTS)
+def test_golden_files(name):
+    folder = make_golden.GOLDEN / name
+    config = read_config(folder)
+    golden = np.load(folder / "expected.npz")
+    hidden, logits = ours(config, load_params(config, folder, KEY), golden["tokens"])
+    np.testing.assert_allclose(hidden, golden["hidden"], atol=5e-5)
+    np.testing.assert_allclose(logits, golden["logits"], atol=5e-5)
+    assert np.std(golden["logits"]) > 0.3
+
+
+@pytest.mark.parametrize("name", make_golden.VARIANTS)
+def test_live_import_and_export(name, tmp_path):
+    pytest.importorskip("torch", reason="the live comparison needs torch; the golden files cover its absence")
+    import transformers
+
+    model = make_golden.build(name, vocab_size=300, hidden_size=64, intermediate_size=96)
+    model.save_pretrained(tmp_path / "in")
+    tokens = np.random.default_rng(1).integers(0, 300, (2, 50))
+    expected = make_golden.expected(model, tokens)
+    config = read_config(tmp_path / "in")
+    params = load_params(config, tmp_path / "in", KEY)
+    hidden, logits = ours(config, params, tokens)
+    np.testing.assert_allclose(hidden, expected["hidden"], atol=1e-4)
+    np.testing.assert_allclose(logits, expected["logits"], atol=1e-4)
+
+    export_model(config, params, tmp_path / "out", file_bytes=100_000)
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) > 1
+    again = transformers.AutoModelForTokenClassification.from_pretrained(tmp_path / "out").eval()
+    np.testing.assert_allclose(make_golden.expected(again, tokens)["logits"], expected["logits"], atol=1e-5)
+    assert read_config(tmp_path / "out") == config
+
+
+@pytest.mark.parametrize("name", ["qwen2", "qwen3"])
+def test_live_vocabulary_logits(name, tmp_path):
+    torch = pytest.importorskip("torch", reason="the live comparison needs torch; the golden files cover its absence")
+    import transformers
+
+    reference = make_golden.build(name, hidden_size=64).config
+    torch.manual_seed(3)
+    model = transformers.AutoModelForCausalLM.from_config(reference).eval()
+    model.save_pretrained(tmp_path)
+    tokens = np.random.default_rng(1).integers(0, 40, (2, 50))
+    with torch.no_grad():
+        expected = model(input_ids=torch.from_numpy(tokens)).logits.numpy()
+    table = model.get_output_embeddings().weight.detach().numpy()
+    config = read_config(tmp_path)
+    assert config.tie_embeddings == (name == "qwen2")
+    hidden, _ = ours(config, load_params(config, tmp_path, KEY), tokens)
+    np.testing.assert_allclose(np.asarray(hidden) @ table.T, expected, atol=1e-4)
+    narrow = dataclasses.replace(config, dtype="bfloat16", param_dtype="bfloat16")
+    hidden, _ = ours(narrow, load_params(narrow, tmp_path, KEY), tokens)
+    with torch.no_grad():
+        expected = model.to(torch.bfloat16)(input_ids=torch.from_numpy(tokens)).logits.float().numpy()
+    ranked = np.sort(expected, axis=-1)
+    clear = ranked[..., -1] - ranked[..., -2] > 0.1 * expected.std()  # nearer than that, bf16 may order either way
+    assert clear.mean() > 0.7
+    got = (np.asarray(hidden, np.float32) @ table.T).argmax(-1)
+    np.testing.assert_array_equal(got[clear], expected.argmax(-1)[clear])
+
+
+def test_export_merges_lora(tmp_path):
+    base = read_config(make_golden.GOLDEN / "qwen2")
+    config = dataclasses.replace(base, lora=LoraConfig(rank=3, alpha=5.0, targets=("q", "o", "down")))
+    params = load_params(config, make_golden.GOLDEN / "qwen2", KEY)
+    layers = params["decoder"]["layers"]
+    for target in config.lora.targets:
+        b = layers[target]["lora_b"]
+        layers[target]["lora_b"] = 0.1 * jax.random.normal(jax.random.key(b.size), b.shape)
+    tokens = np.load(make_golden.GOLDEN / "qwen2" / "expected.npz")["tokens"]
+    _, adapted = ours(config, params, tokens)
+    export_model(config, params, tmp_path)
+    merged = load_params(base, tmp_path, KEY)
+    np.testing.assert_allclose(ours(base, merged, tokens)[1], adapted, atol=2e-6)
+    assert "lora_a" not in merged["decoder"]["layers"]["q"]
+
+
+def test_bfloat16_files_keep_their_bits(tmp_path):
+    config = dataclasses.replace(read_config(make_golden.GOLDEN / "llama"), param_dtype="bfloat16")
+    params = load_params(config, make_golden.GOLDEN / "llama", KEY)
+    export_model(config, params, tmp_path)
+    stored = load_file(tmp_path / "model.safetensors")
+    assert {v.dtype.name for v in stored.values()} == {"bfloat16"}
+    again = load_params(config, tmp_path, KEY)
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+
+
+def test_folder_without_a_head_gets_a_random_one(tmp_path):
+    shutil.copy(make_golden.GOLDEN / "qwen2" / "config.json", tmp_path)
+    tensors = load_file(make_golden.GOLDEN / "qwen2" / "model.safetensors")
+    bare = {name.removeprefix("model."): value for name, value in tensors.items() if not name.startswith("score.")}
+    save_file(bare, tmp_path / "model.safetensors")
+    config = read_config(tmp_path)
+    params = load_params(config, tmp_path, KEY)
+    original = load_params(config, make_golden.GOLDEN / "qwen2", KEY)
+    np.testing.assert_array_equal(params["decoder"]["embedding"], original["decoder"]["embedding"])
+    assert 0.005 < float(jnp.std(params["head"]["kernel"])) < 0.05
+    wide = dataclasses.replace(config, head_hidden=8)
+    assert load_params(wide, tmp_path, KEY)["head"]["hidden_kernel"].shape == (16, 8)
+    with pytest.raises(DataError, match=r"set model\.head_hidden=0"):
+        load_params(wide, make_golden.GOLDEN / "qwen2", KEY)
+    with pytest.raises(DataError, match=r"model\.head_hidden: .* only 0 can be exported"):
+        export_model(wide, params, tmp_path / "out")
+
+
+# ---------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_type": "gpt2"}, r"config\.json: field 'model_type' is 'gpt2'; supported are qwen2, qwen3, llama"),
+        ({"hidden_size": None}, r"field 'hidden_size' is missing"),
+        ({"num_hidden_layers": "two"}, r"field 'num_hidden_layers' is 'two'; a positive int is needed"),
+        ({"num_key_value_heads": 3}, r"config\.json: model: num_heads=4 must be a multiple of num_kv_heads=3"),
+        ({"hidden_act": "gelu"}, r"field 'hidden_act' is 'gelu'"),
+        ({"use_sliding_window": True}, r"field 'use_sliding_window' asks for sliding-window attention"),
+        ({"rope_parameters": {"rope_type": "yarn"}}, r"field 'rope_parameters' asks for rope type 'yarn'"),
+        ({"rope_parameters": {"rope_type": "llama3"}}, r"of type 'llama3' lacks the numbers \['factor'"),
+        ({"model_type": "llama", "mlp_bias": True}, r"field 'mlp_bias' is true"),
+    ],
+)
+def test_config_that_the_decoder_does_not_do(changes, message, tmp_path):
+    values = json.loads((make_golden.GOLDEN / "qwen2" / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(values | changes))
+    with pytest.raises(DataError, match=message):
+        read_config(tmp_path)
+
+
+def test_config_that_is_no_config(tmp_path):
+    with pytest.raises(DataError, match=r"config\.json: not found"):
+        read_config(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(DataError, match=r"config\.json: not readable as JSON"):
+        read_config(tmp_path)
+
+
+def test_tensors_that_do_not_fit(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(make_golden.GOLDEN / "qwen2", folder)
+    path = folder / "model.safetensors"
+    config, tensors = read_config(folder), load_file(path)
+    name = "model.layers.1.self_attn.k_proj.weight"
+
+    save_file({k: v for k, v in tensors.items() if k != name}, path)
+    with pytest.raises(DataError, match=rf"tensor '{name}' is missing"):
+        load_params(config, folder, KEY)
+    save_file(tensors | {name: tensors[name][:, :-1].copy()}, path)
+    with pytest.raises(DataError, match=rf"tensor '{name}' has shape \(8, 15\), config.json asks for \(8, 16\)"):
+        load_params(config, folder, KEY)
+    save_file(tensors | {"model.layers.2.mlp.up_proj.weight": tensors[name]}, path)
+    with pytest.raises(DataError, match=r"tensor 'model.layers.2.mlp.up_proj.weight' and 0 more have no place"):
+        load_params(config, folder, KEY)
+    path.write_bytes(b"not a checkpoint")
+    with pytest.raises(DataError, match=r"model\.safetensors: not readable as safetensors"):
+        load_params(config, folder, KEY)
+    path.unlink()
+    with pytest.raises(DataError, match=r"neither model\.safetensors nor"):
+        load_params(config, folder, KEY)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {name: "gone.safetensors"}}))
+    with pytest.raises(DataError, match=r"names \['gone.safetensors'\], not in the folder"):
+        load_params(config, folder, KEY)
