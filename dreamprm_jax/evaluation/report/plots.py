@@ -84,7 +84,7 @@ def best_of_n_curve(results: Mapping[str, Any]) -> Figure:
         axes.minorticks_off()
         axes.set_xlabel("N, candidates to choose from")
         axes.set_ylabel("problems solved, %")
-        axes.legend(loc="upper left")
+        axes.legend(loc="best")
         return figure
 
 
@@ -148,6 +148,9 @@ def labels_before_after(labels: LabelPlot) -> Figure:
             )
             axes.set(xlabel=f"{name} label", ylabel="steps")
             axes.set_title(f"{name} labels")
+        top = max(axes.get_ylim()[1] for axes in panels)
+        for axes in panels:
+            axes.set_ylim(0, top)
         if labels.recoverable is not None:
             panels[0].legend(loc="upper center", title="truth")
         return figure
