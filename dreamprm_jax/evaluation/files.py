@@ -56,7 +56,8 @@ def evaluate_files(config: Config, problems: Path, candidates: Path, workdir: Pa
     known = [candidate for candidate in file.usable if candidate.program.problem_id in rows]
     if not known:
         raise DataError(f"{candidates}: no candidate belongs to a problem of {problems}; are the two for each other?")
-    steps = {candidate.program.program_hash: _count_steps(candidate.program) for candidate in known}
+    everything = [*file.usable, *file.unusable]
+    steps = {candidate.program.program_hash: _count_steps(candidate.program) for candidate in everything}
     folder = StageFolder(workdir / FOLDER, _fingerprint(config, problems, candidates))
     if folder.is_done():
         results = read_json(folder.path / "results.json")
@@ -197,7 +198,7 @@ def _judged(
                     sample_index=program.sample_index,
                     verdict=outcome.verdict if outcome else None,
                     file_passed=candidate.file_passed,
-                    steps=steps.get(program.program_hash, 0),
+                    steps=steps[program.program_hash],
                 )
             )
     return judged

@@ -36,7 +36,7 @@ class Judged:
     @property
     def counts(self) -> bool:
         """Whether it counts in pass@1: the judge's own faults and tasks without tests do not."""
-        return self.verdict is None or self.verdict.is_label
+        return bool(self.problem.tests) if self.verdict is None else self.verdict.is_label
 
     @property
     def passed(self) -> bool:
@@ -54,7 +54,7 @@ def summarise(judged: Sequence[Judged], skips: Sequence[Skip], samples: int, see
       seed: Of the resampling.
     """
     verdicts = Counter(ABSENT if one.verdict is None else one.verdict.value for one in judged)
-    step_counts = Counter(one.steps for one in judged if one.verdict is not None)
+    step_counts = Counter(one.steps for one in judged)
     return {
         "candidates": len(judged),
         "problems": len({one.problem.problem_id for one in judged}),
@@ -142,8 +142,14 @@ def _pass_table(figures: Mapping[str, Any]) -> str:
     return text_table(
         ["pass@1", "problems", "programs", "ours", "95%", "file's"],
         [
-            [name, str(row["problems"]), str(row["candidates"]), percent(row["estimate"])]
-            + [percent_interval(row), percent(row["file"])]
+            [
+                name,
+                str(row["problems"]),
+                str(row["candidates"]),
+                percent(row["estimate"]),
+                percent_interval(row),
+                percent(row["file"]),
+            ]
             for name, row in rows
         ],
     )
@@ -171,8 +177,8 @@ def _agreement_table(agreement: Mapping[str, Any]) -> str:
         ],
     )
     note = (
-        "  pass here and fail in the file is expected wherever the problems file holds fewer tests than the file's "
-        "verdicts\n  were made with; fail here and pass in the file should not happen"
+        "  pass here, fail in the file: expected wherever the problems file holds fewer tests than the file's verdicts "
+        "saw\n  fail here, pass in the file: a look at the tests and at the limits is due"
     )
     names = agreement["ours_fail_file_pass_programs"]
     if names:
