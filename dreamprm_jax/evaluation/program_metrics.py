@@ -72,7 +72,8 @@ def _within(
 
 
 def _step_counts(one: Candidates) -> np.ndarray:
-    return np.max([[row.size for row in rows] for rows in one.logits.values()], axis=0)
+    sizes = [[row.size for row in rows] for rows in one.logits.values()]
+    return np.max([*sizes, [0] * len(one.programs)], axis=0)
 
 
 def _characters(one: Candidates) -> np.ndarray:

@@ -35,7 +35,8 @@ def selection_results(
       seed: of the bootstrap; every figure sees the same resamples.
 
     Returns:
-      JSON-ready: ``counts``, ``table``, ``differences``, ``curve``, ``aggregators``, ``platforms``, ``programs``.
+      JSON-ready: ``counts``, ``table``, ``differences``, ``curve``, ``aggregators``, ``platforms``, ``months``,
+      ``programs``, and how many candidates the best was chosen of.
     """
     chosen = methods(candidates, arms, aggregator)
     most = max(len(one.passed) for one in candidates)
@@ -68,7 +69,8 @@ def selection_results(
             }
             for arm in arms
         },
-        "platforms": _platforms(chosen, candidates, final),
+        "platforms": _breakdown(chosen, final, "platform", [one.problem.platform for one in candidates]),
+        "months": _breakdown(chosen, final, "month", [one.problem.contest_date[:7] for one in candidates]),
         "programs": [program_level(method, candidates, samples, seed) for method in chosen[1:]],
     }
 
@@ -133,13 +135,16 @@ def _differences(chosen: Sequence[Method], final: np.ndarray, replicates: np.nda
     return rows
 
 
-def _platforms(chosen: Sequence[Method], candidates: Sequence[Candidates], final: np.ndarray) -> list[dict[str, Any]]:
-    platform = np.array([one.problem.platform for one in candidates])
+def _breakdown(
+    chosen: Sequence[Method], final: np.ndarray, name: str, groups: Sequence[str]
+) -> list[dict[str, float | str | int]]:
+    """Accuracy of every method in each group of problems; by month, a drop shows what a policy had seen before."""
+    group = np.array(groups)
     return [
         {
-            "platform": name,
-            "problems": int((platform == name).sum()),
-            **{method.key: float(final[index, platform == name].mean()) for index, method in enumerate(chosen)},
+            name: value,
+            "problems": int((group == value).sum()),
+            **{method.key: float(final[index, group == value].mean()) for index, method in enumerate(chosen)},
         }
-        for name in sorted(set(platform.tolist()))
+        for value in sorted(set(groups))
     ]

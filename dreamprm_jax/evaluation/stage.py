@@ -124,6 +124,7 @@ def _write_tables(
         "differences": selection["differences"],
         "programs": selection["programs"],
         "platforms": selection["platforms"],
+        "months": selection["months"],
         "curve": [
             {"method": key, "k": k, **point}
             for key, points in selection["curve"]["methods"].items()

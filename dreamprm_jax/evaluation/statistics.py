@@ -52,8 +52,8 @@ def resampled_counts(problems: int, samples: int, seed: int, chunk: int = 1000) 
     """Bootstrap resamples as counts: how often each problem was drawn.
 
     Yields:
-      (c, P) with c <= chunk, ``samples`` rows in all; each row sums to P. The same seed gives the same rows, so that
-      two calls with it are paired.
+      (c, P) with c <= chunk, ``samples`` rows in all; each row sums to P. The same seed gives the same rows, whatever
+      the chunk, so that two calls with it are paired.
     """
     rng = np.random.default_rng(seed)
     for start in range(0, samples, chunk):

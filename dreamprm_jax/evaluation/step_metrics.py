@@ -9,6 +9,9 @@ import numpy as np
 
 from dreamprm_jax.evaluation.statistics import resampled_counts
 
+CHUNK_CELLS = 2_000_000
+"""Cells (resamples x steps) that a bootstrap holds at a time."""
+
 
 def ranks(values: np.ndarray) -> np.ndarray:
     """Ranks from 1; tied values share their mean rank."""
@@ -54,7 +57,8 @@ def auroc_replicates(
     ordered, positive, problem = np.asarray(scores)[order], np.asarray(positive, dtype=bool)[order], problem[order]
     starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])  # of tie groups
     replicates = []
-    for counts in resampled_counts(problems, samples, seed, chunk=200):
+    chunk = max(1, CHUNK_CELLS // max(len(ordered), 1))
+    for counts in resampled_counts(problems, samples, seed, chunk):
         weights = counts[:, problem].astype(np.float64)
         above = np.add.reduceat(weights * positive, starts, axis=1)
         below = np.add.reduceat(weights * ~positive, starts, axis=1)

@@ -39,6 +39,8 @@ class Table:
 def result_tables(results: Results) -> list[Table]:
     """Every table for which there are results."""
     tables = [_selection(results), _differences(results), _curve(results), _programs(results), _aggregators(results)]
+    if len(results["selection"]["platforms"]) > 1:
+        tables.append(_platforms(results))
     if results["steps"]:
         tables.append(_steps(results))
     if results["labels"]:
@@ -149,6 +151,20 @@ def _aggregators(results: Results) -> Table:
         ["aggregator", *(arm_label(arm) for arm in grid)],
         [[name, *(percent(grid[arm][name]) for arm in grid)] for name in names],
         "Not to choose by: picked on these same problems, the best of eight looks better than it is.",
+    )
+
+
+def _platforms(results: Results) -> Table:
+    selection = results["selection"]
+    labels = {row["method"]: row["label"] for row in selection["table"]}
+    return Table(
+        "platforms",
+        f"By platform: best of {selection['best_of']}, %",
+        ["platform", "problems", *labels.values()],
+        [
+            [row["platform"], str(row["problems"]), *(percent(row[key]) for key in labels)]
+            for row in selection["platforms"]
+        ],
     )
 
 

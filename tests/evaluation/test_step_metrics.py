@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
+from dreamprm_jax.evaluation import step_metrics
 from dreamprm_jax.evaluation.step_metrics import (
     auroc,
     auroc_replicates,
@@ -39,11 +40,16 @@ def test_average_precision_is_sklearns(tied):
 def test_auroc_replicates_are_the_auroc_of_the_resampled_steps(tied):
     scores, positive, problem = tied
     replicates = auroc_replicates(scores, positive, problem, 9, 450, seed=5)
-    rng = np.random.default_rng(5)  # the same draws, in the same chunks
-    counts = np.concatenate([rng.multinomial(9, np.full(9, 1 / 9), size=size) for size in (200, 200, 50)])
+    counts = np.random.default_rng(5).multinomial(9, np.full(9, 1 / 9), size=450)
     for row in (0, 199, 200, 449):
         drawn = np.concatenate([np.flatnonzero(problem == p) for p in range(9) for _ in range(counts[row, p])])
         assert replicates[row] == pytest.approx(auroc(scores[drawn], positive[drawn]), abs=1e-12)
+
+
+def test_auroc_replicates_do_not_depend_on_how_much_is_held_at_a_time(tied, monkeypatch):
+    whole = auroc_replicates(*tied, 9, 130, seed=5)
+    monkeypatch.setattr(step_metrics, "CHUNK_CELLS", 60 * 7)
+    np.testing.assert_array_equal(auroc_replicates(*tied, 9, 130, seed=5), whole)
 
 
 def test_one_class_gives_nan():
