@@ -1,5 +1,6 @@
 """What phi is: parametrisations of the training targets and weights as small pure objects.
 
+``LabelTable`` and ``WeightTable`` hold one number a step, ``corrector_net.CorrectorNet`` a network for all steps.
 A parametrisation answers three questions: where phi starts, which (target, weight) it gives a batch of steps, and which
 label it gives every step. Losses then read ``mean(w * bce(logit, t))``.
 """
@@ -11,6 +12,7 @@ from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dreamprm_jax.bilevel.partition import PyTree
@@ -43,15 +45,26 @@ class Parametrisation(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LabelTable:
     """t_i = sigmoid(phi_i), w_i = 1: the labels themselves are learned (DreamPRM-Code, arXiv 2512.15000)."""
 
     floor: float = DEFAULT_FLOOR
+    start: Float[Array, " n"] | None = None  # labels to start at instead of the raw ones
 
     def init(self, raw_labels: Float[Array, " n"]) -> Float[Array, " n"]:
-        """logit of the labels clipped to [floor, 1 - floor]; float32[n]."""
-        clipped = jnp.clip(jnp.asarray(raw_labels, jnp.float32), self.floor, 1.0 - self.floor)
+        """logit of the starting labels clipped to [floor, 1 - floor]; float32[n].
+
+        Raises:
+          ValueError: when ``start`` and the raw labels differ in length, or a starting label is not in [0, 1].
+        """
+        labels = np.asarray(raw_labels if self.start is None else self.start, np.float32)
+        if labels.shape != jnp.shape(raw_labels):
+            raise ValueError(f"start has shape {labels.shape}, the raw labels {jnp.shape(raw_labels)}")
+        if not ((labels >= 0.0) & (labels <= 1.0)).all():
+            row = int(np.argmin((labels >= 0.0) & (labels <= 1.0)))
+            raise ValueError(f"label {row} is {labels[row]}: starting labels must be in [0, 1]")
+        clipped = jnp.clip(jnp.asarray(labels), self.floor, 1.0 - self.floor)
         return jnp.log(clipped) - jnp.log1p(-clipped)
 
     def targets_and_weights(
@@ -67,6 +80,11 @@ class LabelTable:
     def project(self, phi: Float[Array, " n"]) -> Float[Array, " n"]:
         """phi: every logit is allowed."""
         return phi
+
+
+def table_on_em(em_labels: Float[Array, " n"], floor: float = DEFAULT_FLOOR) -> LabelTable:
+    """A label table that starts at the change-point EM's P(recoverable) instead of the Monte-Carlo estimates."""
+    return LabelTable(floor, em_labels)
 
 
 @dataclass(frozen=True)

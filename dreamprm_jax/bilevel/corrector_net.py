@@ -1,0 +1,132 @@
+"""Amortised label correction: a small network reads a step's features, and labels never rise along a program.
+
+    t_i = prod over the steps j of the same program up to i of s_j,     s_j = sigmoid(base_j + net(features_j))
+
+s_j is the chance that a completion survives step j, given that it survived those before. As every factor is below 1,
+the product falls along the program whatever the network says: the chance that any completion still passes cannot rise.
+One phi serves every step, also steps that no batch has shown yet, where a table learns each label alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from dreamprm_jax.bilevel.labels import DEFAULT_FLOOR
+
+Phi = dict[str, Array]
+
+
+@dataclass(frozen=True, eq=False)
+class CorrectorNet:
+    """A ``Parametrisation`` with one hidden layer. Build it with ``corrector_net``."""
+
+    features: Float[Array, "n F"]
+    prefix: Int[Array, "n S"]  # rows of the same program up to and including each step; n where there is none
+    base: Float[Array, " n"]  # logit of s_j before any learning
+    hidden: int
+    seed: int
+
+    def init(self, raw_labels: Float[Array, " n"]) -> Phi:
+        """Network parameters; the last layer is zero, so that the labels start at the monotone fit of the raw ones."""
+        if jnp.shape(raw_labels) != self.base.shape:
+            raise ValueError(f"{jnp.shape(raw_labels)} raw labels for a corrector of {self.base.shape} steps")
+        size = self.features.shape[1]
+        kernel = jax.random.normal(jax.random.key(self.seed), (size, self.hidden)) / np.sqrt(size)
+        return {
+            "kernel": kernel,
+            "bias": jnp.zeros(self.hidden),
+            "head": jnp.zeros(self.hidden),
+            "shift": jnp.zeros(()),
+        }
+
+    def targets_and_weights(
+        self, phi: Phi, indices: Int[Array, "*batch"], raw: Float[Array, "*batch"]
+    ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
+        """(t_i, 1)."""
+        rows = self.prefix[indices]  # [*batch, S]
+        inside = rows < len(self.base)
+        rows = jnp.where(inside, rows, 0)
+        hidden = jnp.tanh(self.features[rows] @ phi["kernel"] + phi["bias"])
+        logits = self.base[rows] + hidden @ phi["head"] + phi["shift"]
+        targets = jnp.exp(jnp.sum(jnp.where(inside, jax.nn.log_sigmoid(logits), 0.0), axis=-1))
+        return targets, jnp.ones_like(targets)
+
+    def labels(self, phi: Phi, raw_labels: Float[Array, " n"]) -> Float[Array, " n"]:
+        """t of every step."""
+        return self.targets_and_weights(phi, jnp.arange(len(self.base)), jnp.asarray(raw_labels))[0]
+
+    def project(self, phi: Phi) -> Phi:
+        """phi: every value is allowed."""
+        return phi
+
+
+def corrector_net(
+    raw_labels: Float[np.ndarray, " n"],
+    features: Float[np.ndarray, "n F"],
+    program: Int[np.ndarray, " n"],
+    hidden: int = 16,
+    seed: int = 0,
+    floor: float = DEFAULT_FLOOR,
+) -> CorrectorNet:
+    """Lays out the programs for a ``CorrectorNet``.
+
+    Args:
+      raw_labels: Monte-Carlo estimates in [0, 1].
+      features: of each step; standardised here, column by column.
+      program: a number for each step's program; its rows consecutive, in the order of the steps.
+      hidden: units.
+      seed: of the first layer.
+      floor: the starting labels are kept in [floor, 1 - floor].
+
+    Returns:
+      The parametrisation. Its labels start at the best falling fit (least squares) of each program's raw labels.
+
+    Raises:
+      ValueError: on shapes that do not fit, or a program whose rows are not consecutive.
+    """
+    raw_labels, features, program = np.asarray(raw_labels, float), np.asarray(features, float), np.asarray(program)
+    count = len(raw_labels)
+    if features.ndim != 2 or len(features) != count or program.shape != (count,) or count == 0:
+        raise ValueError(f"features {features.shape} and program {program.shape} do not fit {count} raw labels")
+    starts = np.flatnonzero(np.concatenate([[True], program[1:] != program[:-1]]))
+    if len(np.unique(program)) != len(starts):
+        raise ValueError("program: the rows of one program must be consecutive")
+    first = np.repeat(starts, np.diff(np.append(starts, count)))
+    place = np.arange(count) - first
+    prefix = first[:, None] + np.arange(place.max() + 1)[None, :]
+    prefix = np.where(prefix <= np.arange(count)[:, None], prefix, count)
+
+    ends = np.append(starts[1:], count)
+    falling = np.concatenate([falling_fit(raw_labels[a:b]) for a, b in zip(starts, ends, strict=True)])
+    falling = np.clip(falling, floor, 1.0 - floor)
+    before = np.where(place == 0, 1.0, np.concatenate([[1.0], falling[:-1]]))
+    # A flat stretch would need s = 1, an infinite logit; a thousandth below leaves the labels where they were.
+    survival = np.minimum(falling / before, 0.999)
+    scale = features.std(axis=0)
+    standardised = (features - features.mean(axis=0)) / np.where(scale > 0, scale, 1.0)
+    return CorrectorNet(
+        jnp.asarray(standardised, jnp.float32),
+        jnp.asarray(prefix, jnp.int32),
+        jnp.asarray(np.log(survival) - np.log1p(-survival), jnp.float32),
+        hidden,
+        seed,
+    )
+
+
+def falling_fit(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """The non-increasing sequence nearest to ``values`` in least squares (pool adjacent violators)."""
+    means: list[float] = []
+    sizes: list[int] = []
+    for value in values:
+        means.append(float(value))
+        sizes.append(1)
+        while len(means) > 1 and means[-1] > means[-2]:
+            size = sizes[-1] + sizes[-2]
+            means[-2:] = [(means[-1] * sizes[-1] + means[-2] * sizes[-2]) / size]
+            sizes[-2:] = [size]
+    return np.repeat(means, sizes)

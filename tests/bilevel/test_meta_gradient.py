@@ -1,0 +1,187 @@
+"""The meta-gradient function besides its exactness: accumulation, randomness, aux, skipping, shardings, memory."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import bilevel_toy as toy
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dreamprm_jax.bilevel import MetaGradientResult, make_meta_gradient, partition, split_batch
+
+OPTIMIZER = toy.OPTIMIZERS["adamw"]()
+
+
+def run(inner: Any = toy.inner_loss, outer: Any = toy.outer_loss, **options: Any) -> Any:
+    """The compiled function with its usual arguments bound, to be overridden by keyword."""
+    unroll = options.get("unroll", 1)
+    compiled = toy.quick_jit(make_meta_gradient(inner, outer, OPTIMIZER, **options))
+
+    def call(**override: Any) -> MetaGradientResult:
+        params = override.pop("params", toy.params())
+        point = {
+            "opt_state": toy.warm_state(OPTIMIZER, params),
+            "meta_params": toy.phi(),
+            "inner_batch": toy.inner_batch(unroll),
+            "outer_batch": toy.outer_batch(),
+        }
+        return compiled(params, **(point | override))
+
+    return call
+
+
+@pytest.mark.parametrize("unroll", [1, 2])
+def test_accumulation_gives_the_hypergradient_of_the_whole_batch(unroll: int) -> None:
+    with jax.enable_x64(True):
+        whole = run(unroll=unroll)()
+        batch = toy.inner_batch(unroll)
+        micro = split_batch(batch, 4) if unroll == 1 else jax.vmap(lambda rows: split_batch(rows, 4))(batch)
+        accumulated = run(unroll=unroll, inner_accumulation=4, outer_accumulation=2)(
+            inner_batch=micro, outer_batch=split_batch(toy.outer_batch(), 2)
+        )
+        for name in ("params", "opt_state", "hypergradient", "norms"):
+            assert toy.relative_error(getattr(accumulated, name), getattr(whole, name)) < 1e-12, name
+        assert float(accumulated.inner_loss) == pytest.approx(float(whole.inner_loss), rel=1e-12)
+        assert float(accumulated.outer_loss) == pytest.approx(float(whole.outer_loss), rel=1e-12)
+
+
+def test_split_batch_gives_every_device_a_share() -> None:
+    batch = {"x": jnp.arange(6)}
+    np.testing.assert_array_equal(split_batch(batch, 2)["x"], [[0, 2, 4], [1, 3, 5]])
+    with pytest.raises(ValueError, match="6 rows does not cut into 4"):
+        split_batch(batch, 4)
+
+
+def noisy_inner(params: Any, phi: jax.Array, batch: Any, key: jax.Array) -> tuple[jax.Array, Any]:
+    """With dropout on the inputs, and the mask as aux."""
+    mask = jax.random.bernoulli(key, 0.7, batch["x"].shape)
+    return toy.inner_loss(params, phi, batch | {"x": batch["x"] * mask}), {"mask": mask}
+
+
+def noisy_outer(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Any]:
+    """With noise on the inputs, and one logit as aux."""
+    x = batch["x"] + 0.1 * jax.random.normal(key, batch["x"].shape)
+    return toy.outer_loss(params, batch | {"x": x}), {"logit": toy.logits(params, x)[0]}
+
+
+@pytest.mark.parametrize("unroll", [1, 2])
+def test_randomness_is_drawn_once(unroll: int) -> None:
+    """The backward pass differentiates the very masks of the forward pass: equal to reverse mode with dropout on."""
+    with jax.enable_x64(True):
+        options = {"unroll": unroll, "has_aux": True, "has_rng": True, "inner_accumulation": 2}
+        batch = toy.inner_batch(unroll)
+        micro = split_batch(batch, 2) if unroll == 1 else jax.vmap(lambda rows: split_batch(rows, 2))(batch)
+        arguments = {"inner_batch": micro, "rng": jax.random.key(3)}
+        mixed = run(noisy_inner, noisy_outer, **options)(**arguments)
+        reverse = run(noisy_inner, noisy_outer, method="reverse", **options)(**arguments)
+        assert toy.relative_error(mixed.hypergradient, reverse.hypergradient) < 1e-9
+        masks = np.asarray(mixed.inner_aux["mask"])
+        np.testing.assert_array_equal(masks, reverse.inner_aux["mask"])
+        # every inner step and micro-batch has its own key
+        assert masks.shape == ((unroll,) if unroll > 1 else ()) + (2, 4, toy.FEATURES)
+        flat = masks.reshape(-1, 4 * toy.FEATURES)
+        assert len(np.unique(flat, axis=0)) == len(flat)
+        assert float(mixed.outer_aux["logit"]) == pytest.approx(float(reverse.outer_aux["logit"]), rel=1e-9)
+
+
+@pytest.mark.parametrize("method", ["mixed", "reverse"])
+def test_do_meta_false_is_the_plain_step(method: str) -> None:
+    call = run(method=method)
+    skipped, done = call(do_meta=jnp.array(False)), call(do_meta=jnp.array(True))
+    assert toy.relative_error(skipped.params, done.params) < 1e-6
+    assert toy.relative_error(skipped.opt_state, done.opt_state) < 1e-6
+    assert not skipped.hypergradient.any()
+    assert done.hypergradient.any()
+    assert float(skipped.outer_loss) == 0.0 < float(done.outer_loss)
+    assert float(skipped.norms.outer_gradient) == 0.0 < float(done.norms.outer_gradient)
+    assert float(skipped.norms.inner_gradient) == pytest.approx(float(done.norms.inner_gradient), rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_shows_in_the_hypergradient() -> None:
+    batch = toy.inner_batch()
+    broken = run()(inner_batch=batch | {"x": batch["x"].at[0, 0].set(jnp.nan)})
+    assert np.isnan(broken.hypergradient).all()
+    assert np.isnan(broken.outer_loss)
+
+
+def test_frozen_leaves_get_no_update_and_no_state() -> None:
+    trainable, frozen = partition(toy.params(), toy.is_lora)
+    result = run()(params=trainable, frozen=frozen)
+    assert jax.tree.structure(result.params) == jax.tree.structure(trainable)
+    sizes = {leaf.size for leaf in jax.tree.leaves(result.opt_state)}
+    assert toy.FEATURES * toy.HIDDEN not in sizes
+    assert result.hypergradient.any()
+
+
+def test_what_was_asked_wrongly_is_named() -> None:
+    with pytest.raises(ValueError, match="method='magic': must be one of mixed, reverse"):
+        make_meta_gradient(toy.inner_loss, toy.outer_loss, OPTIMIZER, method="magic")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="unroll=0"):
+        make_meta_gradient(toy.inner_loss, toy.outer_loss, OPTIMIZER, unroll=0)
+    with pytest.raises(ValueError, match=r"inner_batch\['index'\] has shape \(8,\): leading axes \(2,\) expected"):
+        run(unroll=2)(inner_batch=toy.inner_batch())
+    with pytest.raises(ValueError, match=r"params\['step'\] is int32: every leaf must be floating"):
+        run()(params=toy.params() | {"step": jnp.array(3)})
+    with pytest.raises(ValueError, match="must return a scalar, got shape"):
+        run(outer=lambda params, batch: toy.logits(params, batch["x"]))()
+    with pytest.raises(ValueError, match="pass rng"):
+        run(noisy_inner, noisy_outer, has_aux=True, has_rng=True)()
+
+
+def test_shardings_are_kept() -> None:
+    """FSDP 4 x tensor 2 on eight fake devices, in a process of its own: values to 1e-5, and results sharded."""
+    script = Path(__file__).with_name("sharded_hypergradient.py")
+    flags = "--xla_force_host_platform_device_count=8"
+    done = subprocess.run(
+        [sys.executable, script], env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    report = json.loads(done.stdout)
+    assert report["devices"] == 8
+    assert report["hypergradient_error"] < 1e-5
+    assert report["params_error"] < 1e-5
+    assert report["dense"] == report["moment"] == "('fsdp', 'tensor')"
+    assert report["hypergradient"] == "('fsdp',)"
+
+
+def test_memory_of_the_phases_is_that_of_a_plain_step() -> None:
+    """Compiled temporaries, deep network, large batch: isolation holds the peak at the plain step's."""
+    depth, width, rows = 24, 16, 512
+
+    def logits(params: Any, x: jax.Array) -> jax.Array:
+        hidden, _ = jax.lax.scan(lambda h, kernel: (jnp.tanh(h @ kernel), None), x, params["stack"])
+        return hidden[:, 0]
+
+    def inner(params: Any, phi: jax.Array, batch: Any) -> jax.Array:
+        return jnp.mean(optax.sigmoid_binary_cross_entropy(logits(params, batch), jax.nn.sigmoid(phi)))
+
+    def outer(params: Any, batch: Any) -> jax.Array:
+        return jnp.mean(optax.sigmoid_binary_cross_entropy(logits(params, batch), 1.0))
+
+    optimizer = optax.sgd(0.1)
+    params = {"stack": jnp.zeros((depth, width, width))}
+
+    def temporaries(function: Any, *arguments: Any) -> int:
+        options = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
+        compiled = jax.jit(function).lower(*arguments).compile(compiler_options=options)
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    def plain(params: Any, phi: jax.Array, batch: Any) -> Any:
+        gradient = jax.grad(inner)(params, phi, batch)
+        return optax.apply_updates(params, optimizer.update(gradient, optimizer.init(params), params)[0])
+
+    batch, phi = jnp.ones((rows, width)), jnp.zeros(rows)
+    peak = {"plain": temporaries(plain, params, phi, batch)}
+    for method in ("mixed", "reverse"):
+        function = make_meta_gradient(inner, outer, optimizer, method=method)
+        peak[method] = temporaries(function, params, optimizer.init(params), phi, batch, batch)
+    trees = 2 * params["stack"].nbytes
+    assert peak["mixed"] <= 1.05 * peak["plain"] + trees
+    assert peak["reverse"] > 1.5 * peak["plain"]
