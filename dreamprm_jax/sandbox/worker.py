@@ -48,23 +48,24 @@ _ENVIRONMENT = {
 class Offer:
     """What a worker lets programs read."""
 
-    site: tuple[str, ...]  # added to sys.path, may be listed
+    packages: dict[str, str]  # third-party package to its folder
     readable: tuple[str, ...]
 
 
 def find_offer() -> Offer:
     """The standard library and the offered packages of this interpreter."""
-    site: list[str] = []
-    readable = [*_SYSTEM_PATHS, sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib")]
+    base = {"base": sys.base_prefix, "platbase": sys.base_exec_prefix}
+    stdlib = [sysconfig.get_path(name, vars=base) for name in ("stdlib", "platstdlib")]
+    packages: dict[str, str] = {}
+    readable = [*_SYSTEM_PATHS, *stdlib]
     for name in OFFERED_PACKAGES:
         spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None:
             continue
-        package = Path(spec.origin).resolve().parent
-        readable += [str(package), str(package.parent / f"{name}.libs")]
-        if str(package.parent) not in site:
-            site.append(str(package.parent))
-    return Offer(tuple(site), tuple(dict.fromkeys(readable)))
+        folder = Path(spec.origin).resolve().parent
+        packages[name] = str(folder)
+        readable += [str(folder), f"{folder}.libs"]
+    return Offer(packages, tuple(dict.fromkeys(readable)))
 
 
 class Worker:
@@ -77,7 +78,7 @@ class Worker:
             "control": theirs.fileno(),
             "namespaces": tier == "FULL",
             "lock": {"FULL": "require", "PORTABLE": "require", "EXTERNAL": "offer", "UNSAFE": "none"}[tier],
-            "site": offer.site,
+            "packages": offer.packages,
             "readable": offer.readable,
             "preload": preload,
         }

@@ -19,7 +19,7 @@ import time
 import traceback
 from typing import Any
 
-from . import jobs, lockdown, official, script
+from . import jobs, lockdown, official, packages, script
 from .jobs import Job, Reply, Request
 from .report import RESULT_FD
 
@@ -51,7 +51,7 @@ class Worker:
             lockdown.unshare_namespaces()
             _become_first_of_namespace(control)
         lockdown.die_with_parent()
-        sys.path.extend(settings["site"])
+        packages.offer(settings["packages"])
         for name in settings["preload"]:
             __import__(name)
         self.prelude: dict[str, Any] = {}
