@@ -101,7 +101,7 @@ def _contents(file: CandidateFile) -> str:
 
 
 def _fingerprint(config: Config, problems: Path, candidates: Path) -> str:
-    """Of the settings and of both files' contents (of a folder: names, sizes and times)."""
+    """Of the settings and of both files' contents (of a folder: names, sizes and times; of the hub: its id)."""
     sandbox = {name: value for name, value in to_dict(config.sandbox).items() if name not in _SPEED_ONLY}
     settings = [_FORMAT, sandbox, config.evaluate.bootstrap_samples, config.seed, config.problems.release]
     return content_hash(canonical_json(settings), _digest(problems), _digest(candidates), digits=16)
@@ -111,6 +111,8 @@ def _digest(path: Path) -> str:
     if path.is_dir():
         files = sorted((item, item.stat()) for item in path.glob("*.jsonl"))
         return canonical_json([[item.name, stat.st_size, stat.st_mtime_ns] for item, stat in files])
+    if not path.exists():  # a dataset of the hub
+        return str(path)
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 

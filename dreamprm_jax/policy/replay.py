@@ -22,10 +22,11 @@ class ReplayPolicy:
         self.path = path
         self.name = f"replay:{path.name}"
         found = read_candidates(path)
-        rows = sorted((*found.usable, *found.unusable), key=lambda candidate: candidate.program.sample_index)
+        rows = [(candidate.program, candidate.program.code) for candidate in found.usable]
+        rows += [(candidate.program, "") for candidate in found.unusable]  # as an answer without a program
         self._codes: dict[str, list[str]] = defaultdict(list)
-        for candidate in rows:
-            self._codes[candidate.program.problem_id].append(candidate.program.code)
+        for program, code in sorted(rows, key=lambda row: row[0].sample_index):
+            self._codes[program.problem_id].append(code)
 
     def complete(self, request: CompletionRequest) -> list[Completion]:
         """The first ``n`` saved programs. Raises PolicyError where the file has fewer."""

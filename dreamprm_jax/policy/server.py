@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from dreamprm_jax.cof.prompts import PROMPT_VERSION, assistant_prefix, continuation_messages, messages
+from dreamprm_jax.cof.prompts import FENCE_CLOSE, PROMPT_VERSION, assistant_prefix, continuation_messages, messages
 from dreamprm_jax.config import PolicyConfig
 from dreamprm_jax.policy.chat_template import load_chat_template
 from dreamprm_jax.policy.continuation import from_chat, from_completion
@@ -26,7 +26,6 @@ from dreamprm_jax.schema import DataError
 if TYPE_CHECKING:
     import openai
 
-STOP = "\n```"
 _SEED_STRIDE = 1_000_003  # between the seeds of the single requests that stand for one of n choices
 _MAX_BACKOFF_SECONDS = 60.0
 
@@ -127,7 +126,7 @@ class ServerPolicy:
             temperature=request.temperature,
             max_tokens=self.config.max_tokens,
             seed=_server_seed(request.seed),
-            stop=[STOP],
+            stop=[FENCE_CLOSE],
         )
         return [from_completion(_text(choice), prompt, request.prefix, _reason(choice)) for choice in choices]
 
@@ -224,10 +223,11 @@ def _server_seed(seed: int) -> int:
 
 
 def _text(holder: Any, field: str = "text") -> str:
+    """The text of a choice, without lone surrogates (JSON escapes can spell them, files cannot store them)."""
     value = getattr(holder, field, None)
     if not isinstance(value, str):
         raise MalformedReply(f"a choice without {field} ({str(holder)[:200]!r})")
-    return value
+    return value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
 def _reason(choice: Any) -> str:

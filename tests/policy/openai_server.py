@@ -13,6 +13,7 @@ The model's name asks for a behaviour, the part after ":" keeps the counts of di
   restart       begins a new answer instead of continuing
   denied        HTTP 401
   cut           stops at the token limit
+  surrogate     answers with half a character
 
 ``GET /log/MODEL`` gives the bodies of the requests made to a model so far.
 """
@@ -96,6 +97,8 @@ class Handler(BaseHTTPRequestHandler):
                 text = text.strip()
             elif behaviour == "restart":
                 text = f"Sure!\n{FENCE}{MAIN}{HELPER}```"[6:]
+            elif behaviour == "surrogate":
+                text = "# \ud83d\n" + text
             elif behaviour == "cut":
                 text, reason = text[:30], "length"
             choices.append({"index": index, "text": text, "finish_reason": reason, "logprobs": None})

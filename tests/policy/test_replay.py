@@ -20,7 +20,10 @@ def request(problem_id: str, n: int, prefix: str = "") -> CompletionRequest:
 
 @pytest.fixture
 def path(tmp_path):
-    rows = [{"question_id": "p", "code_list": [A, "", B]}, {"question_id": "q", "output_list": [f"So:\n```\n{B}```"]}]
+    rows = [
+        {"question_id": "p", "code_list": [A, "'\ud800'", B]},
+        {"question_id": "q", "output_list": [f"So:\n```\n{B}```"]},
+    ]
     file = tmp_path / "outputs.json"
     file.write_text(json.dumps(rows))
     return file

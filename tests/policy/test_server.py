@@ -118,6 +118,12 @@ def test_the_token_limit_is_passed_on(server):
     assert (completion.finish_reason, completion.code) == ("length", PREFIX[:30])
 
 
+def test_half_characters_are_replaced_so_that_the_program_can_be_stored(server):
+    (completion,) = server("surrogate").complete(request(prefix="", n=1))
+    assert completion.code.encode("utf-8").startswith("# \ufffd".encode())
+    assert run(completion.code) == "42\n"
+
+
 def test_fewer_choices_than_asked_are_made_up_by_single_requests(server):
     policy = server("one")
     completions = policy.complete(request())
