@@ -9,9 +9,6 @@ import numpy as np
 
 from dreamprm_jax.evaluation.statistics import resampled_counts
 
-CHUNK_CELLS = 2_000_000
-"""Cells (resamples x steps) that a bootstrap holds at a time."""
-
 
 def ranks(values: np.ndarray) -> np.ndarray:
     """Ranks from 1; tied values share their mean rank."""
@@ -42,6 +39,9 @@ def auroc_replicates(
 ) -> np.ndarray:
     """AUROC over resampled problems: steps of one problem are drawn together, as they are not independent.
 
+    With U[a, b] the pairs that the positives of problem a win against the negatives of problem b, a resample that draws
+    problem p c[p] times has the AUROC c U c / (c n_positive)(c n_negative): no step is visited again.
+
     Args:
       scores: (M,).
       positive: (M,) bool.
@@ -53,19 +53,20 @@ def auroc_replicates(
     Returns:
       (S,), NaN where a resample lost one class.
     """
-    order = np.argsort(scores, kind="stable")
-    ordered, positive, problem = np.asarray(scores)[order], np.asarray(positive, dtype=bool)[order], problem[order]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])  # of tie groups
+    scores, positive, problem = np.asarray(scores), np.asarray(positive, dtype=bool), np.asarray(problem)
+    order = np.argsort(scores[positive], kind="stable")
+    winners, owner = scores[positive][order], problem[positive][order]
+    won = np.empty((problems, problems))
+    for other in range(problems):
+        losers = np.sort(scores[~positive & (problem == other)])
+        beaten = (np.searchsorted(losers, winners, "left") + np.searchsorted(losers, winners, "right")) / 2.0
+        won[:, other] = np.bincount(owner, beaten, minlength=problems)
+    sizes = np.stack([np.bincount(problem[side], minlength=problems) for side in (positive, ~positive)], axis=1)
     replicates = []
-    chunk = max(1, CHUNK_CELLS // max(len(ordered), 1))
-    for counts in resampled_counts(problems, samples, seed, chunk):
-        weights = counts[:, problem].astype(np.float64)
-        above = np.add.reduceat(weights * positive, starts, axis=1)
-        below = np.add.reduceat(weights * ~positive, starts, axis=1)
-        lower = np.cumsum(below, axis=1) - below
-        pairs = above.sum(axis=1) * below.sum(axis=1)
-        won = (above * (lower + 0.5 * below)).sum(axis=1)
-        replicates.append(np.divide(won, pairs, out=np.full(len(won), np.nan), where=pairs > 0))
+    for counts in resampled_counts(problems, samples, seed):
+        pairs = (counts @ sizes).prod(axis=1).astype(np.float64)
+        wins = ((counts @ won) * counts).sum(axis=1)
+        replicates.append(np.divide(wins, pairs, out=np.full(len(wins), np.nan), where=pairs > 0))
     return np.concatenate(replicates)
 
 
