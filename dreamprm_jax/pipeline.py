@@ -128,7 +128,7 @@ def run_stage(config: Config, root: Path, name: str) -> None:
 
 @contextlib.contextmanager
 def _owned(root: Path) -> Iterator[None]:
-    """Holds the run's folder, so that two commands never write into it at once; ends with the process, however it ends."""
+    """Holds the run's folder, so that two commands never write into it at once; freed however the process ends."""
     root.mkdir(parents=True, exist_ok=True)
     with open(root / ".lock", "w") as handle:
         try:

@@ -135,6 +135,7 @@ class StepLabel:
     passes: int
     rollouts: int  # judged rollouts: passes + failures
     infrastructure_errors: int  # rollouts without a label (sandbox or server at fault)
+    unforced: int  # rollouts among all that were shown the prefix but not made to continue it (chat-only servers)
     posterior_alpha: float  # Beta posterior of the pass rate
     posterior_beta: float
     policy: str

@@ -44,6 +44,7 @@ class Tally:
     passes: int
     failures: int
     infrastructure_errors: int
+    unforced: int  # completions that the policy was not made to begin with the prefix
     judged: int  # distinct programs that had to be run
 
 
@@ -79,7 +80,7 @@ def roll_out(
         except PolicyError as error:
             return error
 
-    waiting: deque[tuple[PrefixUnit, list[str] | PolicyError, int]] = deque()
+    waiting: deque[tuple[PrefixUnit, list[Completion] | PolicyError, int]] = deque()
     in_flight: set[str] = set()
 
     def tasks() -> Iterator[JudgeTask]:
@@ -87,14 +88,13 @@ def roll_out(
             if isinstance(answer, PolicyError):
                 waiting.append((unit, answer, 0))
                 continue
-            codes = [completion.code for completion in answer]
             fresh = {}
-            for code in codes:
-                task = judge_task(unit.problem, code)
+            for completion in answer:
+                task = judge_task(unit.problem, completion.code)
                 if task.key not in verdicts and task.key not in in_flight:
                     fresh[task.key] = task
             in_flight.update(fresh)
-            waiting.append((unit, codes, len(fresh)))
+            waiting.append((unit, answer, len(fresh)))
             yield from fresh.values()
 
     def finished() -> Iterator[tuple[PrefixUnit, Tally | PolicyError]]:
@@ -104,11 +104,12 @@ def roll_out(
                 waiting.popleft()
                 yield unit, answer
                 continue
-            keys = [program_hash(unit.problem.problem_id, code) for code in answer]
+            keys = [program_hash(unit.problem.problem_id, completion.code) for completion in answer]
             if not all(key in verdicts for key in keys):
                 return
             waiting.popleft()
-            yield unit, _tally([verdicts[key] for key in keys], judged)
+            unforced = sum(not completion.forced for completion in answer)
+            yield unit, _tally([verdicts[key] for key in keys], unforced, judged)
 
     for result in judge.evaluate(tasks()):
         verdicts[result.key] = result.verdict
@@ -117,7 +118,7 @@ def roll_out(
     yield from finished()
 
 
-def _tally(verdicts: list[Verdict], judged: int) -> Tally:
+def _tally(verdicts: list[Verdict], unforced: int, judged: int) -> Tally:
     labels = [verdict for verdict in verdicts if verdict.is_label]
     passes = sum(verdict is Verdict.AC for verdict in labels)
-    return Tally(passes, len(labels) - passes, len(verdicts) - len(labels), judged)
+    return Tally(passes, len(labels) - passes, len(verdicts) - len(labels), unforced, judged)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from typing import Any
 
@@ -10,7 +11,7 @@ from tqdm import tqdm
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import Config, to_dict
 from dreamprm_jax.engine.journal import Journal
-from dreamprm_jax.labeling.rollouts import judge_task, prefix_units, roll_out
+from dreamprm_jax.labeling.rollouts import Tally, judge_task, prefix_units, roll_out
 from dreamprm_jax.policy.factory import make_policy
 from dreamprm_jax.policy.protocol import PolicyError
 from dreamprm_jax.problems.source import WINDOWS
@@ -101,7 +102,7 @@ def _label_steps(
             if isinstance(tally, PolicyError):
                 failures.append(f"{unit.key}: {tally}")
             else:
-                journal.put(unit.key, [tally.passes, tally.failures, tally.infrastructure_errors, tally.judged])
+                journal.put(unit.key, dataclasses.astuple(tally))
             bar.update()
     finally:
         bar.close()
@@ -120,9 +121,9 @@ def _label_steps(
         for step in steps:
             if step.index == len(steps) - 1:
                 known = outcome.verdict.is_label
-                passes, failed, errors = int(outcome.passed), int(known and not outcome.passed), int(not known)
+                tally = Tally(int(outcome.passed), int(known and not outcome.passed), int(not known), 0, 0)
             else:
-                passes, failed, errors, _ = journal.get(f"{program.program_hash}/{step.index}") or []
+                tally = Tally(*(journal.get(f"{program.program_hash}/{step.index}") or []))
             rows.append(
                 StepLabel(
                     problem_id=program.problem_id,
@@ -130,11 +131,12 @@ def _label_steps(
                     step_index=step.index,
                     start=step.start,
                     end=step.end,
-                    passes=passes,
-                    rollouts=passes + failed,
-                    infrastructure_errors=errors,
-                    posterior_alpha=config.label.prior_alpha + passes,
-                    posterior_beta=config.label.prior_beta + failed,
+                    passes=tally.passes,
+                    rollouts=tally.passes + tally.failures,
+                    infrastructure_errors=tally.infrastructure_errors,
+                    unforced=tally.unforced,
+                    posterior_alpha=config.label.prior_alpha + tally.passes,
+                    posterior_beta=config.label.prior_beta + tally.failures,
                     policy=policy.name,
                     sampling=sampling,
                     mode=outcome.mode,

@@ -73,9 +73,7 @@ def generate(config: Config, paths: Paths) -> dict[str, int]:
                 programs = []
                 for problem in problems:
                     for index, code in enumerate(journal.get(problem.problem_id) or []):
-                        if not code.strip():
-                            counts["skipped: empty candidate"] += 1
-                            continue
+                        counts["empty candidates"] += not code.strip()  # kept: the judge fails them
                         programs.append(Program.make(problem.problem_id, code, index, policy.name, sampling))
                 counts[f"{window} problems"] = len(problems)
                 counts[f"{window} programs"] = write_records(paths.programs(window), Program, programs)

@@ -126,6 +126,7 @@ def rows(data: Synthetic) -> tuple[list[StepLabel], dict[str, Outcome]]:
             passes=int(data.passes[row]),
             rollouts=int(data.rollouts[row]),
             infrastructure_errors=0,
+            unforced=0,
             posterior_alpha=1.0,
             posterior_beta=1.0,
             policy="synthetic",

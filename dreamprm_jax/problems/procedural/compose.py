@@ -186,7 +186,7 @@ def compose(seed: int, counts: dict[str, int], private_tests: int) -> Iterator[t
                 window,
                 Problem(
                     problem_id=composition.problem_id,
-                    title=f"Procedural {serial}",
+                    title="Composed task",
                     statement=_statement(composition, rng),
                     platform="procedural",
                     contest_id=f"procedural-{seed}-{window}",

@@ -1,0 +1,76 @@
+"""Checkpoints: everything that the next step depends on, written so that a kill at any moment loses little."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+
+from dreamprm_jax.schema import DataError
+
+
+class TrainState(NamedTuple):
+    """The state between two steps. The data cursor is the step itself (``feed.Sampler``)."""
+
+    params: Any
+    opt_state: Any
+    phi: Any  # label-side parameters, () without
+    meta_opt_state: Any
+
+
+class Checkpoints:
+    """The checkpoints of one arm, newest ones kept."""
+
+    def __init__(self, folder: Path, every: int, keep: int):
+        options = ocp.CheckpointManagerOptions(save_interval_steps=every, max_to_keep=keep)
+        self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+
+    def save(self, step: int, state: TrainState, force: bool = False) -> None:
+        """Saves the state after ``step`` steps, if it is due or forced."""
+        if step not in self._manager.all_steps():
+            self._manager.save(step, args=ocp.args.StandardSave(state._asdict()), force=force)
+
+    def latest_step(self) -> int | None:
+        """Steps done at the newest whole checkpoint."""
+        return self._manager.latest_step()
+
+    def restore(self, step: int, like: TrainState) -> TrainState:
+        """The state after ``step`` steps, with the shapes, dtypes and shardings of ``like``."""
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like._asdict())
+        return TrainState(**self._manager.restore(step, args=ocp.args.StandardRestore(abstract)))
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def restore_params(folder: Path, abstract: Any, shardings: Any) -> tuple[int, Any]:
+    """(steps trained, parameters) of the newest checkpoint in ``folder``, straight into shards.
+
+    Raises:
+      DataError: where there is no checkpoint.
+    """
+    with ocp.CheckpointManager(folder.resolve(), options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
+        step = manager.latest_step()
+        if step is None:
+            raise DataError(f"{folder}: no checkpoint; run the train stage first")
+        target = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract, shardings
+        )
+        restored = manager.restore(
+            step,
+            args=ocp.args.PyTreeRestore(
+                item={"params": target},
+                restore_args=ocp.checkpoint_utils.construct_restore_args({"params": target}),
+                partial_restore=True,
+            ),
+        )
+        return step, restored["params"]

@@ -1,0 +1,199 @@
+"""The training loop of one arm: resume, step, log, save, stop cleanly."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
+from tqdm import tqdm
+
+from dreamprm_jax.bilevel import optimizers
+from dreamprm_jax.bilevel.hypergradient import make_meta_gradient
+from dreamprm_jax.bilevel.labels import Parametrisation
+from dreamprm_jax.config import TrainConfig
+from dreamprm_jax.models.decoder import DecoderConfig
+from dreamprm_jax.schema import DataError
+from dreamprm_jax.training.checkpoint import Checkpoints, TrainState
+from dreamprm_jax.training.feed import Batch, PackedRows
+from dreamprm_jax.training.losses import Loss, make_outer_loss
+from dreamprm_jax.training.mesh import activate, batch_sharding
+from dreamprm_jax.training.metrics import MetricsWriter
+
+Metrics = dict[str, Array]
+Step = Callable[[TrainState, Batch, Batch | None, Array], tuple[TrainState, Metrics]]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What one arm trains on, and over which steps of the common learning-rate schedule."""
+
+    name: str
+    inner_loss: Loss
+    first_step: int
+    last_step: int
+    labels: Parametrisation | None = None  # set: bi-level training of phi
+
+
+@dataclass(frozen=True)
+class Data:
+    """The inner and outer problem's rows, and the label table's raw labels."""
+
+    inner: PackedRows
+    outer: PackedRows
+    raw: np.ndarray  # float32[n]
+
+
+def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    """AdamW with clipping and a linear warm-up to a cosine decay over all steps, differentiable at zero gradients."""
+    total = config.warmup_steps + config.steps
+    ramp = min(max(1, total // 20), total)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, ramp, total, 0.1 * config.learning_rate)
+    return optax.chain(
+        optimizers.clip_by_global_norm(config.clip_norm),
+        optimizers.adamw(schedule, b2=config.adam_b2, weight_decay=config.weight_decay),
+    )
+
+
+def make_plain_step(inner_loss: Loss, optimizer: optax.GradientTransformation) -> Step:
+    """One first-order step on the inner loss."""
+
+    def step(state: TrainState, batch: Batch, outer: Batch | None, do_meta: Array) -> tuple[TrainState, Metrics]:
+        loss, gradient = jax.value_and_grad(inner_loss)(state.params, state.phi, batch)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {"inner_loss": loss, "gradient_norm": optax.global_norm(gradient)}
+        return state._replace(params=params, opt_state=opt_state), metrics
+
+    return step
+
+
+def make_meta_optimizer(config: TrainConfig) -> optax.GradientTransformationExtraArgs:
+    """Adam for the label table; a row moves only when it was in the batch."""
+    return optimizers.lazy_adam(config.meta.learning_rate, weight_decay=config.meta.weight_decay)
+
+
+def make_bilevel_step(
+    model: DecoderConfig,
+    inner_loss: Loss,
+    labels: Parametrisation,
+    optimizer: optax.GradientTransformation,
+    config: TrainConfig,
+    raw: np.ndarray,
+) -> Step:
+    """K inner steps on theta, and one outer step on phi with the exact hypergradient through them."""
+    meta_gradient = make_meta_gradient(
+        inner_loss, make_outer_loss(model), optimizer, method=config.meta.method, unroll=config.meta.unroll
+    )
+    meta_optimizer = make_meta_optimizer(config)
+
+    def step(state: TrainState, batch: Batch, outer: Batch | None, do_meta: Array) -> tuple[TrainState, Metrics]:
+        result = meta_gradient(state.params, state.opt_state, state.phi, batch, outer, do_meta=do_meta)
+        touched = optimizers.touched_rows(batch.label_index, len(raw), batch.label_mask) & do_meta
+        updates, meta_state = meta_optimizer.update(
+            result.hypergradient, state.meta_opt_state, state.phi, touched=touched
+        )
+        phi = labels.project(optax.apply_updates(state.phi, updates))
+        metrics = {
+            "inner_loss": result.inner_loss,
+            "outer_loss": result.outer_loss,
+            "gradient_norm": result.norms.inner_gradient,
+            "hypergradient_norm": result.norms.hypergradient,
+            "label_drift": jnp.mean(jnp.abs(labels.labels(phi, jnp.asarray(raw)) - raw)),
+        }
+        return TrainState(result.params, result.opt_state, phi, meta_state), metrics
+
+    return step
+
+
+def train_arm(
+    config: TrainConfig,
+    model: DecoderConfig,
+    mesh: Mesh,
+    arm: Arm,
+    data: Data,
+    start: TrainState,
+    folder: Path,
+) -> TrainState:
+    """Trains one arm from ``start`` (the state at ``arm.first_step``), or from its newest checkpoint.
+
+    Returns:
+      The state after ``arm.last_step`` steps, which is also checkpointed.
+
+    Raises:
+      DataError: when the loss is no longer finite; the batch is kept in the folder.
+      SystemExit: with status 143 after SIGTERM, once the state is saved.
+    """
+    optimizer = make_optimizer(config)
+    plain = make_plain_step(arm.inner_loss, optimizer)
+    stride = 1
+    step_function = plain
+    if arm.labels is not None:
+        stride = config.meta.unroll
+        step_function = make_bilevel_step(model, arm.inner_loss, arm.labels, optimizer, config, data.raw)
+    with Checkpoints(folder / "checkpoints", config.checkpoint_every, config.keep_checkpoints) as checkpoints:
+        done = checkpoints.latest_step()
+        # A copy: the step's buffers are donated, and other arms go on from ``start`` too.
+        state = jax.tree.map(jnp.copy, start) if done is None else checkpoints.restore(done, start)
+        first = arm.first_step if done is None else done
+        if first >= arm.last_step:
+            return state
+        compiled = jax.jit(step_function, donate_argnums=0)
+        with (
+            activate(model, mesh),
+            _stop_requests() as stop,
+            MetricsWriter(folder, first) as writer,
+            tqdm(total=arm.last_step - arm.first_step, initial=first - arm.first_step, desc=f"train {arm.name}") as bar,
+        ):
+            for step in range(first, arm.last_step, stride):
+                batch = _device_batch([data.inner.batch(step + k) for k in range(stride)], mesh)
+                meta_batch = None if arm.labels is None else _device_batch([data.outer.batch(step)], mesh)
+                do_meta = (step // stride) % config.meta.every == 0
+                state, metrics = compiled(state, batch, meta_batch, jnp.asarray(do_meta))
+                if step % config.log_every < stride or step + stride >= arm.last_step:
+                    values = {name: float(value) for name, value in metrics.items()}
+                    writer.write(step, values)
+                    bar.set_postfix(loss=f"{values['inner_loss']:.3f}")
+                    _check_finite(values, batch, step, folder)
+                bar.update(stride)
+                checkpoints.save(step + stride, state, force=bool(stop) or step + stride >= arm.last_step)
+                if stop:
+                    raise SystemExit(143)
+    return state
+
+
+def _device_batch(batches: list[Batch], mesh: Mesh) -> Batch:
+    """The batch on the mesh; several get a leading axis of unrolled steps."""
+    if len(batches) == 1:
+        return jax.device_put(batches[0], batch_sharding(mesh))
+    stacked = Batch(*(np.stack(leaves) for leaves in zip(*batches, strict=True)))
+    return jax.device_put(stacked, NamedSharding(mesh, PartitionSpec(None, *batch_sharding(mesh).spec)))
+
+
+def _check_finite(values: dict[str, float], batch: Batch, step: int, folder: Path) -> None:
+    if all(np.isfinite(value) for value in values.values()):
+        return
+    path = folder / f"not_finite_{step}.npz"
+    np.savez(path, **{name: np.asarray(leaf) for name, leaf in batch._asdict().items()})  # type: ignore[arg-type]
+    bad = ", ".join(name for name, value in values.items() if not np.isfinite(value))
+    raise DataError(f"{folder.name}, step {step}: {bad} not finite; the batch is in {path}; lower the learning rate")
+
+
+@contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """A list that gets an entry when SIGTERM arrives, so that the loop can save before it stops."""
+    requests: list[int] = []
+    previous: Any = signal.signal(signal.SIGTERM, lambda number, frame: requests.append(number))
+    try:
+        yield requests
+    finally:
+        signal.signal(signal.SIGTERM, previous)

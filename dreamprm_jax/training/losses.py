@@ -1,0 +1,71 @@
+"""The inner and outer losses of DreamPRM-Code as pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from dreamprm_jax.bilevel.labels import Parametrisation
+from dreamprm_jax.models.decoder import DecoderConfig
+from dreamprm_jax.models.reward import step_logits
+from dreamprm_jax.training.feed import Batch
+
+Loss = Callable[..., Float[Array, ""]]
+
+
+def batch_logits(model: DecoderConfig, params: Any, batch: Batch) -> Float[Array, "B S"]:
+    """Logits of every step of every program."""
+    return step_logits(model, params, batch.tokens, batch.positions, batch.segments, batch.step_index)
+
+
+def step_loss(
+    logits: Float[Array, "B S"], targets: Float[Array, "B S"], weights: Float[Array, "B S"], batch: Batch
+) -> Float[Array, ""]:
+    """Weighted binary cross-entropy of the noisy step labels, mean over the labelled steps."""
+    losses = weights * optax.sigmoid_binary_cross_entropy(logits, targets)
+    return jnp.sum(jnp.where(batch.label_mask, losses, 0.0)) / jnp.maximum(jnp.sum(batch.label_mask), 1)
+
+
+def outcome_loss(logits: Float[Array, "B S"], batch: Batch) -> Float[Array, ""]:
+    """Binary cross-entropy of the last step's logit against the program's outcome, mean over programs."""
+    losses = optax.sigmoid_binary_cross_entropy(logits, batch.outcome)
+    return jnp.sum(jnp.where(batch.outcome_mask, losses, 0.0)) / jnp.maximum(jnp.sum(batch.outcome_mask), 1)
+
+
+def make_outcome_loss(model: DecoderConfig) -> Loss:
+    """(params, phi, batch) -> the outcome loss alone: training of an outcome reward model. phi is ignored."""
+
+    def loss(params: Any, phi: Any, batch: Batch) -> Float[Array, ""]:
+        return outcome_loss(batch_logits(model, params, batch), batch)
+
+    return loss
+
+
+def make_inner_loss(model: DecoderConfig, labels: Parametrisation | None, outcome_weight: float) -> Loss:
+    """L_in(theta, phi, batch) = step loss with targets and weights of phi + outcome_weight * outcome loss.
+
+    Without a parametrisation the targets are the raw labels, and phi is ignored.
+    """
+
+    def inner_loss(params: Any, phi: Any, batch: Batch) -> Float[Array, ""]:
+        logits = batch_logits(model, params, batch)
+        if labels is None:
+            targets, weights = batch.raw, jnp.ones_like(batch.raw)
+        else:
+            targets, weights = labels.targets_and_weights(phi, batch.label_index, batch.raw)
+        return step_loss(logits, targets, weights, batch) + outcome_weight * outcome_loss(logits, batch)
+
+    return inner_loss
+
+
+def make_outer_loss(model: DecoderConfig) -> Loss:
+    """L_out(theta, batch): the outcome loss on whole programs of the meta set."""
+
+    def outer_loss(params: Any, batch: Batch) -> Float[Array, ""]:
+        return outcome_loss(batch_logits(model, params, batch), batch)
+
+    return outer_loss
