@@ -30,6 +30,7 @@ class Table:
     header: list[str]
     rows: list[list[str]]
     explanation: str = ""
+    pinned: int = 0  # leading rows that sorting leaves in place
 
     def text(self) -> str:
         """Title, aligned columns, explanation."""
@@ -83,6 +84,7 @@ def _selection(results: Results) -> Table:
         ["method", *DIFFICULTIES, "overall", "95% interval", "solved", "oracle gap %"],
         rows,
         "solved: problems in expectation; oracle gap %: share of the way from random to oracle.",
+        pinned=1,
     )
 
 

@@ -14,7 +14,7 @@ from dreamprm_jax.evaluation.truth import load_truth
 from dreamprm_jax.policy.protocol import CompletionRequest
 from dreamprm_jax.policy.simulated import SimulatedPolicy
 from dreamprm_jax.problems.procedural.compose import compose
-from dreamprm_jax.schema import CorrectedLabel, Outcome, Problem, Program, Score, StepLabel, Verdict
+from dreamprm_jax.schema import CorrectedLabel, Outcome, Problem, Program, Score, StepLabel, StepTruth, Verdict
 from dreamprm_jax.storage import write_json, write_records
 from dreamprm_jax.workdir import Paths
 
@@ -32,6 +32,28 @@ def small_config(train: int = 6, test: int = 12, samples: int = 400) -> config_m
 def logit(value: np.ndarray) -> np.ndarray:
     clipped = np.clip(value, 0.03, 0.97)
     return np.log(clipped / (1 - clipped))
+
+
+def step_label(step: StepTruth, passes: int) -> StepLabel:
+    """The label of one step, of which ``passes`` of 4 rollouts passed."""
+    return StepLabel(
+        problem_id=step.problem_id,
+        program_hash=step.program_hash,
+        step_index=step.step_index,
+        start=0,
+        end=0,
+        passes=passes,
+        rollouts=4,
+        infrastructure_errors=0,
+        unforced=0,
+        posterior_alpha=1.0 + passes,
+        posterior_beta=5.0 - passes,
+        policy="simulated",
+        sampling="{}",
+        mode="faithful",
+        tier="T",
+        config_hash="c",
+    )
 
 
 def write_run(paths: Paths, config: config_module.Config) -> None:
@@ -79,26 +101,7 @@ def write_run(paths: Paths, config: config_module.Config) -> None:
             write_records(
                 paths.step_labels(),
                 StepLabel,
-                [
-                    StepLabel(
-                        row.problem_id,
-                        row.program_hash,
-                        row.step_index,
-                        0,
-                        0,
-                        int(k),
-                        4,
-                        0,
-                        1.0 + k,
-                        5.0 - k,
-                        policy.name,
-                        "{}",
-                        "faithful",
-                        "T",
-                        "c",
-                    )
-                    for row, k in zip(truth, passes, strict=True)
-                ],
+                [step_label(row, int(k)) for row, k in zip(truth, passes, strict=True)],
             )
             write_records(
                 paths.corrected_labels("corrected"),
@@ -137,3 +140,9 @@ def run_folder(tmp_path_factory, config):
 def without_truth(config):
     """The same settings as if the problems were real ones."""
     return dataclasses.replace(config, problems=dataclasses.replace(config.problems, source="livecodebench"))
+
+
+@pytest.fixture(scope="session")
+def label_of():
+    """(truth of a step, passes of 4 rollouts) -> its label."""
+    return step_label

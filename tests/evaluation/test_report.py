@@ -11,7 +11,7 @@ from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.evaluation.report.heatmap import MAX_CHARACTERS, colour, visible
 from dreamprm_jax.evaluation.report.stage import report
 from dreamprm_jax.evaluation.stage import evaluate
-from dreamprm_jax.schema import CorrectedLabel, Outcome, Problem, Program, Score, StepLabel, Verdict
+from dreamprm_jax.schema import CorrectedLabel, Outcome, Problem, Program, Score, StepLabel, StepTruth, Verdict
 from dreamprm_jax.storage import write_records
 from dreamprm_jax.workdir import Paths
 
@@ -57,7 +57,7 @@ def page(run_folder, config):
 
 
 @pytest.fixture(scope="module")
-def hostile(tmp_path_factory, config):
+def hostile(tmp_path_factory, config, label_of):
     """Real-problem settings (no truth, nothing corrected), and programs that attack the page."""
     config = dataclasses.replace(
         config,
@@ -82,8 +82,7 @@ def hostile(tmp_path_factory, config):
             logits = tuple(np.linspace(-2, 2, len(split_steps(program.code)) + (index == 1)).tolist())
             scores.append(Score("p<b>", program.program_hash, logits, logits, arm, "c"))
         write_records(paths.scores(arm), Score, scores)
-    label = StepLabel("t", "h", 0, 0, 1, 1, 4, 0, 2.0, 4.0, "policy", "{}", "faithful", "T", "c")
-    write_records(paths.step_labels(), StepLabel, [label])
+    write_records(paths.step_labels(), StepLabel, [label_of(StepTruth("t", "h", 0, 0.3, True, False, -1), 1)])
     write_records(paths.corrected_labels("corrected"), CorrectedLabel, [])
     evaluate(config, paths)
     report(config, paths)
