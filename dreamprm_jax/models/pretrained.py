@@ -1,0 +1,108 @@
+"""From ``config.model`` to a model: random in a given shape, or pretrained from a folder, the hub or a package."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+from tokenizers import Tokenizer
+
+from dreamprm_jax.config import ModelConfig
+from dreamprm_jax.models.decoder import DecoderConfig, decoder_config
+from dreamprm_jax.models.hf_config import read_config
+from dreamprm_jax.models.hf_import import load_params
+from dreamprm_jax.models.reward import Params, init_params
+from dreamprm_jax.models.smollm2 import smollm2_folder
+from dreamprm_jax.schema import DataError
+
+HUB_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab.json", "merges.txt"]
+
+
+def weights_folder(weights: str) -> Path:
+    """The local Hugging Face folder of ``config.model.weights``: itself, a hub snapshot, or the converted SmolLM2.
+
+    Raises:
+      DataError: if it is not there and cannot be fetched.
+    """
+    if weights == "smollm2":
+        return smollm2_folder()
+    if Path(weights).is_dir():
+        return Path(weights)
+    if weights.count("/") != 1 or weights.startswith((".", "/", "~")):
+        raise DataError(f"model.weights={weights!r}: no such folder (a hub id has the form 'owner/name')")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(weights, allow_patterns=HUB_FILES))
+    except Exception as error:  # the hub client raises its own, requests' and OS errors
+        raise DataError(
+            f"model.weights={weights!r}: no such folder, and the hub did not give it: "
+            f"{type(error).__name__}: {error}; download it elsewhere and give the folder"
+        ) from error
+
+
+def model_config(model: ModelConfig) -> DecoderConfig:
+    """The decoder of ``config.model``: its own shape, or that of its weights, with its numerics.
+
+    Raises:
+      DataError: if the weights' architecture is not supported, or ``max_length`` exceeds their context.
+    """
+    own = decoder_config(model)
+    if not model.weights:
+        return own
+    folder = weights_folder(model.weights)
+    shape = read_config(folder)
+    if model.max_length > shape.max_positions:
+        raise DataError(
+            f"model.max_length={model.max_length} exceeds the context of {folder / 'config.json'}: "
+            f"max_position_embeddings={shape.max_positions}"
+        )
+    numerics = ("dtype", "param_dtype", "remat", "attention", "attention_chunk", "head_hidden", "lora")
+    return dataclasses.replace(shape, **{name: getattr(own, name) for name in numerics})
+
+
+def make_params(model: ModelConfig, config: DecoderConfig, rng: jax.Array, shardings: Any = None) -> Params:
+    """Parameters of ``model_config(model)``, random or loaded, each made where it stays.
+
+    Args:
+      model: settings.
+      config: ``model_config(model)``.
+      rng: key of what is random.
+      shardings: ``training.mesh.parameter_shardings``; None: the default device.
+    """
+    if model.weights:
+        return load_params(config, weights_folder(model.weights), rng, shardings)
+    return jax.jit(lambda key: init_params(config, key), out_shardings=shardings)(rng)
+
+
+def load_tokenizer(model: ModelConfig, config: DecoderConfig) -> Tokenizer:
+    """The tokenizer that belongs to ``model.weights``.
+
+    Raises:
+      DataError: if the folder has none, or one with more tokens than the embedding has rows.
+    """
+    path = weights_folder(model.weights) / "tokenizer.json"
+    if not path.exists():
+        raise DataError(f"{path}: not found; save the tokenizer beside the weights (a fast tokenizer)")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise DataError(f"{path}: not a tokenizer.json ({error})") from error
+    check_tokenizer(tokenizer, config, path)
+    return tokenizer
+
+
+def check_tokenizer(tokenizer: Tokenizer, config: DecoderConfig, path: Path) -> None:
+    """Checks that every token has a row in the embedding.
+
+    Raises:
+      DataError: naming the tokenizer's file.
+    """
+    largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
+    if largest >= config.vocab_size:
+        raise DataError(
+            f"{path}: token id {largest} has no row in an embedding of vocab_size={config.vocab_size}: "
+            "the tokenizer belongs to other weights"
+        )
