@@ -109,18 +109,27 @@ def score_rows(
     return _rows(programs)
 
 
+def noisy_labels(labels: Sequence[StepLabel]) -> list[StepLabel]:
+    """Every labelled step but the last of its program: its label is the program's exact outcome, not an estimate."""
+    last: dict[tuple[str, str], int] = {}
+    for row in labels:
+        key = (row.problem_id, row.program_hash)
+        last[key] = max(row.step_index, last.get(key, 0))
+    return [row for row in labels if row.step_index < last[row.problem_id, row.program_hash]]
+
+
 def label_rows(
     labels: Sequence[StepLabel], corrected: Sequence[CorrectedLabel], truth: Sequence[StepTruth], skips: list[Skip]
 ) -> StepRows:
-    """Labelled training steps with their raw estimate and, where the arm corrected it, the corrected label.
+    """Labelled training steps with their raw estimate and, where an arm corrected labels, the corrected one.
 
-    Steps without judged rollouts, without truth or (if any label was corrected) without a corrected label are named in
-    ``skips``, so that both columns are of the same steps.
+    Last steps are not among them (``noisy_labels``). Steps without judged rollouts, without truth or (if any label was
+    corrected) without a corrected label are named in ``skips``, so that both columns are of the same steps.
     """
     changed = {(row.problem_id, row.program_hash, row.step_index): row.corrected for row in corrected}
     index = {(row.problem_id, row.program_hash, row.step_index): row for row in truth}
     kept: dict[tuple[str, str], list[tuple[StepTruth, dict[str, float]]]] = {}
-    for row in labels:
+    for row in noisy_labels(labels):
         key = (row.problem_id, row.program_hash, row.step_index)
         name = f"{row.problem_id} {row.program_hash[:12]} step {row.step_index}"
         if not row.rollouts:

@@ -216,7 +216,9 @@ def _labels(results: Results) -> Table:
         f"Labels against the exact truth: {_step_counts(counts, 'training')}",
         ["label", "AUROC", "95% interval", "before error", "Brier", "Brier recov.", "ECE"],
         rows,
-        _explanation(results["labels"]),
+        _explanation(
+            results["labels"], "Last steps are left out: their label is the program's outcome, which is exact."
+        ),
     )
 
 

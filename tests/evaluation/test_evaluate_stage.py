@@ -11,7 +11,7 @@ import pytest
 from dreamprm_jax.evaluation.candidates import load_candidates
 from dreamprm_jax.evaluation.stage import evaluate
 from dreamprm_jax.evaluation.truth import load_truth
-from dreamprm_jax.schema import DataError, Outcome, Program, Score, Verdict
+from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, Program, Score, StepLabel, Verdict
 from dreamprm_jax.storage import read_json, read_records, write_records
 from dreamprm_jax.workdir import Paths
 
@@ -88,7 +88,7 @@ def test_differences_are_paired_and_count_problems(evaluated):
     assert row["wins"] - row["losses"] == pytest.approx(row["problems"])
 
 
-def test_step_and_label_figures_recover_the_noise_that_was_put_in(evaluated):
+def test_step_and_label_figures_recover_the_noise_that_was_put_in(evaluated, run_folder):
     _, results = evaluated
     steps, labels = by_key(results["steps"]["table"], "key"), by_key(results["labels"]["table"], "key")
     order = [steps[name]["auroc_recoverable"]["estimate"] for name in ("orm", "raw", "corrected")]
@@ -100,8 +100,24 @@ def test_step_and_label_figures_recover_the_noise_that_was_put_in(evaluated):
     # a mean of 4 binomial draws has a squared error of v (1 - v) / 4
     truth_share = results["labels"]["counts"]["mean_value"]
     assert labels["raw"]["brier_value"] < truth_share * (1 - truth_share) / 4
+    programs = len(read_records(run_folder.programs("train"), Program))
+    labelled = len(read_records(run_folder.step_labels(), StepLabel))
+    assert results["labels"]["counts"]["steps"] == labelled - programs  # last steps are exact, and left out
     assert results["notes"] == []
     assert results["skipped"] == []
+
+
+def test_steps_that_the_arm_did_not_correct_are_named(copy, config):
+    rows = read_records(copy.corrected_labels("corrected"), CorrectedLabel)
+    last = {row.program_hash: row.step_index for row in rows}
+    missing = next(row for row in rows if row.step_index < last[row.program_hash])
+    kept = [row for row in rows if row.step_index < last[row.program_hash] and row != missing]
+    write_records(copy.corrected_labels("corrected"), CorrectedLabel, kept)
+    counts = evaluate(config, copy)
+    assert counts["train_steps_with_truth"] == len(kept)
+    assert read_json(copy.results())["skipped"] == [
+        {"source": "corrected_labels", "reason": "not corrected", "count": 1}
+    ]
 
 
 def test_files_are_strict_json_and_csv_and_the_text_fits(evaluated, run_folder):

@@ -82,7 +82,11 @@ def hostile(tmp_path_factory, config, label_of):
             logits = tuple(np.linspace(-2, 2, len(split_steps(program.code)) + (index == 1)).tolist())
             scores.append(Score("p<b>", program.program_hash, logits, logits, arm, "c"))
         write_records(paths.scores(arm), Score, scores)
-    write_records(paths.step_labels(), StepLabel, [label_of(StepTruth("t", "h", 0, 0.3, True, False, -1), 1)])
+    write_records(
+        paths.step_labels(),
+        StepLabel,
+        [label_of(StepTruth("t", "h", index, 0.3, True, False, -1), 1) for index in range(3)],
+    )
     write_records(paths.corrected_labels("corrected"), CorrectedLabel, [])
     evaluate(config, paths)
     report(config, paths)

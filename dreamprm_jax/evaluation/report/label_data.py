@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dreamprm_jax.evaluation.methods import arm_label
-from dreamprm_jax.evaluation.step_table import StepRows
+from dreamprm_jax.evaluation.step_table import StepRows, noisy_labels
 from dreamprm_jax.schema import CorrectedLabel, StepLabel, StepTruth
 
 NEAR = 3
@@ -27,12 +27,12 @@ class LabelPlot:
 def label_plot(
     labels: Sequence[StepLabel], corrected: Sequence[CorrectedLabel], truth: Sequence[StepTruth] | None
 ) -> LabelPlot | None:
-    """Joins the rows of the same steps; None where no step is left."""
+    """Joins the rows of the same steps, last steps left out as in the tables; None where no step is left."""
     after = {(row.program_hash, row.step_index): row.corrected for row in corrected}
     known = None if truth is None else {(row.program_hash, row.step_index): row.recoverable for row in truth}
     kept = [
         (row.mean, key)
-        for row in labels
+        for row in noisy_labels(labels)
         if (key := (row.program_hash, row.step_index)) is not None
         and row.rollouts
         and (not after or key in after)

@@ -140,7 +140,7 @@ def _tiles(results: dict[str, Any]) -> list[tuple[str, str, str]]:
             label = table[row["method"]]["label"]
             overall = percent(table[row["method"]]["overall"]["estimate"])
             tiles.append(
-                (label, f"{overall}%", f"{signed(100 * row['estimate'])} points, {number(row['problems'], 1)} problems")
+                (label, f"{overall}%", f"{signed(100 * row['estimate'])} on random: {signed(row['problems'])} problems")
             )
     tiles.append(("oracle", f"{percent(table['oracle']['overall']['estimate'])}%", f"pass@{selection['best_of']}"))
     return tiles
