@@ -92,13 +92,15 @@ def _call_based(job: Job) -> None:
     if method is None:
         raise TypeError("cannot unpack non-iterable NoneType object")
     texts = [text.decode("utf-8", "surrogatepass") for text in job.inputs]
-    arguments = [[json.loads(line) for line in text.split("\n")] for text in texts]
-    for index, test_arguments in enumerate(arguments):
+    for text in texts:  # all of them first, as they do; but not kept, so that no test finds another's arguments
+        _arguments(text)
+    for index, text in enumerate(texts):
+        arguments = _arguments(text)
         signal.alarm(job.timeout)
         try:
-            prediction = method(*test_arguments)
+            prediction = method(*arguments)
             signal.alarm(0)
-            text = values.canonical(prediction, job.value_limit, wildcards=True)
+            encoded = values.canonical(prediction, job.value_limit, wildcards=True)
         except values.TooLarge:
             report(index, frames.TOO_LARGE)
         except Exception as error:
@@ -106,9 +108,13 @@ def _call_based(job: Job) -> None:
             report(index, _status(error), describe(error), last=True)
             return
         else:
-            report(index, frames.OK, text.encode("ascii"), last=index + 1 == len(arguments))
+            report(index, frames.OK, encoded.encode("ascii"), last=index + 1 == len(texts))
         finally:
             signal.alarm(0)
+
+
+def _arguments(text: str) -> list[Any]:
+    return [json.loads(line) for line in text.split("\n")]
 
 
 def _status(error: Exception) -> int:

@@ -1,8 +1,9 @@
 """The system-call filter of a child, as classic BPF, for x86-64 and aarch64.
 
 An allow-list: what a Python program needs to compute, read its inputs and write its output. No fork, no exec, no
-socket, no signal to another process, no opening of files for writing, no new limits. Whatever is not listed fails with
-EPERM; ``clone3`` fails with ENOSYS, so that the C library falls back to ``clone``, whose flags can be seen.
+socket that could reach anybody, no signal to another process, no opening of files for writing, no new limits. Whatever
+is not listed fails with EPERM; ``clone3`` fails with ENOSYS, so that the C library falls back to ``clone``, whose flags
+can be seen.
 
 The numbers come from the kernel's tables (arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h).
 """
@@ -43,6 +44,7 @@ _NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "access": (21, None),
     "select": (23, None),
     "sched_yield": (24, 124),
+    "pipe": (22, None),
     "mremap": (25, 216),
     "madvise": (28, 233),
     "dup": (32, 23),
@@ -53,6 +55,7 @@ _NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "alarm": (37, None),
     "setitimer": (38, 103),
     "getpid": (39, 172),
+    "socketpair": (53, 199),
     "clone": (56, 220),
     "exit": (60, 93),
     "uname": (63, 160),
@@ -75,6 +78,8 @@ _NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "futex": (202, 98),
     "sched_getaffinity": (204, 123),
     "getdents64": (217, 61),
+    "epoll_wait": (232, None),
+    "epoll_ctl": (233, 21),
     "restart_syscall": (219, 128),
     "fadvise64": (221, 223),
     "clock_gettime": (228, 113),
@@ -87,6 +92,9 @@ _NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "readlinkat": (267, 78),
     "faccessat": (269, 48),
     "pselect6": (270, 72),
+    "epoll_pwait": (281, 22),
+    "epoll_create1": (291, 20),
+    "pipe2": (293, 59),
     "ppoll": (271, 73),
     "set_robust_list": (273, 99),
     "dup3": (292, 24),
@@ -111,7 +119,8 @@ _OPEN_FOR_WRITING = 0o1 | 0o2 | 0o100 | 0o1000 | 0o20000000  # WRONLY RDWR CREAT
 _CLONE_THREAD = 0x00010000
 _CLONE_NEW = 0x7E020000 | 0x00000080  # all namespace flags: cgroup uts ipc user pid net, mount, time
 _FCNTL = (0, 1, 2, 3, 4, 1030)  # DUPFD GETFD SETFD GETFL SETFL DUPFD_CLOEXEC
-_IOCTL = (0x5401, 0x5450, 0x5451)  # TCGETS (isatty), FIONCLEX, FIOCLEX
+_IOCTL = (0x5401, 0x5421, 0x5450, 0x5451)  # TCGETS (isatty), FIONBIO, FIONCLEX, FIOCLEX
+_AF_UNIX, _SOCK_STREAM, _SOCK_TYPE_MASK = 1, 1, 0xF
 
 
 class Instruction(NamedTuple):
@@ -158,6 +167,7 @@ def instructions(machine: str, pid: int) -> list[Instruction]:
         "ioctl": _one_of(1, _IOCTL),
         "tgkill": _one_of(0, (pid,)),
         "prlimit64": _null_pointer(2),
+        "socketpair": _stream_pair(),
         "clone": _thread_only(),
         "clone3": [Instruction(_RET, 0, 0, _ENOSYS)],
     }
@@ -202,6 +212,19 @@ def _null_pointer(argument: int) -> list[Instruction]:
         Instruction(_JEQ, 0, 2, 0),
         Instruction(_LOAD, 0, 0, _low(argument) + 4),
         Instruction(_JEQ, 1, 0, 0),
+        Instruction(_RET, 0, 0, _EPERM),
+        Instruction(_RET, 0, 0, _ALLOW),
+    ]
+
+
+def _stream_pair() -> list[Instruction]:
+    """Two ends of one local stream (asyncio makes one): a stream reaches nobody else, unlike datagrams."""
+    return [
+        Instruction(_LOAD, 0, 0, _low(0)),
+        Instruction(_JEQ, 0, 3, _AF_UNIX),
+        Instruction(_LOAD, 0, 0, _low(1)),
+        Instruction(_AND, 0, 0, _SOCK_TYPE_MASK),
+        Instruction(_JEQ, 1, 0, _SOCK_STREAM),
         Instruction(_RET, 0, 0, _EPERM),
         Instruction(_RET, 0, 0, _ALLOW),
     ]

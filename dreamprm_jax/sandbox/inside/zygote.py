@@ -6,6 +6,7 @@ a fresh interpreter (``bootstrap``), with one argument: its settings as JSON.
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import json
 import os
@@ -26,6 +27,7 @@ from .report import RESULT_FD
 _POLL_SECONDS = 0.25  # a child with several threads spends its CPU time faster than the clock runs
 _STACK_BYTES = 8 << 20
 _READY = b"R"
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
 def main() -> None:
@@ -223,12 +225,13 @@ def _take(descriptors: list[int], null: int) -> tuple[Job, list[int]]:
         os.close(high)
     inputs: list[int] = []
     for text in job.inputs if real else ():
-        stdin = os.memfd_create("stdin")
+        stdin = os.memfd_create("stdin", os.MFD_ALLOW_SEALING)
         if job.kind == jobs.SCRIPT:
             view = memoryview(text)
             while view:
                 view = view[os.write(stdin, view) :]
             os.lseek(stdin, 0, os.SEEK_SET)
+        fcntl.fcntl(stdin, fcntl.F_ADD_SEALS, _SEALS)  # its memory counts against no limit
         inputs.append(stdin)
     return job, inputs
 
