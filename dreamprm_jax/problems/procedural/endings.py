@@ -54,13 +54,15 @@ AGGREGATES = (
         ('low = [w.lower() for w in {a}]\nreturn max(low, key=low.count) if low else "-"', 'return max({a}, key={a}.count).lower() if {a} else "-"', 'low = [w.lower() for w in {a}]\nreturn max(low, key=lambda w: (low.count(w), w)) if low else "-"')),
 )
 
+# The judge compares tokens as decimal numbers where they are ("0005" equals "+5"): where zeros or signs matter, the
+# answer holds something else beside the digits.
 FORMATS = (
     Primitive("plain", "format", "int", "word", "sure",
         ("print the number alone", "print just the number"), ("show", "to_text"),
         ("return str({a})", "return str({a} + 1)", "return str(abs({a}))")),
     Primitive("padded", "format", "int", "word", "tricky",
-        ("print it padded with zeros to four characters, sign included", "print it with leading zeros, four characters wide including a sign"), ("show_padded", "zero_pad"),
-        ("return str({a}).zfill(4)", "return str(abs({a})).zfill(4)", "return str({a}).rjust(3, '0')")),
+        ("print it in brackets, padded with zeros to four characters, sign included", "print it with leading zeros, four characters wide including a sign, between brackets"), ("show_padded", "zero_pad"),
+        ('return "[" + str({a}).zfill(4) + "]"', 'return "[" + str(abs({a})).zfill(4) + "]"', "return '[' + str({a}).rjust(3, '0') + ']'")),
     Primitive("parity", "format", "int", "word", "tricky",
         ("print EVEN or ODD and then the number", "print its parity, EVEN or ODD, followed by the number"), ("show_parity", "with_parity"),
         ('return ("EVEN" if {a} % 2 == 0 else "ODD") + " " + str({a})', 'return ("ODD" if {a} % 2 == 0 else "EVEN") + " " + str({a})', 'return str({a}) + " " + ("EVEN" if {a} % 2 == 0 else "ODD")')),
@@ -68,8 +70,8 @@ FORMATS = (
         ("print it in binary, with a leading - if negative and no prefix", "print its binary digits without prefix, a minus sign in front if negative"), ("show_binary", "to_binary"),
         ('return format({a}, "b")', "return bin({a})[2:]", 'return format({a}, "x")')),
     Primitive("signed", "format", "int", "word", "sure",
-        ("print it with its sign, + for zero too", "print the number with an explicit sign, zero as +0"), ("show_signed", "with_sign"),
-        ('return f"{{{a}:+d}}"', 'return ("+" if {a} > 0 else "") + str({a})', "return str({a})")),
+        ("print it after n= with its sign, + for zero too", "print n= and the number with an explicit sign, zero as +0"), ("show_signed", "with_sign"),
+        ('return f"n={{{a}:+d}}"', 'return "n=" + ("+" if {a} > 0 else "") + str({a})', 'return "n=" + str({a})')),
     Primitive("spaced", "format", "ints", "word", "sure",
         ("print the numbers with spaces between them, or NONE if there are none", "print them separated by spaces, NONE for an empty list"), ("show_spaced", "join_spaces"),
         ('return " ".join(map(str, {a})) or "NONE"', 'return ",".join(map(str, {a})) or "NONE"', 'return " ".join(map(str, {a}))')),

@@ -2,7 +2,7 @@
 
 The value of a prefix is the probability that the policy's completion of it passes all tests. It is computed, not
 sampled: the tests' intermediate values travel through every form of every function still to be written, and paths whose
-values agree are merged. For evaluation only.
+values agree are merged. What is printed at the end is compared by the judge's own rule. For evaluation only.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 from dreamprm_jax.problems.procedural.compose import Composition, run_form
 from dreamprm_jax.problems.procedural.mistakes import Plan, form_probabilities, plan_probabilities, plans
 from dreamprm_jax.problems.procedural.writing import Written, read
+from dreamprm_jax.sandbox.compare import output_mismatch
 from dreamprm_jax.schema import DataError, Problem, Program, StepTruth
 
 FAILED = ("failed",)  # the state of a program that has crashed on some test: it cannot pass any more
@@ -26,7 +27,7 @@ class Valuer:
         self.composition = composition
         self.scale = scale
         self._start: State = tuple(test.input for test in problem.tests)
-        self._expected = tuple(test.output.rstrip("\n") for test in problem.tests)
+        self._expected = tuple(test.output for test in problem.tests)
         self._values: dict[tuple[Any, ...], tuple[float, bool]] = {}
         self._applied: dict[tuple[Any, ...], State] = {}
 
@@ -49,7 +50,10 @@ class Valuer:
         if state == FAILED:
             return 0.0, False
         if done == len(plan.calls):
-            passes = tuple(str(v).strip() for v in state) == tuple(e.strip() for e in self._expected)
+            passes = all(
+                output_mismatch(f"{value}\n", expected) is None
+                for value, expected in zip(state, self._expected, strict=True)
+            )
             return float(passes), passes
         key = (plan.calls[done:], state)
         if key not in self._values:
