@@ -10,9 +10,10 @@ import re
 from dataclasses import dataclass
 
 from dreamprm_jax.problems.procedural.compose import PRIMITIVES, Composition, phrase
-from dreamprm_jax.problems.procedural.mistakes import Plan
+from dreamprm_jax.problems.procedural.mistakes import Plan, plans
 
 ARGUMENTS = ("values", "items", "data")
+HEAD = "import sys\n\n\n"
 CALL = "\n\nmain()\n"
 _CALLED = re.compile(r"(\w+)\((?=sys\.stdin|values\)|answer\))")
 _FUNCTION = {name: p.name for p in PRIMITIVES.values() for name in p.functions}
@@ -38,13 +39,16 @@ class Written:
 
 def write_main(composition: Composition, plan: Plan, style: Style) -> str:
     """The import and main()."""
-    names = [composition.primitives[i].functions[style.functions[i]] for i in plan.calls]
+    return _main([composition.primitives[i].functions[style.functions[i]] for i in plan.calls])
+
+
+def _main(names: list[str]) -> str:
     lines = [f"values = {names[0]}(sys.stdin.read())"]
     lines += [f"values = {name}(values)" for name in names[1:-2]]
     lines += [f"answer = {names[-2]}(values)", f"print({names[-1]}(answer))"]
     strategy = ", ".join(name.replace("_", " ") for name in names)
     doc = f'    """Strategy: {strategy}."""\n'
-    return "import sys\n\n\ndef main():\n" + doc + "".join(f"    {line}\n" for line in lines)
+    return HEAD + "def main():\n" + doc + "".join(f"    {line}\n" for line in lines)
 
 
 def write_helper(composition: Composition, position: int, form: int, style: Style) -> str:
@@ -65,13 +69,13 @@ def read(composition: Composition, text: str) -> Written | None:
     """
     sections = re.split(r"(?m)^(?=def )", text)
     if len(sections) == 1:
-        return Written(None, (), False) if not text.strip() or text.strip() == "import sys" else None
+        return Written(None, (), False) if HEAD.startswith(text) else None
     position_of = {name: i for i, name in enumerate(composition.names)}
     called = _CALLED.findall(sections[1])
     calls = [position_of.get(_FUNCTION.get(name, ""), -1) for name in called]
-    if -1 in calls or not sections[1].startswith("def main():"):
-        return None
     plan = Plan(tuple(calls))
+    if plan not in plans(composition) or "".join(sections[:2]).rstrip("\n") != _main(called).rstrip("\n"):
+        return None
     helpers = sections[2:]
     if len(helpers) > len(calls):
         return None
@@ -82,7 +86,9 @@ def read(composition: Composition, text: str) -> Written | None:
         if form is None:
             return None
         forms.append(form)
-    return Written(plan, tuple(forms), closed and len(helpers) == len(calls))
+    if closed and len(helpers) < len(calls):
+        return None
+    return Written(plan, tuple(forms), closed)
 
 
 def _form(composition: Composition, position: int, section: str) -> int | None:
