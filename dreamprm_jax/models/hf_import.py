@@ -106,7 +106,8 @@ def load_params(config: DecoderConfig, folder: Path, rng: jax.Array, shardings: 
       config: from ``read_config(folder)``, with the numerics wanted. Parameters are cast to ``config.param_dtype``.
       folder: with model.safetensors, or several files and their index.
       rng: for what the checkpoint lacks.
-      shardings: pytree of ``Sharding`` (``training.mesh.parameter_shardings``); None puts all on the first device.
+      shardings: pytree of ``Sharding`` (``training.mesh.parameter_shardings``); None puts all on one device of
+        this process.
 
     Returns:
       The pytree of ``init_params``.
@@ -116,7 +117,7 @@ def load_params(config: DecoderConfig, folder: Path, rng: jax.Array, shardings: 
     """
     shapes = flax.traverse_util.flatten_dict(abstract_params(config))
     if shardings is None:
-        places: dict[tuple[str, ...], Sharding] = dict.fromkeys(shapes, SingleDeviceSharding(jax.devices()[0]))
+        places: dict[tuple[str, ...], Sharding] = dict.fromkeys(shapes, SingleDeviceSharding(jax.local_devices()[0]))
     else:
         places = flax.traverse_util.flatten_dict(shardings)
     leaves: dict[tuple[str, ...], jax.Array] = {}
@@ -133,7 +134,8 @@ def load_params(config: DecoderConfig, folder: Path, rng: jax.Array, shardings: 
             def part(index: Any, tensor: Tensor = tensor, dtype: Any = dtype) -> np.ndarray:
                 return tensor.read(index, checkpoint.__getitem__).astype(dtype)
 
-            leaves[tensor.path] = jax.make_array_from_callback(shapes[tensor.path].shape, places[tensor.path], part)
+            shape, place = shapes[tensor.path].shape, places[tensor.path]
+            leaves[tensor.path] = jax.make_array_from_callback(shape, place, part, dtype=dtype)
     missing = [path for path in shapes if path not in leaves]
 
     def initialise(key: jax.Array) -> dict[tuple[str, ...], jax.Array]:

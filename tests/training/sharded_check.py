@@ -1,8 +1,13 @@
-"""Run by test_mesh.py in a process of its own with 8 CPU devices: prints, as JSON, how far sharded runs are from one
-device, for loss, gradient, Hessian-vector product and hypergradient."""
+"""Run by test_mesh.py in processes of their own, with 8 CPU devices in all: prints, as JSON, how far sharded runs are
+from one device, for loss, gradient, Hessian-vector product, hypergradient, and parameters imported and exported.
+
+``python sharded_check.py SHAPES [PORT PROCESS COUNT]``: with the latter, one of COUNT processes that share the mesh.
+"""
 
 import json
 import sys
+import tempfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +16,9 @@ import optax
 
 from dreamprm_jax.config import LoraConfig, MeshConfig
 from dreamprm_jax.models.decoder import DecoderConfig
+from dreamprm_jax.models.hf_config import read_config
+from dreamprm_jax.models.hf_export import export_model
+from dreamprm_jax.models.hf_import import load_params
 from dreamprm_jax.models.reward import init_params, step_logits
 from dreamprm_jax.training.mesh import (
     activate,
@@ -36,6 +44,7 @@ CONFIG = DecoderConfig(
     lora=LoraConfig(rank=2),
 )
 ROWS, LENGTH, STEPS = 8, 32, 4
+GOLDEN = Path(__file__).parents[1] / "models" / "golden" / "qwen2"
 
 
 def quantities(params, phi, tokens, positions, segments, index):
@@ -51,14 +60,36 @@ def quantities(params, phi, tokens, positions, segments, index):
     return {"loss": value, "gradient": gradient, "hvp": hvp, "hypergradient": hyper}
 
 
+def largest_difference(expected, got) -> float:
+    """Over the leaves, and of each leaf over the parts that this process holds."""
+
+    def one(want, have) -> float:
+        want = np.asarray(want)
+        return max(float(np.abs(want[part.index] - np.asarray(part.data)).max()) for part in have.addressable_shards)
+
+    return max(one(*pair) for pair in zip(jax.tree.leaves(expected), jax.tree.leaves(got), strict=True))
+
+
+def imported_and_exported(mesh) -> tuple[float, float]:
+    """Differences of sharded from whole: parameters read from a folder, and read back after an export."""
+    config, key = read_config(GOLDEN), jax.random.key(0)
+    whole = jax.tree.map(np.asarray, load_params(config, GOLDEN, key))
+    sharded = load_params(config, GOLDEN, key, parameter_shardings(config, mesh))
+    with tempfile.TemporaryDirectory() as folder:
+        export_model(config, sharded, Path(folder), file_bytes=10_000)
+        again = whole if jax.process_index() else jax.tree.map(np.asarray, load_params(config, Path(folder), key))
+    return largest_difference(whole, sharded), largest_difference(again, sharded)
+
+
 def main(shapes: list[list[int]]) -> None:
     rng = np.random.default_rng(0)
-    tokens = jnp.asarray(rng.integers(1, 64, (ROWS, LENGTH)), jnp.int32)
-    positions = jnp.tile(jnp.arange(LENGTH, dtype=jnp.int32), (ROWS, 1))
-    index = jnp.tile(jnp.asarray([3, 10, 17, 31], jnp.int32), (ROWS, 1))
-    inputs = (jnp.full((ROWS, STEPS), 0.3), tokens, positions, jnp.ones_like(tokens), index)
-    params = jax.jit(init_params, static_argnums=0)(CONFIG, jax.random.key(0))
-    expected = jax.jit(quantities)(params, *inputs)
+    tokens = rng.integers(1, 64, (ROWS, LENGTH)).astype(np.int32)
+    positions = np.tile(np.arange(LENGTH, dtype=np.int32), (ROWS, 1))
+    index = np.tile(np.asarray([3, 10, 17, 31], np.int32), (ROWS, 1))
+    inputs = (np.full((ROWS, STEPS), 0.3, np.float32), tokens, positions, np.ones_like(tokens), index)
+    with jax.default_device(jax.local_devices()[0]):
+        params = jax.jit(init_params, static_argnums=0)(CONFIG, jax.random.key(0))
+        expected = jax.tree.map(np.asarray, jax.jit(quantities)(params, *map(jnp.asarray, inputs)))
     report = {}
     for shape in shapes:
         mesh = make_mesh(MeshConfig(*shape))
@@ -67,16 +98,17 @@ def main(shapes: list[list[int]]) -> None:
         out = {"loss": replicated(mesh), "gradient": shardings, "hvp": shardings, "hypergradient": batch}
         with activate(CONFIG, mesh):
             got = jax.jit(quantities, out_shardings=out)(sharded, *jax.device_put(inputs, batch))
-        got["parameters"] = sharded
-        differences = {}
-        for name, tree in {**expected, "parameters": params}.items():
-            pairs = zip(jax.tree.leaves(tree), jax.tree.leaves(got[name]), strict=True)
-            differences[name] = max(float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in pairs)
+        differences = {name: largest_difference(expected[name], got[name]) for name in expected}
+        differences["parameters"] = largest_difference(params, sharded)
+        differences["import"], differences["export"] = imported_and_exported(mesh)
         kernel = sharded["decoder"]["layers"]["q"]["kernel"]
-        local = [s.data.size for s in kernel.addressable_shards]
-        report["x".join(map(str, shape))] = {"difference": differences, "fraction": max(local) / kernel.size}
+        fraction = kernel.addressable_shards[0].data.size / kernel.size
+        report["x".join(map(str, shape))] = {"difference": differences, "fraction": fraction}
     print(json.dumps(report))
 
 
 if __name__ == "__main__":
+    if len(sys.argv) > 2:
+        port, process, count = map(int, sys.argv[2:])
+        jax.distributed.initialize(f"127.0.0.1:{port}", num_processes=count, process_id=process)
     main(json.loads(sys.argv[1]))

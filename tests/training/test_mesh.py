@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -81,18 +82,37 @@ def test_batch_that_does_not_divide_is_refused():
         check_divisible(abstract_mesh(MeshConfig(2, 2, 2), 8), 6, "train.batch_size")
 
 
+def _sharded_check(shapes, processes):
+    """Reports of ``sharded_check.py``, one a process; 8 devices in all."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    flags = f"--xla_force_host_platform_device_count={8 // processes}"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, str(Path(__file__).with_name("sharded_check.py")), json.dumps(shapes)]
+    shared = [[str(port), str(i), str(processes)] if processes > 1 else [] for i in range(processes)]
+    runs = [
+        subprocess.Popen(command + more, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for more in shared
+    ]
+    try:
+        outputs = [run.communicate(timeout=600) for run in runs]
+    finally:
+        for run in runs:
+            run.kill()
+    for run, (_, errors) in zip(runs, outputs, strict=True):
+        assert run.returncode == 0, errors[-2000:]
+        assert "nvoluntary full rematerialization" not in errors
+    return [json.loads(output.splitlines()[-1]) for output, _ in outputs]
+
+
 @pytest.mark.slow
-def test_sharded_equals_one_device():
-    shapes = [[2, 2, 2], [1, 2, 4], [1, 8, 1]]
-    script = Path(__file__).with_name("sharded_check.py")
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, str(script), json.dumps(shapes)]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
-    assert run.returncode == 0, run.stderr[-2000:]
-    assert "nvoluntary full rematerialization" not in run.stderr
-    report = json.loads(run.stdout)
-    for shape in shapes:
-        row = report["x".join(map(str, shape))]
-        assert max(row["difference"].values()) < 1e-5, (shape, row)
-    assert report["2x2x2"]["fraction"] == 1 / 4
-    assert report["1x8x1"]["fraction"] == 1 / 8
+@pytest.mark.parametrize(("shapes", "processes"), [([[2, 2, 2], [1, 2, 4], [1, 8, 1]], 1), ([[2, 2, 2]], 2)])
+def test_sharded_equals_one_device(shapes, processes):
+    reports = _sharded_check(shapes, processes)
+    for report in reports:
+        for shape in shapes:
+            row = report["x".join(map(str, shape))]
+            assert max(row["difference"].values()) < 1e-5, (shape, row)
+    assert reports[0]["2x2x2"]["fraction"] == 1 / 4
+    assert processes == 2 or reports[0]["1x8x1"]["fraction"] == 1 / 8
