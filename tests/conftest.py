@@ -1,0 +1,52 @@
+"""What all tests share: jax on the CPU with a compilation cache, and small runs made by the real stages."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dreamprm_jax import config as config_module
+from dreamprm_jax.problems.procedural.compose import compose
+
+# Before any test module imports jax, and for the processes that tests start.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    cache = getattr(config, "cache", None)
+    if cache is not None:
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache.mkdir("jax")))
+        os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the repository."""
+    return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def benchmark():
+    """150 procedural problems as (window, problem, composition), 50 a window."""
+    return list(compose(0, {"train": 50, "meta": 50, "test": 50}, private_tests=5))
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> config_module.Config:
+    """Settings of a run that takes seconds: three problems a window, two programs each, a model of one layer."""
+    settings = config_module.defaults()
+    settings.name = "tiny"
+    settings.problems.train_count = settings.problems.meta_count = settings.problems.test_count = 3
+    settings.problems.private_tests = 3
+    settings.generate.train_programs = settings.generate.test_programs = 2
+    settings.label.rollouts = 3
+    settings.sandbox.workers = 2
+    settings.model.update(
+        vocab_size=300, hidden_size=16, intermediate_size=32, num_layers=1, num_heads=2, num_kv_heads=1, max_length=512
+    )
+    settings.train.update(warmup_steps=4, steps=4, batch_size=2, row_tokens=512, log_every=1, checkpoint_every=2)
+    settings.train.meta.batch_size = 2
+    settings.score.batch_size = 4
+    settings.evaluate.bootstrap_samples = 200
+    return config_module.freeze(settings)
