@@ -152,7 +152,8 @@ def labels_before_after(labels: LabelPlot) -> Figure:
         for axes in panels:
             axes.set_ylim(0, top)
         if labels.recoverable is not None:
-            panels[0].legend(loc="upper center", title="truth")
+            handles, names = panels[0].get_legend_handles_labels()
+            figure.legend(handles, names, loc="outside lower center", ncols=2)
         return figure
 
 
