@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import runpy
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -170,15 +172,33 @@ def load_config(path: str, overrides: list[str]) -> Any:
             raise DataError(f"config: no field {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
         if "=" not in item:
             raise DataError(f"config: field {name!r} needs a value: --config.{name}=VALUE")
-    command_line = ["dreamprm", f"--config={path}", *overrides]
-    values = flags.FlagValues()
-    holder = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=command_line)
+    settings = _run_config_file(path)
+    values, command_line = flags.FlagValues(), ["dreamprm", *overrides]
     try:
+        config_flags.DEFINE_config_dict("config", settings, flag_values=values, sys_argv=command_line)
         values(command_line)
-        settings = holder.value
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"config: {path}: {error}") from error
+        raise DataError(f"config: {error}") from error
     return freeze(settings)
+
+
+def _run_config_file(path: str) -> Any:
+    """What the file's ``get_config()`` returns. Any error in it becomes a DataError that names file and line."""
+    from ml_collections import config_dict
+
+    from dreamprm_jax.schema import DataError
+
+    try:
+        module = runpy.run_path(path)
+        settings = module["get_config"]() if "get_config" in module else None
+    except SyntaxError as error:
+        raise DataError(f"--config: {error.filename}, line {error.lineno}: {error.msg}") from error
+    except Exception as error:  # it is the user's program
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        raise DataError(f"--config: {path}, line {lines[-1]}: {type(error).__name__}: {error}") from error
+    if not isinstance(settings, config_dict.ConfigDict):
+        raise DataError(f"--config: {path}: needs a function get_config() that returns config.defaults() with changes")
+    return settings
 
 
 def _fail(message: str) -> NoReturn:

@@ -8,6 +8,7 @@ every type checked. Nothing below the command line sees a ConfigDict.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin
 
@@ -221,6 +222,7 @@ def freeze(settings: config_dict.ConfigDict | dict[str, Any]) -> Config:
       DataError: on an unknown field, a wrong type or a value outside the listed choices, naming the field.
     """
     values = settings.to_dict() if isinstance(settings, config_dict.ConfigDict) else settings
+    _check_names(values, to_dict(Config()), "")
     try:
         return dacite.from_dict(Config, values, config=dacite.Config(strict=True, cast=[tuple]))
     except dacite.WrongTypeError as error:
@@ -229,6 +231,16 @@ def freeze(settings: config_dict.ConfigDict | dict[str, Any]) -> Config:
         raise DataError(f"config: {error.field_path} is {error.value!r}, not {wanted or error.field_type}") from error
     except dacite.DaciteError as error:
         raise DataError(f"config: {error}") from error
+
+
+def _check_names(values: dict[str, Any], known: dict[str, Any], prefix: str) -> None:
+    for name, value in values.items():
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1, 0.5)
+            hint = f"; did you mean {prefix + close[0]!r}?" if close else ""
+            raise DataError(f"config: no field {prefix + name!r}{hint}")
+        if isinstance(value, dict) and isinstance(known[name], dict):
+            _check_names(value, known[name], f"{prefix}{name}.")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
