@@ -1,0 +1,50 @@
+"""The host half forks and runs untrusted programs: no module of it may bring jax into the process, by any way."""
+
+import json
+import subprocess
+import sys
+
+PACKAGES = ("problems", "cof", "policy", "sandbox", "labeling", "engine", "selection", "evaluation")
+MODULES = ("schema", "storage", "config", "workdir", "pipeline", "cli")
+FORBIDDEN = ("jax", "jaxlib", "flax", "optax", "orbax")
+
+IMPORT_EACH = """
+import importlib, json, sys
+guilty = {}
+for name in json.loads(sys.argv[1]):
+    before = set(sys.modules)
+    importlib.import_module(name)
+    found = {module.split(".")[0] for module in set(sys.modules) - before} & set(json.loads(sys.argv[2]))
+    if found:
+        guilty[name] = sorted(found)
+print(json.dumps(guilty))
+"""
+
+
+def host_modules(repository) -> list[str]:
+    files = [repository / "dreamprm_jax" / f"{name}.py" for name in MODULES]
+    for package in PACKAGES:
+        files += sorted((repository / "dreamprm_jax" / package).rglob("*.py"))
+    names = [".".join(file.relative_to(repository).with_suffix("").parts) for file in files]
+    return ["dreamprm_jax", *(name.removesuffix(".__init__") for name in names)]
+
+
+def test_every_module_of_the_host_half(repository):
+    names = host_modules(repository)
+    assert len(names) > 50
+    assert {"dreamprm_jax.labeling.stage", "dreamprm_jax.evaluation.report.stage"} < set(names)
+    run = subprocess.run(
+        [sys.executable, "-c", IMPORT_EACH, json.dumps(names), json.dumps(FORBIDDEN)],
+        capture_output=True, text=True, check=False, cwd=repository,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout) == {}
+
+
+def test_the_check_notices_jax(repository):
+    """The same check does find the device half guilty."""
+    run = subprocess.run(
+        [sys.executable, "-c", IMPORT_EACH, '["dreamprm_jax.bilevel"]', json.dumps(FORBIDDEN)],
+        capture_output=True, text=True, check=True, cwd=repository,
+    )  # fmt: skip
+    assert set(json.loads(run.stdout)["dreamprm_jax.bilevel"]) >= {"jax", "jaxlib", "optax"}
