@@ -37,6 +37,10 @@ class Verdict(enum.StrEnum):
     SANDBOX_ERROR = "SANDBOX_ERROR"  # the judge's own fault: retried, then reported
     INVALID_TASK = "INVALID_TASK"  # the task's fault: no tests, malformed tests
 
+    @classmethod
+    def _missing_(cls, value: object) -> Verdict:
+        raise ValueError(f"verdict {value!r} is none of {', '.join(cls)}")
+
     @property
     def is_label(self) -> bool:
         """Whether this verdict says something about the program."""

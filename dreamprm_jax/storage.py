@@ -58,16 +58,36 @@ def read_json(path: Path) -> Any:
 
 
 def write_records(path: Path, cls: type[Record], records: Iterable[Record]) -> int:
-    """Writes records of one dataclass as Parquet, atomically. Returns how many."""
+    """Writes records of one dataclass as Parquet, atomically. Returns how many.
+
+    Raises:
+      DataError: naming the file, the row and the field of a value that the column cannot hold.
+    """
     rows = [dataclasses.asdict(record) for record in records]  # type: ignore[call-overload]
     for row in rows:
         for name, value in row.items():
             if isinstance(value, Verdict):
                 row[name] = value.value
-    table = pa.Table.from_pylist(rows, schema=arrow_schema(cls))
-    with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+    try:
+        table = pa.Table.from_pylist(rows, schema=arrow_schema(cls))
+        with atomic_path(path) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+    except (pa.ArrowException, UnicodeEncodeError) as error:
+        raise DataError(f"{path}{_first_misfit(rows, arrow_schema(cls))}: cannot be stored ({error})") from error
     return len(rows)
+
+
+def _first_misfit(rows: list[dict[str, Any]], schema: pa.Schema) -> str:
+    """The row and field of the first value that does not fit its column."""
+    for index, row in enumerate(rows):
+        for field in schema:
+            try:
+                fits = pa.array([row[field.name]], field.type).null_count == 0 or field.nullable
+            except (pa.ArrowException, UnicodeEncodeError):
+                fits = False
+            if not fits:
+                return f", row {index}, field {field.name!r}"
+    return ""
 
 
 def read_records(path: Path, cls: type[Record]) -> list[Record]:
