@@ -1,0 +1,195 @@
+"""Stages: what their fingerprints depend on, reuse, work moved aside and brought back, one process at a time."""
+
+import dataclasses
+import fcntl
+import json
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from dreamprm_jax import pipeline
+from dreamprm_jax.config import Config, freeze
+from dreamprm_jax.pipeline import STAGES, Stage, fingerprint, run_stage
+from dreamprm_jax.schema import DataError
+from dreamprm_jax.workdir import DONE, STARTED, Paths, StageFolder
+
+CALLS = []
+
+
+def replaced(config: Config, path: str, value) -> Config:
+    section, _, field = path.rpartition(".")
+    if not section:
+        return dataclasses.replace(config, **{field: value})
+    if "." in section:
+        outer, inner = section.split(".")
+        part = getattr(config, outer)
+        part = dataclasses.replace(part, **{inner: dataclasses.replace(getattr(part, inner), **{field: value})})
+        return dataclasses.replace(config, **{outer: part})
+    return dataclasses.replace(config, **{section: dataclasses.replace(getattr(config, section), **{field: value})})
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "redone"),
+    [
+        ("seed", 1, "generate label train score evaluate report"),
+        ("problems.test_count", 7, "generate label train score evaluate report"),
+        ("generate.temperature", 0.9, "generate label train score evaluate report"),
+        ("policy.wrong_rate_scale", 2.0, "generate label train score evaluate report"),
+        ("label.rollouts", 9, "label train score evaluate report"),
+        ("sandbox.cpu_seconds", 1.0, "label train score evaluate report"),
+        ("train.steps", 5, "train score evaluate report"),
+        ("train.meta.unroll", 2, "train score evaluate report"),
+        ("model.num_layers", 1, "train score evaluate report"),
+        ("score.batch_size", 2, "score evaluate report"),
+        ("evaluate.aggregator", "min", "evaluate report"),
+        ("name", "other", ""),
+        ("sandbox.workers", 5, ""),
+        ("policy.concurrency", 3, ""),
+        ("policy.timeout_seconds", 3.0, ""),
+        ("train.log_every", 3, ""),
+        ("train.checkpoint_every", 3, ""),
+    ],
+)
+def test_a_setting_redoes_its_stage_and_those_after_it(path, value, redone):
+    before, after = Config(), replaced(Config(), path, value)
+    assert [name for name in STAGES if fingerprint(before, name) != fingerprint(after, name)] == redone.split()
+
+
+def test_fingerprints_are_stable_and_differ_between_stages(tiny_config):
+    again = freeze(json.loads(json.dumps(dataclasses.asdict(tiny_config)), object_hook=_tuples))
+    prints = [fingerprint(tiny_config, name) for name in STAGES]
+    assert prints == [fingerprint(again, name) for name in STAGES]
+    assert len(set(prints)) == len(STAGES)
+
+
+def _tuples(value: dict) -> dict:
+    return {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
+
+
+def first_stage(config: Config, paths: Paths) -> dict[str, int]:
+    CALLS.append(("first", config.seed))
+    assert (paths.stage("first") / STARTED).exists()
+    (paths.stage("first") / "out.txt").write_text(str(config.seed), encoding="utf-8")
+    if config.name == "fails":
+        raise DataError("failed on purpose")
+    return {"rows": 3}
+
+
+def second_stage(config: Config, paths: Paths) -> dict[str, int]:
+    CALLS.append(("second", config.train.steps))
+    (paths.stage("second") / "out.txt").write_text(str(config.train.steps), encoding="utf-8")
+    return {"rows": 1, "skipped": 2}
+
+
+@pytest.fixture
+def stages(monkeypatch):
+    """Two small stages in the place of the real ones."""
+    CALLS.clear()
+    table = {
+        "first": Stage("first", f"{__name__}:first_stage", ("seed",), (), "makes"),
+        "second": Stage("second", f"{__name__}:second_stage", ("train",), ("first",), "uses"),
+    }
+    monkeypatch.setattr(pipeline, "STAGES", table)
+    return table
+
+
+def test_done_work_is_reused(stages, tmp_path, capsys):
+    config = Config()
+    for _ in range(2):
+        run_stage(config, tmp_path, "first")
+        run_stage(config, tmp_path, "second")
+    assert CALLS == [("first", 0), ("second", 300)]
+    marker = json.loads((tmp_path / "second" / DONE).read_text(encoding="utf-8"))
+    assert marker == {"fingerprint": fingerprint(config, "second"), "counts": {"rows": 1, "skipped": 2}}
+    out = capsys.readouterr().out
+    assert "second wrote" in out
+    assert "1 rows, 2 skipped" in out
+    assert "== first: already done for these settings, reused" in out
+    versions = json.loads((tmp_path / "versions.json").read_text(encoding="utf-8"))
+    assert versions["jax"][0].isdigit()
+    resolved = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    assert resolved["train"]["steps"] == 300
+
+
+def test_other_settings_redo_only_what_depends_on_them(stages, tmp_path, capsys):
+    long, short = Config(), replaced(Config(), "train.steps", 5)
+    for config in (long, short, long, short, short):
+        run_stage(config, tmp_path, "first")
+        run_stage(config, tmp_path, "second")
+    assert CALLS == [("first", 0), ("second", 300), ("second", 5)]  # moved aside twice, brought back twice
+    assert (tmp_path / "second" / "out.txt").read_text(encoding="utf-8") == "5"
+    (kept,) = (tmp_path / "old").iterdir()
+    assert (kept / "out.txt").read_text(encoding="utf-8") == "300"
+    out = capsys.readouterr().out
+    assert "earlier output was made with other settings; kept in" in out
+    assert "an earlier run with these settings had finished; reused" in out
+
+
+def test_unfinished_work_is_kept_for_the_same_settings(stages, tmp_path):
+    failing = replaced(Config(), "name", "fails")
+    with pytest.raises(DataError, match="on purpose"):
+        run_stage(failing, tmp_path, "first")
+    assert not (tmp_path / "first" / DONE).exists()
+    (tmp_path / "first" / "part.journal").write_text("done so far", encoding="utf-8")
+    run_stage(Config(), tmp_path, "first")  # the name has no effect on the output
+    assert (tmp_path / "first" / "part.journal").exists()
+    assert (tmp_path / "first" / DONE).exists()
+
+
+def test_missing_input_stage_is_named(stages, tmp_path):
+    with pytest.raises(
+        DataError, match=r"first: stage 'first' has not finished for these settings; run `dreamprm first`"
+    ):
+        run_stage(Config(), tmp_path, "second")
+    run_stage(Config(), tmp_path, "first")
+    with pytest.raises(DataError, match="stage 'first' has not finished"):
+        run_stage(replaced(Config(), "seed", 4), tmp_path, "second")
+    assert CALLS == [("first", 0)]
+
+
+def test_folder_of_a_kill_at_the_very_start_is_moved_aside(tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "junk").touch()
+    folder = StageFolder(tmp_path / "train", "abc")
+    assert not folder.is_done()
+    assert folder.open() == tmp_path / "old" / "train-1"
+    assert [path.name for path in (tmp_path / "train").iterdir()] == [STARTED]
+    folder.finish({})
+    assert folder.is_done()
+    assert not StageFolder(tmp_path / "train", "abd").is_done()
+
+
+def test_second_process_on_a_run_is_refused(stages, tmp_path):
+    holder = textwrap.dedent(f"""
+        import sys
+        from pathlib import Path
+        from dreamprm_jax.pipeline import _owned
+        with _owned(Path({str(tmp_path)!r})):
+            print("held", flush=True)
+            sys.stdin.read()
+    """)
+    with subprocess.Popen(
+        [sys.executable, "-c", holder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(DataError, match="another process is working on this run; wait for it or stop it"):
+            run_stage(Config(), tmp_path, "first")
+        assert CALLS == []
+        process.kill()  # the lock goes with its owner, however that ends
+    run_stage(Config(), tmp_path, "first")
+    assert CALLS == [("first", 0)]
+    with open(tmp_path / ".lock", "w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_paths_lie_in_their_stage(tmp_path):
+    paths = Paths(tmp_path)
+    assert paths.problems("meta") == tmp_path / "generate" / "problems_meta.parquet"
+    assert paths.corrected_labels("corrected").parent == paths.arm("corrected") == tmp_path / "train" / "corrected"
+    for path, stage in (
+        (paths.compositions(), "generate"), (paths.outcomes("test"), "label"), (paths.tokenizer(), "train"),
+        (paths.scores("orm"), "score"), (paths.truth("train"), "evaluate"), (paths.report(), "report"),
+    ):  # fmt: skip
+        assert path.is_relative_to(paths.stage(stage))
