@@ -193,6 +193,17 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
+class InspectConfig:
+    """``dreamprm inspect``: what to compile for. Nothing of it need exist here."""
+
+    topology: str = ""  # a TPU topology ("v5p:2x2x2": 8 chips, a v5p-16); needs libtpu, no TPU
+    devices: int = 0  # without a topology: so many CPU devices; 0: the devices that are here
+    memory_gb: float = 0.0  # of one device, 10^9 bytes; 0: not compared
+    labels: int = 100_000  # rows of the label table
+    steps_per_row: int = 64  # step slots of a row
+
+
+@dataclass(frozen=True)
 class Config:
     """All settings of one run."""
 
@@ -208,6 +219,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    inspect: InspectConfig = field(default_factory=InspectConfig)
 
 
 def defaults() -> config_dict.ConfigDict:

@@ -15,6 +15,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+import optax
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -135,6 +136,23 @@ def parameter_shardings(config: DecoderConfig, mesh: Mesh | AbstractMesh) -> Any
         lambda names: NamedSharding(mesh, mesh_spec(names, rules)),
         logical_specs(config),
         is_leaf=lambda x: isinstance(x, PartitionSpec),
+    )
+
+
+def optimizer_shardings(
+    optimizer: optax.GradientTransformation, params: Any, shardings: Any, mesh: Mesh | AbstractMesh
+) -> Any:
+    """The shardings of ``optimizer.init(params)``: each moment like its parameter, counters on every device.
+
+    Args:
+      optimizer: any optax transformation.
+      params: arrays or abstract arrays.
+      shardings: of ``params``.
+      mesh: for the counters.
+    """
+    state = jax.eval_shape(optimizer.init, params)
+    return optax.tree_utils.tree_map_params(
+        optimizer, lambda _, sharding: sharding, state, shardings, transform_non_params=lambda _: replicated(mesh)
     )
 
 

@@ -1,0 +1,267 @@
+"""``dreamprm inspect``: what a configuration costs, before any device is taken.
+
+Prints parameter counts, shardings, bytes per device, and, from a compiler run on abstract shapes, the memory and FLOPs
+of one plain and one bi-level step. The mesh need not exist: a TPU topology is compiled for by libtpu alone, any other
+count of devices by the CPU compiler, whose figures for bfloat16 are upper bounds (it widens products to float32).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding
+
+from dreamprm_jax.bilevel.hypergradient import make_meta_gradient
+from dreamprm_jax.bilevel.labels import LabelTable
+from dreamprm_jax.bilevel.partition import merge, partition
+from dreamprm_jax.config import Config
+from dreamprm_jax.models.decoder import DecoderConfig, decoder_config, require_forward_mode
+from dreamprm_jax.models.lora import is_trainable
+from dreamprm_jax.models.pretrained import model_config
+from dreamprm_jax.models.reward import abstract_params
+from dreamprm_jax.schema import DataError
+from dreamprm_jax.training.checkpoint import TrainState
+from dreamprm_jax.training.feed import Batch
+from dreamprm_jax.training.flops import matrix_flops
+from dreamprm_jax.training.loop import make_meta_optimizer, make_optimizer, make_plain_step
+from dreamprm_jax.training.losses import make_inner_loss, make_outer_loss
+from dreamprm_jax.training.mesh import (
+    RULES,
+    activate,
+    batch_sharding,
+    check_divisible,
+    logical_rules,
+    make_mesh,
+    optimizer_shardings,
+    parameter_shardings,
+    replicated,
+)
+
+GB = 1e9
+
+
+class Step(NamedTuple):
+    """A function to compile and its abstract arguments; the first one is donated, as in training."""
+
+    name: str
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+
+
+# ---------------------------------------------------------------- devices
+
+
+def target_devices(config: Config) -> list[jax.Device]:
+    """The devices to compile for: those of a topology, so many CPU devices, or those that are here.
+
+    Raises:
+      DataError: if libtpu is missing or does not know the topology, or the CPU devices come too late.
+    """
+    settings = config.inspect
+    if settings.topology:
+        from jax.experimental import topologies
+
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU host to ask
+        os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+        try:
+            return list(topologies.get_topology_desc(topology_name=settings.topology, platform="tpu").devices)
+        except Exception as error:  # the plugin raises what it likes
+            raise DataError(
+                f"inspect.topology={settings.topology!r}: no such TPU topology, or no libtpu here "
+                f"(pip install libtpu, in the version of jax[tpu]): {error}"
+            ) from error
+    if settings.devices:
+        try:
+            jax.config.update("jax_platforms", "cpu")
+            jax.config.update("jax_num_cpu_devices", settings.devices)
+        except RuntimeError as error:
+            raise DataError(
+                f"inspect.devices={settings.devices}: jax has started already; use a new process"
+            ) from error
+        if len(jax.devices()) != settings.devices:
+            raise DataError(f"inspect.devices={settings.devices}: jax has started already; use a new process")
+    return jax.devices()
+
+
+# ---------------------------------------------------------------- abstract state
+
+
+def _abstract(tree: Any, shardings: Any) -> Any:
+    """``tree``'s shapes and dtypes with shardings: a pytree of them, or one for all."""
+    if isinstance(shardings, NamedSharding):
+        shardings = jax.tree.map(lambda _: shardings, tree)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
+
+
+def _abstract_batch(config: Config, rows: int, mesh: Mesh) -> Batch:
+    tokens, steps = (rows, config.train.row_tokens), (rows, config.inspect.steps_per_row)
+    ids, slots, reals = (jnp.zeros(0, kind).dtype for kind in (jnp.int32, bool, jnp.float32))
+    kinds = {"label_mask": slots, "outcome_mask": slots, "raw": reals, "outcome": reals}
+    fields = {
+        name: jax.ShapeDtypeStruct(
+            tokens if name in ("tokens", "positions", "segments") else steps, kinds.get(name, ids)
+        )
+        for name in Batch._fields
+    }
+    return _abstract(Batch(**fields), batch_sharding(mesh))
+
+
+def split_trainable(model: DecoderConfig, tree: Any) -> tuple[Any, Any]:
+    """(trainable, frozen) parts of a parameter pytree: all, or with LoRA the adapters and the head."""
+    return partition(tree, is_trainable if model.lora is not None else lambda path, leaf: True)
+
+
+def training_steps(config: Config, model: DecoderConfig, mesh: Mesh) -> list[Step]:
+    """The plain step and, where the corrected arm is trained, the bi-level one, on abstract state."""
+    shapes, shardings = abstract_params(model), parameter_shardings(model, mesh)
+    trainable, frozen = split_trainable(model, _abstract(shapes, shardings))
+    trainable_shardings, _ = split_trainable(model, shardings)
+    optimizer = make_optimizer(config.train)
+    opt_shapes = jax.eval_shape(optimizer.init, trainable)
+    opt_state = _abstract(opt_shapes, optimizer_shardings(optimizer, trainable, trainable_shardings, mesh))
+    batch = _abstract_batch(config, config.train.batch_size, mesh)
+
+    plain_loss = make_inner_loss(model, None, config.train.outcome_weight)
+
+    def plain(state: TrainState, frozen: Any, batch: Batch) -> Any:
+        step = make_plain_step(lambda p, phi, b: plain_loss(merge(p, frozen), phi, b), optimizer)
+        return step(state, batch, None, jnp.asarray(False))
+
+    steps = [Step("plain step", plain, (TrainState(trainable, opt_state, (), ()), frozen, batch))]
+    if "corrected" not in config.train.arms:
+        return steps
+    require_forward_mode(model)
+    labels = LabelTable(config.train.label_floor)
+    phi = _abstract(jax.ShapeDtypeStruct((config.inspect.labels,), jnp.float32), replicated(mesh))
+    meta_optimizer = make_meta_optimizer(config.train)
+    meta_state = _abstract(jax.eval_shape(meta_optimizer.init, phi), replicated(mesh))
+    meta_gradient = make_meta_gradient(
+        make_inner_loss(model, labels, config.train.outcome_weight),
+        make_outer_loss(model),
+        optimizer,
+        method=config.train.meta.method,
+    )
+
+    def bilevel(state: TrainState, frozen: Any, batch: Batch, outer: Batch, do_meta: Any) -> Any:
+        result = meta_gradient(state.params, state.opt_state, state.phi, batch, outer, do_meta=do_meta, frozen=frozen)
+        touched = jnp.zeros(state.phi.shape, bool).at[batch.label_index].set(True)
+        updates, meta = meta_optimizer.update(result.hypergradient, state.meta_opt_state, state.phi, touched=touched)
+        phi = labels.project(optax.apply_updates(state.phi, updates))
+        return TrainState(result.params, result.opt_state, phi, meta), result.inner_loss, result.outer_loss
+
+    outer = _abstract_batch(config, config.train.meta.batch_size, mesh)
+    do_meta = _abstract(jax.ShapeDtypeStruct((), jnp.bool_), replicated(mesh))
+    state = TrainState(trainable, opt_state, phi, meta_state)
+    return [*steps, Step("bi-level step", bilevel, (state, frozen, batch, outer, do_meta))]
+
+
+# ---------------------------------------------------------------- report
+
+
+def device_bytes(leaf: jax.ShapeDtypeStruct) -> int:
+    """Bytes of one device's shard."""
+    shape = leaf.sharding.shard_shape(leaf.shape) if leaf.sharding is not None else leaf.shape
+    return int(np.prod(shape, dtype=np.int64)) * leaf.dtype.itemsize
+
+
+def _total(tree: Any) -> tuple[int, int]:
+    """(elements, bytes per device) of a pytree."""
+    leaves = jax.tree.leaves(tree)
+    return sum(int(np.prod(x.shape, dtype=np.int64)) for x in leaves), sum(map(device_bytes, leaves))
+
+
+def parameter_lines(model: DecoderConfig, mesh: Mesh) -> Iterator[str]:
+    """One line a parameter: shape, dtype, mesh axes, bytes per device."""
+    params = _abstract(abstract_params(model), parameter_shardings(model, mesh))
+    yield f"{'parameter':<42} {'shape':<24} {'dtype':<9} {'sharding':<34} {'MB/device':>10}"
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        spec = "(" + ", ".join("-" if axis is None else str(axis) for axis in leaf.sharding.spec) + ")"
+        shape = "x".join(map(str, leaf.shape)) or "scalar"
+        yield f"{name:<42} {shape:<24} {leaf.dtype.name:<9} {spec:<34} {device_bytes(leaf) / 1e6:>10.2f}"
+    kept = dict(logical_rules(model, mesh))
+    if whole := [name for name, rule in RULES if rule != kept[name]]:
+        yield f"kept whole, as the mesh does not divide them: {', '.join(whole)}"
+
+
+def compiled_lines(step: Step, model: DecoderConfig, mesh: Mesh, memory_gb: float) -> tuple[list[str], bool]:
+    """Compiles a step and describes it. Returns the lines and whether it fits the memory given."""
+    devices = mesh.devices.size
+    options = {"xla_cpu_enable_concurrency_optimized_scheduler": False} if _platform(mesh) == "cpu" else None
+    with activate(model, mesh):
+        flops = matrix_flops(step.function, *step.arguments)
+        lowered = jax.jit(step.function, donate_argnums=0).lower(*step.arguments)
+        try:
+            compiled = lowered.compile(compiler_options=options)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            reason = str(error).splitlines()[0][:300]
+            return [f"{step.name:<14} does not fit, says the compiler: {reason}"], False
+    memory = compiled.memory_analysis()
+    if memory is None:
+        return [f"{step.name:<14} compiles; this compiler gives no memory figures"], True
+    outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    peak = memory.argument_size_in_bytes + outputs + memory.temp_size_in_bytes
+    line = (
+        f"{step.name:<14} {memory.argument_size_in_bytes / GB:>9.3f} {memory.temp_size_in_bytes / GB:>9.3f} "
+        f"{outputs / GB:>9.3f} {peak / GB:>9.3f} {flops / devices / 1e12:>12.3f}"
+    )
+    fits = not memory_gb or peak <= memory_gb * GB
+    if memory_gb:
+        line += f"   {'fits' if fits else 'DOES NOT FIT'} {memory_gb:g} GB ({100 * peak / GB / memory_gb:.0f}%)"
+    return [line], fits
+
+
+def _platform(mesh: Mesh) -> str:
+    return str(mesh.devices.flat[0].platform)
+
+
+def _model(config: Config) -> tuple[DecoderConfig, str]:
+    """The decoder, and where its shape is from: only config.json is needed of pretrained weights."""
+    try:
+        return model_config(config.model), config.model.weights or "config.model"
+    except DataError as error:
+        if config.model.weights.count("/") != 1 or "hub" not in str(error):
+            raise
+        # A hub id that is out of reach: experiments give the shape beside it.
+        return decoder_config(config.model), f"config.model ({config.model.weights} is not here to compare)"
+
+
+def main(config: Config) -> int:
+    """Prints the report. Returns 1 where a step does not fit ``config.inspect.memory_gb``, else 0.
+
+    Raises:
+      DataError: on settings that do not go together.
+    """
+    devices = target_devices(config)
+    mesh = make_mesh(config.train.mesh, devices)
+    for count, field in ((config.train.batch_size, "batch_size"), (config.train.meta.batch_size, "meta.batch_size")):
+        check_divisible(mesh, count, f"train.{field}")
+    model, source = _model(config)
+    params = _abstract(abstract_params(model), parameter_shardings(model, mesh))
+    trainable, _ = split_trainable(model, params)
+    count, size = _total(params)
+    axes = " x ".join(f"{name}={ways}" for name, ways in mesh.shape.items())
+    place = config.inspect.topology or f"{_platform(mesh)}"
+    print(f"model      {source}: {count:,} parameters, {_total(trainable)[0]:,} trainable")
+    print(f"mesh       {axes} on {devices[0].device_kind} x {len(devices)} ({place})")
+    print(f"parameters {size / GB:.3f} GB per device\n")
+    print("\n".join(parameter_lines(model, mesh)))
+    batch = f"{config.train.batch_size} rows of {config.train.row_tokens} tokens"
+    print(f"\ncompiled for {place}: {batch}, attention {model.attention}, remat {model.remat}, {model.dtype}")
+    print(f"{'GB per device':<14} {'arguments':>9} {'temps':>9} {'outputs':>9} {'peak':>9} {'TFLOP/device':>12}")
+    fits = True
+    for step in training_steps(config, model, mesh):
+        lines, good = compiled_lines(step, model, mesh, config.inspect.memory_gb)
+        print("\n".join(lines))
+        sys.stdout.flush()
+        fits &= good
+    return 0 if fits else 1
