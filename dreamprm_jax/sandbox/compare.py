@@ -67,13 +67,21 @@ def expected_value(text: str) -> Any:
         raise ValueError("nested too deeply") from error
 
 
-def value_matches(encoded: str, expected: Any) -> bool:
+def value_matches(encoded: str, expected: Any, wildcards: bool = False) -> bool:
     """Whether the canonical text of a result equals the expected value.
 
     Never builds an object from ``encoded``: the text is followed along the expected value.
+
+    Args:
+      encoded: what the child sent.
+      expected: the decoded expected value.
+      wildcards: accept a nested element that claims to equal everything, as the official evaluator does; a whole
+        result that claims it is refused.
     """
-    if values.WILDCARD not in encoded:
-        return encoded == values.canonical(expected, 1 << 62)
+    if encoded == values.canonical(expected, 1 << 62):
+        return True
+    if not wildcards or not encoded.startswith(("[", "{")):
+        return False
     return _follow(encoded, 0, expected) == len(encoded)
 
 

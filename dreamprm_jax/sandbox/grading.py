@@ -70,7 +70,7 @@ class Grader:
     def _grade(self, frame: frames.Frame) -> None:
         if frame.test != self.position or self.ended or self.position >= len(self.task.tests):
             self.failure = Failure(Verdict.RE, "result frames out of order", -4)
-        elif frame.status == frames.BAD_INPUT and not valid_input(self.task.tests[self.position].input):
+        elif frame.status == frames.BAD_INPUT and self._functional and not self._valid_input():
             self.failure = Failure(Verdict.INVALID_TASK, "the test's input is not one JSON value a line", -4)
         elif frame.status != frames.OK:
             self.failure = _failure(frame)
@@ -80,6 +80,15 @@ class Grader:
             self._compare(frame.payload.decode("utf-8", "surrogatepass" if _valid(frame.payload) else "replace"))
         else:
             self._grade_output(frame.output_end)
+
+    def _valid_input(self) -> bool:
+        """Whether the task is as it should be: a child's word for the contrary is not enough."""
+        try:
+            for line in self.task.tests[self.position].input.split("\n"):
+                json.loads(line)
+        except (ValueError, RecursionError):
+            return False
+        return True
 
     def _grade_output(self, end: int) -> None:
         if not self._output_start <= end <= os.fstat(self.output_file).st_size:
@@ -118,7 +127,9 @@ class Grader:
             return
         if self.task.checker is not None:
             self._check(encoded)
-        elif compare.value_matches(encoded, compare.expected_value(self.task.tests[self.position].output)):
+        elif compare.value_matches(
+            encoded, compare.expected_value(self.task.tests[self.position].output), self._official
+        ):
             self.position += 1
         else:
             self.failure = Failure(Verdict.WA, "the returned value differs", 0)
@@ -135,16 +146,6 @@ class Grader:
             self.position += 1
         else:
             self.failure = Failure(Verdict.WA, "the checker says no", -2)
-
-
-def valid_input(text: str) -> bool:
-    """Whether a functional test's input is one JSON value a line."""
-    try:
-        for line in text.split("\n"):
-            json.loads(line)
-    except (ValueError, RecursionError):
-        return False
-    return True
 
 
 def ending_failure(reply: jobs.Reply, official: bool) -> Failure:

@@ -70,6 +70,7 @@ class Judge:
         limits: Limits | None = None,
         workers: int = 0,
         cache: Path | None = None,
+        retry_alone: bool = True,
     ) -> None:
         """Starts the workers and attacks one of them with canaries.
 
@@ -79,6 +80,7 @@ class Judge:
           limits: what one test may use.
           workers: programs that run at a time; 0 for one a core.
           cache: folder of verdicts kept by content hash, or None.
+          retry_alone: try a program that exceeds its time while others run once more, alone.
 
         Raises:
           SandboxUnavailable: if the tier does not hold on this machine.
@@ -90,6 +92,7 @@ class Judge:
                 f"the tier one of {', '.join(TIERS)}, workers 0 or more"
             )
         self.mode, self.tier, self.limits = mode, tier, limits or Limits()
+        self._retry_alone = retry_alone
         self._offer = find_offer()
         self._slots = [_Slot() for _ in range(workers or len(os.sched_getaffinity(0)))]
         self._selector = selectors.DefaultSelector()
@@ -170,7 +173,7 @@ class Judge:
                 except StopIteration:
                     exhausted = True
                 else:
-                    plan = judge_task(task, self.mode, self.tier, self.limits)
+                    plan = judge_task(task, self.mode, self.tier, self.limits, self._retry_alone)
                     started += 1
                     proceed(_Active(taken, plan, None), None)  # type: ignore[arg-type]
                     taken += 1

@@ -53,14 +53,22 @@ class Ran:
 Plan = Generator[Run, Ran, JudgeResult]
 
 
-def judge_task(task: JudgeTask, mode: str, tier: str, limits: Limits) -> Plan:
-    """The plan for one task."""
+def judge_task(task: JudgeTask, mode: str, tier: str, limits: Limits, retry_alone: bool = True) -> Plan:
+    """The plan for one task.
+
+    Args:
+      task: the program and its tests.
+      mode: ``faithful`` or ``lcb``.
+      tier: the tier that holds, for the result.
+      limits: of one test.
+      retry_alone: whether a time limit exceeded beside other programs is tried once more, alone.
+    """
     total = len(task.tests)
     draft = JudgeResult(task.key, Verdict.AC, 0, total, "", 0.0, mode, tier)
     problem = task_problem(task, mode == "lcb")
     if problem is not None:
         return dataclasses.replace(draft, verdict=Verdict.INVALID_TASK, error=problem)
-    result = yield from (_official if mode == "lcb" else _faithful)(task, limits, draft)
+    result = yield from (_official if mode == "lcb" else _faithful)(task, limits, draft, retry_alone)
     return dataclasses.replace(result, error=safe_text(result.error.removeprefix("!")))
 
 
@@ -84,7 +92,7 @@ def task_problem(task: JudgeTask, official: bool = False) -> str | None:
     return None
 
 
-def _faithful(task: JudgeTask, limits: Limits, draft: JudgeResult) -> Plan:
+def _faithful(task: JudgeTask, limits: Limits, draft: JudgeResult, retry_alone: bool) -> Plan:
     passed, cpu, total = 0, 0.0, len(task.tests)
     shared, alone, failed_attempts = True, False, 0
     while passed < total:
@@ -106,7 +114,7 @@ def _faithful(task: JudgeTask, limits: Limits, draft: JudgeResult) -> Plan:
             run.grader.close()
         if grader.position == passed:  # nothing passed: the failure is of a child's first test
             failure = grader.failure or Failure(Verdict.RE, "no result", -4)
-            if failure.verdict is Verdict.TLE and not alone and not ran.alone:
+            if failure.verdict is Verdict.TLE and retry_alone and not (alone or ran.alone):
                 alone = True
                 continue
             return _finish(draft, passed, cpu, failure)
@@ -125,7 +133,7 @@ def _grade_ending(task: JudgeTask, grader: Grader, reply: jobs.Reply, first: int
         grader.failure = ending_failure(reply, official=False)
 
 
-def _official(task: JudgeTask, limits: Limits, draft: JudgeResult) -> Plan:
+def _official(task: JudgeTask, limits: Limits, draft: JudgeResult, retry_alone: bool) -> Plan:
     cpu, total, alone = 0.0, len(task.tests), False
     functional = task.tests[0].testtype == "functional"
     if functional and task.checker is None:
@@ -153,7 +161,7 @@ def _official(task: JudgeTask, limits: Limits, draft: JudgeResult) -> Plan:
                 failure = dataclasses.replace(failure, error="!" + failure.error)
         finally:
             run.grader.close()
-        if failure is not None and failure.verdict is Verdict.TLE and not ran.alone and not alone:
+        if failure is not None and failure.verdict is Verdict.TLE and retry_alone and not (alone or ran.alone):
             alone = True
             continue
         return _finish(draft, grader.position, cpu, failure, official=True)

@@ -63,7 +63,7 @@ _NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "getcwd": (79, 17),
     "readlink": (89, None),
     "gettimeofday": (96, 169),
-    "getrlimit": (97, None),
+    "getrlimit": (97, 163),
     "getrusage": (98, 165),
     "sysinfo": (99, 179),
     "times": (100, 153),
