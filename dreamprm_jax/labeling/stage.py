@@ -9,9 +9,10 @@ from typing import Any
 from tqdm import tqdm
 
 from dreamprm_jax.cof.splitter import split_steps
-from dreamprm_jax.config import Config, to_dict
+from dreamprm_jax.config import Config
 from dreamprm_jax.engine.journal import Journal
 from dreamprm_jax.labeling.rollouts import Tally, judge_task, prefix_units, roll_out
+from dreamprm_jax.pipeline import fingerprint
 from dreamprm_jax.policy.factory import make_policy
 from dreamprm_jax.policy.protocol import PolicyError
 from dreamprm_jax.problems.source import WINDOWS
@@ -24,7 +25,6 @@ from dreamprm_jax.schema import (
     StepLabel,
     Verdict,
     canonical_json,
-    content_hash,
 )
 from dreamprm_jax.storage import read_records, write_records
 from dreamprm_jax.workdir import Paths
@@ -113,7 +113,7 @@ def _label_steps(
             "what it answered is kept: run the same command again to ask for the rest"
         )
     sampling = canonical_json(policy.sampling(config.label.temperature))
-    digest = content_hash(canonical_json(to_dict(config.label)), canonical_json(to_dict(config.policy)), digits=16)
+    digest = fingerprint(config, "label")
     rows = []
     for program in unique:
         outcome = outcomes[program.program_hash]
