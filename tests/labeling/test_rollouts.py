@@ -1,0 +1,249 @@
+"""Rollouts and the label stage with the real judge and the simulated policy, on three small problems."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dreamprm_jax.cof.splitter import split_steps
+from dreamprm_jax.config import to_dict
+from dreamprm_jax.labeling import stage as label_stage
+from dreamprm_jax.labeling.rollouts import Tally, prefix_units, roll_out
+from dreamprm_jax.pipeline import fingerprint, run_stage
+from dreamprm_jax.policy.protocol import Completion, PolicyError
+from dreamprm_jax.policy.simulated import SimulatedPolicy
+from dreamprm_jax.problems.procedural.truth import Valuer
+from dreamprm_jax.problems.procedural.writing import read
+from dreamprm_jax.sandbox import Judge, JudgeResult
+from dreamprm_jax.schema import DataError, Outcome, Problem, Program, StepLabel, Verdict
+from dreamprm_jax.storage import read_records
+from dreamprm_jax.workdir import Paths
+
+
+@pytest.fixture
+def generated(tmp_path, tiny_config):
+    """A fresh run folder after the generate stage."""
+    run_stage(tiny_config, tmp_path, "generate")
+    return Paths(tmp_path)
+
+
+def labelled(paths):
+    """Everything that the label stage wrote, but the CPU times."""
+    outcomes = [
+        dataclasses.replace(row, cpu_seconds=0.0)
+        for window in ("train", "meta", "test")
+        for row in read_records(paths.outcomes(window), Outcome)
+    ]
+    return outcomes, read_records(paths.step_labels(), StepLabel)
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory, tiny_config):
+    """An uninterrupted run with two workers."""
+    paths = Paths(tmp_path_factory.mktemp("reference"))
+    for name in ("generate", "label"):
+        run_stage(tiny_config, paths.root, name)
+    return paths
+
+
+def test_labels_describe_the_programs(reference, tiny_config):
+    outcomes, labels = labelled(reference)
+    programs = {p.program_hash: p for p in read_records(reference.programs("train"), Program)}
+    passed = {row.program_hash: row.passed for row in outcomes}
+    assert set(programs) <= set(passed)
+    assert {row.verdict for row in outcomes} <= {Verdict.AC, Verdict.WA, Verdict.RE}
+    assert {(row.mode, row.tier) for row in outcomes} == {("faithful", "PORTABLE")}
+    steps = [(p.program_hash, s.index, s.start, s.end) for p in programs.values() for s in split_steps(p.code)]
+    assert [(row.program_hash, row.step_index, row.start, row.end) for row in labels] == steps
+    for row in labels:
+        last = row.end == len(programs[row.program_hash].code)
+        assert row.rollouts == (1 if last else tiny_config.label.rollouts)
+        assert (row.posterior_alpha, row.posterior_beta) == (1 + row.passes, 1 + row.rollouts - row.passes)
+        assert (row.infrastructure_errors, row.unforced) == (0, 0)
+        assert row.config_hash == fingerprint(tiny_config, "label")
+        if last:
+            assert row.passes == passed[row.program_hash]
+    assert 0 < sum(row.passes for row in labels) < sum(row.rollouts for row in labels)
+
+
+def test_labels_do_not_depend_on_the_number_of_workers(generated, reference, tiny_config):
+    sandbox = dataclasses.replace(tiny_config.sandbox, workers=1)
+    policy = dataclasses.replace(tiny_config.policy, concurrency=1)
+    run_stage(dataclasses.replace(tiny_config, sandbox=sandbox, policy=policy), generated.root, "label")
+    assert labelled(generated) == labelled(reference)
+
+
+def test_killed_and_resumed_labels_are_the_same(generated, reference, tiny_config):
+    """SIGKILL, twice: while programs are judged and while prefixes are rolled out."""
+    script = (
+        "import json, sys; from pathlib import Path; from dreamprm_jax.config import freeze\n"
+        "from dreamprm_jax.pipeline import run_stage\n"
+        "tuples = lambda d: {k: tuple(v) if isinstance(v, list) else v for k, v in d.items()}\n"
+        "run_stage(freeze(json.loads(sys.argv[1], object_hook=tuples)), Path(sys.argv[2]), 'label')\n"
+        "assert not {'jax', 'jaxlib', 'flax', 'optax', 'orbax'} & set(sys.modules)\n"
+    )
+    command = [sys.executable, "-c", script, json.dumps(to_dict(tiny_config)), str(generated.root)]
+    killed = 0
+    for journal in ("outcomes_train.journal", "rollouts.journal"):
+        path = generated.stage("label") / journal
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while not (path.exists() and path.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        os.kill(process.pid, signal.SIGKILL)
+        killed += process.wait() == -signal.SIGKILL
+        assert b"\n" in path.read_bytes()
+    assert killed  # a starved machine may let the second one finish
+    resumed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert resumed.returncode == 0, resumed.stderr
+    assert labelled(generated) == labelled(reference)
+
+
+def test_finished_work_is_not_done_again(generated, tiny_config, monkeypatch):
+    run_stage(tiny_config, generated.root, "label")
+    before = labelled(generated)
+    (generated.stage("label") / "DONE.json").unlink()
+    asked = []
+    monkeypatch.setattr(SimulatedPolicy, "complete", lambda self, request: asked.append(request))
+    run_stage(tiny_config, generated.root, "label")
+    assert asked == []
+    assert labelled(generated) == before
+
+
+def test_flaky_policy_keeps_other_work(generated, reference, tiny_config, monkeypatch):
+    """One prefix fails: the rest is committed, and the second run asks for that prefix alone."""
+    (first, *_) = read_records(generated.programs("train"), Program)
+    broken = first.code[: split_steps(first.code)[1].end]
+    asked = []
+
+    class Flaky(SimulatedPolicy):
+        down = True
+
+        def complete(self, request):
+            asked.append(request.prefix)
+            if self.down and request.prefix == broken:
+                raise PolicyError("the server is down")
+            return super().complete(request)
+
+    monkeypatch.setattr(label_stage, "make_policy", lambda config, compositions: Flaky.from_file(compositions))
+    with pytest.raises(
+        DataError, match=rf"failed on 1 prefix\(es\), first {first.program_hash}/1: the server is down; "
+    ):
+        run_stage(tiny_config, generated.root, "label")
+    assert len(asked) > 10
+    assert not generated.step_labels().exists()
+    asked.clear()
+    monkeypatch.setattr(Flaky, "down", False)
+    run_stage(tiny_config, generated.root, "label")
+    assert asked == [broken]
+    assert labelled(generated) == labelled(reference)
+
+
+class Scripted:
+    """A policy of fixed answers, by the length of the prefix in steps."""
+
+    name = "scripted"
+
+    def __init__(self, answers):
+        self.answers = answers
+
+    def complete(self, request):
+        answer = self.answers[len(split_steps(request.prefix))]
+        if isinstance(answer, Exception):
+            raise answer
+        return [Completion(request.prefix + code, "stop", forced) for code, forced in answer]
+
+
+class FailingJudge:
+    """The real judge, whose answer for some programs is lost on the way."""
+
+    def __init__(self, judge, lost):
+        self.judge, self.lost, self.judged = judge, lost, []
+
+    def evaluate(self, tasks):
+        for result in self.judge.evaluate(self.noted(tasks)):
+            lost = any(word in self.judged[0] for word in self.lost)
+            self.judged.pop(0)
+            yield dataclasses.replace(result, verdict=Verdict.SANDBOX_ERROR) if lost else result
+
+    def noted(self, tasks):
+        for task in tasks:
+            self.judged.append(task.code)
+            yield task
+
+
+def test_what_counts_and_what_does_not(benchmark, tiny_config):
+    """Equal texts run once; sandbox errors and unforced answers are counted apart; errors keep their place."""
+    _, problem, _ = benchmark[0]
+    right = f"print({problem.tests[0].output.strip()!r})\n"
+    problem = dataclasses.replace(problem, public_tests=problem.tests[:1], private_tests=())
+    code = "def a():\n    pass\ndef b():\n    pass\ndef c():\n    pass\ndef d():\n    pass\n"
+    program = Program.make(problem.problem_id, code, 0, "x", {})
+    policy = Scripted(
+        {
+            1: [(right, True), (right, True), ("print(1)\n", False), ("1 / 0\n", True)],
+            2: PolicyError("down"),
+            3: [(right, True), ("lost = 1\n", True), ("import time\nwhile True: pass\n", True)],
+        }
+    )
+    config = dataclasses.replace(tiny_config, label=dataclasses.replace(tiny_config.label, rollouts=3))
+    with Judge.from_config(dataclasses.replace(tiny_config.sandbox, cpu_seconds=0.5, wall_seconds=3.0)) as judge:
+        units = list(prefix_units({problem.problem_id: problem}, [program]))
+        assert [unit.prefix for unit in units] == [code[: step.end] for step in split_steps(code)[:-1]]
+        verdicts: dict[str, Verdict] = {}
+        results = list(roll_out(config, units, policy, FailingJudge(judge, ["lost"]), verdicts))
+        assert [unit.step.index for unit, _ in results] == [0, 1, 2]
+        assert results[0][1] == Tally(passes=2, failures=2, infrastructure_errors=0, unforced=1, judged=3)
+        assert isinstance(results[1][1], PolicyError)
+        assert results[2][1] == Tally(passes=1, failures=1, infrastructure_errors=1, unforced=0, judged=3)
+        assert sorted(verdicts.values()) == ["AC", "AC", "RE", "SANDBOX_ERROR", "TLE", "WA"]
+        # all known now: nothing is run again
+        nothing = list(roll_out(config, units[:1], policy, FailingJudge(judge, ["print"]), verdicts))
+    assert nothing[0][1] == Tally(passes=2, failures=2, infrastructure_errors=0, unforced=1, judged=0)
+
+
+def test_sandbox_error_of_a_program_is_not_committed(generated, reference, tiny_config, monkeypatch):
+    """A program without a verdict is reported, is no label, and is judged again when the stage runs again."""
+    programs = read_records(generated.programs("train"), Program)
+    lost = programs[0].program_hash
+    evaluate = Judge.evaluate
+
+    def losing(self, tasks):
+        for result in evaluate(self, tasks):
+            broken: JudgeResult = dataclasses.replace(result, verdict=Verdict.SANDBOX_ERROR, error="worker ended")
+            yield broken if result.key == lost else result
+
+    monkeypatch.setattr(Judge, "evaluate", losing)
+    counts = label_stage.label(tiny_config, generated)
+    assert counts["train SANDBOX_ERROR"] == 1
+    outcomes, labels = labelled(generated)
+    assert next(row for row in outcomes if row.program_hash == lost).verdict is Verdict.SANDBOX_ERROR
+    last = [row for row in labels if row.program_hash == lost][-1]
+    assert (last.passes, last.rollouts, last.infrastructure_errors) == (0, 0, 1)
+    monkeypatch.undo()
+    counts = label_stage.label(tiny_config, generated)
+    assert "train SANDBOX_ERROR" not in counts
+    assert labelled(generated)[0] == labelled(reference)[0]
+    assert [row for row in labelled(generated)[1] if row.program_hash == lost][-1].rollouts == 1
+
+
+def test_labels_estimate_the_true_values(reference, tiny_config):
+    """Sum over all prefixes: passes against the exact values, within five standard errors."""
+    compositions = SimulatedPolicy.from_file(reference.compositions()).compositions
+    problems = {p.problem_id: p for p in read_records(reference.problems("train"), Problem)}
+    programs = {p.program_hash: p for p in read_records(reference.programs("train"), Program)}
+    expected = variance = passes = 0.0
+    for row in read_records(reference.step_labels(), StepLabel):
+        program = programs[row.program_hash]
+        composition = compositions[row.problem_id]
+        value, _ = Valuer(composition, problems[row.problem_id], 1.0).value(read(composition, program.code[: row.end]))
+        passes += row.passes
+        expected += row.rollouts * value
+        variance += row.rollouts * value * (1 - value)
+    assert variance > 1
+    assert abs(passes - expected) < 5 * variance**0.5
