@@ -1,59 +1,33 @@
-"""The judge: a pool of workers, driven by one loop without threads, and results in the order of the tasks."""
+"""The judge: takes tasks, gives results in their order. It owns a pool of workers and drives the plans of the tasks."""
 
 from __future__ import annotations
 
 import collections
 import os
-import selectors
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from dreamprm_jax.config import SandboxConfig
-from dreamprm_jax.sandbox.inside import jobs
+from dreamprm_jax.sandbox.cache import VerdictCache, task_digest
 from dreamprm_jax.sandbox.plan import Plan, Ran, Run, judge_task
+from dreamprm_jax.sandbox.pool import Pool
 from dreamprm_jax.sandbox.probe import check_worker
 from dreamprm_jax.sandbox.records import MODES, TIERS, JudgeResult, JudgeTask, Limits
-from dreamprm_jax.sandbox.worker import Worker, find_offer
 from dreamprm_jax.schema import DataError
 
-_LOOK_SECONDS = 0.03  # how often a running child's finished tests are compared
-_ANSWER_SECONDS = 30.0  # beyond the wall limit: then the worker itself hangs
 _STARTED_PER_WORKER = 4  # tasks begun at a time
 _WINDOW_PER_WORKER = 256  # results that wait for an earlier one
 
 
-@dataclass
-class _Active:
+@dataclass(frozen=True)
+class _Started:
     """A task that has begun."""
 
     index: int
     plan: Plan
-    run: Run
-
-
-@dataclass
-class _Running:
-    """A child that is running."""
-
-    active: _Active
-    slot: _Slot
-    worker: Worker
-    number: int
-    deadline: float
-    next_look: float
-    overlapped: bool
-    cancelled: bool = False
-
-
-class _Slot:
-    """One of the judge's places for a running program, with its workers: a plain one, and one with numpy loaded."""
-
-    def __init__(self) -> None:
-        self.workers: dict[bool, Worker] = {}
-        self.running: _Running | None = None
+    digest: str  # "" where the result is not to be cached
 
 
 class Judge:
@@ -93,15 +67,11 @@ class Judge:
             )
         self.mode, self.tier, self.limits = mode, tier, limits or Limits()
         self._retry_alone = retry_alone
-        self._offer = find_offer()
-        self._slots = [_Slot() for _ in range(workers or len(os.sched_getaffinity(0)))]
-        self._selector = selectors.DefaultSelector()
+        self._cache = VerdictCache(cache) if cache is not None else None
         self._busy = False
-        self._number = 0
+        self._pool: Pool[_Started] = Pool(tier, workers or len(os.sched_getaffinity(0)))
         try:
-            for slot in self._slots:
-                self._worker(slot, numpy=False, wait=False)
-            check_worker(self._worker(self._slots[0], numpy=False), tier)
+            check_worker(self._pool.first_worker(), tier)
         except BaseException:
             self.close()
             raise
@@ -122,11 +92,14 @@ class Judge:
 
     def close(self) -> None:
         """Ends all workers and whatever still runs in them."""
-        for slot in self._slots:
-            for worker in slot.workers.values():
-                worker.close()
-            slot.workers.clear()
-        self._selector.close()
+        self._pool.close()
+        if self._cache is not None:
+            self._cache.close()
+            self._cache = None
+
+    def worker_pids(self) -> set[int]:
+        """Process ids of the workers. Each leads a session; all that a worker starts is in that session."""
+        return self._pool.pids()
 
     def evaluate(self, tasks: Iterable[JudgeTask]) -> Iterator[JudgeResult]:
         """Judges tasks as they come.
@@ -142,147 +115,67 @@ class Judge:
         try:
             yield from self._evaluate(iter(tasks))
         finally:
-            self._abandon()
+            self._pool.abandon()
             self._busy = False
 
     def _evaluate(self, tasks: Iterator[JudgeTask]) -> Iterator[JudgeResult]:
+        pool = self._pool
         done: dict[int, JudgeResult] = {}
-        ready: collections.deque[_Active] = collections.deque()
-        alone: collections.deque[_Active] = collections.deque()
+        ready: collections.deque[tuple[_Started, Run]] = collections.deque()
+        alone: collections.deque[tuple[_Started, Run]] = collections.deque()
         taken = given = started = 0
         exhausted = False
-        width = len(self._slots)
 
-        def proceed(active: _Active, ran: Ran | None) -> None:
+        def proceed(task: _Started, ran: Ran | None) -> None:
             nonlocal started
             try:
-                active.run = active.plan.send(ran)  # type: ignore[arg-type]
+                run = task.plan.send(ran)  # type: ignore[arg-type]  # None starts a generator
             except StopIteration as stop:
-                done[active.index] = stop.value
+                done[task.index] = stop.value
                 started -= 1
+                if self._cache is not None and task.digest:
+                    self._cache.put(task.digest, stop.value)
             else:
-                (alone if active.run.alone else ready).append(active)
+                (alone if run.alone else ready).append((task, run))
 
         while True:
             while given in done:
                 yield done.pop(given)
                 given += 1
-            if not exhausted and started < _STARTED_PER_WORKER * width and taken - given < _WINDOW_PER_WORKER * width:
-                try:
-                    task = next(tasks)
-                except StopIteration:
+            while (
+                not exhausted
+                and given not in done
+                and started < _STARTED_PER_WORKER * pool.width
+                and taken - given < _WINDOW_PER_WORKER * pool.width
+            ):
+                task = next(tasks, None)
+                if task is None:
                     exhausted = True
+                    break
+                digest, known = self._known(task)
+                if known is not None:
+                    done[taken] = known
                 else:
-                    plan = judge_task(task, self.mode, self.tier, self.limits, self._retry_alone)
                     started += 1
-                    proceed(_Active(taken, plan, None), None)  # type: ignore[arg-type]
-                    taken += 1
-                    if started < _STARTED_PER_WORKER * width:
-                        continue
-            self._assign(ready, alone)
-            if not started and exhausted:
-                if given in done:
-                    continue
-                return
-            for active, ran in self._wait():
-                proceed(active, ran)
-
-    def _assign(self, ready: collections.deque[_Active], alone: collections.deque[_Active]) -> None:
-        """Gives runs to free slots; a run that must be alone waits for all slots, and holds the others back."""
-        running = [slot.running for slot in self._slots if slot.running]
-        if any(item.active.run.alone for item in running):
-            return
-        if alone:
-            if not running:
-                self._start(self._slots[0], alone.popleft())
-            return
-        for slot in self._slots:
-            if not ready:
-                return
-            if slot.running is None:
-                self._start(slot, ready.popleft())
-
-    def _start(self, slot: _Slot, active: _Active) -> None:
-        run = active.run
-        worker = self._worker(slot, run.numpy)
-        self._number += 1
-        now = time.monotonic()
-        others = [other.running for other in self._slots if other.running]
-        for other in others:
-            other.overlapped = True
-        slot.running = _Running(
-            active,
-            slot,
-            worker,
-            self._number,
-            now + run.request.wall_seconds + _ANSWER_SECONDS,
-            now + _LOOK_SECONDS,
-            bool(others),
-        )
-        source = os.memfd_create("job", os.MFD_CLOEXEC)
-        try:
-            view = memoryview(run.job)
-            while view:
-                view = view[os.write(source, view) :]
-            request = run.request._replace(number=self._number)
-            worker.send(request, (source, run.grader.output_file, run.grader.result_file))
-        except OSError:
-            slot.running.deadline = 0.0  # the worker is gone: noticed in ``_wait``
-        finally:
-            os.close(source)
-
-    def _worker(self, slot: _Slot, numpy: bool, wait: bool = True) -> Worker:
-        worker = slot.workers.get(numpy)
-        if worker is None:
-            worker = Worker(self.tier, self._offer, ("numpy",) if numpy else ())
-            slot.workers[numpy] = worker
-            self._selector.register(worker, selectors.EVENT_READ, slot)
-        if wait:
-            worker.hello()
-        return worker
-
-    def _wait(self) -> Iterator[tuple[_Active, Ran]]:
-        """Waits a moment for replies; compares what running children have finished."""
-        events = self._selector.select(_LOOK_SECONDS)
-        for key, _ in events:
-            worker: Worker = key.fileobj  # type: ignore[assignment]
-            slot: _Slot = key.data
-            running = slot.running
-            if running is None or running.worker is not worker:
-                if running is None or worker not in slot.workers.values():
-                    self._discard(slot, worker)
+                    plan = judge_task(task, self.mode, self.tier, self.limits, self._retry_alone)
+                    proceed(_Started(taken, plan, digest), None)
+                taken += 1
+            # a run that must be alone waits for the others to end, and holds new ones back
+            while alone and not pool.running():
+                pool.start(*alone.popleft())
+            while ready and not alone and not pool.runs_alone() and pool.running() < pool.width:
+                pool.start(*ready.popleft())
+            if given in done:
                 continue
-            reply = worker.receive()
-            if reply is None:
-                self._discard(slot, worker)
-                reply = jobs.Reply(running.number, jobs.FAILED, 0, 0.0, 0, "the worker ended")
-            slot.running = None
-            yield running.active, Ran(reply, alone=not running.overlapped)
-        now = time.monotonic()
-        for slot in self._slots:
-            running = slot.running
-            if running is None:
-                continue
-            if now > running.deadline:
-                self._discard(slot, running.worker)
-                slot.running = None
-                reply = jobs.Reply(running.number, jobs.FAILED, 0, 0.0, 0, "the worker did not answer")
-                yield running.active, Ran(reply, alone=not running.overlapped)
-            elif now > running.next_look and not running.cancelled:
-                running.next_look = now + _LOOK_SECONDS
-                running.active.run.grader.advance()
-                if running.active.run.grader.failure is not None:
-                    running.cancelled = True
-                    running.worker.send(jobs.Request(jobs.CANCEL, running.number))
+            if started:
+                for item, ran in pool.wait():
+                    proceed(item, ran)
+            elif exhausted:
+                return
 
-    def _discard(self, slot: _Slot, worker: Worker) -> None:
-        self._selector.unregister(worker)
-        worker.close()
-        slot.workers = {numpy: other for numpy, other in slot.workers.items() if other is not worker}
-
-    def _abandon(self) -> None:
-        """Ends the children of an iteration that was left early."""
-        for slot in self._slots:
-            if slot.running is not None:
-                self._discard(slot, slot.running.worker)
-                slot.running = None
+    def _known(self, task: JudgeTask) -> tuple[str, JudgeResult | None]:
+        """The task's digest ("" where it is not to be cached) and the kept result, if there is one."""
+        if self._cache is None or (task.checker is not None and not task.checker_name):
+            return "", None
+        digest = task_digest(task, self.mode, self.tier, self.limits)
+        return digest, self._cache.get(digest, task, self.mode, self.tier)

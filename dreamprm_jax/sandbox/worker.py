@@ -101,6 +101,11 @@ class Worker:
         """Process id of the interpreter that was started."""
         return self._process.pid
 
+    @property
+    def started(self) -> bool:
+        """Whether it has said that it serves."""
+        return self._hello is not None
+
     def fileno(self) -> int:
         """The control socket, readable when a reply is there."""
         return self._socket.fileno()

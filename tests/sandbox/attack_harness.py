@@ -126,7 +126,7 @@ def run(attacks: list[dict[str, Any]], mode: str, tier: str, workers: int = 2) -
             alive = next(judge.evaluate([SANE]))
             if alive.verdict is not Verdict.AC:
                 wrong.append(f"afterwards a sane program gets {alive.verdict}: {alive.error}")
-            sessions = {worker.pid for slot in judge._slots for worker in slot.workers.values()}
+            sessions = judge.worker_pids()
         wrong += [f"process {pid} is left" for pid in session_members(sessions)]
     for attack in attacks:
         result = results[attack["id"]]
