@@ -23,7 +23,7 @@ class Failure:
 
 
 class Grader:
-    """Follows one child: ``advance`` may be called at any time, and a last time after the child's end."""
+    """Follows one child: ``open`` before it starts, ``advance`` at any time and once after its end, ``close``."""
 
     def __init__(self, task: JudgeTask, functional: bool, official: bool, first: int, output_bytes: int) -> None:
         self.task = task
@@ -31,22 +31,28 @@ class Grader:
         self.position = first  # the test to come; all before it have passed
         self.failure: Failure | None = None  # of the test at ``position``
         self.ended = False  # the child said that it runs no further test
-        self.output_file = os.memfd_create("stdout", os.MFD_CLOEXEC)
-        self.result_file = os.memfd_create("results", os.MFD_CLOEXEC)
+        self.output_file = self.result_file = -1
         self._functional = functional
         self._official = official
         self._output_bytes = output_bytes
         self._output_start = 0
         self._consumed = 0
 
+    def open(self) -> None:
+        """Makes the files that the child will write."""
+        self.output_file = os.memfd_create("stdout", os.MFD_CLOEXEC)
+        self.result_file = os.memfd_create("results", os.MFD_CLOEXEC)
+
     def close(self) -> None:
-        """Releases the files."""
-        os.close(self.output_file)
-        os.close(self.result_file)
+        """Releases the files, if there are any."""
+        for descriptor in (self.output_file, self.result_file):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self.output_file = self.result_file = -1
 
     def advance(self) -> None:
         """Compares the tests that have finished since the last call, up to the first failure."""
-        if self.failure is not None or self.ended:
+        if self.failure is not None or self.ended or self.result_file < 0:
             return
         size = os.fstat(self.result_file).st_size
         if size <= self._consumed:

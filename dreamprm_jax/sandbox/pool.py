@@ -104,6 +104,7 @@ class Pool(Generic[Item]):
             next_look=now + _LOOK_SECONDS,
             overlapped=bool(others),
         )
+        run.grader.open()
         source = os.memfd_create("job", os.MFD_CLOEXEC)
         try:
             view = memoryview(run.job)

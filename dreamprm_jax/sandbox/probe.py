@@ -14,31 +14,32 @@ from dreamprm_jax.sandbox.worker import Worker
 _PROGRAM = """
 import ctypes, os, socket, sys
 held = []
-def denied(name, attempt):
+def denied(name, attempt, error=PermissionError):
+    # the attempts do no harm where they are not denied: they fail for another reason, or do nothing
     try:
         attempt()
-    except (OSError, MemoryError):
+    except error:
         held.append(name)
+    except OSError:
+        pass
 def checked(result):
     if result < 0:
-        raise OSError
-libc = ctypes.CDLL(None)
-denied("writing files", lambda: open("/tmp/.dreamprm_canary", "w"))
-denied("writing files", lambda: os.mkdir("/tmp/.dreamprm_canary"))
+        raise OSError(ctypes.get_errno(), "denied")
+libc = ctypes.CDLL(None, use_errno=True)
+denied("writing files", lambda: open("/nonexistent/canary", "w"))
+denied("making folders", lambda: os.mkdir("/nonexistent/canary"))
 denied("reading files", lambda: open("/etc/passwd").read())
-denied("reading other processes", lambda: open("/proc/%d/environ" % os.getppid()).read())
+denied("reading other processes", lambda: open("/proc/%d/status" % os.getppid()).read())
 denied("listing files", lambda: os.listdir("/"))
 denied("sockets", lambda: socket.socket())
-denied("sockets", lambda: socket.socket(socket.AF_UNIX))
-denied("fork", lambda: os._exit(9) if os.fork() == 0 else None)
-denied("exec", lambda: os.execv("/bin/true", ["true"]))
+denied("unix sockets", lambda: socket.socket(socket.AF_UNIX))
+denied("fork", lambda: os._exit(0) if os.fork() == 0 else None)
+denied("exec", lambda: os.execv("/nonexistent", ["true"]))
 denied("signals", lambda: os.kill(os.getppid(), 0))
-denied("ptrace", lambda: checked(libc.ptrace(16, os.getppid(), 0, 0)))
+denied("ptrace", lambda: checked(libc.ptrace(16, 0x3FFFFFFF, 0, 0)))
 denied("namespaces", lambda: checked(libc.unshare(0x10000000)))
-denied("memory", lambda: bytearray(1 << 40))
-if os.getpid() > 100000 or os.getppid() not in (0, 1):
-    pass
-else:
+denied("memory", lambda: bytearray(1 << 40), MemoryError)
+if os.getppid() == 1 and os.getpid() < 100:
     held.append("process namespace")
 if os.environ.get("HOME") is None and len(os.environ) < 12:
     held.append("environment")
@@ -49,6 +50,7 @@ _PORTABLE = {
     "exec",
     "fork",
     "listing files",
+    "making folders",
     "memory",
     "namespaces",
     "ptrace",
@@ -56,6 +58,7 @@ _PORTABLE = {
     "reading other processes",
     "signals",
     "sockets",
+    "unix sockets",
     "writing files",
 }
 _PROMISED = {
@@ -74,6 +77,7 @@ def check_worker(worker: Worker, tier: str) -> None:
     """
     task = JudgeTask("canary", _PROGRAM, (schema.TestCase("", ""),))
     grader = Grader(task, functional=False, official=False, first=0, output_bytes=1 << 20)
+    grader.open()
     try:
         held = _attack(worker, grader, task)
     finally:
