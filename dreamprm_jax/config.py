@@ -197,7 +197,8 @@ class InspectConfig:
     """``dreamprm inspect``: what to compile for. Nothing of it need exist here."""
 
     topology: str = ""  # a TPU topology ("v5p:2x2x2": 8 chips, a v5p-16); needs libtpu, no TPU
-    devices: int = 0  # without a topology: so many CPU devices; 0: the devices that are here
+    # Of a topology: its first so many chips, 0 for all. Without: so many CPU devices, 0 for the devices that are here.
+    devices: int = 0
     memory_gb: float = 0.0  # of one device, 10^9 bytes; 0: not compared
     labels: int = 100_000  # rows of the label table
     steps_per_row: int = 64  # step slots of a row

@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from dreamprm_jax.schema import DataError
+
 MASKED = -1e30  # finite, so that no row and no tangent is ever NaN
 
 
@@ -121,11 +123,21 @@ def fused_attention(
 
     A row that holds one sequence needs no mask beyond the causal one, and then the kernel skips the upper triangle; ids
     cost a mask of B x T x T.
+
+    Raises:
+      DataError: in float32, or without cuDNN.
     """
-    if layout.segments is None and layout.branches is None:
-        return jax.nn.dot_product_attention(query, key, value, is_causal=True, implementation="cudnn")
-    mask = visible(layout, query.shape[1])[:, None]
-    return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
+    if query.dtype == jnp.float32:
+        raise DataError("model.attention='cudnn' computes in bfloat16: set model.dtype to 'bfloat16'")
+    mask = None
+    if layout.segments is not None or layout.branches is not None:
+        mask = visible(layout, query.shape[1])[:, None]
+    try:
+        return jax.nn.dot_product_attention(
+            query, key, value, mask=mask, is_causal=mask is None, implementation="cudnn"
+        )
+    except RuntimeError as error:  # no cuDNN, or one too old
+        raise DataError(f"model.attention='cudnn' needs an NVIDIA GPU with cuDNN ({error}); set 'chunked'") from error
 
 
 def attention(

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import flax.traverse_util
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from safetensors.numpy import save_file
@@ -46,9 +45,8 @@ def _files(config: DecoderConfig, params: Params, file_bytes: int) -> Iterator[d
     """The checkpoint's tensors in files of about ``file_bytes``, one parameter on the host at a time."""
     leaves = flax.traverse_util.flatten_dict(params)
     pending: dict[str, np.ndarray] = {}
-    dtype = jnp.dtype(config.param_dtype)
     for tensor in tensor_table(config) + head_table(config):
-        for name, value in tensor.write(_host_array(leaves[tensor.path]).astype(dtype)).items():
+        for name, value in tensor.write(_host_array(leaves[tensor.path])).items():
             if pending and sum(v.nbytes for v in pending.values()) + value.nbytes > file_bytes:
                 yield pending
                 pending = {}
@@ -62,7 +60,7 @@ def export_model(
     """Writes the folder. Every process calls it; the first one writes.
 
     Args:
-      config: the model; its ``param_dtype`` is the dtype of the files.
+      config: the model; the decoder is written in its ``param_dtype``, the head in float32.
       params: pytree of ``init_params``, sharded or not, with or without LoRA.
       folder: where to write; made if absent, existing model files are replaced.
       tokenizer: folder whose tokenizer files are copied along.

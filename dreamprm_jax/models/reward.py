@@ -9,6 +9,7 @@ Axis legend: B batch, T tokens, S steps, D model width (``models/decoder.py`` ha
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, cast
 
 import chex
@@ -29,18 +30,18 @@ class RewardHead(nn.Module):
 
     @nn.compact
     def __call__(self, hidden: Float[Array, "*lead D"]) -> Float[Array, "*lead"]:
-        config, dtype = self.config, self.config.param_dtype
+        config, dtype = self.config, "float32"  # it always trains, whatever dtype a frozen decoder has
         zeros = nn.initializers.zeros_init()
         x, axis = hidden.astype(jnp.float32), "embed"
         if width := config.head_hidden:
             init = nn.initializers.lecun_normal()
             kernel = parameter(self, "hidden_kernel", init, ("embed", "head_hidden"), (x.shape[-1], width), dtype)
             bias = parameter(self, "hidden_bias", zeros, ("head_hidden",), (width,), dtype)
-            x, axis = nn.silu(x @ kernel.astype(jnp.float32) + bias.astype(jnp.float32)), "head_hidden"
+            x, axis = nn.silu(x @ kernel + bias), "head_hidden"
         # Small, so that training starts from scores of one half.
         kernel = parameter(self, "kernel", nn.initializers.normal(0.02), (axis,), x.shape[-1:], dtype)
         bias = parameter(self, "bias", zeros, (), (), dtype)
-        return x @ kernel.astype(jnp.float32) + bias.astype(jnp.float32)
+        return x @ kernel + bias
 
 
 class RewardModel(nn.Module):
@@ -73,6 +74,7 @@ class RewardModel(nn.Module):
 
 def _boxed_init(config: DecoderConfig, rng: Array) -> Any:
     tokens = jnp.zeros((1, 2), jnp.int32)
+    config = dataclasses.replace(config, attention="einsum")  # a fused kernel would want its device and its lengths
     return RewardModel(config).init(rng, tokens, tokens, tokens, tokens[:, :1])["params"]
 
 

@@ -71,7 +71,8 @@ def target_devices(config: Config) -> list[jax.Device]:
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU host to ask
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
         try:
-            return list(topologies.get_topology_desc(topology_name=settings.topology, platform="tpu").devices)
+            chips = topologies.get_topology_desc(topology_name=settings.topology, platform="tpu").devices
+            return list(chips[: settings.devices or None])
         except Exception as error:  # the plugin raises what it likes
             raise DataError(
                 f"inspect.topology={settings.topology!r}: no such TPU topology, or no libtpu here "
@@ -194,7 +195,9 @@ def parameter_lines(model: DecoderConfig, mesh: Mesh) -> Iterator[str]:
 def compiled_lines(step: Step, model: DecoderConfig, mesh: Mesh, memory_gb: float) -> tuple[list[str], bool]:
     """Compiles a step and describes it. Returns the lines and whether it fits the memory given."""
     devices = mesh.devices.size
-    options = {"xla_cpu_enable_concurrency_optimized_scheduler": False} if _platform(mesh) == "cpu" else None
+    options: dict[str, str | bool] | None = (
+        {"xla_cpu_enable_concurrency_optimized_scheduler": False} if _platform(mesh) == "cpu" else None
+    )
     with activate(model, mesh):
         flops = matrix_flops(step.function, *step.arguments)
         lowered = jax.jit(step.function, donate_argnums=0).lower(*step.arguments)

@@ -162,6 +162,15 @@ def test_fused_kernel_is_refused_where_forward_mode_is_needed():
         require_forward_mode(dataclasses.replace(TINY, attention="cudnn"))
 
 
+@pytest.mark.skipif(jax.default_backend() == "gpu", reason="there is a GPU here")
+def test_fused_kernel_without_a_gpu_says_what_to_do(params):
+    config = dataclasses.replace(TINY, attention="cudnn")
+    with pytest.raises(DataError, match=r"set model\.dtype to 'bfloat16'"):
+        step_logits(config, params, *batch())
+    with pytest.raises(DataError, match=r"model\.attention='cudnn' needs an NVIDIA GPU with cuDNN"):
+        step_logits(dataclasses.replace(config, dtype="bfloat16"), params, *batch())
+
+
 def test_impossible_shapes_are_refused():
     with pytest.raises(DataError, match="num_heads=4 must be a multiple of num_kv_heads=3"):
         dataclasses.replace(TINY, num_kv_heads=3)

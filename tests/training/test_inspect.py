@@ -1,0 +1,110 @@
+"""dreamprm inspect: figures checked by hand, on devices that are not there."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AxisType
+
+from dreamprm_jax.config import Config, InspectConfig, LoraConfig, MeshConfig, ModelConfig, TrainConfig, to_dict
+from dreamprm_jax.models.decoder import decoder_config
+from dreamprm_jax.schema import DataError
+from dreamprm_jax.training import inspect
+from dreamprm_jax.training.flops import matrix_flops
+
+SMALL = ModelConfig(vocab_size=512, hidden_size=64, intermediate_size=128, num_layers=3, num_heads=4, num_kv_heads=2)
+CONFIG = Config(model=SMALL, train=TrainConfig(batch_size=8, row_tokens=64))
+
+
+def test_matrix_flops_count_loops_as_often_as_they_run():
+    x, w = jnp.zeros((8, 16)), jnp.zeros((5, 16, 16))
+
+    def layers(x, w):
+        return jax.lax.scan(lambda x, w: (jax.checkpoint(jnp.matmul)(x, w), None), x, w)[0]
+
+    forward = 5 * 2 * 8 * 16 * 16
+    assert matrix_flops(layers, x, w) == forward
+    # backward: the products of both operands' gradients, and nothing to compute again for a lone product
+    assert matrix_flops(jax.grad(lambda x, w: layers(x, w).sum(), argnums=(0, 1)), x, w) == pytest.approx(3 * forward)
+    dear = matrix_flops(lambda p, x, w: jax.lax.cond(p, lambda: layers(x, w), lambda: x), True, x, w)
+    assert dear == forward
+
+
+def test_plain_step_costs_three_forward_passes():
+    model = decoder_config(SMALL)
+    mesh = jax.make_mesh((1, 1, 1), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3, devices=jax.devices()[:1])
+    step = inspect.training_steps(CONFIG, model, mesh)[0]
+    with inspect.activate(model, mesh):
+        flops = matrix_flops(step.function, *step.arguments)
+    tokens, d, f = 8 * 64, 64, 128
+    projections = 3 * 2 * tokens * (d * d * 2 + 2 * d * 32 + 3 * d * f)
+    attention = 3 * 2 * 2 * 8 * 64 * 64 * d
+    head = 2 * 8 * CONFIG.inspect.steps_per_row * d
+    assert 3 * (projections + attention) <= flops <= 3 * (projections + attention + head)
+
+
+SCRIPT = """
+import json, sys
+from dreamprm_jax.config import freeze
+from dreamprm_jax.training.inspect import main
+sys.exit(main(freeze(json.loads(sys.argv[1]))))
+"""
+
+
+def run(config):
+    """Runs inspect in a process of its own, as jax fixes its devices at its start."""
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    command = [sys.executable, "-c", SCRIPT, json.dumps(to_dict(config))]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+
+
+@pytest.mark.slow
+def test_report_of_a_mesh_that_is_not_here():
+    config = dataclasses.replace(
+        CONFIG,
+        model=dataclasses.replace(SMALL, lora=LoraConfig(rank=2)),
+        train=dataclasses.replace(CONFIG.train, mesh=MeshConfig(1, 2, 4)),
+        inspect=InspectConfig(devices=8, memory_gb=1.0, labels=1000),
+    )
+    done = run(config)
+    assert done.returncode == 0, done.stderr[-2000:]
+    text = done.stdout
+    layer = 64 * 64 * 2 + 2 * 64 * 32 + 64 + 2 * 32 + 3 * 64 * 128 + 2 * 64
+    adapters = 2 * (64 + 64) * 2 + 2 * (64 + 32) * 2
+    assert f"{512 * 64 + 64 + 3 * (layer + adapters) + 65:,} parameters, {3 * adapters + 65:,} trainable" in text
+    assert "data=1 x fsdp=2 x tensor=4 on cpu x 8" in text
+    assert re.search(r"decoder/layers/up/kernel +3x64x128 +float32 +\(-, fsdp, tensor\) +0\.01", text)
+    assert re.search(r"decoder/layers/k/kernel +3x64x2x16 +float32 +\(-, fsdp, -, -\)", text)
+    assert "kept whole, as the mesh does not divide them: kv_heads" in text
+    assert len(re.findall(r"^(?:plain|bi-level) step .* fits 1 GB", text, re.MULTILINE)) == 2
+    assert "nvoluntary full rematerialization" not in done.stderr
+
+    tight = run(dataclasses.replace(config, inspect=InspectConfig(devices=8, memory_gb=1e-4, labels=1000)))
+    assert tight.returncode == 1
+    assert "DOES NOT FIT 0.0001 GB" in tight.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_report_of_a_tpu_topology():
+    mesh = dataclasses.replace(CONFIG.train, mesh=MeshConfig(1, 8, 1))
+    done = run(dataclasses.replace(CONFIG, train=mesh, inspect=InspectConfig(topology="v5p:2x2x2")))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "x 8 (v5p:2x2x2)" in done.stdout
+
+
+def test_settings_that_do_not_go_together():
+    with pytest.raises(DataError, match=r"inspect\.topology='v9:1x1': no such TPU topology"):
+        inspect.main(dataclasses.replace(CONFIG, inspect=InspectConfig(topology="v9:1x1")))
+    with pytest.raises(DataError, match=r"inspect\.devices=64: jax has started already"):
+        inspect.main(dataclasses.replace(CONFIG, inspect=InspectConfig(devices=64)))
+    fused = dataclasses.replace(CONFIG, model=dataclasses.replace(SMALL, attention="cudnn"))
+    with pytest.raises(DataError, match="has no forward-mode derivative"):
+        inspect.main(fused)
