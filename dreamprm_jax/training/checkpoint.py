@@ -13,7 +13,7 @@ from dreamprm_jax.schema import DataError
 
 
 class TrainState(NamedTuple):
-    """The state between two steps. The data cursor is the step itself (``feed.Sampler``)."""
+    """The state between two steps. The data cursor is the step itself (``feed.PackedRows``)."""
 
     params: Any
     opt_state: Any
@@ -27,6 +27,10 @@ class Checkpoints:
     def __init__(self, folder: Path, every: int, keep: int):
         options = ocp.CheckpointManagerOptions(save_interval_steps=every, max_to_keep=keep)
         self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+
+    def due(self, step: int) -> bool:
+        """Whether ``save`` would save after ``step`` steps without being forced."""
+        return bool(self._manager.should_save(step))
 
     def save(self, step: int, state: TrainState, force: bool = False) -> None:
         """Saves the state after ``step`` steps, if it is due or forced."""

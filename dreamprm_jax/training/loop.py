@@ -26,7 +26,7 @@ from dreamprm_jax.schema import DataError
 from dreamprm_jax.training.checkpoint import Checkpoints, TrainState
 from dreamprm_jax.training.feed import Batch, PackedRows
 from dreamprm_jax.training.losses import Loss, make_outer_loss
-from dreamprm_jax.training.mesh import activate, batch_sharding
+from dreamprm_jax.training.mesh import activate, batch_sharding, replicated
 from dreamprm_jax.training.metrics import MetricsWriter
 
 Metrics = dict[str, Array]
@@ -147,7 +147,10 @@ def train_arm(
         first = arm.first_step if done is None else done
         if first >= arm.last_step:
             return state
-        compiled = jax.jit(step_function, donate_argnums=0)
+        state = jax.tree.map(lambda leaf: _on_mesh(leaf, mesh), state)
+        # The state comes out as it went in, so that the second step does not compile anew.
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+        compiled = jax.jit(step_function, donate_argnums=0, out_shardings=(shardings, None))
         with (
             activate(model, mesh),
             _stop_requests() as stop,
@@ -159,16 +162,25 @@ def train_arm(
                 meta_batch = None if arm.labels is None else _device_batch([data.outer.batch(step)], mesh)
                 do_meta = (step // stride) % config.meta.every == 0
                 state, metrics = compiled(state, batch, meta_batch, jnp.asarray(do_meta))
-                if step % config.log_every < stride or step + stride >= arm.last_step:
+                stopping, last = bool(stop), step + stride >= arm.last_step
+                logging, saving = last or step % config.log_every < stride, last or checkpoints.due(step + stride)
+                if logging or saving or stopping:
                     values = {name: float(value) for name, value in metrics.items()}
-                    writer.write(step, values)
-                    bar.set_postfix(loss=f"{values['inner_loss']:.3f}")
-                    _check_finite(values, batch, step, folder)
+                    if logging:
+                        writer.write(step, values)
+                        bar.set_postfix(loss=f"{values['inner_loss']:.3f}")
+                    _check_finite(values, batch, step, folder)  # before the save: checkpoints are always finite
                 bar.update(stride)
-                checkpoints.save(step + stride, state, force=bool(stop) or step + stride >= arm.last_step)
-                if stop:
+                if saving or stopping:
+                    checkpoints.save(step + stride, state, force=stopping or last)
+                if stopping:
                     raise SystemExit(143)
     return state
+
+
+def _on_mesh(leaf: Array, mesh: Mesh) -> Array:
+    """The leaf as it is where it was placed on the mesh, else (counters, the label table) on every device."""
+    return leaf if isinstance(leaf.sharding, NamedSharding) else jax.device_put(leaf, replicated(mesh))
 
 
 def _device_batch(batches: list[Batch], mesh: Mesh) -> Batch:

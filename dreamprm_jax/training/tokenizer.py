@@ -18,6 +18,7 @@ from dreamprm_jax.schema import DataError, Problem
 from dreamprm_jax.storage import atomic_path
 
 PAD = "<|pad|>"
+SMALLEST_VOCABULARY = 257  # every byte, and PAD
 
 # What a token may not cross, as the regular expression of a whole piece. Digits always stand alone.
 PIECES = {
@@ -29,7 +30,13 @@ PIECES = {
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, pieces: str = "words") -> Tokenizer:
-    """A byte-level BPE tokenizer: any text can be encoded, and decodes to itself. ``pieces``: a key of ``PIECES``."""
+    """A byte-level BPE tokenizer: any text can be encoded, and decodes to itself. ``pieces``: a key of ``PIECES``.
+
+    Raises:
+      DataError: where ``vocab_size`` has no room for every byte.
+    """
+    if vocab_size < SMALLEST_VOCABULARY:
+        raise DataError(f"config.model.vocab_size={vocab_size}: bytes and padding alone need {SMALLEST_VOCABULARY}")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(PIECES[pieces]), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
