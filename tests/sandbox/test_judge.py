@@ -121,7 +121,7 @@ def test_time_limits_are_cpu_time_and_wall_time(judge: Judge) -> None:
 
 
 def test_a_time_limit_beside_others_is_tried_again_alone() -> None:
-    with Judge(limits=LIMITS, workers=2) as judge:
+    with Judge(limits=Limits(cpu_seconds=1.0, wall_seconds=20.0), workers=2) as judge:
         spin = [JudgeTask(str(index), "while True: pass", SUMS) for index in range(2)]
         results = list(judge.evaluate(spin))
     assert [result.verdict for result in results] == [Verdict.TLE] * 2

@@ -47,17 +47,21 @@ def _on_alarm(signum: int, frame: FrameType | None) -> None:
     raise TimeoutException
 
 
-def run(job: Job) -> None:
-    """Runs the tests of a job in order and reports each."""
+def run(job: Job, module: ModuleType) -> None:
+    """Runs the tests of a job in order and reports each.
+
+    Args:
+      job: the program and its tests.
+      module: what ``prepare`` made.
+    """
     signal.signal(signal.SIGALRM, _on_alarm)
     sys.set_int_max_str_digits(50_000)
     _disable()
-    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115
     try:
         if job.kind == FUNCTION:
-            _call_based(job)
+            _call_based(job, module)
         else:
-            _standard_input(job)
+            _standard_input(job, module)
     except Exception as error:  # "Error during testing": one code for all tests
         status = frames.COMPILE if isinstance(error, SyntaxError) else status_of(error)
         report(job.first, status, b"!" + describe(error), last=True)
@@ -76,19 +80,27 @@ def _disable() -> None:
         sys.modules[name] = None  # type: ignore[assignment]
 
 
-def _compile(code: str, timeout: int) -> Any:
+def prepare() -> ModuleType:
+    """The module that a program's code runs in, with the prelude's names: made in the worker, used once by a child."""
+    module = ModuleType("tmp_sol", "")
+    exec(PRELUDE, module.__dict__)
+    return module
+
+
+def _compile(code: str, module: ModuleType, timeout: int) -> Any:
     signal.alarm(timeout)
     try:
-        module = ModuleType("tmp_sol", "")
-        exec(compile(code, "<string>", "exec", dont_inherit=True), module.__dict__)
+        sys.setrecursionlimit(50_000)  # as the prelude does
+        # the prelude stands before the code there: one statement keeps ``from __future__`` as wrong as it is there
+        exec(compile("import sys\n" + code, "<string>", "exec", dont_inherit=True), module.__dict__)
         return module.Solution() if "class Solution" in code else module
     finally:
         signal.alarm(0)
 
 
-def _call_based(job: Job) -> None:
-    code = PRELUDE + "\n\n" + job.code.decode("utf-8", "surrogatepass")
-    method = getattr(_compile(code, job.timeout), job.function.decode(), None)
+def _call_based(job: Job, module: ModuleType) -> None:
+    code = job.code.decode("utf-8", "surrogatepass")
+    method = getattr(_compile(code, module, job.timeout), job.function.decode(), None)
     if method is None:
         raise TypeError("cannot unpack non-iterable NoneType object")
     texts = [text.decode("utf-8", "surrogatepass") for text in job.inputs]
@@ -121,9 +133,9 @@ def _status(error: Exception) -> int:
     return frames.TIMEOUT if "timeoutexception" in repr(error).lower() else status_of(error)
 
 
-def _standard_input(job: Job) -> None:
+def _standard_input(job: Job, module: ModuleType) -> None:
     code = _as_function(_without_main_guard(job.code.decode("utf-8", "surrogatepass")))
-    method = getattr(_compile(code, job.timeout), "wrapped_function", None)
+    method = getattr(_compile(code, module, job.timeout), "wrapped_function", None)
     if method is None:
         raise TypeError("cannot unpack non-iterable NoneType object")
     for index, text in enumerate(job.inputs):
@@ -166,7 +178,7 @@ def _as_function(code: str) -> str:
         others = [statement for statement in body if not isinstance(statement, (ast.Import, ast.ImportFrom))]
         nothing = ast.arguments(posonlyargs=[], args=[], kwonlyargs=[], kw_defaults=[], defaults=[])
         function = ast.FunctionDef(name="wrapped_function", args=nothing, body=others, decorator_list=[], lineno=-1)
-        return PRELUDE + "\n" + ast.unparse(imports) + "\n" + ast.unparse(function)  # type: ignore[arg-type]
+        return ast.unparse(imports) + "\n" + ast.unparse(function)  # type: ignore[arg-type]
     except Exception:
         return code
 

@@ -31,8 +31,21 @@ _REACHING_NAMES = """
 _STATELESS = frozenset(_STATELESS_NAMES.split())
 # names, whether of attributes or globals, that reach the interpreter, other frames or raw descriptors
 _REACHING = frozenset(_REACHING_NAMES.split())
-_STORES = ("STORE_ATTR", "DELETE_ATTR")
-_NAME_LOADS = ("LOAD_NAME", "LOAD_GLOBAL", "LOAD_DEREF", "LOAD_CLASSDEREF")
+
+
+def _opcodes(*names: str) -> frozenset[int]:
+    return frozenset(opcode for name in names if (opcode := dis.opmap.get(name)) is not None)
+
+
+_CACHE = dis.opmap.get("CACHE", -1)
+_EXTENDED = dis.opmap["EXTENDED_ARG"]
+_IMPORT_NAME = dis.opmap["IMPORT_NAME"]
+_LOAD_GLOBAL = dis.opmap["LOAD_GLOBAL"]
+_ATTRIBUTE_STORES = _opcodes("STORE_ATTR", "DELETE_ATTR")
+_NAME_LOADS = _opcodes("LOAD_NAME", "LOAD_GLOBAL")
+_NAME_STORES = _opcodes("STORE_NAME", "STORE_GLOBAL")
+_LOCAL_STORES = _opcodes("STORE_FAST", "STORE_DEREF")
+_WITHIN_IMPORT = _opcodes("IMPORT_FROM", "SWAP", "POP_TOP")
 
 
 def may_share(code: CodeType) -> bool:
@@ -59,29 +72,49 @@ def _nested(code: CodeType) -> Iterator[CodeType]:
 
 
 def _imports(code: CodeType) -> Iterator[tuple[str, str]]:
-    """Yields (module, name it or its part is bound to)."""
+    """Yields (module, name that it or a part of it is bound to)."""
+    if _IMPORT_NAME not in code.co_code[::2]:
+        return
     module = ""
-    for instruction in dis.get_instructions(code):
-        if instruction.opname == "IMPORT_NAME":
-            module = str(instruction.argval)
-        elif module and instruction.opname.startswith("STORE_"):
-            yield module, str(instruction.argval)
-        elif instruction.opname not in ("IMPORT_FROM", "IMPORT_STAR", "CACHE"):
+    for opcode, argument in _instructions(code):
+        if opcode == _IMPORT_NAME:
             if module:
                 yield module, module
+            module = code.co_names[argument]
+        elif module and opcode in _NAME_STORES:
+            yield module, code.co_names[argument]
+        elif module and opcode in _LOCAL_STORES:
+            yield module, ""  # a local name: any attribute that the program sets may then be the module's
+        elif module and opcode not in _WITHIN_IMPORT:
+            yield module, module
             module = ""
 
 
 def _stores_into(code: CodeType, imported: set[str]) -> bool:
     """Whether an attribute of an imported module or name is set or deleted."""
-    before = None
-    for instruction in dis.get_instructions(code):
-        if (
-            instruction.opname in _STORES
-            and before is not None
-            and before.opname in _NAME_LOADS
-            and before.argval in imported
-        ):
+    opcodes = code.co_code[::2]
+    if not any(opcode in opcodes for opcode in _ATTRIBUTE_STORES):
+        return False
+    if "" in imported:
+        return True
+    before, name = -1, 0
+    for opcode, argument in _instructions(code):
+        if before == _LOAD_GLOBAL:
+            name >>= 1  # the lowest bit is a flag
+        if opcode in _ATTRIBUTE_STORES and before in _NAME_LOADS and code.co_names[name] in imported:
             return True
-        before = instruction
+        before, name = opcode, argument
     return False
+
+
+def _instructions(code: CodeType) -> Iterator[tuple[int, int]]:
+    """Yields (opcode, argument), without the cache entries between them."""
+    data, extended = code.co_code, 0
+    for position in range(0, len(data), 2):
+        opcode = data[position]
+        if opcode == _CACHE:
+            continue
+        argument = data[position + 1] | extended
+        extended = argument << 8 if opcode == _EXTENDED else 0
+        if opcode != _EXTENDED:
+            yield opcode, argument

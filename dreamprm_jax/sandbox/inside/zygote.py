@@ -6,6 +6,7 @@ a fresh interpreter (``bootstrap``), with one argument: its settings as JSON.
 
 from __future__ import annotations
 
+import builtins
 import fcntl
 import gc
 import json
@@ -56,12 +57,13 @@ class Worker:
         packages.offer(settings["packages"])
         for name in settings["preload"]:
             __import__(name)
-        self.prelude: dict[str, Any] = {}
-        exec(official.PRELUDE, self.prelude)
+        self.official_module = official.prepare()
         sys.setrecursionlimit(1000)
         site.setquit()
         site.setcopyright()
         site.sethelper()
+        own = {name: value for name, value in vars(self.official_module).items() if not name.startswith("__")}
+        self.prelude = {**vars(builtins), **own}
         lockdown.limit_worker()
         lockdown.not_dumpable()
         self.own_memory = _virtual_memory()
@@ -195,7 +197,7 @@ class Worker:
             os._exit(status)
         try:
             if job.mode == jobs.OFFICIAL:
-                official.run(job)
+                official.run(job, self.official_module)
             else:
                 script.run(job, inputs, self.prelude)
             status = 0

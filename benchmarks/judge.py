@@ -1,0 +1,162 @@
+"""What judging a program costs: CPU time and memory of this package's judge, of the official evaluator and of a bare
+interpreter.
+
+    python benchmarks/judge.py [--official=LIVECODEBENCH_CHECKOUT] [--programs=200]
+
+Each line is CPU milliseconds (user + system, all processes) for one program with one test and with fifteen tests, the
+start-up of whatever serves subtracted; then the ratio of the official evaluator's cost to it. The official evaluator is
+measured where a checkout of https://github.com/LiveCodeBench/LiveCodeBench (commit 28fef95) is given; it needs numpy
+and tqdm. Run it on an otherwise idle machine: CPU time rises under load, though less than the clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from dreamprm_jax.sandbox import Judge, JudgeTask, SandboxUnavailable
+from dreamprm_jax.schema import TestCase
+
+PROGRAM = """import sys
+from collections import defaultdict
+
+
+def count_pairs(values, target):
+    \"\"\"Counts the pairs whose sum is the target, by one pass over the values.\"\"\"
+    seen = defaultdict(int)
+    pairs = 0
+    for value in values:
+        pairs += seen[target - value]
+        seen[value] += 1
+    return pairs
+
+
+def main():
+    \"\"\"Reads n, the target and the values; prints the number of pairs.\"\"\"
+    data = sys.stdin.read().split()
+    n, target = int(data[0]), int(data[1])
+    values = list(map(int, data[2 : 2 + n]))
+    print(count_pairs(values, target))
+
+
+if __name__ == "__main__":
+    main()
+"""
+INPUTS = tuple(f"5 {6 + k}\n1 5 {1 + k} 5 9\n" for k in range(15))
+OFFICIAL = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+from lcb_runner.evaluation.compute_code_generation_metrics import check_correctness
+work = json.load(sys.stdin)
+for _ in range(work["count"]):
+    result, _ = check_correctness(work["sample"], work["code"], timeout=6, debug=False)
+    assert all(item is True for item in result), result
+"""
+
+
+def expected_tests(count: int) -> tuple[TestCase, ...]:
+    """``count`` tests whose expected outputs the program itself gave."""
+    tests = []
+    for text in INPUTS[:count]:
+        done = subprocess.run([sys.executable, "-I", "-c", PROGRAM], input=text, capture_output=True, text=True)
+        tests.append(TestCase(text, done.stdout))
+    return tuple(tests)
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of all children that it has waited for."""
+    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+def judge_cost(mode: str, tier: str, tests: tuple[TestCase, ...], programs: int) -> float:
+    """CPU seconds a program."""
+
+    def run(count: int) -> float:
+        start = cpu_seconds()
+        with Judge(mode, tier) as judge:
+            for result in judge.evaluate(JudgeTask(str(index), PROGRAM, tests) for index in range(count)):
+                if result.tests_passed != len(tests):
+                    raise SystemExit(f"the benchmark's own program fails: {result}")
+        return cpu_seconds() - start
+
+    run(1)
+    return (run(programs) - run(1)) / (programs - 1)
+
+
+def official_cost(checkout: Path, tests: tuple[TestCase, ...], programs: int) -> float:
+    """CPU seconds a program of the official evaluator."""
+    inputs_outputs = {"inputs": [t.input for t in tests], "outputs": [t.output for t in tests], "fn_name": None}
+    sample = {"input_output": json.dumps(inputs_outputs)}
+
+    def run(count: int) -> float:
+        start = cpu_seconds()
+        with tempfile.TemporaryFile("w+") as log:
+            work = json.dumps({"count": count, "sample": sample, "code": PROGRAM})
+            done = subprocess.run(
+                [sys.executable, "-c", OFFICIAL, str(checkout)], input=work, text=True, stdout=log, stderr=log
+            )
+            if done.returncode:
+                log.seek(0)
+                raise SystemExit(f"the official evaluator failed:\n{log.read()[-2000:]}")
+        return cpu_seconds() - start
+
+    run(1)
+    return (run(programs) - run(1)) / (programs - 1)
+
+
+def bare_cost(tests: tuple[TestCase, ...], programs: int) -> float:
+    """CPU seconds a program of a fresh ``python -I`` for each test."""
+    start = cpu_seconds()
+    for _ in range(programs):
+        for test in tests:
+            subprocess.run([sys.executable, "-I", "-c", PROGRAM], input=test.input.encode(), stdout=subprocess.DEVNULL)
+    return (cpu_seconds() - start) / programs
+
+
+def worker_memory() -> tuple[float, float]:
+    """(resident, proportional) MiB of one idle worker."""
+    with Judge(workers=1, tier="UNSAFE") as judge:
+        (pid,) = judge.worker_pids()
+        rows = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    sizes = {row.split(":")[0]: int(row.split()[1]) / 1024 for row in rows}
+    return sizes["Rss"], sizes["Pss"]
+
+
+def main() -> None:
+    """Measures and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--official", type=Path, help="checkout of the LiveCodeBench repository")
+    parser.add_argument("--programs", type=int, default=200)
+    options = parser.parse_args()
+    suites = (expected_tests(1), expected_tests(15))
+    rows: list[tuple[str, list[float]]] = []
+    for mode, tier in (("faithful", "UNSAFE"), ("faithful", "PORTABLE"), ("faithful", "FULL"), ("lcb", "PORTABLE")):
+        try:
+            rows.append((f"{mode}, {tier}", [judge_cost(mode, tier, tests, options.programs) for tests in suites]))
+        except SandboxUnavailable as error:
+            print(f"{mode}, {tier}: {error}", file=sys.stderr)
+    few = max(2, options.programs // 10)
+    rows.append(("python -I for each test", [bare_cost(tests, few) for tests in suites]))
+    official: list[float] | None = None
+    if options.official is not None:
+        official = [official_cost(options.official, tests, few) for tests in suites]
+        rows.append(("official evaluator", official))
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}")
+    print(f"{'CPU ms a program':<28}{'1 test':>10}{'15 tests':>10}" + (f"{'official / this':>22}" if official else ""))
+    for name, costs in rows:
+        line = f"{name:<28}" + "".join(f"{1000 * cost:>10.2f}" for cost in costs)
+        if official:
+            line += "".join(f"{theirs / cost:>10.1f}x" for theirs, cost in zip(official, costs, strict=True))
+        print(line)
+    resident, proportional = worker_memory()
+    print(f"memory of an idle worker: {resident:.1f} MiB resident, {proportional:.1f} MiB its share")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""``dreamprm judge``: files in, verdicts and a summary out, an exit status that says whether all were judged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dreamprm_jax.cli import main
+
+
+def problem(problem_id: str, tests: list[dict[str, str]]) -> dict[str, Any]:
+    return {
+        "question_title": problem_id,
+        "question_content": "Add.",
+        "platform": "atcoder",
+        "question_id": problem_id,
+        "contest_id": "c",
+        "contest_date": "2024-01-01T00:00:00",
+        "starter_code": "",
+        "difficulty": "easy",
+        "public_test_cases": json.dumps(tests),
+        "private_test_cases": "[]",
+        "metadata": "{}",
+    }
+
+
+@pytest.fixture
+def problems(tmp_path: Path) -> Path:
+    path = tmp_path / "problems.jsonl"
+    test = {"input": "1 2\n", "output": "3\n", "testtype": "stdin"}
+    path.write_text("".join(json.dumps(problem(name, [test])) + "\n" for name in ("a", "b")))
+    return path
+
+
+def candidates(tmp_path: Path, rows: list[dict[str, Any]]) -> Path:
+    path = tmp_path / "candidates.json"
+    path.write_text(json.dumps(rows))
+    return path
+
+
+SUM = "print(sum(map(int, input().split())))"
+
+
+def test_verdicts_and_summary(tmp_path: Path, problems: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"question_id": "a", "code_list": [SUM, "print(4)"], "graded_list": [True, True]},
+        {"question_id": "b", "code_list": [SUM], "graded_list": [True]},
+    ]
+    out = tmp_path / "out.jsonl"
+    arguments = ["judge", f"--problems={problems}", f"--candidates={candidates(tmp_path, rows)}", f"--output={out}"]
+    assert main([*arguments, "--mode=faithful", "--workers=1", f"--cache={tmp_path / 'cache'}"]) == 0
+    text = capsys.readouterr().out
+    assert "3 programs judged, mode faithful, tier PORTABLE" in text
+    assert "passed 2 of 3 with a verdict: 66.7%" in text
+    assert "agree with the file's own verdict: 2 of 3" in text
+    written = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(row["problem_id"], row["sample_index"], row["verdict"]) for row in written] == [
+        ("a", 0, "AC"),
+        ("a", 1, "WA"),
+        ("b", 0, "AC"),
+    ]
+
+
+def test_candidates_that_cannot_be_judged_are_counted(
+    tmp_path: Path, problems: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"question_id": "a", "code_list": [SUM, ""]}, {"question_id": "elsewhere", "code_list": [SUM]}]
+    arguments = ["judge", f"--problems={problems}", f"--candidates={candidates(tmp_path, rows)}", "--workers=1"]
+    assert main(arguments) == 1
+    text = capsys.readouterr().out
+    assert "without usable code (not judged): 1" in text
+    assert "of unknown problems (not judged): 1" in text
+    assert "problems without a candidate: 1" in text
+
+
+@pytest.mark.parametrize(
+    ("problem_file", "candidate_file", "part"),
+    [
+        ("missing.jsonl", "candidates.json", "missing.jsonl: no such file"),
+        ("problems.jsonl", "missing.json", "missing.json: no such file"),
+        ("problems.jsonl", "other.json", "no candidate's problem is in"),
+        ("candidates.json", "candidates.json", "candidates.json"),
+    ],
+)
+def test_unusable_input_is_an_error(
+    tmp_path: Path,
+    problems: Path,
+    capsys: pytest.CaptureFixture[str],
+    problem_file: str,
+    candidate_file: str,
+    part: str,
+) -> None:
+    candidates(tmp_path, [{"question_id": "a", "code_list": [SUM]}])
+    (tmp_path / "other.json").write_text(json.dumps([{"question_id": "elsewhere", "code_list": [SUM]}]))
+    arguments = ["judge", f"--problems={tmp_path / problem_file}", f"--candidates={tmp_path / candidate_file}"]
+    assert main(arguments) == 2
+    assert part in capsys.readouterr().err

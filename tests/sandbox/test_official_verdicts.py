@@ -1,0 +1,152 @@
+"""Agreement with the official evaluator (LiveCodeBench commit 28fef95) on its oddities and on 880 real programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from dreamprm_jax.problems.livecodebench import read_problems
+from dreamprm_jax.sandbox import Judge, JudgeResult, JudgeTask, Limits
+from dreamprm_jax.schema import Problem, TestCase, Verdict
+
+DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
+
+# our rule, stated in DESIGN: zero tests are no pass (the official evaluator gives one)
+ZERO_TESTS = {"F:zero_tests"}
+# what a plain script does where the official evaluator says otherwise: everything not named agrees with it
+FAITHFUL = {
+    # official fails them, the script is right
+    **dict.fromkeys(
+        """S:future S:main_notlast S:main_reversed S:from_stdin_iter S:buffer_readline S:buffer_readlines S:open0
+        S:os_read0 S:input_then_read S:readline_then_read S:readlines S:crlf_input S:quit S:os__exit
+        S:input_rebind_late S:global_counter S:import_resource S:threading_nojoin S:stdout_buffer S:os_write
+        S:close_stdout S:state_leak F:comment_class F:future""".split(),
+        {"AC"},
+    ),
+    # official passes them, the script fails
+    "S:return_toplevel": {"CE"},
+    "S:sys_exit": {"RE"},  # its exit status is 1
+    "S:deque_prelude": {"RE"},  # a name that only the official prelude has
+    "S:recursion_49000": {"RE"},  # the official prelude raises the recursion limit
+    "F:nested_eq": {"WA"},  # an element that claims to equal everything
+    "F:bad_input_newline": {"INVALID_TASK"},
+}
+# problems whose statements gave no test, so that there is nothing to run
+WITHOUT_TESTS = {"1873_A", "1873_D", "1883_B", "1883_C", "1899_B", "abc337_e", "abc355_e"}
+
+
+def rows(name: str) -> list[dict[str, Any]]:
+    path = DATA / name
+    if not path.exists():
+        pytest.skip(f"{path} is not there")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def quirk_task(row: dict[str, Any]) -> JudgeTask:
+    kind: Literal["stdin", "functional"] = "functional" if row["fn_name"] else "stdin"
+    tests = tuple(TestCase(i, o, kind) for i, o in zip(row["inputs"], row["outputs"], strict=True))
+    return JudgeTask(row["id"], row["code"], tests, row["fn_name"])
+
+
+def test_quirks_in_official_mode() -> None:
+    quirks = rows("sandbox/quirks.jsonl")
+    with Judge("lcb", workers=2) as judge:
+        results = list(judge.evaluate(map(quirk_task, quirks)))
+    wrong = []
+    for row, result in zip(quirks, results, strict=True):
+        if row["id"] in ZERO_TESTS:
+            assert result.verdict is Verdict.INVALID_TASK
+            continue
+        if (result.verdict is Verdict.AC) != row["lcb_official"]["ok"]:
+            wrong.append((row["id"], result))
+        codes = [int(code) for code in row["lcb_official"]["res"]]
+        if row["id"] != "F:np_array" and list(result.codes) != codes:  # there the list itself is odd: [True, -4]
+            wrong.append((row["id"], result.codes, codes))
+    assert wrong == []
+
+
+def test_quirks_as_plain_scripts() -> None:
+    quirks = rows("sandbox/quirks.jsonl")
+    with Judge("faithful", workers=2) as judge:
+        results = list(judge.evaluate(map(quirk_task, quirks)))
+    wrong = []
+    for row, result in zip(quirks, results, strict=True):
+        official = {"AC"} if row["lcb_official"]["ok"] else {"WA", "RE", "CE", "MLE", "TLE"}
+        expected = {"INVALID_TASK"} if row["id"] in ZERO_TESTS else FAITHFUL.get(row["id"], official)
+        if result.verdict.value not in expected:
+            wrong.append((row["id"], result.verdict, expected))
+    assert wrong == []
+
+
+class Real:
+    """The 880 problems with o1-mini's programs."""
+
+    def __init__(self) -> None:
+        self.official = {row["question_id"]: row for row in rows("livecodebench/official_verdicts_o1_mini.jsonl")}
+        candidates = json.loads((DATA / "livecodebench/candidates_o1_mini.json").read_text())
+        self.candidates = {row["question_id"]: row for row in candidates}
+        self.problems = read_problems(DATA / "livecodebench/problems.jsonl")
+
+    def judge(self, mode: str, private: bool) -> dict[str, JudgeResult]:
+        def tests(problem: Problem) -> tuple[TestCase, ...]:
+            return problem.private_tests if private else problem.public_tests
+
+        tasks = (
+            JudgeTask(
+                problem.problem_id,
+                self.candidates[problem.problem_id]["code_list"][0],
+                tests(problem),
+                problem.func_name,
+            )
+            for problem in self.problems
+            if tests(problem) or not private
+        )
+        limits = Limits(cpu_seconds=4.0, wall_seconds=8.0)
+        with Judge(mode, limits=limits, workers=2, retry_alone=False) as judge:
+            return {result.key: result for result in judge.evaluate(tasks)}
+
+    def passes_hidden(self, key: str) -> bool:
+        return bool(self.candidates[key]["graded_list"][0])
+
+
+@pytest.fixture(scope="module")
+def real() -> Real:
+    rows("livecodebench/problems.jsonl")
+    return Real()
+
+
+@pytest.mark.slow
+def test_real_programs_in_official_mode(real: Real) -> None:
+    results = real.judge("lcb", private=False)
+    wrong, compared = [], 0
+    for key, result in results.items():
+        if key in WITHOUT_TESTS:
+            assert result.verdict is Verdict.INVALID_TASK
+            continue
+        row = real.official[key]
+        timed_out = -3 in row["codes"] or result.verdict is Verdict.TLE  # by the clock: depends on the machine
+        if row["uses_threads"] or timed_out:
+            continue
+        compared += 1
+        if list(result.codes) != [int(code) for code in row["codes"]]:
+            wrong.append((key, result, row))
+    assert wrong == []
+    assert compared >= 860
+
+
+@pytest.mark.slow
+def test_real_programs_as_plain_scripts(real: Real) -> None:
+    results = real.judge("faithful", private=False)
+    failed = {key for key, result in results.items() if real.passes_hidden(key) and result.verdict is not Verdict.AC}
+    assert failed <= WITHOUT_TESTS
+    assert sum(result.verdict is Verdict.AC for result in results.values()) >= 680
+
+
+@pytest.mark.slow
+def test_recorded_failures_come_back(real: Real) -> None:
+    results = real.judge("lcb", private=True)
+    assert len(results) == 220
+    assert [key for key, result in results.items() if result.verdict is Verdict.AC] == []
