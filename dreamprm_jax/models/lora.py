@@ -12,7 +12,9 @@ import flax.traverse_util
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dreamprm_jax.bilevel.partition import partition
 from dreamprm_jax.config import LoraConfig
+from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.models.reward import Params
 
 ADAPTER = ("lora_a", "lora_b")
@@ -26,6 +28,14 @@ def is_adapter(path: tuple[str, ...], leaf: Any = None) -> bool:
 def is_trainable(path: tuple[str, ...], leaf: Any = None) -> bool:
     """What LoRA training updates: the adapters and the reward head."""
     return is_adapter(path) or path[0] == "head"
+
+
+def split_trainable(config: DecoderConfig, tree: Any) -> tuple[Any, Any]:
+    """(trainable, frozen) parts of a tree of the parameters' form, None where the other holds the leaf.
+
+    With LoRA the adapters and the head train, without it everything does. ``bilevel.partition.merge`` joins them again.
+    """
+    return partition(tree, is_trainable if config.lora is not None else lambda path, leaf: True)
 
 
 def kernel_update(

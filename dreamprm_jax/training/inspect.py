@@ -20,10 +20,10 @@ from jax.sharding import Mesh, NamedSharding
 
 from dreamprm_jax.bilevel.hypergradient import make_meta_gradient
 from dreamprm_jax.bilevel.labels import LabelTable
-from dreamprm_jax.bilevel.partition import merge, partition
+from dreamprm_jax.bilevel.partition import merge
 from dreamprm_jax.config import Config
 from dreamprm_jax.models.decoder import DecoderConfig, decoder_config, require_forward_mode
-from dreamprm_jax.models.lora import is_trainable
+from dreamprm_jax.models.lora import split_trainable
 from dreamprm_jax.models.pretrained import model_config
 from dreamprm_jax.models.reward import abstract_params
 from dreamprm_jax.schema import DataError
@@ -112,11 +112,6 @@ def _abstract_batch(config: Config, rows: int, mesh: Mesh) -> Batch:
         for name in Batch._fields
     }
     return _abstract(Batch(**fields), batch_sharding(mesh))
-
-
-def split_trainable(model: DecoderConfig, tree: Any) -> tuple[Any, Any]:
-    """(trainable, frozen) parts of a parameter pytree: all, or with LoRA the adapters and the head."""
-    return partition(tree, is_trainable if model.lora is not None else lambda path, leaf: True)
 
 
 def training_steps(config: Config, model: DecoderConfig, mesh: Mesh) -> list[Step]:

@@ -8,13 +8,16 @@ import jax
 import jax.numpy as jnp
 import make_golden
 import numpy as np
+import optax
 import pytest
 from tokenizers import Tokenizer, models
 
+from dreamprm_jax.bilevel.partition import merge
 from dreamprm_jax.config import LoraConfig, ModelConfig
 from dreamprm_jax.models import smollm2
+from dreamprm_jax.models.lora import split_trainable
 from dreamprm_jax.models.pretrained import load_tokenizer, make_params, model_config, weights_folder
-from dreamprm_jax.models.reward import hidden_states
+from dreamprm_jax.models.reward import hidden_states, step_logits
 from dreamprm_jax.schema import DataError
 
 GOLDEN = make_golden.GOLDEN / "qwen3"
@@ -121,3 +124,35 @@ def test_smollm2_logits_equal_transformers(gguf):
     clear = ranked[..., -1] - ranked[..., -2] > 0.25  # nearer than that, bf16 may order either way
     assert clear.mean() > 0.7
     np.testing.assert_array_equal(rounded.argmax(-1)[clear], expected.argmax(-1)[clear])
+
+
+@pytest.mark.slow
+def test_adapters_on_smollm2_learn_to_tell_right_from_wrong(gguf):
+    model = ModelConfig(weights="smollm2", remat="full", lora=LoraConfig(rank=8))
+    config = model_config(model)
+    tokenizer = load_tokenizer(model, config)
+    trainable, frozen = split_trainable(config, make_params(model, config, jax.random.key(0)))
+    rows = [tokenizer.encode(f"def add(a, b):\n    return {e}\n").ids for e in ("a + b", "b + a", "a - b", "a * b")]
+    length = max(map(len, rows))
+    tokens = jnp.asarray([row + [0] * (length - len(row)) for row in rows])
+    positions = jnp.broadcast_to(jnp.arange(length), tokens.shape)
+    last = jnp.asarray([[len(row) - 1] for row in rows])
+    labels = jnp.asarray([[1.0], [1.0], [0.0], [0.0]])
+    optimizer = optax.adamw(1e-3)
+
+    @jax.jit
+    def step(trainable, state, frozen):
+        def loss(p):
+            logits = step_logits(config, merge(p, frozen), tokens, positions, None, last)
+            return optax.sigmoid_binary_cross_entropy(logits, labels).mean()
+
+        value, gradient = jax.value_and_grad(loss)(trainable)
+        updates, state = optimizer.update(gradient, state, trainable)
+        return optax.apply_updates(trainable, updates), state, value
+
+    state, losses = optimizer.init(trainable), []
+    for _ in range(12):
+        trainable, state, value = step(trainable, state, frozen)
+        losses.append(float(value))
+    assert losses[0] > 0.5
+    assert losses[-1] < 0.3 * losses[0], losses

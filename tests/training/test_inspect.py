@@ -7,13 +7,14 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType
 
-from dreamprm_jax.config import Config, InspectConfig, LoraConfig, MeshConfig, ModelConfig, TrainConfig, to_dict
+from dreamprm_jax.config import Config, InspectConfig, LoraConfig, MeshConfig, ModelConfig, TrainConfig, freeze, to_dict
 from dreamprm_jax.models.decoder import decoder_config
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.training import inspect
@@ -89,6 +90,22 @@ def test_report_of_a_mesh_that_is_not_here():
     tight = run(dataclasses.replace(config, inspect=InspectConfig(devices=8, memory_gb=1e-4, labels=1000)))
     assert tight.returncode == 1
     assert "DOES NOT FIT 0.0001 GB" in tight.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "devices", "parameters"), [("3b", 1, 3_089_627_137), ("7b", 8, 7_070_622_721)])
+def test_shipped_configurations_fit_their_devices(name, devices, parameters):
+    """By the CPU compiler, which takes more memory than a TPU's or a GPU's."""
+    path = Path(__file__).parents[2] / "configs" / f"qwen2_5_coder_{name}.py"
+    specification = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    config = freeze(module.get_config())
+    done = run(dataclasses.replace(config, inspect=dataclasses.replace(config.inspect, topology="", devices=devices)))
+    assert done.returncode == 0, done.stdout[-500:] + done.stderr[-2000:]
+    assert f"{parameters:,} parameters" in done.stdout
+    assert len(re.findall(r"^(?:plain|bi-level) step .* fits \d+ GB", done.stdout, re.MULTILINE)) == 2
+    assert "nvoluntary full rematerialization" not in done.stderr
 
 
 @pytest.mark.slow
