@@ -5,8 +5,8 @@
 Time: CPU seconds of one call (all threads), methods interleaved, median over rounds; in units of the plain training
 step of the same framework, equal batches for both levels. Memory: temporaries of the compiled program, in units of the
 plain step's; "trees" is what exceeds the plain step, in trees of trained parameters. Cosine: to the exact hypergradient
-at warmed points, mean and lowest over batches. AUC: of finding the flipped labels by each example's hypergradient, over
-one epoch.
+at warmed points, mean and lowest over batches. AUC: of finding the flipped labels by the sum of each example's
+hypergradients over four passes.
 betty-ml is measured where it is installed, through its own functions, at the points where it would call them.
 """
 
@@ -27,6 +27,12 @@ import optax
 from dreamprm_jax.bilevel import make_meta_gradient, partition
 
 Row = dict[str, Any]
+
+COST = problem.Size(examples=64)
+DIRECTION = problem.Size(layers=2, width=48, tokens=16, examples=320)
+QUICK = problem.Size(layers=1, width=32, tokens=24, batch=8, examples=64)
+EPOCHS = 4  # passes over the data whose hypergradients the AUC adds up
+META_BATCHES = 4  # size of the outer batch there, in inner batches (times are taken at equal batches)
 
 
 @dataclass(frozen=True)
@@ -145,8 +151,8 @@ def cpu_times(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, flo
 # ---------------------------------------------------------------- direction
 
 
-def trajectory(setting: Setting, warm_up: int) -> list[Point]:
-    """Trains on the noisy labels, then passes once over the data: one point a batch."""
+def trajectory(setting: Setting, warm_up: int, epochs: int = EPOCHS) -> list[Point]:
+    """Trains on the noisy labels, then passes over the data: one point a batch."""
     plain = jax.jit(setting.function("mixed", meta=False))
     gradient = jax.jit(
         lambda frozen, params, phi, batch: jax.grad(
@@ -157,11 +163,11 @@ def trajectory(setting: Setting, warm_up: int) -> list[Point]:
     params, state, phi = setting.trainable, setting.optimizer.init(setting.trainable), setting.phi()
     size = setting.size
     points = []
-    epoch = rng.permutation(size.examples).reshape(-1, size.batch)
-    for index in range(warm_up + len(epoch)):
-        rows = rng.integers(0, size.examples, size.batch) if index < warm_up else epoch[index - warm_up]
+    passes = np.concatenate([rng.permutation(size.examples) for _ in range(epochs)]).reshape(-1, size.batch)
+    for index in range(warm_up + len(passes)):
+        rows = rng.integers(0, size.examples, size.batch) if index < warm_up else passes[index - warm_up]
         batch = setting.inner_batch(rows)
-        meta = setting.meta_batch(rng.integers(0, len(setting.clean.truth), size.batch))
+        meta = setting.meta_batch(rng.choice(len(setting.clean.truth), META_BATCHES * size.batch, replace=False))
         after, after_state = plain(setting.frozen, params, state, phi, batch, meta)
         if index >= warm_up:
             inner_gradient = gradient(setting.frozen, params, phi, batch)
@@ -216,8 +222,8 @@ def auc(score: np.ndarray, positive: np.ndarray) -> float:
 # ---------------------------------------------------------------- the table
 
 
-def measure(setting: Setting, rounds: int, warm_up: int) -> dict[str, Row]:
-    """All rows of one setting."""
+def measure(setting: Setting, small: Setting, rounds: int, warm_up: int) -> dict[str, Row]:
+    """All rows of one setting: time and memory at its size, direction at a smaller one."""
     try:
         from hypergradient_betty import betty_methods, torch_plain_step
     except ImportError as error:
@@ -226,14 +232,14 @@ def measure(setting: Setting, rounds: int, warm_up: int) -> dict[str, Row]:
     else:
         peers = betty_methods()
         torch_calls = {"plain (torch)": torch_plain_step}
-    points = trajectory(setting, warm_up)
-    rows = directions(setting, points, peers)
+    rows = directions(small, trajectory(small, warm_up), peers)
+    start = trajectory(setting, warm_up=2, epochs=1)[0]
     programs = compile_all(setting)
     calls: dict[str, Callable[[], Any]] = {
         name: (lambda program=program, arguments=arguments: jax.block_until_ready(program(*arguments)))
         for name, (program, arguments) in programs.items()
     }
-    calls |= {name: make(setting, points[0]) for name, make in (torch_calls | peers).items()}
+    calls |= {name: make(setting, start) for name, make in (torch_calls | peers).items()}
     seconds = cpu_times(calls, rounds)
     tree = sum(leaf.nbytes for leaf in jax.tree.leaves(setting.trainable))
     peak = {name: program.memory_analysis().temp_size_in_bytes for name, (program, _) in programs.items()}
@@ -263,13 +269,16 @@ def main() -> None:
     """Prints one table a setting."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15, help="timed rounds")
-    parser.add_argument("--warm-up", type=int, default=120, help="inner steps before the points of comparison")
+    parser.add_argument("--warm-up", type=int, default=60, help="inner steps before the points of comparison")
+    parser.add_argument("--setting", choices=("full", "lora"), help="only this one")
     parser.add_argument("--quick", action="store_true", help="a tiny model, to see that everything runs")
     options = parser.parse_args()
-    size = problem.Size(layers=1, width=32, tokens=24, batch=8, examples=64) if options.quick else problem.Size()
-    print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}; {size}")
-    for setting in settings(size):
-        rows = measure(setting, options.rounds, options.warm_up)
+    cost, direction = (QUICK, QUICK) if options.quick else (COST, DIRECTION)
+    print(f"jax {jax.__version__} on {jax.devices()[0].device_kind}\ntime and memory: {cost}\ndirection: {direction}")
+    for setting, small in zip(settings(cost), settings(direction), strict=True):
+        if options.setting not in (None, setting.name):
+            continue
+        rows = measure(setting, small, options.rounds, options.warm_up)
         count = sum(leaf.size for leaf in jax.tree.leaves(setting.trainable))
         print(f"\n{setting.name}: {count:,} trained parameters; plain step = 1")
         print(f"{'method':<24}" + "".join(f"{name:>9}" for name in COLUMNS))

@@ -106,11 +106,9 @@ class Examples:
 
 
 def examples(size: Size, count: int, flipped: float, seed: int) -> Examples:
-    """Truth: whether the low quarter of the vocabulary occurs more often than the high quarter."""
+    """Truth: whether the last token is in the lower half of the vocabulary."""
     rng = np.random.default_rng(seed)
     tokens = rng.integers(0, size.vocabulary, (count, size.tokens)).astype(np.int32)
-    quarter = size.vocabulary // 4
-    surplus = (tokens < quarter).sum(1) - (tokens >= 3 * quarter).sum(1)
-    truth = (surplus + rng.uniform(-0.5, 0.5, count) > 0).astype(np.float32)
+    truth = (tokens[:, -1] < size.vocabulary // 2).astype(np.float32)
     noisy = np.where(rng.random(count) < flipped, 1 - truth, truth).astype(np.float32)
     return Examples(tokens, truth, noisy)
