@@ -14,7 +14,7 @@ In lcb mode all tests run in one child, as they do officially, and its alarm lim
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 from dreamprm_jax.sandbox import compare
@@ -35,7 +35,7 @@ _OFFICIAL_GRACE = 5  # seconds beyond (limit + 1) a test, as in compute_code_gen
 class Run:
     """One child to run."""
 
-    job: bytes
+    job: Callable[[], bytes]  # packs the job file, when a worker is free
     request: jobs.Request
     grader: Grader
     numpy: bool  # in a worker that has numpy loaded
@@ -197,20 +197,23 @@ def _shareable(task: JudgeTask, first: int) -> int:
 def _run(task: JudgeTask, limits: Limits, mode: int, first: int, count: int, alone: bool) -> Run:
     functional = task.tests[0].testtype == "functional"
     official = mode == jobs.OFFICIAL
-    job = jobs.Job(
-        mode=mode,
-        kind=jobs.FUNCTION if functional else jobs.SCRIPT,
-        first=first,
-        timeout=max(1, round(limits.cpu_seconds)),
-        value_limit=limits.output_bytes,
-        code=task.code.encode("utf-8", "surrogatepass"),
-        function=(task.func_name or "").encode("utf-8", "surrogatepass"),
-        inputs=[test.input.encode("utf-8", "surrogatepass") for test in task.tests[first : first + count]],
-    )
+
+    def pack() -> bytes:
+        return jobs.Job(
+            mode=mode,
+            kind=jobs.FUNCTION if functional else jobs.SCRIPT,
+            first=first,
+            timeout=max(1, round(limits.cpu_seconds)),
+            value_limit=limits.output_bytes,
+            code=task.code.encode("utf-8", "surrogatepass"),
+            function=(task.func_name or "").encode("utf-8", "surrogatepass"),
+            inputs=[test.input.encode("utf-8", "surrogatepass") for test in task.tests[first : first + count]],
+        ).pack()
+
     cpu, wall, files = limits.cpu_seconds, limits.wall_seconds, limits.output_bytes + _FRAME_BYTES
     if official:
         cpu = wall = (limits.cpu_seconds + 1) * count + _OFFICIAL_GRACE
         files = limits.output_bytes * min(count, _OFFICIAL_OUTPUTS) + _FRAME_BYTES
     request = jobs.Request(jobs.RUN, 0, cpu, wall, limits.memory_bytes, files)
     grader = Grader(task, functional, official, first, limits.output_bytes)
-    return Run(job.pack(), request, grader, numpy="numpy" in task.code, alone=alone)
+    return Run(pack, request, grader, numpy="numpy" in task.code, alone=alone)

@@ -107,7 +107,7 @@ class Pool(Generic[Item]):
         run.grader.open()
         source = os.memfd_create("job", os.MFD_CLOEXEC)
         try:
-            view = memoryview(run.job)
+            view = memoryview(run.job())
             while view:
                 view = view[os.write(source, view) :]
             request = run.request._replace(number=self._number)

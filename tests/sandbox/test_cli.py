@@ -77,7 +77,7 @@ def test_candidates_that_cannot_be_judged_are_counted(
 
 
 @pytest.mark.parametrize(
-    ("problem_file", "candidate_file", "part"),
+    ("problem_name", "candidate_name", "part"),
     [
         ("missing.jsonl", "candidates.json", "missing.jsonl: no such file"),
         ("problems.jsonl", "missing.json", "missing.json: no such file"),
@@ -95,6 +95,6 @@ def test_unusable_input_is_an_error(
 ) -> None:
     candidates(tmp_path, [{"question_id": "a", "code_list": [SUM]}])
     (tmp_path / "other.json").write_text(json.dumps([{"question_id": "elsewhere", "code_list": [SUM]}]))
-    arguments = ["judge", f"--problems={tmp_path / problem_file}", f"--candidates={tmp_path / candidate_file}"]
+    arguments = ["judge", f"--problems={tmp_path / problem_name}", f"--candidates={tmp_path / candidate_name}"]
     assert main(arguments) == 2
     assert part in capsys.readouterr().err

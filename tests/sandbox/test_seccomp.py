@@ -72,6 +72,7 @@ def test_what_a_program_needs_is_allowed(machine: str) -> None:
     assert decide(machine, call(machine, "clone"), 0x3D0F00) == ALLOW  # a thread
     assert decide(machine, call(machine, "tgkill"), PID, PID, 6) == ALLOW
     assert decide(machine, call(machine, "prlimit64"), 0, 7, 0, 1) == ALLOW  # reads a limit
+    assert decide(machine, call(machine, "prlimit64"), 0, 3, 16, 0) == ALLOW  # its own stack
     assert decide(machine, call(machine, "socketpair"), 1, 1 | 0o2000000, 0) == ALLOW
     assert decide(machine, call(machine, "clone3")) == ENOSYS
 
@@ -84,7 +85,9 @@ def test_what_reaches_outside_is_denied(machine: str) -> None:
         assert decide(machine, call(machine, "clone"), flags) == EPERM
     assert decide(machine, call(machine, "tgkill"), PID + 1, PID + 1, 9) == EPERM
     assert decide(machine, call(machine, "prlimit64"), 0, 7, 1 << 32, 0) == EPERM
-    assert decide(machine, call(machine, "prlimit64"), 0, 7, 16, 0) == EPERM
+    for kind in (0, 1, 2, 4, 6, 7, 9):
+        assert decide(machine, call(machine, "prlimit64"), 0, kind, 16, 0) == EPERM
+    assert decide(machine, call(machine, "prlimit64"), PID + 1, 3, 16, 0) == EPERM
     assert decide(machine, call(machine, "fcntl"), 0, 8, 1) == EPERM  # F_SETOWN
     assert decide(machine, call(machine, "ioctl"), 0, 0x5412, 0) == EPERM  # TIOCSTI
     assert decide(machine, call(machine, "socketpair"), 1, 2, 0) == EPERM

@@ -1,9 +1,9 @@
 """The system-call filter of a child, as classic BPF, for x86-64 and aarch64.
 
 An allow-list: what a Python program needs to compute, read its inputs and write its output. No fork, no exec, no
-socket that could reach anybody, no signal to another process, no opening of files for writing, no new limits. Whatever
-is not listed fails with EPERM; ``clone3`` fails with ENOSYS, so that the C library falls back to ``clone``, whose flags
-can be seen.
+socket that could reach anybody, no signal to another process, no opening of files for writing, no new limits but the
+stack's. Whatever is not listed fails with EPERM; ``clone3`` fails with ENOSYS, so that the C library falls back to
+``clone``, whose flags can be seen.
 
 The numbers come from the kernel's tables (arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h).
 """
@@ -120,6 +120,7 @@ _CLONE_THREAD = 0x00010000
 _CLONE_NEW = 0x7E020000 | 0x00000080  # all namespace flags: cgroup uts ipc user pid net, mount, time
 _FCNTL = (0, 1, 2, 3, 4, 1030)  # DUPFD GETFD SETFD GETFL SETFL DUPFD_CLOEXEC
 _IOCTL = (0x5401, 0x5421, 0x5450, 0x5451)  # TCGETS (isatty), FIONBIO, FIONCLEX, FIOCLEX
+_RLIMIT_STACK = 3
 _AF_UNIX, _SOCK_STREAM, _SOCK_TYPE_MASK = 1, 1, 0xF
 
 
@@ -166,7 +167,7 @@ def instructions(machine: str, pid: int) -> list[Instruction]:
         "fcntl": _one_of(1, _FCNTL),
         "ioctl": _one_of(1, _IOCTL),
         "tgkill": _one_of(0, (pid,)),
-        "prlimit64": _null_pointer(2),
+        "prlimit64": _reads_or_stack(),
         "socketpair": _stream_pair(),
         "clone": _thread_only(),
         "clone3": [Instruction(_RET, 0, 0, _ENOSYS)],
@@ -206,12 +207,17 @@ def _one_of(argument: int, values: tuple[int, ...]) -> list[Instruction]:
     ]
 
 
-def _null_pointer(argument: int) -> list[Instruction]:
+def _reads_or_stack() -> list[Instruction]:
+    """Reading any limit (no new one is given), and setting this process's own stack, as deep recursions do."""
     return [
-        Instruction(_LOAD, 0, 0, _low(argument)),
+        Instruction(_LOAD, 0, 0, _low(2)),
         Instruction(_JEQ, 0, 2, 0),
-        Instruction(_LOAD, 0, 0, _low(argument) + 4),
-        Instruction(_JEQ, 1, 0, 0),
+        Instruction(_LOAD, 0, 0, _low(2) + 4),
+        Instruction(_JEQ, 5, 0, 0),
+        Instruction(_LOAD, 0, 0, _low(0)),
+        Instruction(_JEQ, 0, 2, 0),
+        Instruction(_LOAD, 0, 0, _low(1)),
+        Instruction(_JEQ, 1, 0, _RLIMIT_STACK),
         Instruction(_RET, 0, 0, _EPERM),
         Instruction(_RET, 0, 0, _ALLOW),
     ]
