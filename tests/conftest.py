@@ -11,6 +11,8 @@ from dreamprm_jax.problems.procedural.compose import compose
 # Before any test module imports jax, and for the processes that tests start.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# Programs of tests run a few times at most: compile them without the slow optimizations.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
 
 def pytest_configure(config: pytest.Config) -> None:

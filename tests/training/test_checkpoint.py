@@ -1,0 +1,51 @@
+"""Checkpoints: what is saved comes back whole, or its parameters alone."""
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+from dreamprm_jax.config import MeshConfig
+from dreamprm_jax.models.reward import abstract_params
+from dreamprm_jax.schema import DataError
+from dreamprm_jax.training.checkpoint import Checkpoints, TrainState, restore_params
+from dreamprm_jax.training.mesh import make_mesh, parameter_shardings
+
+
+def test_state_comes_back(tmp_path, micro, micro_params):
+    optimizer = optax.adam(1e-3)
+    state = TrainState(micro_params, optimizer.init(micro_params), jnp.arange(3.0), (jnp.int32(4),))
+    plain = state._replace(phi=(), meta_opt_state=())
+    with Checkpoints(tmp_path / "c", every=10, keep=2) as checkpoints:
+        assert checkpoints.latest_step() is None
+        checkpoints.save(10, jax.tree.map(lambda leaf: leaf + 1, state))
+        assert not checkpoints.due(15)
+        checkpoints.save(15, state)  # not due: not saved
+        assert checkpoints.latest_step() == 10
+        assert checkpoints.due(20)
+        checkpoints.save(20, state)
+        checkpoints.save(20, state, force=True)  # a second time: nothing happens
+        checkpoints.save(25, state, force=True)
+    with Checkpoints(tmp_path / "c", every=10, keep=2) as checkpoints:
+        assert checkpoints.latest_step() == 25
+        chex.assert_trees_all_equal(checkpoints.restore(25, state), state)
+        assert sorted(path.name for path in (tmp_path / "c").iterdir() if path.name.isdigit()) == ["20", "25"]
+    step, params = restore_params(
+        tmp_path / "c", abstract_params(micro), parameter_shardings(micro, make_mesh(MeshConfig()))
+    )
+    assert step == 25
+    chex.assert_trees_all_equal(params, micro_params)
+    with Checkpoints(tmp_path / "plain", every=1, keep=1) as checkpoints:  # an arm without a label table
+        checkpoints.save(1, plain)
+    with Checkpoints(tmp_path / "plain", every=1, keep=1) as checkpoints:
+        chex.assert_trees_all_equal(checkpoints.restore(1, plain), plain)
+
+
+def test_folder_without_a_checkpoint_is_named(tmp_path, micro):
+    (tmp_path / "empty").mkdir()
+    shardings = parameter_shardings(micro, make_mesh(MeshConfig()))
+    for folder in (tmp_path / "empty", tmp_path / "none"):
+        with pytest.raises(DataError, match=f"{folder.name}: no checkpoint; run the train stage first"):
+            restore_params(folder, abstract_params(micro), shardings)
+    assert not (tmp_path / "none").exists()

@@ -1,0 +1,204 @@
+"""The loop on a micro model: resuming, the bi-level step by hand, the guard against values that are not finite."""
+
+import dataclasses
+import os
+import signal
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from training_toy import make_examples
+
+from dreamprm_jax.bilevel.labels import LabelTable
+from dreamprm_jax.config import MeshConfig
+from dreamprm_jax.schema import DataError, Program
+from dreamprm_jax.scoring.batches import Sequence
+from dreamprm_jax.scoring.stage import score_sequences
+from dreamprm_jax.training.checkpoint import TrainState
+from dreamprm_jax.training.feed import PackedRows, Shape, collate
+from dreamprm_jax.training.loop import (
+    Arm,
+    Data,
+    make_bilevel_step,
+    make_meta_optimizer,
+    make_optimizer,
+    make_plain_step,
+    train_arm,
+)
+from dreamprm_jax.training.losses import batch_logits, make_inner_loss, make_outer_loss
+from dreamprm_jax.training.mesh import make_mesh
+
+LABELS = LabelTable(0.02)
+
+
+class Events(PackedRows):
+    """Rows that make something happen when the batch of one step is asked for."""
+
+    def __init__(self, *arguments, at=None, event=None):
+        super().__init__(*arguments)
+        self.at, self.event = at, event
+
+    def batch(self, step):
+        if step == self.at:
+            self.event()
+        return super().batch(step)
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return make_examples(12)
+
+
+def make_data(examples, config, at=None, event=None):
+    meta = make_examples(5, seed=1, labelled=False)
+    rows = sum(int((e.label_index >= 0).sum()) for e in examples)
+    raw = np.zeros(rows, np.float32)
+    for example in examples:
+        noisy = example.label_index >= 0
+        raw[example.label_index[noisy]] = example.raw[noisy]
+    inner = Events(examples + meta, config.row_tokens, config.batch_size, 0, at=at, event=event)
+    return Data(inner, PackedRows(meta, config.row_tokens, config.meta.batch_size, 1), raw)
+
+
+@pytest.fixture(scope="module")
+def start(examples, micro_params, micro_train):
+    params = micro_params
+    phi = LABELS.init(jnp.asarray(make_data(examples, micro_train).raw))
+    return TrainState(params, make_optimizer(micro_train).init(params), phi, make_meta_optimizer(micro_train).init(phi))
+
+
+@pytest.fixture(scope="module")
+def run(examples, micro, micro_train, start):
+    """Trains the bi-level arm for steps 2 to 8 in a folder."""
+
+    def call(folder, config=micro_train, at=None, event=None, loss=None):
+        inner_loss = loss or make_inner_loss(micro, LABELS, config.outcome_weight)
+        arm = Arm("corrected", inner_loss, config.warmup_steps, config.warmup_steps + config.steps, LABELS)
+        data = make_data(examples, config, at, event)
+        return train_arm(config, micro, make_mesh(MeshConfig()), arm, data, start, folder)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def whole(run, tmp_path_factory):
+    """(folder, last state) of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, run(folder)
+
+
+def metrics(folder):
+    return (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def crash():
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("event", "at", "error", "lines", "saved"),
+    [
+        (terminate, 4, SystemExit, 3, 5),  # SIGTERM between two checkpoints: saves, then stops
+        (crash, 7, KeyboardInterrupt, 5, 6),  # anything else: back to the last checkpoint, and its metrics
+    ],
+    ids=["SIGTERM", "crash"],
+)
+def test_resumed_run_equals_an_uninterrupted_one(run, whole, tmp_path, event, at, error, lines, saved):
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(error) as stopped:
+        run(tmp_path, at=at, event=event)
+    if error is SystemExit:
+        assert stopped.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert len(metrics(tmp_path)) == lines
+    assert max(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()) == saved
+    seen = []
+    resumed = run(tmp_path, at=saved, event=lambda: seen.append(True))
+    assert seen  # it went on from there
+    chex.assert_trees_all_equal(resumed, whole[1])
+    assert metrics(tmp_path) == metrics(whole[0])
+    assert len(metrics(tmp_path)) == 6
+    chex.assert_trees_all_equal(run(tmp_path, at=7, event=crash), whole[1])  # finished: no step is taken
+
+
+def test_bilevel_step_by_hand(examples, micro, micro_train, start):
+    """theta' is the plain step's; phi' is one Adam step along jax.grad through the whole inner step."""
+    data = make_data(examples, micro_train)
+    inner_loss, outer_loss = make_inner_loss(micro, LABELS, 0.7), make_outer_loss(micro)
+    optimizer = make_optimizer(micro_train)
+    batch, outer = data.inner.batch(0), data.outer.batch(0)
+    plain = jax.jit(make_plain_step(inner_loss, optimizer))
+    state = start
+    for step in range(6):  # warm moments: the derivative of Adam's first steps is steep where gradients are tiny
+        state, _ = plain(state, data.inner.batch(10 + step), None, jnp.asarray(False))
+    bilevel = jax.jit(make_bilevel_step(micro, inner_loss, LABELS, optimizer, micro_train, data.raw))
+    got, values = bilevel(state, batch, outer, jnp.asarray(True))
+
+    expected, plain_values = plain(state, batch, None, jnp.asarray(False))
+    chex.assert_trees_all_close(got.params, expected.params, atol=1e-6)
+    assert float(values["inner_loss"]) == pytest.approx(float(plain_values["inner_loss"]), rel=1e-6)
+
+    def through_the_step(phi):
+        gradient = jax.grad(inner_loss)(state.params, phi, batch)
+        updates, _ = optimizer.update(gradient, state.opt_state, state.params)
+        return outer_loss(optax.apply_updates(state.params, updates), outer)
+
+    loss, gradient = jax.jit(jax.value_and_grad(through_the_step))(state.phi)
+    assert float(values["outer_loss"]) == pytest.approx(float(loss), rel=1e-6)
+    assert float(values["hypergradient_norm"]) == pytest.approx(float(jnp.linalg.norm(gradient)), rel=1e-4)
+    touched = np.unique(batch.label_index[batch.label_mask])
+    assert 0 < len(touched) < len(data.raw)
+    step = np.zeros(len(data.raw))
+    # Adam's first step: m / (1 - b1) over the root of v / (1 - b2), so g over |g| + eps
+    step[touched] = -micro_train.meta.learning_rate * np.asarray(gradient / (jnp.abs(gradient) + 1e-8))[touched]
+    np.testing.assert_allclose(got.phi - state.phi, step, atol=2e-3 * micro_train.meta.learning_rate)
+    np.testing.assert_array_equal(np.flatnonzero(got.meta_opt_state.count), touched)
+
+    skipped, _ = bilevel(state, batch, outer, jnp.asarray(False))
+    np.testing.assert_array_equal(skipped.phi, state.phi)
+    chex.assert_trees_all_close(skipped.params, expected.params, atol=1e-6)
+
+
+def test_loss_that_is_not_finite_keeps_the_batch(run, examples, micro, micro_train, tmp_path):
+    """The run stops, the batch is on disk, and the newest checkpoint is from before."""
+    inner = make_inner_loss(micro, LABELS, 1.0)
+    rows = make_data(examples, micro_train).inner
+    # marks of step 5's batch; the loss breaks where it meets them
+    bad = rows.batch(5)
+
+    def broken(params, phi, batch):
+        same = (batch.tokens == bad.tokens).all()
+        return jnp.where(same, jnp.nan, inner(params, phi, batch))
+
+    config = dataclasses.replace(micro_train, log_every=100, checkpoint_every=3)
+    with pytest.raises(DataError, match=r"broken, step 5: .*inner_loss.* not finite; the batch is in .*not_finite_5"):
+        run(tmp_path / "broken", config=config, loss=broken)
+    with np.load(tmp_path / "broken" / "not_finite_5.npz") as kept:
+        for name, leaf in bad._asdict().items():
+            np.testing.assert_array_equal(kept[name], leaf)
+    checkpoints = [int(path.name) for path in (tmp_path / "broken" / "checkpoints").iterdir() if path.name.isdigit()]
+    assert max(checkpoints) < 6
+
+
+def test_scores_of_a_trained_arm(whole, examples, micro):
+    """Restored from its checkpoint; in the sequences' order; equal to a pass of each program alone."""
+    folder, state = whole
+    sequences = [
+        Sequence(Program(e.problem_id, e.program_hash, 0, "", "", ""), e.tokens, e.step_index) for e in examples
+    ]
+    rows = score_sequences(micro, make_mesh(MeshConfig()), folder / "checkpoints", "raw", sequences, 5)
+    assert [row.program_hash for row in rows] == [e.program_hash for e in examples]
+    assert {(row.model, row.checkpoint) for row in rows} == {("raw", "raw/8")}
+    batch = collate([[example] for example in examples], Shape(16, 4))
+    logits = np.asarray(jax.jit(batch_logits, static_argnums=0)(micro, state.params, batch))
+    for row, expected, example in zip(rows, logits, examples, strict=True):
+        count = len(example.step_index)
+        np.testing.assert_allclose(row.step_logits, expected[:count], atol=1e-5)
+        np.testing.assert_allclose(row.step_scores, 1 / (1 + np.exp(-expected[:count])), atol=1e-5)
