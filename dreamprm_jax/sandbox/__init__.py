@@ -1,4 +1,42 @@
-"""Runs untrusted programs and judges them."""
+"""Runs untrusted programs and judges them.
+
+    with Judge(mode="faithful", tier="PORTABLE") as judge:
+        for result in judge.evaluate(JudgeTask(key, code, tests) for ...):
+            ...
+
+**Processes.** The judge (``judge``, ``pool``, ``plan``, ``grading``) lives in the caller's process and starts one worker
+a core: a fresh interpreter that runs ``inside.zygote``, never forked from the caller, so the caller may hold jax,
+threads and secrets. A worker forks one child for each program. Program and inputs go to the child in a memory file,
+its output and its results come back in two others; the worker, from which the next child is forked, never holds any of
+them. Expected outputs never leave the judge, which compares (``compare``) and takes every byte from a child as hostile:
+results are fixed-size headers (``inside.frames``), values are compared as text (``inside.values``) and never decoded.
+
+**Lockdown.** Scrubbed environment, no descriptor but the child's own, no new privileges, no capabilities, landlock
+(reading below the standard library, the system's libraries and two offered packages, numpy and sortedcontainers;
+nothing else), resource limits, and a list of allowed system calls (``inside.seccomp``): no fork, exec, socket, signal or
+opening for writing. As no child can fork, one SIGKILL ends it. What the calls that are left can still tell a program is
+whether a path exists.
+
+**Tiers.** ``PORTABLE``: all of the above, as any user, also in an unprivileged container (Linux 5.13, Docker's default
+profile). ``FULL``: user, PID, network, IPC, UTS and mount namespaces on top. ``EXTERNAL``: the operator vouches for
+the container around it; the kernel's means are used as far as they are there. ``UNSAFE``: limits only. A judge attacks
+a worker with canaries first (``probe``) and refuses to start where its tier does not hold.
+
+**Modes.** ``lcb`` gives the official LiveCodeBench evaluator's verdicts (``inside.official``), all tests in one process
+as there. Two differences by name: zero tests are INVALID_TASK, and a whole result whose ``__eq__`` accepts everything
+is wrong, where only an element inside a list or dict may still do so. ``faithful`` runs the program as a plain script
+with real descriptors (``inside.script``), or calls its function: an exit status other than 0 is a runtime error, no
+prelude but for functions, and nothing is random (hash seed and ``random`` are fixed).
+
+**One child for several tests** (faithful). A fork costs more than most programs: fifteen children cost ten times what
+one does. So the tests of a program run in one child, each in a new ``__main__`` with new streams, if its compiled code
+has no way to leave something behind in a module (``inside.sharing``); otherwise each gets its own. A pass counts at
+once; a failure only counts of a child's first test, and runs again in a fresh child otherwise; a child gets one test's
+limits, so that sharing gives no test more. What is given up: a program that hides state in a module where the check
+does not see it, and that passes a test only thanks to it, passes. It cannot use that to learn an expected output.
+
+**Time.** CPU time decides, with a looser wall clock; a program over its limit while others ran is tried once more, alone.
+"""
 
 from dreamprm_jax.sandbox.judge import Judge
 from dreamprm_jax.sandbox.records import Checker, JudgeResult, JudgeTask, Limits, SandboxUnavailable

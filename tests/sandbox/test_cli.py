@@ -89,8 +89,8 @@ def test_unusable_input_is_an_error(
     tmp_path: Path,
     problems: Path,
     capsys: pytest.CaptureFixture[str],
-    problem_file: str,
-    candidate_file: str,
+    problem_name: str,
+    candidate_name: str,
     part: str,
 ) -> None:
     candidates(tmp_path, [{"question_id": "a", "code_list": [SUM]}])
