@@ -4,18 +4,19 @@
         for result in judge.evaluate(JudgeTask(key, code, tests) for ...):
             ...
 
-**Processes.** The judge (``judge``, ``pool``, ``plan``, ``grading``) lives in the caller's process and starts one worker
-a core: a fresh interpreter that runs ``inside.zygote``, never forked from the caller, so the caller may hold jax,
-threads and secrets. A worker forks one child for each program. Program and inputs go to the child in a memory file,
-its output and its results come back in two others; the worker, from which the next child is forked, never holds any of
-them. Expected outputs never leave the judge, which compares (``compare``) and takes every byte from a child as hostile:
-results are fixed-size headers (``inside.frames``), values are compared as text (``inside.values``) and never decoded.
+**Processes.** The judge (``judge``, ``pool``, ``plan``, ``grading``) lives in the caller's process and starts a worker
+for each core: a fresh interpreter that runs ``inside.zygote``, never forked from the caller, so the caller may hold
+jax, threads and secrets. A worker forks one child for each program. Program and inputs go to the child in a memory
+file, its output and its results come back in two others; the worker, from which the next child is forked, never holds
+any of them. Expected outputs never leave the judge, which compares (``compare``) and takes every byte from a child as
+hostile: results are fixed-size headers (``inside.frames``), values are compared as text (``inside.values``) and never
+decoded.
 
 **Lockdown.** Scrubbed environment, no descriptor but the child's own, no new privileges, no capabilities, landlock
 (reading below the standard library, the system's libraries and two offered packages, numpy and sortedcontainers;
-nothing else), resource limits, and a list of allowed system calls (``inside.seccomp``): no fork, exec, socket, signal or
-opening for writing. As no child can fork, one SIGKILL ends it. What the calls that are left can still tell a program is
-whether a path exists.
+nothing else), resource limits, and a list of allowed system calls (``inside.seccomp``): no fork, exec, socket, signal
+or opening for writing. As no child can fork, one SIGKILL ends it. What a program can still learn is whether a path
+exists.
 
 **Tiers.** ``PORTABLE``: all of the above, as any user, also in an unprivileged container (Linux 5.13, Docker's default
 profile). ``FULL``: user, PID, network, IPC, UTS and mount namespaces on top. ``EXTERNAL``: the operator vouches for
@@ -35,7 +36,7 @@ once; a failure only counts of a child's first test, and runs again in a fresh c
 limits, so that sharing gives no test more. What is given up: a program that hides state in a module where the check
 does not see it, and that passes a test only thanks to it, passes. It cannot use that to learn an expected output.
 
-**Time.** CPU time decides, with a looser wall clock; a program over its limit while others ran is tried once more, alone.
+**Time.** CPU time decides, with a looser wall clock. A program over its limit while others ran is tried again, alone.
 """
 
 from dreamprm_jax.sandbox.judge import Judge

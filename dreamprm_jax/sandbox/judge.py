@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from dreamprm_jax.sandbox.cache import VerdictCache, task_digest
 from dreamprm_jax.sandbox.plan import Plan, Ran, Run, judge_task
 from dreamprm_jax.sandbox.pool import Pool
 from dreamprm_jax.sandbox.probe import check_worker
-from dreamprm_jax.sandbox.records import MODES, TIERS, JudgeResult, JudgeTask, Limits
+from dreamprm_jax.sandbox.records import MODES, TIERS, JudgeResult, JudgeTask, Limits, SandboxUnavailable
 from dreamprm_jax.schema import DataError
 
 _STARTED_PER_WORKER = 4  # tasks begun at a time
@@ -65,6 +66,8 @@ class Judge:
                 f"sandbox mode {mode!r}, tier {tier!r}, workers {workers}: the mode is one of {', '.join(MODES)}, "
                 f"the tier one of {', '.join(TIERS)}, workers 0 or more"
             )
+        if not sys.platform.startswith("linux"):
+            raise SandboxUnavailable(f"the sandbox needs Linux, not {sys.platform}; use a container or another machine")
         self.mode, self.tier, self.limits = mode, tier, limits or Limits()
         self._retry_alone = retry_alone
         self._cache = VerdictCache(cache) if cache is not None else None

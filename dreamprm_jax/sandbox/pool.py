@@ -166,7 +166,8 @@ class Pool(Generic[Item]):
     def _worker(self, slot: _Slot[Item], numpy: bool) -> Worker:
         worker = slot.workers.get(numpy)
         if worker is None:
-            worker = Worker(self._tier, self._offer, ("numpy",) if numpy else ())
+            preload = ("numpy",) if numpy and "numpy" in self._offer.packages else ()
+            worker = Worker(self._tier, self._offer, preload)
             slot.workers[numpy] = worker
             self._selector.register(worker, selectors.EVENT_READ, slot)
         return worker
