@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Sets up (first time only) and runs lint, type check and tests. Arguments go to pytest, for example:
+#   bash launch/test.sh -m "not slow"      the quick tests
+#   bash launch/test.sh tests/sandbox -x   one folder
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+
+for argument in "$@"; do
+  if [ "$argument" = "-h" ] || [ "$argument" = "--help" ]; then
+    sed -n '2,4s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    exit 0
+  fi
+done
+
+setup_venv "[dev]"
+cd "$REPO"
+echo "launch: ruff"
+"$VENV/bin/ruff" check .
+"$VENV/bin/ruff" format --check .
+echo "launch: mypy"
+"$VENV/bin/mypy"
+echo "launch: pytest"
+exec "$VENV/bin/python" -m pytest "$@"
