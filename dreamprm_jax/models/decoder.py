@@ -75,7 +75,13 @@ class DecoderConfig:
 
 
 def decoder_config(model: ModelConfig) -> DecoderConfig:
-    """The decoder that the host-side settings describe, to be initialised at random."""
+    """The decoder whose shape the settings give, to be initialised at random.
+
+    Raises:
+      DataError: where the shape is that of pretrained weights (``models.pretrained.model_config``), or impossible.
+    """
+    if model.weights:
+        raise DataError(f"model.weights={model.weights!r}: this stage makes random parameters only; set it to ''")
     if model.hidden_size % model.num_heads:
         raise DataError(
             f"model.hidden_size={model.hidden_size} must be a multiple of model.num_heads={model.num_heads}"

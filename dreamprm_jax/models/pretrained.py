@@ -49,7 +49,7 @@ def model_config(model: ModelConfig) -> DecoderConfig:
     Raises:
       DataError: if the weights' architecture is not supported, or ``max_length`` exceeds their context.
     """
-    own = decoder_config(model)
+    own = decoder_config(dataclasses.replace(model, weights=""))
     if not model.weights:
         return own
     folder = weights_folder(model.weights)

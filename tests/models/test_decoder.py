@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from models_toy import random_params
 
 from dreamprm_jax.models import reward
 from dreamprm_jax.models.decoder import DecoderConfig, require_forward_mode
@@ -24,14 +25,13 @@ TINY = DecoderConfig(
     qkv_bias=True,
 )
 
-init_params = jax.jit(reward.init_params, static_argnums=0)
 hidden_states = jax.jit(reward.hidden_states, static_argnums=0)
 step_logits = jax.jit(reward.step_logits, static_argnums=0)
 
 
 @pytest.fixture(scope="module")
 def params():
-    return init_params(TINY, jax.random.key(0))
+    return random_params(TINY)
 
 
 def batch(rows=3, length=24, steps=4, seed=1):
@@ -100,7 +100,7 @@ def test_no_segments_means_right_padded_rows(params):
 )
 def test_forward_reverse_and_forward_over_reverse(changes):
     config = dataclasses.replace(TINY, **changes)
-    params = init_params(config, jax.random.key(0))
+    params = random_params(config)
     inputs = batch(rows=2, length=16)
     targets = jax.random.uniform(jax.random.key(3), inputs[3].shape)
     direction = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape) * 0.1, params)
@@ -134,8 +134,12 @@ def test_bfloat16_stays_close(params):
     np.testing.assert_allclose(narrow, wide, atol=0.02)
 
 
-def test_specs_and_abstract_shapes_match_the_parameters(params):
+def test_initialisation_has_the_shapes_the_specs_and_the_scale():
+    params = jax.jit(reward.init_params, static_argnums=0)(TINY, jax.random.key(0))
     chex.assert_trees_all_equal_shapes_and_dtypes(abstract_params(TINY), params)
+    layers = params["decoder"]["layers"]
+    assert float(jnp.std(layers["q"]["kernel"])) == pytest.approx(32**-0.5, rel=0.1)
+    assert float(jnp.std(layers["down"]["kernel"])) == pytest.approx((48 * 2 * 2) ** -0.5, rel=0.1)
     specs = logical_specs(TINY)
     jax.tree.map(lambda leaf, spec: chex.assert_rank(leaf, len(spec)), params, specs)
     assert tuple(specs["decoder"]["layers"]["q"]["kernel"]) == ("layers", "embed", "heads", "head_dim")
@@ -143,7 +147,7 @@ def test_specs_and_abstract_shapes_match_the_parameters(params):
 
 def test_head_with_a_hidden_layer():
     config = dataclasses.replace(TINY, head_hidden=16)
-    params = init_params(config, jax.random.key(0))
+    params = random_params(config)
     assert params["head"]["hidden_kernel"].shape == (32, 16)
     assert step_logits(config, params, *batch()).shape == (3, 4)
 

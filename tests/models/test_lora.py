@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from models_toy import random_params
 
 from dreamprm_jax.config import LoraConfig
 from dreamprm_jax.models.decoder import DecoderConfig
@@ -30,7 +31,7 @@ logits = jax.jit(
 @pytest.fixture(scope="module")
 def trained():
     """Parameters whose adapters do something."""
-    params = jax.jit(init_params, static_argnums=0)(CONFIG, jax.random.key(0))
+    params = random_params(CONFIG)
     return jax.tree_util.tree_map_with_path(
         lambda path, x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape) if "lora_b" in str(path) else x,
         params,
@@ -38,7 +39,7 @@ def trained():
 
 
 def test_fresh_adapters_change_nothing():
-    params = jax.jit(init_params, static_argnums=0)(CONFIG, jax.random.key(0))
+    params = random_params(CONFIG)
     rest, adapters = split_adapters(params)
     assert len(jax.tree.leaves(adapters)) == 14
     np.testing.assert_array_equal(logits(CONFIG, params), logits(BASE, rest))

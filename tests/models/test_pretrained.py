@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, models
 from dreamprm_jax.bilevel.partition import merge
 from dreamprm_jax.config import LoraConfig, ModelConfig
 from dreamprm_jax.models import smollm2
+from dreamprm_jax.models.decoder import decoder_config
 from dreamprm_jax.models.lora import split_trainable
 from dreamprm_jax.models.pretrained import load_tokenizer, make_params, model_config, weights_folder
 from dreamprm_jax.models.reward import hidden_states, step_logits
@@ -43,6 +44,11 @@ def test_pretrained_model_has_the_shape_of_its_weights_and_the_numerics_of_the_s
 def test_sequences_longer_than_the_context_are_refused():
     with pytest.raises(DataError, match=r"model\.max_length=257 exceeds .*config\.json: max_position_embeddings=256"):
         model_config(ModelConfig(weights=str(GOLDEN), max_length=257))
+
+
+def test_weights_are_never_ignored():
+    with pytest.raises(DataError, match=r"model\.weights='smollm2': this stage makes random parameters only"):
+        decoder_config(ModelConfig(weights="smollm2"))
 
 
 def test_weights_that_are_nowhere(tmp_path, monkeypatch):
