@@ -63,7 +63,7 @@ def export_model(
       config: the model; the decoder is written in its ``param_dtype``, the head in float32.
       params: pytree of ``init_params``, sharded or not, with or without LoRA.
       folder: where to write; made if absent, existing model files are replaced.
-      tokenizer: folder whose tokenizer files are copied along.
+      tokenizer: the tokenizer to copy along: a Hugging Face folder, or a tokenizer.json.
       file_bytes: size above which the weights are split over several files.
 
     Returns:
@@ -105,7 +105,19 @@ def export_model(
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     (folder / "config.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     if tokenizer is not None:
-        for name in TOKENIZER_FILES:
-            if (tokenizer / name).exists():
-                shutil.copyfile(tokenizer / name, folder / name)
+        _copy_tokenizer(tokenizer, folder)
     return folder
+
+
+def _copy_tokenizer(source: Path, folder: Path) -> None:
+    if source.is_dir():
+        for name in TOKENIZER_FILES:
+            if (source / name).exists():
+                shutil.copyfile(source / name, folder / name)
+    else:
+        shutil.copyfile(source, folder / "tokenizer.json")
+    settings = folder / "tokenizer_config.json"
+    if not settings.exists():
+        # Asks for the file as it is. transformers 5's AutoTokenizer takes Qwen2's own pre-tokenizer for any folder of
+        # model_type qwen2 all the same: load a tokenizer trained here with PreTrainedTokenizerFast.
+        settings.write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}) + "\n", encoding="utf-8")

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import make_golden
 import numpy as np
 import pytest
+from models_toy import random_params
 from safetensors.numpy import load_file, save_file
 
 from dreamprm_jax.config import LoraConfig
@@ -17,6 +18,7 @@ from dreamprm_jax.models.hf_export import export_model
 from dreamprm_jax.models.hf_import import load_params
 from dreamprm_jax.models.reward import hidden_states, step_logits
 from dreamprm_jax.schema import DataError
+from dreamprm_jax.training.tokenizer import train_tokenizer
 
 KEY = jax.random.key(0)
 
@@ -110,6 +112,25 @@ def test_export_merges_lora(tmp_path):
     merged = load_params(base, tmp_path, KEY)
     np.testing.assert_allclose(ours(base, merged, tokens)[1], adapted, atol=2e-6)
     assert "lora_a" not in merged["decoder"]["layers"]["q"]
+
+
+def test_exported_tokenizer_is_the_one_of_training(tmp_path):
+    pytest.importorskip("torch", reason="transformers' pipeline needs torch")
+    import transformers
+
+    text = "def f(x):\n    return x + 12\n"
+    tokenizer = train_tokenizer([text] * 3, 270)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    config = dataclasses.replace(read_config(make_golden.GOLDEN / "qwen2"), vocab_size=300)
+    params = random_params(config)
+    folder = export_model(config, params, tmp_path / "out", tokenizer=tmp_path / "tokenizer.json")
+    theirs = transformers.PreTrainedTokenizerFast.from_pretrained(folder)
+    tokens = tokenizer.encode(text).ids
+    assert theirs(text).input_ids == tokens
+    model = transformers.AutoModelForTokenClassification.from_pretrained(folder)
+    scores = model(**theirs(text, return_tensors="pt")).logits[0, :, 0].sigmoid().detach().numpy()
+    expected = jax.nn.sigmoid(ours(config, params, [tokens])[1][0])
+    np.testing.assert_allclose(scores, expected, atol=1e-5)
 
 
 def test_bfloat16_files_keep_their_bits(tmp_path):
