@@ -152,6 +152,7 @@ class MetaConfig:
     batch_size: int = 8  # rows
     unroll: int = 1  # inner steps that the hypergradient goes through (K)
     every: int = 1  # a meta step every N inner steps
+    held_out: bool = False  # keep the meta programs' outcomes out of the inner loss (orm has them always)
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,6 @@ class TrainConfig:
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     adam_b2: float = 0.98
-    eps_root: float = 1e-16
     outcome_weight: float = 1.0  # weight of the clean outcome term beside the step labels
     label_floor: float = 0.02  # labels are clipped to [floor, 1 - floor] before they start a table
     log_every: int = 20

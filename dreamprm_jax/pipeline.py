@@ -18,7 +18,7 @@ from dreamprm_jax.schema import DataError, canonical_json, content_hash
 from dreamprm_jax.storage import write_json
 from dreamprm_jax.workdir import Paths, StageFolder
 
-FORMAT = 1  # raise when a stage's output changes meaning: earlier workdirs are then redone
+FORMAT = 2  # raise when a stage's output changes meaning: earlier workdirs are then redone
 
 # How fast or how visibly a stage works does not change what it writes.
 _WITHOUT_EFFECT = {

@@ -69,7 +69,11 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
     everything = examples["train"] + examples["meta"]
     inner = PackedRows(everything, settings.row_tokens, settings.batch_size, config.seed)
     outer = PackedRows(examples["meta"], settings.row_tokens, settings.meta.batch_size, config.seed + 1)
-    data = Data(inner, outer, table.raw)
+    all_outcomes = Data(inner, outer, table.raw)
+    data = all_outcomes
+    if settings.meta.held_out:
+        alone = PackedRows(examples["train"], settings.row_tokens, settings.batch_size, config.seed)
+        data = Data(alone, outer, table.raw)
     start = TrainState(init_sharded(model, mesh, jax.random.key(config.seed)), (), (), ())
     start = start._replace(opt_state=make_optimizer(settings).init(start.params))
     counts["parameters"] = sum(leaf.size for leaf in jax.tree.leaves(start.params))
@@ -80,7 +84,7 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
     end = settings.warmup_steps + settings.steps
     if "orm" in settings.arms:
         arm = Arm("orm", make_outcome_loss(model), 0, end)
-        train_arm(settings, model, mesh, arm, data, start, paths.arm("orm"))
+        train_arm(settings, model, mesh, arm, all_outcomes, start, paths.arm("orm"))
     if {"raw", "corrected"} & set(settings.arms):
         loss = make_inner_loss(model, None, settings.outcome_weight)
         arm = Arm("warmup", loss, 0, settings.warmup_steps)

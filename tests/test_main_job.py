@@ -1,0 +1,144 @@
+"""The whole job as a user runs it: six stages, the table's order, and the same table after kill -9 in every stage."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+STAGES = ("generate", "label", "train", "score", "evaluate", "report")
+SMALL = {
+    "problems.train_count": 12,
+    "problems.meta_count": 6,
+    "problems.test_count": 9,
+    "generate.test_programs": 4,
+    "label.rollouts": 2,
+    "model.hidden_size": 32,
+    "model.intermediate_size": 64,
+    "model.num_layers": 1,
+    "model.vocab_size": 600,
+    "train.warmup_steps": 30,
+    "train.steps": 30,
+    "train.checkpoint_every": 10,
+    "train.batch_size": 4,
+    "train.meta.batch_size": 4,
+    "score.batch_size": 16,
+    "evaluate.bootstrap_samples": 200,
+}
+
+
+def command(workdir: Path) -> list[str]:
+    overrides = [f"--config.{name}={value}" for name, value in SMALL.items()]
+    run = ["run", "--config=configs/embedded.py", f"--workdir={workdir}"]
+    return [sys.executable, "-m", "dreamprm_jax.cli", *run, *overrides]
+
+
+def start(workdir: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command(workdir), cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+
+
+def kill_in(workdir: Path, stage: str, delay: float, how: signal.Signals) -> bool:
+    """Starts the job and kills it ``delay`` seconds into ``stage``. Returns whether it was still running."""
+    with start(workdir) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith(f"== {stage}:"):
+                break
+        time.sleep(delay)
+        running = process.poll() is None
+        process.send_signal(how)
+        process.stdout.read()
+    return running
+
+
+def figures(workdir: Path) -> tuple[str, dict[str, object], list[str]]:
+    metrics = [(workdir / "train" / arm / "metrics.jsonl").read_text() for arm in ("orm", "warmup", "raw", "corrected")]
+    return (
+        (workdir / "evaluate/table.txt").read_text(),
+        json.loads((workdir / "evaluate/results.json").read_text()),
+        metrics,
+    )
+
+
+@pytest.mark.slow
+def test_killed_in_every_stage_it_ends_with_the_same_table(tmp_path: Path) -> None:
+    whole = subprocess.run(command(tmp_path / "whole"), cwd=REPOSITORY, capture_output=True, text=True)
+    assert whole.returncode == 0, whole.stderr[-2000:]
+    table = (tmp_path / "whole/evaluate/table.txt").read_text()
+    assert table.splitlines()[0] in whole.stdout
+    assert (tmp_path / "whole/report/report.html").stat().st_size > 10_000
+    for name in ("config.json", "versions.json"):
+        assert json.loads((tmp_path / "whole" / name).read_text())
+
+    rng = random.Random(0)
+    killed = tmp_path / "killed"
+    hits = 0
+    for stage, longest in zip(STAGES, (0.3, 2.0, 6.0, 3.0, 0.5, 0.5), strict=True):
+        how = signal.SIGTERM if stage == "train" else signal.SIGKILL
+        hits += kill_in(killed, stage, rng.uniform(0, longest), how)
+    hits += kill_in(killed, "train", 0.0, signal.SIGKILL)  # finished stages only: nothing to lose
+    assert hits >= 4
+    last = subprocess.run(command(killed), cwd=REPOSITORY, capture_output=True, text=True)
+    assert last.returncode == 0, last.stderr[-2000:]
+    assert figures(killed) == figures(tmp_path / "whole")
+    assert not list(killed.rglob("*.tmp"))
+
+
+@pytest.mark.slow
+def test_a_second_run_reuses_everything_and_another_setting_redoes_what_it_changes(tmp_path: Path) -> None:
+    first = subprocess.run(command(tmp_path), cwd=REPOSITORY, capture_output=True, text=True)
+    assert first.returncode == 0, first.stderr[-2000:]
+    again = subprocess.run(command(tmp_path), cwd=REPOSITORY, capture_output=True, text=True)
+    assert again.stdout.count("already done for these settings, reused") == len(STAGES)
+    changed = subprocess.run(
+        [*command(tmp_path), "--config.evaluate.aggregator=min"], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert changed.returncode == 0, changed.stderr[-2000:]
+    assert changed.stdout.count("already done for these settings, reused") == 4
+    assert (tmp_path / "old/evaluate-1/table.txt").exists()
+
+
+def test_no_stray_process_is_left(tmp_path: Path) -> None:
+    """Killed while judging, the job's sandbox processes end with it."""
+    with start(tmp_path) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("== label:"):
+                break
+        time.sleep(1.0)
+        children = _descendants(process.pid)
+        process.kill()
+    deadline = time.monotonic() + 10
+    while any(_alive(pid) for pid in children) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert children
+    assert not [pid for pid in children if _alive(pid)]
+
+
+def _descendants(parent: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            if int(fields[1]) == parent:
+                found += [int(entry.name), *_descendants(int(entry.name))]
+    return found
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
