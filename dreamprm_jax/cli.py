@@ -25,6 +25,7 @@ stages of the main job, in order
 other commands
   evaluate   with --problems=FILE --candidates=FILE: judge programs made elsewhere (LiveCodeBench eval_all, JSONL)
   judge      run candidate programs in the sandbox and print their verdicts
+  inspect    parameters, shardings, compiled memory and FLOPs of a training step, for devices that need not exist
 
 `dreamprm STAGE --help` lists the settings that the stage reads. Example:
   dreamprm run --config=configs/embedded.py --workdir=runs/embedded --config.train.steps=50
@@ -69,6 +70,7 @@ def _terminate(signum: int, frame: Any) -> NoReturn:
 
 def _dispatch(command: str, arguments: list[str]) -> int:
     from dreamprm_jax.pipeline import STAGES, run_stage
+    from dreamprm_jax.workdir import Paths
 
     if command == "judge":
         from dreamprm_jax.sandbox import cli as judge_cli
@@ -76,13 +78,17 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         parser = argparse.ArgumentParser(prog="dreamprm judge", description=judge_cli.__doc__)
         judge_cli.add_arguments(parser)
         return judge_cli.main(parser.parse_args(arguments))
-    if command != "run" and command not in STAGES:
-        close = difflib.get_close_matches(command, [*STAGES, "run", "judge"], 1)
+    if command not in (*STAGES, "run", "inspect"):
+        close = difflib.get_close_matches(command, [*STAGES, "run", "judge", "inspect"], 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         print(f"dreamprm: unknown command {command!r}{hint}\n\n{_usage()}", file=sys.stderr)
         return 2
     options, overrides = _parser(command).parse_known_args(arguments)
     config = load_config(options.config, overrides)
+    if command == "inspect":
+        from dreamprm_jax.training.inspect import main as inspect_config
+
+        return inspect_config(config)
     root = Path(options.workdir or f"runs/{config.name}")
     if command == "evaluate" and (options.problems or options.candidates):
         if not (options.problems and options.candidates):
@@ -93,18 +99,27 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         record_run(config, root)
         evaluate_files(config, Path(options.problems), Path(options.candidates), root)
         return 0
-    for name in STAGES if command == "run" else [command]:
-        run_stage(config, root, name)
+    if command != "run":
+        run_stage(config, root, command)
+        return 0
+    paths = Paths(root)
+    for name in STAGES:
+        fresh = run_stage(config, root, name)
+        if name == "evaluate" and not fresh:
+            print(paths.table().read_text(encoding="utf-8"))
+    print(f"report: {paths.report().resolve()}")
     return 0
 
 
 def _parser(command: str) -> argparse.ArgumentParser:
     from dreamprm_jax.pipeline import STAGES
 
-    sections = {s for stage in STAGES.values() for s in stage.sections}
-    if command != "run":
-        sections = {s for name in _closure(command) for s in STAGES[name].sections}
-    summary = "all stages in order" if command == "run" else STAGES[command].summary
+    needed = _closure(command) if command in STAGES else list(STAGES)
+    sections = {section for name in needed for section in STAGES[name].sections}
+    summary = {
+        "run": "all stages in order: finished ones are reused, a killed one resumes",
+        "inspect": "parameters, shardings, compiled memory and FLOPs of a training step, ahead of time",
+    }.get(command) or STAGES[command].summary
     parser = argparse.ArgumentParser(
         prog=f"dreamprm {command}",
         description=summary[0].upper() + summary[1:] + ".",
@@ -113,7 +128,8 @@ def _parser(command: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="Python file with get_config()")
-    parser.add_argument("--workdir", metavar="DIR", help="folder of the run (default: runs/NAME of the config)")
+    if command != "inspect":
+        parser.add_argument("--workdir", metavar="DIR", help="folder of the run (default: runs/NAME of the config)")
     if command == "evaluate":
         parser.add_argument(
             "--problems", metavar="FILE", help="problems in the official LiveCodeBench row format (JSONL)"

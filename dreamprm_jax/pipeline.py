@@ -95,8 +95,11 @@ def _relevant(value: Any) -> Any:
     return strip(plain)
 
 
-def run_stage(config: Config, root: Path, name: str) -> None:
+def run_stage(config: Config, root: Path, name: str) -> bool:
     """Runs one stage in ``root``: reuses finished work, resumes unfinished work, moves work for other settings aside.
+
+    Returns:
+      Whether anything had to be done.
 
     Raises:
       DataError: where an input stage has not finished for these settings.
@@ -111,7 +114,7 @@ def run_stage(config: Config, root: Path, name: str) -> None:
     folder = StageFolder(paths.stage(name), fingerprint(config, name))
     if folder.is_done():
         _say(f"== {name}: already done for these settings, reused ({folder.path})")
-        return
+        return False
     _say(f"== {name}: {stage.summary}")
     with _owned(root):
         record_run(config, root)
@@ -120,10 +123,11 @@ def run_stage(config: Config, root: Path, name: str) -> None:
             _say(f"   earlier output was made with other settings; kept in {moved}")
         if folder.is_done():
             _say(f"   an earlier run with these settings had finished; reused ({folder.path})")
-            return
+            return False
         counts = stage.load()(config, paths)
         folder.finish(counts)
     _say(f"   {name} wrote {folder.path}: " + ", ".join(f"{value} {key}" for key, value in counts.items()))
+    return True
 
 
 @contextlib.contextmanager

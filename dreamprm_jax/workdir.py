@@ -66,6 +66,10 @@ class Paths:
         """The evaluation's figures, as JSON."""
         return self.root / "evaluate" / "results.json"
 
+    def table(self) -> Path:
+        """The evaluation's tables, as text."""
+        return self.root / "evaluate" / "table.txt"
+
     def report(self) -> Path:
         """The HTML report."""
         return self.root / "report" / "report.html"
