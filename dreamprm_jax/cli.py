@@ -26,6 +26,7 @@ other commands
   evaluate   with --problems=FILE --candidates=FILE: judge programs made elsewhere (LiveCodeBench eval_all, JSONL)
   judge      run candidate programs in the sandbox and print their verdicts
   inspect    parameters, shardings, compiled memory and FLOPs of a training step, for devices that need not exist
+  export     with --arm=ARM --output=DIR: a trained reward model as a Hugging Face folder
 
 `dreamprm STAGE --help` lists the settings that the stage reads. Example:
   dreamprm run --config=configs/embedded.py --workdir=runs/embedded --config.train.steps=50
@@ -78,8 +79,8 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         parser = argparse.ArgumentParser(prog="dreamprm judge", description=judge_cli.__doc__)
         judge_cli.add_arguments(parser)
         return judge_cli.main(parser.parse_args(arguments))
-    if command not in (*STAGES, "run", "inspect"):
-        close = difflib.get_close_matches(command, [*STAGES, "run", "judge", "inspect"], 1)
+    if command not in (*STAGES, "run", "inspect", "export"):
+        close = difflib.get_close_matches(command, [*STAGES, "run", "judge", "inspect", "export"], 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         print(f"dreamprm: unknown command {command!r}{hint}\n\n{_usage()}", file=sys.stderr)
         return 2
@@ -90,6 +91,11 @@ def _dispatch(command: str, arguments: list[str]) -> int:
 
         return inspect_config(config)
     root = Path(options.workdir or f"runs/{config.name}")
+    if command == "export":
+        from dreamprm_jax.training.export import export
+
+        print(f"wrote {export(config, Paths(root), options.arm, Path(options.output)).resolve()}")
+        return 0
     if command == "evaluate" and (options.problems or options.candidates):
         if not (options.problems and options.candidates):
             _fail("--problems and --candidates go together")
@@ -114,11 +120,12 @@ def _dispatch(command: str, arguments: list[str]) -> int:
 def _parser(command: str) -> argparse.ArgumentParser:
     from dreamprm_jax.pipeline import STAGES
 
-    needed = _closure(command) if command in STAGES else list(STAGES)
+    needed = _closure({"export": "train"}.get(command, command)) if command in (*STAGES, "export") else list(STAGES)
     sections = {section for name in needed for section in STAGES[name].sections}
     summary = {
         "run": "all stages in order: finished ones are reused, a killed one resumes",
         "inspect": "parameters, shardings, compiled memory and FLOPs of a training step, ahead of time",
+        "export": "writes a trained reward model as a Hugging Face folder, adapters merged, with its tokenizer",
     }.get(command) or STAGES[command].summary
     parser = argparse.ArgumentParser(
         prog=f"dreamprm {command}",
@@ -130,6 +137,9 @@ def _parser(command: str) -> argparse.ArgumentParser:
     parser.add_argument("--config", required=True, metavar="FILE", help="Python file with get_config()")
     if command != "inspect":
         parser.add_argument("--workdir", metavar="DIR", help="folder of the run (default: runs/NAME of the config)")
+    if command == "export":
+        parser.add_argument("--arm", default="corrected", help="which reward model (default: corrected)")
+        parser.add_argument("--output", required=True, metavar="DIR", help="the folder to write; new or empty")
     if command == "evaluate":
         parser.add_argument(
             "--problems", metavar="FILE", help="problems in the official LiveCodeBench row format (JSONL)"

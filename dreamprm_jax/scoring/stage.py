@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
 from dreamprm_jax.config import Config
-from dreamprm_jax.models.decoder import DecoderConfig, decoder_config
-from dreamprm_jax.models.reward import abstract_params
+from dreamprm_jax.models.decoder import DecoderConfig
+from dreamprm_jax.models.pretrained import model_config
+from dreamprm_jax.models.reward import Params
 from dreamprm_jax.schema import Problem, Program, Score
 from dreamprm_jax.scoring.batches import Sequence, bucketed
 from dreamprm_jax.storage import read_records, write_records
-from dreamprm_jax.training.checkpoint import restore_params
 from dreamprm_jax.training.examples import tokenise
 from dreamprm_jax.training.losses import batch_logits
-from dreamprm_jax.training.mesh import activate, batch_sharding, check_divisible, make_mesh, parameter_shardings
+from dreamprm_jax.training.mesh import activate, batch_sharding, check_divisible, make_mesh
+from dreamprm_jax.training.parameters import frozen_params, trained_params
 from dreamprm_jax.training.tokenizer import load_tokenizer
 from dreamprm_jax.workdir import Paths
 
@@ -30,7 +30,7 @@ def score(config: Config, paths: Paths) -> dict[str, int]:
       Counts: programs, steps, tokens, padding, programs left out by reason.
     """
     counts: Counter[str] = Counter()
-    model, mesh = decoder_config(config.model), make_mesh(config.train.mesh)
+    model, mesh = model_config(config.model), make_mesh(config.train.mesh)
     check_divisible(mesh, config.score.batch_size, "config.score.batch_size")
     tokenizer = load_tokenizer(paths.tokenizer())
     problems = {p.problem_id: p for p in read_records(paths.problems("test"), Problem)}
@@ -46,9 +46,11 @@ def score(config: Config, paths: Paths) -> dict[str, int]:
     counts["steps"] = sum(len(s.step_index) for s in sequences)
     counts["tokens"] = sum(len(s.tokens) for s in sequences)
     counts["padding"] = sum(b.padding for b in bucketed(sequences, config.score.batch_size))
+    frozen = frozen_params(config, model, mesh)
     for arm in config.train.arms:
         if not paths.scores(arm).exists():
-            rows = score_sequences(model, mesh, paths.arm(arm) / "checkpoints", arm, sequences, config.score.batch_size)
+            step, params = trained_params(model, mesh, paths.arm(arm) / "checkpoints", frozen)
+            rows = score_sequences(model, mesh, params, arm, f"{arm}/{step}", sequences, config.score.batch_size)
             write_records(paths.scores(arm), Score, rows)
     return dict(counts)
 
@@ -56,14 +58,23 @@ def score(config: Config, paths: Paths) -> dict[str, int]:
 def score_sequences(
     model: DecoderConfig,
     mesh: jax.sharding.Mesh,
-    checkpoints: Path,
+    params: Params,
     name: str,
+    checkpoint: str,
     sequences: list[Sequence],
     batch_size: int,
 ) -> list[Score]:
-    """Score rows in the sequences' order, whatever the order of computation."""
-    shardings = parameter_shardings(model, mesh)
-    step, params = restore_params(checkpoints, abstract_params(model), shardings)
+    """Score rows in the sequences' order, whatever the order of computation.
+
+    Args:
+      model: the model.
+      mesh: where ``params`` lie.
+      params: all of them, adapters beside their kernels.
+      name: of the model, in the rows.
+      checkpoint: where the parameters are from, in the rows.
+      sequences: programs after their prompts.
+      batch_size: programs in one pass.
+    """
     rows: dict[int, Score] = {}
     with activate(model, mesh), tqdm(total=len(sequences), desc=f"score {name}", unit="program") as bar:
         logits_of = jax.jit(lambda params, batch: batch_logits(model, params, batch))
@@ -78,7 +89,7 @@ def score_sequences(
                     step_logits=tuple(steps.tolist()),
                     step_scores=tuple((1.0 / (1.0 + np.exp(-steps))).tolist()),
                     model=name,
-                    checkpoint=f"{name}/{step}",
+                    checkpoint=checkpoint,
                 )
             bar.update(len(bucket.indices))
     return [rows[index] for index in range(len(sequences))]

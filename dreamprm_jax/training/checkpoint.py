@@ -1,4 +1,8 @@
-"""Checkpoints: everything that the next step depends on, written so that a kill at any moment loses little."""
+"""Checkpoints: everything that the next step depends on, written so that a kill at any moment loses little.
+
+Frozen parameters are not in them: they are made again from the settings (``training/parameters.py``), so a checkpoint
+of a LoRA run holds the adapters and the head alone.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from dreamprm_jax.schema import DataError
 class TrainState(NamedTuple):
     """The state between two steps. The data cursor is the step itself (``feed.PackedRows``)."""
 
-    params: Any
+    params: Any  # the trainable part, None where a parameter is frozen
     opt_state: Any
     phi: Any  # label-side parameters, () without
     meta_opt_state: Any

@@ -21,7 +21,6 @@ from jax.sharding import Mesh, NamedSharding
 
 from dreamprm_jax.bilevel.hypergradient import make_meta_gradient
 from dreamprm_jax.bilevel.labels import LabelTable
-from dreamprm_jax.bilevel.partition import merge
 from dreamprm_jax.config import Config
 from dreamprm_jax.models.decoder import DecoderConfig, decoder_config, require_forward_mode
 from dreamprm_jax.models.lora import split_trainable
@@ -128,8 +127,7 @@ def training_steps(config: Config, model: DecoderConfig, mesh: Mesh) -> list[Ste
     plain_loss = make_inner_loss(model, None, config.train.outcome_weight)
 
     def plain(state: TrainState, frozen: Any, batch: Batch) -> Any:
-        step = make_plain_step(lambda p, phi, b: plain_loss(merge(p, frozen), phi, b), optimizer)
-        return step(state, batch, None, jnp.asarray(False))
+        return make_plain_step(plain_loss, optimizer)(state, batch, None, jnp.asarray(False), frozen)
 
     steps = [Step("plain step", plain, (TrainState(trainable, opt_state, (), ()), frozen, batch))]
     if "corrected" not in config.train.arms:

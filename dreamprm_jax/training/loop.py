@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ from tqdm import tqdm
 from dreamprm_jax.bilevel import optimizers
 from dreamprm_jax.bilevel.hypergradient import make_meta_gradient
 from dreamprm_jax.bilevel.labels import Parametrisation
+from dreamprm_jax.bilevel.partition import merge
 from dreamprm_jax.config import TrainConfig
 from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.schema import DataError
@@ -30,7 +31,19 @@ from dreamprm_jax.training.mesh import activate, batch_sharding, replicated
 from dreamprm_jax.training.metrics import MetricsWriter
 
 Metrics = dict[str, Array]
-Step = Callable[[TrainState, Batch, Batch | None, Array], tuple[TrainState, Metrics]]
+
+
+class Step(Protocol):
+    """One call of the loop. ``frozen`` is the other part of ``state.params`` (``bilevel.partition``), if there is one.
+
+    It is an argument, so that the compiled program holds no copy of the weights.
+    """
+
+    def __call__(
+        self, state: TrainState, batch: Batch, outer: Batch | None, do_meta: Array, frozen: Any = None
+    ) -> tuple[TrainState, Metrics]:
+        """Returns the state after the step, and figures of it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -67,8 +80,13 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
 def make_plain_step(inner_loss: Loss, optimizer: optax.GradientTransformation) -> Step:
     """One first-order step on the inner loss."""
 
-    def step(state: TrainState, batch: Batch, outer: Batch | None, do_meta: Array) -> tuple[TrainState, Metrics]:
-        loss, gradient = jax.value_and_grad(inner_loss)(state.params, state.phi, batch)
+    def step(
+        state: TrainState, batch: Batch, outer: Batch | None, do_meta: Array, frozen: Any = None
+    ) -> tuple[TrainState, Metrics]:
+        def loss_of(params: Any) -> Array:
+            return inner_loss(params if frozen is None else merge(params, frozen), state.phi, batch)
+
+        loss, gradient = jax.value_and_grad(loss_of)(state.params)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {"inner_loss": loss, "gradient_norm": optax.global_norm(gradient)}
@@ -96,8 +114,10 @@ def make_bilevel_step(
     )
     meta_optimizer = make_meta_optimizer(config)
 
-    def step(state: TrainState, batch: Batch, outer: Batch | None, do_meta: Array) -> tuple[TrainState, Metrics]:
-        result = meta_gradient(state.params, state.opt_state, state.phi, batch, outer, do_meta=do_meta)
+    def step(
+        state: TrainState, batch: Batch, outer: Batch | None, do_meta: Array, frozen: Any = None
+    ) -> tuple[TrainState, Metrics]:
+        result = meta_gradient(state.params, state.opt_state, state.phi, batch, outer, do_meta=do_meta, frozen=frozen)
         touched = optimizers.touched_rows(batch.label_index, len(raw), batch.label_mask) & do_meta
         updates, meta_state = meta_optimizer.update(
             result.hypergradient, state.meta_opt_state, state.phi, touched=touched
@@ -123,8 +143,11 @@ def train_arm(
     data: Data,
     start: TrainState,
     folder: Path,
+    frozen: Any = None,
 ) -> TrainState:
     """Trains one arm from ``start`` (the state at ``arm.first_step``), or from its newest checkpoint.
+
+    ``frozen`` holds the parameters that ``start.params`` lacks; they are neither changed nor saved.
 
     Returns:
       The state after ``arm.last_step`` steps, which is also checkpointed.
@@ -136,7 +159,7 @@ def train_arm(
     optimizer = make_optimizer(config)
     plain = make_plain_step(arm.inner_loss, optimizer)
     stride = 1
-    step_function = plain
+    step_function: Step = plain
     if arm.labels is not None:
         stride = config.meta.unroll
         step_function = make_bilevel_step(model, arm.inner_loss, arm.labels, optimizer, config, data.raw)
@@ -161,7 +184,7 @@ def train_arm(
                 batch = _device_batch([data.inner.batch(step + k) for k in range(stride)], mesh)
                 meta_batch = None if arm.labels is None else _device_batch([data.outer.batch(step)], mesh)
                 do_meta = (step // stride) % config.meta.every == 0
-                state, metrics = compiled(state, batch, meta_batch, jnp.asarray(do_meta))
+                state, metrics = compiled(state, batch, meta_batch, jnp.asarray(do_meta), frozen=frozen)
                 stopping, last = bool(stop), step + stride >= arm.last_step
                 logging, saving = last or step % config.log_every < stride, last or checkpoints.due(step + stride)
                 if logging or saving or stopping:

@@ -16,7 +16,9 @@ from tokenizers import Tokenizer
 
 from dreamprm_jax.bilevel.labels import LabelTable, Parametrisation, WeightTable
 from dreamprm_jax.config import Config, MetaConfig
-from dreamprm_jax.models.decoder import DecoderConfig, decoder_config, require_forward_mode
+from dreamprm_jax.models import pretrained
+from dreamprm_jax.models.decoder import DecoderConfig, require_forward_mode
+from dreamprm_jax.models.reward import Params
 from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, Problem, Program, StepLabel
 from dreamprm_jax.storage import read_records, write_records
 from dreamprm_jax.training.checkpoint import TrainState
@@ -24,7 +26,8 @@ from dreamprm_jax.training.examples import Example, LabelledSteps, build_example
 from dreamprm_jax.training.feed import PackedRows
 from dreamprm_jax.training.loop import Arm, Data, make_meta_optimizer, make_optimizer, train_arm
 from dreamprm_jax.training.losses import make_inner_loss, make_outcome_loss
-from dreamprm_jax.training.mesh import check_divisible, init_sharded, make_mesh
+from dreamprm_jax.training.mesh import check_divisible, make_mesh, optimizer_shardings
+from dreamprm_jax.training.parameters import initial_params
 from dreamprm_jax.training.tokenizer import load_tokenizer, prompt_text, save_tokenizer, train_tokenizer
 from dreamprm_jax.workdir import Paths
 
@@ -48,8 +51,8 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
         if leaked := problems[window].keys() & problems["test"].keys():
             raise DataError(f"{len(leaked)} {window} problem(s) are also in the test window, first {min(leaked)}")
     programs = {w: read_records(paths.programs(w), Program) for w in ("train", "meta")}
-    tokenizer = _tokenizer(config, paths, problems["train"], programs["train"])
-    model = decoder_config(config.model)
+    model = pretrained.model_config(config.model)
+    tokenizer = _tokenizer(config, model, paths, problems["train"], programs["train"])
     table = label_table_rows(read_records(paths.step_labels(), StepLabel))
     nothing = LabelledSteps([], np.zeros(0, np.float32))
     examples: dict[str, list[Example]] = {}
@@ -74,9 +77,13 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
     if settings.meta.held_out:
         alone = PackedRows(examples["train"], settings.row_tokens, settings.batch_size, config.seed)
         data = Data(alone, outer, table.raw)
-    start = TrainState(init_sharded(model, mesh, jax.random.key(config.seed)), (), (), ())
-    start = start._replace(opt_state=make_optimizer(settings).init(start.params))
-    counts["parameters"] = sum(leaf.size for leaf in jax.tree.leaves(start.params))
+    params, frozen = initial_params(config, model, mesh)
+    optimizer = make_optimizer(settings)
+    shardings = optimizer_shardings(optimizer, params, jax.tree.map(lambda leaf: leaf.sharding, params), mesh)
+    start = TrainState(params, jax.jit(optimizer.init, out_shardings=shardings)(params), (), ())
+    counts["parameters"] = sum(leaf.size for leaf in jax.tree.leaves((params, frozen)))
+    if model.lora is not None:
+        counts["trainable parameters"] = sum(leaf.size for leaf in jax.tree.leaves(params))
     counts["packed rows"] = len(inner.rows)
     counts["tokens a row"] = inner.shape.tokens
     counts["percent of tokens that are no padding"] = round(100 * inner.fill)
@@ -84,20 +91,29 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
     end = settings.warmup_steps + settings.steps
     if "orm" in settings.arms:
         arm = Arm("orm", make_outcome_loss(model), 0, end)
-        train_arm(settings, model, mesh, arm, all_outcomes, start, paths.arm("orm"))
+        train_arm(settings, model, mesh, arm, all_outcomes, start, paths.arm("orm"), frozen)
     if {"raw", "corrected"} & set(settings.arms):
         loss = make_inner_loss(model, None, settings.outcome_weight)
         arm = Arm("warmup", loss, 0, settings.warmup_steps)
-        warm = train_arm(settings, model, mesh, arm, data, start, paths.arm("warmup"))
+        warm = train_arm(settings, model, mesh, arm, data, start, paths.arm("warmup"), frozen)
         if "raw" in settings.arms:
             arm = Arm("raw", loss, settings.warmup_steps, end)
-            train_arm(settings, model, mesh, arm, data, warm, paths.arm("raw"))
+            train_arm(settings, model, mesh, arm, data, warm, paths.arm("raw"), frozen)
         if "corrected" in settings.arms:
-            _correct(config, paths, model, mesh, data, warm, table)
+            _correct(config, paths, model, mesh, data, warm, frozen, table)
     return dict(counts)
 
 
-def _tokenizer(config: Config, paths: Paths, problems: dict[str, Problem], programs: list[Program]) -> Tokenizer:
+def _tokenizer(
+    config: Config, model: DecoderConfig, paths: Paths, problems: dict[str, Problem], programs: list[Program]
+) -> Tokenizer:
+    """That of the pretrained weights, or else one trained here; kept in the run's folder for the score stage."""
+    if config.model.weights and not paths.tokenizer().exists():
+        tokenizer = pretrained.load_tokenizer(config.model, model)
+        # Stored settings of the model's own training; here config.model.overlong decides, and packing pads.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        save_tokenizer(tokenizer, paths.tokenizer())
     if not paths.tokenizer().exists():
         texts = [prompt_text(problem) for problem in problems.values()] + [program.code for program in programs]
         save_tokenizer(
@@ -118,6 +134,7 @@ def _correct(
     mesh: jax.sharding.Mesh,
     data: Data,
     warm: TrainState,
+    frozen: Params,
     table: LabelledSteps,
 ) -> None:
     settings = config.train
@@ -135,7 +152,7 @@ def _correct(
         settings.warmup_steps + calls * settings.meta.unroll,
         labels,
     )
-    state = train_arm(settings, model, mesh, arm, data, start, paths.arm("corrected"))
+    state = train_arm(settings, model, mesh, arm, data, start, paths.arm("corrected"), frozen)
     corrected = np.asarray(labels.labels(state.phi, raw))
     method = f"{settings.meta.parametrisation}/{settings.meta.method}/K={settings.meta.unroll}"
     write_records(

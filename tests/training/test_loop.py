@@ -14,6 +14,7 @@ from training_toy import make_examples
 
 from dreamprm_jax.bilevel.labels import LabelTable
 from dreamprm_jax.config import MeshConfig
+from dreamprm_jax.models.lora import split_trainable
 from dreamprm_jax.schema import DataError, Program
 from dreamprm_jax.scoring.batches import Sequence
 from dreamprm_jax.scoring.stage import score_sequences
@@ -30,6 +31,7 @@ from dreamprm_jax.training.loop import (
 )
 from dreamprm_jax.training.losses import batch_logits, make_inner_loss, make_outer_loss
 from dreamprm_jax.training.mesh import make_mesh
+from dreamprm_jax.training.parameters import trained_params
 
 LABELS = LabelTable(0.02)
 
@@ -193,7 +195,10 @@ def test_scores_of_a_trained_arm(whole, examples, micro):
     sequences = [
         Sequence(Program(e.problem_id, e.program_hash, 0, "", "", ""), e.tokens, e.step_index) for e in examples
     ]
-    rows = score_sequences(micro, make_mesh(MeshConfig()), folder / "checkpoints", "raw", sequences, 5)
+    mesh = make_mesh(MeshConfig())
+    nothing = split_trainable(micro, state.params)[1]
+    step, params = trained_params(micro, mesh, folder / "checkpoints", nothing)
+    rows = score_sequences(micro, mesh, params, "raw", f"raw/{step}", sequences, 5)
     assert [row.program_hash for row in rows] == [e.program_hash for e in examples]
     assert {(row.model, row.checkpoint) for row in rows} == {("raw", "raw/8")}
     batch = collate([[example] for example in examples], Shape(16, 4))

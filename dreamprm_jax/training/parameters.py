@@ -1,0 +1,55 @@
+"""A run's parameters: made anew, the part that stays frozen, and the trained part of a checkpoint joined with it.
+
+Under LoRA only the adapters and the reward head train, and only they are in the train state and its checkpoints. The
+frozen rest is a function of ``config.model`` and ``config.seed``, and is made again wherever it is needed: read from
+the weights, or drawn with the same key. Without LoRA everything trains, and the frozen part is empty.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jax
+from jax.sharding import Mesh
+
+from dreamprm_jax.bilevel.partition import merge
+from dreamprm_jax.config import Config
+from dreamprm_jax.models.decoder import DecoderConfig
+from dreamprm_jax.models.lora import split_trainable
+from dreamprm_jax.models.pretrained import make_params
+from dreamprm_jax.models.reward import Params, abstract_params
+from dreamprm_jax.training.checkpoint import restore_params
+from dreamprm_jax.training.mesh import activate, parameter_shardings
+
+
+def initial_params(config: Config, model: DecoderConfig, mesh: Mesh) -> tuple[Params, Params]:
+    """(trainable, frozen) parameters before the first step, each leaf made on the devices that keep it.
+
+    Args:
+      config: settings; its model and seed decide every number, on any mesh.
+      model: ``model_config(config.model)``.
+      mesh: the devices.
+    """
+    with activate(model, mesh):
+        params = make_params(config.model, model, jax.random.key(config.seed), parameter_shardings(model, mesh))
+    trainable, frozen = split_trainable(model, params)
+    return trainable, frozen
+
+
+def frozen_params(config: Config, model: DecoderConfig, mesh: Mesh) -> Params:
+    """The frozen part of ``initial_params``; where everything trains nothing is made."""
+    if model.lora is None:
+        return split_trainable(model, abstract_params(model))[1]
+    return initial_params(config, model, mesh)[1]
+
+
+def trained_params(model: DecoderConfig, mesh: Mesh, checkpoints: Path, frozen: Params) -> tuple[int, Params]:
+    """(steps trained, all parameters) of an arm's newest checkpoint.
+
+    Raises:
+      DataError: where there is no checkpoint.
+    """
+    abstract, _ = split_trainable(model, abstract_params(model))
+    shardings, _ = split_trainable(model, parameter_shardings(model, mesh))
+    step, trainable = restore_params(checkpoints, abstract, shardings)
+    return step, merge(trainable, frozen)
