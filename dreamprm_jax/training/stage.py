@@ -62,7 +62,8 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
             tokenizer, config.model, problems[window], programs[window], outcomes, rows, counts
         )
         if not examples[window]:
-            raise DataError(f"{paths.outcomes(window)}: no {window} program with a verdict to train on")
+            left_out = "".join(f"; {count} {reason}" for reason, count in counts.items())
+            raise DataError(f"{paths.outcomes(window)}: no {window} program with a verdict to train on{left_out}")
         counts[f"{window} programs"] = len(examples[window])
     counts["noisy step labels"] = len(table.raw)
 
