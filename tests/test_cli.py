@@ -8,6 +8,7 @@ import pytest
 from dreamprm_jax import cli
 from dreamprm_jax.pipeline import STAGES
 
+COMMANDS = [*STAGES, "run", "judge", "inspect", "export"]
 NO_JAX = "import sys; assert not {'jax', 'jaxlib', 'flax', 'optax', 'orbax'} & set(sys.modules)"
 CONFIG = """
 from dreamprm_jax.config import defaults
@@ -44,7 +45,7 @@ def test_help_and_imports_load_no_jax():
         f"{NO_JAX}\n"
         "from dreamprm_jax import cli\n"
         "assert cli.main(['--help']) == 0\n"
-        f"for command in {[*STAGES, 'run', 'judge']}:\n"
+        f"for command in {COMMANDS}:\n"
         "    try:\n"
         "        cli.main([command, '--help'])\n"
         "    except SystemExit as stop:\n"
@@ -53,7 +54,7 @@ def test_help_and_imports_load_no_jax():
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.count("usage: dreamprm") == 1 + len(STAGES) + 2
+    assert run.stdout.count("usage: dreamprm") == 1 + len(COMMANDS)
 
 
 def test_installed_command_answers():
@@ -63,7 +64,7 @@ def test_installed_command_answers():
     assert run.stdout.startswith("dreamprm 0.")
 
 
-@pytest.mark.parametrize("command", [*STAGES, "run", "judge"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_every_command(capsys, command):
     status, out, _ = dreamprm(capsys, command, "--help")
     assert status == 0
@@ -77,7 +78,7 @@ def test_help_of_every_command(capsys, command):
 def test_no_command_shows_the_usage(capsys):
     status, out, _ = dreamprm(capsys)
     assert status == 2
-    assert all(f"  {name} " in out for name in STAGES)
+    assert all(f"  {name} " in out for name in COMMANDS)
 
 
 def test_unknown_command_suggests(capsys):

@@ -21,7 +21,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from dreamprm_jax.config import MeshConfig
 from dreamprm_jax.models.decoder import DecoderConfig
-from dreamprm_jax.models.reward import Params, init_params, logical_specs
+from dreamprm_jax.models.reward import logical_specs
 from dreamprm_jax.schema import DataError
 
 AXES = ("data", "fsdp", "tensor")
@@ -183,10 +183,3 @@ def activate(config: DecoderConfig, mesh: Mesh | AbstractMesh) -> Iterator[None]
     context = jax.sharding.use_abstract_mesh(mesh) if isinstance(mesh, AbstractMesh) else jax.set_mesh(mesh)
     with context, nn.logical_axis_rules(logical_rules(config, mesh)):
         yield
-
-
-def init_sharded(config: DecoderConfig, mesh: Mesh, rng: jax.Array) -> Params:
-    """Random parameters, each made on the devices that keep it. The same numbers on every mesh."""
-    shardings = parameter_shardings(config, mesh)
-    with activate(config, mesh):
-        return jax.jit(lambda key: init_params(config, key), out_shardings=shardings)(rng)

@@ -14,16 +14,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dreamprm_jax.config import LoraConfig, MeshConfig
+from dreamprm_jax.config import LoraConfig, MeshConfig, ModelConfig
 from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.models.hf_config import read_config
 from dreamprm_jax.models.hf_export import export_model
 from dreamprm_jax.models.hf_import import load_params
+from dreamprm_jax.models.pretrained import make_params
 from dreamprm_jax.models.reward import init_params, step_logits
 from dreamprm_jax.training.mesh import (
     activate,
     batch_sharding,
-    init_sharded,
     make_mesh,
     parameter_shardings,
     replicated,
@@ -94,7 +94,7 @@ def main(shapes: list[list[int]]) -> None:
     for shape in shapes:
         mesh = make_mesh(MeshConfig(*shape))
         shardings, batch = parameter_shardings(CONFIG, mesh), batch_sharding(mesh)
-        sharded = init_sharded(CONFIG, mesh, jax.random.key(0))
+        sharded = make_params(ModelConfig(), CONFIG, jax.random.key(0), shardings)
         out = {"loss": replicated(mesh), "gradient": shardings, "hvp": shardings, "hypergradient": batch}
         with activate(CONFIG, mesh):
             got = jax.jit(quantities, out_shardings=out)(sharded, *jax.device_put(inputs, batch))
