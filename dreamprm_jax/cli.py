@@ -110,9 +110,9 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         return 0
     paths = Paths(root)
     for name in STAGES:
-        fresh = run_stage(config, root, name)
-        if name == "evaluate" and not fresh:
-            print(paths.table().read_text(encoding="utf-8"))
+        run_stage(config, root, name)
+    headline = paths.table().read_text(encoding="utf-8").split("\n\n\n")[0]
+    print(f"\n{headline}\n\nall tables: {paths.table().resolve()}")
     print(f"report: {paths.report().resolve()}")
     return 0
 
@@ -180,7 +180,7 @@ def load_config(path: str, overrides: list[str]) -> Any:
     Raises:
       DataError: naming the file or the field that is wrong, with the nearest known field.
     """
-    from absl import flags
+    from absl import flags, logging
     from ml_collections import config_flags
 
     from dreamprm_jax.config import Config, freeze
@@ -199,6 +199,7 @@ def load_config(path: str, overrides: list[str]) -> Any:
         if "=" not in item:
             raise DataError(f"config: field {name!r} needs a value: --config.{name}=VALUE")
     settings = _run_config_file(path)
+    logging.set_verbosity(logging.ERROR)  # the checkpoint library warns of what is meant
     values, command_line = flags.FlagValues(), ["dreamprm", *overrides]
     try:
         config_flags.DEFINE_config_dict("config", settings, flag_values=values, sys_argv=command_line)
