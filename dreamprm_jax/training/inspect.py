@@ -126,6 +126,7 @@ def training_steps(config: Config, model: DecoderConfig, mesh: Mesh) -> list[Ste
 
     plain_loss = make_inner_loss(model, None, config.train.outcome_weight)
 
+    # Both steps are compiled without LoRA's dropout.
     def plain(state: TrainState, frozen: Any, batch: Batch) -> Any:
         return make_plain_step(plain_loss, optimizer)(state, batch, None, jnp.asarray(False), frozen)
 

@@ -36,11 +36,17 @@ Metrics = dict[str, Array]
 class Step(Protocol):
     """One call of the loop. ``frozen`` is the other part of ``state.params`` (``bilevel.partition``), if there is one.
 
-    It is an argument, so that the compiled program holds no copy of the weights.
+    It is an argument, so that the compiled program holds no copy of the weights. ``key`` draws LoRA's dropout.
     """
 
     def __call__(
-        self, state: TrainState, batch: Batch, outer: Batch | None, do_meta: Array, frozen: Any = None
+        self,
+        state: TrainState,
+        batch: Batch,
+        outer: Batch | None,
+        do_meta: Array,
+        frozen: Any = None,
+        key: Array | None = None,
     ) -> tuple[TrainState, Metrics]:
         """Returns the state after the step, and figures of it."""
         ...
@@ -59,11 +65,12 @@ class Arm:
 
 @dataclass(frozen=True)
 class Data:
-    """The inner and outer problem's rows, and the label table's raw labels."""
+    """The inner and outer problem's rows, the label table's raw labels, and the seed of LoRA's dropout."""
 
     inner: PackedRows
     outer: PackedRows
     raw: np.ndarray  # float32[n]
+    seed: int = 0
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
@@ -81,10 +88,17 @@ def make_plain_step(inner_loss: Loss, optimizer: optax.GradientTransformation) -
     """One first-order step on the inner loss."""
 
     def step(
-        state: TrainState, batch: Batch, outer: Batch | None, do_meta: Array, frozen: Any = None
+        state: TrainState,
+        batch: Batch,
+        outer: Batch | None,
+        do_meta: Array,
+        frozen: Any = None,
+        key: Array | None = None,
     ) -> tuple[TrainState, Metrics]:
+        keys = () if key is None else (key,)
+
         def loss_of(params: Any) -> Array:
-            return inner_loss(params if frozen is None else merge(params, frozen), state.phi, batch)
+            return inner_loss(params if frozen is None else merge(params, frozen), state.phi, batch, *keys)
 
         loss, gradient = jax.value_and_grad(loss_of)(state.params)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
@@ -93,6 +107,11 @@ def make_plain_step(inner_loss: Loss, optimizer: optax.GradientTransformation) -
         return state._replace(params=params, opt_state=opt_state), metrics
 
     return step
+
+
+def _drops(model: DecoderConfig) -> bool:
+    """Whether the training losses need a key."""
+    return model.lora is not None and model.lora.dropout > 0
 
 
 def make_meta_optimizer(config: TrainConfig) -> optax.GradientTransformationExtraArgs:
@@ -110,14 +129,25 @@ def make_bilevel_step(
 ) -> Step:
     """K inner steps on theta, and one outer step on phi with the exact hypergradient through them."""
     meta_gradient = make_meta_gradient(
-        inner_loss, make_outer_loss(model), optimizer, method=config.meta.method, unroll=config.meta.unroll
+        inner_loss,
+        make_outer_loss(model),
+        optimizer,
+        method=config.meta.method,
+        unroll=config.meta.unroll,
+        has_rng=_drops(model),
     )
     meta_optimizer = make_meta_optimizer(config)
 
     def step(
-        state: TrainState, batch: Batch, outer: Batch | None, do_meta: Array, frozen: Any = None
+        state: TrainState,
+        batch: Batch,
+        outer: Batch | None,
+        do_meta: Array,
+        frozen: Any = None,
+        key: Array | None = None,
     ) -> tuple[TrainState, Metrics]:
-        result = meta_gradient(state.params, state.opt_state, state.phi, batch, outer, do_meta=do_meta, frozen=frozen)
+        point = (state.params, state.opt_state, state.phi)
+        result = meta_gradient(*point, batch, outer, do_meta=do_meta, rng=key, frozen=frozen)
         touched = optimizers.touched_rows(batch.label_index, len(raw), batch.label_mask) & do_meta
         updates, meta_state = meta_optimizer.update(
             result.hypergradient, state.meta_opt_state, state.phi, touched=touched
@@ -184,7 +214,8 @@ def train_arm(
                 batch = _device_batch([data.inner.batch(step + k) for k in range(stride)], mesh)
                 meta_batch = None if arm.labels is None else _device_batch([data.outer.batch(step)], mesh)
                 do_meta = (step // stride) % config.meta.every == 0
-                state, metrics = compiled(state, batch, meta_batch, jnp.asarray(do_meta), frozen=frozen)
+                key = jax.random.fold_in(jax.random.key(data.seed), step) if _drops(model) else None
+                state, metrics = compiled(state, batch, meta_batch, jnp.asarray(do_meta), frozen=frozen, key=key)
                 stopping, last = bool(stop), step + stride >= arm.last_step
                 logging, saving = last or step % config.log_every < stride, last or checkpoints.due(step + stride)
                 if logging or saving or stopping:

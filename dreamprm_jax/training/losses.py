@@ -1,4 +1,7 @@
-"""The inner and outer losses of DreamPRM-Code as pure functions."""
+"""The inner and outer losses of DreamPRM-Code as pure functions.
+
+The training losses take a key as their last argument where LoRA dropout is on; without one nothing is dropped.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +20,12 @@ from dreamprm_jax.training.feed import Batch
 Loss = Callable[..., Float[Array, ""]]
 
 
-def batch_logits(model: DecoderConfig, params: Any, batch: Batch) -> Float[Array, "B S"]:
+def batch_logits(
+    model: DecoderConfig, params: Any, batch: Batch, dropout_key: Array | None = None
+) -> Float[Array, "B S"]:
     """Logits of every step of every program."""
-    return step_logits(model, params, batch.tokens, batch.positions, batch.segments, batch.step_index)
+    inputs = (batch.tokens, batch.positions, batch.segments, batch.step_index)
+    return step_logits(model, params, *inputs, dropout_key=dropout_key)
 
 
 def step_loss(
@@ -37,22 +43,22 @@ def outcome_loss(logits: Float[Array, "B S"], batch: Batch) -> Float[Array, ""]:
 
 
 def make_outcome_loss(model: DecoderConfig) -> Loss:
-    """(params, phi, batch) -> the outcome loss alone: training of an outcome reward model. phi is ignored."""
+    """(params, phi, batch[, key]) -> the outcome loss alone: training of an outcome reward model. phi is ignored."""
 
-    def loss(params: Any, phi: Any, batch: Batch) -> Float[Array, ""]:
-        return outcome_loss(batch_logits(model, params, batch), batch)
+    def loss(params: Any, phi: Any, batch: Batch, key: Array | None = None) -> Float[Array, ""]:
+        return outcome_loss(batch_logits(model, params, batch, key), batch)
 
     return loss
 
 
 def make_inner_loss(model: DecoderConfig, labels: Parametrisation | None, outcome_weight: float) -> Loss:
-    """L_in(theta, phi, batch) = step loss with targets and weights of phi + outcome_weight * outcome loss.
+    """L_in(theta, phi, batch[, key]) = step loss with targets and weights of phi + outcome_weight * outcome loss.
 
     Without a parametrisation the targets are the raw labels, and phi is ignored.
     """
 
-    def inner_loss(params: Any, phi: Any, batch: Batch) -> Float[Array, ""]:
-        logits = batch_logits(model, params, batch)
+    def inner_loss(params: Any, phi: Any, batch: Batch, key: Array | None = None) -> Float[Array, ""]:
+        logits = batch_logits(model, params, batch, key)
         if labels is None:
             targets, weights = batch.raw, jnp.ones_like(batch.raw)
         else:
@@ -63,9 +69,9 @@ def make_inner_loss(model: DecoderConfig, labels: Parametrisation | None, outcom
 
 
 def make_outer_loss(model: DecoderConfig) -> Loss:
-    """L_out(theta, batch): the outcome loss on whole programs of the meta set."""
+    """L_out(theta, batch[, key]): the outcome loss on whole programs of the meta set, never with dropout."""
 
-    def outer_loss(params: Any, batch: Batch) -> Float[Array, ""]:
+    def outer_loss(params: Any, batch: Batch, key: Array | None = None) -> Float[Array, ""]:
         return outcome_loss(batch_logits(model, params, batch), batch)
 
     return outer_loss

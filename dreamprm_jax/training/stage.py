@@ -73,11 +73,11 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
     everything = examples["train"] + examples["meta"]
     inner = PackedRows(everything, settings.row_tokens, settings.batch_size, config.seed)
     outer = PackedRows(examples["meta"], settings.row_tokens, settings.meta.batch_size, config.seed + 1)
-    all_outcomes = Data(inner, outer, table.raw)
+    all_outcomes = Data(inner, outer, table.raw, config.seed)
     data = all_outcomes
     if settings.meta.held_out:
         alone = PackedRows(examples["train"], settings.row_tokens, settings.batch_size, config.seed)
-        data = Data(alone, outer, table.raw)
+        data = Data(alone, outer, table.raw, config.seed)
     params, frozen = initial_params(config, model, mesh)
     optimizer = make_optimizer(settings)
     shardings = optimizer_shardings(optimizer, params, jax.tree.map(lambda leaf: leaf.sharding, params), mesh)

@@ -13,8 +13,9 @@ import pytest
 from training_toy import make_examples
 
 from dreamprm_jax.bilevel.labels import LabelTable
-from dreamprm_jax.config import MeshConfig
+from dreamprm_jax.config import LoraConfig, MeshConfig
 from dreamprm_jax.models.lora import split_trainable
+from dreamprm_jax.models.reward import init_params
 from dreamprm_jax.schema import DataError, Program
 from dreamprm_jax.scoring.batches import Sequence
 from dreamprm_jax.scoring.stage import score_sequences
@@ -166,6 +167,33 @@ def test_bilevel_step_by_hand(examples, micro, micro_train, start):
     skipped, _ = bilevel(state, batch, outer, jnp.asarray(False))
     np.testing.assert_array_equal(skipped.phi, state.phi)
     chex.assert_trees_all_close(skipped.params, expected.params, atol=1e-6)
+
+
+def test_dropout_has_one_mask_in_all_phases_of_a_bilevel_step(examples, micro, micro_train, start):
+    """With LoRA dropout: another key gives another step; the phases agree with jax.grad through the whole step."""
+    model = dataclasses.replace(micro, lora=LoraConfig(rank=2, dropout=0.5))
+    params = jax.jit(init_params, static_argnums=0)(model, jax.random.key(1))
+    trainable, frozen = split_trainable(model, jax.tree.map(lambda leaf: leaf + 0.1, params))
+    optimizer = make_optimizer(micro_train)
+    state = start._replace(params=trainable, opt_state=optimizer.init(trainable))
+    data = make_data(examples, micro_train)
+    inner, outer, yes = data.inner.batch(0), data.outer.batch(0), jnp.asarray(True)
+    inner_loss = make_inner_loss(model, LABELS, 0.7)
+    plain = jax.jit(make_plain_step(inner_loss, optimizer))
+    for step in range(6):  # warm moments
+        state, _ = plain(state, data.inner.batch(10 + step), None, yes, frozen, jax.random.key(step))
+
+    def bilevel(method):
+        config = dataclasses.replace(micro_train, meta=dataclasses.replace(micro_train.meta, method=method))
+        return jax.jit(make_bilevel_step(model, inner_loss, LABELS, optimizer, config, data.raw))
+
+    mixed, reverse = bilevel("mixed"), bilevel("reverse")
+    values = [mixed(state, inner, outer, yes, frozen, jax.random.key(key))[1] for key in (0, 0, 1)]
+    assert values[0] == values[1]
+    assert abs(values[0]["inner_loss"] - values[2]["inner_loss"]) > 1e-3
+    expected = reverse(state, inner, outer, yes, frozen, jax.random.key(0))[1]
+    assert float(values[0]["hypergradient_norm"]) == pytest.approx(float(expected["hypergradient_norm"]), rel=1e-4)
+    assert abs(values[0]["hypergradient_norm"] / values[2]["hypergradient_norm"] - 1) > 1e-3
 
 
 def test_loss_that_is_not_finite_keeps_the_batch(run, examples, micro, micro_train, tmp_path):
