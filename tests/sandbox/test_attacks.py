@@ -25,6 +25,7 @@ QUICK = {
     "always_equal", "closes_everything", "fake_bad_input", "fake_broken_sandbox", "forged_offset", "forged_passes",
     "frame_noise", "int80_fork", "io_uring", "loads_filter", "openat2_write", "patched_encoder", "pipes",
     "secret_by_mmap", "secret_environment", "signal_everybody", "stream_pair_connects", "subprocess_shell",
+    "harness_poisoned", "posix_timer", "queues_signals", "result_file_mapped", "roundabout_secret",
 }  # fmt: skip
 
 
@@ -51,7 +52,27 @@ def test_attacks_of_every_kind_fail() -> None:
 
 def test_there_are_many_attacks_of_our_own() -> None:
     attacks = load(OWN)
-    assert len({attack["id"] for attack in attacks}) == len(attacks) >= 60
+    assert len({attack["id"] for attack in attacks}) == len(attacks) >= 120
+
+
+def test_a_program_starts_a_bounded_number_of_threads() -> None:
+    code = """
+import _thread
+_thread.stack_size(32768)
+lock = _thread.allocate_lock()
+lock.acquire()
+started = 0
+try:
+    while True:
+        _thread.start_new_thread(lock.acquire, ())
+        started += 1
+except RuntimeError:
+    print(started)
+"""
+    tasks = [attack_harness.JudgeTask("threads", code, (attack_harness.TestCase("", "1024\n"),))] * 2
+    with attack_harness.Judge(limits=attack_harness.LIMITS, workers=1) as judge:
+        results = list(judge.evaluate([*tasks, attack_harness.SANE]))
+    assert [result.verdict.value for result in results] == ["AC"] * 3, results
 
 
 @pytest.mark.slow

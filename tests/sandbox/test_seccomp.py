@@ -12,7 +12,7 @@ import pytest
 from dreamprm_jax.sandbox.inside import seccomp
 
 PID = 4711
-ALLOW, EPERM, ENOSYS, KILL = 0x7FFF0000, 0x00050001, 0x00050026, 0x80000000
+ALLOW, EPERM, ENOSYS, KILL, ASK = 0x7FFF0000, 0x00050001, 0x00050026, 0x80000000, 0x7FC00000
 ARCHITECTURE = {seccomp.X86_64: 0xC000003E, seccomp.AARCH64: 0xC00000B7}
 MACHINES = list(ARCHITECTURE)
 HEADERS = {
@@ -21,12 +21,12 @@ HEADERS = {
 }
 
 
-def decide(machine: str, call: int, *arguments: int, architecture: int | None = None) -> int:
-    """What the kernel would do with a call."""
+def decide(machine: str, call: int, *arguments: int, architecture: int | None = None, watch: bool = False) -> int:
+    """What the kernel would do with a call, by the child's filter or by the worker's watch on threads."""
     padded = [*arguments, *[0] * (6 - len(arguments))]
     arch = ARCHITECTURE[machine] if architecture is None else architecture
     data = struct.pack("<IIQ6Q", call, arch, 0, *padded)
-    program = compiled(machine)
+    program = compiled(machine, watch)
     accumulator = at = 0
     while True:
         code, if_true, if_false, k = program[at]
@@ -43,8 +43,8 @@ def decide(machine: str, call: int, *arguments: int, architecture: int | None = 
 
 
 @functools.cache
-def compiled(machine: str) -> list[tuple[int, int, int, int]]:
-    data = seccomp.build(machine, PID)
+def compiled(machine: str, watch: bool) -> list[tuple[int, int, int, int]]:
+    data = seccomp.thread_watch(machine) if watch else seccomp.build(machine, PID)
     return [struct.unpack_from("<HBBI", data, at) for at in range(0, len(data), 8)]
 
 
@@ -92,6 +92,14 @@ def test_what_reaches_outside_is_denied(machine: str) -> None:
     assert decide(machine, call(machine, "ioctl"), 0, 0x5412, 0) == EPERM  # TIOCSTI
     assert decide(machine, call(machine, "socketpair"), 1, 2, 0) == EPERM
     assert decide(machine, call(machine, "socketpair"), 2, 1, 0) == EPERM
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_the_worker_is_asked_about_threads_only(machine: str) -> None:
+    assert decide(machine, call(machine, "clone"), 0x3D0F00, watch=True) == ASK
+    assert decide(machine, call(machine, "clone"), 17, watch=True) == ALLOW  # the worker's own fork
+    assert decide(machine, call(machine, "read"), 0x10000, watch=True) == ALLOW
+    assert decide(machine, call(machine, "clone"), 0x3D0F00, architecture=1, watch=True) == ALLOW  # dies in the other
 
 
 def test_denied_calls_by_number() -> None:

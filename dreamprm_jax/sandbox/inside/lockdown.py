@@ -7,6 +7,8 @@ inherit that. Each child adds resource limits and the system-call filter before 
 from __future__ import annotations
 
 import ctypes
+import errno
+import fcntl
 import os
 import platform
 import resource
@@ -18,6 +20,9 @@ _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_
 _SECCOMP_MODE_FILTER = 2
 _SIGKILL = 9
 _SYS_CAPSET = {seccomp.X86_64: 126, seccomp.AARCH64: 91}
+_SYS_SECCOMP = {seccomp.X86_64: 317, seccomp.AARCH64: 277}
+_SECCOMP_SET_MODE_FILTER, _SECCOMP_NEW_LISTENER, _SECCOMP_CONTINUE = 1, 1 << 3, 1
+_NOTIF_RECV, _NOTIF_SEND, _NOTIF_BYTES = 0xC0502100, 0xC0182101, 80  # linux/seccomp.h
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446  # the same on every architecture
 _LANDLOCK_READ_FILE, _LANDLOCK_READ_DIR = 1 << 2, 1 << 3
 # rights known to each version of the landlock interface: files, network (4), scopes (6)
@@ -139,6 +144,37 @@ def _limit(kind: int, value: int) -> None:
     if hard != resource.RLIM_INFINITY:
         value = min(value, hard)
     resource.setrlimit(kind, (value, value))
+
+
+class ThreadWatch:
+    """Decides on each thread that a child wants to start. Made once in the worker, for all of its children."""
+
+    def __init__(self) -> None:
+        if MACHINE not in _SYS_SECCOMP:
+            raise OSError(f"no system-call filter for {MACHINE}")
+        program = ctypes.create_string_buffer(seccomp.thread_watch(MACHINE))
+        count = (len(program) - 1) // 8
+        filter_program = struct.pack("<HxxxxxxQ", count, ctypes.addressof(program))
+        self.descriptor: int = _check(
+            _libc.syscall(
+                _SYS_SECCOMP[MACHINE],
+                ctypes.c_uint(_SECCOMP_SET_MODE_FILTER),
+                ctypes.c_uint(_SECCOMP_NEW_LISTENER),
+                filter_program,
+            ),
+            "seccomp(NEW_LISTENER)",
+        )
+
+    def answer(self, allow: bool) -> None:
+        """Takes one question and answers it: start the thread, or fail with EAGAIN."""
+        question = bytearray(_NOTIF_BYTES)
+        try:
+            fcntl.ioctl(self.descriptor, _NOTIF_RECV, question)
+            error, flags = (0, _SECCOMP_CONTINUE) if allow else (-errno.EAGAIN, 0)
+            fcntl.ioctl(self.descriptor, _NOTIF_SEND, struct.pack("<8sqiI", question[:8], 0, error, flags))
+        except OSError as gone:
+            if gone.errno != errno.ENOENT:  # the asking process was killed, or a signal took it out of its wait
+                raise
 
 
 class Filter:

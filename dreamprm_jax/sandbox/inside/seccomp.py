@@ -110,6 +110,7 @@ _NUMBERS: dict[str, tuple[int | None, int | None]] = {
 
 _LOAD, _JEQ, _JGE, _JSET, _RET, _AND = 0x20, 0x15, 0x35, 0x45, 0x06, 0x54
 _KILL_PROCESS = 0x80000000
+_USER_NOTIF = 0x7FC00000
 _ALLOW = 0x7FFF0000
 _EPERM = 0x00050000 | errno.EPERM
 _ENOSYS = 0x00050000 | errno.ENOSYS
@@ -182,6 +183,27 @@ def instructions(machine: str, pid: int) -> list[Instruction]:
         program.append(Instruction(_JEQ, len(allowed) - position, 0, value))
     program += [Instruction(_RET, 0, 0, _EPERM), Instruction(_RET, 0, 0, _ALLOW)]
     return program
+
+
+def thread_watch(machine: str) -> bytes:
+    """A worker's own filter, which its children inherit: each new thread asks the worker first.
+
+    Without it one child could take every process id of the machine: a thread needs no memory of its address space, and
+    the limit on processes does not bind root. ``instructions`` still decides what else ``clone`` may do.
+    """
+    clone = number("clone", machine)
+    assert clone is not None
+    program = [
+        Instruction(_LOAD, 0, 0, _ARCH),
+        Instruction(_JEQ, 0, 5, _AUDIT_ARCH[machine]),
+        Instruction(_LOAD, 0, 0, _NR),
+        Instruction(_JEQ, 0, 3, clone),
+        Instruction(_LOAD, 0, 0, _low(0)),
+        Instruction(_JSET, 0, 1, _CLONE_THREAD),
+        Instruction(_RET, 0, 0, _USER_NOTIF),
+        Instruction(_RET, 0, 0, _ALLOW),
+    ]
+    return b"".join(struct.pack("<HBBI", *instruction) for instruction in program)
 
 
 def _low(argument: int) -> int:

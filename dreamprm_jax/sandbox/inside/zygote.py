@@ -26,7 +26,7 @@ from .jobs import Job, Reply, Request
 from .report import RESULT_FD
 
 _POLL_SECONDS = 0.25  # a child with several threads spends its CPU time faster than the clock runs
-_STACK_BYTES = 8 << 20
+_THREADS = 1024  # that one child may start, over its whole life
 _READY = b"R"
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
@@ -68,9 +68,10 @@ class Worker:
         lockdown.not_dumpable()
         self.own_memory = _virtual_memory()
         self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        self.filter = None
+        self.filter: lockdown.Filter | None = None
+        self.threads: lockdown.ThreadWatch | None = None
         if self.lock != "none":
-            self.filter = self._give_up_rights(settings["readable"], hello)
+            self._give_up_rights(settings["readable"], hello)
         self.ready_read, self.ready_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         gc.collect()
@@ -78,12 +79,21 @@ class Worker:
         hello["memory_kib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         control.send(json.dumps(hello).encode())
 
-    def _give_up_rights(self, readable: list[str], hello: dict[str, Any]) -> lockdown.Filter | None:
+    def _give_up_rights(self, readable: list[str], hello: dict[str, Any]) -> None:
         """Takes away what the kernel can take away; under ``lock == "require"`` anything missing is an error."""
+
+        def build_filter() -> None:
+            self.filter = lockdown.Filter()
+
+        def watch_threads() -> None:
+            self.threads = lockdown.ThreadWatch()
+
         steps = {
             "no_new_privileges": lockdown.no_new_privileges,
             "capabilities": lockdown.drop_capabilities,
             "files": lambda: lockdown.restrict_files(readable),
+            "filter": build_filter,
+            "threads": watch_threads,
         }
         for name, step in steps.items():
             try:
@@ -92,13 +102,6 @@ class Worker:
                 if self.lock == "require":
                     raise
                 hello[name] = str(error)
-        try:
-            return lockdown.Filter()
-        except OSError as error:
-            if self.lock == "require":
-                raise
-            hello["filter"] = str(error)
-            return None
 
     def serve(self) -> None:
         """Runs one child after the other."""
@@ -148,6 +151,10 @@ class Worker:
         poll = select.poll()
         poll.register(ended, select.POLLIN)
         poll.register(self.control, select.POLLIN)
+        questions = -1 if self.threads is None else self.threads.descriptor
+        if self.threads is not None:
+            poll.register(questions, select.POLLIN)
+        asked = 0
         clock = (~pid << 3) | 2  # the kernel's id of that process's CPU clock
         deadline = time.monotonic() + request.wall_seconds
         left = request.cpu_seconds
@@ -159,6 +166,9 @@ class Worker:
                 ready = {descriptor for descriptor, _ in events}
                 if ended in ready:
                     return None
+                if self.threads is not None and questions in ready:
+                    asked += 1
+                    self.threads.answer(allow=asked <= _THREADS)
                 if self.control.fileno() in ready:
                     data = self.control.recv(4096)
                     if not data:
@@ -188,6 +198,8 @@ class Worker:
             lockdown.limit_resources(int(request.cpu_seconds) + 2, memory, file_bytes)
             self.control.close()
             os.close(self.ready_read)
+            if self.threads is not None:
+                os.close(self.threads.descriptor)
             if self.filter is not None:
                 self.filter.install()
             os.write(self.ready_write, _READY)
