@@ -43,6 +43,7 @@ from dreamprm_jax.training.mesh import (
     parameter_shardings,
     replicated,
 )
+from dreamprm_jax.training.table import padded_rows, table_sharding
 
 GB = 1e9
 
@@ -135,9 +136,10 @@ def training_steps(config: Config, model: DecoderConfig, mesh: Mesh) -> list[Ste
         return steps
     require_forward_mode(model)
     labels = LabelTable(config.train.label_floor)
-    phi = _abstract(jax.ShapeDtypeStruct((config.inspect.labels,), jnp.float32), replicated(mesh))
+    rows = padded_rows(config.inspect.labels)
+    phi = _abstract(jax.ShapeDtypeStruct((rows,), jnp.float32), table_sharding(mesh, rows))
     meta_optimizer = make_meta_optimizer(config.train)
-    meta_state = _abstract(jax.eval_shape(meta_optimizer.init, phi), replicated(mesh))
+    meta_state = _abstract(jax.eval_shape(meta_optimizer.init, phi), table_sharding(mesh, rows))
     meta_gradient = make_meta_gradient(
         make_inner_loss(model, labels, config.train.outcome_weight),
         make_outer_loss(model),

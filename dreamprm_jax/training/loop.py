@@ -29,6 +29,7 @@ from dreamprm_jax.training.feed import Batch, PackedRows
 from dreamprm_jax.training.losses import Loss, make_outer_loss
 from dreamprm_jax.training.mesh import activate, batch_sharding, replicated
 from dreamprm_jax.training.metrics import MetricsWriter
+from dreamprm_jax.training.table import pad_labels
 
 Metrics = dict[str, Array]
 
@@ -146,9 +147,10 @@ def make_bilevel_step(
         frozen: Any = None,
         key: Array | None = None,
     ) -> tuple[TrainState, Metrics]:
+        padded = pad_labels(raw, len(jax.tree.leaves(state.phi)[0]))
         point = (state.params, state.opt_state, state.phi)
         result = meta_gradient(*point, batch, outer, do_meta=do_meta, rng=key, frozen=frozen)
-        touched = optimizers.touched_rows(batch.label_index, len(raw), batch.label_mask) & do_meta
+        touched = optimizers.touched_rows(batch.label_index, len(padded), batch.label_mask) & do_meta
         updates, meta_state = meta_optimizer.update(
             result.hypergradient, state.meta_opt_state, state.phi, touched=touched
         )
@@ -158,7 +160,7 @@ def make_bilevel_step(
             "outer_loss": result.outer_loss,
             "gradient_norm": result.norms.inner_gradient,
             "hypergradient_norm": result.norms.hypergradient,
-            "label_drift": jnp.mean(jnp.abs(labels.labels(phi, jnp.asarray(raw)) - raw)),
+            "label_drift": jnp.mean(jnp.abs(labels.labels(phi, jnp.asarray(padded)) - padded)[: len(raw)]),
         }
         return TrainState(result.params, result.opt_state, phi, meta_state), metrics
 
@@ -233,7 +235,7 @@ def train_arm(
 
 
 def _on_mesh(leaf: Array, mesh: Mesh) -> Array:
-    """The leaf as it is where it was placed on the mesh, else (counters, the label table) on every device."""
+    """The leaf as it is where it was placed on the mesh, else (counters) on every device."""
     return leaf if isinstance(leaf.sharding, NamedSharding) else jax.device_put(leaf, replicated(mesh))
 
 

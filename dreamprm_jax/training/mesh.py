@@ -166,13 +166,18 @@ def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def batch_ways(mesh: Mesh | AbstractMesh) -> int:
+    """data x fsdp: the shards of a batch."""
+    return _ways(mesh, BATCH_AXES)
+
+
 def check_divisible(mesh: Mesh | AbstractMesh, count: int, field: str) -> None:
     """Checks that ``count`` examples split evenly over the batch shards.
 
     Raises:
       DataError: naming ``field`` where they do not.
     """
-    ways = _ways(mesh, BATCH_AXES)
+    ways = batch_ways(mesh)
     if count % ways:
         raise DataError(f"{field}={count} must be a multiple of data x fsdp = {ways}, the shards of a batch")
 

@@ -28,6 +28,7 @@ from dreamprm_jax.training.loop import Arm, Data, make_meta_optimizer, make_opti
 from dreamprm_jax.training.losses import make_inner_loss, make_outcome_loss
 from dreamprm_jax.training.mesh import check_divisible, make_mesh, optimizer_shardings
 from dreamprm_jax.training.parameters import initial_params
+from dreamprm_jax.training.table import pad_labels, padded_rows, place_table
 from dreamprm_jax.training.tokenizer import load_tokenizer, prompt_text, save_tokenizer, train_tokenizer
 from dreamprm_jax.workdir import Paths
 
@@ -141,9 +142,10 @@ def _correct(
     settings = config.train
     require_forward_mode(model)
     labels = parametrisation(settings.meta, settings.label_floor)
-    raw = jnp.asarray(table.raw)
-    phi = labels.init(raw)
-    start = warm._replace(phi=phi, meta_opt_state=make_meta_optimizer(settings).init(phi))
+    raw = jnp.asarray(pad_labels(table.raw, padded_rows(len(table.raw))))
+    phi = place_table(labels.init(raw), mesh)
+    meta_state = place_table(make_meta_optimizer(settings).init(phi), mesh)
+    start = warm._replace(phi=phi, meta_opt_state=meta_state)
     # A whole number of calls of K steps each.
     calls = math.ceil(settings.steps / settings.meta.unroll)
     arm = Arm(
@@ -154,7 +156,7 @@ def _correct(
         labels,
     )
     state = train_arm(settings, model, mesh, arm, data, start, paths.arm("corrected"), frozen)
-    corrected = np.asarray(labels.labels(state.phi, raw))
+    corrected = np.asarray(labels.labels(state.phi, raw))[: len(table.raw)]
     method = f"{settings.meta.parametrisation}/{settings.meta.method}/K={settings.meta.unroll}"
     write_records(
         paths.corrected_labels("corrected"),
