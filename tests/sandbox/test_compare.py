@@ -145,6 +145,15 @@ def test_wildcards_count_in_official_mode_below_the_top(encoded: str, expected: 
     assert compare.value_matches(encoded, expected, wildcards=True) is official_too
 
 
+@pytest.mark.parametrize("wildcards", [False, True])
+def test_nothing_equals_an_expected_nan(wildcards: bool) -> None:
+    for text in ("NaN", "[NaN]", '{"a": [1, NaN]}'):
+        expected = compare.expected_value(text)
+        assert not compare.value_matches(values.canonical(expected, LIMIT), expected, wildcards)
+    assert not compare.value_matches(values.canonical(object(), LIMIT), compare.expected_value("NaN"), wildcards)
+    assert compare.value_matches('["?"]', ["?"], wildcards)
+
+
 class AlwaysEqual(int):
     def __eq__(self, other: object) -> bool:
         return True
@@ -188,7 +197,7 @@ def test_canonical_stops_at_its_limit() -> None:
 
 def test_expected_values_are_checked() -> None:
     assert compare.expected_value("[1, 2]") == [1, 2]
-    for broken in ("", "[1", "[" * 100_000):
+    for broken in ("", "[1", "[" * 100_000, '{"a":' * 700 + "1" + "}" * 700):
         with pytest.raises(ValueError):  # noqa: PT011
             compare.expected_value(broken)
 
