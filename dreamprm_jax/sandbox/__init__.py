@@ -15,8 +15,9 @@ decoded.
 **Lockdown.** Scrubbed environment, no descriptor but the child's own, no new privileges, no capabilities, landlock
 (reading below the standard library, the system's libraries and two offered packages, numpy and sortedcontainers;
 nothing else), resource limits, and a list of allowed system calls (``inside.seccomp``): no fork, exec, socket, signal
-or opening for writing. As no child can fork, one SIGKILL ends it. What a program can still learn is whether a path
-exists.
+or opening for writing. As no child can fork, one SIGKILL ends it. The kernel asks the worker before each new thread,
+and after 1024 the answer is no: no other limit keeps one child from taking all process ids of the machine. What a
+program can still learn is whether a path exists.
 
 **Tiers.** ``PORTABLE``: all of the above, as any user, also in an unprivileged container (Linux 5.13, Docker's default
 profile). ``FULL``: user, PID, network, IPC, UTS and mount namespaces on top. ``EXTERNAL``: the operator vouches for
