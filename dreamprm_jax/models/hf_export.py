@@ -100,6 +100,7 @@ def export_model(
     }
     for path in written:
         path.rename(folder / final[path.name])
+        (folder / final[path.name]).chmod(0o644)  # made private by the library; servers run as other users
     if len(written) > 1:
         index = {"metadata": {"total_size": size}, "weight_map": {name: final[part] for name, part in names.items()}}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
