@@ -1,23 +1,27 @@
 """What judging a program costs: CPU time and memory of this package's judge, of the official evaluator and of a bare
 interpreter.
 
-    python benchmarks/judge.py [--official=LIVECODEBENCH_CHECKOUT] [--programs=200]
+    python benchmarks/judge.py [--official=LIVECODEBENCH_CHECKOUT] [--programs=200] [--rounds=5]
 
 Each line is CPU milliseconds (user + system, all processes) for one program with one test and with fifteen tests, the
-start-up of whatever serves subtracted; then the ratio of the official evaluator's cost to it. The official evaluator is
-measured where a checkout of https://github.com/LiveCodeBench/LiveCodeBench (commit 28fef95) is given; it needs numpy
-and tqdm. Run it on an otherwise idle machine: CPU time rises under load, though less than the clock.
+start-up of whatever serves subtracted, median of interleaved rounds; then the ratio of the official evaluator's cost to
+it. The official evaluator is measured where a checkout of https://github.com/LiveCodeBench/LiveCodeBench (commit
+28fef95) is given; it needs numpy and tqdm. Run it on an otherwise idle machine: CPU time rises under load, though less
+than the clock.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from dreamprm_jax.sandbox import Judge, JudgeTask, SandboxUnavailable
@@ -132,28 +136,41 @@ def main() -> None:
     """Measures and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--official", type=Path, help="checkout of the LiveCodeBench repository")
-    parser.add_argument("--programs", type=int, default=200)
+    parser.add_argument("--programs", type=int, default=200, help="a round (the slow peers run a tenth)")
+    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     suites = (expected_tests(1), expected_tests(15))
-    rows: list[tuple[str, list[float]]] = []
+    measures: dict[str, Callable[[tuple[TestCase, ...]], float]] = {}
     for mode, tier in (("faithful", "UNSAFE"), ("faithful", "PORTABLE"), ("faithful", "FULL"), ("lcb", "PORTABLE")):
         try:
-            rows.append((f"{mode}, {tier}", [judge_cost(mode, tier, tests, options.programs) for tests in suites]))
+            Judge(mode, tier, workers=1).close()
         except SandboxUnavailable as error:
             print(f"{mode}, {tier}: {error}", file=sys.stderr)
+        else:
+            measures[f"{mode}, {tier}"] = functools.partial(judge_cost, mode, tier, programs=options.programs)
     few = max(2, options.programs // 10)
-    rows.append(("python -I for each test", [bare_cost(tests, few) for tests in suites]))
-    official: list[float] | None = None
+    measures["python -I for each test"] = functools.partial(bare_cost, programs=few)
     if options.official is not None:
-        official = [official_cost(options.official, tests, few) for tests in suites]
-        rows.append(("official evaluator", official))
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}")
+        measures["official evaluator"] = functools.partial(official_cost, options.official, programs=few)
+    # Interleaved, so that a machine whose speed drifts treats all alike.
+    rounds = [
+        {name: [cost(tests) for tests in suites] for name, cost in measures.items()} for _ in range(options.rounds)
+    ]
+    medians = {name: [statistics.median(r[name][k] for r in rounds) for k in range(len(suites))] for name in measures}
+    official = medians.get("official evaluator")
+    print(
+        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {sys.version.split()[0]}, {len(rounds)} rounds"
+    )
     print(f"{'CPU ms a program':<28}{'1 test':>10}{'15 tests':>10}" + (f"{'official / this':>22}" if official else ""))
-    for name, costs in rows:
+    for name, costs in medians.items():
         line = f"{name:<28}" + "".join(f"{1000 * cost:>10.2f}" for cost in costs)
         if official:
             line += "".join(f"{theirs / cost:>10.1f}x" for theirs, cost in zip(official, costs, strict=True))
         print(line)
+    for name in ("faithful, PORTABLE", "faithful, FULL"):
+        if name in medians and "faithful, UNSAFE" in medians:
+            added = [1000 * (r[name][0] - r["faithful, UNSAFE"][0]) for r in rounds]
+            print(f"isolation, {name}: {statistics.median(added):+.2f} ms ({min(added):+.2f} to {max(added):+.2f})")
     resident, proportional = worker_memory()
     print(f"memory of an idle worker: {resident:.1f} MiB resident, {proportional:.1f} MiB its share")
 
