@@ -89,8 +89,10 @@ def test_shared_attacks(mode: str, tier: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.getuid() != 0, reason="not root: the other tests run as an ordinary user already")
+@pytest.mark.parametrize("suite", [OWN, SHARED], ids=["own", "shared"])
 @pytest.mark.parametrize("tier", ["PORTABLE", "FULL"])
-def test_attacks_as_an_ordinary_user(tier: str) -> None:
+def test_attacks_as_an_ordinary_user(tier: str, suite: Path) -> None:
+    load(suite)  # skips where the shared attacks are not there
     if not (shutil.which("unshare") and shutil.which("setpriv")):
         pytest.skip("needs unshare and setpriv to become another user")
     # the interpreter may lie below a closed home folder: seen from a mount namespace of its own, the way is open
@@ -103,7 +105,7 @@ def test_attacks_as_an_ordinary_user(tier: str) -> None:
             f" && mount -t tmpfs -o mode=755 tmpfs {home} && mkdir {top}"
             f" && mount --move {aside} {top} && rmdir {aside} && {script}"
         )
-    command = [sys.executable, str(HERE / "attack_harness.py"), str(OWN), "faithful", tier]
+    command = [sys.executable, str(HERE / "attack_harness.py"), str(suite), "faithful", tier]
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", script, "sh", "env", "HOME=/tmp", "PYTHONDONTWRITEBYTECODE=1", *command],
         capture_output=True,
