@@ -114,8 +114,9 @@ def test_no_stray_process_is_left(tmp_path: Path) -> None:
         for line in process.stdout:
             if line.startswith("== label:"):
                 break
-        time.sleep(1.0)
-        children = _descendants(process.pid)
+        children: list[int] = []
+        while len(children) < 2 and process.poll() is None:  # a worker and what it runs, or two workers
+            children = _descendants(process.pid)
         process.kill()
     deadline = time.monotonic() + 10
     while any(_alive(pid) for pid in children) and time.monotonic() < deadline:
