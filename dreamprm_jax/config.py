@@ -210,7 +210,6 @@ class Config:
 
     name: str = "run"
     seed: int = 0
-    workers: int = 0  # host processes; 0: one a core
     problems: ProblemsConfig = field(default_factory=ProblemsConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)

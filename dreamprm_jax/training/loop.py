@@ -189,10 +189,9 @@ def train_arm(
       SystemExit: with status 143 after SIGTERM, once the state is saved.
     """
     optimizer = make_optimizer(config)
-    plain = make_plain_step(arm.inner_loss, optimizer)
-    stride = 1
-    step_function: Step = plain
-    if arm.labels is not None:
+    if arm.labels is None:
+        stride, step_function = 1, make_plain_step(arm.inner_loss, optimizer)
+    else:
         stride = config.meta.unroll
         step_function = make_bilevel_step(model, arm.inner_loss, arm.labels, optimizer, config, data.raw)
     with Checkpoints(folder / "checkpoints", config.checkpoint_every, config.keep_checkpoints) as checkpoints:
