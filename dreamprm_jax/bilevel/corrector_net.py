@@ -10,6 +10,7 @@ One phi serves every step, also steps that no batch has shown yet, where a table
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +31,7 @@ class CorrectorNet:
     base: Float[Array, " n"]  # logit of s_j before any learning
     hidden: int
     seed: int
+    is_table: ClassVar[bool] = False
 
     def init(self, raw_labels: Float[Array, " n"]) -> Phi:
         """Network parameters; the last layer is zero, so that the labels start at the monotone fit of the raw ones."""

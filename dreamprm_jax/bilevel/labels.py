@@ -8,7 +8,7 @@ label it gives every step. Losses then read ``mean(w * bce(logit, t))``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,11 @@ DEFAULT_FLOOR = 0.02
 
 class Parametrisation(Protocol):
     """Label-side parameters phi of n training steps."""
+
+    @property
+    def is_table(self) -> bool:
+        """Whether every leaf of phi has one row a step: a row then moves only when its step was in the batch."""
+        ...
 
     def init(self, raw_labels: Float[Array, " n"]) -> PyTree:
         """phi at the start, from the Monte-Carlo estimates in [0, 1]."""
@@ -51,6 +56,7 @@ class LabelTable:
 
     floor: float = DEFAULT_FLOOR
     start: Float[Array, " n"] | None = None  # labels to start at instead of the raw ones
+    is_table: ClassVar[bool] = True
 
     def init(self, raw_labels: Float[Array, " n"]) -> Float[Array, " n"]:
         """logit of the starting labels clipped to [floor, 1 - floor]; float32[n].
@@ -92,6 +98,7 @@ class WeightTable:
     """t_i = raw label, w_i = clip(phi_i, 0, 2) from 1: the released code of DreamPRM-Code, and DreamPRM-1.5's table."""
 
     maximum: float = 2.0
+    is_table: ClassVar[bool] = True
 
     def init(self, raw_labels: Float[Array, " n"]) -> Float[Array, " n"]:
         """Ones; float32[n]."""

@@ -138,7 +138,7 @@ def training_steps(config: Config, model: DecoderConfig, mesh: Mesh) -> list[Ste
     labels = LabelTable(config.train.label_floor)
     rows = padded_rows(config.inspect.labels)
     phi = _abstract(jax.ShapeDtypeStruct((rows,), jnp.float32), table_sharding(mesh, rows))
-    meta_optimizer = make_meta_optimizer(config.train)
+    meta_optimizer = make_meta_optimizer(config.train, labels)
     meta_state = _abstract(jax.eval_shape(meta_optimizer.init, phi), table_sharding(mesh, rows))
     meta_gradient = make_meta_gradient(
         make_inner_loss(model, labels, config.train.outcome_weight),

@@ -115,9 +115,12 @@ def _drops(model: DecoderConfig) -> bool:
     return model.lora is not None and model.lora.dropout > 0
 
 
-def make_meta_optimizer(config: TrainConfig) -> optax.GradientTransformationExtraArgs:
-    """Adam for the label table; a row moves only when it was in the batch."""
-    return optimizers.lazy_adam(config.meta.learning_rate, weight_decay=config.meta.weight_decay)
+def make_meta_optimizer(config: TrainConfig, labels: Parametrisation) -> optax.GradientTransformationExtraArgs:
+    """Adam on phi; of a table only the rows of the batch move."""
+    meta = config.meta
+    if labels.is_table:
+        return optimizers.lazy_adam(meta.learning_rate, weight_decay=meta.weight_decay)
+    return optax.with_extra_args_support(optimizers.adamw(meta.learning_rate, weight_decay=meta.weight_decay))
 
 
 def make_bilevel_step(
@@ -137,7 +140,7 @@ def make_bilevel_step(
         unroll=config.meta.unroll,
         has_rng=_drops(model),
     )
-    meta_optimizer = make_meta_optimizer(config)
+    meta_optimizer = make_meta_optimizer(config, labels)
 
     def step(
         state: TrainState,
@@ -147,13 +150,16 @@ def make_bilevel_step(
         frozen: Any = None,
         key: Array | None = None,
     ) -> tuple[TrainState, Metrics]:
-        padded = pad_labels(raw, len(jax.tree.leaves(state.phi)[0]))
+        padded = pad_labels(raw, len(jax.tree.leaves(state.phi)[0])) if labels.is_table else raw
         point = (state.params, state.opt_state, state.phi)
         result = meta_gradient(*point, batch, outer, do_meta=do_meta, rng=key, frozen=frozen)
         touched = optimizers.touched_rows(batch.label_index, len(padded), batch.label_mask) & do_meta
         updates, meta_state = meta_optimizer.update(
             result.hypergradient, state.meta_opt_state, state.phi, touched=touched
         )
+        if not labels.is_table:  # a network's moments must rest, too, where there is no outer step
+            updates = jax.tree.map(lambda leaf: leaf * do_meta, updates)
+            meta_state = jax.tree.map(lambda new, old: jnp.where(do_meta, new, old), meta_state, state.meta_opt_state)
         phi = labels.project(optax.apply_updates(state.phi, updates))
         metrics = {
             "inner_loss": result.inner_loss,

@@ -144,7 +144,7 @@ def _correct(
     labels = parametrisation(settings.meta, settings.label_floor)
     raw = jnp.asarray(pad_labels(table.raw, padded_rows(len(table.raw))))
     phi = place_table(labels.init(raw), mesh)
-    meta_state = place_table(make_meta_optimizer(settings).init(phi), mesh)
+    meta_state = place_table(make_meta_optimizer(settings, labels).init(phi), mesh)
     start = warm._replace(phi=phi, meta_opt_state=meta_state)
     # A whole number of calls of K steps each.
     calls = math.ceil(settings.steps / settings.meta.unroll)

@@ -70,7 +70,9 @@ def make_data(examples, config, at=None, event=None):
 def start(examples, micro_params, micro_train):
     params = micro_params
     phi = LABELS.init(jnp.asarray(make_data(examples, micro_train).raw))
-    return TrainState(params, make_optimizer(micro_train).init(params), phi, make_meta_optimizer(micro_train).init(phi))
+    return TrainState(
+        params, make_optimizer(micro_train).init(params), phi, make_meta_optimizer(micro_train, LABELS).init(phi)
+    )
 
 
 @pytest.fixture(scope="module")
