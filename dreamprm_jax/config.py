@@ -143,9 +143,8 @@ class MeshConfig:
 
 @dataclass(frozen=True)
 class MetaConfig:
-    """The outer (upper) problem: which labels are corrected, and how."""
+    """The outer (upper) problem of the learned labellings."""
 
-    parametrisation: Literal["label_table", "weight_table"] = "label_table"
     method: Literal["mixed", "reverse"] = "mixed"
     learning_rate: float = 0.1
     weight_decay: float = 0.0
@@ -156,11 +155,32 @@ class MetaConfig:
 
 
 @dataclass(frozen=True)
+class LabelsConfig:
+    """Which step labels the arm ``corrected`` trains on, and the settings of all labellings."""
+
+    # Fixed: raw, soft, hard, smoothing, gce, beta_shrink, em, calibrator, clean, stored. Learned by the outer problem:
+    # label_table (the paper), weight_table (the authors' code), corrector_net, table_on_em. docs/labels.md has them all.
+    method: str = "label_table"
+    floor: float = 0.02  # labels are clipped to [floor, 1 - floor] before they start a table or a network
+    smoothing: float = 0.1  # share of a label that smoothing moves to one half
+    gce_q: float = 0.7  # the generalised cross-entropy's q
+    corrector_hidden: int = 16  # units of the corrector network
+    # Clean step labels, for calibrator and clean: a Parquet file of CorrectedLabel rows; "": the exact truth of the
+    # procedural benchmark's training steps (clean: of all; calibrator: of the first clean_problems problems).
+    clean_labels: str = ""
+    clean_target: Literal["value", "recoverable"] = "value"
+    clean_problems: int = 50
+    stored: str = ""  # stored: a Parquet file of CorrectedLabel rows, as every labelled arm writes one
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Training of the PRM arms."""
 
-    arms: tuple[str, ...] = ("orm", "raw", "corrected")
-    warmup_steps: int = 300  # shared by raw and corrected: steps + outcomes
+    arms: tuple[str, ...] = ("orm", "raw", "corrected")  # or any labelling by its own name
+    labels: LabelsConfig = field(default_factory=LabelsConfig)
+    loss: Literal["bce", "mse", "gce"] = "bce"  # of the step labels; gce: outcomes keep bce
+    warmup_steps: int = 300  # steps + outcomes, on the labels that the arm starts from
     steps: int = 300  # after the warm-up
     batch_size: int = 8  # rows of packed programs
     row_tokens: int = 512
@@ -169,7 +189,6 @@ class TrainConfig:
     clip_norm: float = 1.0
     adam_b2: float = 0.98
     outcome_weight: float = 1.0  # weight of the clean outcome term beside the step labels
-    label_floor: float = 0.02  # labels are clipped to [floor, 1 - floor] before they start a table
     log_every: int = 20
     checkpoint_every: int = 100
     keep_checkpoints: int = 2
@@ -188,8 +207,29 @@ class ScoreConfig:
 class EvaluateConfig:
     """Selection and statistics."""
 
-    aggregator: Literal["last", "mean", "min", "product"] = "last"
+    # How the step scores of a PRM become one number (selection.aggregators). "auto": the one that selects best on the
+    # meta window, where that has several scored candidates a problem; else "last", and the tables say so.
+    aggregator: Literal[
+        "last", "min", "max", "mean", "product", "product_normalised", "sum_log_odds", "mean_log_odds", "auto"
+    ] = "last"
     bootstrap_samples: int = 10000
+    execute: bool = True  # run the candidates on inputs without their answers: execution-cluster votes
+    vote_inputs: int = 8  # inputs made for the votes, beside those of the public tests (procedural problems)
+    prune_top: int = 2  # prune-then-execute: candidates that may be run on the public tests
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """``dreamprm search``: the policy continues the prefixes that the PRM likes, against best-of-N on equal budget."""
+
+    methods: tuple[str, ...] = ("best_of_n", "beam", "lookahead", "diverse_beam")
+    width: int = 2  # prefixes kept after a step (diverse_beam: subtrees, each of one prefix)
+    expansions: int = 2  # completions asked for each of them
+    lookahead: int = 2  # steps beyond the prefix at whose end "lookahead" reads its value
+    tokens: int = 1200  # budget of a problem: tokens that the policy writes
+    judged: int = 0  # budget of a problem: candidates run on the public tests at the end; 0: the PRM alone chooses
+    temperature: float = 0.8
+    problems: int = 0  # the first so many of the test window; 0 for all
 
 
 @dataclass(frozen=True)
@@ -219,6 +259,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
     inspect: InspectConfig = field(default_factory=InspectConfig)
 
 

@@ -58,9 +58,9 @@ class Paths:
         """The tokenizer that the train stage made or was given."""
         return self.root / "train" / "tokenizer.json"
 
-    def scores(self, arm: str) -> Path:
-        """``schema.Score`` rows of the test window's candidates."""
-        return self.root / "score" / f"{arm}.parquet"
+    def scores(self, arm: str, window: str = "test") -> Path:
+        """``schema.Score`` rows of a window's candidates; of another window than ``test`` only where one was scored."""
+        return self.root / "score" / (f"{arm}.parquet" if window == "test" else f"{arm}_{window}.parquet")
 
     def results(self) -> Path:
         """The evaluation's figures, as JSON."""
