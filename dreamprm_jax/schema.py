@@ -18,6 +18,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 Difficulty = Literal["easy", "medium", "hard"]
+Granularity = Literal["function", "class", "block", "line"]  # what a step is (cof.splitter)
 
 
 class DataError(ValueError):

@@ -1,0 +1,155 @@
+"""Statement blocks and physical lines: the step granularities below the function.
+
+A *block* is a group of sibling statements in the body of the module, of a top-level class, or of a function that is a
+step of its own (a top-level function or a method):
+
+- a compound statement (``if``, ``for``, ``while``, ``with``, ``try``, ``match``, a nested ``def`` or ``class``) with
+  all its clauses and all that is inside it is a block;
+- so is a maximal run of simple statements between them;
+- the header of a function or class, its decorators and its docstring belong to the first block of its body.
+
+Comments above a statement belong to its block, comments deeper than its siblings to the block before. Blocks are found
+by logical lines and their indentation alone, so that broken code has them too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from dreamprm_jax.cof.source_text import indentation, mask, parse, parser_text
+
+_WORD = re.compile(r"(?:async[ \t]+)?(@|[^\W\d]\w*)?")
+_DOCSTRING = re.compile(r"[rRuUbB]{0,2}[\"']")
+_COMPOUND = {"if", "for", "while", "with", "try", "def", "class"}
+_CLAUSES = {"elif", "else", "except", "finally"}
+# Words that no line inside brackets can begin with: an open bracket above was never meant to reach here.
+_STATEMENT = re.compile(r"(?:async[ \t]+def|def|class|return|import|while|try|raise|assert|del|pass|break|continue)\b")
+
+
+@dataclass(frozen=True)
+class _LogicalLine:
+    start: int  # of its first physical line
+    end: int  # after its last newline
+    column: int  # of its first token
+    offset: int  # of its first token in the text
+    word: str  # its first keyword or identifier, "@", or ""
+
+
+@dataclass
+class _Scope:
+    """A body whose statements are grouped into blocks."""
+
+    kind: Literal["module", "class", "function"]
+    header: int  # column of its header, -1 for the module
+    column: int | None = None  # of its statements, known from the first
+
+
+def line_ends(code: str) -> list[int]:
+    """The offset after each physical line that is not blank: blank lines belong to the line below them."""
+    return [end for start, end in _physical_lines(parser_text(code)) if code[start:end].strip()]
+
+
+def block_ends(code: str) -> list[int]:
+    """The offset after each block but the last."""
+    text = parser_text(code)
+    lines = list(_logical_lines(mask(parse(text), text, comments=True)))
+    scopes = [_Scope("module", -1)]
+    state: Literal["header", "simple", "compound"] = "header"
+    ends = []
+    for index, line in enumerate(lines):
+        closed = scopes[-1] if line.column <= scopes[-1].header else None  # the innermost body that ends here
+        while line.column <= scopes[-1].header:
+            scopes.pop()
+        scope = scopes[-1]
+        if scope.column is None:
+            scope.column = line.column
+        deeper_below = index + 1 < len(lines) and lines[index + 1].column > line.column
+        if line.column > scope.column or (state == "compound" and closed is None and line.word in _CLAUSES):
+            continue  # inside the statement above
+        simple = line.word not in _COMPOUND and line.word != "@" and not deeper_below
+        joins = closed is None and (state == "header" or (state == "simple" and simple))
+        if index and not joins:
+            outside = closed.header if closed else line.column
+            ends.append(_after_comments(text, lines[index - 1].end, line.start, outside))
+        opens = _opens(scope, line)
+        if opens is not None:
+            scopes.append(opens)
+        if opens is not None or line.word == "@" or (joins and state == "header" and _is_docstring(code, line)):
+            state = "header"
+        else:
+            state = "simple" if simple else "compound"
+    return ends
+
+
+def _opens(scope: _Scope, line: _LogicalLine) -> _Scope | None:
+    """The body that the line opens, where its statements are grouped apart."""
+    if line.word == "def" and scope.kind != "function":
+        return _Scope("function", line.column)
+    if line.word == "class" and scope.kind == "module":
+        return _Scope("class", line.column)
+    return None
+
+
+def _is_docstring(code: str, line: _LogicalLine) -> bool:
+    return _DOCSTRING.match(code, line.offset) is not None
+
+
+def _after_comments(text: str, position: int, limit: int, column: int) -> int:
+    """Moves a block's end down over the comments that are deeper than ``column``."""
+    end = position
+    for start, stop in _physical_lines(text[position:limit]):
+        line = text[position + start : position + stop]
+        if line.strip():
+            if indentation(line) <= column:
+                break
+            end = position + stop
+    return end
+
+
+def _logical_lines(masked: str) -> Iterator[_LogicalLine]:
+    """Lines as Python's grammar counts them: brackets and backslashes join physical ones, blank ones are none."""
+    first: int | None = None
+    depth = 0
+    end = 0
+    for start, stop in _physical_lines(masked):
+        line = masked[start:stop]
+        content = line.strip()
+        if depth and _STATEMENT.match(content):
+            depth = 0
+            if first is not None:
+                yield _logical_line(masked, first, end)
+                first = None
+        if first is None:
+            if not content:
+                continue
+            first = start
+        end = stop
+        for character in content:
+            if character in "([{":
+                depth += 1
+            elif character in ")]}":
+                depth = max(depth - 1, 0)
+        if depth == 0 and not line.rstrip("\r\n").endswith("\\"):
+            yield _logical_line(masked, first, end)
+            first = None
+    if first is not None:
+        yield _logical_line(masked, first, end)
+
+
+def _logical_line(masked: str, start: int, end: int) -> _LogicalLine:
+    width = indentation(masked[start:end])
+    column = len(masked[start : start + width].rpartition("\f")[2])  # a form feed begins the column anew
+    match = _WORD.match(masked, start + width)
+    return _LogicalLine(start, end, column, start + width, (match[1] or "") if match else "")
+
+
+def _physical_lines(text: str) -> Iterator[tuple[int, int]]:
+    start = 0
+    while start < len(text):
+        newline = text.find("\n", start)
+        stop = len(text) if newline < 0 else newline + 1
+        yield start, stop
+        start = stop

@@ -1,0 +1,170 @@
+"""Finds the functions (and, where asked for, whole classes) of a program, and where each one ends."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import tree_sitter
+
+from dreamprm_jax.cof.source_text import identifier_at, indentation, line_end, mask, parse, parser_text
+
+_DEFINITION_LINE = re.compile(
+    r"^(?P<indentation>[ \t\f]*)(?:async[ \t]+(?=def))?(?P<word>def|class)(?=[ \t\\])", re.MULTILINE
+)
+_CLASS_LINE = re.compile(r"class(?=[ \t\\])")
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A function or class of the program; offsets are those of the text."""
+
+    start: int  # of its ``def`` or ``class`` (or ``async``, or first decorator)
+    cut: int  # after the last line that belongs to it
+    name: str  # qualified
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A definition as the parser has it."""
+
+    start: int
+    end: int  # of its last token
+    column: int  # of its ``def`` line
+    name: str
+
+
+def definitions(code: str, whole_classes: bool = False) -> list[Definition]:
+    """The top-level functions and the methods of top-level classes, in order; nested ones are part of theirs.
+
+    Args:
+      code: Any text, parsable or not.
+      whole_classes: A top-level class is one definition, and its methods are none.
+    """
+    text = parser_text(code)
+    root = parse(text)
+    broken = root.has_error
+    if broken:
+        text = mask(root, text)
+        found = list(_by_indentation(root, text, code, whole_classes))
+    else:
+        found = list(_by_structure(root, code, whole_classes))
+    result: list[Definition] = []
+    covered = 0
+    for index, one in enumerate(found):
+        if one.start < covered:
+            continue  # nested in the one before
+        later = (found[i] for i in range(index + 1, len(found)))
+        limit = next((other.start for other in later if other.column <= one.column), len(text))
+        covered = _cut_after(text, one, limit, broken)
+        result.append(Definition(one.start, covered, one.name))
+    return result
+
+
+# ---------------------------------------------------------------- finding functions
+
+
+def _by_structure(root: tree_sitter.Node, code: str, whole_classes: bool) -> Iterator[_Found]:
+    """Those of a tree without errors: children of the module, and of a top-level class's body."""
+    for statement in root.children:
+        definition = _undecorated(statement)
+        if definition.type == "function_definition" or (whole_classes and definition.type == "class_definition"):
+            yield _function(statement, definition, code)
+        elif definition.type == "class_definition":
+            body = definition.child_by_field_name("body")
+            for member in body.children if body else ():
+                method = _undecorated(member)
+                if method.type == "function_definition":
+                    yield _function(member, method, code, _name(definition, code) + ".")
+
+
+def _by_indentation(root: tree_sitter.Node, text: str, code: str, whole_classes: bool) -> Iterator[_Found]:
+    """Those of a tree with errors, where nesting cannot be trusted: every ``def`` (``class``) that begins a line.
+
+    Column 0 is a top-level function; deeper is a method where the nearest line above of smaller indentation is a
+    class at column 0, and no step otherwise. ``text`` has its strings masked.
+    """
+    for match in _DEFINITION_LINE.finditer(text):
+        column = len(match["indentation"])
+        if (match["word"] == "class" and not whole_classes) or (whole_classes and column):
+            continue
+        owner = _enclosing_class(text, code, match.start(), column) if column else ""
+        if owner is None:
+            continue
+        token = root.descendant_for_byte_range(match.start("word"), match.end("word"))
+        definition = token.parent if token else None
+        known = definition is not None and definition.type in ("function_definition", "class_definition")
+        name = identifier_at(code, match.end())  # from the text: the tree may have lost it
+        yield _Found(
+            start=match.start() + column,
+            end=definition.end_byte if definition and known else match.end(),
+            column=column,
+            name=f"{owner}.{name}" if owner else name,
+        )
+
+
+def _enclosing_class(text: str, code: str, line: int, column: int) -> str | None:
+    """The name of the column-0 class whose body the line at offset ``line`` is in; None where there is none."""
+    while line > 0:
+        start = text.rfind("\n", 0, line - 1) + 1
+        content = text[start:line].strip()
+        if content and not content.startswith("#") and indentation(text[start:line]) < column:
+            match = _CLASS_LINE.match(text, start)
+            return identifier_at(code, match.end()) if match else None
+        line = start
+    return None
+
+
+def _undecorated(node: tree_sitter.Node) -> tree_sitter.Node:
+    if node.type != "decorated_definition":
+        return node
+    return node.child_by_field_name("definition") or node
+
+
+def _function(statement: tree_sitter.Node, definition: tree_sitter.Node, code: str, owner: str = "") -> _Found:
+    column = definition.start_point.column
+    return _Found(statement.start_byte, statement.end_byte, column, owner + _name(definition, code))
+
+
+def _name(definition: tree_sitter.Node, code: str) -> str:
+    node = definition.child_by_field_name("name")
+    return code[node.start_byte : node.end_byte] if node else ""
+
+
+# ---------------------------------------------------------------- where a function ends
+
+
+def _cut_after(text: str, found: _Found, limit: int, broken: bool) -> int:
+    """The offset after the line that ends the function, and after the deeper lines that follow it.
+
+    The deeper lines are its trailing comments or, in broken code, the rest of a body that the parser lost. ``limit``
+    is the start of the next function that is not inside this one. A broken tree may reach past it, or take in the
+    comments and decorators that lead into that function: there the cut falls before them.
+    """
+    if found.end > limit:
+        return _before_leading_lines(text, text.rfind("\n", 0, limit) + 1, found)
+    cut = position = line_end(text, found.end)
+    if broken:
+        cut = position = _before_leading_lines(text, cut, found)
+    while position < limit:
+        end = line_end(text, position + 1)
+        line = text[position:end]
+        if line.strip():
+            if indentation(line) <= found.column:
+                break
+            cut = end
+        position = end
+    return cut
+
+
+def _before_leading_lines(text: str, position: int, found: _Found) -> int:
+    """Moves a cut up over blank lines, and comments and decorators no deeper than the function."""
+    first_line_end = line_end(text, found.start + 1)
+    while position > first_line_end:
+        start = text.rfind("\n", 0, position - 1) + 1
+        line = text[start:position]
+        if line.strip() and (indentation(line) > found.column or line.strip()[0] not in "#@"):
+            break
+        position = start
+    return position

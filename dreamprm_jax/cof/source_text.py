@@ -1,0 +1,74 @@
+"""A program's text as the splitter reads it: an ASCII stand-in of the same length, its parse, its masked forms."""
+
+from __future__ import annotations
+
+import tree_sitter
+import tree_sitter_python
+
+_PYTHON = tree_sitter.Language(tree_sitter_python.language())
+
+
+def parser_text(code: str) -> str:
+    """An ASCII stand-in of the same length, so that the parser's byte offsets are string offsets.
+
+    A character outside ASCII becomes a letter (identifiers stay identifiers, strings stay strings), which also takes
+    care of lone surrogates; NUL, which would end the parse, likewise. A carriage return alone ends a line, as it does
+    for Python. A byte order mark becomes a form feed, which leaves the indentation at zero.
+    """
+    head = "\f" + code[1:] if code.startswith("\ufeff") else code
+    ascii_text = head.encode("ascii", "replace").decode("ascii") if head.isascii() else _to_letters(head)
+    ascii_text = ascii_text.replace("\0", "x")
+    if "\r" not in ascii_text:
+        return ascii_text
+    return ascii_text.replace("\r\n", "\0\n").replace("\r", "\n").replace("\0", "\r")
+
+
+def _to_letters(text: str) -> str:
+    return "".join(character if character < "\x80" else "x" for character in text)
+
+
+def parse(text: str) -> tree_sitter.Node:
+    """The root of the tree of a stand-in text; ``has_error`` where Python could not parse it."""
+    return tree_sitter.Parser(_PYTHON).parse(text.encode("ascii")).root_node
+
+
+def mask(root: tree_sitter.Node, text: str, comments: bool = False) -> str:
+    """``text`` with every string that the parser recognised overwritten, newlines too, so that none ends a line.
+
+    With ``comments``, comments become spaces, and brackets and keywords in them say nothing either.
+    """
+    parts, position = [], 0
+    cursor = root.walk()
+    while True:
+        node = cursor.node
+        masked = node is not None and (node.type == "string" or (comments and node.type == "comment"))
+        if node is not None and masked and node.start_byte >= position:
+            fill = "x" if node.type == "string" else " "
+            parts += [text[position : node.start_byte], fill * (node.end_byte - node.start_byte)]
+            position = node.end_byte
+        if not masked and cursor.goto_first_child():
+            continue
+        while not cursor.goto_next_sibling():
+            if not cursor.goto_parent():
+                return "".join([*parts, text[position:]])
+
+
+def line_end(text: str, offset: int) -> int:
+    """The offset after the newline of the line that holds the character before ``offset``."""
+    newline = text.find("\n", max(offset - 1, 0))
+    return len(text) if newline < 0 else newline + 1
+
+
+def indentation(line: str) -> int:
+    """How many white characters the line begins with."""
+    return len(line) - len(line.lstrip(" \t\f\r\n"))
+
+
+def identifier_at(code: str, offset: int) -> str:
+    """The identifier after ``offset`` and spaces; "" where there is none."""
+    while offset < len(code) and code[offset] in " \t":
+        offset += 1
+    end = offset
+    while end < len(code) and (code[end].isalnum() or code[end] == "_"):
+        end += 1
+    return code[offset:end]
