@@ -46,6 +46,7 @@ class Judge:
         workers: int = 0,
         cache: Path | None = None,
         retry_alone: bool = True,
+        hash_seed: int = 0,
     ) -> None:
         """Starts the workers and attacks one of them with canaries.
 
@@ -56,6 +57,8 @@ class Judge:
           workers: programs that run at a time; 0 for one a core.
           cache: folder of verdicts kept by content hash, or None.
           retry_alone: try a program that exceeds its time while others run once more, alone.
+          hash_seed: PYTHONHASHSEED of the programs; fixed, so that the same program gets the same verdict. Another one
+            shows whether a program depends on it. Its verdicts are not cached.
 
         Raises:
           SandboxUnavailable: if the tier does not hold on this machine.
@@ -70,9 +73,9 @@ class Judge:
             raise SandboxUnavailable(f"the sandbox needs Linux, not {sys.platform}; use a container or another machine")
         self.mode, self.tier, self.limits = mode, tier, limits or Limits()
         self._retry_alone = retry_alone
-        self._cache = VerdictCache(cache) if cache is not None else None
+        self._cache = VerdictCache(cache) if cache is not None and not hash_seed else None
         self._busy = False
-        self._pool: Pool[_Started] = Pool(tier, workers or len(os.sched_getaffinity(0)))
+        self._pool: Pool[_Started] = Pool(tier, workers or len(os.sched_getaffinity(0)), hash_seed)
         try:
             check_worker(self._pool.first_worker(), tier)
         except BaseException:

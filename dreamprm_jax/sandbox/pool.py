@@ -44,9 +44,10 @@ class _Slot(Generic[Item]):
 class Pool(Generic[Item]):
     """Runs children, each for an item of the caller's."""
 
-    def __init__(self, tier: str, width: int) -> None:
+    def __init__(self, tier: str, width: int, hash_seed: int = 0) -> None:
         """Starts ``width`` plain workers, without waiting for them."""
         self._tier = tier
+        self._hash_seed = hash_seed
         self._offer = find_offer()
         self._slots: list[_Slot[Item]] = [_Slot() for _ in range(width)]
         self._selector = selectors.DefaultSelector()
@@ -167,7 +168,7 @@ class Pool(Generic[Item]):
         worker = slot.workers.get(numpy)
         if worker is None:
             preload = ("numpy",) if numpy and "numpy" in self._offer.packages else ()
-            worker = Worker(self._tier, self._offer, preload)
+            worker = Worker(self._tier, self._offer, preload, self._hash_seed)
             slot.workers[numpy] = worker
             self._selector.register(worker, selectors.EVENT_READ, slot)
         return worker

@@ -35,7 +35,6 @@ _SYSTEM_PATHS = (
     "/dev/urandom",
 )
 _ENVIRONMENT = {
-    "PYTHONHASHSEED": "0",  # the same program gets the same verdict
     "PYTHONDONTWRITEBYTECODE": "1",
     "LC_ALL": "C.UTF-8",
     "OMP_NUM_THREADS": "1",
@@ -71,7 +70,7 @@ def find_offer() -> Offer:
 class Worker:
     """A running zygote."""
 
-    def __init__(self, tier: str, offer: Offer, preload: tuple[str, ...] = ()) -> None:
+    def __init__(self, tier: str, offer: Offer, preload: tuple[str, ...] = (), hash_seed: int = 0) -> None:
         """Starts the interpreter; ``hello`` waits until it is locked down and serves."""
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         settings = {
@@ -88,7 +87,7 @@ class Worker:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env=_ENVIRONMENT,
+            env={**_ENVIRONMENT, "PYTHONHASHSEED": str(hash_seed)},
             cwd="/",
             pass_fds=[theirs.fileno()],
             start_new_session=True,
