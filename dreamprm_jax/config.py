@@ -70,7 +70,19 @@ class GenerateConfig:
 class LabelConfig:
     """Monte-Carlo labels: rollouts of each prefix."""
 
+    # fixed: ``rollouts`` of every prefix. adaptive: at most ``rollouts`` times the prefixes of a program, spent where
+    # the pass rate is least certain. binary_search: ``rollouts`` of the prefixes that a search for the first fatal step
+    # looks at; the others get no Monte-Carlo label.
+    strategy: Literal["fixed", "adaptive", "binary_search"] = "fixed"
     rollouts: int = 4
+    min_rollouts: int = 2  # adaptive: of each prefix before anything is decided, and at a time afterwards
+    max_rollouts: int = 16  # adaptive: of one prefix
+    decided: float = 0.1  # adaptive: a prefix is left alone where its posterior's standard deviation is below this
+    # Rollouts of an earlier prefix that pass through a later one count for it too. "text": those whose text does, which
+    # leaves the estimate unbiased; "code": up to comments and docstrings, unbiased only where those sway no policy.
+    reuse: Literal["none", "text", "code"] = "text"
+    identical: Literal["text", "code"] = "code"  # which completions are judged once: "code" is up to comments, layout
+    count_program: bool = False  # the program itself is one more rollout of its prefixes (the same policy, temperature)
     temperature: float = 0.3
     prior_alpha: float = 1.0  # Beta prior of the pass rate
     prior_beta: float = 1.0
@@ -87,6 +99,17 @@ class SandboxConfig:
     wall_seconds: float = 12.0
     memory_bytes: int = 1 << 30
     output_bytes: int = 16 << 20
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Who does the work units of the label stage. Changes no output."""
+
+    executor: Literal["local", "ray"] = "local"
+    workers: int = 0  # processes, each with a judge and a policy client; 0: one a core (ray: one a CPU of the cluster)
+    threads: int = 0  # units at a time in a worker; 0: enough for policy.concurrency requests to a server, else 1
+    address: str = ""  # ray: "" starts one on this machine; "auto", "HOST:PORT" or "ray://..." joins a cluster
+    grace_seconds: float = 20.0  # after SIGTERM: how long units in flight may take to finish
 
 
 @dataclass(frozen=True)
@@ -149,6 +172,7 @@ class MetaConfig:
     learning_rate: float = 0.1
     weight_decay: float = 0.0
     batch_size: int = 8  # rows
+    accumulation: int = 1  # micro-batches of the outer batch, one after the other; the result is the whole batch's
     unroll: int = 1  # inner steps that the hypergradient goes through (K)
     every: int = 1  # a meta step every N inner steps
     held_out: bool = False  # keep the meta programs' outcomes out of the inner loss (orm has them always)
@@ -159,7 +183,7 @@ class LabelsConfig:
     """Which step labels the arm ``corrected`` trains on, and the settings of all labellings."""
 
     # Fixed: raw, soft, hard, smoothing, gce, beta_shrink, em, calibrator, clean, stored. Learned by the outer problem:
-    # label_table (the paper), weight_table (the authors' code), corrector_net, table_on_em. docs/labels.md has them all.
+    # label_table (the paper), weight_table (the authors' code), corrector_net, table_on_em. docs/labels.md says more.
     method: str = "label_table"
     floor: float = 0.02  # labels are clipped to [floor, 1 - floor] before they start a table or a network
     smoothing: float = 0.1  # share of a label that smoothing moves to one half
@@ -183,15 +207,22 @@ class TrainConfig:
     warmup_steps: int = 300  # steps + outcomes, on the labels that the arm starts from
     steps: int = 300  # after the warm-up
     batch_size: int = 8  # rows of packed programs
+    accumulation: int = 1  # micro-batches of the batch, one after the other; the result is the whole batch's
     row_tokens: int = 512
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     adam_b2: float = 0.98
+    master_weights: bool = False  # float32 copies of parameters that are bfloat16 (model.param_dtype), for the updates
     outcome_weight: float = 1.0  # weight of the clean outcome term beside the step labels
     log_every: int = 20
     checkpoint_every: int = 100
     keep_checkpoints: int = 2
+    evaluate_every: int = 100  # measured on the meta set every so many steps and at the end; 0: never
+    evaluate_programs: int = 256  # how many programs of the meta set at most; 0: all
+    profile_from: int = 0  # the step (as in metrics.jsonl) from which the profiler records
+    profile_steps: int = 0  # for so many steps, into the arm's folder profile/; 0: off
+    wandb_project: str = ""  # also log to Weights & Biases (extra [wandb]); WANDB_MODE=offline needs no account
     mesh: MeshConfig = field(default_factory=MeshConfig)
     meta: MetaConfig = field(default_factory=MetaConfig)
 
@@ -233,6 +264,17 @@ class SearchConfig:
 
 
 @dataclass(frozen=True)
+class DistributedConfig:
+    """Several processes, one a host, that work on one run in one shared folder (docs/training.md)."""
+
+    # off: one process. auto: jax finds the others (TPU pods, SLURM, Kubernetes, MPI). explicit: as given here.
+    mode: Literal["off", "auto", "explicit"] = "off"
+    coordinator_address: str = ""  # host:port of process 0
+    num_processes: int = 0
+    process_id: int = -1
+
+
+@dataclass(frozen=True)
 class InspectConfig:
     """``dreamprm inspect``: what to compile for. Nothing of it need exist here."""
 
@@ -255,11 +297,13 @@ class Config:
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     label: LabelConfig = field(default_factory=LabelConfig)
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
     inspect: InspectConfig = field(default_factory=InspectConfig)
 
 

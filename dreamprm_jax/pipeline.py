@@ -18,12 +18,14 @@ from dreamprm_jax.schema import DataError, canonical_json, content_hash
 from dreamprm_jax.storage import write_json
 from dreamprm_jax.workdir import Paths, StageFolder
 
-FORMAT = 2  # raise when a stage's output changes meaning: earlier workdirs are then redone
+FORMAT = 3  # raise when a stage's output changes meaning: earlier workdirs are then redone
 
 # How fast or how visibly a stage works does not change what it writes.
 _WITHOUT_EFFECT = {
     "name", "workers", "concurrency", "timeout_seconds", "max_retries", "base_url", "api_key_env",
-    "log_every", "checkpoint_every", "keep_checkpoints",
+    "executor", "threads", "address", "grace_seconds",
+    "log_every", "checkpoint_every", "keep_checkpoints", "evaluate_every", "evaluate_programs",
+    "profile_from", "profile_steps", "wandb_project",
 }  # fmt: skip
 
 

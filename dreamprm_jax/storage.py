@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import uuid
@@ -22,16 +23,32 @@ Record = TypeVar("Record")
 _DACITE = dacite.Config(cast=[tuple, Verdict], check_types=True)
 
 
+def disk_full_error(path: Path, error: OSError) -> DataError | None:
+    """The error to show where ``error`` says that nothing more can be written at ``path``; None for another error."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return None
+    return DataError(
+        f"{path}: cannot be written ({os.strerror(error.errno)}); free some space and run the same command again: "
+        "what was finished is kept"
+    )
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yields a temporary sibling of ``path``; renames it into place on success, removes it on failure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Yields a temporary sibling of ``path``; renames it into place on success, removes it on failure.
+
+    Raises:
+      DataError: when the disk is full.
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with open(temporary, "rb") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        raise disk_full_error(path, error) or error from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,0 +1,70 @@
+"""What the engine and its executors say to each other.
+
+An executor owns workers, numbered from 0. A worker is a process that has called the factory once and does units with
+what the factory gave it. The executor starts workers, sends them units and tells what happens to them; which unit goes
+to which worker, and what a worker's death means for its units, is decided by ``engine.schedule``.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Protocol
+
+from dreamprm_jax.schema import DataError
+
+
+class Work(Protocol):
+    """Does units, in a worker process; with several threads a worker, it is called from all of them."""
+
+    def __call__(self, key: str, payload: Any) -> Any:
+        """The unit's value: anything that JSON holds. The same for the same unit, whoever does it and when.
+
+        Raises:
+          Exception: any; the unit is then reported as failed, and done again by the next run.
+        """
+
+    def close(self) -> None:
+        """Gives back processes, connections and files."""
+
+
+# Made in the driver, called in each worker: it can be pickled and holds settings and paths, not open files.
+WorkFactory = Callable[[], Work]
+
+
+class Event(NamedTuple):
+    """What happened to a worker or to a unit that it had."""
+
+    worker: int
+    kind: Literal["ready", "done", "failed", "died", "broken"]
+    key: str = ""  # done, failed
+    value: Any = None  # done: the unit's value; failed and broken: why; died: how
+
+
+class Executor(Protocol):
+    """Workers and the ways to them. ``threads`` units run at a time in a worker, in the order they were sent."""
+
+    size: int
+    threads: int
+
+    def start(self, worker: int) -> None:
+        """Starts a worker, or starts it again after it died; ``ready`` follows, or ``broken`` if the factory fails."""
+
+    def send(self, worker: int, key: str, payload: Any) -> None:
+        """Gives a unit to a worker that is ready."""
+
+    def wait(self, seconds: float) -> list[Event]:
+        """What has happened; waits up to ``seconds`` for something to happen."""
+
+    def close(self, finished: bool) -> None:
+        """Ends all workers: in order where all work is ``finished``, else at once."""
+
+
+def describe(error: BaseException) -> str:
+    """An error in one line. Those made for users speak for themselves; of others, where it was raised."""
+    if isinstance(error, DataError) or type(error).__name__ == "PolicyError":
+        return str(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{where}"
