@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin
 import dacite
 from ml_collections import config_dict
 
-from dreamprm_jax.schema import DataError
+from dreamprm_jax.schema import DataError, Granularity
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,9 @@ class GenerateConfig:
 class LabelConfig:
     """Monte-Carlo labels: rollouts of each prefix."""
 
+    # What a step is, from the labels to the scores (cof.splitter): one prefix is rolled out at the end of each. Finer
+    # steps cost more rollouts; the simulated policy and its exact truth know functions alone.
+    granularity: Granularity = "function"
     # fixed: ``rollouts`` of every prefix. adaptive: at most ``rollouts`` times the prefixes of a program, spent where
     # the pass rate is least certain. binary_search: ``rollouts`` of the prefixes that a search for the first fatal step
     # looks at; the others get no Monte-Carlo label.

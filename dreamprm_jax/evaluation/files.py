@@ -21,7 +21,17 @@ from dreamprm_jax.evaluation.text_table import csv_text, finite
 from dreamprm_jax.problems.candidates import Candidate, CandidateFile, read_candidates
 from dreamprm_jax.problems.livecodebench import load_problems
 from dreamprm_jax.sandbox import Judge, JudgeTask
-from dreamprm_jax.schema import DataError, Outcome, Problem, Program, Skip, Verdict, canonical_json, content_hash
+from dreamprm_jax.schema import (
+    DataError,
+    Granularity,
+    Outcome,
+    Problem,
+    Program,
+    Skip,
+    Verdict,
+    canonical_json,
+    content_hash,
+)
 from dreamprm_jax.storage import read_json, write_json, write_records, write_text
 from dreamprm_jax.workdir import StageFolder
 
@@ -57,7 +67,8 @@ def evaluate_files(config: Config, problems: Path, candidates: Path, workdir: Pa
     if not known:
         raise DataError(f"{candidates}: no candidate belongs to a problem of {problems}; are the two for each other?")
     everything = [*file.usable, *file.unusable]
-    steps = {candidate.program.program_hash: _count_steps(candidate.program) for candidate in everything}
+    granularity = config.label.granularity
+    steps = {one.program.program_hash: _count_steps(one.program, granularity) for one in everything}
     folder = StageFolder(workdir / FOLDER, _fingerprint(config, problems, candidates))
     if folder.is_done():
         results = read_json(folder.path / "results.json")
@@ -104,6 +115,7 @@ def _fingerprint(config: Config, problems: Path, candidates: Path) -> str:
     """Of the settings and of both files' contents (of a folder: names, sizes and times; of the hub: its id)."""
     sandbox = {name: value for name, value in to_dict(config.sandbox).items() if name not in _SPEED_ONLY}
     settings = [_FORMAT, sandbox, config.evaluate.bootstrap_samples, config.seed, config.problems.release]
+    settings.append(config.label.granularity)
     return content_hash(canonical_json(settings), _digest(problems), _digest(candidates), digits=16)
 
 
@@ -117,9 +129,9 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
-def _count_steps(program: Program) -> int:
+def _count_steps(program: Program, granularity: Granularity) -> int:
     """How many steps the program has, once it is sure that they make it up."""
-    steps = split_steps(program.code)
+    steps = split_steps(program.code, granularity)
     if "".join(program.code[step.start : step.end] for step in steps) != program.code:
         raise AssertionError(f"the steps of program {program.program_hash} do not concatenate to it")
     return len(steps)

@@ -14,6 +14,8 @@ def why_no_truth(config: Config) -> str | None:
         return f"{config.problems.source} problems have no exact truth of their steps"
     if config.policy.kind != "simulated":
         return f"the truth of a step is exact for the simulated policy alone, not for {config.policy.kind!r}"
+    if config.label.granularity != "function":
+        return f"the truth is exact for function steps alone, not for label.granularity={config.label.granularity!r}"
     return None
 
 

@@ -15,7 +15,7 @@ from dreamprm_jax.engine.ordered import ordered_map
 from dreamprm_jax.policy.protocol import Completion, CompletionRequest, Policy, PolicyError
 from dreamprm_jax.policy.stage import request_seed
 from dreamprm_jax.sandbox import Judge, JudgeTask
-from dreamprm_jax.schema import Problem, Program, Step, Verdict, program_hash
+from dreamprm_jax.schema import Granularity, Problem, Program, Step, Verdict, program_hash
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,12 @@ class Tally:
     judged: int  # distinct programs that had to be run
 
 
-def prefix_units(problems: dict[str, Problem], programs: Iterable[Program]) -> Iterator[PrefixUnit]:
+def prefix_units(
+    problems: dict[str, Problem], programs: Iterable[Program], granularity: Granularity = "function"
+) -> Iterator[PrefixUnit]:
     """Every step but the last of every program: the last step's label is the program's own outcome, known exactly."""
     for program in programs:
-        for step in split_steps(program.code)[:-1]:
+        for step in split_steps(program.code, granularity)[:-1]:
             yield PrefixUnit(problems[program.problem_id], program, step)
 
 

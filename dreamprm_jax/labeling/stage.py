@@ -92,7 +92,7 @@ def _label_steps(
 ) -> list[StepLabel]:
     policy = make_policy(config.policy, compositions=paths.compositions())
     unique = list({p.program_hash: p for p in programs}.values())
-    units = list(prefix_units(problems, unique))
+    units = list(prefix_units(problems, unique, config.label.granularity))
     todo = [unit for unit in units if unit.key not in journal]
     verdicts = {key: outcome.verdict for key, outcome in outcomes.items()}
     failures: list[str] = []
@@ -117,7 +117,7 @@ def _label_steps(
     rows = []
     for program in unique:
         outcome = outcomes[program.program_hash]
-        steps = split_steps(program.code)
+        steps = split_steps(program.code, config.label.granularity)
         for step in steps:
             if step.index == len(steps) - 1:
                 known = outcome.verdict.is_label

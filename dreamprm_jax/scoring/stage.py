@@ -37,10 +37,11 @@ def score(config: Config, paths: Paths) -> dict[str, int]:
     by_problem: dict[str, list[Program]] = {}
     for program in {p.program_hash: p for p in read_records(paths.programs("test"), Program)}.values():
         by_problem.setdefault(program.problem_id, []).append(program)
+    granularity = config.label.granularity
     sequences = [
         Sequence(program, tokens, ends)
         for problem_id, programs in by_problem.items()
-        for program, tokens, ends in tokenise(tokenizer, config.model, problems[problem_id], programs, counts)
+        for program, tokens, ends in tokenise(tokenizer, config.model, problems[problem_id], programs, counts, granularity)
     ]
     counts["programs"] = len(sequences)
     counts["steps"] = sum(len(s.step_index) for s in sequences)

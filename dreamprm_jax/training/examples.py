@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 
 from dreamprm_jax.config import ModelConfig
-from dreamprm_jax.schema import DataError, Outcome, Problem, Program, StepLabel
+from dreamprm_jax.schema import DataError, Granularity, Outcome, Problem, Program, StepLabel
 from dreamprm_jax.training.tokenizer import encode_prompt, encode_steps
 
 NO_LABEL = -1
@@ -50,7 +50,12 @@ def label_table_rows(labels: Iterable[StepLabel]) -> LabelledSteps:
 
 
 def tokenise(
-    tokenizer: Tokenizer, model: ModelConfig, problem: Problem, programs: Sequence[Program], counts: Counter[str]
+    tokenizer: Tokenizer,
+    model: ModelConfig,
+    problem: Problem,
+    programs: Sequence[Program],
+    counts: Counter[str],
+    granularity: Granularity = "function",
 ) -> list[tuple[Program, Int[np.ndarray, " t"], Int[np.ndarray, " s"]]]:
     """Token sequences of the programs of one problem: (program, tokens, last token of each step).
 
@@ -64,7 +69,7 @@ def tokenise(
         if not program.code:
             counts["left out: empty program"] += 1
             continue
-        steps = encode_steps(tokenizer, program.code)
+        steps = encode_steps(tokenizer, program.code, granularity)
         length = sum(map(len, steps))
         used = prompt
         if len(prompt) + length > model.max_length:
@@ -93,6 +98,7 @@ def build_examples(
     outcomes: Iterable[Outcome],
     table: LabelledSteps,
     counts: Counter[str],
+    granularity: Granularity = "function",
 ) -> list[Example]:
     """Examples of all programs with an outcome, grouped by problem. ``counts`` gathers what was left out."""
     known = {o.program_hash: float(o.passed) for o in outcomes if o.verdict.is_label}
@@ -102,7 +108,8 @@ def build_examples(
         by_problem.setdefault(program.problem_id, {})[program.program_hash] = program
     examples = []
     for problem_id, unique in by_problem.items():
-        for program, tokens, ends in tokenise(tokenizer, model, problems[problem_id], list(unique.values()), counts):
+        found = tokenise(tokenizer, model, problems[problem_id], list(unique.values()), counts, granularity)
+        for program, tokens, ends in found:
             index = np.asarray([rows.get((program.program_hash, i), NO_LABEL) for i in range(len(ends))], np.int32)
             raw = np.where(index == NO_LABEL, 0.0, table.raw[index]) if len(table.raw) else np.zeros(len(ends))
             outcome = known.get(program.program_hash, float("nan"))

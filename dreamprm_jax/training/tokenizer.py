@@ -14,7 +14,7 @@ from jaxtyping import Int
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from dreamprm_jax.cof.splitter import split_steps
-from dreamprm_jax.schema import DataError, Problem
+from dreamprm_jax.schema import DataError, Granularity, Problem
 from dreamprm_jax.storage import atomic_path
 
 PAD = "<|pad|>"
@@ -78,9 +78,11 @@ def encode_prompt(tokenizer: Tokenizer, problem: Problem) -> Int[np.ndarray, " t
     return _encode(tokenizer, prompt_text(problem))
 
 
-def encode_steps(tokenizer: Tokenizer, code: str) -> list[Int[np.ndarray, " t"]]:
+def encode_steps(
+    tokenizer: Tokenizer, code: str, granularity: Granularity = "function"
+) -> list[Int[np.ndarray, " t"]]:
     """Token ids of each step of a program, in order; int32. No step is empty."""
-    return [_encode(tokenizer, code[step.start : step.end]) for step in split_steps(code)]
+    return [_encode(tokenizer, code[step.start : step.end]) for step in split_steps(code, granularity)]
 
 
 def _encode(tokenizer: Tokenizer, text: str) -> Int[np.ndarray, " t"]:

@@ -14,7 +14,7 @@ import numpy as np
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.evaluation.candidates import Candidates
 from dreamprm_jax.evaluation.methods import arm_label, methods
-from dreamprm_jax.schema import StepTruth
+from dreamprm_jax.schema import Granularity, Step, StepTruth
 from dreamprm_jax.selection.aggregators import sigmoid
 from dreamprm_jax.selection.best_of_n import choose
 
@@ -92,6 +92,7 @@ def heat_problems(
     aggregator: str,
     truth: Sequence[StepTruth] | None,
     count: int = 6,
+    granularity: Granularity = "function",
 ) -> list[HeatProblem]:
     """First the problems on which the arms' picks differ in outcome, then those with passing and failing candidates."""
     picks = {method.key: method.numbers for method in methods(candidates, arms, aggregator) if method.key in arms}
@@ -105,7 +106,8 @@ def heat_problems(
 
     shown = sorted(range(len(candidates)), key=interest)[:count]
     return [
-        _problem(candidates[index], arms, {arm: rows[index] for arm, rows in chosen.items()}, known) for index in shown
+        _problem(candidates[index], arms, {arm: rows[index] for arm, rows in chosen.items()}, known, granularity)
+        for index in shown
     ]
 
 
@@ -114,17 +116,19 @@ def _problem(
     arms: Sequence[str],
     chosen: Mapping[str, np.ndarray],
     known: Mapping[tuple[str, int], StepTruth],
+    granularity: Granularity,
 ) -> HeatProblem:
     programs = []
     for position, program in enumerate(one.programs):
-        logits = [one.logits[arm][position] for arm in arms]
+        scores = [sigmoid(one.logits[arm][position]).tolist() for arm in arms]
+        steps = _steps(program.code, program.program_hash, split_steps(program.code, granularity), scores, known)
         programs.append(
             HeatProgram(
                 program.sample_index,
                 program.program_hash,
                 bool(one.passed[position]),
                 tuple(arm_label(arm) for arm in arms if position in chosen[arm]),
-                _steps(program.code, program.program_hash, [sigmoid(row).tolist() for row in logits], known),
+                steps,
             )
         )
     problem = one.problem
@@ -134,10 +138,9 @@ def _problem(
 
 
 def _steps(
-    code: str, program_hash: str, scores: list[list[float]], known: Mapping[tuple[str, int], StepTruth]
+    code: str, program_hash: str, cut: list[Step], scores: list[list[float]], known: Mapping[tuple[str, int], StepTruth]
 ) -> tuple[HeatStep, ...]:
-    """The program cut as the splitter cuts it. An arm whose scores do not fit the cut shows none."""
-    cut = split_steps(code)
+    """The program as the splitter cut it. An arm whose scores do not fit the cut shows none."""
     steps = []
     for step in cut:
         if step.index == MAX_STEPS or step.start > MAX_CHARACTERS:
