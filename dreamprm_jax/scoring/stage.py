@@ -41,7 +41,9 @@ def score(config: Config, paths: Paths) -> dict[str, int]:
     sequences = [
         Sequence(program, tokens, ends)
         for problem_id, programs in by_problem.items()
-        for program, tokens, ends in tokenise(tokenizer, config.model, problems[problem_id], programs, counts, granularity)
+        for program, tokens, ends in tokenise(
+            tokenizer, config.model, problems[problem_id], programs, counts, granularity
+        )
     ]
     counts["programs"] = len(sequences)
     counts["steps"] = sum(len(s.step_index) for s in sequences)

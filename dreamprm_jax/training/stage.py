@@ -60,7 +60,14 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
     for window, rows in (("train", table), ("meta", nothing)):
         outcomes = read_records(paths.outcomes(window), Outcome)
         examples[window] = build_examples(
-            tokenizer, config.model, problems[window], programs[window], outcomes, rows, counts, config.label.granularity
+            tokenizer,
+            config.model,
+            problems[window],
+            programs[window],
+            outcomes,
+            rows,
+            counts,
+            config.label.granularity,
         )
         if not examples[window]:
             left_out = "".join(f"; {count} {reason}" for reason, count in counts.items())

@@ -78,9 +78,7 @@ def encode_prompt(tokenizer: Tokenizer, problem: Problem) -> Int[np.ndarray, " t
     return _encode(tokenizer, prompt_text(problem))
 
 
-def encode_steps(
-    tokenizer: Tokenizer, code: str, granularity: Granularity = "function"
-) -> list[Int[np.ndarray, " t"]]:
+def encode_steps(tokenizer: Tokenizer, code: str, granularity: Granularity = "function") -> list[Int[np.ndarray, " t"]]:
     """Token ids of each step of a program, in order; int32. No step is empty."""
     return [_encode(tokenizer, code[step.start : step.end]) for step in split_steps(code, granularity)]
 

@@ -123,7 +123,9 @@ def test_blocks_are_what_the_rule_says():
 
 
 def test_a_header_and_a_docstring_are_no_block_of_their_own():
-    code = 'class A:\n    """Doc."""\n    def f(self):\n        """Doc."""\n        while 1:\n            f()\n    x = 1\n'
+    code = (
+        'class A:\n    """Doc."""\n    def f(self):\n        """Doc."""\n        while 1:\n            f()\n    x = 1\n'
+    )
     assert [name for name, _ in spans(code, "block")] == ["A.f", ""]
     nested = "def f():\n    def g():\n        a = 1\n        for b in c:\n            pass\n    return g\n"
     assert [text for _, text in spans(nested, "block")] == [nested.removesuffix("    return g\n"), "    return g\n"]

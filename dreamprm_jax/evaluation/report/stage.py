@@ -46,7 +46,9 @@ def report(config: Config, paths: Paths) -> dict[str, int]:
     candidates, _ = load_candidates(paths, "test", config.train.arms)
     has_truth = why_no_truth(config) is None
     truth = load_truth(config, paths, "test") if has_truth else None
-    heat = heat_problems(candidates, config.train.arms, config.evaluate.aggregator, truth, granularity=config.label.granularity)
+    heat = heat_problems(
+        candidates, config.train.arms, config.evaluate.aggregator, truth, granularity=config.label.granularity
+    )
     folder = paths.report().parent
     figures = _plots(config, paths, results, candidates, skips, folder)
     environment = jinja2.Environment(
