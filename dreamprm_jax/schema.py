@@ -148,11 +148,22 @@ class StepLabel:
     mode: str
     tier: str
     config_hash: str
+    strategy: str = "fixed"  # how the rollouts were spent: ``LabelConfig.strategy``
+    asked: int = 0  # rollouts that the policy was asked for at this very prefix
+    borrowed: int = 0  # of the judged rollouts, those of earlier prefixes that passed through this one
+    borrowed_passes: int = 0
+    judged: int = 0  # programs that this prefix's rollouts made the judge run
+    seed: int = 0  # of the first request for this prefix
 
     @property
     def mean(self) -> float:
-        """passes / rollouts, the paper's soft label (nan without rollouts)."""
+        """passes / rollouts, the paper's soft label: Math-Shepherd's soft estimation (nan without rollouts)."""
         return self.passes / self.rollouts if self.rollouts else float("nan")
+
+    @property
+    def hard(self) -> float:
+        """1 where a rollout passed, else 0: Math-Shepherd's hard estimation (nan without rollouts)."""
+        return float(self.passes > 0) if self.rollouts else float("nan")
 
 
 @dataclasses.dataclass(frozen=True)

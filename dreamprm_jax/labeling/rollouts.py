@@ -1,60 +1,35 @@
-"""Monte-Carlo estimation: complete a prefix K times, run the unit tests, count.
-
-Math-Shepherd (arXiv 2312.08935) and DreamPRM-Code (arXiv 2512.15000, section 3.2), with functions as steps.
-"""
+"""Estimates the steps of many programs at once: completions are asked for ahead, programs stream through the judge."""
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import Config
 from dreamprm_jax.engine.ordered import ordered_map
+from dreamprm_jax.labeling.estimate import Estimation, ProgramEstimate, advance, estimation
+from dreamprm_jax.labeling.identity import identity
 from dreamprm_jax.policy.protocol import Completion, CompletionRequest, Policy, PolicyError
-from dreamprm_jax.policy.stage import request_seed
 from dreamprm_jax.sandbox import Judge, JudgeTask
-from dreamprm_jax.schema import Granularity, Problem, Program, Step, Verdict, program_hash
+from dreamprm_jax.schema import Problem, Program, Verdict, content_hash, program_hash
+
+_WAITING = 1024  # programs that may wait for their next round while others begin
+_REMEMBERED = 4096  # problems whose verdicts are kept
 
 
 @dataclass(frozen=True)
-class PrefixUnit:
-    """One unit of work: the rollouts of one step of one program."""
+class ProgramUnit:
+    """One unit of work: the rollouts of all steps of one program."""
 
     problem: Problem
     program: Program
-    step: Step
+    verdict: Verdict  # of the program itself
 
     @property
     def key(self) -> str:
         """The unit's name in the journal."""
-        return f"{self.program.program_hash}/{self.step.index}"
-
-    @property
-    def prefix(self) -> str:
-        """The program up to and including the step."""
-        return self.program.code[: self.step.end]
-
-
-@dataclass(frozen=True)
-class Tally:
-    """What the rollouts of one prefix came to."""
-
-    passes: int
-    failures: int
-    infrastructure_errors: int
-    unforced: int  # completions that the policy was not made to begin with the prefix
-    judged: int  # distinct programs that had to be run
-
-
-def prefix_units(
-    problems: dict[str, Problem], programs: Iterable[Program], granularity: Granularity = "function"
-) -> Iterator[PrefixUnit]:
-    """Every step but the last of every program: the last step's label is the program's own outcome, known exactly."""
-    for program in programs:
-        for step in split_steps(program.code, granularity)[:-1]:
-            yield PrefixUnit(problems[program.problem_id], program, step)
+        return self.program.program_hash
 
 
 def judge_task(problem: Problem, code: str) -> JudgeTask:
@@ -62,65 +37,142 @@ def judge_task(problem: Problem, code: str) -> JudgeTask:
     return JudgeTask(program_hash(problem.problem_id, code), code, problem.tests, problem.func_name)
 
 
-def roll_out(
-    config: Config, units: Iterable[PrefixUnit], policy: Policy, judge: Judge, verdicts: dict[str, Verdict]
-) -> Iterator[tuple[PrefixUnit, Tally | PolicyError]]:
-    """Completes each unit's prefix ``config.label.rollouts`` times and judges the completions.
+@dataclass
+class _Running:
+    """A unit between two rounds."""
 
-    Completions are asked for ahead of the judge, and programs stream through it; a text that was judged before (in
-    ``verdicts``, by program hash, which this fills) is not run again.
+    unit: ProgramUnit
+    work: Estimation
+    requests: list[CompletionRequest]
+    answers: dict[int, list[Completion] | PolicyError] = field(default_factory=dict)
+    keys: dict[int, list[str]] = field(default_factory=dict)  # of the completions of each answer
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    missing: int = 0  # verdicts
+
+
+def roll_out(
+    config: Config, units: Iterable[ProgramUnit], policy: Policy, judge: Judge
+) -> Iterator[tuple[ProgramUnit, ProgramEstimate | PolicyError]]:
+    """Estimates every unit, as ``estimate_program`` does.
+
+    A program that is equal to one judged before, for the same problem, is not run again. Programs whose strategy wants
+    another round wait until the judge has seen the round of all the others.
 
     Yields:
-      Each unit, in order, with its tally, or with the policy's error.
+      Each unit, as it is finished, with its estimate, or with the policy's error.
     """
+    return _Driver(config, policy, judge).run(iter(units))
 
-    def complete(unit: PrefixUnit) -> list[Completion] | PolicyError:
-        seed = request_seed(config.seed, "rollouts", unit.key)
-        request = CompletionRequest(unit.problem, unit.prefix, config.label.rollouts, config.label.temperature, seed)
-        try:
-            return policy.complete(request)
-        except PolicyError as error:
-            return error
 
-    waiting: deque[tuple[PrefixUnit, list[Completion] | PolicyError, int]] = deque()
-    in_flight: set[str] = set()
+class _Driver:
+    """The state of one ``roll_out``."""
 
-    def tasks() -> Iterator[JudgeTask]:
-        for unit, answer in ordered_map(complete, units, config.policy.concurrency):
-            if isinstance(answer, PolicyError):
-                waiting.append((unit, answer, 0))
-                continue
-            fresh = {}
-            for completion in answer:
-                task = judge_task(unit.problem, completion.code)
-                if task.key not in verdicts and task.key not in in_flight:
-                    fresh[task.key] = task
-            in_flight.update(fresh)
-            waiting.append((unit, answer, len(fresh)))
-            yield from fresh.values()
+    def __init__(self, config: Config, policy: Policy, judge: Judge):
+        self.config, self.policy, self.judge = config, policy, judge
+        self.known: OrderedDict[str, dict[str, Verdict]] = OrderedDict()  # by problem, by identity
+        self.waiters: dict[str, list[_Running]] = {}  # by identity of a program that is being judged
+        self.again: list[_Running] = []  # with requests for the next wave
+        self.finished: list[tuple[ProgramUnit, ProgramEstimate | PolicyError]] = []
 
-    def finished() -> Iterator[tuple[PrefixUnit, Tally | PolicyError]]:
-        while waiting:
-            unit, answer, judged = waiting[0]
-            if isinstance(answer, PolicyError):
-                waiting.popleft()
-                yield unit, answer
-                continue
-            keys = [program_hash(unit.problem.problem_id, completion.code) for completion in answer]
-            if not all(key in verdicts for key in keys):
+    def run(self, units: Iterator[ProgramUnit]) -> Iterator[tuple[ProgramUnit, ProgramEstimate | PolicyError]]:
+        """In waves: the waiting programs, then new ones until too many wait."""
+        while True:
+            wave, self.again = self.again, []
+            for result in self.judge.evaluate(self._tasks(self._wave(wave, units))):
+                self._deliver(result.key, result.verdict)
+                yield from self._drain()
+            yield from self._drain()
+            if not self.again and not wave:
                 return
-            waiting.popleft()
-            unforced = sum(not completion.forced for completion in answer)
-            yield unit, _tally([verdicts[key] for key in keys], unforced, judged)
 
-    for result in judge.evaluate(tasks()):
-        verdicts[result.key] = result.verdict
-        in_flight.discard(result.key)
-        yield from finished()
-    yield from finished()
+    def _drain(self) -> list[tuple[ProgramUnit, ProgramEstimate | PolicyError]]:
+        finished, self.finished = self.finished, []
+        return finished
 
+    def _wave(self, waiting: list[_Running], units: Iterator[ProgramUnit]) -> Iterator[_Running]:
+        yield from waiting
+        while len(self.again) < _WAITING:
+            unit = next(units, None)
+            if unit is None:
+                return
+            work = estimation(unit.problem, unit.program, unit.verdict, self.config.label, self.config.seed)
+            running = _Running(unit, work, [])
+            if unit.verdict.is_label:
+                self._remember(unit.problem.problem_id, self._key(unit, unit.program.code), unit.verdict)
+            if self._proceed(running, advance(work, None)):
+                yield running
 
-def _tally(verdicts: list[Verdict], unforced: int, judged: int) -> Tally:
-    labels = [verdict for verdict in verdicts if verdict.is_label]
-    passes = sum(verdict is Verdict.AC for verdict in labels)
-    return Tally(passes, len(labels) - passes, len(verdicts) - len(labels), unforced, judged)
+    def _tasks(self, wave: Iterator[_Running]) -> Iterator[JudgeTask]:
+        def complete(item: tuple[_Running, int]) -> list[Completion] | PolicyError:
+            try:
+                return self.policy.complete(item[0].requests[item[1]])
+            except PolicyError as error:
+                return error
+
+        items = ((running, index) for running in wave for index in range(len(running.requests)))
+        for (running, index), answer in ordered_map(complete, items, self.config.policy.concurrency):
+            running.answers[index] = answer
+            if len(running.answers) < len(running.requests):
+                continue
+            error = next((one for one in running.answers.values() if isinstance(one, PolicyError)), None)
+            if error is not None:
+                self.finished.append((running.unit, error))
+            else:
+                yield from self._unknown(running)
+
+    def _unknown(self, running: _Running) -> Iterator[JudgeTask]:
+        """The programs of a round that have to be run; the verdicts of the others are there or on their way."""
+        known = self.known.get(running.unit.problem.problem_id, {})
+        tasks = {}
+        for index, answer in running.answers.items():
+            assert not isinstance(answer, PolicyError)
+            running.keys[index] = [self._key(running.unit, completion.code) for completion in answer]
+            for key, completion in zip(running.keys[index], answer, strict=True):
+                if key in known:
+                    running.verdicts[key] = known[key]
+                elif key not in running.verdicts and running not in self.waiters.get(key, ()):
+                    if key not in self.waiters:
+                        problem = running.unit.problem
+                        tasks[key] = JudgeTask(key, completion.code, problem.tests, problem.func_name)
+                    self.waiters.setdefault(key, []).append(running)
+                    running.missing += 1
+        if not running.missing:
+            self._settle(running)
+        yield from tasks.values()
+
+    def _deliver(self, key: str, verdict: Verdict) -> None:
+        for running in self.waiters.pop(key):
+            running.verdicts[key] = verdict
+            running.missing -= 1
+            if verdict is not Verdict.SANDBOX_ERROR:  # that says nothing about the program's next run
+                self._remember(running.unit.problem.problem_id, key, verdict)
+            if not running.missing:
+                self._settle(running)
+
+    def _settle(self, running: _Running) -> None:
+        """A round is judged: on to the next."""
+        answers = []
+        for index in range(len(running.requests)):
+            answer = running.answers[index]
+            assert not isinstance(answer, PolicyError)
+            answers.append([(c, running.verdicts[k]) for c, k in zip(answer, running.keys[index], strict=True)])
+        if self._proceed(running, advance(running.work, answers)):
+            self.again.append(running)
+
+    def _proceed(self, running: _Running, state: list[CompletionRequest] | ProgramEstimate) -> bool:
+        """Takes the next requests, or the finished estimate. Returns whether there are requests."""
+        running.answers, running.keys, running.verdicts = {}, {}, {}
+        if isinstance(state, ProgramEstimate):
+            self.finished.append((running.unit, state))
+            return False
+        running.requests = state
+        return True
+
+    def _key(self, unit: ProgramUnit, code: str) -> str:
+        return content_hash(unit.problem.problem_id, identity(code, self.config.label.identical))
+
+    def _remember(self, problem_id: str, key: str, verdict: Verdict) -> None:
+        self.known.setdefault(problem_id, {})[key] = verdict
+        self.known.move_to_end(problem_id)
+        if len(self.known) > _REMEMBERED:
+            self.known.popitem(last=False)

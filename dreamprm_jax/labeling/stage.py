@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from typing import Any
 
 from tqdm import tqdm
 
 from dreamprm_jax.cof.splitter import split_steps
-from dreamprm_jax.config import Config
+from dreamprm_jax.config import Config, LabelConfig
 from dreamprm_jax.engine.journal import Journal
-from dreamprm_jax.labeling.rollouts import Tally, judge_task, prefix_units, roll_out
+from dreamprm_jax.labeling.estimate import ProgramEstimate, StepTally
+from dreamprm_jax.labeling.rollouts import ProgramUnit, judge_task, roll_out
 from dreamprm_jax.pipeline import fingerprint
 from dreamprm_jax.policy.factory import make_policy
-from dreamprm_jax.policy.protocol import PolicyError
+from dreamprm_jax.policy.protocol import Policy, PolicyError
 from dreamprm_jax.problems.source import WINDOWS
 from dreamprm_jax.sandbox import Judge
 from dreamprm_jax.schema import (
@@ -29,6 +29,8 @@ from dreamprm_jax.schema import (
 from dreamprm_jax.storage import read_records, write_records
 from dreamprm_jax.workdir import Paths
 
+ATTEMPTS = 3  # at a program whose rollouts the sandbox fails on
+
 
 def label(config: Config, paths: Paths) -> dict[str, int]:
     """Judges all programs, rolls out the train window's prefixes, writes outcomes and step labels.
@@ -37,7 +39,7 @@ def label(config: Config, paths: Paths) -> dict[str, int]:
       Counts: programs by verdict, steps, rollouts, programs run, infrastructure errors.
 
     Raises:
-      DataError: where the policy failed on some prefixes; run again to ask it for those alone.
+      DataError: where the policy or the sandbox failed on some programs; run again to do those alone.
     """
     problems = {w: {p.problem_id: p for p in read_records(paths.problems(w), Problem)} for w in WINDOWS}
     programs = {w: read_records(paths.programs(w), Program) for w in WINDOWS}
@@ -55,7 +57,10 @@ def label(config: Config, paths: Paths) -> dict[str, int]:
         with Journal(folder / "rollouts.journal") as journal:
             labels = _label_steps(config, paths, judge, journal, problems["train"], programs["train"], train_outcomes)
     counts["step labels"] = write_records(paths.step_labels(), StepLabel, labels)
-    counts["rollouts"] = sum(row.rollouts for row in labels)
+    counts["steps without rollouts"] = sum(not row.rollouts for row in labels)
+    counts["rollouts"] = sum(row.asked for row in labels)
+    counts["borrowed"] = sum(row.borrowed for row in labels)
+    counts["distinct programs among the rollouts"] = sum(row.judged for row in labels)
     counts["infrastructure errors"] = sum(row.infrastructure_errors for row in labels)
     return dict(counts)
 
@@ -92,56 +97,104 @@ def _label_steps(
 ) -> list[StepLabel]:
     policy = make_policy(config.policy, compositions=paths.compositions())
     unique = list({p.program_hash: p for p in programs}.values())
-    units = list(prefix_units(problems, unique, config.label.granularity))
-    todo = [unit for unit in units if unit.key not in journal]
-    verdicts = {key: outcome.verdict for key, outcome in outcomes.items()}
-    failures: list[str] = []
-    bar = tqdm(total=len(units), initial=len(units) - len(todo), desc="roll out prefixes", unit="step")
+    if config.label.count_program:
+        _check_counts_as_rollouts(config, policy, unique)
+    units = [ProgramUnit(problems[p.problem_id], p, outcomes[p.program_hash].verdict) for p in unique]
     try:
-        for unit, tally in roll_out(config, todo, policy, judge, verdicts):
-            if isinstance(tally, PolicyError):
-                failures.append(f"{unit.key}: {tally}")
-            else:
-                journal.put(unit.key, dataclasses.astuple(tally))
-            bar.update()
+        for _ in range(2):  # the second time: programs that the sandbox failed on, when little else runs
+            failures = _estimate(config, policy, judge, journal, [unit for unit in units if unit.key not in journal])
     finally:
-        bar.close()
         policy.close()
     if failures:
         raise DataError(
-            f"the policy failed on {len(failures)} prefix(es), first {failures[0]}; "
-            "what it answered is kept: run the same command again to ask for the rest"
+            f"{len(failures)} program(s) could not be estimated, first {failures[0]}; "
+            "what else was done is kept: run the same command again to do the rest"
         )
     sampling = canonical_json(policy.sampling(config.label.temperature))
     digest = fingerprint(config, "label")
-    rows = []
-    for program in unique:
-        outcome = outcomes[program.program_hash]
-        steps = split_steps(program.code, config.label.granularity)
-        for step in steps:
-            if step.index == len(steps) - 1:
-                known = outcome.verdict.is_label
-                tally = Tally(int(outcome.passed), int(known and not outcome.passed), int(not known), 0, 0)
-            else:
-                tally = Tally(*(journal.get(f"{program.program_hash}/{step.index}") or []))
-            rows.append(
-                StepLabel(
-                    problem_id=program.problem_id,
-                    program_hash=program.program_hash,
-                    step_index=step.index,
-                    start=step.start,
-                    end=step.end,
-                    passes=tally.passes,
-                    rollouts=tally.passes + tally.failures,
-                    infrastructure_errors=tally.infrastructure_errors,
-                    unforced=tally.unforced,
-                    posterior_alpha=config.label.prior_alpha + tally.passes,
-                    posterior_beta=config.label.prior_beta + tally.failures,
-                    policy=policy.name,
-                    sampling=sampling,
-                    mode=outcome.mode,
-                    tier=outcome.tier,
-                    config_hash=digest,
-                )
-            )
+    rows: list[StepLabel] = []
+    for unit in units:
+        estimate = ProgramEstimate.from_json(journal.get(unit.key) or [])
+        rows += step_labels(config.label, unit.program, outcomes[unit.key], estimate, policy.name, sampling, digest)
     return rows
+
+
+def _estimate(config: Config, policy: Policy, judge: Judge, journal: Journal, todo: list[ProgramUnit]) -> list[str]:
+    """Estimates and commits units. Returns what could not be committed, and why.
+
+    A unit with rollouts that the sandbox gave no verdict on is noted and left to be done again; after ``ATTEMPTS`` it
+    is committed as it is, the missing ones counted.
+    """
+    failures = []
+    bar = tqdm(total=len(todo), desc="roll out prefixes", unit="program", disable=None if todo else True)
+    for unit, estimate in roll_out(config, todo, policy, judge):
+        if isinstance(estimate, PolicyError):
+            failures.append(f"{unit.key}: {estimate}")
+        else:
+            attempt = next(n for n in range(1, ATTEMPTS + 1) if f"{unit.key}/attempt/{n}" not in journal)
+            if estimate.sandbox_errors and attempt < ATTEMPTS:
+                journal.put(f"{unit.key}/attempt/{attempt}", estimate.to_json())
+                failures.append(
+                    f"{unit.key}: the sandbox failed on {estimate.sandbox_errors} of {estimate.asked} rollouts "
+                    f"(attempt {attempt} of {ATTEMPTS})"
+                )
+            else:
+                journal.put(unit.key, estimate.to_json())
+        bar.update()
+    bar.close()
+    return failures
+
+
+def _check_counts_as_rollouts(config: Config, policy: Policy, programs: list[Program]) -> None:
+    """Whether every program is a sample of the very distribution that its rollouts have."""
+    wanted = canonical_json(policy.sampling(config.label.temperature))
+    for program in programs:
+        if (program.policy, program.sampling) != (policy.name, wanted):
+            raise DataError(
+                f"config.label.count_program: program {program.program_hash} is by {program.policy} with "
+                f"{program.sampling}, rollouts are by {policy.name} with {wanted}; they must be the same: "
+                "set config.generate.temperature and config.label.temperature alike, or count_program=False"
+            )
+
+
+def step_labels(
+    settings: LabelConfig,
+    program: Program,
+    outcome: Outcome,
+    estimate: ProgramEstimate,
+    policy: str,
+    sampling: str,
+    digest: str,
+) -> list[StepLabel]:
+    """The rows of one program. The last step's label is the program's outcome, as one rollout."""
+    known = outcome.verdict.is_label
+    last = StepTally(
+        passes=int(outcome.passed), failures=int(known and not outcome.passed), infrastructure_errors=int(not known)
+    )
+    return [
+        StepLabel(
+            problem_id=program.problem_id,
+            program_hash=program.program_hash,
+            step_index=step.index,
+            start=step.start,
+            end=step.end,
+            passes=tally.passes,
+            rollouts=tally.passes + tally.failures,
+            infrastructure_errors=tally.infrastructure_errors,
+            unforced=tally.unforced,
+            posterior_alpha=settings.prior_alpha + tally.passes,
+            posterior_beta=settings.prior_beta + tally.failures,
+            policy=policy,
+            sampling=sampling,
+            mode=outcome.mode,
+            tier=outcome.tier,
+            config_hash=digest,
+            strategy=settings.strategy + ("+program" if settings.count_program else ""),
+            asked=tally.asked,
+            borrowed=tally.borrowed,
+            borrowed_passes=tally.borrowed_passes,
+            judged=tally.judged,
+            seed=tally.seed,
+        )
+        for step, tally in zip(split_steps(program.code, settings.granularity), (*estimate.steps, last), strict=True)
+    ]
