@@ -30,7 +30,7 @@ _BOOTSTRAP = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(2)); from 
 _CLOSE_SECONDS = 5.0
 _READ_AT_ONCE = 256  # messages of one worker, before the others have their turn
 # The parallelism is that of the workers.
-_ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 @dataclass

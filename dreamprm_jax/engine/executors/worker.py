@@ -51,9 +51,7 @@ def _serve(connection: Connection) -> None:
     work.close()  # an empty message: everything is done
 
 
-def _do_units(
-    connection: Connection, writing: threading.Lock, units: queue.SimpleQueue[bytes], work: Work
-) -> None:
+def _do_units(connection: Connection, writing: threading.Lock, units: queue.SimpleQueue[bytes], work: Work) -> None:
     while True:
         key, payload = pickle.loads(units.get())
         try:

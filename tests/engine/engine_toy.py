@@ -1,0 +1,71 @@
+"""Work for tests of the engine: every execution leaves a line in a side file; some units kill their worker."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Squares:
+    """A factory of work that squares numbers."""
+
+    log: Path  # one line an execution: unit and process
+    seconds: float = 0.0
+    poison: tuple[str, ...] = ()  # units that kill their worker
+    wrong: tuple[str, ...] = ()  # units that raise
+    pad: int = 0  # bytes of filling in a unit's value
+
+    def __call__(self) -> SquaresWork:
+        with open(self.log, "a") as handle:
+            handle.write(f"+ {os.getpid()}\n")
+        return SquaresWork(self)
+
+
+@dataclasses.dataclass
+class SquaresWork:
+    settings: Squares
+
+    def __call__(self, key: str, payload: Any) -> Any:
+        with open(self.settings.log, "a") as handle:  # a short line is appended in one piece
+            handle.write(f"{key} {os.getpid()}\n")
+        if key in self.settings.poison:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if key in self.settings.wrong:
+            raise ValueError(f"unit {key} is wrong")
+        time.sleep(self.settings.seconds)
+        return [payload * payload, "x" * self.settings.pad]
+
+    def close(self) -> None:
+        with open(self.settings.log, "a") as handle:
+            handle.write(f"- {os.getpid()}\n")
+
+
+@dataclasses.dataclass(frozen=True)
+class Broken:
+    """A factory that cannot make its work."""
+
+    kill: bool = False
+
+    def __call__(self) -> Any:
+        if self.kill:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise ValueError("no such server")
+
+
+def units(count: int) -> list[tuple[str, int]]:
+    return [(f"unit{i}", i) for i in range(count)]
+
+
+def executions(log: Path) -> dict[str, int]:
+    """How often each unit was begun."""
+    counts: dict[str, int] = {}
+    for line in log.read_text().splitlines():
+        key = line.split()[0]
+        if key not in "+-":
+            counts[key] = counts.get(key, 0) + 1
+    return counts
