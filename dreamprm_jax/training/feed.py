@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import chex
 import grain
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -27,6 +28,10 @@ class Batch(NamedTuple):
     raw: Float[Any, "B S"]  # their Monte-Carlo labels, 0 elsewhere
     outcome_mask: Bool[Any, "B S"]  # last steps of programs
     outcome: Float[Any, "B S"]  # the programs' outcomes there, 0 elsewhere
+    # What the losses divide by: the true entries of each mask in the whole batch (at least 1), an equal share in every
+    # row. Micro-batches keep it, so that the mean of their losses is the loss of the batch, however uneven they are.
+    label_share: Float[Any, " B"]
+    outcome_share: Float[Any, " B"]
 
 
 class Shape(NamedTuple):
@@ -73,12 +78,23 @@ class PackedRows:
         self.rows = pack(lengths, tokens, seed)
         steps = max(sum(len(examples[i].step_index) for i in row) for row in self.rows)
         self.shape = Shape(tokens, steps)
+        self.batch_size = batch_size
         self._indices = grain.MapDataset.range(len(self.rows)).seed(seed).shuffle().repeat(None).batch(batch_size)
 
-    def batch(self, step: int) -> Batch:
-        """The batch of one step. Needs no state but ``step``, so that resuming is exact."""
-        rows = [self.rows[index] for index in np.asarray(self._indices[step])]
-        return collate([[self.examples[i] for i in row] for row in rows], self.shape)
+    def batch(self, step: int, places: Sequence[int] | None = None) -> Batch:
+        """The batch of one step. Needs no state but ``step``, so that resuming is exact.
+
+        Args:
+          step: any, from 0.
+          places: which of the batch's rows to make; all by default. Their shares are those of the whole batch.
+        """
+        indices = np.asarray(self._indices[step])
+        whole = [[self.examples[i] for i in self.rows[index]] for index in indices]
+        if places is None:
+            return collate(whole, self.shape)
+        part = collate([whole[place] for place in places], self.shape)
+        shares = (np.full(len(places), share, np.float32) for share in _shares(whole))
+        return part._replace(**dict(zip(("label_share", "outcome_share"), shares, strict=True)))
 
     @property
     def fill(self) -> float:
@@ -89,6 +105,7 @@ class PackedRows:
 def collate(rows: Sequence[Sequence[Example]], shape: Shape) -> Batch:
     """Packs and pads rows of examples into one batch."""
     size = len(rows)
+    label_share, outcome_share = _shares(rows)
     batch = Batch(
         tokens=np.zeros((size, shape.tokens), np.int32),
         positions=np.zeros((size, shape.tokens), np.int32),
@@ -99,6 +116,8 @@ def collate(rows: Sequence[Sequence[Example]], shape: Shape) -> Batch:
         raw=np.zeros((size, shape.steps), np.float32),
         outcome_mask=np.zeros((size, shape.steps), bool),
         outcome=np.zeros((size, shape.steps), np.float32),
+        label_share=np.full(size, label_share, np.float32),
+        outcome_share=np.full(size, outcome_share, np.float32),
     )
     for row, examples in enumerate(rows):
         token, step = 0, 0
@@ -117,3 +136,25 @@ def collate(rows: Sequence[Sequence[Example]], shape: Shape) -> Batch:
             batch.outcome[row, step + steps - 1] = example.outcome
             token, step = token + length, step + steps
     return batch
+
+
+def _shares(rows: Sequence[Sequence[Example]]) -> tuple[float, float]:
+    """Labelled steps and outcomes of a batch, over its rows."""
+    labels = sum(int((example.label_index != NO_LABEL).sum()) for row in rows for example in row)
+    return max(labels, 1) / len(rows), max(sum(map(len, rows)), 1) / len(rows)
+
+
+def check_batch(batch: Batch | None, leading: int = 0) -> None:
+    """Asserts ranks, equal sizes and dtypes of a batch's leaves, behind ``leading`` axes of steps and micro-batches."""
+    if batch is None:
+        raise AssertionError("this step needs a batch of the outer problem")
+    tokens = (batch.tokens, batch.positions, batch.segments)
+    slots = (batch.step_index, batch.label_mask, batch.label_index, batch.raw, batch.outcome_mask, batch.outcome)
+    shares = (batch.label_share, batch.outcome_share)
+    for leaves, rank in ((tokens, 2), (slots, 2), (shares, 1)):
+        chex.assert_rank(leaves, leading + rank)
+        chex.assert_equal_shape(leaves)
+    chex.assert_equal_shape_prefix([batch.tokens, batch.step_index, batch.label_share], leading + 1)
+    chex.assert_type([*tokens, batch.step_index, batch.label_index], int)
+    chex.assert_type([batch.label_mask, batch.outcome_mask], bool)
+    chex.assert_type([batch.raw, batch.outcome, *shares], float)

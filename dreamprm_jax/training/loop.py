@@ -1,56 +1,47 @@
-"""The training loop of one arm: resume, step, log, save, stop cleanly."""
+"""The training loop of one arm: resume, step, measure, log, save, stop cleanly."""
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, Bool
 from tqdm import tqdm
 
-from dreamprm_jax.bilevel import optimizers
-from dreamprm_jax.bilevel.hypergradient import make_meta_gradient
 from dreamprm_jax.bilevel.labels import Parametrisation
 from dreamprm_jax.bilevel.partition import merge
 from dreamprm_jax.config import TrainConfig
 from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.schema import DataError
+from dreamprm_jax.training import distributed
 from dreamprm_jax.training.checkpoint import Checkpoints, TrainState
+from dreamprm_jax.training.evaluate_during import EvaluationSet, Figures, label_figures, meta_figures
+from dreamprm_jax.training.examples import NO_LABEL
 from dreamprm_jax.training.feed import Batch, PackedRows
-from dreamprm_jax.training.losses import Loss, make_outer_loss
-from dreamprm_jax.training.mesh import activate, batch_sharding, replicated
+from dreamprm_jax.training.global_batch import flag_of_each_device, from_every_process, step_batch, whole_batches
+from dreamprm_jax.training.guard import FiniteGuard, all_finite
+from dreamprm_jax.training.losses import Loss, batch_logits
+from dreamprm_jax.training.master_weights import check_needed
+from dreamprm_jax.training.mesh import activate, check_divisible, replicated
 from dreamprm_jax.training.metrics import MetricsWriter
-from dreamprm_jax.training.table import pad_labels
+from dreamprm_jax.training.profiling import ProfilerWindow
+from dreamprm_jax.training.steps import (
+    Step,
+    StepInputs,
+    StepResult,
+    draws_dropout,
+    make_bilevel_step,
+    make_meta_optimizer,
+    make_optimizer,
+    make_plain_step,
+)
 
-Metrics = dict[str, Array]
-
-
-class Step(Protocol):
-    """One call of the loop. ``frozen`` is the other part of ``state.params`` (``bilevel.partition``), if there is one.
-
-    It is an argument, so that the compiled program holds no copy of the weights. ``key`` draws LoRA's dropout.
-    """
-
-    def __call__(
-        self,
-        state: TrainState,
-        batch: Batch,
-        outer: Batch | None,
-        do_meta: Array,
-        frozen: Any = None,
-        key: Array | None = None,
-    ) -> tuple[TrainState, Metrics]:
-        """Returns the state after the step, and figures of it."""
-        ...
+__all__ = ["Arm", "Data", "make_meta_optimizer", "make_optimizer", "train_arm"]
 
 
 @dataclass(frozen=True)
@@ -62,115 +53,26 @@ class Arm:
     first_step: int
     last_step: int
     labels: Parametrisation | None = None  # set: bi-level training of phi
+    outer_loss: Loss | None = None  # of bi-level training; None: the cross-entropy of the outcomes
 
 
 @dataclass(frozen=True)
 class Data:
-    """The inner and outer problem's rows, the label table's raw labels, and the seed of LoRA's dropout."""
+    """The inner and outer problem's rows, the label table's labels at the start, and the seed of LoRA's dropout."""
 
     inner: PackedRows
     outer: PackedRows
     raw: np.ndarray  # float32[n]
     seed: int = 0
+    evaluation: EvaluationSet | None = None  # what to measure on during training
 
 
-def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """AdamW with clipping and a linear warm-up to a cosine decay over all steps, differentiable at zero gradients."""
-    total = config.warmup_steps + config.steps
-    ramp = min(max(1, total // 20), total)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, ramp, total, 0.1 * config.learning_rate)
-    return optax.chain(
-        optimizers.clip_by_global_norm(config.clip_norm),
-        optimizers.adamw(schedule, b2=config.adam_b2, weight_decay=config.weight_decay),
-    )
+class Watched(NamedTuple):
+    """A step's result with the flags that the loop reads one step later."""
 
-
-def make_plain_step(inner_loss: Loss, optimizer: optax.GradientTransformation) -> Step:
-    """One first-order step on the inner loss."""
-
-    def step(
-        state: TrainState,
-        batch: Batch,
-        outer: Batch | None,
-        do_meta: Array,
-        frozen: Any = None,
-        key: Array | None = None,
-    ) -> tuple[TrainState, Metrics]:
-        keys = () if key is None else (key,)
-
-        def loss_of(params: Any) -> Array:
-            return inner_loss(params if frozen is None else merge(params, frozen), state.phi, batch, *keys)
-
-        loss, gradient = jax.value_and_grad(loss_of)(state.params)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics = {"inner_loss": loss, "gradient_norm": optax.global_norm(gradient)}
-        return state._replace(params=params, opt_state=opt_state), metrics
-
-    return step
-
-
-def _drops(model: DecoderConfig) -> bool:
-    """Whether the training losses need a key."""
-    return model.lora is not None and model.lora.dropout > 0
-
-
-def make_meta_optimizer(config: TrainConfig, labels: Parametrisation) -> optax.GradientTransformationExtraArgs:
-    """Adam on phi; of a table only the rows of the batch move."""
-    meta = config.meta
-    if labels.is_table:
-        return optimizers.lazy_adam(meta.learning_rate, weight_decay=meta.weight_decay)
-    return optax.with_extra_args_support(optimizers.adamw(meta.learning_rate, weight_decay=meta.weight_decay))
-
-
-def make_bilevel_step(
-    model: DecoderConfig,
-    inner_loss: Loss,
-    labels: Parametrisation,
-    optimizer: optax.GradientTransformation,
-    config: TrainConfig,
-    raw: np.ndarray,
-) -> Step:
-    """K inner steps on theta, and one outer step on phi with the exact hypergradient through them."""
-    meta_gradient = make_meta_gradient(
-        inner_loss,
-        make_outer_loss(model),
-        optimizer,
-        method=config.meta.method,
-        unroll=config.meta.unroll,
-        has_rng=_drops(model),
-    )
-    meta_optimizer = make_meta_optimizer(config, labels)
-
-    def step(
-        state: TrainState,
-        batch: Batch,
-        outer: Batch | None,
-        do_meta: Array,
-        frozen: Any = None,
-        key: Array | None = None,
-    ) -> tuple[TrainState, Metrics]:
-        padded = pad_labels(raw, len(jax.tree.leaves(state.phi)[0])) if labels.is_table else raw
-        point = (state.params, state.opt_state, state.phi)
-        result = meta_gradient(*point, batch, outer, do_meta=do_meta, rng=key, frozen=frozen)
-        touched = optimizers.touched_rows(batch.label_index, len(padded), batch.label_mask) & do_meta
-        updates, meta_state = meta_optimizer.update(
-            result.hypergradient, state.meta_opt_state, state.phi, touched=touched
-        )
-        if not labels.is_table:  # a network's moments must rest, too, where there is no outer step
-            updates = jax.tree.map(lambda leaf: leaf * do_meta, updates)
-            meta_state = jax.tree.map(lambda new, old: jnp.where(do_meta, new, old), meta_state, state.meta_opt_state)
-        phi = labels.project(optax.apply_updates(state.phi, updates))
-        metrics = {
-            "inner_loss": result.inner_loss,
-            "outer_loss": result.outer_loss,
-            "gradient_norm": result.norms.inner_gradient,
-            "hypergradient_norm": result.norms.hypergradient,
-            "label_drift": jnp.mean(jnp.abs(labels.labels(phi, jnp.asarray(padded)) - padded)[: len(raw)]),
-        }
-        return TrainState(result.params, result.opt_state, phi, meta_state), metrics
-
-    return step
+    result: StepResult
+    finite: Bool[Array, ""]
+    stop: Bool[Array, ""]  # whether any process was asked to stop before the step
 
 
 def train_arm(
@@ -191,15 +93,11 @@ def train_arm(
       The state after ``arm.last_step`` steps, which is also checkpointed.
 
     Raises:
-      DataError: when the loss is no longer finite; the batch is kept in the folder.
-      SystemExit: with status 143 after SIGTERM, once the state is saved.
+      DataError: on settings and data that do not go together; when a step's values are not finite (its batch is kept
+        in the folder).
+      SystemExit: with status 143 after SIGTERM on any process, once the state is saved.
     """
-    optimizer = make_optimizer(config)
-    if arm.labels is None:
-        stride, step_function = 1, make_plain_step(arm.inner_loss, optimizer)
-    else:
-        stride = config.meta.unroll
-        step_function = make_bilevel_step(model, arm.inner_loss, arm.labels, optimizer, config, data.raw)
+    _check(config, mesh, arm, data, start)
     with Checkpoints(folder / "checkpoints", config.checkpoint_every, config.keep_checkpoints) as checkpoints:
         done = checkpoints.latest_step()
         # A copy: the step's buffers are donated, and other arms go on from ``start`` too.
@@ -208,65 +106,141 @@ def train_arm(
         if first >= arm.last_step:
             return state
         state = jax.tree.map(lambda leaf: _on_mesh(leaf, mesh), state)
-        # The state comes out as it went in, so that the second step does not compile anew.
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-        compiled = jax.jit(step_function, donate_argnums=0, out_shardings=(shardings, None))
+        return _Loop(config, model, mesh, arm, data, folder, frozen, checkpoints).run(state, first)
+
+
+@dataclass(frozen=True)
+class _Loop:
+    """The steps of ``train_arm`` from one on, with everything that they share."""
+
+    config: TrainConfig
+    model: DecoderConfig
+    mesh: Mesh
+    arm: Arm
+    data: Data
+    folder: Path
+    frozen: Any
+    checkpoints: Checkpoints
+
+    @property
+    def stride(self) -> int:
+        """Steps of theta in one call: K of the unroll."""
+        return 1 if self.arm.labels is None else self.config.meta.unroll
+
+    def run(self, state: TrainState, first: int) -> TrainState:
+        """Steps ``first`` to ``arm.last_step``."""
+        config, arm, stride, main = self.config, self.arm, self.stride, distributed.is_main()
+        compiled, guard = self._compile(state), FiniteGuard(self.folder, self._host_batches, main)
+        logits_of = jax.jit(_logits, static_argnums=0, out_shardings=replicated(self.mesh))
+        length, done = arm.last_step - arm.first_step, first - arm.first_step
+        agreed: Any = False  # whether any process was asked to stop before the last step
         with (
-            activate(model, mesh),
-            _stop_requests() as stop,
-            MetricsWriter(folder, first) as writer,
-            tqdm(total=arm.last_step - arm.first_step, initial=first - arm.first_step, desc=f"train {arm.name}") as bar,
+            activate(self.model, self.mesh),
+            distributed.stop_requests() as requests,
+            MetricsWriter(self.folder, first, main, config.wandb_project) as writer,
+            ProfilerWindow(self.folder / "profile", config.profile_from, config.profile_steps * main) as profiler,
+            tqdm(total=length, initial=done, desc=f"train {arm.name}", disable=not main) as bar,
         ):
             for step in range(first, arm.last_step, stride):
-                batch = _device_batch([data.inner.batch(step + k) for k in range(stride)], mesh)
-                meta_batch = None if arm.labels is None else _device_batch([data.outer.batch(step)], mesh)
-                do_meta = (step // stride) % config.meta.every == 0
-                key = jax.random.fold_in(jax.random.key(data.seed), step) if _drops(model) else None
-                state, metrics = compiled(state, batch, meta_batch, jnp.asarray(do_meta), frozen=frozen, key=key)
-                stopping, last = bool(stop), step + stride >= arm.last_step
-                logging, saving = last or step % config.log_every < stride, last or checkpoints.due(step + stride)
-                if logging or saving or stopping:
+                profiler.before(step)
+                inputs = self._inputs(step)
+                asked = flag_of_each_device(bool(requests), self.mesh)
+                (state, metrics, move), finite, stop = compiled(state, inputs, asked)
+                guard.watch(step, finite, metrics)  # waits for the step before, while this one runs
+                following, last = step + stride, step + stride >= arm.last_step
+                # One process stops at once; several after the step at which all of them have read the flag.
+                stopping = bool(requests) if jax.process_count() == 1 else bool(agreed)
+                agreed = stop
+                logging = last or step % config.log_every < stride
+                measuring = bool(config.evaluate_every) and (last or following % config.evaluate_every < stride)
+                saving = last or stopping or self.checkpoints.due(following)
+                if logging or measuring or saving:
+                    guard.settle()  # nothing that is not finite is written
+                if logging or measuring:
                     values = {name: float(value) for name, value in metrics.items()}
-                    if logging:
-                        writer.write(step, values)
-                        bar.set_postfix(loss=f"{values['inner_loss']:.3f}")
-                    _check_finite(values, batch, step, folder)  # before the save: checkpoints are always finite
+                    if self.data.evaluation is not None:
+                        if move is not None and self.data.evaluation.label_truth is not None:
+                            values |= label_figures(move, self.data.evaluation.label_truth)
+                        if measuring:
+                            values |= self._measure(logits_of, state, self.data.evaluation)
+                    writer.write(step, values)
+                    bar.set_postfix(loss=f"{values['inner_loss']:.3f}")
                 bar.update(stride)
-                if saving or stopping:
-                    checkpoints.save(step + stride, state, force=stopping or last)
+                profiler.after(following, state)
+                if saving:
+                    self.checkpoints.save(following, state, force=stopping or last)
                 if stopping:
                     raise SystemExit(143)
-    return state
+        return state
+
+    def _compile(self, state: TrainState) -> Any:
+        """The step with its flags. The state comes out as it went in, so that the second step does not compile anew."""
+        config, arm, optimizer = self.config, self.arm, make_optimizer(self.config)
+        if arm.labels is None:
+            step: Step = make_plain_step(arm.inner_loss, optimizer, config.accumulation)
+        else:
+            step = make_bilevel_step(
+                self.model, arm.inner_loss, arm.labels, optimizer, config, self.data.raw, arm.outer_loss
+            )
+
+        def watched(state: TrainState, inputs: StepInputs, asked: Bool[Array, " devices"]) -> Watched:
+            result = step(state, inputs)
+            return Watched(result, all_finite(result), jnp.any(asked))
+
+        everywhere = replicated(self.mesh)
+        shardings = StepResult(jax.tree.map(lambda leaf: leaf.sharding, state), everywhere, everywhere)  # type: ignore[arg-type]
+        return jax.jit(watched, donate_argnums=0, out_shardings=Watched(shardings, everywhere, everywhere))  # type: ignore[arg-type]
+
+    def _inputs(self, step: int) -> StepInputs:
+        """What the call of one step, or of K from it on, reads."""
+        config, steps = self.config, range(step, step + self.stride)
+        batch = step_batch(self.data.inner, steps, config.accumulation, self.mesh)
+        key = jax.random.fold_in(jax.random.key(self.data.seed), step) if draws_dropout(self.model) else None
+        if self.arm.labels is None:
+            return StepInputs(batch, None, False, self.frozen, key)
+        outer = step_batch(self.data.outer, [step], config.meta.accumulation, self.mesh)
+        do_meta = jnp.asarray((step // self.stride) % config.meta.every == 0)
+        return StepInputs(batch, outer, do_meta, self.frozen, key)
+
+    def _host_batches(self, step: int) -> dict[str, Batch]:
+        """The same batches for the file that is kept of a bad step: whole, the outer one's fields named ``outer_``."""
+        batches = {"": whole_batches(self.data.inner, range(step, step + self.stride))}
+        return batches if self.arm.labels is None else batches | {"outer_": whole_batches(self.data.outer, [step])}
+
+    def _measure(self, logits_of: Any, state: TrainState, chosen: EvaluationSet) -> Figures:
+        """The reward model as it is now, on the evaluation set."""
+
+        def on_host(batch: Batch) -> np.ndarray:
+            placed = from_every_process(batch, self.mesh)
+            return np.asarray(logits_of(self.model, state.params, self.frozen, placed))
+
+        return meta_figures(on_host, chosen)
+
+
+def _logits(model: DecoderConfig, params: Any, frozen: Any, batch: Batch) -> Array:
+    return batch_logits(model, params if frozen is None else merge(params, frozen), batch)
+
+
+def _check(config: TrainConfig, mesh: Mesh, arm: Arm, data: Data, start: TrainState) -> None:
+    """Raises DataError on what would fail, or mean nothing, later."""
+    batches = [("", config.batch_size, config.accumulation)]
+    if arm.labels is not None:
+        batches.append(("meta.", config.meta.batch_size, config.meta.accumulation))
+    for name, count, micro in batches:
+        if micro < 1 or count % micro:
+            raise DataError(f"config.train.{name}accumulation={micro}: must divide {name}batch_size={count}")
+        check_divisible(mesh, count // micro, f"config.train.{name}batch_size / {name}accumulation")
+    if config.master_weights:
+        check_needed(start.params)
+    if arm.labels is not None:
+        rows = max((int(e.label_index.max(initial=NO_LABEL)) for e in data.inner.examples), default=NO_LABEL)
+        if rows >= len(data.raw):
+            raise DataError(f"arm {arm.name}: a step asks for row {rows} of a label table of {len(data.raw)}")
+        truth = None if data.evaluation is None else data.evaluation.label_truth
+        if truth is not None and len(truth) != len(data.raw):
+            raise DataError(f"arm {arm.name}: truth of {len(truth)} labels for a table of {len(data.raw)}")
 
 
 def _on_mesh(leaf: Array, mesh: Mesh) -> Array:
     """The leaf as it is where it was placed on the mesh, else (counters) on every device."""
     return leaf if isinstance(leaf.sharding, NamedSharding) else jax.device_put(leaf, replicated(mesh))
-
-
-def _device_batch(batches: list[Batch], mesh: Mesh) -> Batch:
-    """The batch on the mesh; several get a leading axis of unrolled steps."""
-    if len(batches) == 1:
-        return jax.device_put(batches[0], batch_sharding(mesh))
-    stacked = Batch(*(np.stack(leaves) for leaves in zip(*batches, strict=True)))
-    return jax.device_put(stacked, NamedSharding(mesh, PartitionSpec(None, *batch_sharding(mesh).spec)))
-
-
-def _check_finite(values: dict[str, float], batch: Batch, step: int, folder: Path) -> None:
-    if all(np.isfinite(value) for value in values.values()):
-        return
-    path = folder / f"not_finite_{step}.npz"
-    np.savez(path, **{name: np.asarray(leaf) for name, leaf in batch._asdict().items()})  # type: ignore[arg-type]
-    bad = ", ".join(name for name, value in values.items() if not np.isfinite(value))
-    raise DataError(f"{folder.name}, step {step}: {bad} not finite; the batch is in {path}; lower the learning rate")
-
-
-@contextmanager
-def _stop_requests() -> Iterator[list[int]]:
-    """A list that gets an entry when SIGTERM arrives, so that the loop can save before it stops."""
-    requests: list[int] = []
-    previous: Any = signal.signal(signal.SIGTERM, lambda number, frame: requests.append(number))
-    try:
-        yield requests
-    finally:
-        signal.signal(signal.SIGTERM, previous)

@@ -33,13 +33,13 @@ def step_loss(
 ) -> Float[Array, ""]:
     """Weighted binary cross-entropy of the noisy step labels, mean over the labelled steps."""
     losses = weights * optax.sigmoid_binary_cross_entropy(logits, targets)
-    return jnp.sum(jnp.where(batch.label_mask, losses, 0.0)) / jnp.maximum(jnp.sum(batch.label_mask), 1)
+    return jnp.sum(jnp.where(batch.label_mask, losses, 0.0)) / jnp.sum(batch.label_share)
 
 
 def outcome_loss(logits: Float[Array, "B S"], batch: Batch) -> Float[Array, ""]:
     """Binary cross-entropy of the last step's logit against the program's outcome, mean over programs."""
     losses = optax.sigmoid_binary_cross_entropy(logits, batch.outcome)
-    return jnp.sum(jnp.where(batch.outcome_mask, losses, 0.0)) / jnp.maximum(jnp.sum(batch.outcome_mask), 1)
+    return jnp.sum(jnp.where(batch.outcome_mask, losses, 0.0)) / jnp.sum(batch.outcome_share)
 
 
 def make_outcome_loss(model: DecoderConfig) -> Loss:

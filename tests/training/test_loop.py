@@ -21,18 +21,17 @@ from dreamprm_jax.scoring.batches import Sequence
 from dreamprm_jax.scoring.stage import score_sequences
 from dreamprm_jax.training.checkpoint import TrainState
 from dreamprm_jax.training.feed import PackedRows, Shape, collate
-from dreamprm_jax.training.loop import (
-    Arm,
-    Data,
+from dreamprm_jax.training.loop import Arm, Data, train_arm
+from dreamprm_jax.training.losses import batch_logits, make_inner_loss, make_outer_loss
+from dreamprm_jax.training.mesh import make_mesh
+from dreamprm_jax.training.parameters import trained_params
+from dreamprm_jax.training.steps import (
+    StepInputs,
     make_bilevel_step,
     make_meta_optimizer,
     make_optimizer,
     make_plain_step,
-    train_arm,
 )
-from dreamprm_jax.training.losses import batch_logits, make_inner_loss, make_outer_loss
-from dreamprm_jax.training.mesh import make_mesh
-from dreamprm_jax.training.parameters import trained_params
 
 LABELS = LabelTable(0.02)
 
@@ -44,10 +43,10 @@ class Events(PackedRows):
         super().__init__(*arguments)
         self.at, self.event = at, event
 
-    def batch(self, step):
+    def batch(self, step, places=None):
         if step == self.at:
             self.event()
-        return super().batch(step)
+        return super().batch(step, places)
 
 
 @pytest.fixture(scope="module")
@@ -142,11 +141,11 @@ def test_bilevel_step_by_hand(examples, micro, micro_train, start):
     plain = jax.jit(make_plain_step(inner_loss, optimizer))
     state = start
     for step in range(6):  # warm moments: the derivative of Adam's first steps is steep where gradients are tiny
-        state, _ = plain(state, data.inner.batch(10 + step), None, jnp.asarray(False))
+        state, _, _ = plain(state, StepInputs(data.inner.batch(10 + step)))
     bilevel = jax.jit(make_bilevel_step(micro, inner_loss, LABELS, optimizer, micro_train, data.raw))
-    got, values = bilevel(state, batch, outer, jnp.asarray(True))
+    got, values, _ = bilevel(state, StepInputs(batch, outer, True))
 
-    expected, plain_values = plain(state, batch, None, jnp.asarray(False))
+    expected, plain_values, _ = plain(state, StepInputs(batch))
     chex.assert_trees_all_close(got.params, expected.params, atol=1e-6)
     assert float(values["inner_loss"]) == pytest.approx(float(plain_values["inner_loss"]), rel=1e-6)
 
@@ -166,7 +165,7 @@ def test_bilevel_step_by_hand(examples, micro, micro_train, start):
     np.testing.assert_allclose(got.phi - state.phi, step, atol=2e-3 * micro_train.meta.learning_rate)
     np.testing.assert_array_equal(np.flatnonzero(got.meta_opt_state.count), touched)
 
-    skipped, _ = bilevel(state, batch, outer, jnp.asarray(False))
+    skipped = bilevel(state, StepInputs(batch, outer, False)).state
     np.testing.assert_array_equal(skipped.phi, state.phi)
     chex.assert_trees_all_close(skipped.params, expected.params, atol=1e-6)
 
@@ -179,21 +178,22 @@ def test_dropout_has_one_mask_in_all_phases_of_a_bilevel_step(examples, micro, m
     optimizer = make_optimizer(micro_train)
     state = start._replace(params=trainable, opt_state=optimizer.init(trainable))
     data = make_data(examples, micro_train)
-    inner, outer, yes = data.inner.batch(0), data.outer.batch(0), jnp.asarray(True)
+    inputs = StepInputs(data.inner.batch(0), data.outer.batch(0), True, frozen)
     inner_loss = make_inner_loss(model, LABELS, 0.7)
     plain = jax.jit(make_plain_step(inner_loss, optimizer))
     for step in range(6):  # warm moments
-        state, _ = plain(state, data.inner.batch(10 + step), None, yes, frozen, jax.random.key(step))
+        warm = StepInputs(data.inner.batch(10 + step), frozen=frozen, key=jax.random.key(step))
+        state = plain(state, warm).state
 
     def bilevel(method):
         config = dataclasses.replace(micro_train, meta=dataclasses.replace(micro_train.meta, method=method))
         return jax.jit(make_bilevel_step(model, inner_loss, LABELS, optimizer, config, data.raw))
 
     mixed, reverse = bilevel("mixed"), bilevel("reverse")
-    values = [mixed(state, inner, outer, yes, frozen, jax.random.key(key))[1] for key in (0, 0, 1)]
+    values = [mixed(state, inputs._replace(key=jax.random.key(key))).metrics for key in (0, 0, 1)]
     assert values[0] == values[1]
     assert abs(values[0]["inner_loss"] - values[2]["inner_loss"]) > 1e-3
-    expected = reverse(state, inner, outer, yes, frozen, jax.random.key(0))[1]
+    expected = reverse(state, inputs._replace(key=jax.random.key(0))).metrics
     assert float(values[0]["hypergradient_norm"]) == pytest.approx(float(expected["hypergradient_norm"]), rel=1e-4)
     assert abs(values[0]["hypergradient_norm"] / values[2]["hypergradient_norm"] - 1) > 1e-3
 

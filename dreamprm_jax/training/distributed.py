@@ -1,0 +1,129 @@
+"""Several processes that train one model: how they find each other, wait for each other, and stop together.
+
+A run's folder is shared by all. Process 0 alone writes metrics, JSON and Parquet files; checkpoints are written by all.
+SIGTERM (preemption) on any process becomes a flag that the next step carries to all, so that all stop after the same
+step (``training/loop.py``).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from dreamprm_jax.config import DistributedConfig
+from dreamprm_jax.schema import DataError
+
+_requests: list[int] = []  # SIGTERMs received: there is one process and one list
+
+
+def initialize(config: DistributedConfig) -> None:
+    """Joins the other processes; the first call counts. To be called before any computation of jax.
+
+    Raises:
+      DataError: on settings that are missing, or processes that do not meet.
+    """
+    if config.mode == "off" or jax.distributed.is_initialized():
+        return
+    arguments: dict[str, Any] = {}
+    if config.mode == "explicit":
+        arguments = {
+            "coordinator_address": config.coordinator_address,
+            "num_processes": config.num_processes,
+            "process_id": config.process_id,
+        }
+        if ":" not in config.coordinator_address:
+            raise DataError(
+                f"config.distributed.coordinator_address={config.coordinator_address!r}: must be host:port of process 0"
+            )
+        if not 0 <= config.process_id < config.num_processes:
+            raise DataError(
+                f"config.distributed.process_id={config.process_id}: must be from 0 to num_processes - 1, and "
+                f"num_processes is {config.num_processes}"
+            )
+    # Preemption is this module's: jax's own service would take SIGTERM away from it.
+    jax.config.update("jax_enable_preemption_service", False)
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        jax.distributed.initialize(**arguments)
+    except (RuntimeError, ValueError) as error:
+        raise DataError(f"config.distributed.mode={config.mode!r}: the processes did not meet: {error}") from error
+    signal.signal(signal.SIGTERM, handler)
+
+
+def is_main() -> bool:
+    """Whether this process writes the files that are written once."""
+    return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+    """Waits until every process is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def main_first(name: str, work: Callable[[], Any]) -> Any:
+    """``work()`` on process 0, then on the others: they find what it has written."""
+    if is_main():
+        result = work()
+        barrier(name)
+        return result
+    barrier(name)
+    return work()
+
+
+def to_host(tree: Any) -> Any:
+    """Global arrays as numpy arrays, whole, on every process."""
+    if jax.process_count() == 1:
+        return jax.tree.map(np.asarray, tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def _record(number: int, frame: Any) -> None:
+    _requests.append(number)
+
+
+@contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """A list that gets an entry when SIGTERM arrives, so that the work inside can be saved before it stops.
+
+    Inside another it is the same list. A request that nothing inside acted on goes to the handler from before.
+    """
+    previous: Any = signal.signal(signal.SIGTERM, _record)
+    try:
+        yield _requests
+    except BaseException:
+        if previous is not _record:
+            _requests.clear()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    if previous is not _record and _requests:
+        _requests.clear()
+        signal.raise_signal(signal.SIGTERM)
+
+
+def stop_if_any_was_asked() -> None:
+    """Ends every process with status 143 where any has received SIGTERM.
+
+    Raises:
+      SystemExit: then.
+    """
+    if jax.process_count() > 1 and multihost_utils.process_allgather(np.asarray(bool(_requests))).any():
+        raise SystemExit(143)
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process without waiting for the others, who are told by the coordinator that it is gone."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    logging.shutdown()
+    os._exit(status)

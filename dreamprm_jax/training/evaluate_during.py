@@ -1,0 +1,117 @@
+"""What is measured during training: the reward model on the meta set, and labels and hypergradient against the truth.
+
+Truth (the procedural benchmark's, see ``evaluation/truth.py``) is in an ``EvaluationSet`` and nowhere else in the loop:
+no compiled step and no loss is given any of it, so that a run with it takes the same steps as one without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from dreamprm_jax.evaluation.step_metrics import auroc
+from dreamprm_jax.training.examples import Example
+from dreamprm_jax.training.feed import Batch, Shape, collate, pack
+from dreamprm_jax.training.steps import LabelMove
+
+StepPlace = tuple[str, int]  # program hash, step index
+Figures = dict[str, float]
+
+
+class EvaluationSet(NamedTuple):
+    """Arrays to measure on. Axis legend: B rows of a batch, S step slots of a row, n rows of the label table."""
+
+    batches: tuple[Batch, ...]  # whole programs, each once; the last batch is filled up with empty rows
+    recoverable: tuple[Float[np.ndarray, "B S"], ...]  # truth of each slot: 1 or 0, nan where there is none
+    label_truth: Float[np.ndarray, " n"] | None = None  # chance that the policy's completion passes, nan where unknown
+    dropped_tokens: int = 0  # tokens that the model's context had no room for, in the whole training and meta set
+
+
+def evaluation_set(
+    examples: Sequence[Example],
+    row_tokens: int,
+    batch_size: int,
+    limit: int = 0,
+    recoverable: Mapping[StepPlace, bool] | None = None,
+    label_truth: Float[np.ndarray, " n"] | None = None,
+    dropped_tokens: int = 0,
+) -> EvaluationSet:
+    """Packs programs into batches of one shape.
+
+    Args:
+      examples: programs with their outcomes: the meta set.
+      row_tokens: tokens of a row, at least (more, if a program needs more).
+      batch_size: rows of a batch.
+      limit: the first so many programs; 0 for all.
+      recoverable: whether any completion of the program up to a step passes, where that is known.
+      label_truth: for the label table's rows.
+      dropped_tokens: to be reported.
+    """
+    chosen = list(examples[:limit] if limit else examples)
+    if not chosen:
+        return EvaluationSet((), (), label_truth, dropped_tokens)
+    lengths = [len(example.tokens) for example in chosen]
+    tokens = max(row_tokens, *lengths)
+    rows = [[chosen[i] for i in row] for row in pack(lengths, tokens, seed=0)]
+    rows += [[] for _ in range(-len(rows) % batch_size)]
+    shape = Shape(tokens, max(sum(len(example.step_index) for example in row) for row in rows))
+    groups = [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
+    known = recoverable or {}
+    truth = [np.stack([_row_truth(row, shape.steps, known) for row in group]) for group in groups]
+    return EvaluationSet(tuple(collate(group, shape) for group in groups), tuple(truth), label_truth, dropped_tokens)
+
+
+def _row_truth(row: Sequence[Example], slots: int, known: Mapping[StepPlace, bool]) -> Float[np.ndarray, " S"]:
+    values = [float(known.get((e.program_hash, i), np.nan)) for e in row for i in range(len(e.step_index))]
+    return np.pad(np.asarray(values, np.float32), (0, slots - len(values)), constant_values=np.nan)
+
+
+def meta_figures(logits_of: Callable[[Batch], Float[np.ndarray, "B S"]], chosen: EvaluationSet) -> Figures:
+    """The outer loss over the whole set, and how well outcomes and steps are ranked; what is undefined is left out.
+
+    Returns:
+      ``meta_loss`` (mean binary cross-entropy of the outcomes, nats), ``meta_outcome_auroc``, ``meta_step_auroc``
+      (against recoverable prefixes, steps of all programs together), ``dropped_tokens``.
+    """
+    figures: Figures = {}
+    if chosen.batches:
+        logits = np.concatenate([np.asarray(logits_of(batch), np.float64) for batch in chosen.batches])
+        ends = np.concatenate([batch.outcome_mask for batch in chosen.batches])
+        passed = np.concatenate([batch.outcome for batch in chosen.batches])[ends]
+        recoverable = np.concatenate(chosen.recoverable)
+        known = np.isfinite(recoverable)
+        last = logits[ends]
+        figures = {
+            "meta_loss": float(np.mean(np.logaddexp(0.0, last) - passed * last)),
+            "meta_outcome_auroc": auroc(last, passed > 0.5),
+            "meta_step_auroc": auroc(logits[known], recoverable[known] > 0.5),
+        }
+    return _defined(figures) | {"dropped_tokens": float(chosen.dropped_tokens)}
+
+
+def label_figures(move: LabelMove, truth: Float[np.ndarray, " n"]) -> Figures:
+    """The labels and the hypergradient of one step against the truth.
+
+    Returns:
+      ``label_error``: mean |label - truth| before the step. ``hypergradient_sign_agreement``: of the rows that the
+      step touched, the share that minus the hypergradient moves towards the truth (rows at rest or at the truth are
+      left out). Absent where there is no such row.
+    """
+    label, direction, touched = (np.asarray(leaf) for leaf in move)
+    known = np.isfinite(truth)
+    error = np.where(known, truth - label, 0.0)
+    counted: Bool[np.ndarray, " n"] = touched & known & (error != 0) & (direction != 0)
+    agrees = np.sign(direction[counted]) == np.sign(error[counted])
+    return _defined(
+        {
+            "label_error": float(np.mean(np.abs(error[known]))) if known.any() else np.nan,
+            "hypergradient_sign_agreement": float(agrees.mean()) if counted.any() else np.nan,
+        }
+    )
+
+
+def _defined(figures: Figures) -> Figures:
+    return {name: value for name, value in figures.items() if not np.isnan(value)}

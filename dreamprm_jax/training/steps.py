@@ -1,0 +1,165 @@
+"""The two training steps as pure functions: first-order on the inner loss, and bi-level on both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Bool, Float
+
+from dreamprm_jax.bilevel import optimizers
+from dreamprm_jax.bilevel.hypergradient import make_meta_gradient
+from dreamprm_jax.bilevel.labels import Parametrisation
+from dreamprm_jax.bilevel.problem import Problem, uniform
+from dreamprm_jax.config import TrainConfig
+from dreamprm_jax.models.decoder import DecoderConfig
+from dreamprm_jax.training.checkpoint import TrainState
+from dreamprm_jax.training.feed import Batch, check_batch
+from dreamprm_jax.training.losses import Loss, make_outer_loss
+from dreamprm_jax.training.master_weights import with_master_weights
+from dreamprm_jax.training.table import pad_labels
+
+Metrics = dict[str, Array]
+
+
+class StepInputs(NamedTuple):
+    """What a step reads beside the state.
+
+    Leading axes of the batches: [B], with M micro-batches [M, B / M], and K unrolled inner steps before both.
+    """
+
+    batch: Batch
+    outer: Batch | None = None  # of the outer problem; None in first-order training
+    do_meta: bool | Bool[Array, ""] = False  # whether phi moves
+    frozen: Any = None  # the other part of ``state.params``; an argument, so that the program holds no copy of it
+    key: Array | None = None  # of LoRA's dropout
+
+
+class LabelMove(NamedTuple):
+    """Where the label table stood, and where its hypergradient pointed; for diagnosis (``evaluate_during``)."""
+
+    label: Float[Array, " n"]  # before the step
+    direction: Float[Array, " n"]  # d label / d phi times minus the hypergradient
+    touched: Bool[Array, " n"]  # rows of the batch, none where phi rested
+
+
+class StepResult(NamedTuple):
+    """The state after a step, figures of it, and what became of the labels (None without label-side parameters)."""
+
+    state: TrainState
+    metrics: Metrics
+    label_move: LabelMove | None
+
+
+Step = Callable[[TrainState, StepInputs], StepResult]
+
+
+def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    """AdamW with clipping and a linear warm-up to a cosine decay over all steps, differentiable at zero gradients."""
+    total = config.warmup_steps + config.steps
+    ramp = min(max(1, total // 20), total)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, ramp, total, 0.1 * config.learning_rate)
+    optimizer = optax.chain(
+        optimizers.clip_by_global_norm(config.clip_norm),
+        optimizers.adamw(schedule, b2=config.adam_b2, weight_decay=config.weight_decay),
+    )
+    return with_master_weights(optimizer) if config.master_weights else optimizer
+
+
+def make_meta_optimizer(config: TrainConfig, labels: Parametrisation) -> optax.GradientTransformationExtraArgs:
+    """Adam on phi; of a table only the rows of the batch move."""
+    meta = config.meta
+    if labels.is_table:
+        return optimizers.lazy_adam(meta.learning_rate, weight_decay=meta.weight_decay)
+    return optax.with_extra_args_support(optimizers.adamw(meta.learning_rate, weight_decay=meta.weight_decay))
+
+
+def draws_dropout(model: DecoderConfig) -> bool:
+    """Whether the training losses need a key."""
+    return model.lora is not None and model.lora.dropout > 0
+
+
+def make_plain_step(inner_loss: Loss, optimizer: optax.GradientTransformation, accumulation: int = 1) -> Step:
+    """One first-order step on the inner loss, over ``accumulation`` micro-batches."""
+
+    def step(state: TrainState, inputs: StepInputs) -> StepResult:
+        check_batch(inputs.batch, leading=int(accumulation > 1))
+        loss_of = uniform(inner_loss, False, inputs.key is not None, inputs.frozen)
+        problem = Problem(loss_of, loss_of, optimizer, 1, accumulation, 1)
+        loss, _, gradient = problem.inner_gradient(state.params, state.phi, inputs.batch, inputs.key)
+        params, opt_state = problem.step(state.params, state.opt_state, gradient)
+        metrics = {"inner_loss": loss, "gradient_norm": optax.global_norm(gradient)}
+        return StepResult(state._replace(params=params, opt_state=opt_state), metrics, None)
+
+    return step
+
+
+def make_bilevel_step(
+    model: DecoderConfig,
+    inner_loss: Loss,
+    labels: Parametrisation,
+    optimizer: optax.GradientTransformation,
+    config: TrainConfig,
+    raw: np.ndarray,
+    outer_loss: Loss | None = None,
+) -> Step:
+    """K inner steps on theta, and one outer step on phi with the exact hypergradient through them.
+
+    Args:
+      model: of both losses.
+      inner_loss: (params, phi, batch[, key]) -> scalar.
+      labels: what phi means.
+      optimizer: of theta.
+      config: unroll, accumulation, method and the outer optimizer's settings.
+      raw: float32[n], the labels that phi started from.
+      outer_loss: (params, batch[, key]) -> scalar; by default the cross-entropy of the outcomes.
+    """
+    meta = config.meta
+    meta_gradient = make_meta_gradient(
+        inner_loss,
+        outer_loss or make_outer_loss(model),
+        optimizer,
+        method=meta.method,
+        unroll=meta.unroll,
+        has_rng=draws_dropout(model),
+        inner_accumulation=config.accumulation,
+        outer_accumulation=meta.accumulation,
+    )
+    meta_optimizer = make_meta_optimizer(config, labels)
+
+    def step(state: TrainState, inputs: StepInputs) -> StepResult:
+        batch, outer, do_meta = inputs.batch, inputs.outer, inputs.do_meta
+        check_batch(batch, leading=(meta.unroll > 1) + (config.accumulation > 1))
+        check_batch(outer, leading=int(meta.accumulation > 1))
+        padded = pad_labels(raw, len(jax.tree.leaves(state.phi)[0])) if labels.is_table else raw
+        point = (state.params, state.opt_state, state.phi)
+        result = meta_gradient(*point, batch, outer, do_meta=do_meta, rng=inputs.key, frozen=inputs.frozen)
+        touched = optimizers.touched_rows(batch.label_index, len(padded), batch.label_mask) & do_meta
+        updates, meta_state = meta_optimizer.update(
+            result.hypergradient, state.meta_opt_state, state.phi, touched=touched
+        )
+        if not labels.is_table:  # a network's moments must rest, too, where there is no outer step
+            updates = jax.tree.map(lambda leaf: leaf * do_meta, updates)
+            meta_state = jax.tree.map(lambda new, old: jnp.where(do_meta, new, old), meta_state, state.meta_opt_state)
+        phi = labels.project(optax.apply_updates(state.phi, updates))
+
+        def label_of(phi: Any) -> Float[Array, " n"]:
+            return labels.labels(phi, jnp.asarray(padded))
+
+        downhill = jax.tree.map(jnp.negative, result.hypergradient)
+        before, direction = jax.jvp(label_of, (state.phi,), (downhill,))
+        move = LabelMove(*(leaf[: len(raw)] for leaf in (before, direction, touched)))
+        metrics = {
+            "inner_loss": result.inner_loss,
+            "outer_loss": result.outer_loss,
+            "gradient_norm": result.norms.inner_gradient,
+            "hypergradient_norm": result.norms.hypergradient,
+            "label_drift": jnp.mean(jnp.abs(label_of(phi) - padded)[: len(raw)]),
+        }
+        return StepResult(TrainState(result.params, result.opt_state, phi, meta_state), metrics, move)
+
+    return step
