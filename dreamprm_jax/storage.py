@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import itertools
 import json
 import os
 import uuid
@@ -20,6 +21,8 @@ from dreamprm_jax.schema import DataError, Verdict, arrow_schema
 
 Record = TypeVar("Record")
 
+_ROW_GROUP = 1 << 16  # rows that are written at once
+_READ_ROWS = 1024  # rows that are read at once
 _DACITE = dacite.Config(cast=[tuple, Verdict], check_types=True)
 
 
@@ -75,28 +78,38 @@ def read_json(path: Path) -> Any:
 
 
 def write_records(path: Path, cls: type[Record], records: Iterable[Record]) -> int:
-    """Writes records of one dataclass as Parquet, atomically. Returns how many.
+    """Writes records of one dataclass as Parquet, atomically, without holding them all. Returns how many.
 
     Raises:
-      DataError: naming the file, the row and the field of a value that the column cannot hold.
+      DataError: naming the file, the row and the field of a value that the column cannot hold; when the disk is full.
     """
-    rows = [dataclasses.asdict(record) for record in records]  # type: ignore[call-overload]
-    for row in rows:
-        for name, value in row.items():
-            if isinstance(value, Verdict):
-                row[name] = value.value
-    try:
-        table = pa.Table.from_pylist(rows, schema=arrow_schema(cls))
-        with atomic_path(path) as temporary:
-            pq.write_table(table, temporary, compression="zstd")
-    except (pa.ArrowException, UnicodeEncodeError) as error:
-        raise DataError(f"{path}{_first_misfit(rows, arrow_schema(cls))}: cannot be stored ({error})") from error
-    return len(rows)
+    schema, count, remaining = arrow_schema(cls), 0, iter(records)
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        while True:
+            rows = [_row(record) for record in itertools.islice(remaining, _ROW_GROUP)]
+            if rows or not count:
+                try:
+                    writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+                except (pa.ArrowException, UnicodeEncodeError) as error:
+                    raise DataError(
+                        f"{path}{_first_misfit(rows, schema, count)}: cannot be stored ({error})"
+                    ) from error
+            count += len(rows)
+            if len(rows) < _ROW_GROUP:
+                return count
 
 
-def _first_misfit(rows: list[dict[str, Any]], schema: pa.Schema) -> str:
-    """The row and field of the first value that does not fit its column."""
-    for index, row in enumerate(rows):
+def _row(record: Any) -> dict[str, Any]:
+    row = dataclasses.asdict(record)
+    for name, value in row.items():
+        if isinstance(value, Verdict):
+            row[name] = value.value
+    return row
+
+
+def _first_misfit(rows: list[dict[str, Any]], schema: pa.Schema, start: int) -> str:
+    """The row and field of the first value that does not fit its column. ``start`` is the first row's number."""
+    for index, row in enumerate(rows, start):
         for field in schema:
             try:
                 fits = pa.array([row[field.name]], field.type).null_count == 0 or field.nullable
@@ -113,19 +126,43 @@ def read_records(path: Path, cls: type[Record]) -> list[Record]:
     Raises:
       DataError: naming the file, and the row and field where one does not fit.
     """
+    return list(iterate_records(path, cls))
+
+
+def iterate_records(path: Path, cls: type[Record]) -> Iterator[Record]:
+    """As ``read_records``, some rows at a time."""
+    names = arrow_schema(cls).names
+    with _open_parquet(path) as file:
+        missing = [name for name in names if name not in file.schema_arrow.names]
+        if missing:
+            raise DataError(f"{path}: column(s) {', '.join(missing)} missing; a {cls.__name__} file needs them")
+        index = 0
+        batches = file.iter_batches(_READ_ROWS, columns=names)
+        while True:
+            try:
+                rows = next(batches, None)
+            except (pa.ArrowException, OSError) as error:
+                raise DataError(f"{path}: damaged after row {index} ({error})") from error
+            if rows is None:
+                return
+            for row in rows.to_pylist():
+                yield record_from_dict(cls, row, f"{path}, row {index}")
+                index += 1
+
+
+def read_column(path: Path, name: str) -> list[Any]:
+    """The values of one column."""
+    with _open_parquet(path) as file:
+        return file.read([name]).column(0).to_pylist()
+
+
+def _open_parquet(path: Path) -> pq.ParquetFile:
     try:
-        table = pq.read_table(path)
+        return pq.ParquetFile(path)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError(f"{path}: not a readable Parquet file ({error})") from error
-    missing = [name for name in arrow_schema(cls).names if name not in table.column_names]
-    if missing:
-        raise DataError(f"{path}: column(s) {', '.join(missing)} missing; a {cls.__name__} file needs them")
-    return [
-        record_from_dict(cls, row, f"{path}, row {index}")
-        for index, row in enumerate(table.select(arrow_schema(cls).names).to_pylist())
-    ]
 
 
 def record_from_dict(cls: type[Record], row: dict[str, Any], where: str) -> Record:

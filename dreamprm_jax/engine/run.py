@@ -13,13 +13,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from tqdm import tqdm
-
 from dreamprm_jax.config import EngineConfig
+from dreamprm_jax.engine.account import Account
 from dreamprm_jax.engine.executors.protocol import Executor, WorkFactory
 from dreamprm_jax.engine.journal import Journal
-from dreamprm_jax.engine.progress import ProgressFile
-from dreamprm_jax.engine.schedule import Ended, Schedule
+from dreamprm_jax.engine.schedule import Schedule
 from dreamprm_jax.engine.stop import StopRequest
 from dreamprm_jax.schema import DataError
 
@@ -33,6 +31,7 @@ class Summary:
     done: int  # units in the journal now
     fresh: int  # of them, by this run
     worker_deaths: int
+    counts: dict[str, int]  # what the units of this run counted
 
 
 def make_executor(settings: EngineConfig, factory: WorkFactory, threads: int = 1) -> Executor:
@@ -67,7 +66,6 @@ def run_units(
     unit: str = "unit",
     grace_seconds: float = 20.0,
     objection: Callable[[str, Any], str | None] | None = None,
-    infrastructure_errors: Callable[[Any], int] | None = None,
 ) -> Summary:
     """Does all units that the journal does not have.
 
@@ -81,7 +79,6 @@ def run_units(
       unit: what one is called there.
       grace_seconds: how long after SIGTERM units in flight may take to finish; what has not is dropped.
       objection: why a unit's value is not to be committed, or None; with one the unit counts as failed.
-      infrastructure_errors: how many a unit's value counts, for progress.
 
     Raises:
       DataError: with the number of units that failed and the first of them, after all others were done; where workers
@@ -90,18 +87,19 @@ def run_units(
     """
     missing = ((key, payload) for key, payload in units if key not in journal)
     first = next(missing, None)
-    account = _Account(journal, planned, description, unit)
-    stopped = finished = False
-    deaths = dropped = 0
-    try:
-        if first is not None:
+    before = len(journal)
+    with Account(journal, planned, description, unit) as account:
+        if first is None:
+            return Summary(before, 0, 0, {})
+        in_flight: int | None = None
+        try:
             with StopRequest(grace_seconds) as stop:
                 schedule = Schedule(executor)
-                waiting = itertools.chain([first], (item for item in missing if item[0] not in schedule))
+                fresh = itertools.chain([first], (item for item in missing if item[0] not in schedule))
                 exhausted = False
                 while not stop.overdue:
-                    while not exhausted and not stop.requested and schedule.has_room():
-                        item = next(waiting, None)
+                    while not (exhausted or stop.requested) and schedule.has_room():
+                        item = next(fresh, None)
                         if item is None:
                             exhausted = True
                         else:
@@ -109,69 +107,36 @@ def run_units(
                     if (exhausted or stop.requested) and not schedule.in_flight:
                         break
                     for ended in schedule.wait(_LOOK_SECONDS):
-                        failure = ended.value
-                        if ended.kind == "done":
-                            failure = objection(ended.key, ended.value) if objection else None
-                            if failure is None:
-                                journal.put(ended.key, ended.value)
-                        account.add(ended, failure, infrastructure_errors)
-                    account.show(schedule.deaths)
-                stopped, dropped, deaths = stop.requested, schedule.in_flight, schedule.deaths
-        finished = dropped == 0
-    finally:
-        account.close()
-        executor.close(finished)
-    if stopped:
+                        _commit(ended, journal, account, objection)
+                    account.note_deaths(schedule.deaths)
+                in_flight = schedule.in_flight
+        finally:
+            executor.close(finished=in_flight == 0)
+    if stop.requested:
         print(
-            f"stopped with {len(journal)} of {planned} done, {dropped} in flight dropped; run the same command again "
-            "to go on",
+            f"stopped with {len(journal)} of {planned} done, {in_flight} in flight dropped; run the same command "
+            "again to go on",
             file=sys.stderr,
             flush=True,
         )
         raise SystemExit(143)
-    failures = account.progress.failed
-    if failures:
+    progress = account.progress
+    if progress.failed:
         raise DataError(
-            f"{failures} {unit}(s) failed, first {account.progress.first_failure}; the others are kept: run the same "
+            f"{progress.failed} {unit}(s) failed, first {progress.first_failure}; the others are kept: run the same "
             "command again to do the failed ones alone"
         )
-    return Summary(len(journal), account.fresh, deaths)
+    return Summary(len(journal), len(journal) - before, schedule.deaths, progress.counts)
 
 
-class _Account:
-    """The progress bar and the progress file."""
-
-    def __init__(self, journal: Journal, planned: int, description: str, unit: str) -> None:
-        done = len(journal)
-        self._journal, self._done_before = journal, done
-        self._file = ProgressFile(journal.path, planned, done, unit)
-        self.progress = self._file.progress
-        self._bar = tqdm(total=planned, initial=done, desc=description, unit=unit)
-
-    @property
-    def fresh(self) -> int:
-        """Units that this run has done."""
-        return len(self._journal) - self._done_before
-
-    def add(self, ended: Ended, failure: str | None, infrastructure_errors: Callable[[Any], int] | None) -> None:
-        """Counts a unit's end."""
-        if failure is not None:
-            self.progress.failed += 1
-            self.progress.first_failure = self.progress.first_failure or f"{ended.key}: {failure}"
-        if ended.kind == "done" and infrastructure_errors is not None:
-            self.progress.infrastructure_errors += infrastructure_errors(ended.value)
-        self._bar.update()
-
-    def show(self, deaths: int) -> None:
-        """Brings the bar's notes and the file up to date."""
-        notes = {"failed": self.progress.failed, "workers replaced": deaths}
-        if any(notes.values()):
-            self._bar.set_postfix({name: count for name, count in notes.items() if count}, refresh=False)
-        self.progress.done, self.progress.worker_deaths = len(self._journal), deaths
-        self._file.update()
-
-    def close(self) -> None:
-        """The last account."""
-        self.progress.done = len(self._journal)
-        self._bar.close()
-        self._file.update(final=True)
+def _commit(
+    ended: Ended, journal: Journal, account: Account, objection: Callable[[str, Any], str | None] | None
+) -> None:
+    if ended.kind == "failed":
+        account.add(ended.key, failure=ended.value)
+        return
+    value, counts = ended.value
+    failure = objection(ended.key, value) if objection else None
+    if failure is None:
+        journal.put(ended.key, value)
+    account.add(ended.key, failure, counts)

@@ -25,7 +25,7 @@ class Ended(NamedTuple):
 
     key: str
     kind: Literal["done", "failed"]
-    value: Any  # the unit's value, or why it failed
+    value: Any  # done: the UnitResult; failed: why
 
 
 @dataclass

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from dreamprm_jax.engine.executors.protocol import UnitResult
+
 
 @dataclasses.dataclass(frozen=True)
 class Squares:
@@ -30,7 +32,7 @@ class Squares:
 class SquaresWork:
     settings: Squares
 
-    def __call__(self, key: str, payload: Any) -> Any:
+    def __call__(self, key: str, payload: Any) -> UnitResult:
         with open(self.settings.log, "a") as handle:  # a short line is appended in one piece
             handle.write(f"{key} {os.getpid()}\n")
         if key in self.settings.poison:
@@ -38,7 +40,7 @@ class SquaresWork:
         if key in self.settings.wrong:
             raise ValueError(f"unit {key} is wrong")
         time.sleep(self.settings.seconds)
-        return [payload * payload, "x" * self.settings.pad]
+        return UnitResult([payload * payload, "x" * self.settings.pad], {"done": 1})
 
     def close(self) -> None:
         with open(self.settings.log, "a") as handle:

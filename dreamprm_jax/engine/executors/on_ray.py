@@ -37,7 +37,7 @@ class _Worker:
         """Does a unit: ("done", value) or ("failed", why)."""
         assert self._work is not None
         try:
-            return "done", self._work(key, payload)
+            return "done", tuple(self._work(key, payload))
         except Exception as error:
             return "failed", describe(error)
 

@@ -15,11 +15,23 @@ from typing import Any, Literal, NamedTuple, Protocol
 from dreamprm_jax.schema import DataError
 
 
+class UnitResult(NamedTuple):
+    """What a unit came to.
+
+    Attributes:
+      value: anything that JSON holds; the same for the same unit, whoever does it and when.
+      counts: of this execution, to be summed and shown: tokens, infrastructure errors, ...
+    """
+
+    value: Any
+    counts: dict[str, int] = {}  # noqa: RUF012  # never changed
+
+
 class Work(Protocol):
     """Does units, in a worker process; with several threads a worker, it is called from all of them."""
 
-    def __call__(self, key: str, payload: Any) -> Any:
-        """The unit's value: anything that JSON holds. The same for the same unit, whoever does it and when.
+    def __call__(self, key: str, payload: Any) -> UnitResult:
+        """Does one unit.
 
         Raises:
           Exception: any; the unit is then reported as failed, and done again by the next run.
@@ -39,7 +51,7 @@ class Event(NamedTuple):
     worker: int
     kind: Literal["ready", "done", "failed", "died", "broken"]
     key: str = ""  # done, failed
-    value: Any = None  # done: the unit's value; failed and broken: why; died: how
+    value: Any = None  # done: the UnitResult; failed and broken: why; died: how
 
 
 class Executor(Protocol):

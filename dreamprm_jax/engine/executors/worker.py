@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from multiprocessing.connection import Connection
+from typing import Any
 
 from dreamprm_jax.engine.executors.protocol import Work, describe
 
@@ -54,8 +55,9 @@ def _serve(connection: Connection) -> None:
 def _do_units(connection: Connection, writing: threading.Lock, units: queue.SimpleQueue[bytes], work: Work) -> None:
     while True:
         key, payload = pickle.loads(units.get())
+        answer: tuple[str, str, Any]
         try:
-            answer = ("done", key, work(key, payload))
+            answer = ("done", key, tuple(work(key, payload)))
         except Exception as error:
             answer = ("failed", key, describe(error))
         try:
