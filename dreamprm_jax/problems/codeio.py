@@ -1,0 +1,129 @@
+"""CodeI/O tasks (arXiv 2502.07316) from the package reasoning-gym: statement, reference program, input generator.
+
+The references were written by a language model from real source files; two in three have several functions. They are
+untrusted code: nothing here runs them. ``codeio_tests`` makes tests by running them in the sandbox.
+"""
+
+from __future__ import annotations
+
+import ast
+import gzip
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dreamprm_jax.problems.installed import installed_file
+from dreamprm_jax.problems.json_rows import json_type, parse_json, text_field
+from dreamprm_jax.schema import DataError, Difficulty, Problem, TestCase
+
+DISTRIBUTION, VERSION = "reasoning-gym", "0.1.25"
+DATA_FILE = "reasoning_gym/data/codeio.jsonl.gz"
+ENTRY_POINT = "main_solution"
+GENERATOR = "generate_inputs"
+PUBLIC_TESTS = 3
+# No row has a contest; the date only fills the column, windows are drawn by hash (``undated``).
+DATE = "2025-02-11T00:00:00"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One row of the package."""
+
+    task_id: str  # codeio/0042, by its place in the file
+    description: str
+    specification: str  # of input and output
+    reference: str  # defines ENTRY_POINT; untrusted
+    generator: str  # defines GENERATOR(rng) -> keyword arguments; untrusted
+    rating: int  # of difficulty, by the package's authors (a model's, 1 to 10; 0 where there is none)
+
+
+def read_tasks(path: Path | None = None) -> list[Task]:
+    """All tasks, in the file's order.
+
+    Args:
+      path: the data file; None takes that of the installed package.
+
+    Raises:
+      DataError: where the package or the file is missing, or a row is malformed.
+    """
+    path = path or installed_file(DISTRIBUTION, VERSION, DATA_FILE)
+    try:
+        with gzip.open(path, "rb") as handle:
+            lines = handle.read().splitlines()
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path}: cannot be read ({error})") from error
+    return [_task(line, index, f"{path}, row {index + 1}") for index, line in enumerate(lines)]
+
+
+def _task(line: bytes, index: int, where: str) -> Task:
+    row = parse_json(line, where)
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: a {json_type(row)} where a JSON object belongs")
+    text = {
+        name: text_field(row, name, where)
+        for name in ("task_description", "input_output_spec", "code_sample", "input_generator")
+    }
+    return Task(
+        task_id=f"codeio/{index:04d}",
+        description=text["task_description"],
+        specification=text["input_output_spec"],
+        reference=text["code_sample"],
+        generator=text["input_generator"],
+        rating=_rating(row),
+    )
+
+
+def _rating(row: Mapping[str, Any]) -> int:
+    value = row.get("difficulty")
+    return value if isinstance(value, int) else 0
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The parameters of a reference's entry point."""
+
+    text: str  # as written, without the parentheses
+    names: tuple[str, ...]
+    required: int  # how many have no default
+
+
+def signature(task: Task) -> Signature | None:
+    """The entry point's parameters; None where it is missing, unparsable or takes other than positional ones."""
+    try:
+        module = ast.parse(task.reference)
+    except (SyntaxError, ValueError, RecursionError):
+        return None
+    found = [node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == ENTRY_POINT]
+    if not found:
+        return None
+    arguments = found[-1].args
+    if arguments.vararg or arguments.kwarg or arguments.kwonlyargs:
+        return None
+    names = tuple(one.arg for one in arguments.posonlyargs + arguments.args)
+    return Signature(ast.unparse(arguments), names, len(names) - len(arguments.defaults))
+
+
+def problem(task: Task, parameters: Signature, tests: Iterable[TestCase]) -> Problem:
+    """The task as a function-call problem; the reference stays apart."""
+    cases = tuple(tests)
+    return Problem(
+        problem_id=task.task_id,
+        title="",
+        statement=f"{task.description.strip()}\n\n{task.specification.strip()}\n",
+        platform="codeio",
+        contest_id="codeio",
+        contest_date=DATE,
+        difficulty=difficulty(task.rating),
+        starter_code=f"def {ENTRY_POINT}({parameters.text}):\n",
+        func_name=ENTRY_POINT,
+        public_tests=cases[:PUBLIC_TESTS],
+        private_tests=cases[PUBLIC_TESTS:],
+    )
+
+
+def difficulty(rating: int) -> Difficulty:
+    """The package's rating in three levels; its middle half, and tasks without one, are medium."""
+    if 0 < rating <= 6:
+        return "easy"
+    return "hard" if rating >= 9 else "medium"

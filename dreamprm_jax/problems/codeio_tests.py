@@ -1,0 +1,269 @@
+"""Makes tests for CodeI/O tasks: the reference's own outputs on generated inputs, all of it run in the sandbox.
+
+Generator and reference each run twice, in processes with different hash seeds and different states of ``random``.
+A task is kept if both give the same, its outputs are JSON values that the judge's ``==`` can compare, and at least
+``MIN_DISTINCT`` of them differ; otherwise it is left out, with the reason. The same task and seed give the same tests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from dreamprm_jax.config import SandboxConfig
+from dreamprm_jax.engine.journal import Journal
+from dreamprm_jax.problems.codeio import ENTRY_POINT, GENERATOR, Signature, Task, signature
+from dreamprm_jax.sandbox import Judge, JudgeTask, Limits
+from dreamprm_jax.schema import TestCase, Verdict, content_hash
+
+MIN_DISTINCT = 3
+DRAWS = 4  # inputs drawn for each test wanted: generators repeat themselves
+LIMITS = Limits(cpu_seconds=2.0, wall_seconds=20.0, memory_bytes=512 << 20, output_bytes=1 << 20)
+_CHUNK = 64  # tasks in one pass of the sandbox
+_FORMAT = "codeio-tests-1"  # changes when the same task would get other tests
+
+# Both runs get the program as it is; the second starts from another state of ``random``.
+_OTHER_STATE = "import random as _random\n_random.seed(9)\n"
+_DRIVER = """
+def _generate():
+    import io, json, random, sys
+    output, sys.stdout = sys.stdout, io.StringIO()
+    first, count, names, required = json.loads(input())
+    lines = []
+    for seed in range(first, first + count):
+        line = "null"
+        try:
+            drawn = {generator}(random.Random(seed))
+            given = [name for name in names if name in drawn]
+            if len(given) == len(drawn) and given == names[: max(len(given), required)]:
+                line = json.dumps([json.dumps(drawn[name], allow_nan=False) for name in given])
+        except Exception:
+            pass
+        lines.append(line)
+    output.write("\\n" + "\\n".join(lines))
+
+
+_generate()
+"""
+
+
+@dataclass(frozen=True)
+class MadeTests:
+    """The tests of one task, or why it has none."""
+
+    tests: tuple[TestCase, ...]
+    reason: str  # "" where there are tests
+    rounded: bool  # whether every float among the outputs has at most six decimals, so that ``==`` is fair
+
+    def to_json(self) -> dict[str, Any]:
+        """For the journal."""
+        return {"tests": [[t.input, t.output] for t in self.tests], "reason": self.reason, "rounded": self.rounded}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> MadeTests:
+        """From the journal."""
+        tests = tuple(TestCase(given, wanted, "functional") for given, wanted in value["tests"])
+        return cls(tests, value["reason"], value["rounded"])
+
+
+def made_key(task: Task, count: int, seed: int) -> str:
+    """Names everything that a task's tests depend on."""
+    return content_hash(_FORMAT, task.task_id, task.reference, task.generator, str(count), str(seed))
+
+
+def make_tests(
+    tasks: Iterable[Task], count: int, seed: int, sandbox: SandboxConfig, journal: Journal | None = None
+) -> Iterator[tuple[Task, MadeTests]]:
+    """Yields each task with its tests, in order; lazily, a chunk at a time.
+
+    Args:
+      tasks: whose references and generators are run, never in this process.
+      count: tests a task.
+      seed: of the generated inputs.
+      sandbox: isolation tier and number of workers; the limits are ``LIMITS``.
+      journal: where finished tasks are kept, and found again.
+    """
+    with contextlib.ExitStack() as stack:
+        judges: list[Judge] = []
+        remaining = iter(tasks)
+        while chunk := list(itertools.islice(remaining, _CHUNK)):
+            keys = {task.task_id: made_key(task, count, seed) for task in chunk}
+            known = {
+                task.task_id: MadeTests.from_json(value)
+                for task in chunk
+                if journal is not None and (value := journal.get(keys[task.task_id])) is not None
+            }
+            todo = [task for task in chunk if task.task_id not in known]
+            if todo and not judges:
+                for hash_seed in (0, 1):
+                    judge = Judge("faithful", sandbox.tier, LIMITS, sandbox.workers, hash_seed=hash_seed)
+                    judges.append(stack.enter_context(judge))
+            for task_id, made in _make_chunk(todo, count, seed, judges).items() if todo else ():
+                known[task_id] = made
+                if journal is not None:
+                    journal.put(keys[task_id], made.to_json())
+            for task in chunk:
+                yield task, known[task.task_id]
+
+
+def _make_chunk(tasks: list[Task], count: int, seed: int, judges: list[Judge]) -> dict[str, MadeTests]:
+    made: dict[str, MadeTests] = {}
+
+    def drop(task: Task, reason: str) -> None:
+        made[task.task_id] = MadeTests((), reason, False)
+
+    open_tasks: dict[str, tuple[Task, Signature]] = {}
+    for task in tasks:
+        parameters = signature(task)
+        if parameters is None:
+            drop(task, "the entry point takes other than positional parameters")
+        elif not parameters.names:
+            drop(task, "the entry point takes no parameter")
+        else:
+            open_tasks[task.task_id] = (task, parameters)
+
+    drawn: list[dict[str, list[list[str]]]] = []
+    for number, judge in enumerate(judges):
+        runs = [_generator_run(task, parameters, count, seed, number) for task, parameters in open_tasks.values()]
+        outputs, failures = _captured(judge, runs)
+        for key, error in failures.items():
+            drop(open_tasks.pop(key)[0], f"the input generator fails: {error}")
+        drawn.append({key: _distinct_inputs(outputs[key][0], count) for key in open_tasks})
+    for key, (task, _) in list(open_tasks.items()):
+        if drawn[0][key] != drawn[1][key]:
+            drop(task, "the inputs are not deterministic")
+        elif len(drawn[0][key]) < MIN_DISTINCT:
+            drop(task, f"fewer than {MIN_DISTINCT} different inputs that are JSON arguments")
+        else:
+            continue
+        del open_tasks[key]
+
+    inputs = {key: ["\n".join(arguments) for arguments in drawn[0][key]] for key in open_tasks}
+    results: list[dict[str, list[str]]] = []
+    for number, judge in enumerate(judges):
+        runs = [_reference_run(task, inputs[key], number) for key, (task, _) in open_tasks.items()]
+        outputs, failures = _captured(judge, runs)
+        for key, error in failures.items():
+            drop(open_tasks.pop(key)[0], f"the reference fails on a generated input: {error}")
+        results.append(outputs)
+    for key, (task, _) in open_tasks.items():
+        first, second = results[0][key], results[1][key]
+        values = [_strict_json(text) for text in first]
+        if first != second:
+            drop(task, "the outputs are not deterministic")
+        elif any(value is _NOT_JSON for value in values):
+            drop(task, "an output is no JSON value")
+        elif len(set(first)) < MIN_DISTINCT:
+            drop(task, f"fewer than {MIN_DISTINCT} different outputs")
+        else:
+            tests = tuple(TestCase(*pair, "functional") for pair in zip(inputs[key], first, strict=True))
+            made[task.task_id] = MadeTests(tests, "", all(_rounded(value) for value in values))
+    return made
+
+
+# ---------------------------------------------------------------- runs in the sandbox
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One program to run and what to feed it; what comes out is captured, not judged."""
+
+    key: str
+    code: str
+    inputs: tuple[str, ...]
+    func_name: str | None
+
+
+def _generator_run(task: Task, parameters: Signature, count: int, seed: int, number: int) -> _Run:
+    # The reference comes first: generators use its imports and functions.
+    driver = _DRIVER.replace("{generator}", GENERATOR)
+    code = "\n\n".join([_state(number) + task.reference, "from random import Random", task.generator, driver])
+    first = int(content_hash(str(seed), task.task_id, digits=8), 16)
+    request = json.dumps([first, DRAWS * count, parameters.names, parameters.required])
+    return _Run(task.task_id, code, (request,), None)
+
+
+def _reference_run(task: Task, inputs: list[str], number: int) -> _Run:
+    return _Run(task.task_id, _state(number) + task.reference, tuple(inputs), ENTRY_POINT)
+
+
+def _state(number: int) -> str:
+    return _OTHER_STATE if number else ""
+
+
+def _captured(judge: Judge, runs: list[_Run]) -> tuple[dict[str, list[str]], dict[str, str]]:
+    """What each program wrote (or returned, as canonical JSON) for each input; and why the others failed."""
+    outputs: dict[str, list[str]] = {run.key: [] for run in runs}
+    failures: dict[str, str] = {}
+
+    def capture(key: str) -> Callable[[str, str, str], bool]:
+        def keep(given: str, wanted: str, output: str) -> bool:
+            outputs[key].append(output)
+            return True
+
+        return keep
+
+    tasks = (
+        JudgeTask(
+            run.key,
+            run.code,
+            tuple(TestCase(text, "null", "functional" if run.func_name else "stdin") for text in run.inputs),
+            run.func_name,
+            capture(run.key),
+        )
+        for run in runs
+    )
+    for result in judge.evaluate(tasks):
+        if result.verdict is not Verdict.AC:
+            failures[result.key] = _kind(result.verdict, result.error)
+    return outputs, failures
+
+
+def _kind(verdict: Verdict, error: str) -> str:
+    """The verdict, with the exception's name where there is one: few kinds, so that they can be counted."""
+    name = error.split(":")[0]
+    return f"{verdict} {name}" if verdict is Verdict.RE and name.isidentifier() else str(verdict)
+
+
+# ---------------------------------------------------------------- reading what came back
+
+
+def _distinct_inputs(output: str, count: int) -> list[list[str]]:
+    """The first ``count`` different argument lists of a generator's output, each argument as JSON text."""
+    kept: dict[str, list[str]] = {}
+    for line in output.split("\n")[-DRAWS * count :]:  # before them, what the reference prints when it is loaded
+        try:
+            arguments = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(arguments, list) and all(isinstance(text, str) for text in arguments):
+            kept.setdefault(line, arguments)
+    return list(kept.values())[:count]
+
+
+_NOT_JSON = object()
+
+
+def _strict_json(text: str) -> Any:
+    """The value of a canonical text, ``_NOT_JSON`` where it holds what JSON cannot: infinity, tuples, sets, objects."""
+
+    def refuse(constant: str) -> Any:
+        raise ValueError(constant)
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except (ValueError, RecursionError):
+        return _NOT_JSON
+
+
+def _rounded(value: Any) -> bool:
+    """Whether another way of computing the same number is likely to give the same float."""
+    if isinstance(value, float):
+        return value == round(value, 6)
+    if isinstance(value, list):
+        return all(map(_rounded, value))
+    return all(map(_rounded, value.values())) if isinstance(value, dict) else True

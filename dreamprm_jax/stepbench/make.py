@@ -1,0 +1,230 @@
+"""Makes a benchmark: references -> tests -> mutants -> verdicts -> a choice of programs -> files.
+
+Deterministic by seed: the same package, seed and size give the same bytes, whatever the number of workers and however
+often the work was interrupted.
+"""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dreamprm_jax.cof.splitter import split_steps
+from dreamprm_jax.config import SandboxConfig
+from dreamprm_jax.engine.journal import Journal
+from dreamprm_jax.problems import codeio
+from dreamprm_jax.problems.codeio_tests import make_tests
+from dreamprm_jax.schema import DataError, Problem, Program, Verdict, content_hash, program_hash
+from dreamprm_jax.stepbench.card import card, card_text
+from dreamprm_jax.stepbench.mutate import Mutant
+from dreamprm_jax.stepbench.records import CLEAN, BenchPaths, Truth
+from dreamprm_jax.stepbench.source_map import SourceMap
+from dreamprm_jax.stepbench.trial import Tried, new_judge, try_mutants
+from dreamprm_jax.storage import write_json, write_records, write_text
+
+TESTS = 20  # a problem
+DEV_SHARE = 5  # one problem in so many is for choosing the threshold
+MAX_MUTANTS = 4  # of one problem, in a benchmark larger than twice its problems
+_CHUNK = 64  # references in one pass of the sandbox
+
+
+@dataclass
+class Tally:
+    """What became of every task and of every mutant."""
+
+    tasks: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)  # tasks, by reason
+    drawn: dict[str, Counter[Verdict]] = field(default_factory=dict)  # mutants, by operator
+
+    def drop(self, reason: str) -> bool:
+        """Counts a task that is left out, if there is a reason. Returns whether there is."""
+        if reason:
+            self.dropped[reason] += 1
+        return bool(reason)
+
+
+def make_bench(
+    root: Path, seed: int, size: int, sandbox: SandboxConfig, tasks: list[codeio.Task] | None = None
+) -> dict[str, object]:
+    """Writes a benchmark of ``size`` programs into ``root``; resumes what an earlier call began.
+
+    Half of the programs are erroneous and half clean, a pair for each of size / 2 problems. Where there are fewer
+    problems, every clean program is there once, and problems give up to ``MAX_MUTANTS`` erroneous ones.
+
+    Args:
+      root: the folder to write.
+      seed: of the tests' inputs, the mutants and the choice among them.
+      size: number of programs.
+      sandbox: isolation tier and workers.
+      tasks: what to make it from; None takes the installed package's.
+
+    Returns:
+      The data card.
+
+    Raises:
+      DataError: where the package is missing, or the size is out of reach.
+    """
+    if size < 2:
+        raise DataError(f"--size {size}: at least 2, one erroneous program and one clean")
+    paths = BenchPaths(root)
+    everything = codeio.read_tasks() if tasks is None else tasks
+    tally = Tally(tasks=len(everything))
+    pairs = size // 2
+    usable: list[Tried] = []
+    with (
+        Journal(paths.work / "tests.journal") as tests,
+        Journal(paths.work / "verdicts.journal") as verdicts,
+        tqdm(total=pairs, desc="stepbench make", unit="problem") as bar,
+    ):
+        for tried in _tried(everything, seed, sandbox, tests, verdicts, tally):
+            usable.append(tried)
+            bar.update()
+            if len(usable) == pairs:
+                break
+    chosen = choose(usable, size - min(pairs, len(usable)))
+    clean = len(usable)
+    if len(chosen) + clean < size:
+        raise DataError(
+            f"--size {size}: {clean} problems give {clean} clean programs and {len(chosen)} erroneous ones; "
+            f"the largest size is {clean + len(chosen)}"
+        )
+    return _write(paths, usable, chosen, seed, tally)
+
+
+def _tried(
+    everything: list[codeio.Task],
+    seed: int,
+    sandbox: SandboxConfig,
+    tests: Journal,
+    verdicts: Journal,
+    tally: Tally,
+) -> Iterator[Tried]:
+    """References that pass, each with at least one mutant that fails; in a random order."""
+
+    def suitable() -> Iterator[codeio.Task]:
+        for task in sorted(everything, key=lambda task: content_hash("stepbench", str(seed), task.task_id)):
+            if not tally.drop(unsuitable(task.reference)):
+                yield task
+
+    made = make_tests(suitable(), TESTS, seed, sandbox, tests)
+    with new_judge(sandbox) as judge:
+        while chunk := list(itertools.islice(made, _CHUNK)):
+            ready = [
+                (task, result.tests)
+                for task, result in chunk
+                if not tally.drop(result.reason and f"no tests: {result.reason}")
+            ]
+            for tried in try_mutants(ready, seed, judge, verdicts):
+                for mutant, verdict in tried.mutants:
+                    tally.drawn.setdefault(mutant.edit.operator, Counter())[verdict] += 1
+                if not tally.drop(tried.reason or ("" if tried.failing() else "no drawn fault shows in a test")):
+                    yield tried
+
+
+def unsuitable(reference: str) -> str:
+    """Why a reference is not used, "" if it is: it must have two function steps, and only the standard library."""
+    try:
+        tree = SourceMap(reference).tree
+    except ValueError as error:
+        return f"not plain Python text: {error}"
+    if len(split_steps(reference)) < 2:
+        return "fewer than two functions"
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(tree)
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    foreign = sorted(imported - sys.stdlib_module_names)
+    return f"imports beyond the standard library: {foreign[0] or 'relative'}" if foreign else ""
+
+
+def choose(usable: list[Tried], wanted: int) -> list[tuple[Tried, Mutant, Verdict]]:
+    """One failing mutant of each problem, then a second of each, ...; each time of the kind that is rarest so far.
+
+    Of the same kind, one with a wrong answer goes before one that ends with an error or not at all: those are easier.
+
+    Args:
+      usable: problems in the order in which they choose.
+      wanted: how many mutants; fewer come back where there are no more.
+    """
+    chosen: list[tuple[Tried, Mutant, Verdict]] = []
+    left = {tried.task.task_id: tried.failing() for tried in usable}
+    kinds: Counter[str] = Counter()
+    for _ in range(MAX_MUTANTS):
+        for tried in usable:
+            rest = left[tried.task.task_id]
+            if rest and len(chosen) < wanted:
+                rarest = min(kinds[mutant.edit.operator] for mutant, _ in rest)
+                ranked = [
+                    (verdict is not Verdict.WA, place)
+                    for place, (mutant, verdict) in enumerate(rest)
+                    if kinds[mutant.edit.operator] == rarest
+                ]
+                mutant, verdict = rest.pop(min(ranked)[1])
+                kinds[mutant.edit.operator] += 1
+                chosen.append((tried, mutant, verdict))
+    return chosen
+
+
+def split_of(problem_id: str) -> str:
+    """The split of a problem; it depends on nothing else, so that benchmarks of all seeds and sizes agree."""
+    return "dev" if int(content_hash("stepbench split", problem_id, digits=8), 16) % DEV_SHARE == 0 else "test"
+
+
+def _write(
+    paths: BenchPaths, usable: list[Tried], chosen: list[tuple[Tried, Mutant, Verdict]], seed: int, tally: Tally
+) -> dict[str, object]:
+    rows = [_row(tried, tried.task.reference, None, Verdict.AC) for tried in usable]
+    rows += [_row(tried, mutant.code, mutant, verdict) for tried, mutant, verdict in chosen]
+    rows.sort(key=lambda row: row[0].program_hash)
+    samples: Counter[str] = Counter()
+    programs = []
+    for truth, code in rows:
+        index = samples[truth.problem_id]
+        samples[truth.problem_id] += 1
+        programs.append(Program.make(truth.problem_id, code, index, "stepbench", {"seed": seed}))
+    problems = []
+    for tried in sorted(usable, key=lambda tried: tried.task.task_id):
+        parameters = codeio.signature(tried.task)
+        assert parameters is not None  # it has tests
+        problems.append(codeio.problem(tried.task, parameters, tried.tests))
+    write_records(paths.problems, Problem, problems)
+    write_records(paths.programs, Program, programs)
+    write_records(paths.truth, Truth, [truth for truth, _ in rows])
+    value = card([truth for truth, _ in rows], seed, tally.tasks, tally.dropped, tally.drawn)
+    write_text(paths.readme, card_text(value))
+    write_json(paths.card, value)  # last: its presence says that the benchmark is whole
+    return value
+
+
+def _row(tried: Tried, code: str, mutant: Mutant | None, verdict: Verdict) -> tuple[Truth, str]:
+    task_id = tried.task.task_id
+    edit = mutant.edit if mutant else None
+    truth = Truth(
+        problem_id=task_id,
+        program_hash=program_hash(task_id, code),
+        split="dev" if split_of(task_id) == "dev" else "test",
+        first_wrong=mutant.step if mutant else -1,
+        step_ends=tuple(step.end for step in split_steps(code)),
+        operator=edit.operator if edit else CLEAN,
+        function=mutant.function if mutant else "",
+        start=edit.start if edit else -1,
+        end=edit.start + len(edit.text) if edit else -1,
+        before=tried.task.reference[edit.start : edit.end] if edit else "",
+        after=edit.text if edit else "",
+        verdict=verdict.value,
+    )
+    return truth, code
