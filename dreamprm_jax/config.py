@@ -232,9 +232,10 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class ScoreConfig:
-    """Batch scoring."""
+    """Batch scoring: rows of packed programs (``scoring/packing.py``)."""
 
-    batch_size: int = 64
+    row_tokens: int = 2048  # rounded up to a power of two; a longer program gets a longer row
+    batch_tokens: int = 16384  # of all devices together
 
 
 @dataclass(frozen=True)

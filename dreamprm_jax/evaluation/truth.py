@@ -1,4 +1,4 @@
-"""The exact truth of a window's steps, made here and nowhere before, so that no training stage can read it."""
+"""The exact truth of a window's steps. Training never reads it, but for the oracle labellings, which are named so."""
 
 from __future__ import annotations
 
@@ -19,24 +19,28 @@ def why_no_truth(config: Config) -> str | None:
     return None
 
 
-def load_truth(config: Config, paths: Paths, window: str) -> list[StepTruth]:
-    """The truth of every step of a window's programs, each text once: made on first use, kept beside the results.
+def compute_truth(config: Config, paths: Paths, window: str) -> list[StepTruth]:
+    """The truth of every step of a window's programs, each text once; nothing is written.
 
     Raises:
       DataError: if a file of the generate stage is missing, or a program is not one of the simulated policy.
     """
+    from dreamprm_jax.problems.procedural.compose import Composition
+    from dreamprm_jax.problems.procedural.truth import step_truth
+
+    compositions = [Composition.from_json(row) for row in read_json(paths.compositions())]
+    programs = {(row.problem_id, row.program_hash): row for row in read_records(paths.programs(window), Program)}
+    return step_truth(
+        read_records(paths.problems(window), Problem),
+        {composition.problem_id: composition for composition in compositions},
+        programs.values(),
+        config.policy.wrong_rate_scale,
+    )
+
+
+def load_truth(config: Config, paths: Paths, window: str) -> list[StepTruth]:
+    """``compute_truth``, made on first use and kept beside the results."""
     path = paths.truth(window)
     if not path.exists():
-        from dreamprm_jax.problems.procedural.compose import Composition
-        from dreamprm_jax.problems.procedural.truth import step_truth
-
-        compositions = [Composition.from_json(row) for row in read_json(paths.compositions())]
-        programs = {(row.problem_id, row.program_hash): row for row in read_records(paths.programs(window), Program)}
-        rows = step_truth(
-            read_records(paths.problems(window), Problem),
-            {composition.problem_id: composition for composition in compositions},
-            programs.values(),
-            config.policy.wrong_rate_scale,
-        )
-        write_records(path, StepTruth, rows)
+        write_records(path, StepTruth, compute_truth(config, paths, window))
     return read_records(path, StepTruth)

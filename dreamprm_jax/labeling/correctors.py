@@ -1,20 +1,15 @@
-"""Fixed corrections of Monte-Carlo step labels, without a model: raw, smoothing, Beta shrinkage, change-point EM.
+"""Fixed corrections of Monte-Carlo step labels, without a model: smoothing, Beta shrinkage, change-point EM.
 
-Each is a function on arrays; ``correct`` applies one, by name, to the label stage's rows.
+Each is a function on arrays; ``labellings`` applies one, by name, to the label stage's rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
-
 import numpy as np
 from jaxtyping import Float, Int
 
-from dreamprm_jax.labeling.change_point import FAILED, PASSED, UNKNOWN, change_point_em
-from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, StepLabel
-
-Corrector = Literal["raw", "smoothing", "beta_shrink", "em"]
+from dreamprm_jax.labeling.change_point import change_point_em
+from dreamprm_jax.schema import DataError
 
 SMOOTHING = 0.1  # of the released DreamPRM-Code
 STRENGTHS = np.array([0.1, 0.3, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0, 64.0])
@@ -68,69 +63,3 @@ def em(
 ) -> Float[np.ndarray, " n"]:
     """P(recoverable) of each step by the change-point EM; see ``change_point.change_point_em`` for the arguments."""
     return change_point_em(passes, rollouts, program, outcome, group).recoverable
-
-
-def correct(
-    method: Corrector, step_labels: Sequence[StepLabel], outcomes: Mapping[str, Outcome]
-) -> list[CorrectedLabel]:
-    """Applies one corrector to the label stage's rows.
-
-    Args:
-      method: name of the corrector.
-      step_labels: rows in any order.
-      outcomes: by program hash; a program without one, or whose verdict is no label, counts as unknown.
-
-    Returns:
-      One CorrectedLabel per row, in the order of ``step_labels``. A row without rollouts keeps raw = nan; only ``em``
-      and ``beta_shrink`` can give it a corrected label.
-
-    Raises:
-      DataError: on an unknown method.
-    """
-    if method not in get_args(Corrector):
-        raise DataError(f"corrector {method!r}: must be one of {', '.join(get_args(Corrector))}")
-    raw = np.array([label.mean for label in step_labels])
-    passes = np.array([label.passes for label in step_labels], int)
-    rollouts = np.array([label.rollouts for label in step_labels], int)
-    if method == "raw":
-        values = raw
-    elif method == "smoothing":
-        values = smoothing(raw)
-    elif method == "beta_shrink":
-        values = beta_shrink(passes, rollouts)
-    else:
-        values = _em_rows(step_labels, outcomes, passes, rollouts)
-    return [
-        CorrectedLabel(label.problem_id, label.program_hash, label.step_index, label.mean, float(value), method)
-        for label, value in zip(step_labels, values, strict=True)
-    ]
-
-
-def _em_rows(
-    step_labels: Sequence[StepLabel],
-    outcomes: Mapping[str, Outcome],
-    passes: Int[np.ndarray, " n"],
-    rollouts: Int[np.ndarray, " n"],
-) -> Float[np.ndarray, " n"]:
-    """The EM on rows of any order; pass rates are shared within a problem."""
-    keys = [(label.problem_id, label.program_hash) for label in step_labels]
-    order = np.array(sorted(range(len(keys)), key=lambda row: (keys[row], step_labels[row].step_index)), int)
-    programs = sorted(set(keys))
-    number = {key: index for index, key in enumerate(programs)}
-    problems = {name: index for index, name in enumerate(sorted({problem for problem, _ in programs}))}
-
-    def known(program_hash: str) -> int:
-        outcome = outcomes.get(program_hash)
-        if outcome is None or not outcome.verdict.is_label:
-            return UNKNOWN
-        return PASSED if outcome.passed else FAILED
-
-    values = np.empty(len(keys))
-    values[order] = em(
-        passes[order],
-        rollouts[order],
-        np.array([number[keys[row]] for row in order], int),
-        np.array([known(program_hash) for _, program_hash in programs], int),
-        np.array([problems[problem] for problem, _ in programs], int),
-    )
-    return values

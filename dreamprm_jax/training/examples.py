@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 
 from dreamprm_jax.config import ModelConfig
-from dreamprm_jax.schema import DataError, Granularity, Outcome, Problem, Program, StepLabel
+from dreamprm_jax.labeling.labellings import StepKey
+from dreamprm_jax.schema import DataError, Granularity, Outcome, Problem, Program
 from dreamprm_jax.training.tokenizer import encode_prompt, encode_steps
 
 NO_LABEL = -1
@@ -26,27 +28,25 @@ class Example:
     tokens: Int[np.ndarray, " t"]
     step_index: Int[np.ndarray, " s"]  # position of each step's last token
     label_index: Int[np.ndarray, " s"]  # row of each step in the label table, NO_LABEL where it has no noisy label
-    raw: Float[np.ndarray, " s"]  # Monte-Carlo estimates, 0 where there is none
+    raw: Float[np.ndarray, " s"]  # the labels to train on or to start from, 0 where there is none
     outcome: float  # 1 passed, 0 failed, nan unknown
 
 
-@dataclass(frozen=True)
-class LabelledSteps:
-    """The noisy labels in table order."""
+def relabel(examples: Iterable[Example], labels: Float[np.ndarray, " n"]) -> list[Example]:
+    """The examples with the table's labels; a step whose label is nan counts as not labelled."""
 
-    keys: list[tuple[str, str, int]]  # problem id, program hash, step index
-    raw: Float[np.ndarray, " n"]
+    def one(example: Example) -> Example:
+        if not (example.label_index != NO_LABEL).any():
+            return example
+        values = np.where(example.label_index == NO_LABEL, np.nan, labels[example.label_index])
+        known = np.isfinite(values)
+        return dataclasses.replace(
+            example,
+            label_index=np.where(known, example.label_index, NO_LABEL).astype(np.int32),
+            raw=np.where(known, values, 0.0).astype(np.float32),
+        )
 
-
-def label_table_rows(labels: Iterable[StepLabel]) -> LabelledSteps:
-    """The rows of the label table: every step with rollouts but the last of its program, whose label is exact."""
-    rows = list(labels)
-    last: dict[str, int] = {}
-    for row in rows:
-        last[row.program_hash] = max(row.step_index, last.get(row.program_hash, 0))
-    noisy = [row for row in rows if row.rollouts and row.step_index != last[row.program_hash]]
-    keys = [(row.problem_id, row.program_hash, row.step_index) for row in noisy]
-    return LabelledSteps(keys, np.asarray([row.mean for row in noisy], np.float32))
+    return [one(example) for example in examples]
 
 
 def tokenise(
@@ -96,13 +96,16 @@ def build_examples(
     problems: Mapping[str, Problem],
     programs: Iterable[Program],
     outcomes: Iterable[Outcome],
-    table: LabelledSteps,
+    keys: Sequence[StepKey],
     counts: Counter[str],
     granularity: Granularity = "function",
 ) -> list[Example]:
-    """Examples of all programs with an outcome, grouped by problem. ``counts`` gathers what was left out."""
+    """Examples of all programs with an outcome, grouped by problem; ``keys`` are the rows of the label table.
+
+    Their labels are still 0 (``relabel``). ``counts`` gathers what was left out.
+    """
     known = {o.program_hash: float(o.passed) for o in outcomes if o.verdict.is_label}
-    rows = {(program, step): i for i, (_, program, step) in enumerate(table.keys)}
+    rows = {(program, step): i for i, (_, program, step) in enumerate(keys)}
     by_problem: dict[str, dict[str, Program]] = {}
     for program in programs:
         by_problem.setdefault(program.problem_id, {})[program.program_hash] = program
@@ -111,12 +114,11 @@ def build_examples(
         found = tokenise(tokenizer, model, problems[problem_id], list(unique.values()), counts, granularity)
         for program, tokens, ends in found:
             index = np.asarray([rows.get((program.program_hash, i), NO_LABEL) for i in range(len(ends))], np.int32)
-            raw = np.where(index == NO_LABEL, 0.0, table.raw[index]) if len(table.raw) else np.zeros(len(ends))
             outcome = known.get(program.program_hash, float("nan"))
             if np.isnan(outcome):
                 counts["left out: no verdict"] += 1
                 continue
             examples.append(
-                Example(problem_id, program.program_hash, tokens, ends, index, raw.astype(np.float32), outcome)
+                Example(problem_id, program.program_hash, tokens, ends, index, np.zeros(len(ends), np.float32), outcome)
             )
     return examples

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ import grain
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from dreamprm_jax.training.examples import NO_LABEL, Example
+from dreamprm_jax.training.examples import NO_LABEL, Example, relabel
 
 Row = tuple[int, ...]  # the examples packed into one row, as indices
 
@@ -80,6 +81,12 @@ class PackedRows:
         self.shape = Shape(tokens, steps)
         self.batch_size = batch_size
         self._indices = grain.MapDataset.range(len(self.rows)).seed(seed).shuffle().repeat(None).batch(batch_size)
+
+    def relabelled(self, labels: Float[np.ndarray, " n"]) -> PackedRows:
+        """The same rows in the same order, with other labels in the label table; see ``examples.relabel``."""
+        other = copy.copy(self)
+        other.examples = relabel(self.examples, labels)
+        return other
 
     def batch(self, step: int, places: Sequence[int] | None = None) -> Batch:
         """The batch of one step. Needs no state but ``step``, so that resuming is exact.

@@ -16,10 +16,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dreamprm_jax.bilevel.hypergradient import make_meta_gradient
 from dreamprm_jax.bilevel.labels import LabelTable
 from dreamprm_jax.config import Config
 from dreamprm_jax.models.decoder import DecoderConfig, decoder_config, require_forward_mode
@@ -30,8 +28,8 @@ from dreamprm_jax.schema import DataError
 from dreamprm_jax.training.checkpoint import TrainState
 from dreamprm_jax.training.feed import Batch
 from dreamprm_jax.training.flops import matrix_flops
-from dreamprm_jax.training.loop import make_meta_optimizer, make_optimizer, make_plain_step
-from dreamprm_jax.training.losses import make_inner_loss, make_outer_loss
+from dreamprm_jax.training.labelling import plans
+from dreamprm_jax.training.losses import make_inner_loss
 from dreamprm_jax.training.mesh import (
     RULES,
     activate,
@@ -42,6 +40,13 @@ from dreamprm_jax.training.mesh import (
     optimizer_shardings,
     parameter_shardings,
     replicated,
+)
+from dreamprm_jax.training.steps import (
+    StepInputs,
+    make_bilevel_step,
+    make_meta_optimizer,
+    make_optimizer,
+    make_plain_step,
 )
 from dreamprm_jax.training.table import padded_rows, table_sharding
 
@@ -102,59 +107,60 @@ def _abstract(tree: Any, shardings: Any) -> Any:
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
 
 
-def _abstract_batch(config: Config, rows: int, mesh: Mesh) -> Batch:
-    tokens, steps = (rows, config.train.row_tokens), (rows, config.inspect.steps_per_row)
-    ids, slots, reals = (jnp.zeros(0, kind).dtype for kind in (jnp.int32, bool, jnp.float32))
-    kinds = {"label_mask": slots, "outcome_mask": slots, "raw": reals, "outcome": reals}
+def _abstract_batch(config: Config, rows: int, micro: int, mesh: Mesh) -> Batch:
+    """Leaves [rows, ...], or [micro, rows / micro, ...] where the batch is accumulated."""
+    lead = (micro,) * (micro > 1)
+    sharding = NamedSharding(mesh, PartitionSpec(*(None,) * len(lead), *batch_sharding(mesh).spec))
+    tokens, steps = (rows // micro, config.train.row_tokens), (rows // micro, config.inspect.steps_per_row)
+    sizes: dict[str, tuple[int, ...]] = dict.fromkeys(("tokens", "positions", "segments"), tokens)
+    sizes |= dict.fromkeys(("label_share", "outcome_share"), tokens[:1])
+    kinds = dict.fromkeys(("label_mask", "outcome_mask"), jnp.bool_)
+    kinds |= dict.fromkeys(("raw", "outcome", "label_share", "outcome_share"), jnp.float32)
     fields = {
-        name: jax.ShapeDtypeStruct(
-            tokens if name in ("tokens", "positions", "segments") else steps, kinds.get(name, ids)
-        )
+        name: jax.ShapeDtypeStruct((*lead, *sizes.get(name, steps)), kinds.get(name, jnp.int32))
         for name in Batch._fields
     }
-    return _abstract(Batch(**fields), batch_sharding(mesh))
+    return _abstract(Batch(**fields), sharding)
 
 
 def training_steps(config: Config, model: DecoderConfig, mesh: Mesh) -> list[Step]:
-    """The plain step and, where the corrected arm is trained, the bi-level one, on abstract state."""
+    """The plain step and, where an arm's labels are learned, the bi-level one, on abstract state."""
     shapes, shardings = abstract_params(model), parameter_shardings(model, mesh)
     trainable, frozen = split_trainable(model, _abstract(shapes, shardings))
     trainable_shardings, _ = split_trainable(model, shardings)
     optimizer = make_optimizer(config.train)
     opt_shapes = jax.eval_shape(optimizer.init, trainable)
     opt_state = _abstract(opt_shapes, optimizer_shardings(optimizer, trainable, trainable_shardings, mesh))
-    batch = _abstract_batch(config, config.train.batch_size, mesh)
+    batch = _abstract_batch(config, config.train.batch_size, config.train.accumulation, mesh)
 
     plain_loss = make_inner_loss(model, None, config.train.outcome_weight)
 
     # Both steps are compiled without LoRA's dropout.
     def plain(state: TrainState, frozen: Any, batch: Batch) -> Any:
-        return make_plain_step(plain_loss, optimizer)(state, batch, None, jnp.asarray(False), frozen)
+        return make_plain_step(plain_loss, optimizer, config.train.accumulation)(
+            state, StepInputs(batch, frozen=frozen)
+        )
 
     steps = [Step("plain step", plain, (TrainState(trainable, opt_state, (), ()), frozen, batch))]
-    if "corrected" not in config.train.arms:
+    if not any(plan.learned for plan in plans(config.train)):
         return steps
     require_forward_mode(model)
-    labels = LabelTable(config.train.label_floor)
+    labels = LabelTable(config.train.labels.floor)
     rows = padded_rows(config.inspect.labels)
     phi = _abstract(jax.ShapeDtypeStruct((rows,), jnp.float32), table_sharding(mesh, rows))
     meta_optimizer = make_meta_optimizer(config.train, labels)
     meta_state = _abstract(jax.eval_shape(meta_optimizer.init, phi), table_sharding(mesh, rows))
-    meta_gradient = make_meta_gradient(
-        make_inner_loss(model, labels, config.train.outcome_weight),
-        make_outer_loss(model),
-        optimizer,
-        method=config.train.meta.method,
-    )
+    # One inner step: an unroll of K costs K of them, and the backward pass through each.
+    one = dataclasses.replace(config.train, meta=dataclasses.replace(config.train.meta, unroll=1))
+    inner_loss = make_inner_loss(model, labels, config.train.outcome_weight)
+    without_dropout = dataclasses.replace(model, lora=model.lora and dataclasses.replace(model.lora, dropout=0.0))
+    start = np.full(config.inspect.labels, 0.5, np.float32)
+    learn = make_bilevel_step(without_dropout, inner_loss, labels, optimizer, one, start)
 
     def bilevel(state: TrainState, frozen: Any, batch: Batch, outer: Batch, do_meta: Any) -> Any:
-        result = meta_gradient(state.params, state.opt_state, state.phi, batch, outer, do_meta=do_meta, frozen=frozen)
-        touched = jnp.zeros(state.phi.shape, bool).at[batch.label_index].set(True)
-        updates, meta = meta_optimizer.update(result.hypergradient, state.meta_opt_state, state.phi, touched=touched)
-        phi = labels.project(optax.apply_updates(state.phi, updates))
-        return TrainState(result.params, result.opt_state, phi, meta), result.inner_loss, result.outer_loss
+        return learn(state, StepInputs(batch, outer, do_meta, frozen))
 
-    outer = _abstract_batch(config, config.train.meta.batch_size, mesh)
+    outer = _abstract_batch(config, config.train.meta.batch_size, config.train.meta.accumulation, mesh)
     do_meta = _abstract(jax.ShapeDtypeStruct((), jnp.bool_), replicated(mesh))
     state = TrainState(trainable, opt_state, phi, meta_state)
     return [*steps, Step("bi-level step", bilevel, (state, frozen, batch, outer, do_meta))]

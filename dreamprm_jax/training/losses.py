@@ -6,8 +6,9 @@ The training losses take a key as their last argument where LoRA dropout is on; 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
@@ -18,6 +19,8 @@ from dreamprm_jax.models.reward import step_logits
 from dreamprm_jax.training.feed import Batch
 
 Loss = Callable[..., Float[Array, ""]]
+LossKind = Literal["bce", "mse", "gce"]
+GCE_Q = 0.7  # of arXiv 1805.07836
 
 
 def batch_logits(
@@ -28,33 +31,59 @@ def batch_logits(
     return step_logits(model, params, *inputs, dropout_key=dropout_key)
 
 
-def step_loss(
-    logits: Float[Array, "B S"], targets: Float[Array, "B S"], weights: Float[Array, "B S"], batch: Batch
-) -> Float[Array, ""]:
-    """Weighted binary cross-entropy of the noisy step labels, mean over the labelled steps."""
-    losses = weights * optax.sigmoid_binary_cross_entropy(logits, targets)
-    return jnp.sum(jnp.where(batch.label_mask, losses, 0.0)) / jnp.sum(batch.label_share)
+def elementwise_loss(
+    kind: LossKind, logits: Float[Array, "*shape"], targets: Float[Array, "*shape"], q: float = GCE_Q
+) -> Float[Array, "*shape"]:
+    """The loss of each logit against its target in [0, 1], with p = sigmoid(logit).
+
+    ``bce``: -t log p - (1 - t) log(1 - p). ``mse``: (p - t)^2. ``gce``: t (1 - p^q) / q + (1 - t) (1 - (1 - p)^q) / q,
+    the generalised cross-entropy (arXiv 1805.07836): bce as q goes to 0, the mean absolute error at q = 1; labels that
+    the model finds absurd weigh less.
+    """
+    if kind == "bce":
+        return optax.sigmoid_binary_cross_entropy(logits, targets)
+    if kind == "mse":
+        return jnp.square(jax.nn.sigmoid(logits) - targets)
+    # -expm1(q log p) = 1 - p^q, exact for small q, with derivatives that stay finite at any logit
+    right, wrong = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+    return -(targets * jnp.expm1(q * right) + (1.0 - targets) * jnp.expm1(q * wrong)) / q
 
 
-def outcome_loss(logits: Float[Array, "B S"], batch: Batch) -> Float[Array, ""]:
-    """Binary cross-entropy of the last step's logit against the program's outcome, mean over programs."""
-    losses = optax.sigmoid_binary_cross_entropy(logits, batch.outcome)
+def step_loss(losses: Float[Array, "B S"], weights: Float[Array, "B S"], batch: Batch) -> Float[Array, ""]:
+    """Weighted losses of the noisy step labels, mean over the labelled steps."""
+    return jnp.sum(jnp.where(batch.label_mask, weights * losses, 0.0)) / jnp.sum(batch.label_share)
+
+
+def outcome_loss(logits: Float[Array, "B S"], batch: Batch, kind: LossKind = "bce") -> Float[Array, ""]:
+    """Loss of the last step's logit against the program's outcome, mean over programs."""
+    losses = elementwise_loss(kind, logits, batch.outcome)
     return jnp.sum(jnp.where(batch.outcome_mask, losses, 0.0)) / jnp.sum(batch.outcome_share)
 
 
-def make_outcome_loss(model: DecoderConfig) -> Loss:
+def _outcome_kind(kind: LossKind) -> LossKind:
+    """Outcomes are exact: the loss that mistrusts labels is for the step labels alone."""
+    return "bce" if kind == "gce" else kind
+
+
+def make_outcome_loss(model: DecoderConfig, kind: LossKind = "bce") -> Loss:
     """(params, phi, batch[, key]) -> the outcome loss alone: training of an outcome reward model. phi is ignored."""
 
     def loss(params: Any, phi: Any, batch: Batch, key: Array | None = None) -> Float[Array, ""]:
-        return outcome_loss(batch_logits(model, params, batch, key), batch)
+        return outcome_loss(batch_logits(model, params, batch, key), batch, _outcome_kind(kind))
 
     return loss
 
 
-def make_inner_loss(model: DecoderConfig, labels: Parametrisation | None, outcome_weight: float) -> Loss:
+def make_inner_loss(
+    model: DecoderConfig,
+    labels: Parametrisation | None,
+    outcome_weight: float,
+    kind: LossKind = "bce",
+    q: float = GCE_Q,
+) -> Loss:
     """L_in(theta, phi, batch[, key]) = step loss with targets and weights of phi + outcome_weight * outcome loss.
 
-    Without a parametrisation the targets are the raw labels, and phi is ignored.
+    Without a parametrisation the targets are the labels in the batch, and phi is ignored.
     """
 
     def inner_loss(params: Any, phi: Any, batch: Batch, key: Array | None = None) -> Float[Array, ""]:
@@ -63,15 +92,16 @@ def make_inner_loss(model: DecoderConfig, labels: Parametrisation | None, outcom
             targets, weights = batch.raw, jnp.ones_like(batch.raw)
         else:
             targets, weights = labels.targets_and_weights(phi, batch.label_index, batch.raw)
-        return step_loss(logits, targets, weights, batch) + outcome_weight * outcome_loss(logits, batch)
+        steps = step_loss(elementwise_loss(kind, logits, targets, q), weights, batch)
+        return steps + outcome_weight * outcome_loss(logits, batch, _outcome_kind(kind))
 
     return inner_loss
 
 
-def make_outer_loss(model: DecoderConfig) -> Loss:
+def make_outer_loss(model: DecoderConfig, kind: LossKind = "bce") -> Loss:
     """L_out(theta, batch[, key]): the outcome loss on whole programs of the meta set, never with dropout."""
 
     def outer_loss(params: Any, batch: Batch, key: Array | None = None) -> Float[Array, ""]:
-        return outcome_loss(batch_logits(model, params, batch), batch)
+        return outcome_loss(batch_logits(model, params, batch), batch, _outcome_kind(kind))
 
     return outer_loss

@@ -1,39 +1,42 @@
 """The train stage: tokenizer, examples, and the arms one after another.
 
-``warmup`` trains on raw step labels and outcomes; ``raw`` and ``corrected`` both go on from its end, the one with the
-raw labels, the other learning the labels by the outer problem; ``orm`` trains on outcomes alone, for as many steps.
+Every step-labelled arm starts with a warm-up on its labels and the outcomes, which arms with equal labels share, and
+goes on from there: with the same labels, or learning them by the outer problem. ``orm`` trains on outcomes alone, for
+as many steps.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 from tokenizers import Tokenizer
 
-from dreamprm_jax.bilevel.labels import LabelTable, Parametrisation, WeightTable
-from dreamprm_jax.config import Config, MetaConfig
+from dreamprm_jax.config import Config
+from dreamprm_jax.labeling.labellings import LabelSource, StepKey, fixed_labels, read_labels, step_key
 from dreamprm_jax.models import pretrained
 from dreamprm_jax.models.decoder import DecoderConfig, require_forward_mode
 from dreamprm_jax.models.reward import Params
 from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, Problem, Program, StepLabel
 from dreamprm_jax.storage import read_records, write_records
 from dreamprm_jax.training.checkpoint import TrainState
-from dreamprm_jax.training.examples import Example, LabelledSteps, build_examples, label_table_rows
+from dreamprm_jax.training.examples import Example, build_examples
 from dreamprm_jax.training.feed import PackedRows
+from dreamprm_jax.training.labelling import ORM, Plan, describe, make_parametrisation, plans
 from dreamprm_jax.training.loop import Arm, Data, make_meta_optimizer, make_optimizer, train_arm
 from dreamprm_jax.training.losses import make_inner_loss, make_outcome_loss
 from dreamprm_jax.training.mesh import check_divisible, make_mesh, optimizer_shardings
 from dreamprm_jax.training.parameters import initial_params
-from dreamprm_jax.training.table import pad_labels, padded_rows, place_table
+from dreamprm_jax.training.table import PADDING, pad_labels, padded_rows, place_replicated, place_table
 from dreamprm_jax.training.tokenizer import load_tokenizer, prompt_text, save_tokenizer, train_tokenizer
 from dreamprm_jax.workdir import Paths
 
 WINDOWS = ("train", "meta", "test")
-ARMS = ("orm", "raw", "corrected")
 
 
 def train(config: Config, paths: Paths) -> dict[str, int]:
@@ -43,28 +46,25 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
       DataError: on unknown arms, an empty training or meta set, or meta problems that are also test problems.
     """
     settings, counts = config.train, Counter[str]()
-    if unknown := set(settings.arms) - set(ARMS):
-        raise DataError(f"config.train.arms: unknown {', '.join(sorted(unknown))}; choose among {', '.join(ARMS)}")
-    problems = {
-        w: {p.problem_id: p for p in read_records(paths.problems(w), Problem)} for w in ("train", "meta", "test")
-    }
+    arms = plans(settings)
+    problems = {w: {p.problem_id: p for p in read_records(paths.problems(w), Problem)} for w in WINDOWS}
     for window in ("train", "meta"):
         if leaked := problems[window].keys() & problems["test"].keys():
             raise DataError(f"{len(leaked)} {window} problem(s) are also in the test window, first {min(leaked)}")
     programs = {w: read_records(paths.programs(w), Program) for w in ("train", "meta")}
     model = pretrained.model_config(config.model)
     tokenizer = _tokenizer(config, model, paths, problems["train"], programs["train"])
-    table = label_table_rows(read_records(paths.step_labels(), StepLabel))
-    nothing = LabelledSteps([], np.zeros(0, np.float32))
+    outcomes = {w: read_records(paths.outcomes(w), Outcome) for w in ("train", "meta")}
+    source = label_source(config, paths, arms, outcomes["train"])
+    keys = [step_key(step) for step in source.steps]
     examples: dict[str, list[Example]] = {}
-    for window, rows in (("train", table), ("meta", nothing)):
-        outcomes = read_records(paths.outcomes(window), Outcome)
+    for window, rows in (("train", keys), ("meta", [])):
         examples[window] = build_examples(
             tokenizer,
             config.model,
             problems[window],
             programs[window],
-            outcomes,
+            outcomes[window],
             rows,
             counts,
             config.label.granularity,
@@ -73,7 +73,7 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
             left_out = "".join(f"; {count} {reason}" for reason, count in counts.items())
             raise DataError(f"{paths.outcomes(window)}: no {window} program with a verdict to train on{left_out}")
         counts[f"{window} programs"] = len(examples[window])
-    counts["noisy step labels"] = len(table.raw)
+    counts["noisy steps"] = len(keys)
 
     mesh = make_mesh(settings.mesh)
     check_divisible(mesh, settings.batch_size, "config.train.batch_size")
@@ -81,11 +81,9 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
     everything = examples["train"] + examples["meta"]
     inner = PackedRows(everything, settings.row_tokens, settings.batch_size, config.seed)
     outer = PackedRows(examples["meta"], settings.row_tokens, settings.meta.batch_size, config.seed + 1)
-    all_outcomes = Data(inner, outer, table.raw, config.seed)
-    data = all_outcomes
+    steps_inner = inner
     if settings.meta.held_out:
-        alone = PackedRows(examples["train"], settings.row_tokens, settings.batch_size, config.seed)
-        data = Data(alone, outer, table.raw, config.seed)
+        steps_inner = PackedRows(examples["train"], settings.row_tokens, settings.batch_size, config.seed)
     params, frozen = initial_params(config, model, mesh)
     optimizer = make_optimizer(settings)
     shardings = optimizer_shardings(optimizer, params, jax.tree.map(lambda leaf: leaf.sharding, params), mesh)
@@ -98,19 +96,58 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
     counts["percent of tokens that are no padding"] = round(100 * inner.fill)
 
     end = settings.warmup_steps + settings.steps
-    if "orm" in settings.arms:
-        arm = Arm("orm", make_outcome_loss(model), 0, end)
-        train_arm(settings, model, mesh, arm, all_outcomes, start, paths.arm("orm"), frozen)
-    if {"raw", "corrected"} & set(settings.arms):
-        loss = make_inner_loss(model, None, settings.outcome_weight)
-        arm = Arm("warmup", loss, 0, settings.warmup_steps)
-        warm = train_arm(settings, model, mesh, arm, data, start, paths.arm("warmup"), frozen)
-        if "raw" in settings.arms:
-            arm = Arm("raw", loss, settings.warmup_steps, end)
-            train_arm(settings, model, mesh, arm, data, warm, paths.arm("raw"), frozen)
-        if "corrected" in settings.arms:
-            _correct(config, paths, model, mesh, data, warm, frozen, table)
+    if ORM in settings.arms:
+        arm = Arm(ORM, make_outcome_loss(model, settings.loss), 0, end)
+        data = Data(inner, outer, np.zeros(0, np.float32), config.seed)
+        train_arm(settings, model, mesh, arm, data, start, paths.arm(ORM), frozen)
+    warm: dict[str, TrainState] = {}
+    for plan in arms:
+        labels = fixed_labels(plan.start, source, settings.labels).astype(np.float32)
+        counts[f"steps labelled {plan.start}"] = int(np.isfinite(labels).sum())
+        if keys and not np.isfinite(labels).any():
+            raise DataError(f"arm {plan.arm}: labelling {plan.start!r} gives none of the {len(keys)} steps a label")
+        table = np.where(np.isfinite(labels), labels, PADDING)  # rows without a label are in no batch
+        data = Data(steps_inner.relabelled(labels), outer, table, config.seed)
+        loss = make_inner_loss(model, None, settings.outcome_weight, plan.loss, settings.labels.gce_q)
+        if plan.warmup not in warm:
+            arm = Arm(plan.warmup, loss, 0, settings.warmup_steps)
+            warm[plan.warmup] = train_arm(settings, model, mesh, arm, data, start, paths.arm(plan.warmup), frozen)
+        first, corrected = warm[plan.warmup], labels
+        if plan.learned:
+            values = _learn(config, paths, model, mesh, plan, source, data, first, frozen)
+            corrected = np.where(np.isfinite(labels), values, np.nan)
+        else:
+            arm = Arm(plan.arm, loss, settings.warmup_steps, end)
+            train_arm(settings, model, mesh, arm, data, first, paths.arm(plan.arm), frozen)
+        if plan.labelling != "raw":
+            _write_labels(paths.corrected_labels(plan.arm), source, corrected, describe(plan, settings))
     return dict(counts)
+
+
+def label_source(config: Config, paths: Paths, arms: list[Plan], outcomes: list[Outcome]) -> LabelSource:
+    """Counts, outcomes and, where an arm asks for them, clean labels."""
+    settings = config.train.labels
+    wanted = {plan.labelling for plan in arms} & {"clean", "calibrator"}
+    clean: dict[StepKey, float] = {}
+    if wanted and settings.clean_labels:
+        clean = read_labels(Path(settings.clean_labels))
+    elif wanted:
+        clean = _exact_truth(config, paths)
+    labels = read_records(paths.step_labels(), StepLabel)
+    return LabelSource(labels, {row.program_hash: row for row in outcomes}, clean, settings.clean_problems)
+
+
+def _exact_truth(config: Config, paths: Paths) -> dict[StepKey, float]:
+    """The one place where training sees the truth: for the oracle and the calibrator, which are told apart by name."""
+    from dreamprm_jax.evaluation.truth import compute_truth, why_no_truth
+
+    if reason := why_no_truth(config):
+        raise DataError(f"config.train.labels.clean_labels: labellings clean and calibrator need a file: {reason}")
+    target = config.train.labels.clean_target
+    return {
+        (row.problem_id, row.program_hash, row.step_index): float(getattr(row, target))
+        for row in compute_truth(config, paths, "train")
+    }
 
 
 def _tokenizer(
@@ -131,45 +168,44 @@ def _tokenizer(
     return load_tokenizer(paths.tokenizer())
 
 
-def parametrisation(meta: MetaConfig, floor: float) -> Parametrisation:
-    """The label-side parameters that the settings name."""
-    return LabelTable(floor) if meta.parametrisation == "label_table" else WeightTable()
-
-
-def _correct(
+def _learn(
     config: Config,
     paths: Paths,
     model: DecoderConfig,
     mesh: jax.sharding.Mesh,
+    plan: Plan,
+    source: LabelSource,
     data: Data,
     warm: TrainState,
     frozen: Params,
-    table: LabelledSteps,
-) -> None:
+) -> Float[np.ndarray, " n"]:
+    """Trains an arm whose labels the outer problem learns. Returns the label of every step."""
     settings = config.train
     require_forward_mode(model)
-    labels = parametrisation(settings.meta, settings.label_floor)
-    raw = jnp.asarray(pad_labels(table.raw, padded_rows(len(table.raw))))
-    phi = place_table(labels.init(raw), mesh)
-    meta_state = place_table(make_meta_optimizer(settings, labels).init(phi), mesh)
-    start = warm._replace(phi=phi, meta_opt_state=meta_state)
+    labels = make_parametrisation(plan.labelling, data.raw, source, settings.labels, config.seed)
+    start = jnp.asarray(pad_labels(data.raw, padded_rows(len(data.raw))) if labels.is_table else data.raw)
+    phi, place = labels.init(start), place_table if labels.is_table else place_replicated
+    state = warm._replace(
+        phi=place(phi, mesh), meta_opt_state=place(make_meta_optimizer(settings, labels).init(phi), mesh)
+    )
     # A whole number of calls of K steps each.
     calls = math.ceil(settings.steps / settings.meta.unroll)
     arm = Arm(
-        "corrected",
-        make_inner_loss(model, labels, settings.outcome_weight),
+        plan.arm,
+        make_inner_loss(model, labels, settings.outcome_weight, plan.loss, settings.labels.gce_q),
         settings.warmup_steps,
         settings.warmup_steps + calls * settings.meta.unroll,
         labels,
     )
-    state = train_arm(settings, model, mesh, arm, data, start, paths.arm("corrected"), frozen)
-    corrected = np.asarray(labels.labels(state.phi, raw))[: len(table.raw)]
-    method = f"{settings.meta.parametrisation}/{settings.meta.method}/K={settings.meta.unroll}"
-    write_records(
-        paths.corrected_labels("corrected"),
-        CorrectedLabel,
-        [
-            CorrectedLabel(problem, program, step, float(old), float(new), method)
-            for (problem, program, step), old, new in zip(table.keys, table.raw, corrected, strict=True)
-        ],
-    )
+    state = train_arm(settings, model, mesh, arm, data, state, paths.arm(plan.arm), frozen)
+    return np.asarray(labels.labels(state.phi, start))[: len(data.raw)]
+
+
+def _write_labels(path: Path, source: LabelSource, labels: Float[np.ndarray, " n"], method: str) -> None:
+    """The arm's labels beside the raw ones; a step that has none is left out."""
+    rows = [
+        CorrectedLabel(step.problem_id, step.program_hash, step.step_index, step.mean, float(label), method)
+        for step, label in zip(source.steps, labels, strict=True)
+        if np.isfinite(label)
+    ]
+    write_records(path, CorrectedLabel, rows)

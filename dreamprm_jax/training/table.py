@@ -36,3 +36,8 @@ def table_sharding(mesh: Mesh | Any, rows: int) -> NamedSharding:
 def place_table(tree: Any, mesh: Mesh) -> Any:
     """Puts a table, or its optimizer state, onto the mesh; the first axis of every leaf counts rows."""
     return jax.tree.map(lambda leaf: jax.device_put(leaf, table_sharding(mesh, leaf.shape[0])), tree)
+
+
+def place_replicated(tree: Any, mesh: Mesh) -> Any:
+    """Puts the parameters of a network that corrects labels, or their optimizer state, onto every device."""
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, replicated(mesh)), tree)

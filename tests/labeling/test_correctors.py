@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dreamprm_jax.labeling.change_point import FAILED, PASSED, UNKNOWN, change_point_em
-from dreamprm_jax.labeling.correctors import beta_shrink, correct, em, smoothing
+from dreamprm_jax.labeling.correctors import beta_shrink, em, smoothing
 from dreamprm_jax.schema import DataError, Outcome, StepLabel, Verdict
 
 
@@ -154,28 +154,6 @@ def rows(data: Synthetic) -> tuple[list[StepLabel], dict[str, Outcome]]:
     return labels, outcomes
 
 
-def test_correct_keeps_rows_and_provenance() -> None:
-    data = draw(rollouts=2, programs=200, problems=40)
-    labels, outcomes = rows(data)
-    direct = em(data.passes, data.rollouts, data.program, data.outcome, data.group)
-    order = np.random.default_rng(1).permutation(len(labels))
-    corrected = correct("em", [labels[row] for row in order], outcomes)
-    assert [(row.program_hash, row.step_index) for row in corrected] == [
-        (labels[row].program_hash, labels[row].step_index) for row in order
-    ]
-    assert [row.corrected for row in corrected] == pytest.approx(direct[order], abs=1e-9)
-    assert {row.method for row in corrected} == {"em"}
-    assert [row.raw for row in corrected] == pytest.approx((data.passes / data.rollouts)[order])
-    assert [row.corrected for row in correct("raw", labels, outcomes)] == pytest.approx(data.passes / data.rollouts)
-    # a verdict that is no label leaves the outcome unknown
-    judge_at_fault = {
-        key: Outcome(row.problem_id, key, Verdict.SANDBOX_ERROR, 0, 1, "", 0.0, "faithful", "PORTABLE")
-        for key, row in outcomes.items()
-    }
-    unknown = em(data.passes, data.rollouts, data.program, np.full(200, UNKNOWN), data.group)
-    assert [row.corrected for row in correct("em", labels, judge_at_fault)] == pytest.approx(unknown, abs=1e-9)
-
-
 def test_bad_input_is_named() -> None:
     with pytest.raises(DataError, match="row 1: passes=3 is not between 0 and rollouts=2"):
         em(np.array([0, 3]), np.array([2, 2]), np.array([0, 0]), np.array([0]))
@@ -185,5 +163,3 @@ def test_bad_input_is_named() -> None:
         em(np.array([0, 0]), np.array([2, 2]), np.array([0, 0]), np.array([7]))
     with pytest.raises(DataError, match="nothing to fit"):
         beta_shrink(np.zeros(2, int), np.zeros(2, int))
-    with pytest.raises(DataError, match="must be one of raw"):
-        correct("magic", [], {})  # type: ignore[arg-type]

@@ -7,17 +7,11 @@ import numpy as np
 import pytest
 
 from dreamprm_jax.config import ModelConfig
-from dreamprm_jax.schema import DataError, Outcome, Program, StepLabel, Verdict
-from dreamprm_jax.training.examples import NO_LABEL, LabelledSteps, build_examples, label_table_rows, tokenise
+from dreamprm_jax.schema import DataError, Outcome, Program, Verdict
+from dreamprm_jax.training.examples import NO_LABEL, build_examples, relabel, tokenise
 from dreamprm_jax.training.tokenizer import encode_prompt, encode_steps
 
 CODE = "def main():\n    a()\n\n\ndef a():\n    b()\n\n\ndef b():\n    pass\n\n\nmain()\n"
-
-
-def label(program, step, passes, rollouts):
-    return StepLabel(
-        program.problem_id, program.program_hash, step, 0, 0, passes, rollouts, 0, 0, 1.0, 1.0, "", "", "", "", ""
-    )
 
 
 def outcome(program, verdict):
@@ -39,13 +33,17 @@ def lengths(tokenizer, problem):
     return len(encode_prompt(tokenizer, problem)), sum(map(len, encode_steps(tokenizer, CODE)))
 
 
-def test_label_table_leaves_out_last_steps_and_steps_without_rollouts(program):
-    other = dataclasses.replace(program, program_hash="other")
-    rows = [label(program, 0, 3, 4), label(program, 1, 0, 0), label(program, 2, 1, 1), label(other, 0, 1, 1)]
-    table = label_table_rows(rows)
-    assert table.keys == [(program.problem_id, program.program_hash, 0)]
-    np.testing.assert_array_equal(table.raw, np.float32([0.75]))
-    assert label_table_rows([]).raw.shape == (0,)
+def test_relabelled_steps_without_a_label_leave_the_table(tokenizer, problem, program):
+    keys = [(problem.problem_id, program.program_hash, 0), (problem.problem_id, program.program_hash, 1)]
+    built = build_examples(
+        tokenizer, ModelConfig(), {problem.problem_id: problem}, [program], [outcome(program, Verdict.AC)], keys,
+        Counter(),
+    )  # fmt: skip
+    np.testing.assert_array_equal(built[0].label_index, [0, 1, NO_LABEL])
+    (example,) = relabel(built, np.float32([np.nan, 0.75]))
+    np.testing.assert_array_equal(example.label_index, [NO_LABEL, 1, NO_LABEL])
+    np.testing.assert_array_equal(example.raw, np.float32([0, 0.75, 0]))
+    np.testing.assert_array_equal(example.tokens, built[0].tokens)
 
 
 def test_examples_join_labels_and_outcomes(tokenizer, problem, program):
@@ -53,20 +51,18 @@ def test_examples_join_labels_and_outcomes(tokenizer, problem, program):
     unknown = Program.make(problem.problem_id, "print(2)\n", 2, "x", {})
     empty = Program.make(problem.problem_id, "", 3, "x", {})
     again = dataclasses.replace(program, sample_index=4)  # the same text once more
-    table = LabelledSteps(
-        [("q", "elsewhere", 0), (problem.problem_id, program.program_hash, 1)], np.float32([0.5, 0.25])
-    )
+    keys = [("q", "elsewhere", 0), (problem.problem_id, program.program_hash, 1)]
     verdicts = [outcome(program, Verdict.AC), outcome(failed, Verdict.RE), outcome(unknown, Verdict.SANDBOX_ERROR)]
     counts = Counter()
     examples = build_examples(
         tokenizer, ModelConfig(), {problem.problem_id: problem}, [program, failed, unknown, empty, again], verdicts,
-        table, counts,
+        keys, counts,
     )  # fmt: skip
     assert [e.program_hash for e in examples] == [program.program_hash, failed.program_hash]
     assert counts == {"left out: no verdict": 1, "left out: empty program": 1}
     first = examples[0]
     np.testing.assert_array_equal(first.label_index, [NO_LABEL, 1, NO_LABEL])
-    np.testing.assert_array_equal(first.raw, np.float32([0, 0.25, 0]))
+    np.testing.assert_array_equal(first.raw, np.float32([0, 0, 0]))
     assert (first.outcome, examples[1].outcome) == (1.0, 0.0)
     np.testing.assert_array_equal(examples[1].label_index, [NO_LABEL])
     prompt = encode_prompt(tokenizer, problem)

@@ -1,0 +1,100 @@
+"""Arms by labelling: what each trains on, and that all of them run, share their warm-ups and leave their labels."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dreamprm_jax.config import LabelsConfig
+from dreamprm_jax.labeling.labellings import LEARNED
+from dreamprm_jax.pipeline import run_stage
+from dreamprm_jax.schema import CorrectedLabel, DataError
+from dreamprm_jax.storage import read_records
+from dreamprm_jax.training.labelling import plans
+from dreamprm_jax.training.losses import elementwise_loss
+from dreamprm_jax.workdir import DONE, Paths
+
+
+def test_plans_name_start_loss_and_warm_up(tiny_config):
+    settings = dataclasses.replace(
+        tiny_config.train, arms=("orm", "raw", "gce", "table_on_em", "corrected"), labels=LabelsConfig("em"), loss="mse"
+    )
+    found = [(plan.arm, plan.labelling, plan.start, plan.loss, plan.warmup, plan.learned) for plan in plans(settings)]
+    assert found == [
+        ("raw", "raw", "raw", "mse", "warmup", False),
+        ("gce", "gce", "gce", "gce", "warmup_gce", False),
+        ("table_on_em", "table_on_em", "em", "mse", "warmup_em", True),
+        ("corrected", "em", "em", "mse", "warmup_em", False),
+    ]
+    with pytest.raises(DataError, match="unknown arm 'magic'; choose among orm, corrected, raw"):
+        plans(dataclasses.replace(settings, arms=("magic",)))
+    with pytest.raises(DataError, match="an arm stands twice"):
+        plans(dataclasses.replace(settings, arms=("raw", "raw")))
+    with pytest.raises(DataError, match=r"config\.train\.labels\.method: no labelling 'magic'"):
+        plans(dataclasses.replace(settings, labels=LabelsConfig("magic")))
+
+
+def test_losses_of_one_logit():
+    logits, targets = jnp.array([-2.0, 0.3, 4.0]), jnp.array([0.0, 0.25, 1.0])
+    p = 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
+    t = np.asarray(targets, np.float64)
+    np.testing.assert_allclose(elementwise_loss("mse", logits, targets), (p - t) ** 2, rtol=1e-5)
+    np.testing.assert_allclose(
+        elementwise_loss("gce", logits, targets, 0.7), (t * (1 - p**0.7) + (1 - t) * (1 - (1 - p) ** 0.7)) / 0.7,
+        rtol=1e-5,
+    )  # fmt: skip
+    bce = optax.sigmoid_binary_cross_entropy(logits, targets)
+    np.testing.assert_allclose(elementwise_loss("gce", logits, targets, 1e-4), bce, rtol=1e-3)
+    np.testing.assert_allclose(elementwise_loss("gce", logits, targets, 1.0), t * (1 - p) + (1 - t) * p, rtol=1e-5)
+    for kind in ("bce", "mse", "gce"):
+        slopes = jax.vmap(jax.grad(lambda x, kind=kind: elementwise_loss(kind, x, 0.5)))(
+            jnp.array([-200.0, 0.0, 200.0])
+        )
+        assert np.isfinite(np.asarray(slopes)).all()
+
+
+@pytest.mark.slow
+def test_every_labelling_trains_and_leaves_its_labels(tiny_config, tmp_path):
+    arms = ("raw", "gce", "em", "calibrator", "clean", *LEARNED)
+    train = dataclasses.replace(tiny_config.train, warmup_steps=2, steps=2, arms=arms)
+    train = dataclasses.replace(train, meta=dataclasses.replace(train.meta, learning_rate=0.5))
+    model = dataclasses.replace(tiny_config.model, max_length=1536)
+    settings, paths = dataclasses.replace(tiny_config, train=train, model=model), Paths(tmp_path)
+    for stage in ("generate", "label", "train"):
+        run_stage(settings, tmp_path, stage)
+    labels = {arm: read_records(paths.corrected_labels(arm), CorrectedLabel) for arm in arms if arm != "raw"}
+    assert not paths.corrected_labels("raw").exists()
+    warmups = {path.name for path in paths.stage("train").glob("warmup*")}
+    assert warmups == {"warmup"} | {f"warmup_{arm}" for arm in arms[1:] if arm not in LEARNED}
+    steps = {(row.program_hash, row.step_index) for row in labels["em"]}
+    raw = {(row.program_hash, row.step_index): row.raw for row in labels["em"]}
+    for arm, rows in labels.items():
+        assert {(row.program_hash, row.step_index) for row in rows} == steps, arm
+        assert all(row.method.startswith(arm) and 0.0 <= row.corrected <= 1.0 for row in rows)
+    for arm in ("label_table", "table_on_em", "corrector_net"):
+        start = {(r.program_hash, r.step_index): r.corrected for r in labels["em"]} if arm == "table_on_em" else raw
+        moved = [abs(row.corrected - start[row.program_hash, row.step_index]) for row in labels[arm]]
+        assert max(moved) > 0.03, arm  # the floor alone moves a label by 0.02
+    assert [row.corrected for row in labels["weight_table"]] == [row.raw for row in labels["weight_table"]]
+    assert labels["label_table"][0].method == "label_table/from=raw/mixed/K=1/learning_rate=0.5"
+    last = json.loads((paths.arm("em") / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    assert math.isfinite(last["inner_loss"])
+
+    # Training is repeated on stored labels: the same parameters as the arm that made them.
+    stored = LabelsConfig(method="stored", stored=str(paths.corrected_labels("em")))
+    again = dataclasses.replace(settings, train=dataclasses.replace(train, arms=("corrected",), labels=stored))
+    other = Paths(tmp_path / "again")
+    for stage in ("generate", "label", "train"):
+        run_stage(again, other.root, stage)
+    lines = [
+        (p.arm(arm) / "metrics.jsonl").read_text(encoding="utf-8") for p, arm in ((other, "corrected"), (paths, "em"))
+    ]
+    assert lines[0] == lines[1]
+    assert json.loads((other.stage("train") / DONE).read_text(encoding="utf-8"))["counts"][
+        "steps labelled stored"
+    ] == len(steps)
