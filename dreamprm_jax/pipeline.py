@@ -53,7 +53,7 @@ STAGES = {
             "load the problems and let the policy write candidate programs",
         ),
         Stage(
-            "label", "dreamprm_jax.labeling.stage:label", ("label", "sandbox"), ("generate",),
+            "label", "dreamprm_jax.labeling.stage:label", ("label", "sandbox", "engine"), ("generate",),
             "judge every program; roll out and judge every prefix: outcomes and Monte-Carlo step labels",
         ),
         Stage(

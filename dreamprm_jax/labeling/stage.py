@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any
-
-from tqdm import tqdm
 
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import Config, LabelConfig
+from dreamprm_jax.engine.account import Account
 from dreamprm_jax.engine.journal import Journal
+from dreamprm_jax.engine.run import make_executor, run_units
 from dreamprm_jax.labeling.estimate import ProgramEstimate, StepTally
-from dreamprm_jax.labeling.rollouts import ProgramUnit, judge_task, roll_out
+from dreamprm_jax.labeling.rollouts import judge_task
+from dreamprm_jax.labeling.work import EstimateFactory, shares
 from dreamprm_jax.pipeline import fingerprint
 from dreamprm_jax.policy.factory import make_policy
-from dreamprm_jax.policy.protocol import Policy, PolicyError
 from dreamprm_jax.problems.source import WINDOWS
 from dreamprm_jax.sandbox import Judge
-from dreamprm_jax.schema import (
-    DataError,
-    Outcome,
-    Problem,
-    Program,
-    StepLabel,
-    Verdict,
-    canonical_json,
-)
-from dreamprm_jax.storage import read_records, write_records
+from dreamprm_jax.schema import DataError, Outcome, Problem, Program, StepLabel, Verdict, canonical_json
+from dreamprm_jax.storage import iterate_records, read_column, write_records
 from dreamprm_jax.workdir import Paths
 
 ATTEMPTS = 3  # at a program whose rollouts the sandbox fails on
@@ -36,119 +29,134 @@ def label(config: Config, paths: Paths) -> dict[str, int]:
     """Judges all programs, rolls out the train window's prefixes, writes outcomes and step labels.
 
     Returns:
-      Counts: programs by verdict, steps, rollouts, programs run, infrastructure errors.
+      Counts: programs by verdict, steps, rollouts, programs run, infrastructure errors, tokens.
 
     Raises:
       DataError: where the policy or the sandbox failed on some programs; run again to do those alone.
     """
-    problems = {w: {p.problem_id: p for p in read_records(paths.problems(w), Problem)} for w in WINDOWS}
-    programs = {w: read_records(paths.programs(w), Program) for w in WINDOWS}
-    folder = paths.stage("label")
     counts: Counter[str] = Counter()
     with Judge.from_config(config.sandbox) as judge:
         for window in WINDOWS:
-            with Journal(folder / f"outcomes_{window}.journal") as journal:
-                outcomes = _judge_programs(judge, journal, problems[window], programs[window], window)
-            write_records(paths.outcomes(window), Outcome, outcomes)
-            for outcome in outcomes:
-                counts[f"{window} {outcome.verdict.value}"] += 1
-            if window == "train":
-                train_outcomes = {outcome.program_hash: outcome for outcome in outcomes}
-        with Journal(folder / "rollouts.journal") as journal:
-            labels = _label_steps(config, paths, judge, journal, problems["train"], programs["train"], train_outcomes)
-    counts["step labels"] = write_records(paths.step_labels(), StepLabel, labels)
-    counts["steps without rollouts"] = sum(not row.rollouts for row in labels)
-    counts["rollouts"] = sum(row.asked for row in labels)
-    counts["borrowed"] = sum(row.borrowed for row in labels)
-    counts["distinct programs among the rollouts"] = sum(row.judged for row in labels)
-    counts["infrastructure errors"] = sum(row.infrastructure_errors for row in labels)
-    return dict(counts)
+            counts.update(_judge_window(paths, window, judge))
+
+    with Journal(paths.stage("label") / "rollouts.journal") as journal:
+        used = _roll_out(config, paths, journal)
+
+        def counted(rows: Iterable[StepLabel]) -> Iterator[StepLabel]:
+            for row in rows:
+                counts["steps without rollouts"] += not row.rollouts
+                counts["rollouts"] += row.asked
+                counts["borrowed"] += row.borrowed
+                counts["distinct programs among the rollouts"] += row.judged
+                counts["infrastructure errors"] += row.infrastructure_errors
+                yield row
+
+        written = write_records(paths.step_labels(), StepLabel, counted(_labels(config, paths, journal)))
+    del used["infrastructure errors"]  # of this run; those of the rows are counted above
+    return {**counts, "step labels": written, **used}
 
 
-def _judge_programs(
-    judge: Judge, journal: Journal, problems: dict[str, Problem], programs: list[Program], window: str
-) -> list[Outcome]:
-    todo = {p.program_hash: p for p in programs if p.program_hash not in journal}  # equal texts are run once
-    tasks = (judge_task(problems[p.problem_id], p.code) for p in todo.values())
-    done = len(programs) - len(todo)
+def _judge_window(paths: Paths, window: str, judge: Judge) -> Counter[str]:
+    """Judges a window's programs and writes their outcomes. Returns how many got which verdict."""
+    problems = {problem.problem_id: problem for problem in iterate_records(paths.problems(window), Problem)}
     unjudged: dict[str, list[Any]] = {}
-    for result in tqdm(judge.evaluate(tasks), f"judge {window}", len(programs), initial=done, unit="program"):
-        row = [result.verdict.value, result.tests_passed, result.tests_total, result.error, result.cpu_seconds]
-        row += [result.mode, result.tier]
-        if result.verdict is Verdict.SANDBOX_ERROR:
-            unjudged[result.key] = row  # not committed: running the stage again judges it again
-        else:
-            journal.put(result.key, row)
-    rows = []
-    for program in {p.program_hash: p for p in programs}.values():
-        verdict, *rest = journal.get(program.program_hash) or unjudged[program.program_hash]
-        rows.append(Outcome(program.problem_id, program.program_hash, Verdict(verdict), *rest))
-    return rows
+    counts: Counter[str] = Counter()
 
-
-def _label_steps(
-    config: Config,
-    paths: Paths,
-    judge: Judge,
-    journal: Journal,
-    problems: dict[str, Problem],
-    programs: list[Program],
-    outcomes: dict[str, Outcome],
-) -> list[StepLabel]:
-    policy = make_policy(config.policy, compositions=paths.compositions())
-    unique = list({p.program_hash: p for p in programs}.values())
-    if config.label.count_program:
-        _check_counts_as_rollouts(config, policy, unique)
-    units = [ProgramUnit(problems[p.problem_id], p, outcomes[p.program_hash].verdict) for p in unique]
-    try:
-        for _ in range(2):  # the second time: programs that the sandbox failed on, when little else runs
-            failures = _estimate(config, policy, judge, journal, [unit for unit in units if unit.key not in journal])
-    finally:
-        policy.close()
-    if failures:
-        raise DataError(
-            f"{len(failures)} program(s) could not be estimated, first {failures[0]}; "
-            "what else was done is kept: run the same command again to do the rest"
+    with Journal(paths.stage("label") / f"outcomes_{window}.journal") as journal:
+        tasks = (
+            judge_task(problems[program.problem_id], program.code)
+            for program in _unique_programs(paths, window)
+            if program.program_hash not in journal
         )
-    sampling = canonical_json(policy.sampling(config.label.temperature))
+        with Account(journal, _count_unique(paths, window), f"judge {window}", "program") as account:
+            for result in judge.evaluate(tasks):
+                row = [result.verdict.value, result.tests_passed, result.tests_total, result.error, result.cpu_seconds]
+                row += [result.mode, result.tier]
+                if result.verdict is Verdict.SANDBOX_ERROR:
+                    unjudged[result.key] = row  # not committed: running the stage again judges it again
+                    account.add(result.key, failure=result.error)
+                else:
+                    journal.put(result.key, row)
+                    account.add(result.key)
+
+        def outcomes() -> Iterator[Outcome]:
+            for program in _unique_programs(paths, window):
+                verdict, *rest = journal.get(program.program_hash) or unjudged[program.program_hash]
+                counts[f"{window} {verdict}"] += 1
+                yield Outcome(program.problem_id, program.program_hash, Verdict(verdict), *rest)
+
+        write_records(paths.outcomes(window), Outcome, outcomes())
+    return counts
+
+
+def _unique_programs(paths: Paths, window: str) -> Iterator[Program]:
+    """A window's programs, read a few at a time. Of equal texts, the first."""
+    seen: set[str] = set()
+    for program in iterate_records(paths.programs(window), Program):
+        if program.program_hash not in seen:
+            seen.add(program.program_hash)
+            yield program
+
+
+def _count_unique(paths: Paths, window: str) -> int:
+    return len(set(read_column(paths.programs(window), "program_hash")))
+
+
+def _roll_out(config: Config, paths: Paths, journal: Journal) -> dict[str, int]:
+    """Estimates the train window's programs in the engine's workers. Returns what they counted."""
+    verdicts = {row.program_hash: row.verdict for row in iterate_records(paths.outcomes("train"), Outcome)}
+    problems = {problem.problem_id: problem for problem in iterate_records(paths.problems("train"), Problem)}
+    units = (
+        (program.program_hash, (problems[program.problem_id], program, verdicts[program.program_hash]))
+        for program in _unique_programs(paths, "train")
+    )
+    if config.label.count_program:
+        _check_counts_as_rollouts(config, paths)
+    settings, children, threads = shares(config)
+    executor = make_executor(settings, EstimateFactory(config, paths.compositions(), children), threads)
+    with Journal(paths.stage("label") / "attempts.journal") as attempts:
+
+        def objection(key: str, value: Any) -> str | None:
+            """Rollouts without a verdict from the sandbox are done again by the next run, ``ATTEMPTS`` times in all."""
+            errors = ProgramEstimate.from_json(value).sandbox_errors
+            attempt = next(n for n in range(1, ATTEMPTS + 1) if f"{key}/{n}" not in attempts)
+            if not errors or attempt == ATTEMPTS:
+                return None  # as it is, the missing ones counted
+            attempts.put(f"{key}/{attempt}", value)
+            return f"the sandbox failed on {errors} rollouts (attempt {attempt} of {ATTEMPTS})"
+
+        summary = run_units(
+            units,
+            executor,
+            journal,
+            planned=len(verdicts),
+            description="roll out prefixes",
+            unit="program",
+            grace_seconds=config.engine.grace_seconds,
+            objection=objection,
+        )
+    return {"infrastructure errors": 0, **summary.counts}
+
+
+def _labels(config: Config, paths: Paths, journal: Journal) -> Iterator[StepLabel]:
+    """The rows of all programs, in the programs' order."""
+    outcomes = {row.program_hash: row for row in iterate_records(paths.outcomes("train"), Outcome)}
+    policy = make_policy(config.policy, compositions=paths.compositions())
+    name, sampling = policy.name, canonical_json(policy.sampling(config.label.temperature))
+    policy.close()
     digest = fingerprint(config, "label")
-    rows: list[StepLabel] = []
-    for unit in units:
-        estimate = ProgramEstimate.from_json(journal.get(unit.key) or [])
-        rows += step_labels(config.label, unit.program, outcomes[unit.key], estimate, policy.name, sampling, digest)
-    return rows
+    for program in _unique_programs(paths, "train"):
+        estimate = ProgramEstimate.from_json(journal.get(program.program_hash) or [])
+        outcome = outcomes[program.program_hash]
+        yield from step_labels(config.label, program, outcome, estimate, name, sampling, digest)
 
 
-def _estimate(config: Config, policy: Policy, judge: Judge, journal: Journal, todo: list[ProgramUnit]) -> list[str]:
-    """Estimates and commits units. Returns what could not be committed, and why.
-
-    A unit with rollouts that the sandbox gave no verdict on is noted and left to be done again; after ``ATTEMPTS`` it
-    is committed as it is, the missing ones counted.
-    """
-    failures = []
-    bar = tqdm(total=len(todo), desc="roll out prefixes", unit="program", disable=None if todo else True)
-    for unit, estimate in roll_out(config, todo, policy, judge):
-        if isinstance(estimate, PolicyError):
-            failures.append(f"{unit.key}: {estimate}")
-        else:
-            attempt = next(n for n in range(1, ATTEMPTS + 1) if f"{unit.key}/attempt/{n}" not in journal)
-            if estimate.sandbox_errors and attempt < ATTEMPTS:
-                journal.put(f"{unit.key}/attempt/{attempt}", estimate.to_json())
-                failures.append(
-                    f"{unit.key}: the sandbox failed on {estimate.sandbox_errors} of {estimate.asked} rollouts "
-                    f"(attempt {attempt} of {ATTEMPTS})"
-                )
-            else:
-                journal.put(unit.key, estimate.to_json())
-        bar.update()
-    bar.close()
-    return failures
-
-
-def _check_counts_as_rollouts(config: Config, policy: Policy, programs: list[Program]) -> None:
+def _check_counts_as_rollouts(config: Config, paths: Paths) -> None:
     """Whether every program is a sample of the very distribution that its rollouts have."""
+    policy = make_policy(config.policy, compositions=paths.compositions())
     wanted = canonical_json(policy.sampling(config.label.temperature))
-    for program in programs:
+    policy.close()
+    for program in _unique_programs(paths, "train"):
         if (program.policy, program.sampling) != (policy.name, wanted):
             raise DataError(
                 f"config.label.count_program: program {program.program_hash} is by {program.policy} with "
