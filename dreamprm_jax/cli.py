@@ -25,6 +25,7 @@ stages of the main job, in order
 other commands
   evaluate   with --problems=FILE --candidates=FILE: judge programs made elsewhere (LiveCodeBench eval_all, JSONL)
   judge      run candidate programs in the sandbox and print their verdicts
+  status     with --workdir=DIR: how far a run is: units, rate, time left, errors
   inspect    parameters, shardings, compiled memory and FLOPs of a training step, for devices that need not exist
   export     with --arm=ARM --output=DIR: a trained reward model as a Hugging Face folder
 
@@ -73,6 +74,10 @@ def _dispatch(command: str, arguments: list[str]) -> int:
     from dreamprm_jax.pipeline import STAGES, run_stage
     from dreamprm_jax.workdir import Paths
 
+    if command == "status":
+        from dreamprm_jax.engine import status
+
+        return status.main(arguments)
     if command == "judge":
         from dreamprm_jax.sandbox import cli as judge_cli
 
@@ -80,7 +85,7 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         judge_cli.add_arguments(parser)
         return judge_cli.main(parser.parse_args(arguments))
     if command not in (*STAGES, "run", "inspect", "export"):
-        close = difflib.get_close_matches(command, [*STAGES, "run", "judge", "inspect", "export"], 1)
+        close = difflib.get_close_matches(command, [*STAGES, "run", "judge", "status", "inspect", "export"], 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         print(f"dreamprm: unknown command {command!r}{hint}\n\n{_usage()}", file=sys.stderr)
         return 2
