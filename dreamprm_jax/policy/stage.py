@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from tqdm import tqdm
-
 from dreamprm_jax.config import Config
+from dreamprm_jax.engine.account import Account
 from dreamprm_jax.engine.journal import Journal
 from dreamprm_jax.engine.ordered import ordered_map
 from dreamprm_jax.policy.factory import make_policy
@@ -37,35 +36,32 @@ def generate(config: Config, paths: Paths) -> dict[str, int]:
         write_records(paths.problems(window), Problem, problems)
     counts: Counter[str] = Counter()
     policy = make_policy(config.policy, compositions=paths.compositions())
-    failures: list[str] = []
+
+    def ask(item: tuple[str, Problem]) -> list[Completion] | PolicyError:
+        window, problem = item
+        wanted = config.generate.test_programs if window == "test" else config.generate.train_programs
+        seed = request_seed(config.seed, "candidates", problem.problem_id)
+        try:
+            return policy.complete(CompletionRequest(problem, "", wanted, config.generate.temperature, seed))
+        except PolicyError as error:
+            return error
+
     try:
         with Journal(paths.stage("generate") / "candidates.journal") as journal:
-            for window, problems in windows.items():
-                wanted = config.generate.test_programs if window == "test" else config.generate.train_programs
-
-                def ask(problem: Problem, wanted: int = wanted) -> list[Completion] | PolicyError:
-                    seed = request_seed(config.seed, "candidates", problem.problem_id)
-                    try:
-                        return policy.complete(
-                            CompletionRequest(problem, "", wanted, config.generate.temperature, seed)
-                        )
-                    except PolicyError as error:
-                        return error
-
-                todo = [problem for problem in problems if problem.problem_id not in journal]
-                bar = tqdm(
-                    total=len(problems), initial=len(problems) - len(todo), desc=f"generate {window}", unit="problem"
-                )
-                for problem, answer in ordered_map(ask, todo, config.policy.concurrency):
+            every = [(window, problem) for window, problems in windows.items() for problem in problems]
+            todo = [item for item in every if item[1].problem_id not in journal]
+            planned = len({problem.problem_id for _, problem in every})
+            with Account(journal, planned, "generate", "problem") as account:
+                for (_, problem), answer in ordered_map(ask, todo, config.policy.concurrency):
                     if isinstance(answer, PolicyError):
-                        failures.append(f"{problem.problem_id}: {answer}")
+                        account.add(problem.problem_id, failure=str(answer))
                     else:
                         journal.put(problem.problem_id, [completion.code for completion in answer])
-                    bar.update()
-                bar.close()
-            if failures:
+                        account.add(problem.problem_id)
+            if account.progress.failed:
                 raise DataError(
-                    f"the policy failed on {len(failures)} problem(s), first {failures[0]}; "
+                    f"the policy failed on {account.progress.failed} problem(s), first "
+                    f"{account.progress.first_failure}; "
                     "what it answered is kept: run the same command again to ask for the rest"
                 )
             sampling = policy.sampling(config.generate.temperature)
