@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 from dreamprm_jax.bilevel import optimizers
 from dreamprm_jax.bilevel.hypergradient import make_meta_gradient
 from dreamprm_jax.bilevel.labels import Parametrisation
-from dreamprm_jax.bilevel.problem import Problem, uniform
+from dreamprm_jax.bilevel.problem import Problem, tree_norm, uniform
 from dreamprm_jax.config import TrainConfig
 from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.training.checkpoint import TrainState
@@ -92,7 +92,7 @@ def make_plain_step(inner_loss: Loss, optimizer: optax.GradientTransformation, a
         problem = Problem(loss_of, loss_of, optimizer, 1, accumulation, 1)
         loss, _, gradient = problem.inner_gradient(state.params, state.phi, inputs.batch, inputs.key)
         params, opt_state = problem.step(state.params, state.opt_state, gradient)
-        metrics = {"inner_loss": loss, "gradient_norm": optax.global_norm(gradient)}
+        metrics = {"inner_loss": loss, "gradient_norm": tree_norm(gradient)}
         return StepResult(state._replace(params=params, opt_state=opt_state), metrics, None)
 
     return step

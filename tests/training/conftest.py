@@ -26,6 +26,7 @@ def micro_params():
 def micro_train() -> TrainConfig:
     return TrainConfig(
         warmup_steps=2, steps=6, batch_size=2, row_tokens=32, learning_rate=3e-3, log_every=1, checkpoint_every=2,
+        evaluate_every=4,
         meta=MetaConfig(batch_size=2),
     )  # fmt: skip
 

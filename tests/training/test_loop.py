@@ -1,6 +1,7 @@
 """The loop on a micro model: resuming, the bi-level step by hand, the guard against values that are not finite."""
 
 import dataclasses
+import json
 import os
 import signal
 
@@ -10,18 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from training_toy import make_examples
+from training_toy import make_data, make_examples
 
 from dreamprm_jax.bilevel.labels import LabelTable
 from dreamprm_jax.config import LoraConfig, MeshConfig
 from dreamprm_jax.models.lora import split_trainable
 from dreamprm_jax.models.reward import init_params
 from dreamprm_jax.schema import DataError, Program
-from dreamprm_jax.scoring.batches import Sequence
-from dreamprm_jax.scoring.stage import score_sequences
+from dreamprm_jax.scoring.scorer import ProgramReading, Reading, Scorer
+from dreamprm_jax.scoring.stage import score_programs
 from dreamprm_jax.training.checkpoint import TrainState
-from dreamprm_jax.training.feed import PackedRows, Shape, collate
-from dreamprm_jax.training.loop import Arm, Data, train_arm
+from dreamprm_jax.training.feed import Shape, collate
+from dreamprm_jax.training.loop import Arm, train_arm
 from dreamprm_jax.training.losses import batch_logits, make_inner_loss, make_outer_loss
 from dreamprm_jax.training.mesh import make_mesh
 from dreamprm_jax.training.parameters import trained_params
@@ -36,33 +37,9 @@ from dreamprm_jax.training.steps import (
 LABELS = LabelTable(0.02)
 
 
-class Events(PackedRows):
-    """Rows that make something happen when the batch of one step is asked for."""
-
-    def __init__(self, *arguments, at=None, event=None):
-        super().__init__(*arguments)
-        self.at, self.event = at, event
-
-    def batch(self, step, places=None):
-        if step == self.at:
-            self.event()
-        return super().batch(step, places)
-
-
 @pytest.fixture(scope="module")
 def examples():
     return make_examples(12)
-
-
-def make_data(examples, config, at=None, event=None):
-    meta = make_examples(5, seed=1, labelled=False)
-    rows = sum(int((e.label_index >= 0).sum()) for e in examples)
-    raw = np.zeros(rows, np.float32)
-    for example in examples:
-        noisy = example.label_index >= 0
-        raw[example.label_index[noisy]] = example.raw[noisy]
-    inner = Events(examples + meta, config.row_tokens, config.batch_size, 0, at=at, event=event)
-    return Data(inner, PackedRows(meta, config.row_tokens, config.meta.batch_size, 1), raw)
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +55,10 @@ def start(examples, micro_params, micro_train):
 def run(examples, micro, micro_train, start):
     """Trains the bi-level arm for steps 2 to 8 in a folder."""
 
-    def call(folder, config=micro_train, at=None, event=None, loss=None):
+    def call(folder, config=micro_train, at=None, event=None, loss=None, truth_seed=0):
         inner_loss = loss or make_inner_loss(micro, LABELS, config.outcome_weight)
         arm = Arm("corrected", inner_loss, config.warmup_steps, config.warmup_steps + config.steps, LABELS)
-        data = make_data(examples, config, at, event)
+        data = make_data(examples, config, at, event, truth_seed)
         return train_arm(config, micro, make_mesh(MeshConfig()), arm, data, start, folder)
 
     return call
@@ -130,6 +107,30 @@ def test_resumed_run_equals_an_uninterrupted_one(run, whole, tmp_path, event, at
     assert metrics(tmp_path) == metrics(whole[0])
     assert len(metrics(tmp_path)) == 6
     chex.assert_trees_all_equal(run(tmp_path, at=7, event=crash), whole[1])  # finished: no step is taken
+
+
+def test_measurements_change_no_step(run, whole, micro_train, tmp_path):
+    """Other truth, and none, give the same state bit for bit; the figures are there, at their steps."""
+    rows = [json.loads(line) for line in metrics(whole[0])]
+    measured = {"meta_loss", "meta_outcome_auroc", "meta_step_auroc", "dropped_tokens"}
+    assert [row["step"] for row in rows if measured <= row.keys()] == [3, 7]  # after 4 and after 8 steps
+    assert [row["step"] for row in rows if measured & row.keys()] == [3, 7]
+    assert all({"label_error", "label_drift", "hypergradient_norm"} <= row.keys() for row in rows)
+    shares = [row["hypergradient_sign_agreement"] for row in rows if "hypergradient_sign_agreement" in row]
+    assert len(shares) > 3
+    assert all(0 <= share <= 1 for share in shares)
+    assert {row["dropped_tokens"] for row in rows if "dropped_tokens" in row} == {7.0}
+
+    profiled = dataclasses.replace(micro_train, profile_from=3, profile_steps=2)
+    chex.assert_trees_all_equal(run(tmp_path / "none", config=profiled, truth_seed=None), whole[1])
+    alone = [json.loads(line) for line in metrics(tmp_path / "none")]
+    assert not any((measured | {"label_error", "hypergradient_sign_agreement"}) & row.keys() for row in alone)
+    assert [row["inner_loss"] for row in alone] == [row["inner_loss"] for row in rows]
+    assert list((tmp_path / "none" / "profile").rglob("*.xplane.pb"))
+    assert not (whole[0] / "profile").exists()
+    chex.assert_trees_all_equal(run(tmp_path / "other", truth_seed=1), whole[1])
+    others = [json.loads(line) for line in metrics(tmp_path / "other")]
+    assert [row["label_error"] for row in others] != [row["label_error"] for row in rows]
 
 
 def test_bilevel_step_by_hand(examples, micro, micro_train, start):
@@ -215,20 +216,46 @@ def test_loss_that_is_not_finite_keeps_the_batch(run, examples, micro, micro_tra
     with np.load(tmp_path / "broken" / "not_finite_5.npz") as kept:
         for name, leaf in bad._asdict().items():
             np.testing.assert_array_equal(kept[name], leaf)
+        np.testing.assert_array_equal(kept["outer_tokens"], make_data(examples, micro_train).outer.batch(5).tokens)
     checkpoints = [int(path.name) for path in (tmp_path / "broken" / "checkpoints").iterdir() if path.name.isdigit()]
-    assert max(checkpoints) < 6
+    assert max(checkpoints) == 3
+    assert not (tmp_path / "broken" / "metrics.jsonl").read_text(encoding="utf-8")
+
+
+def test_settings_that_do_not_go_together_are_refused(run, micro_train, tmp_path):
+    def changed(**fields):
+        return dataclasses.replace(micro_train, **fields)
+
+    with pytest.raises(DataError, match=r"config\.train\.accumulation=3: must divide batch_size=2"):
+        run(tmp_path, config=changed(accumulation=3))
+    with pytest.raises(DataError, match=r"config\.train\.meta\.accumulation=0: must divide meta\.batch_size=2"):
+        run(tmp_path, config=changed(meta=dataclasses.replace(micro_train.meta, accumulation=0)))
+    with pytest.raises(DataError, match="master_weights: every trained parameter is float32 already"):
+        run(tmp_path, config=changed(master_weights=True))
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_step_outside_the_label_table_is_refused(examples, micro, micro_train, start, tmp_path):
+    data = make_data(examples, micro_train)
+    short = dataclasses.replace(data, raw=data.raw[:-1])
+    arm = Arm("corrected", make_inner_loss(micro, LABELS, 1.0), 0, 1, LABELS)
+    with pytest.raises(
+        DataError, match=f"a step asks for row {len(data.raw) - 1} of a label table of {len(data.raw) - 1}"
+    ):
+        train_arm(micro_train, micro, make_mesh(MeshConfig()), arm, short, start, tmp_path)
 
 
 def test_scores_of_a_trained_arm(whole, examples, micro):
     """Restored from its checkpoint; in the sequences' order; equal to a pass of each program alone."""
     folder, state = whole
     sequences = [
-        Sequence(Program(e.problem_id, e.program_hash, 0, "", "", ""), e.tokens, e.step_index) for e in examples
+        ProgramReading(Program(e.problem_id, e.program_hash, 0, "", "", ""), Reading(e.tokens, e.step_index))
+        for e in examples
     ]
     mesh = make_mesh(MeshConfig())
     nothing = split_trainable(micro, state.params)[1]
     step, params = trained_params(micro, mesh, folder / "checkpoints", nothing)
-    rows = score_sequences(micro, mesh, params, "raw", f"raw/{step}", sequences, 5)
+    rows = score_programs(Scorer(micro, mesh, params, 64, 128), "raw", f"raw/{step}", sequences)
     assert [row.program_hash for row in rows] == [e.program_hash for e in examples]
     assert {(row.model, row.checkpoint) for row in rows} == {("raw", "raw/8")}
     batch = collate([[example] for example in examples], Shape(16, 4))

@@ -1,9 +1,12 @@
-"""A micro model and examples of random tokens."""
+"""A micro model, examples of random tokens, and the data and settings of a bi-level run on them."""
 
 import numpy as np
 
 from dreamprm_jax.models.decoder import DecoderConfig
+from dreamprm_jax.training.evaluate_during import evaluation_set
 from dreamprm_jax.training.examples import NO_LABEL, Example
+from dreamprm_jax.training.feed import PackedRows
+from dreamprm_jax.training.loop import Data
 
 MICRO = DecoderConfig(
     vocab_size=32, hidden_size=16, intermediate_size=24, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8
@@ -33,3 +36,41 @@ def make_examples(count: int, seed: int = 0, labelled: bool = True) -> list[Exam
             )
         )
     return examples
+
+
+class Events(PackedRows):
+    """Rows that make something happen when the batch of one step is asked for."""
+
+    def __init__(self, *arguments, at=None, event=None):
+        super().__init__(*arguments)
+        self.at, self.event = at, event
+
+    def batch(self, step, places=None):
+        if step == self.at:
+            self.event()
+        return super().batch(step, places)
+
+
+def label_table(examples: list[Example]) -> np.ndarray:
+    """The noisy labels of all steps, by row."""
+    raw = np.zeros(sum(int((e.label_index != NO_LABEL).sum()) for e in examples), np.float32)
+    for example in examples:
+        noisy = example.label_index != NO_LABEL
+        raw[example.label_index[noisy]] = example.raw[noisy]
+    return raw
+
+
+def make_data(examples, config, at=None, event=None, truth_seed=None) -> Data:
+    """Labelled programs and meta programs for the inner problem, five meta programs for the outer one.
+
+    ``truth_seed``: with measurements of the meta programs, against a truth that is drawn at random.
+    """
+    meta = make_examples(5, seed=1, labelled=False)
+    raw, evaluation = label_table(examples), None
+    if truth_seed is not None:
+        rng = np.random.default_rng(truth_seed)
+        recoverable = {(e.program_hash, i): bool(rng.integers(0, 2)) for e in meta for i in range(len(e.step_index))}
+        truth = rng.uniform(size=len(raw)).astype(np.float32)
+        evaluation = evaluation_set(meta, config.row_tokens, 2, 0, recoverable, truth, 7)
+    inner = Events(examples + meta, config.row_tokens, config.batch_size, 0, at=at, event=event)
+    return Data(inner, PackedRows(meta, config.row_tokens, config.meta.batch_size, 1), raw, evaluation=evaluation)
