@@ -29,7 +29,7 @@ SMALL = {
     "train.checkpoint_every": 10,
     "train.batch_size": 4,
     "train.meta.batch_size": 4,
-    "score.batch_size": 16,
+    "score.batch_tokens": 4096,
     "evaluate.bootstrap_samples": 200,
 }
 

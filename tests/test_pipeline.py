@@ -42,7 +42,7 @@ def replaced(config: Config, path: str, value) -> Config:
         ("train.steps", 5, "train score evaluate report"),
         ("train.meta.unroll", 2, "train score evaluate report"),
         ("model.num_layers", 1, "train score evaluate report"),
-        ("score.batch_size", 2, "score evaluate report"),
+        ("score.batch_tokens", 2048, "score evaluate report"),
         ("evaluate.aggregator", "min", "evaluate report"),
         ("name", "other", ""),
         ("sandbox.workers", 5, ""),

@@ -1,12 +1,13 @@
-"""Masked grouped-query attention in three forms that give the same numbers.
+"""Masked grouped-query attention in four forms that give the same numbers.
 
 Axis legend (shared by the whole device half): B batch, T tokens, S steps, N query heads, K key/value heads,
 G = N / K query heads a key/value head, H head width, D model width, F mlp width, V vocabulary, L layers, R LoRA rank.
 The key axis of a score matrix, as long as T, is written U.
 
-Which token sees which is one rule for all three (``visible``): causal, within the same segment, and within the same
+Which token sees which is one rule for all four (``visible``): causal, within the same segment, and within the same
 branch or the branch 0 that the segment's branches share. Segments are packed sequences; branches are the shared-prefix
-layout, in which one prompt (branch 0) stands once before many programs (branches 1, 2, ...).
+layout, in which one prompt (branch 0) stands once before many programs (branches 1, 2, ...). A row of prefix trees
+(``scoring/packing.py``), laid out depth first, needs one number a token instead, its reach: where its subtree ends.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class Layout(NamedTuple):
 
     segments: Int[Array, "B T"] | None = None  # 0 = padding
     branches: Int[Array, "B T"] | None = None  # 0 = the segment's shared prefix
+    reach: Int[Array, "B T"] | None = None  # the first later place of the row that may not read the token
+    blocks: Int[Array, "B C M"] | None = None  # with reach: the M blocks of T / C tokens that each block's queries read
 
 
 def _same_segment(layout: Layout, start: Int[Array, ""] | int, count: int, visible: Array) -> Array:
@@ -58,6 +61,8 @@ def visible(layout: Layout, length: int, start: Int[Array, ""] | int = 0, count:
     count = count or length
     rows = start + jnp.arange(count)
     causal = rows[:, None] >= jnp.arange(length)[None, :]
+    if layout.reach is not None:
+        return causal & (rows[:, None] < layout.reach[:, None, :])
     return _same_segment(layout, start, count, causal[None])
 
 
@@ -116,6 +121,33 @@ def chunked_attention(
     return jnp.moveaxis(outputs, 0, 1).reshape(query.shape)[:, :length]
 
 
+def block_attention(
+    query: Float[Array, "B T N H"], key: Float[Array, "B T K H"], value: Float[Array, "B T K H"], layout: Layout
+) -> Float[Array, "B T N H"]:
+    """Each block's queries against the keys of its listed blocks alone, under the mask of ``layout.reach``.
+
+    Blocks that are not listed must hold nothing that the queries may see. Differentiable in both modes.
+    """
+    listing, reach = layout.blocks, layout.reach
+    assert listing is not None
+    assert reach is not None
+    batch, length = query.shape[:2]
+    count, listed = listing.shape[1:]
+    size = length // count
+
+    def read(keys: Array) -> Array:
+        blocks = keys.reshape(batch, count, size, *keys.shape[2:])
+        index = listing.reshape(batch, count * listed, *(1,) * (blocks.ndim - 2))
+        chosen = jnp.take_along_axis(blocks, index, axis=1, mode="clip")
+        return chosen.reshape(batch * count, listed * size, *keys.shape[2:])
+
+    places = (listing[..., None] * size + jnp.arange(size)).reshape(batch * count, 1, listed * size)
+    rows = jnp.tile(jnp.arange(length).reshape(count, size), (batch, 1))[:, :, None]
+    mask = (places <= rows) & (rows < read(reach)[:, None, :])
+    split = query.reshape(batch * count, size, *query.shape[2:])
+    return _grouped(split, read(key), read(value), mask).reshape(query.shape)
+
+
 def fused_attention(
     query: Float[Array, "B T N H"], key: Float[Array, "B T K H"], value: Float[Array, "B T K H"], layout: Layout
 ) -> Float[Array, "B T N H"]:
@@ -130,7 +162,7 @@ def fused_attention(
     if query.dtype == jnp.float32:
         raise DataError("model.attention='cudnn' computes in bfloat16: set model.dtype to 'bfloat16'")
     mask = None
-    if layout.segments is not None or layout.branches is not None:
+    if any(ids is not None for ids in layout):
         mask = visible(layout, query.shape[1])[:, None]
     try:
         return jax.nn.dot_product_attention(
@@ -148,9 +180,11 @@ def attention(
     kind: str,
     chunk: int,
 ) -> Float[Array, "B T N H"]:
-    """Attention of the configured kind: ``einsum``, ``chunked`` or ``cudnn``."""
+    """Attention of the configured kind: ``einsum``, ``chunked`` or ``cudnn``; by blocks where the layout lists them."""
     chex.assert_equal_shape([key, value])
     chex.assert_equal_shape_prefix([query, key], 2)
+    if layout.blocks is not None:
+        return block_attention(query, key, value, layout)
     if kind == "einsum":
         return einsum_attention(query, key, value, layout)
     if kind == "chunked":

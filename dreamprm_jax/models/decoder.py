@@ -268,6 +268,8 @@ class Decoder(nn.Module):
         segments: Int[Array, "B T"] | None = None,
         branches: Int[Array, "B T"] | None = None,
         deterministic: bool = True,
+        reach: Int[Array, "B T"] | None = None,
+        blocks: Int[Array, "B C M"] | None = None,
     ) -> Float[Array, "B T D"]:
         """Runs the decoder.
 
@@ -278,12 +280,14 @@ class Decoder(nn.Module):
             right.
           branches: within a segment, 0 for the shared prefix and 1, 2, ... for what follows it. None: no sharing.
           deterministic: False draws LoRA dropout from the "dropout" key.
+          reach: rows of prefix trees: the first later place that may not read each token (``models/attention.py``).
+          blocks: with ``reach``, the blocks that hold what each block of the row sees. None: any.
 
         Returns:
           Hidden states after the last norm, in ``config.dtype``.
         """
         config = self.config
-        given = [a for a in (tokens, positions, segments, branches) if a is not None]
+        given = [a for a in (tokens, positions, segments, branches, reach) if a is not None]
         chex.assert_rank(given, 2)
         chex.assert_equal_shape(given)
         chex.assert_type(given, int)
@@ -304,5 +308,5 @@ class Decoder(nn.Module):
             length=config.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        x, _ = layers(config, deterministic, name="layers")(x, positions, Layout(segments, branches))
+        x, _ = layers(config, deterministic, name="layers")(x, positions, Layout(segments, branches, reach, blocks))
         return RMSNorm(config, name="final_norm")(x)

@@ -61,8 +61,10 @@ class RewardModel(nn.Module):
         step_index: Int[Array, "B S"],
         branches: Int[Array, "B T"] | None = None,
         deterministic: bool = True,
+        reach: Int[Array, "B T"] | None = None,
+        blocks: Int[Array, "B C M"] | None = None,
     ) -> Float[Array, "B S"]:
-        hidden = self.decoder(tokens, positions, segments, branches, deterministic)
+        hidden = self.decoder(tokens, positions, segments, branches, deterministic, reach, blocks)
         return self.head(jnp.take_along_axis(hidden, step_index[:, :, None], axis=1, mode="clip"))
 
     def hidden(
@@ -102,6 +104,8 @@ def step_logits(
     step_index: Int[Array, "B S"],
     *,
     branches: Int[Array, "B T"] | None = None,
+    reach: Int[Array, "B T"] | None = None,
+    blocks: Int[Array, "B C M"] | None = None,
     dropout_key: Array | None = None,
 ) -> Float[Array, "B S"]:
     """The reward logit of every step, all steps of a row in one pass.
@@ -115,6 +119,8 @@ def step_logits(
       step_index: where in the row each step's last token stands. Unused slots may hold any index of the row (0, say):
         their logits are to be masked by the caller.
       branches: 0 for a shared prefix, 1, 2, ... for the programs after it (``models/attention.py``).
+      reach: rows of prefix trees, with ``segments`` and ``branches`` None (``scoring/packing.py``).
+      blocks: with ``reach``, which blocks of a row each block attends to (``models/attention.py``).
       dropout_key: turns LoRA dropout on, the same mask for the same key. None: off.
 
     Returns:
@@ -123,7 +129,7 @@ def step_logits(
     chex.assert_rank(step_index, 2)
     chex.assert_equal_shape_prefix([tokens, step_index], 1)
     rngs = {} if dropout_key is None else {"dropout": dropout_key}
-    inputs = (tokens, positions, segments, step_index, branches, dropout_key is None)
+    inputs = (tokens, positions, segments, step_index, branches, dropout_key is None, reach, blocks)
     logits = cast(Array, RewardModel(config).apply({"params": params}, *inputs, rngs=rngs))
     chex.assert_equal_shape([logits, step_index])
     chex.assert_type(logits, jnp.float32)

@@ -21,8 +21,8 @@ from dreamprm_jax.models.pretrained import model_config
 from dreamprm_jax.models.reward import init_params
 from dreamprm_jax.pipeline import run_stage
 from dreamprm_jax.schema import DataError, Problem, Program, Score
-from dreamprm_jax.scoring.batches import Sequence
-from dreamprm_jax.scoring.stage import score_sequences
+from dreamprm_jax.scoring.scorer import ProgramReading, Reading, Scorer
+from dreamprm_jax.scoring.stage import score_programs
 from dreamprm_jax.storage import read_records
 from dreamprm_jax.training.examples import tokenise
 from dreamprm_jax.training.export import export
@@ -161,15 +161,18 @@ def test_exported_folder_gives_the_scores_of_the_score_stage(settings, root, bas
     programs = {p.program_hash: p for p in read_records(paths.programs("test"), Program)}.values()
     tokenizer = load_tokenizer(paths.tokenizer())
     sequences = [
-        Sequence(*row)
+        ProgramReading(scored, Reading(tokens, ends))
         for program in programs
-        for row in tokenise(tokenizer, settings.model, problems[program.problem_id], [program], Counter())
+        for scored, tokens, ends in tokenise(
+            tokenizer, settings.model, problems[program.problem_id], [program], Counter()
+        )
     ]
     assert len(sequences) == len(rows) > 3
 
     model = read_config(exported)
     assert model.lora is None
-    again = score_sequences(model, mesh, load_params(model, exported, jax.random.key(9)), "again", "x", sequences, 4)
+    scorer = Scorer(model, mesh, load_params(model, exported, jax.random.key(9)), 512, 2048)
+    again = score_programs(scorer, "again", "x", sequences)
     for row in again:
         np.testing.assert_allclose(row.step_logits, by_hash[row.program_hash], atol=1e-5)
     # The adapters matter: the merged kernels are not those that training started from, the others are.

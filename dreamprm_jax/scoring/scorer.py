@@ -1,0 +1,138 @@
+"""Runs one reward model over token sequences, packed, and hands back the logits that are asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from dreamprm_jax.models.decoder import DecoderConfig
+from dreamprm_jax.models.reward import Params, step_logits
+from dreamprm_jax.schema import Program, Score
+from dreamprm_jax.scoring.packing import Packed, pack, row_length
+from dreamprm_jax.training.mesh import activate, batch_sharding, batch_ways
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A sequence, and the tokens after which the reward model is asked."""
+
+    tokens: Int[np.ndarray, " t"]
+    ends: Int[np.ndarray, " s"]  # places of the sequence: the last token of each step
+
+
+@dataclass(frozen=True)
+class ProgramReading:
+    """One program after its problem's prompt."""
+
+    program: Program
+    reading: Reading
+
+
+class Scorer:
+    """A reward model on its devices, with what it has compiled and how much it has computed.
+
+    Attributes:
+      counts: tokens of all sequences; ``tokens computed``, each shared one once; ``padding`` beside them; ``batches``.
+      shapes: of the batches so far. Each compiles once.
+    """
+
+    def __init__(
+        self,
+        model: DecoderConfig,
+        mesh: jax.sharding.Mesh,
+        params: Params,
+        row_tokens: int = 2048,
+        batch_tokens: int = 16384,
+    ) -> None:
+        """Readies the model; nothing is compiled yet.
+
+        Args:
+          model: its shape and numerics.
+          mesh: where ``params`` lie.
+          params: all of them, adapters beside their kernels.
+          row_tokens: tokens of a row, rounded up to a power of two.
+          batch_tokens: tokens of a batch, over all devices.
+        """
+        # Only a derivative in forward mode would ask for the whole score matrix at once.
+        self.model = dataclasses.replace(model, attention="chunked") if model.attention == "einsum" else model
+        self.mesh = mesh
+        self.params = params
+        self.row_tokens = row_length(row_tokens)
+        self.batch_tokens = batch_tokens
+        self.counts: Counter[str] = Counter()
+        self.shapes: set[tuple[int, ...]] = set()
+        self._forward = jax.jit(self._token_logits)
+
+    def _token_logits(
+        self, params: Params, tokens: Array, positions: Array, reach: Array, blocks: Array | None
+    ) -> Float[Array, "B T"]:
+        everywhere = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+        return step_logits(self.model, params, tokens, positions, None, everywhere, reach=reach, blocks=blocks)
+
+    def logits(
+        self, readings: Sequence[Reading], progress: Callable[[int], object] = lambda done: None
+    ) -> list[Float[np.ndarray, " s"]]:
+        """The logit at each asked place of each sequence, in the sequences' order; float64.
+
+        Args:
+          readings: sequences of at least one token each.
+          progress: called with the number of sequences that each batch has finished.
+        """
+        results: list[np.ndarray] = [np.zeros(0)] * len(readings)
+        ways = batch_ways(self.mesh)
+        sharding = batch_sharding(self.mesh)
+        waiting: list[tuple[Packed, Array]] = []
+
+        def collect() -> None:
+            packed, output = waiting.pop(0)
+            values = np.asarray(output, np.float64)
+            for index, (row, path) in packed.places.items():
+                results[index] = values[row, path[readings[index].ends]]
+            progress(len(packed.places))
+
+        with activate(self.model, self.mesh):
+            for packed in pack([r.tokens for r in readings], self.row_tokens, self.batch_tokens, ways):
+                self._count(packed, readings)
+                arrays = jax.device_put((packed.tokens, packed.positions, packed.reach, packed.blocks), sharding)
+                waiting.append((packed, self._forward(self.params, *arrays)))
+                if len(waiting) > 1:  # the devices work on one batch while the host reads the one before
+                    collect()
+            while waiting:
+                collect()
+        return results
+
+    def summary(self) -> dict[str, int]:
+        """The counts and the number of compilations so far."""
+        return dict(self.counts) | {"compilations": len(self.shapes)}
+
+    def _count(self, packed: Packed, readings: Sequence[Reading]) -> None:
+        self.shapes.add(packed.shape)
+        self.counts["tokens"] += sum(len(readings[index].tokens) for index in packed.places)
+        self.counts["tokens computed"] += packed.distinct
+        self.counts["padding"] += packed.tokens.size - packed.distinct
+        self.counts["batches"] += 1
+
+
+def score_row(program: Program, logits: Float[np.ndarray, " s"], model: str, checkpoint: str) -> Score:
+    """The Score row of a program's step logits."""
+    return Score(
+        problem_id=program.problem_id,
+        program_hash=program.program_hash,
+        step_logits=tuple(logits.tolist()),
+        step_scores=tuple(sigmoid(logits).tolist()),
+        model=model,
+        checkpoint=checkpoint,
+    )
+
+
+def sigmoid(logits: Float[np.ndarray, " s"]) -> Float[np.ndarray, " s"]:
+    """The scores of logits, without overflow."""
+    small = np.exp(-np.abs(logits))
+    return np.where(logits >= 0, 1.0, small) / (1.0 + small)
