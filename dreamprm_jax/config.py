@@ -22,18 +22,21 @@ from dreamprm_jax.schema import DataError, Granularity
 class ProblemsConfig:
     """Where problems come from and which contest dates train and test."""
 
-    source: Literal["procedural", "livecodebench"] = "procedural"
+    # codeio, humaneval and leetcode are read from installed packages; the error says which, where one is missing
+    source: Literal["procedural", "livecodebench", "codeio", "humaneval", "leetcode"] = "procedural"
+    exclude: str = ""  # problems to leave out: a StepBench folder, a Parquet with problem_id, or ids one a line
     # livecodebench: a hub dataset id, or a local .jsonl file in the official row format
     path: str = "livecodebench/code_generation_lite"
     release: str = "release_v6"
     max_private_test_bytes: int = 512 << 20  # the most that one row's packed tests may inflate to
     train_before: str = "2024-08-01"  # contest_date < this (ISO 8601)
     test_from: str = "2025-02-01"  # contest_date >= this
-    # procedural: how many problems in each window
+    # how many problems in each window; of livecodebench, which has dates, only meta_count is read
     train_count: int = 200
     meta_count: int = 100
     test_count: int = 100
-    private_tests: int = 5
+    private_tests: int = 5  # procedural
+    made_tests: int = 12  # codeio: tests a problem, made by running its reference in the sandbox
 
 
 @dataclass(frozen=True)

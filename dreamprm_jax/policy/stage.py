@@ -30,7 +30,7 @@ def generate(config: Config, paths: Paths) -> dict[str, int]:
     Raises:
       DataError: where the policy failed on some problems; run again to ask it for those alone.
     """
-    windows, compositions = load_windows(config)
+    windows, compositions = load_windows(config, cache=paths.stage("generate"))
     write_json(paths.compositions(), [composition.to_json() for composition in compositions])
     for window, problems in windows.items():
         write_records(paths.problems(window), Problem, problems)

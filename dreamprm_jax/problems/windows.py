@@ -1,7 +1,8 @@
-"""Contest-date windows: train before one date, test from another, so that no test problem was there to learn from."""
+"""Train, meta and test windows: by contest date, so that no test problem was there to learn from; by hash without."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -45,6 +46,32 @@ def split_windows(problems: Sequence[Problem], config: ProblemsConfig) -> tuple[
     windows["meta"] = [problem for problem in windows["train"] if problem.problem_id in meta]
     windows["train"] = [problem for problem in windows["train"] if problem.problem_id not in meta]
     return windows, between
+
+
+def hash_order(problem_id: str, seed: int) -> str:
+    """Sorts problems that have no dates: in a random order that depends on nothing but their ids and the seed."""
+    return content_hash("window", str(seed), problem_id)
+
+
+def split_counts(problems: Sequence[Problem], config: ProblemsConfig, seed: int) -> dict[str, list[Problem]]:
+    """Splits problems without dates by ``hash_order``: first the test window, then meta, then train.
+
+    ``test_count``, ``meta_count`` and ``train_count`` say how many; where there are fewer problems, they are shares.
+
+    Raises:
+      DataError: where a count is negative.
+    """
+    counts = {"test": config.test_count, "meta": config.meta_count, "train": config.train_count}
+    for window, count in counts.items():
+        if count < 0:
+            raise DataError(f"problems.{window}_count is {count}; it must not be negative")
+    wanted = sum(counts.values())
+    if wanted > len(problems):
+        counts = {window: count * len(problems) // wanted for window, count in counts.items()}
+        counts["train"] = len(problems) - counts["test"] - counts["meta"]
+    remaining = iter(sorted(problems, key=lambda problem: hash_order(problem.problem_id, seed)))
+    windows = {window: list(itertools.islice(remaining, count)) for window, count in counts.items()}
+    return {window: windows[window] for window in ("train", "meta", "test")}
 
 
 def _date(text: str, where: str) -> datetime:
