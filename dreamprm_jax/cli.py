@@ -25,6 +25,7 @@ stages of the main job, in order
 other commands
   evaluate   with --problems=FILE --candidates=FILE: judge programs made elsewhere (LiveCodeBench eval_all, JSONL)
   judge      run candidate programs in the sandbox and print their verdicts
+  stepbench  make and score a benchmark: which function of a program is the first wrong one?
   status     with --workdir=DIR: how far a run is: units, rate, time left, errors
   inspect    parameters, shardings, compiled memory and FLOPs of a training step, for devices that need not exist
   export     with --arm=ARM --output=DIR: a trained reward model as a Hugging Face folder
@@ -84,8 +85,16 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         parser = argparse.ArgumentParser(prog="dreamprm judge", description=judge_cli.__doc__)
         judge_cli.add_arguments(parser)
         return judge_cli.main(parser.parse_args(arguments))
+    if command == "stepbench":
+        from dreamprm_jax.stepbench import cli as stepbench_cli
+
+        parser = argparse.ArgumentParser(prog="dreamprm stepbench", description=stepbench_cli.__doc__)
+        stepbench_cli.add_arguments(parser)
+        return stepbench_cli.main(parser.parse_args(arguments))
     if command not in (*STAGES, "run", "inspect", "export"):
-        close = difflib.get_close_matches(command, [*STAGES, "run", "judge", "status", "inspect", "export"], 1)
+        close = difflib.get_close_matches(
+            command, [*STAGES, "run", "judge", "status", "stepbench", "inspect", "export"], 1
+        )
         hint = f"; did you mean {close[0]!r}?" if close else ""
         print(f"dreamprm: unknown command {command!r}{hint}\n\n{_usage()}", file=sys.stderr)
         return 2

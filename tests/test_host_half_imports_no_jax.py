@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-PACKAGES = ("problems", "cof", "policy", "sandbox", "labeling", "engine", "selection", "evaluation")
+PACKAGES = ("problems", "cof", "policy", "sandbox", "labeling", "engine", "selection", "evaluation", "stepbench")
 MODULES = ("schema", "storage", "config", "workdir", "pipeline", "cli")
 FORBIDDEN = ("jax", "jaxlib", "flax", "optax", "orbax")
 

@@ -37,8 +37,8 @@ def load_windows(config: Config, cache: Path | None = None) -> tuple[dict[str, l
     settings = config.problems
     if settings.source != "procedural" and config.policy.kind == "simulated":
         raise DataError(
-            f"problems.source {settings.source!r} needs a policy that can write: set policy.kind to 'server' or 'replay' "
-            "('simulated' knows only the procedural benchmark)"
+            f"problems.source {settings.source!r} needs a policy that can write: set policy.kind to 'server' or "
+            "'replay' ('simulated' knows only the procedural benchmark)"
         )
     windows: dict[str, list[Problem]] = {window: [] for window in WINDOWS}
     compositions = []

@@ -1,0 +1,134 @@
+"""Reads what a scorer says of a benchmark's programs: step scores, a named step, or log-probabilities of tokens.
+
+Rows are JSON lines, or Parquet (``schema.Score``, as ``dreamprm score`` writes). Each names its program by
+``program_hash`` and has one of
+
+- ``step_scores``: one number a step, higher is better; the first below a threshold is called wrong;
+- ``first_wrong``: the index of the step that is called wrong, -1 for none (a critic that answers in words);
+- ``token_logprobs`` and ``text_offset``: of the program's tokens, as an OpenAI-compatible server returns them for an
+  echoed prompt; ``code_start`` says at which offset the program begins there (0). A step's score is the mean (or the
+  least) log-probability of the tokens that begin in it: the baseline that any language model gives.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dreamprm_jax.problems.json_rows import read_jsonl
+from dreamprm_jax.schema import DataError, Score
+from dreamprm_jax.stepbench.records import Truth
+from dreamprm_jax.storage import read_records
+
+REDUCTIONS = ("mean", "min")
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a scorer says, by program hash: ``scores`` for some programs, or ``named`` steps. Never of one both."""
+
+    scores: dict[str, tuple[float, ...]]
+    named: dict[str, int]
+    unknown: int  # rows of programs that are not in the benchmark
+
+
+def read_scores(path: Path, truth: Mapping[str, Truth], reduction: str = "mean") -> Said:
+    """Reads a scorer's file and checks it against the benchmark.
+
+    Args:
+      path: .jsonl or .parquet.
+      truth: of the benchmark's programs; only their numbers of steps are looked at.
+      reduction: of log-probabilities to a step's score, ``mean`` or ``min``.
+
+    Raises:
+      DataError: naming the row and the field; or where no row is of this benchmark.
+    """
+    said = Said({}, {}, 0)
+    unknown = 0
+    for where, row in _rows(path):
+        key = row.get("program_hash")
+        if not isinstance(key, str):
+            raise DataError(f"{where}, field program_hash: missing; export the programs to get it")
+        if key not in truth:
+            unknown += 1
+            continue
+        if key in said.scores or key in said.named:
+            raise DataError(f"{where}, field program_hash: {key} was there before; one row a program")
+        ends = truth[key].step_ends
+        if "first_wrong" in row:
+            said.named[key] = _named(row["first_wrong"], len(ends), f"{where}, field first_wrong")
+        elif "step_scores" in row:
+            said.scores[key] = _scores(row["step_scores"], len(ends), f"{where}, field step_scores")
+        elif "token_logprobs" in row:
+            said.scores[key] = step_logprobs(row, ends, where, reduction)
+        else:
+            raise DataError(f"{where}: has none of the fields step_scores, first_wrong, token_logprobs")
+    if not said.scores and not said.named:
+        raise DataError(f"{path}: no row is of this benchmark's {len(truth)} programs; compare their program_hash")
+    return Said(said.scores, said.named, unknown)
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if path.suffix == ".parquet":
+        for number, score in enumerate(read_records(path, Score), start=1):
+            yield f"{path}, row {number}", {"program_hash": score.program_hash, "step_scores": score.step_scores}
+    elif path.suffix == ".jsonl":
+        yield from read_jsonl(path)
+    else:
+        raise DataError(f"{path}: scores are read from .jsonl and .parquet files")
+
+
+def _numbers(values: Any, where: str) -> list[float]:
+    if not isinstance(values, (list, tuple)):
+        raise DataError(f"{where}: not a list of numbers")
+    for index, value in enumerate(values):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise DataError(f"{where}[{index}]: {value!r} is not a finite number")
+    return [float(value) for value in values]
+
+
+def _scores(values: Any, steps: int, where: str) -> tuple[float, ...]:
+    numbers = _numbers(values, where)
+    if len(numbers) != steps:
+        raise DataError(f"{where}: {len(numbers)} scores, but the program has {steps} steps (truth.parquet, step_ends)")
+    return tuple(numbers)
+
+
+def _named(value: Any, steps: int, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not -1 <= value < steps:
+        raise DataError(f"{where}: {value!r} is neither -1 nor the index of one of the program's {steps} steps")
+    return value
+
+
+def step_logprobs(
+    row: Mapping[str, Any], ends: Sequence[int], where: str, reduction: str = "mean"
+) -> tuple[float, ...]:
+    """A score for each step from the log-probabilities of its tokens.
+
+    Args:
+      row: ``token_logprobs`` (a null, as of the first token, is left out), ``text_offset`` and ``code_start``.
+      ends: string offsets at which the program's steps end.
+      where: names the row in errors.
+      reduction: ``mean`` or ``min``.
+
+    Raises:
+      DataError: where the fields do not fit together, or a step has no token.
+    """
+    offsets = _numbers(row.get("text_offset"), f"{where}, field text_offset")
+    logprobs = row["token_logprobs"]
+    if not isinstance(logprobs, list) or len(logprobs) != len(offsets):
+        raise DataError(f"{where}: token_logprobs and text_offset must be lists of one length")
+    (start,) = _numbers([row.get("code_start", 0)], f"{where}, field code_start")
+    known = [(offset - start, value) for offset, value in zip(offsets, logprobs, strict=True) if value is not None]
+    values = _numbers([value for _, value in known], f"{where}, field token_logprobs")
+    scores, begin = [], 0
+    for index, end in enumerate(ends):
+        inside = [value for (offset, _), value in zip(known, values, strict=True) if begin <= offset < end]
+        if not inside:
+            raise DataError(f"{where}: no token begins in step {index} (offsets {begin} to {end} of the program)")
+        scores.append(min(inside) if reduction == "min" else sum(inside) / len(inside))
+        begin = end
+    return tuple(scores)
