@@ -54,6 +54,14 @@ def main(argv: list[str] | None = None) -> int:
     except DataError as error:
         print(f"dreamprm {arguments[0]}: error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        from dreamprm_jax.storage import disk_full_error
+
+        full = disk_full_error(Path(error.filename or "the disk"), error)
+        if full is None:
+            raise
+        print(f"dreamprm {arguments[0]}: error: {full}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("\nstopped; run the same command again to go on where it stopped", file=sys.stderr)
         return 130
