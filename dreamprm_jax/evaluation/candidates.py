@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,10 @@ class Candidates:
     programs: tuple[Program, ...]
     passed: np.ndarray  # (n,) float64, 0 or 1
     logits: Mapping[str, tuple[np.ndarray, ...]]  # arm -> step logits of each candidate; empty where it has no score
+    public: np.ndarray | None = None  # (n,) bool: passes the public tests; None where the problem has none
+    log_probability: np.ndarray | None = (
+        None  # (n,) mean log-probability of the text under its policy, NaN if not known
+    )
 
 
 def candidate_name(program: Program) -> str:
@@ -30,8 +35,14 @@ def candidate_name(program: Program) -> str:
     return f"{program.problem_id}, sample {program.sample_index} ({program.program_hash[:12]})"
 
 
+LOG_PROBABILITY = "mean_logprob"
+"""The key of ``Program.sampling`` under which a policy leaves the mean log-probability of its tokens."""
+
+
 def load_candidates(paths: Paths, window: str, arms: Sequence[str]) -> tuple[list[Candidates], list[Skip]]:
     """Reads one window.
+
+    Public tests are judged before the hidden ones, so a candidate passes them if it passes at least as many tests.
 
     Candidates without a verdict, or whose verdict is no label (SANDBOX_ERROR, INVALID_TASK), are left out: they say
     nothing about selection. Candidates without a usable score stay in and rank last (``selection.best_of_n``). Both
@@ -47,7 +58,8 @@ def load_candidates(paths: Paths, window: str, arms: Sequence[str]) -> tuple[lis
     programs = read_records(paths.programs(window), Program)
     outcomes = {(row.problem_id, row.program_hash): row for row in read_records(paths.outcomes(window), Outcome)}
     scores = {
-        arm: {(row.problem_id, row.program_hash): row for row in read_records(paths.scores(arm), Score)} for arm in arms
+        arm: {(row.problem_id, row.program_hash): row for row in read_records(paths.scores(arm, window), Score)}
+        for arm in arms
     }
     skips: list[Skip] = []
     judged: dict[str, list[Program]] = defaultdict(list)
@@ -72,11 +84,21 @@ def load_candidates(paths: Paths, window: str, arms: Sequence[str]) -> tuple[lis
             skips.append(Skip(f"problems_{window}", problem.problem_id, "no judged candidate"))
             continue
         logits = {arm: tuple(_logits(scores[arm], program, arm, skips) for program in kept) for arm in arms}
-        passed = [float(outcomes[program.problem_id, program.program_hash].passed) for program in kept]
-        result.append(Candidates(problem, kept, np.array(passed), logits))
+        own = [outcomes[program.problem_id, program.program_hash] for program in kept]
+        passed = np.array([float(outcome.passed) for outcome in own])
+        least = len(problem.public_tests)
+        public = np.array([outcome.passed or outcome.tests_passed >= least for outcome in own]) if least else None
+        result.append(Candidates(problem, kept, passed, logits, public, _log_probabilities(kept)))
     if not result:
         raise DataError(f"{paths.outcomes(window)}: no candidate has a verdict; nothing to evaluate")
     return result, skips
+
+
+def _log_probabilities(programs: Sequence[Program]) -> np.ndarray | None:
+    """What the policy said of its own texts; None where it said nothing of any."""
+    values = [json.loads(program.sampling).get(LOG_PROBABILITY) for program in programs]
+    known = [float(value) if isinstance(value, (int, float)) else float("nan") for value in values]
+    return None if np.isnan(known).all() else np.array(known)
 
 
 def _logits(scores: Mapping[tuple[str, str], Score], program: Program, arm: str, skips: list[Skip]) -> np.ndarray:

@@ -1,40 +1,78 @@
 """The paper's own rows (arXiv 2512.15000, table 1), as counts, with the intervals that the paper does not give.
 
-Test problems of LiveCodeBench from 2025-02-01 on, policy o4-mini-high. The counts follow from the percentages: 31 easy,
-39 medium and 61 hard problems. Other problems and another policy than those of a run here: to compare sizes of gaps and
-of intervals, not accuracies.
+Test problems of LiveCodeBench from 2025-02-01 on; the last four rows choose among programs of o4-mini-high. The counts
+follow from the percentages: 31 easy, 39 medium and 61 hard problems (DeepSeek-R1's are means over several samples).
+Other problems and another policy than those of a run here: to compare sizes of gaps and of intervals, not accuracies.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
+from dreamprm_jax.evaluation.candidates import DIFFICULTIES
+from dreamprm_jax.evaluation.methods import ORACLE, RANDOM
 from dreamprm_jax.evaluation.statistics import wilson_interval
-from dreamprm_jax.evaluation.tables import Table
-from dreamprm_jax.evaluation.text_table import percent, percent_interval
+from dreamprm_jax.evaluation.text_table import Table, number, percent, percent_interval, signed
 
 GROUPS = (31, 39, 61)
-SOLVED = {
+SOLVED: Mapping[str, tuple[float, float, float]] = {
+    "Gemini-2.5": (31, 32, 32),
+    "O3": (31, 28, 35),
+    "DeepSeek-R1": (30.9, 30.3, 28.8),
     "o4-mini-high alone": (31, 35, 35),
     "ORM": (31, 35, 38),
     "PRM-CoF": (31, 36, 38),
     "DreamPRM-Code": (31, 36, 39),
 }
+ALONE = "o4-mini-high alone"
+SELECTING = ("ORM", "PRM-CoF", "DreamPRM-Code")
+"""Rows that choose among the programs of ``ALONE``."""
 
 
-def paper_table() -> Table:
-    """Easy, medium, hard and overall in percent, with Wilson's 95% interval."""
+def paper_table(results: Mapping[str, Any] | None = None) -> Table:
+    """Easy, medium, hard and overall in percent, with 95% intervals and what each gap means in problems.
+
+    Args:
+      results: of a run: its rows stand below the paper's, in the same format.
+
+    Returns:
+      The paper's rows with Wilson's interval and the gap to its policy alone; the run's with the bootstrap's and the
+      gap to a random choice.
+    """
     total = sum(GROUPS)
-    rows = [["problems", *(str(count) for count in GROUPS), str(total), "", ""]]
+    rows = [["paper: problems", *(str(count) for count in GROUPS), str(total), "", "", ""]]
     for label, solved in SOLVED.items():
         groups = (percent(count / size) for count, size in zip(solved, GROUPS, strict=True))
         overall = wilson_interval(sum(solved), total)
-        rows.append([label, *groups, percent(overall.estimate), percent_interval(asdict(overall)), str(sum(solved))])
+        gap = signed(sum(solved) - sum(SOLVED[ALONE]), 0) if label in SELECTING else ""
+        count = number(sum(solved), 0)
+        rows.append([label, *groups, percent(overall.estimate), percent_interval(asdict(overall)), count, gap])
+    lines = [f"The paper's last three rows differ by one problem each: {percent(1 / total)} points."]
+    if results is not None:
+        ours, problems = _run_rows(results)
+        rows += ours
+        lines.append(f"Here one problem is {percent(1 / problems)} points.")
+    lines.append("Paper: LiveCodeBench from 2025-02-01 on; gaps to o4-mini-high alone. Other problems, other policy.")
     return Table(
         "paper",
-        "The paper's table, from counts",
-        ["method", "easy", "medium", "hard", "overall", "95% interval", "solved"],
+        "In the paper's format, its rows first",
+        ["method", "easy", "medium", "hard", "overall", "95% interval", "solved", "gap, problems"],
         rows,
-        "LiveCodeBench from 2025-02-01 on, policy o4-mini-high. The last three rows differ by one problem each.",
-        pinned=1,
+        "\n".join(lines),
     )
+
+
+def _run_rows(results: Mapping[str, Any]) -> tuple[list[list[str]], int]:
+    selection = results["selection"]
+    counts = selection["counts"]
+    base = next(row["solved"] for row in selection["table"] if row["method"] == RANDOM)
+    rows = [["here: problems", *(str(counts[name]) for name in (*DIFFICULTIES, "overall")), "", "", ""]]
+    for row in selection["table"]:
+        gap = "" if row["method"] in (RANDOM, ORACLE) else signed(row["solved"] - base)
+        groups = (percent(row[name]) for name in DIFFICULTIES)
+        overall = row["overall"]
+        solved = number(row["solved"], 1)
+        rows.append([row["label"], *groups, percent(overall["estimate"]), percent_interval(overall), solved, gap])
+    return rows, counts["overall"]

@@ -11,7 +11,13 @@ import numpy as np
 from dreamprm_jax.evaluation.candidates import Candidates
 from dreamprm_jax.evaluation.methods import Method
 from dreamprm_jax.evaluation.statistics import percentile_interval
-from dreamprm_jax.evaluation.step_metrics import auroc, auroc_replicates, reliability_bins, spearman
+from dreamprm_jax.evaluation.step_metrics import (
+    auroc,
+    auroc_replicates,
+    expected_calibration_error,
+    reliability_bins,
+    spearman,
+)
 from dreamprm_jax.selection.aggregators import sigmoid
 
 STEP_BOOTSTRAP = 2000
@@ -40,12 +46,12 @@ def program_level(method: Method, candidates: Sequence[Candidates], samples: int
         "length_correlation_steps": _within(method, candidates, _step_counts, spearman),
         "length_correlation_characters": _within(method, candidates, _characters, spearman),
         "without_score": int((~scored).sum()),
-        "outcome_reliability": _outcome_reliability(method.key, candidates),
+        **_outcome_calibration(method.key, candidates),
     }
 
 
-def _outcome_reliability(arm: str, candidates: Sequence[Candidates]) -> list[dict[str, Any]]:
-    """The last step's score as a probability of passing, whatever the aggregator; empty for what is no arm."""
+def _outcome_calibration(arm: str, candidates: Sequence[Candidates]) -> dict[str, Any]:
+    """The last step's score as a probability of passing, whatever the aggregator; no bins for what is no arm."""
     pairs = [
         (logits[-1], passed)
         for one in candidates
@@ -53,7 +59,10 @@ def _outcome_reliability(arm: str, candidates: Sequence[Candidates]) -> list[dic
         if logits.size
     ]
     logits, passed = np.array(pairs, dtype=float).reshape(-1, 2).T
-    return [asdict(one) for one in reliability_bins(sigmoid(logits), passed)]
+    return {
+        "outcome_reliability": [asdict(one) for one in reliability_bins(sigmoid(logits), passed)],
+        "outcome_ece": expected_calibration_error(sigmoid(logits), passed),
+    }
 
 
 def _within(

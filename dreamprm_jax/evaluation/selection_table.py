@@ -20,6 +20,7 @@ from dreamprm_jax.evaluation.statistics import (
 )
 from dreamprm_jax.selection.aggregators import AGGREGATORS
 from dreamprm_jax.selection.best_of_n import powers_of_two
+from dreamprm_jax.selection.choose_aggregator import cross_fitted
 
 
 def selection_results(
@@ -62,17 +63,21 @@ def selection_results(
                 for row, method in enumerate(chosen)
             },
         },
-        "aggregators": {
-            arm: {
-                name: float(arm_method(candidates, arm, name).accuracies(candidates, most).mean())
-                for name in AGGREGATORS
-            }
-            for arm in arms
-        },
+        "aggregators": {arm: _aggregators(candidates, arm, most, seed) for arm in arms},
         "platforms": _breakdown(chosen, final, "platform", [one.problem.platform for one in candidates]),
         "months": _breakdown(chosen, final, "month", [one.problem.contest_date[:7] for one in candidates]),
         "programs": [program_level(method, candidates, samples, seed) for method in chosen[1:]],
     }
+
+
+CROSS_FITTED = "chosen on other folds"
+
+
+def _aggregators(candidates: Sequence[Candidates], arm: str, most: int, seed: int) -> dict[str, float]:
+    """Accuracy of an arm under each aggregator, and under the one that was best on the other folds of the problems."""
+    accuracies = {name: arm_method(candidates, arm, name).accuracies(candidates, most) for name in AGGREGATORS}
+    chosen = cross_fitted(list(accuracies.values()), seed=seed)
+    return {name: float(values.mean()) for name, values in [*accuracies.items(), (CROSS_FITTED, chosen)]}
 
 
 def _group_counts(candidates: Sequence[Candidates]) -> dict[str, int]:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from dreamprm_jax.config import Config
+from dreamprm_jax.evaluation.aggregator_choice import choose_aggregator
 from dreamprm_jax.evaluation.candidates import Candidates, load_candidates
+from dreamprm_jax.evaluation.costs import token_costs
+from dreamprm_jax.evaluation.eval_all import eval_all_row, write_eval_all
+from dreamprm_jax.evaluation.executions import execution_clusters
 from dreamprm_jax.evaluation.methods import methods
 from dreamprm_jax.evaluation.selection_table import selection_results
 from dreamprm_jax.evaluation.step_table import label_results, label_rows, score_rows, step_results
+from dreamprm_jax.evaluation.strategy_table import strategy_results
 from dreamprm_jax.evaluation.tables import results_text
 from dreamprm_jax.evaluation.text_table import csv_text, finite
 from dreamprm_jax.evaluation.truth import load_truth, why_no_truth
@@ -19,7 +25,7 @@ from dreamprm_jax.schema import CorrectedLabel, Skip, StepLabel
 from dreamprm_jax.storage import read_records, write_json, write_text
 from dreamprm_jax.workdir import Paths
 
-CORRECTED_ARM = "corrected"
+_HACKING = ("accuracy", "score", "passes_public", "hacking_rate", "hacking_rate_of_public")
 
 
 def evaluate(config: Config, paths: Paths) -> dict[str, int]:
@@ -30,7 +36,8 @@ def evaluate(config: Config, paths: Paths) -> dict[str, int]:
     there is none, and the sections that need it are absent with a note.
 
     Writes ``results.json``, ``table.txt``, one CSV a table, ``candidates.csv`` (every candidate with every arm's
-    number) and ``skipped.csv`` into the evaluate folder, and prints the table.
+    number), ``skipped.csv`` and ``eval_all.json`` (LiveCodeBench's format) into the evaluate folder, and prints the
+    table. Candidates are run on inputs without answers for the votes; a journal keeps what ran.
 
     Returns:
       Counts of what was read, and of what was left out.
@@ -41,12 +48,18 @@ def evaluate(config: Config, paths: Paths) -> dict[str, int]:
     arms, samples, seed = config.train.arms, config.evaluate.bootstrap_samples, config.seed
     candidates, skips = load_candidates(paths, "test", arms)
     notes: list[str] = []
-    selection = selection_results(candidates, arms, config.evaluate.aggregator, samples, seed)
+    choice = choose_aggregator(config, paths, skips)
+    if config.evaluate.aggregator == "auto":
+        notes.append(f"aggregator: {choice.reason}")
+    selection = selection_results(candidates, arms, choice.name, samples, seed)
     if selection["problems_with_fewer_candidates"]:
         notes.append(
             f"{selection['problems_with_fewer_candidates']} problems have fewer than {selection['best_of']} judged "
             "candidates; best-of-N uses as many as they have"
         )
+    clusters = execution_clusters(config, paths, candidates, skips, notes)
+    tokens, prune_top = token_costs(paths, candidates), config.evaluate.prune_top
+    strategies = strategy_results(candidates, arms, choice.name, clusters, tokens, prune_top, samples, seed)
     steps, labels = _against_truth(config, paths, candidates, skips, notes)
     results = finite(
         {
@@ -54,9 +67,11 @@ def evaluate(config: Config, paths: Paths) -> dict[str, int]:
             "source": config.problems.source,
             "seed": seed,
             "bootstrap_samples": samples,
-            "aggregator": config.evaluate.aggregator,
+            "aggregator": choice.name,
+            "aggregator_choice": asdict(choice),
             "arms": list(arms),
             "selection": selection,
+            "strategies": strategies,
             "steps": steps,
             "labels": labels,
             "skipped": [
@@ -67,7 +82,14 @@ def evaluate(config: Config, paths: Paths) -> dict[str, int]:
         }
     )
     folder = paths.results().parent
-    _write_tables(folder, results, candidates, skips, config)
+    _write_tables(folder, results, candidates, skips)
+    write_eval_all(
+        folder / "eval_all.json",
+        [
+            eval_all_row(one.problem, [program.code for program in one.programs], list(one.passed > 0))
+            for one in candidates
+        ],
+    )
     write_json(paths.results(), results)
     text = results_text(results)
     write_text(folder / "table.txt", text)
@@ -97,7 +119,7 @@ def _against_truth(
         notes.append("no step figures: no test program has both its truth and a score from every arm")
     corrected = read_corrected(config, paths)
     if not corrected:
-        notes.append(f"no corrected labels: no arm {CORRECTED_ARM!r}, or it wrote none; raw labels alone are judged")
+        notes.append("no corrected labels: no arm that corrects them, or it wrote none; raw labels alone are judged")
     labelled = label_rows(
         read_records(paths.step_labels(), StepLabel), corrected, load_truth(config, paths, "train"), skips
     )
@@ -108,17 +130,17 @@ def _against_truth(
     return steps, labels
 
 
-def read_corrected(config: Config, paths: Paths) -> list[CorrectedLabel]:
-    """The labels that the correcting arm learned; empty where it did not run."""
-    path = paths.corrected_labels(CORRECTED_ARM)
-    present = CORRECTED_ARM in config.train.arms and path.exists()
-    return read_records(path, CorrectedLabel) if present else []
+def read_corrected(config: Config, paths: Paths) -> dict[str, list[CorrectedLabel]]:
+    """Arm -> the labels that it trained on, for every arm that changed them."""
+    arms = [arm for arm in config.train.arms if paths.corrected_labels(arm).exists()]
+    rows = {arm: read_records(paths.corrected_labels(arm), CorrectedLabel) for arm in arms}
+    return {arm: labels for arm, labels in rows.items() if labels}
 
 
 def _write_tables(
-    folder: Path, results: dict[str, Any], candidates: Sequence[Candidates], skips: Sequence[Skip], config: Config
+    folder: Path, results: dict[str, Any], candidates: Sequence[Candidates], skips: Sequence[Skip]
 ) -> None:
-    selection = results["selection"]
+    selection, strategies = results["selection"], results["strategies"]
     tables: dict[str, Sequence[dict[str, Any]]] = {
         "table": selection["table"],
         "differences": selection["differences"],
@@ -131,7 +153,14 @@ def _write_tables(
             for k, point in zip(selection["curve"]["k"], points, strict=True)
         ],
         "aggregators": [{"arm": arm, **row} for arm, row in selection["aggregators"].items()],
-        "candidates": candidate_rows(candidates, config.train.arms, config.evaluate.aggregator),
+        "strategies": strategies["table"],
+        "costs": strategies["curve"],
+        "hacking": [
+            {"method": row["method"], "n": n, **{name: row[name][column] for name in _HACKING}}
+            for row in strategies["hacking"]
+            for column, n in enumerate(row["n"])
+        ],
+        "candidates": candidate_rows(candidates, results["arms"], results["aggregator"]),
         "skipped": [{"source": row.source, "row": row.row, "reason": row.reason} for row in skips],
     }
     for section in ("steps", "labels"):

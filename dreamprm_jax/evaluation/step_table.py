@@ -119,27 +119,41 @@ def noisy_labels(labels: Sequence[StepLabel]) -> list[StepLabel]:
 
 
 def label_rows(
-    labels: Sequence[StepLabel], corrected: Sequence[CorrectedLabel], truth: Sequence[StepTruth], skips: list[Skip]
+    labels: Sequence[StepLabel],
+    corrected: Mapping[str, Sequence[CorrectedLabel]],
+    truth: Sequence[StepTruth],
+    skips: list[Skip],
 ) -> StepRows:
-    """Labelled training steps with their raw estimate and, where an arm corrected labels, the corrected one.
+    """Labelled training steps with their raw estimate and the label of each arm that changed labels.
 
-    Last steps are not among them (``noisy_labels``). Steps without judged rollouts, without truth or (if any label was
-    corrected) without a corrected label are named in ``skips``, so that both columns are of the same steps.
+    Last steps are not among them (``noisy_labels``). Steps without judged rollouts, without truth or without the label
+    of one of the arms are named in ``skips``, so that all columns are of the same steps.
+
+    Args:
+      labels: the Monte-Carlo estimates.
+      corrected: arm -> its labels; arms that wrote none are not columns.
+      truth: of the same window.
+      skips: receives what is left out.
     """
-    changed = {(row.problem_id, row.program_hash, row.step_index): row.corrected for row in corrected}
+    changed = {
+        arm: {(row.problem_id, row.program_hash, row.step_index): row.corrected for row in rows}
+        for arm, rows in corrected.items()
+        if rows
+    }
     index = {(row.problem_id, row.program_hash, row.step_index): row for row in truth}
     kept: dict[tuple[str, str], list[tuple[StepTruth, dict[str, float]]]] = {}
     for row in noisy_labels(labels):
         key = (row.problem_id, row.program_hash, row.step_index)
         name = f"{row.problem_id} {row.program_hash[:12]} step {row.step_index}"
+        without = [arm for arm, values in changed.items() if key not in values]
         if not row.rollouts:
             skips.append(Skip("step_labels", name, "no judged rollout"))
         elif key not in index:
             skips.append(Skip("truth_train", name, "no truth"))
-        elif changed and key not in changed:
-            skips.append(Skip("corrected_labels", name, "not corrected"))
+        elif without:
+            skips.append(Skip("corrected_labels", name, f"no label from {', '.join(without)}"))
         else:
-            numbers = {"raw": row.mean, **({"corrected": changed[key]} if changed else {})}
+            numbers = {"raw": row.mean, **{arm: values[key] for arm, values in changed.items()}}
             kept.setdefault(key[:2], []).append((index[key], numbers))
     programs = []
     for steps in kept.values():
@@ -227,9 +241,9 @@ def step_results(rows: StepRows, arms: Sequence[str], samples: int, seed: int) -
 
 
 def label_results(rows: StepRows, samples: int, seed: int) -> dict[str, Any]:
-    """Quality of the raw and of the corrected training labels."""
+    """Quality of the raw training labels and of each arm's."""
     table = _ranking(rows, rows.numbers, "raw", samples, seed)
     for row in table:
-        row["label"] = f"{row['key']} labels"
+        row["label"] = f"{row['key'].replace('_', ' ')} labels"
         row |= _calibration(rows.numbers[row["key"]], rows)
     return {"counts": _counts(rows), "table": table}

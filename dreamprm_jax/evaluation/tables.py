@@ -3,45 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from dreamprm_jax.evaluation.candidates import DIFFICULTIES
 from dreamprm_jax.evaluation.methods import arm_label
+from dreamprm_jax.evaluation.paper import paper_table
+from dreamprm_jax.evaluation.strategy_tables import costs_table, hacking_table, months_table, strategies_table
 from dreamprm_jax.evaluation.text_table import (
+    Table,
     interval,
     number,
     p_value,
     percent,
     percent_interval,
     signed,
-    text_table,
 )
 
 Results = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Table:
-    """One table: the first column names the row, the others hold figures."""
-
-    key: str
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-    explanation: str = ""
-    pinned: int = 0  # leading rows that sorting leaves in place
-
-    def text(self) -> str:
-        """Title, aligned columns, explanation."""
-        return "\n\n".join(part for part in (self.title, text_table(self.header, self.rows), self.explanation) if part)
-
-
 def result_tables(results: Results) -> list[Table]:
     """Every table for which there are results."""
-    tables = [_selection(results), _differences(results), _curve(results), _programs(results), _aggregators(results)]
+    tables = [_selection(results), _differences(results), paper_table(results), _curve(results)]
+    tables += [strategies_table(results), costs_table(results), hacking_table(results), _programs(results)]
+    tables.append(_aggregators(results))
     if len(results["selection"]["platforms"]) > 1:
         tables.append(_platforms(results))
+    if len(results["selection"]["months"]) > 1:
+        tables.append(months_table(results))
     if results["steps"]:
         tables.append(_steps(results))
     if results["labels"]:
@@ -80,12 +69,17 @@ def _selection(results: Results) -> Table:
     ]
     return Table(
         "selection",
-        f"Best of {selection['best_of']}, % of problems solved (PRM steps aggregated by: {results['aggregator']})",
+        f"Best of {selection['best_of']}, % of problems solved (PRM steps aggregated by: {_aggregator(results)})",
         ["method", *DIFFICULTIES, "overall", "95% interval", "solved", "oracle gap %"],
         rows,
         "solved: problems in expectation; oracle gap %: share of the way from random to oracle.",
         pinned=1,
     )
+
+
+def _aggregator(results: Results) -> str:
+    """The aggregator; where it was chosen, on what."""
+    return results["aggregator"] + (", automatic" if results["aggregator_choice"]["accuracies"] else "")
 
 
 def _differences(results: Results) -> Table:
@@ -132,15 +126,17 @@ def _programs(results: Results) -> Table:
             number(row["outcome_auroc_within_problem"]),
             signed(row["length_correlation_steps"], 2),
             signed(row["length_correlation_characters"], 2),
+            number(row["outcome_ece"]),
         ]
         for row in results["selection"]["programs"]
     ]
     return Table(
         "programs",
         "Programs: passing or not",
-        ["score", "AUROC", "95% interval", "within problem", "~steps", "~characters"],
+        ["score", "AUROC", "95% interval", "within problem", "~steps", "~characters", "ECE"],
         rows,
-        "~: rank correlation of the score with length, within problems (oracle: of passing itself).",
+        "~: rank correlation of the score with length, within problems (oracle: of passing itself).\n"
+        "ECE: of the last step's score as the chance that the program passes.",
     )
 
 
@@ -150,9 +146,10 @@ def _aggregators(results: Results) -> Table:
     return Table(
         "aggregators",
         f"Aggregators: best of {results['selection']['best_of']}, %",
-        ["aggregator", *(arm_label(arm) for arm in grid)],
+        ["aggregator", *(arm_label(arm) if len(grid) <= 3 else arm for arm in grid)],
         [[name, *(percent(grid[arm][name]) for arm in grid)] for name in names],
-        "Not to choose by: picked on these same problems, the best of eight looks better than it is.",
+        "Not to choose by: picked on these same problems, the best of eight looks too good. Last row:\n"
+        "what choosing is worth: on each fifth of the problems, the aggregator that was best on the others.",
     )
 
 
@@ -162,7 +159,7 @@ def _platforms(results: Results) -> Table:
     return Table(
         "platforms",
         f"By platform: best of {selection['best_of']}, %",
-        ["platform", "problems", *labels.values()],
+        ["platform", "problems", *(labels.values() if len(labels) <= 3 else labels)],
         [
             [row["platform"], str(row["problems"]), *(percent(row[key]) for key in labels)]
             for row in selection["platforms"]
@@ -179,6 +176,7 @@ def _steps(results: Results) -> Table:
                 row["label"],
                 number(row["auroc_recoverable"]["estimate"]),
                 interval(row["auroc_recoverable"]),
+                number(row["average_precision_recoverable"]) if calibrated else "",
                 number(row["auroc_before_error"]["estimate"]),
                 number(row["brier_value"]) if calibrated else "",
                 number(row["ece_value"]) if calibrated else "",
@@ -189,7 +187,7 @@ def _steps(results: Results) -> Table:
     return Table(
         "steps",
         f"Step scores against the exact truth: {_step_counts(counts, 'test')}",
-        ["score", "AUROC", "95% interval", "before error", "Brier", "ECE", "first-error F1"],
+        ["score", "AUROC", "95% interval", "AP", "before error", "Brier", "ECE", "first-error F1"],
         rows,
         _explanation(
             results["steps"], "first-error F1: ProcessBench's, threshold from the other half of the problems."
@@ -233,6 +231,6 @@ def _explanation(section: Results, *more: str) -> str:
         for row in section["table"]
         if (gap := row.get("auroc_recoverable_minus_raw"))
     ]
-    lines.append("AUROC: step recoverable or not; before error: up to the first wrong step or not.")
+    lines.append("AUROC, AP: step recoverable or not; before error: up to the first wrong step or not.")
     lines.append("Brier, ECE: against the true value (Brier recov.: against recoverable).")
     return "\n".join([*lines, *more])

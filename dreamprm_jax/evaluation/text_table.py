@@ -6,9 +6,26 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 ABSENT = "-"
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: the first column names the row, the others hold figures."""
+
+    key: str
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    explanation: str = ""
+    pinned: int = 0  # leading rows that sorting leaves in place
+
+    def text(self) -> str:
+        """Title, aligned columns, explanation."""
+        return "\n\n".join(part for part in (self.title, text_table(self.header, self.rows), self.explanation) if part)
 
 
 def text_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

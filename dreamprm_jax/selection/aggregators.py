@@ -99,3 +99,19 @@ def aggregate(step_logits: Sequence[Sequence[float] | np.ndarray], name: str) ->
         lengths = np.array([rows[index].size for index in usable])
         result[usable] = AGGREGATORS[name](np.concatenate([rows[index] for index in usable]), lengths)
     return result
+
+
+def as_probability(numbers: np.ndarray, name: str) -> np.ndarray:
+    """Aggregated numbers on the scale of a probability: what a vote weighs with and what is compared with accuracy.
+
+    Args:
+      numbers: as ``aggregate`` gives them; NaN stays NaN.
+      name: the aggregator that gave them.
+    """
+    result = np.array(numbers, dtype=np.float64)
+    known = ~np.isnan(result)
+    if name.startswith("product"):
+        result[known] = np.exp(np.minimum(result[known], 0.0))
+    elif name != "mean":
+        result[known] = sigmoid(result[known])
+    return result

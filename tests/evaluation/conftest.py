@@ -5,6 +5,7 @@ and the arms' logits are the true value under noise, least for the corrected arm
 """
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -97,6 +98,10 @@ def write_run(paths: Paths, config: config_module.Config) -> None:
             ],
         )
         if window == "train":
+            paths.arm("corrected").mkdir(parents=True)
+            rows = [{"step": step, "label_drift": step / 10, "inner_loss": 0.5} for step in range(3)]
+            metrics = "".join(json.dumps(row) + "\n" for row in rows) + '{"step": 3, "label_dri'  # a torn line
+            (paths.arm("corrected") / "metrics.jsonl").write_text(metrics)
             passes = rng.binomial(4, [row.value for row in truth])
             write_records(
                 paths.step_labels(),

@@ -116,7 +116,7 @@ def test_steps_that_the_arm_did_not_correct_are_named(copy, config):
     counts = evaluate(config, copy)
     assert counts["train_steps_with_truth"] == len(kept)
     assert read_json(copy.results())["skipped"] == [
-        {"source": "corrected_labels", "reason": "not corrected", "count": 1}
+        {"source": "corrected_labels", "reason": "no label from corrected", "count": 1}
     ]
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 import html.parser
+import json
 import re
 import shutil
 import subprocess
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 from dreamprm_jax.cof.splitter import split_steps
-from dreamprm_jax.evaluation.report.heatmap import MAX_CHARACTERS, colour, visible
+from dreamprm_jax.evaluation.candidates import load_candidates
+from dreamprm_jax.evaluation.report.heatmap import MAX_CHARACTERS, colour, json_for_script, viewer_data, visible
 from dreamprm_jax.evaluation.report.stage import report
 from dreamprm_jax.evaluation.stage import evaluate
 from dreamprm_jax.schema import CorrectedLabel, Outcome, Problem, Program, Score, StepLabel, StepTruth, Verdict
@@ -16,6 +18,11 @@ from dreamprm_jax.storage import write_records
 from dreamprm_jax.workdir import Paths
 
 ATTACK = "<script>document.title = 'owned'</script>"
+TABLES = (
+    *("selection", "differences", "paper", "curve", "strategies", "costs", "hacking", "programs", "aggregators"),
+    *("months", "steps", "labels"),
+)
+PLOTS = ("aggregators", "best_of_n", "cost", "hacking", "labels", "reliability", "training", "trajectories")
 PROGRAMS = {
     "script": f"{ATTACK}\n</pre><img src=x onerror=\"document.title='owned'\">",
     "template": "{{ 7 * 7 }} {% raw %}\nprint('&lt;')",
@@ -95,9 +102,10 @@ def hostile(tmp_path_factory, config, label_of):
 
 def test_the_page_holds_tables_plots_and_code_and_needs_no_network(page):
     counts, text = page
-    assert counts == {"tables": 9, "plots": 4, "problems": 12, "heat_map_programs": 48}
+    assert counts == {"tables": len(TABLES) + 1, "plots": len(PLOTS), "problems": 12, "heat_map_programs": 48}
     parsed = Page(text)
-    assert sum(tag == "svg" for tag, _ in parsed.tags) == 4
+    assert sum(tag == "svg" for tag, _ in parsed.tags) == len(PLOTS)
+    assert {attrs["id"] for tag, attrs in parsed.tags if tag == "figure" and "id" in attrs} == {*TABLES, "problems"}
     assert not [attrs for _, attrs in parsed.tags if "src" in attrs or attrs.get("href", "#")[0] != "#"]
     assert "url(http" not in text
     assert not re.search(r"@import|\bfetch\(", text)
@@ -127,7 +135,7 @@ def test_the_same_run_gives_the_same_bytes(page, run_folder, config, tmp_path):
     assert names == sorted(
         [
             "report.html",
-            *(f"{n}.{e}" for n in ("best_of_n", "labels", "reliability", "trajectories") for e in ("svg", "png")),
+            *(f"{n}.{e}" for n in PLOTS for e in ("svg", "png")),
         ]
     )
     for name in names:
@@ -137,7 +145,7 @@ def test_the_same_run_gives_the_same_bytes(page, run_folder, config, tmp_path):
 def test_untrusted_text_is_shown_as_text(hostile):
     text = hostile.report().read_text(encoding="utf-8")
     parsed = Page(text)
-    assert sum(tag == "script" for tag, _ in parsed.tags) == 1
+    assert [attrs.get("type") for tag, attrs in parsed.tags if tag == "script"] == ["application/json", None]
     assert not any(tag in ("img", "b") for tag, _ in parsed.tags)
     assert not any(name.startswith("on") for _, attrs in parsed.tags for name in attrs)
     shown = "".join(parsed.blocks)
@@ -153,19 +161,74 @@ def test_sections_without_data_are_absent_and_the_reason_is_given(hostile):
     text = hostile.report().read_text(encoding="utf-8")
     assert "no exact truth of their steps" in text
     assert 'id="steps"' not in text
-    assert "first wrong" not in text
-    assert {path.stem for path in hostile.report().parent.glob("*.svg")} == {"best_of_n", "reliability", "labels"}
+    assert "first wrong step</dt>" not in text
+    assert {path.stem for path in hostile.report().parent.glob("*.svg")} == {
+        *("best_of_n", "reliability", "labels", "hacking", "aggregators")
+    }
 
 
-def test_a_browser_runs_no_foreign_script(hostile):
+@pytest.fixture(scope="module")
+def browse(tmp_path_factory):
+    """(page, script run at its end) -> the document after scripts have run."""
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
-        pytest.skip("no Chromium on this machine")
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=500", "--dump-dom"]
-    dom = subprocess.run([*command, f"file://{hostile.report()}"], capture_output=True, text=True, timeout=60).stdout
+        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
+    folder = tmp_path_factory.mktemp("browser")
+
+    def run(page, script: str = "") -> str:
+        copy = folder / "page.html"
+        copy.write_text(page.read_text(encoding="utf-8").replace("</body>", f"<script>{script}</script></body>"))
+        command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=500", "--dump-dom"]
+        command += [f"--user-data-dir={folder / 'profile'}", f"file://{copy}"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
+
+    return run
+
+
+def test_a_browser_runs_no_foreign_script(hostile, browse):
+    dom = browse(hostile.report())
     assert "<title>&lt;script&gt;" in dom
     assert "owned</title>" not in dom
     assert 'data-arm="1"' in dom
+    viewer = dom[dom.index('id="viewer"') :]  # what the page's own script made of the data
+    assert "&lt;script&gt;document.title = 'owned'&lt;/script&gt;" in viewer
+    assert viewer.count('class="program"') == len(PROGRAMS)
+    assert "<img" not in dom
+
+
+def test_a_browser_sorts_searches_and_opens_any_program(page, run_folder, browse):
+    script = """
+      const told = [];
+      const table = document.querySelector("#selection table");
+      const column = () => [...table.tBodies[0].rows].map((row) => Number(row.cells[4].textContent));
+      table.tHead.rows[0].cells[4].click();
+      told.push(column().every((value, i, all) => !i || all[i - 1] <= value));
+      table.tHead.rows[0].cells[4].click();
+      told.push(column().every((value, i, all) => !i || all[i - 1] >= value));
+      const search = document.querySelector("#strategies input.search");
+      search.value = "VOTE corrected";
+      search.dispatchEvent(new Event("input"));
+      const left = [...document.querySelectorAll("#strategies tbody tr")].filter((row) => !row.hidden);
+      told.push(left.length === 1 && left[0].cells[0].textContent === "vote by PRM (corrected)");
+      const last = document.querySelector("#problems tbody").lastElementChild;
+      last.click();
+      told.push(document.querySelector("#viewer h3 small").textContent.startsWith(last.cells[0].textContent));
+      told.push(document.querySelectorAll("#viewer .program").length === 8);
+      document.title = told.join();
+    """
+    assert "<title>true,true,true,true,true</title>" in browse(run_folder.report(), script)
+
+
+def test_the_viewer_is_cut_at_its_limit_and_its_json_ends_no_script(run_folder, config):
+    candidates, _ = load_candidates(run_folder, "test", config.train.arms)
+    data = viewer_data(candidates, config.train.arms, "last", None)
+    assert (len(data["problems"]), data["left_out"]) == (12, 0)
+    code = "".join(step[0] for step in data["problems"][3]["programs"][2]["steps"])
+    assert code == candidates[3].programs[2].code
+    small = viewer_data(candidates, config.train.arms, "last", None, limit=12_000)
+    assert 0 < len(small["problems"]) == 12 - small["left_out"] < 12
+    assert json.loads(json_for_script({"a": "</script><!--&"})) == {"a": "</script><!--&"}
+    assert not set("<>&") & set(json_for_script({"a": "</script><!--&"}))
 
 
 def test_visible_text():

@@ -8,6 +8,7 @@ import pytest
 from dreamprm_jax.evaluation.candidates import Candidates
 from dreamprm_jax.evaluation.paper import paper_table
 from dreamprm_jax.evaluation.selection_table import selection_results
+from dreamprm_jax.evaluation.strategy_table import strategy_results
 from dreamprm_jax.evaluation.tables import result_tables
 from dreamprm_jax.evaluation.text_table import csv_text, finite, number, p_value, percent, signed, text_table
 from dreamprm_jax.schema import Problem, Program
@@ -24,14 +25,16 @@ def candidates(passed: list[list[int]], logits: list[list[list[float]]], platfor
     return rows
 
 
+WINDOW = candidates(
+    [[1, 0, 0], [0, 1], [0, 0, 0]],
+    [[[0.0, 2.0], [1.0], [0.0]], [[3.0], [3.0]], [[1.0], [2.0, 1.0, 0.0], []]],
+    ["x", "y", "x"],
+)
+
+
 @pytest.fixture
 def selection():
-    window = candidates(
-        [[1, 0, 0], [0, 1], [0, 0, 0]],
-        [[[0.0, 2.0], [1.0], [0.0]], [[3.0], [3.0]], [[1.0], [2.0, 1.0, 0.0], []]],
-        ["x", "y", "x"],
-    )
-    return selection_results(window, ("raw",), "last", 200, 0)
+    return selection_results(WINDOW, ("raw",), "last", 200, 0)
 
 
 def test_a_table_by_hand(selection):
@@ -72,9 +75,11 @@ def test_no_arm_leaves_random_and_oracle():
 
 
 def test_all_tables_are_rectangular(selection):
-    results = {"selection": selection, "aggregator": "last", "steps": None, "labels": None}
-    tables = result_tables(results)
-    assert [table.key for table in tables][-1] == "platforms"
+    strategies = strategy_results(WINDOW, ("raw",), "last", None, None, 2, 50, 0)
+    choice = {"name": "last", "reason": "set", "accuracies": {}}
+    results = {"selection": selection, "strategies": strategies, "aggregator": "last", "aggregator_choice": choice}
+    tables = result_tables(results | {"steps": None, "labels": None})
+    assert [table.key for table in tables][-2:] == ["platforms", "months"]
     for table in [*tables, paper_table()]:
         assert all(len(row) == len(table.header) for row in table.rows), table.key
 
@@ -85,7 +90,20 @@ def test_the_papers_table_is_the_papers():
     assert rows["PRM-CoF"][:4] == ["100.0", "92.3", "62.3", "80.2"]
     assert rows["ORM"][:4] == ["100.0", "89.7", "62.3", "79.4"]
     assert rows["o4-mini-high alone"][:4] == ["100.0", "89.7", "57.4", "77.1"]
-    assert [rows[name][5] for name in list(rows)[1:]] == ["101", "104", "105", "106"]
+    assert rows["Gemini-2.5"][:4] == ["100.0", "82.1", "52.5", "72.5"]
+    assert rows["O3"][:4] == ["100.0", "71.8", "57.4", "71.8"]
+    assert rows["DeepSeek-R1"][:4] == ["99.7", "77.7", "47.2", "68.7"]
+    assert [rows[name][5:] for name in list(rows)[4:]] == [["101", ""], ["104", "+3"], ["105", "+4"], ["106", "+5"]]
+    # Wilson's 95% interval of 106 of 131, by hand: scipy and statsmodels give .7331 and .8668
+    assert rows["DreamPRM-Code"][4] == "[73.3, 86.7]"
+    assert rows["o4-mini-high alone"][4] == "[69.2, 83.5]"
+
+
+def test_our_rows_stand_below_the_papers_with_the_problems_of_each_gap(selection):
+    rows = {row[0]: row[1:] for row in paper_table({"selection": selection}).rows}
+    assert rows["here: problems"][:4] == ["1", "1", "1", "3"]
+    assert rows["PRM, raw labels"][3:] == ["50.0", rows["PRM, raw labels"][4], "1.5", "+0.7"]  # 1.5 - 5/6
+    assert "Here one problem is 33.3 points." in paper_table({"selection": selection}).explanation
 
 
 def test_text_alignment_and_figures():

@@ -6,8 +6,10 @@ The template escapes all text; ``visible`` also shows what escaping leaves invis
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -152,3 +154,65 @@ def _steps(
         truth = known.get((program_hash, step.index))
         steps.append(HeatStep(text, visible(step.name, 80), values, tuple(map(colour, values)), truth))
     return tuple(steps)
+
+
+VIEWER_CHARACTERS = 6_000_000
+"""Characters of programs and statements that the page's viewer holds, over all problems; the files hold the rest."""
+
+
+def viewer_data(
+    candidates: Sequence[Candidates],
+    arms: Sequence[str],
+    aggregator: str,
+    truth: Sequence[StepTruth] | None,
+    granularity: Granularity = "function",
+    limit: int = VIEWER_CHARACTERS,
+) -> dict[str, Any]:
+    """All problems for the page's viewer, as JSON: what ``heat_problems`` shows of some, of every program.
+
+    Returns:
+      ``problems`` in their order, as many as fit into ``limit`` characters; ``left_out``: how many do not. A step is
+      [code, scores of the arms, true value or null, 0 | 1 wrong | 2 first wrong].
+    """
+    shown = heat_problems(candidates, arms, aggregator, truth, len(candidates), granularity)
+    order = {one.problem.problem_id: place for place, one in enumerate(candidates)}
+    problems, room = [], limit
+    for problem in sorted(shown, key=lambda one: order[one.problem_id]):
+        room -= len(problem.statement) + sum(len(step.code) for program in problem.programs for step in program.steps)
+        if room < 0:
+            break
+        problems.append(_viewer_problem(problem))
+    return {"problems": problems, "left_out": len(shown) - len(problems)}
+
+
+def _viewer_problem(problem: HeatProblem) -> dict[str, Any]:
+    return {
+        "id": visible(problem.problem_id, 200),
+        "title": visible(problem.title, 200),
+        "difficulty": problem.difficulty,
+        "statement": problem.statement,
+        "programs": [
+            {
+                "sample": program.sample_index,
+                "hash": program.program_hash[:8],
+                "passed": program.passed,
+                "picked": list(program.chosen_by),
+                "steps": [_viewer_step(step) for step in program.steps],
+            }
+            for program in problem.programs
+        ],
+    }
+
+
+def _viewer_step(step: HeatStep) -> list[Any]:
+    scores = [None if score is None else round(score, 3) for score in step.scores]
+    if step.truth is None:
+        return [step.code, scores, None, 0]
+    first = step.truth.step_index == step.truth.first_wrong
+    return [step.code, scores, round(step.truth.value, 3), int(step.truth.wrong) + int(step.truth.wrong and first)]
+
+
+def json_for_script(value: Any) -> str:
+    """JSON that may stand inside a script element: nothing in it can end the element or begin another."""
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

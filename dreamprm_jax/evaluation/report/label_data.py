@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dreamprm_jax.evaluation.methods import arm_label
 from dreamprm_jax.evaluation.step_table import StepRows, noisy_labels
 from dreamprm_jax.schema import CorrectedLabel, StepLabel, StepTruth
+from dreamprm_jax.workdir import Paths
 
 NEAR = 3
 """Steps before and after the first wrong one that a profile shows."""
@@ -20,31 +24,75 @@ class LabelPlot:
     """Training labels of M steps."""
 
     raw: np.ndarray  # (M,)
-    corrected: np.ndarray | None  # (M,), None where no arm corrected them
+    changed: Mapping[str, np.ndarray]  # (M,) of each arm that changed them
     recoverable: np.ndarray | None  # (M,) bool, None without exact truth
 
 
 def label_plot(
-    labels: Sequence[StepLabel], corrected: Sequence[CorrectedLabel], truth: Sequence[StepTruth] | None
+    labels: Sequence[StepLabel],
+    corrected: Mapping[str, Sequence[CorrectedLabel]],
+    truth: Sequence[StepTruth] | None,
 ) -> LabelPlot | None:
     """Joins the rows of the same steps, last steps left out as in the tables; None where no step is left."""
-    after = {(row.program_hash, row.step_index): row.corrected for row in corrected}
+    after = {
+        arm: {(row.program_hash, row.step_index): row.corrected for row in rows}
+        for arm, rows in corrected.items()
+        if rows
+    }
     known = None if truth is None else {(row.program_hash, row.step_index): row.recoverable for row in truth}
     kept = [
         (row.mean, key)
         for row in noisy_labels(labels)
         if (key := (row.program_hash, row.step_index)) is not None
         and row.rollouts
-        and (not after or key in after)
+        and all(key in values for values in after.values())
         and (known is None or key in known)
     ]
     if not kept:
         return None
     return LabelPlot(
         raw=np.array([mean for mean, _ in kept]),
-        corrected=np.array([after[key] for _, key in kept]) if after else None,
+        changed={arm: np.array([values[key] for _, key in kept]) for arm, values in after.items()},
         recoverable=None if known is None else np.array([known[key] for _, key in kept], dtype=bool),
     )
+
+
+TRAINING_QUANTITIES = {
+    "label_drift": "mean |label - raw label|",
+    "label_error": "mean |label - true value|",
+    "hypergradient_sign_agreement": "hypergradient signs that are right",
+    "meta_loss": "outer loss, whole meta set",
+    "meta_step_auroc": "step AUROC, meta set",
+    "meta_outcome_auroc": "outcome AUROC, meta set",
+}
+"""Quantities of metrics.jsonl that the report draws, those that the run has."""
+
+
+@dataclass(frozen=True)
+class TrainingCurve:
+    """One quantity over the steps of training."""
+
+    title: str
+    arms: Mapping[str, tuple[list[int], list[float]]]  # arm -> steps, values
+
+
+def training_curves(paths: Paths, arms: Sequence[str]) -> list[TrainingCurve]:
+    """What training wrote of its labels and of its reward model, for every quantity that some arm has."""
+    rows = {arm: _metrics(paths.arm(arm) / "metrics.jsonl") for arm in arms}
+    curves = []
+    for name, title in TRAINING_QUANTITIES.items():
+        found = {arm: [(int(row["step"]), float(row[name])) for row in own if name in row] for arm, own in rows.items()}
+        lines = {arm: ([step for step, _ in own], [value for _, value in own]) for arm, own in found.items() if own}
+        if any(any(values) for _, values in lines.values()):
+            curves.append(TrainingCurve(title, lines))
+    return curves
+
+
+def _metrics(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("}\n")]  # the last may be torn by a kill
 
 
 @dataclass(frozen=True)
@@ -83,5 +131,5 @@ def step_profile(rows: StepRows, title: str, quantity: str, label: str) -> StepP
         offsets,
         means(rows.value),
         {name: means(values) for name, values in rows.numbers.items()},
-        {name: arm_label(name) if label == "arm" else f"{name} {label}" for name in rows.numbers},
+        {name: arm_label(name) if label == "arm" else f"{name.replace('_', ' ')} {label}" for name in rows.numbers},
     )

@@ -17,13 +17,19 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dreamprm_jax.evaluation.methods import ORACLE, RANDOM, arm_label
-from dreamprm_jax.evaluation.report.label_data import LabelPlot, StepProfile
+from dreamprm_jax.evaluation.methods import ORACLE, RANDOM, short_label
 
 INK, PAPER, GRID = "#1b1f28", "#fefefe", "#8b93a3"
 GOOD, BAD = "#2b83ba", "#d1571b"
 ARM_STYLES = {"orm": ("#b5651d", "s"), "raw": ("#3b82c4", "o"), "corrected": ("#c2417c", "D")}
-OTHER_STYLES = [("#5b8c3a", "^"), ("#8064a8", "v"), ("#4aa3a2", "P"), ("#a08a2c", "X")]
+OTHER_STYLES = [
+    ("#5b8c3a", "^"),
+    ("#8064a8", "v"),
+    ("#2a9d8f", "P"),
+    ("#a08a2c", "X"),
+    ("#6b7a8f", "<"),
+    ("#d17a8f", ">"),
+]
 SETTINGS: Any = {
     "svg.hashsalt": "dreamprm_jax",
     "svg.fonttype": "none",
@@ -50,10 +56,12 @@ def style(method: str, arms: Sequence[str]) -> tuple[str, str]:
     if method in (RANDOM, ORACLE):
         return (GRID, "") if method == RANDOM else (INK, "")
     others = [arm for arm in arms if arm not in ARM_STYLES]
-    return ARM_STYLES.get(method) or OTHER_STYLES[others.index(method) % len(OTHER_STYLES)]
+    place = others.index(method) if method in others else len(others)
+    return ARM_STYLES.get(method) or OTHER_STYLES[place % len(OTHER_STYLES)]
 
 
-def _figure(panels: int, height: float = 3.5, width: float = 9.0) -> tuple[Figure, list[Axes]]:
+def panel_figure(panels: int, height: float = 3.5, width: float = 9.0) -> tuple[Figure, list[Axes]]:
+    """A row of panels with a light grid."""
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False)[0].tolist()
     for one in axes:
@@ -65,7 +73,7 @@ def _figure(panels: int, height: float = 3.5, width: float = 9.0) -> tuple[Figur
 def best_of_n_curve(results: Mapping[str, Any]) -> Figure:
     """Share of problems solved by the best of N candidates, with 95% bands for the arms."""
     with matplotlib.rc_context(SETTINGS):
-        figure, (axes,) = _figure(1, height=3.9, width=7.2)
+        figure, (axes,) = panel_figure(1, height=3.9, width=7.2)
         selection = results["selection"]
         ks = selection["curve"]["k"]
         labels = {row["method"]: row["label"] for row in selection["table"]}
@@ -99,7 +107,7 @@ def reliability(results: Mapping[str, Any]) -> Figure:
         names = ("last step's score", "share of programs that pass")
     curves = {arm: bins for arm, bins in curves.items() if arm in results["arms"] and bins}
     with matplotlib.rc_context(SETTINGS):
-        figure, panels = _figure(max(1, len(curves)), height=3.3)
+        figure, panels = panel_figure(max(1, len(curves)), height=3.3)
         for axes, (arm, bins) in zip(panels, curves.items(), strict=False):
             colour, marker = style(arm, results["arms"])
             counts = np.array([one["count"] for one in bins])
@@ -107,77 +115,9 @@ def reliability(results: Mapping[str, Any]) -> Figure:
             axes.plot([0, 1], [0, 1], "--", color=GRID, linewidth=1)
             axes.plot(scores, targets, color=colour, linewidth=1.5)
             axes.scatter(scores, targets, s=12 + 160 * counts / counts.max(), color=colour, marker=marker, alpha=0.8)
-            axes.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), xlabel=names[0], title=arm_label(arm))
+            axes.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), xlabel=names[0], title=short_label(arm))
             axes.set_aspect("equal")
         panels[0].set_ylabel(names[1])
-        return figure
-
-
-def labels_before_after(labels: LabelPlot) -> Figure:
-    """Raw against corrected labels, and the distribution of each, coloured by the truth where there is one."""
-    groups = _groups(labels.recoverable, len(labels.raw))
-    columns = {"raw": labels.raw} | ({} if labels.corrected is None else {"corrected": labels.corrected})
-    with matplotlib.rc_context(SETTINGS):
-        figure, panels = _figure(len(columns) + (labels.corrected is not None), height=3.4)
-        if labels.corrected is not None:
-            axes, *panels = panels
-            jitter = np.random.default_rng(0).uniform(-0.03, 0.03, len(labels.raw))
-            axes.plot([0, 1], [0, 1], "--", color=GRID, linewidth=1)
-            for name, colour, marker, inside in groups:
-                axes.scatter(
-                    (labels.raw + jitter)[inside],
-                    labels.corrected[inside],
-                    s=9,
-                    color=colour,
-                    marker=marker,
-                    alpha=0.4,
-                    linewidths=0,
-                    label=name,
-                )
-            axes.set(xlim=(-0.06, 1.06), ylim=(-0.06, 1.06), xlabel="raw label", ylabel="corrected label")
-            axes.set_title("each step, before and after")
-        for axes, (name, values) in zip(panels, columns.items(), strict=True):
-            shown = [group for group in groups if group[3].any()]
-            axes.hist(
-                [values[inside] for *_, inside in shown],
-                bins=np.linspace(0, 1, 18).tolist(),
-                stacked=True,
-                color=[colour for _, colour, _, _ in shown],
-                label=[label for label, *_ in shown],
-                alpha=0.85,
-            )
-            axes.set(xlabel=f"{name} label", ylabel="steps")
-            axes.set_title(f"{name} labels")
-        top = max(axes.get_ylim()[1] for axes in panels)
-        for axes in panels:
-            axes.set_ylim(0, top)
-        if labels.recoverable is not None:
-            handles, names = panels[0].get_legend_handles_labels()
-            figure.legend(handles, names, loc="outside lower center", ncols=2)
-        return figure
-
-
-def _groups(recoverable: np.ndarray | None, count: int) -> list[tuple[str, str, str, np.ndarray]]:
-    if recoverable is None:
-        return [("steps", ARM_STYLES["raw"][0], "o", np.ones(count, dtype=bool))]
-    return [("recoverable", GOOD, "o", recoverable), ("not recoverable", BAD, "v", ~recoverable)]
-
-
-def step_profiles(profiles: Sequence[StepProfile]) -> Figure:
-    """Mean label or score by distance from the program's first wrong step, with the true value."""
-    with matplotlib.rc_context(SETTINGS):
-        figure, panels = _figure(len(profiles), height=3.4)
-        for axes, profile in zip(panels, profiles, strict=True):
-            axes.axvline(-0.5, color=GRID, linestyle=":", linewidth=1.2)
-            axes.plot(profile.offsets, profile.truth, "--", color=INK, linewidth=1.5, label="true value")
-            for name, means in profile.means.items():
-                colour, marker = style(name, list(profile.means))
-                label = profile.labels[name]
-                axes.plot(profile.offsets, means, color=colour, marker=marker, markersize=4.5, label=label)
-            axes.set_xticks(profile.offsets, [str(offset) if offset else "first\nwrong" for offset in profile.offsets])
-            axes.set(ylim=(-0.03, 1.03), xlabel="steps from the first wrong step", ylabel=profile.quantity)
-            axes.set_title(profile.title)
-            axes.legend(loc="best")
         return figure
 
 

@@ -15,12 +15,11 @@ from dreamprm_jax import __version__
 from dreamprm_jax.config import Config, to_dict
 from dreamprm_jax.evaluation.candidates import Candidates, load_candidates
 from dreamprm_jax.evaluation.methods import methods
-from dreamprm_jax.evaluation.paper import paper_table
-from dreamprm_jax.evaluation.report.heatmap import heat_problems, visible
+from dreamprm_jax.evaluation.report.heatmap import heat_problems, json_for_script, viewer_data, visible
 from dreamprm_jax.evaluation.stage import read_corrected
 from dreamprm_jax.evaluation.step_table import label_rows, score_rows
-from dreamprm_jax.evaluation.tables import Table, left_out, result_tables
-from dreamprm_jax.evaluation.text_table import flatten, number, percent, signed
+from dreamprm_jax.evaluation.tables import left_out, result_tables
+from dreamprm_jax.evaluation.text_table import Table, flatten, number, percent, signed
 from dreamprm_jax.evaluation.truth import load_truth, why_no_truth
 from dreamprm_jax.schema import Skip, StepLabel
 from dreamprm_jax.storage import atomic_path, read_json, read_records, write_text
@@ -46,9 +45,10 @@ def report(config: Config, paths: Paths) -> dict[str, int]:
     candidates, _ = load_candidates(paths, "test", config.train.arms)
     has_truth = why_no_truth(config) is None
     truth = load_truth(config, paths, "test") if has_truth else None
-    heat = heat_problems(
-        candidates, config.train.arms, config.evaluate.aggregator, truth, granularity=config.label.granularity
-    )
+    arms, aggregator, granularity = config.train.arms, results["aggregator"], config.label.granularity
+    heat = heat_problems(candidates, arms, aggregator, truth, granularity=granularity)
+    labels = [row["label"] for row in results["selection"]["programs"] if row["method"] in arms]
+    viewer = viewer_data(candidates, arms, aggregator, truth, granularity)
     folder = paths.report().parent
     figures = _plots(config, paths, results, candidates, skips, folder)
     environment = jinja2.Environment(
@@ -58,15 +58,17 @@ def report(config: Config, paths: Paths) -> dict[str, int]:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    tables = {table.key: table for table in [*result_tables(results), paper_table()]}
-    problems = _problem_table(candidates, config, {one.problem_id for one in heat})
+    tables = {table.key: table for table in result_tables(results)}
+    problems = _problem_table(candidates, arms, aggregator, {one.problem_id for one in heat})
     page = environment.get_template("template.html").render(
         results=results,
         tiles=_tiles(results),
         tables=tables,
         figures=figures,
         heat=heat,
-        arms=[row["label"] for row in results["selection"]["programs"] if row["method"] in config.train.arms],
+        arms=labels,
+        viewer=Markup(json_for_script({"arms": labels, "problems": viewer["problems"]})),
+        viewer_left_out=viewer["left_out"],
         problems=problems,
         left_out=left_out(results),
         settings=sorted((name, str(value)) for name, value in flatten(_plain(to_dict(config))).items()),
@@ -99,17 +101,27 @@ def _plots(
     folder: Path,
 ) -> dict[str, Markup]:
     """Draws every figure that there is data for, saves it as SVG and PNG, and returns it for the page."""
-    from dreamprm_jax.evaluation.report import plots
-    from dreamprm_jax.evaluation.report.label_data import label_plot, step_profile
+    from dreamprm_jax.evaluation.report import plots, plots_labels, plots_selection
+    from dreamprm_jax.evaluation.report.label_data import label_plot, step_profile, training_curves
 
     has_truth = why_no_truth(config) is None
     train_truth = load_truth(config, paths, "train") if has_truth else None
     corrected = read_corrected(config, paths)
     labels = read_records(paths.step_labels(), StepLabel) if paths.step_labels().exists() else []
-    figures = {"best_of_n": plots.best_of_n_curve(results), "reliability": plots.reliability(results)}
+    figures = {
+        "best_of_n": plots.best_of_n_curve(results),
+        "reliability": plots.reliability(results),
+        "hacking": plots_selection.reward_hacking(results),
+    }
+    if cost := plots_selection.cost_curve(results):
+        figures["cost"] = cost
+    if grid := plots_selection.aggregator_grid(results):
+        figures["aggregators"] = grid
     shown = label_plot(labels, corrected, train_truth)
     if shown:
-        figures["labels"] = plots.labels_before_after(shown)
+        figures["labels"] = plots_labels.labels_before_after(shown)
+    if curves := training_curves(paths, config.train.arms):
+        figures["training"] = plots_labels.training_curves(curves)
     if train_truth is not None:
         scored = score_rows(candidates, config.train.arms, load_truth(config, paths, "test"), skips)
         labelled = label_rows(labels, corrected, train_truth, skips)
@@ -118,7 +130,7 @@ def _plots(
             step_profile(scored, "test scores", "mean score", "arm"),
         ]
         if filled := [profile for profile in profiles if profile]:
-            figures["trajectories"] = plots.step_profiles(filled)
+            figures["trajectories"] = plots_labels.step_profiles(filled)
     inlined = {}
     for name, figure in figures.items():
         text = plots.svg(figure)
@@ -148,9 +160,9 @@ def _tiles(results: dict[str, Any]) -> list[tuple[str, str, str]]:
     return tiles
 
 
-def _problem_table(candidates: Sequence[Candidates], config: Config, shown: set[str]) -> Table:
+def _problem_table(candidates: Sequence[Candidates], arms: Sequence[str], aggregator: str, shown: set[str]) -> Table:
     """One row a problem: how many candidates pass, and whether each arm's pick does."""
-    chosen = methods(candidates, config.train.arms, config.evaluate.aggregator)[1:-1]
+    chosen = methods(candidates, arms, aggregator)[1:-1]
     most = max(len(one.passed) for one in candidates)
     accuracies = [method.accuracies(candidates, most) for method in chosen]
     rows = [

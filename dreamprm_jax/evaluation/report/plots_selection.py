@@ -1,0 +1,164 @@
+"""The report's figures of selection: what it costs, how aggregators compare, how the score and the truth part."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from dreamprm_jax.evaluation.methods import ORACLE, RANDOM, short_label
+from dreamprm_jax.evaluation.report.plots import GRID, INK, PAPER, SETTINGS, panel_figure, style
+
+BASELINES = {
+    "public": ("#7a6a52", "*"),
+    "vote": ("#4a4e69", "p"),
+    "public_vote": ("#99582a", "h"),
+    "logprob": (GRID, "+"),
+}
+"""Strategies without a reward model."""
+
+
+def cost_curve(results: Mapping[str, Any]) -> Figure | None:
+    """Accuracy by programs run (prune-then-execute, filter, votes) and by tokens written (N); None without either."""
+    section = results["strategies"]
+    rows = section["curve"]
+    has_tokens = any(row["policy_tokens"] is not None for row in rows)
+    if not section["prune"] and not has_tokens:
+        return None
+    arms = results["arms"]
+    with matplotlib.rc_context(SETTINGS):
+        figure, panels = panel_figure(bool(section["prune"]) + has_tokens, height=4.2, width=9.4)
+        if section["prune"]:
+            axes = panels[0]
+            for arm, points in section["prune"].items():
+                colour, marker = style(arm, arms)
+                values = [100 * point["accuracy"] for point in points]
+                runs = [point["judged"] for point in points]
+                axes.plot(runs, values, color=colour, marker=marker, markersize=4.5, label=short_label(arm))
+            most = section["best_of"]
+            for row in (row for row in rows if row["n"] == most and row["method"] in BASELINES):
+                colour, marker = BASELINES[row["method"]]
+                axes.scatter(
+                    row["judged"], 100 * row["accuracy"], color=colour, marker=marker, s=70, label=row["label"]
+                )
+            axes.set(xlabel="programs run a problem", ylabel="problems solved, %")
+            axes.set_title("top m by the model, run on public tests")
+            axes.legend(loc="best")
+        if has_tokens:
+            axes = panels[-1]
+            for method in [*arms, *BASELINES]:
+                points = [row for row in rows if row["method"] == method]
+                if not points:
+                    continue
+                colour, marker = BASELINES.get(method) or style(method, arms)
+                tokens = [row["policy_tokens"] for row in points]
+                values = [100 * row["accuracy"] for row in points]
+                label = short_label(method) if method in arms else points[0]["label"]
+                axes.plot(tokens, values, color=colour, marker=marker, markersize=5, label=label)
+            axes.set_xscale("log", base=2)
+            ticks = sorted({row["policy_tokens"] for row in rows})
+            axes.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])
+            axes.minorticks_off()
+            axes.set(xlabel="tokens written a problem", ylabel="problems solved, %")
+            axes.set_title("candidates")
+            axes.legend(loc="best")
+        return figure
+
+
+def aggregator_grid(results: Mapping[str, Any]) -> Figure | None:
+    """Best-of-N accuracy of every arm under every aggregator, as coloured cells; None without arms."""
+    grid = results["selection"]["aggregators"]
+    if not grid:
+        return None
+    names = list(next(iter(grid.values())))
+    values = 100 * np.array([[grid[arm][name] or np.nan for name in names] for arm in grid], dtype=float)
+    with matplotlib.rc_context(SETTINGS):
+        figure = Figure(figsize=(9.0, 1.5 + 0.42 * len(grid)), layout="constrained")
+        axes = figure.subplots()
+        axes.pcolormesh(
+            values, cmap="cividis", edgecolors=PAPER, linewidth=2
+        )  # an image would not pass the page's policy
+        axes.invert_yaxis()
+        middle = (np.nanmin(values) + np.nanmax(values)) / 2
+        for row, column in np.ndindex(*values.shape):
+            if np.isfinite(values[row, column]):
+                ink = "#ffffff" if values[row, column] < middle else "#000000"
+                axes.text(
+                    column + 0.5,
+                    row + 0.5,
+                    f"{values[row, column]:.1f}",
+                    ha="center",
+                    va="center",
+                    color=ink,
+                    fontsize=9,
+                )
+        axes.set_xticks(np.arange(len(names)) + 0.5, [_broken(name) for name in names])
+        axes.set_yticks(np.arange(len(grid)) + 0.5, [short_label(arm) for arm in grid])
+        axes.tick_params(length=0)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+        axes.set_title("problems solved, %")
+        return figure
+
+
+def reward_hacking(results: Mapping[str, Any]) -> Figure:
+    """The chosen program's score beside its accuracy, and the share that passes public tests alone, over N."""
+    rows = results["strategies"]["hacking"]
+    arms = results["arms"]
+    scored = [row for row in rows if row["score"][0] is not None]
+    hacked = [row for row in rows if row["hacking_rate"][0] is not None]
+    with matplotlib.rc_context(SETTINGS):
+        figure, panels = panel_figure(2 if hacked else 1, height=3.9, width=9.4)
+        for row in scored:
+            colour, marker = style(row["method"], arms)
+            axes, name = panels[0], short_label(row["method"])
+            axes.plot(
+                row["n"], _percent(row["score"]), ":", color=colour, marker=marker, markersize=4, label=f"{name}, score"
+            )
+            axes.plot(
+                row["n"],
+                _percent(row["accuracy"]),
+                "-",
+                color=colour,
+                marker=marker,
+                markersize=4,
+                label=f"{name}, solved",
+            )
+        panels[0].set_title("score of the chosen program and the truth")
+        for row in hacked:
+            method = row["method"].removeprefix("public+")
+            colour, marker = style(method, arms) if method not in (RANDOM, ORACLE) else (INK, "")
+            dash = "--" if row["method"].startswith("public+") else "-"
+            panels[1].plot(
+                row["n"],
+                _percent(row["hacking_rate"]),
+                dash,
+                color=colour,
+                marker=marker,
+                markersize=4,
+                label=row["label"],
+            )
+        if hacked:
+            panels[1].set_title("pass the public tests, fail hidden ones")
+            panels[1].set_ylim(bottom=0)
+        for axes in panels:
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(rows[0]["n"], [str(n) for n in rows[0]["n"]])
+            axes.minorticks_off()
+            axes.set(xlabel="N, candidates to choose from", ylabel="%")
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(loc="best", fontsize=8)
+        return figure
+
+
+def _percent(values: list[float | None]) -> list[float]:
+    return [float("nan") if value is None else 100 * value for value in values]
+
+
+def _broken(name: str) -> str:
+    """The name on lines of at most a dozen characters."""
+    return "\n".join(textwrap.wrap(name.replace("_", " "), 12))

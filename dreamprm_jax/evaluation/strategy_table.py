@@ -1,0 +1,129 @@
+"""The figures of all selection strategies: accuracy, paired gain over what each extends, cost, reward hacking."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from dreamprm_jax.evaluation.candidates import Candidates
+from dreamprm_jax.evaluation.costs import TokenCosts
+from dreamprm_jax.evaluation.hacking import hacking_row
+from dreamprm_jax.evaluation.methods import ORACLE, RANDOM, arm_aggregator, methods
+from dreamprm_jax.evaluation.statistics import bootstrap_means, mcnemar, percentile_interval
+from dreamprm_jax.evaluation.strategies import Strategy, prune_curve, public_filter, ranking, strategies
+from dreamprm_jax.selection.best_of_n import powers_of_two
+
+
+def strategy_results(
+    candidates: Sequence[Candidates],
+    arms: Sequence[str],
+    aggregator: str,
+    clusters: Sequence[np.ndarray] | None,
+    tokens: TokenCosts | None,
+    prune_top: int,
+    samples: int,
+    seed: int,
+) -> dict[str, Any]:
+    """All strategies of one window.
+
+    Args:
+      candidates: of P problems.
+      arms: training arms with scores.
+      aggregator: of the PRM arms.
+      clusters: of each problem's candidates by what they print; None where they were not run.
+      tokens: of programs and statements; None where they were not counted.
+      prune_top: programs that prune-then-execute may run.
+      samples: bootstrap resamples, of problems, the same for every row.
+      seed: of the bootstrap.
+
+    Returns:
+      JSON-ready: ``table``, ``curve`` (accuracy, programs run and tokens at each N), ``prune`` (accuracy by programs
+      run, for each arm) and ``hacking``.
+    """
+    chosen = methods(candidates, arms, aggregator)
+    by_arm = [method for method in chosen if method.key in arms]
+    rows = [
+        *(
+            ranking(method, RANDOM, method.label, forwards=method.key in arms)
+            for method in chosen
+            if method.key != ORACLE
+        ),
+        *strategies(candidates, by_arm, aggregator, clusters, prune_top, seed),
+    ]
+    most = max(len(one.passed) for one in candidates)
+    points = sorted({*powers_of_two(most), most})
+    accuracy = np.array([[_accuracies(row, candidates, k) for k in points] for row in rows])  # (R, k, P)
+    judged = np.array([[_judged(row, candidates, k) for k in points] for row in rows])  # (R, k)
+    final = accuracy[:, -1]
+    replicates = bootstrap_means(final, samples, seed)
+    keys = [row.key for row in rows]
+    has_public = any(one.public is not None for one in candidates)
+    return {
+        "best_of": most,
+        "executed": clusters is not None,
+        "table": [
+            _row(row, index, keys, final, replicates, judged[index, -1], tokens, most) for index, row in enumerate(rows)
+        ],
+        "curve": [
+            {
+                "method": row.key,
+                "label": row.label,
+                "n": k,
+                "accuracy": float(accuracy[index, column].mean()),
+                "judged": float(judged[index, column]),
+                "forwards": float(k if row.forwards else 0),
+                "policy_tokens": tokens.policy(k) if tokens else None,
+                "reward_model_tokens": (tokens.reward_model(k) if row.forwards else 0.0) if tokens else None,
+            }
+            for index, row in enumerate(rows)
+            for column, k in enumerate(points)
+        ],
+        "prune": {method.key: prune_curve(method, candidates) for method in by_arm} if has_public else {},
+        "hacking": [
+            hacking_row(method, candidates, points, scale, samples, seed)
+            for method, scale in [
+                *((one, arm_aggregator(one.key, aggregator) if one.key in arms else None) for one in chosen[:-1]),
+                *((public_filter(one, candidates), None) for one in by_arm if has_public),
+            ]
+        ],
+    }
+
+
+def _accuracies(row: Strategy, candidates: Sequence[Candidates], k: int) -> np.ndarray:
+    return np.array([row.weights(i, min(k, len(one.passed))) @ one.passed for i, one in enumerate(candidates)])
+
+
+def _judged(row: Strategy, candidates: Sequence[Candidates], k: int) -> float:
+    return float(np.mean([row.judged(i, min(k, len(one.passed))) for i, one in enumerate(candidates)]))
+
+
+def _row(
+    row: Strategy,
+    index: int,
+    keys: Sequence[str],
+    final: np.ndarray,
+    replicates: np.ndarray,
+    judged: float,
+    tokens: TokenCosts | None,
+    most: int,
+) -> dict[str, Any]:
+    base = keys.index(row.base)
+    gap = final[index] - final[base]
+    test = mcnemar(final[index], final[base])
+    return {
+        "method": row.key,
+        "label": row.label,
+        "against": row.base,
+        "overall": asdict(percentile_interval(float(final[index].mean()), replicates[:, index])),
+        "solved": float(final[index].sum()),
+        "gain": asdict(percentile_interval(float(gap.mean()), replicates[:, index] - replicates[:, base])),
+        "gain_problems": float(gap.sum()),
+        "p_value": None if row.base == RANDOM else test.p_value,
+        "judged": judged,
+        "forwards": float(most if row.forwards else 0),
+        "policy_tokens": tokens.policy(most) if tokens else None,
+        "reward_model_tokens": (tokens.reward_model(most) if row.forwards else 0.0) if tokens else None,
+    }
