@@ -53,9 +53,15 @@ class PolicyConfig:
     chat_template: str = ""  # path of a Jinja file or of a tokenizer folder; "" asks for the ChatML form
     continuation: Literal["completions", "chat"] = "completions"
     max_tokens: int = 2048
+    top_p: float = 1.0
+    # A JSON object of what OpenAI's interface does not know: '{"top_k": 20}'. Servers may have defaults of their own
+    # (vLLM: those of the model's generation_config.json; llama.cpp: top_k 40, min_p 0.05).
+    extra_body: str = ""
+    logprobs: bool = False  # ask for the log-probabilities of sampled tokens; their mean goes into the program's row
     timeout_seconds: float = 300.0
     max_retries: int = 5
-    concurrency: int = 16
+    outage_seconds: float = 300.0  # how long to wait for a server that answered before and has gone away
+    concurrency: int = 16  # requests at a time, of each process
     # replay
     path: str = ""
 

@@ -22,7 +22,7 @@ FORMAT = 3  # raise when a stage's output changes meaning: earlier workdirs are 
 
 # How fast or how visibly a stage works does not change what it writes.
 _WITHOUT_EFFECT = {
-    "name", "workers", "concurrency", "timeout_seconds", "max_retries", "base_url", "api_key_env",
+    "name", "workers", "concurrency", "timeout_seconds", "max_retries", "outage_seconds", "base_url", "api_key_env",
     "executor", "threads", "address", "grace_seconds",
     "log_every", "checkpoint_every", "keep_checkpoints", "evaluate_every", "evaluate_programs",
     "profile_from", "profile_steps", "wandb_project",
