@@ -8,6 +8,7 @@ import importlib
 import importlib.metadata
 import platform
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ class Stage:
     sections: tuple[str, ...]  # settings that its output depends on, beside its inputs
     inputs: tuple[str, ...]  # stages whose folders it reads
     summary: str
+    together: bool = False  # all processes of a run work on it; the others are the first process's alone
 
     def load(self) -> Callable[[Config, Paths], dict[str, int]]:
         """The stage's function."""
@@ -58,7 +60,7 @@ STAGES = {
         ),
         Stage(
             "train", "dreamprm_jax.training.stage:train", ("model", "train"), ("generate", "label"),
-            "train the reward models: outcomes only, raw labels, corrected labels",
+            "train the reward models: outcomes only, raw labels, corrected labels", together=True,
         ),
         Stage(
             "score", "dreamprm_jax.scoring.stage:score", ("score",), ("generate", "train"),
@@ -97,8 +99,19 @@ def _relevant(value: Any) -> Any:
     return strip(plain)
 
 
+@dataclass(frozen=True)
+class Crew:
+    """The processes of one run: which one this is, and how it waits until all have come to a named place."""
+
+    index: int = 0
+    barrier: Callable[[str], None] = lambda name: None
+
+
 def run_stage(config: Config, root: Path, name: str) -> bool:
     """Runs one stage in ``root``: reuses finished work, resumes unfinished work, moves work for other settings aside.
+
+    Of several processes (``config.distributed``) the first one owns the folder and its markers. The others take part in
+    training, and wait for the markers of all other stages.
 
     Returns:
       Whether anything had to be done.
@@ -106,7 +119,21 @@ def run_stage(config: Config, root: Path, name: str) -> bool:
     Raises:
       DataError: where an input stage has not finished for these settings.
     """
-    stage, paths = STAGES[name], Paths(root)
+    if config.distributed.mode == "off":
+        return _run_stage(config, root, name, Crew())
+    from dreamprm_jax.training.distributed import crew_member  # jax, for runs of several processes alone
+
+    with crew_member(config.distributed, agreed=STAGES[name].together) as crew:
+        return _run_stage(config, root, name, crew)
+
+
+def _run_stage(config: Config, root: Path, name: str, crew: Crew) -> bool:
+    stage, paths, main = STAGES[name], Paths(root), crew.index == 0
+    say = _say if main else _say_nothing
+    if not main and not stage.together:
+        while not StageFolder(paths.stage(name), fingerprint(config, name)).is_done():
+            time.sleep(1.0)
+        return False
     for needed in stage.inputs:
         if not StageFolder(paths.stage(needed), fingerprint(config, needed)).is_done():
             raise DataError(
@@ -115,20 +142,26 @@ def run_stage(config: Config, root: Path, name: str) -> bool:
             )
     folder = StageFolder(paths.stage(name), fingerprint(config, name))
     if folder.is_done():
-        _say(f"== {name}: already done for these settings, reused ({folder.path})")
+        say(f"== {name}: already done for these settings, reused ({folder.path})")
         return False
-    _say(f"== {name}: {stage.summary}")
-    with _owned(root):
-        record_run(config, root)
-        moved = folder.open()
-        if moved is not None:
-            _say(f"   earlier output was made with other settings; kept in {moved}")
+    say(f"== {name}: {stage.summary}")
+    meet = crew.barrier if stage.together else Crew().barrier
+    with _owned(root) if main else contextlib.nullcontext():
+        if main:
+            record_run(config, root)
+            moved = folder.open()
+            if moved is not None:
+                say(f"   earlier output was made with other settings; kept in {moved}")
+        meet(f"{name} opened")
         if folder.is_done():
-            _say(f"   an earlier run with these settings had finished; reused ({folder.path})")
+            say(f"   an earlier run with these settings had finished; reused ({folder.path})")
             return False
         counts = stage.load()(config, paths)
-        folder.finish(counts)
-    _say(f"   {name} wrote {folder.path}: " + ", ".join(f"{value} {key}" for key, value in counts.items()))
+        meet(f"{name} done")
+        if main:
+            folder.finish(counts)
+        meet(f"{name} marked")
+    say(f"   {name} wrote {folder.path}: " + ", ".join(f"{value} {key}" for key, value in counts.items()))
     return True
 
 
@@ -158,3 +191,7 @@ def record_run(config: Config, root: Path) -> None:
 
 def _say(text: str) -> None:
     print(text, flush=True)
+
+
+def _say_nothing(text: str) -> None:
+    pass

@@ -7,12 +7,13 @@ step (``training/loop.py``).
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
+import time
+import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NoReturn
 
 import jax
@@ -20,8 +21,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from dreamprm_jax.config import DistributedConfig
+from dreamprm_jax.pipeline import Crew
 from dreamprm_jax.schema import DataError
 
+FAREWELL_SECONDS = 3.0
 _requests: list[int] = []  # SIGTERMs received: there is one process and one list
 
 
@@ -112,7 +115,7 @@ def stop_requests() -> Iterator[list[int]]:
 
 
 def stop_if_any_was_asked() -> None:
-    """Ends every process with status 143 where any has received SIGTERM.
+    """Ends every process with status 143 where any has received SIGTERM; to be called by all.
 
     Raises:
       SystemExit: then.
@@ -121,9 +124,45 @@ def stop_if_any_was_asked() -> None:
         raise SystemExit(143)
 
 
-def leave(status: int) -> NoReturn:
-    """Ends the process without waiting for the others, who are told by the coordinator that it is gone."""
+@contextmanager
+def crew_member(config: DistributedConfig, agreed: bool) -> Iterator[Crew]:
+    """This process among those of the run, for one stage.
+
+    Args:
+      config: how they find each other.
+      agreed: whether all work on the stage. SIGTERM is then kept until they agree to stop: at a step of the loop, or
+        at one of the crew's barriers.
+
+    An error ends the process here: the others would wait for it at a barrier, and with it gone the coordinator ends
+    them too.
+    """
+    initialize(config)
+
+    def meet(name: str) -> None:
+        barrier(name)
+        stop_if_any_was_asked()
+
+    try:
+        with stop_requests() if agreed else nullcontext():
+            yield Crew(jax.process_index(), meet)
+    except BaseException as error:
+        if jax.process_count() == 1 or (agreed and isinstance(error, SystemExit)):
+            raise
+        place = f"process {jax.process_index()} of {jax.process_count()}"
+        if isinstance(error, SystemExit):
+            _leave(error.code if isinstance(error.code, int) else 1)
+        if isinstance(error, DataError):
+            print(f"dreamprm, {place}: error: {error}", file=sys.stderr)
+            _leave(2)
+        traceback.print_exc()
+        print(f"dreamprm, {place}: stopped; the other processes are ended too", file=sys.stderr)
+        _leave(1)
+
+
+def _leave(status: int) -> NoReturn:
+    """Ends the process without the farewell of jax.distributed, which waits for the others."""
     sys.stdout.flush()
     sys.stderr.flush()
-    logging.shutdown()
+    if is_main():
+        time.sleep(FAREWELL_SECONDS)  # with the coordinator gone the others are aborted: let them report their errors
     os._exit(status)

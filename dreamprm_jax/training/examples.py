@@ -17,6 +17,7 @@ from dreamprm_jax.schema import DataError, Granularity, Outcome, Problem, Progra
 from dreamprm_jax.training.tokenizer import encode_prompt, encode_steps
 
 NO_LABEL = -1
+DROPPED_TOKENS = "tokens beyond the model's context, dropped"  # a key of counts
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,10 @@ def tokenise(
                 )
             if model.overlong == "drop" or length >= model.max_length:
                 counts["dropped: longer than the model's context"] += 1
+                counts[DROPPED_TOKENS] += len(prompt) + length
                 continue
             counts["statements truncated on the left"] += 1
+            counts[DROPPED_TOKENS] += len(prompt) + length - model.max_length
             used = prompt[len(prompt) + length - model.max_length :]
         tokens = np.concatenate([used, *steps])
         ends = len(used) + np.cumsum([len(step) for step in steps]) - 1

@@ -31,6 +31,7 @@ from dreamprm_jax.training.mesh import activate, check_divisible, replicated
 from dreamprm_jax.training.metrics import MetricsWriter
 from dreamprm_jax.training.profiling import ProfilerWindow
 from dreamprm_jax.training.steps import (
+    META_FIGURES,
     Step,
     StepInputs,
     StepResult,
@@ -158,6 +159,8 @@ class _Loop:
                     guard.settle()  # nothing that is not finite is written
                 if logging or measuring:
                     values = {name: float(value) for name, value in metrics.items()}
+                    if arm.labels is not None and not self._does_meta(step):
+                        values = {name: value for name, value in values.items() if name not in META_FIGURES}
                     if self.data.evaluation is not None:
                         if move is not None and self.data.evaluation.label_truth is not None:
                             values |= label_figures(move, self.data.evaluation.label_truth)
@@ -199,8 +202,10 @@ class _Loop:
         if self.arm.labels is None:
             return StepInputs(batch, None, False, self.frozen, key)
         outer = step_batch(self.data.outer, [step], config.meta.accumulation, self.mesh)
-        do_meta = jnp.asarray((step // self.stride) % config.meta.every == 0)
-        return StepInputs(batch, outer, do_meta, self.frozen, key)
+        return StepInputs(batch, outer, jnp.asarray(self._does_meta(step)), self.frozen, key)
+
+    def _does_meta(self, step: int) -> bool:
+        return (step // self.stride) % self.config.meta.every == 0
 
     def _host_batches(self, step: int) -> dict[str, Batch]:
         """The same batches for the file that is kept of a bad step: whole, the outer one's fields named ``outer_``."""
@@ -230,6 +235,8 @@ def _check(config: TrainConfig, mesh: Mesh, arm: Arm, data: Data, start: TrainSt
         if micro < 1 or count % micro:
             raise DataError(f"config.train.{name}accumulation={micro}: must divide {name}batch_size={count}")
         check_divisible(mesh, count // micro, f"config.train.{name}batch_size / {name}accumulation")
+    if data.evaluation is not None and data.evaluation.batches:
+        check_divisible(mesh, len(data.evaluation.batches[0].tokens), "rows of an evaluation batch")
     if config.master_weights:
         check_needed(start.params)
     if arm.labels is not None:

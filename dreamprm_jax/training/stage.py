@@ -24,8 +24,10 @@ from dreamprm_jax.models.decoder import DecoderConfig, require_forward_mode
 from dreamprm_jax.models.reward import Params
 from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, Problem, Program, StepLabel
 from dreamprm_jax.storage import read_records, write_records
+from dreamprm_jax.training import distributed
 from dreamprm_jax.training.checkpoint import TrainState
-from dreamprm_jax.training.examples import Example, build_examples
+from dreamprm_jax.training.evaluate_during import EvaluationSet, evaluation_set
+from dreamprm_jax.training.examples import DROPPED_TOKENS, Example, build_examples
 from dreamprm_jax.training.feed import PackedRows
 from dreamprm_jax.training.labelling import ORM, Plan, describe, make_parametrisation, plans
 from dreamprm_jax.training.loop import Arm, Data, make_meta_optimizer, make_optimizer, train_arm
@@ -53,7 +55,9 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
             raise DataError(f"{len(leaked)} {window} problem(s) are also in the test window, first {min(leaked)}")
     programs = {w: read_records(paths.programs(w), Program) for w in ("train", "meta")}
     model = pretrained.model_config(config.model)
-    tokenizer = _tokenizer(config, model, paths, problems["train"], programs["train"])
+    tokenizer = distributed.main_first(
+        "tokenizer", lambda: _tokenizer(config, model, paths, problems["train"], programs["train"])
+    )
     outcomes = {w: read_records(paths.outcomes(w), Outcome) for w in ("train", "meta")}
     source = label_source(config, paths, arms, outcomes["train"])
     keys = [step_key(step) for step in source.steps]
@@ -95,10 +99,11 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
     counts["tokens a row"] = inner.shape.tokens
     counts["percent of tokens that are no padding"] = round(100 * inner.fill)
 
+    measured = _evaluation_set(config, paths, examples["meta"], keys, counts[DROPPED_TOKENS])
     end = settings.warmup_steps + settings.steps
     if ORM in settings.arms:
         arm = Arm(ORM, make_outcome_loss(model, settings.loss), 0, end)
-        data = Data(inner, outer, np.zeros(0, np.float32), config.seed)
+        data = Data(inner, outer, np.zeros(0, np.float32), config.seed, measured)
         train_arm(settings, model, mesh, arm, data, start, paths.arm(ORM), frozen)
     warm: dict[str, TrainState] = {}
     for plan in arms:
@@ -107,7 +112,7 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
         if keys and not np.isfinite(labels).any():
             raise DataError(f"arm {plan.arm}: labelling {plan.start!r} gives none of the {len(keys)} steps a label")
         table = np.where(np.isfinite(labels), labels, PADDING)  # rows without a label are in no batch
-        data = Data(steps_inner.relabelled(labels), outer, table, config.seed)
+        data = Data(steps_inner.relabelled(labels), outer, table, config.seed, measured)
         loss = make_inner_loss(model, None, settings.outcome_weight, plan.loss, settings.labels.gce_q)
         if plan.warmup not in warm:
             arm = Arm(plan.warmup, loss, 0, settings.warmup_steps)
@@ -119,7 +124,7 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
         else:
             arm = Arm(plan.arm, loss, settings.warmup_steps, end)
             train_arm(settings, model, mesh, arm, data, first, paths.arm(plan.arm), frozen)
-        if plan.labelling != "raw":
+        if plan.labelling != "raw" and distributed.is_main():
             _write_labels(paths.corrected_labels(plan.arm), source, corrected, describe(plan, settings))
     return dict(counts)
 
@@ -148,6 +153,26 @@ def _exact_truth(config: Config, paths: Paths) -> dict[StepKey, float]:
         (row.problem_id, row.program_hash, row.step_index): float(getattr(row, target))
         for row in compute_truth(config, paths, "train")
     }
+
+
+def _evaluation_set(
+    config: Config, paths: Paths, meta: list[Example], keys: list[StepKey], dropped_tokens: int
+) -> EvaluationSet | None:
+    """What to measure on during training, with the truth where there is one: it goes nowhere but there."""
+    from dreamprm_jax.evaluation.truth import compute_truth, why_no_truth
+
+    settings = config.train
+    if not settings.evaluate_every:
+        return None
+    recoverable, label_truth = None, None
+    if why_no_truth(config) is None:
+        recoverable = {
+            (row.program_hash, row.step_index): row.recoverable for row in compute_truth(config, paths, "meta")
+        }
+        value = {(r.problem_id, r.program_hash, r.step_index): r.value for r in compute_truth(config, paths, "train")}
+        label_truth = np.asarray([value.get(key, np.nan) for key in keys], np.float32)
+    size, limit = settings.batch_size // settings.accumulation, settings.evaluate_programs
+    return evaluation_set(meta, settings.row_tokens, size, limit, recoverable, label_truth, dropped_tokens)
 
 
 def _tokenizer(
@@ -198,7 +223,7 @@ def _learn(
         labels,
     )
     state = train_arm(settings, model, mesh, arm, data, state, paths.arm(plan.arm), frozen)
-    return np.asarray(labels.labels(state.phi, start))[: len(data.raw)]
+    return np.asarray(labels.labels(distributed.to_host(state.phi), start))[: len(data.raw)]
 
 
 def _write_labels(path: Path, source: LabelSource, labels: Float[np.ndarray, " n"], method: str) -> None:

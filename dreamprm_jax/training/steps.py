@@ -24,6 +24,7 @@ from dreamprm_jax.training.master_weights import with_master_weights
 from dreamprm_jax.training.table import pad_labels
 
 Metrics = dict[str, Array]
+META_FIGURES = ("outer_loss", "hypergradient_norm")  # 0 where phi rests: the outer problem is not looked at
 
 
 class StepInputs(NamedTuple):

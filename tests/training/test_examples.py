@@ -8,7 +8,7 @@ import pytest
 
 from dreamprm_jax.config import ModelConfig
 from dreamprm_jax.schema import DataError, Outcome, Program, Verdict
-from dreamprm_jax.training.examples import NO_LABEL, build_examples, relabel, tokenise
+from dreamprm_jax.training.examples import DROPPED_TOKENS, NO_LABEL, build_examples, relabel, tokenise
 from dreamprm_jax.training.tokenizer import encode_prompt, encode_steps
 
 CODE = "def main():\n    a()\n\n\ndef a():\n    b()\n\n\ndef b():\n    pass\n\n\nmain()\n"
@@ -88,7 +88,7 @@ def test_statement_is_truncated_on_the_left(tokenizer, problem, program, lengths
     assert len(tokens) == model.max_length == ends[-1] + 1
     whole = np.concatenate([encode_prompt(tokenizer, problem), *encode_steps(tokenizer, CODE)])
     np.testing.assert_array_equal(tokens, whole[5:])
-    assert counts == {"statements truncated on the left": 1}
+    assert counts == {"statements truncated on the left": 1, DROPPED_TOKENS: 5}
 
 
 @pytest.mark.parametrize(("overlong", "shorter_by"), [("drop", 1), ("truncate_statement", None)])

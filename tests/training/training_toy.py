@@ -71,6 +71,6 @@ def make_data(examples, config, at=None, event=None, truth_seed=None) -> Data:
         rng = np.random.default_rng(truth_seed)
         recoverable = {(e.program_hash, i): bool(rng.integers(0, 2)) for e in meta for i in range(len(e.step_index))}
         truth = rng.uniform(size=len(raw)).astype(np.float32)
-        evaluation = evaluation_set(meta, config.row_tokens, 2, 0, recoverable, truth, 7)
+        evaluation = evaluation_set(meta, config.row_tokens, config.batch_size, 0, recoverable, truth, 7)
     inner = Events(examples + meta, config.row_tokens, config.batch_size, 0, at=at, event=event)
     return Data(inner, PackedRows(meta, config.row_tokens, config.meta.batch_size, 1), raw, evaluation=evaluation)

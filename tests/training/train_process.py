@@ -1,0 +1,64 @@
+"""Run by test_processes.py: trains the bi-level arm of the micro model in processes of their own.
+
+``python train_process.py FOLDER,... MESH [PORT PROCESS COUNT]``: one arm per folder, one after the other, on a mesh
+DATAxFSDPxTENSOR, alone or as one of COUNT processes. Process 0 writes FOLDER/table.json, the labels at the end.
+"""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from training_toy import MICRO, make_data, make_examples
+
+from dreamprm_jax.bilevel.labels import LabelTable
+from dreamprm_jax.config import DistributedConfig, MeshConfig, MetaConfig, ModelConfig, TrainConfig
+from dreamprm_jax.models.pretrained import make_params
+from dreamprm_jax.training import distributed
+from dreamprm_jax.training.checkpoint import TrainState
+from dreamprm_jax.training.loop import Arm, train_arm
+from dreamprm_jax.training.losses import make_inner_loss
+from dreamprm_jax.training.mesh import activate, make_mesh, optimizer_shardings, parameter_shardings
+from dreamprm_jax.training.steps import make_meta_optimizer, make_optimizer
+from dreamprm_jax.training.table import pad_labels, padded_rows, place_table
+
+MODEL = dataclasses.replace(MICRO, num_kv_heads=2)
+LABELS = LabelTable(0.02)
+SETTINGS = TrainConfig(
+    warmup_steps=2, steps=24, batch_size=8, row_tokens=32, learning_rate=3e-3, log_every=1, checkpoint_every=5,
+    evaluate_every=6, meta=MetaConfig(batch_size=8, learning_rate=0.05, every=2),
+)  # fmt: skip
+
+
+def train(folder: Path, mesh) -> list[float]:
+    """The labels after all steps."""
+    data = make_data(make_examples(40), SETTINGS, truth_seed=0)
+    with activate(MODEL, mesh):
+        params = make_params(ModelConfig(), MODEL, jax.random.key(0), parameter_shardings(MODEL, mesh))
+    optimizer = make_optimizer(SETTINGS)
+    shardings = optimizer_shardings(optimizer, params, jax.tree.map(lambda leaf: leaf.sharding, params), mesh)
+    opt_state = jax.jit(optimizer.init, out_shardings=shardings)(params)
+    phi = LABELS.init(jnp.asarray(pad_labels(data.raw, padded_rows(len(data.raw)))))
+    meta_state = make_meta_optimizer(SETTINGS, LABELS).init(phi)
+    start = TrainState(params, opt_state, place_table(phi, mesh), place_table(meta_state, mesh))
+    first = SETTINGS.warmup_steps
+    arm = Arm("corrected", make_inner_loss(MODEL, LABELS, 1.0), first, first + SETTINGS.steps, LABELS)
+    state = train_arm(SETTINGS, MODEL, mesh, arm, data, start, folder)
+    return np.asarray(LABELS.labels(distributed.to_host(state.phi), data.raw))[: len(data.raw)].tolist()
+
+
+def main(folders: str, shape: str, port: str = "", process: str = "0", count: str = "1") -> None:
+    if port:
+        distributed.initialize(DistributedConfig("explicit", f"127.0.0.1:{port}", int(count), int(process)))
+    mesh = make_mesh(MeshConfig(*map(int, shape.split("x"))))
+    for folder in map(Path, folders.split(",")):
+        table = train(folder, mesh)
+        if distributed.is_main():
+            (folder / "table.json").write_text(json.dumps(table), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
