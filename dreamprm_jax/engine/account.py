@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import socket
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,9 +27,10 @@ class Progress:
     done: int
     unit: str  # what a unit is, in the singular
     description: str
-    pid: int
+    host: str
     started: float
     updated: float
+    ended: bool = False  # in order or by an error; a killed run has no end
     failed: int = 0  # in this run
     first_failure: str = ""
     worker_deaths: int = 0
@@ -60,7 +61,7 @@ class Account:
           unit: what one is called.
         """
         now, done = time.time(), len(journal)
-        self.progress = Progress(planned, done, done, unit, description, os.getpid(), now, now)
+        self.progress = Progress(planned, done, done, unit, description, socket.gethostname(), now, now)
         self._journal = journal
         self._path = progress_path(journal.path)
         self._written = 0.0
@@ -88,6 +89,7 @@ class Account:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.progress.ended = True
         self._write()
         self._bar.close()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import read_json
 from dreamprm_jax.workdir import DONE, STARTED
 
-_ALIVE_SECONDS = 120.0  # a journal that grew within this time is being worked on, wherever its driver runs
+_ALIVE_SECONDS = 600.0  # a driver on another machine whose journal grew within this time is believed to go on
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,12 @@ def _unit_lines(units: UnitStatus, owned: bool) -> list[str]:
     share = f" ({100 * units.done / progress.planned:.1f} %)" if progress.planned else ""
     line = f"{progress.description}: {units.done} of {progress.planned} {progress.unit}s{share}"
     left = progress.planned - units.done
-    if left > 0 and units.age < _ALIVE_SECONDS and units.rate:
-        line += f", {units.rate:.3g} a second, {_duration(left / units.rate)} left"
+    here = progress.host == socket.gethostname()
+    if left > 0 and not progress.ended and (owned if here else units.age < _ALIVE_SECONDS):
+        time_left = f"{units.rate:.3g} a second, {_duration(left / units.rate)} left" if units.rate else "just begun"
+        line += f", {time_left}, the last {_duration(units.age)} ago"
     elif left > 0:
-        line += f", the last {_duration(units.age)} ago" + ("" if owned else "; run the same command again to go on")
+        line += f", the last {_duration(units.age)} ago; run the same command again to go on"
     lines = [line]
     notes = {**progress.counts, "worker processes replaced": progress.worker_deaths}
     shown = ", ".join(f"{count} {name}" for name, count in notes.items() if count)
