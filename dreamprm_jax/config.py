@@ -94,6 +94,9 @@ class LabelConfig:
     # leaves the estimate unbiased; "code": up to comments and docstrings, unbiased only where those sway no policy.
     reuse: Literal["none", "text", "code"] = "text"
     identical: Literal["text", "code"] = "code"  # which completions are judged once: "code" is up to comments, layout
+    # fixed: of the programs that one rollout alone wrote, the share that is judged (drawn by hash). Most programs are
+    # such, and most such programs fail. Below 1, passes / rollouts leans to the repeated ones: use the value model.
+    judge_share: float = 1.0
     count_program: bool = False  # the program itself is one more rollout of its prefixes (the same policy, temperature)
     temperature: float = 0.3
     prior_alpha: float = 1.0  # Beta prior of the pass rate

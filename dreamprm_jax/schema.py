@@ -152,7 +152,10 @@ class StepLabel:
     asked: int = 0  # rollouts that the policy was asked for at this very prefix
     borrowed: int = 0  # of the judged rollouts, those of earlier prefixes that passed through this one
     borrowed_passes: int = 0
-    judged: int = 0  # programs that this prefix's rollouts made the judge run
+    judged: int = 0  # programs that this prefix's rollouts gave to the judge
+    unjudged: int = 0  # rollouts beside ``rollouts``, left without a verdict on purpose (``LabelConfig.judge_share``)
+    singles: int = 0  # of the judged rollouts, those whose program no other rollout wrote
+    single_passes: int = 0
     seed: int = 0  # of the first request for this prefix
 
     @property

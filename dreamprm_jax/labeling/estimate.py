@@ -4,10 +4,9 @@ Complete a prefix K times, run the unit tests, count: Math-Shepherd (arXiv 2312.
 2512.15000, section 3.2), with functions as steps. The last step is not rolled out: its label is the program's own
 outcome, known exactly.
 
-``estimation`` is the algorithm, a generator that asks for completions in rounds and is sent them judged. Whoever
-drives it owns the policy and the judge: ``estimate_program`` does it for one program with blocking calls,
-``rollouts.roll_out`` for many at once. Both give the same estimate: it depends on the program, the settings and the
-seed alone.
+``estimation`` is the algorithm, a generator that asks for completions, then for verdicts, in rounds. Whoever drives it
+owns the policy and the judge: ``estimate_program`` does it for one program with blocking calls, ``rollouts.roll_out``
+for many at once. Both give the same estimate: it depends on the program, the settings and the seed alone.
 
 Reuse. A rollout of step i whose text begins with the prefix of a later step j of the same program counts for j too. A
 policy that samples token by token continues a text in the same way whether it was given or has just been written, so
@@ -21,7 +20,8 @@ independent.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Generator, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,10 +31,12 @@ from dreamprm_jax.labeling.identity import identity, prefixes_passed
 from dreamprm_jax.labeling.strategies import rounds
 from dreamprm_jax.policy.protocol import Completion, CompletionRequest
 from dreamprm_jax.policy.stage import request_seed
-from dreamprm_jax.schema import Problem, Program, Verdict
+from dreamprm_jax.schema import DataError, Problem, Program, Verdict, content_hash
 
-Judged = tuple[Completion, Verdict]
-Estimation = Generator[list[CompletionRequest], list[list[Judged]], "ProgramEstimate"]
+# Requests for completions, answered with those; or programs to judge, by identity, answered with verdicts.
+Wanted = list[CompletionRequest] | dict[str, str]
+Answer = list[list[Completion]] | dict[str, Verdict]
+Estimation = Generator[Wanted, Any, "ProgramEstimate"]
 
 
 @dataclass
@@ -50,7 +52,10 @@ class StepTally:
       infrastructure_errors: rollouts of this prefix without a label: the sandbox or the task was at fault.
       sandbox_errors: of these, those that judging again may mend.
       unforced: rollouts of this prefix that the policy was not made to begin with it.
-      judged: programs of this prefix's rollouts that no earlier one of this estimate had been equal to.
+      judged: programs of this prefix's rollouts that the judge was given: each once, with the first that wrote it.
+      unjudged: rollouts, borrowed ones included, that were left without a verdict: see ``LabelConfig.judge_share``.
+      singles: of the judged rollouts, those whose program no other rollout wrote.
+      single_passes: of these, those that passed all tests.
       seed: of the first request.
     """
 
@@ -63,6 +68,9 @@ class StepTally:
     sandbox_errors: int = 0
     unforced: int = 0
     judged: int = 0
+    unjudged: int = 0
+    singles: int = 0
+    single_passes: int = 0
     seed: int = 0
 
 
@@ -98,8 +106,18 @@ class ProgramEstimate:
         return cls(tuple(StepTally(*row) for row in value[1:]), value[0])
 
 
+@dataclass(frozen=True)
+class _Rollout:
+    """One completion of a prefix."""
+
+    step: int  # whose prefix
+    later: int  # later prefixes that it passes through
+    same: str  # its identity
+    forced: bool
+
+
 def estimation(problem: Problem, program: Program, verdict: Verdict, settings: LabelConfig, seed: int) -> Estimation:
-    """Yields rounds of requests, is sent the judged completions of each, returns the estimate.
+    """The algorithm. Yields what it wants next, is sent it, returns the estimate.
 
     Args:
       problem: what the program solves.
@@ -111,63 +129,95 @@ def estimation(problem: Problem, program: Program, verdict: Verdict, settings: L
     Raises:
       DataError: on settings that contradict each other.
     """
+    if not 0.0 < settings.judge_share <= 1.0 or (settings.judge_share < 1.0 and settings.strategy != "fixed"):
+        raise DataError(
+            f"config.label.judge_share={settings.judge_share} must be above 0 and at most 1, and 1 with "
+            f"config.label.strategy={settings.strategy!r}, unless that is 'fixed': the others look at every verdict"
+        )
     prefixes = [program.code[: step.end] for step in split_steps(program.code, settings.granularity)[:-1]]
-    tallies = [StepTally() for _ in prefixes]
-    seen = {identity(program.code, settings.identical)}
-    if settings.count_program and verdict.is_label:
-        for tally in tallies:
-            _count(tally, verdict, borrowed=True)
+    verdicts = {identity(program.code, settings.identical): verdict} if verdict.is_label else {}
+    own = set(verdicts)
+    extra = verdict if settings.count_program and verdict.is_label else None
+    rollouts: list[_Rollout] = []
+    seeds: dict[int, int] = {}
+    tallies = _tallies(len(prefixes), rollouts, verdicts, own, seeds, extra)
     asked = 0
     for planned in rounds(settings, tallies, verdict):
         requests = []
         for step, count in planned:
             key = f"{program.program_hash}/{step}" + (f"/{tallies[step].asked}" if tallies[step].asked else "")
-            request = CompletionRequest(
-                problem, prefixes[step], count, settings.temperature, request_seed(seed, "rollouts", key)
-            )
-            if not tallies[step].asked:
-                tallies[step].seed = request.seed
-            requests.append(request)
+            request_number = request_seed(seed, "rollouts", key)
+            seeds.setdefault(step, request_number)
+            requests.append(CompletionRequest(problem, prefixes[step], count, settings.temperature, request_number))
         asked += 1
-        answers = yield requests
+        answers: list[list[Completion]] = yield requests
+        codes: dict[str, str] = {}
         for (step, _), answer in zip(planned, answers, strict=True):
-            _add(tallies, step, answer, prefixes, settings, seen)
+            for completion in answer:
+                same = identity(completion.code, settings.identical)
+                codes.setdefault(same, completion.code)
+                later = 0
+                if settings.reuse != "none" and completion.forced:
+                    later = prefixes_passed(completion.code, prefixes[step + 1 :], settings.reuse)
+                rollouts.append(_Rollout(step, later, same, completion.forced))
+        fresh = {same: code for same, code in codes.items() if same not in verdicts}
+        if settings.judge_share < 1.0:
+            often = Counter(rollout.same for rollout in rollouts)
+            place = f"{seed}/{program.program_hash}"
+            fresh = {s: c for s, c in fresh.items() if often[s] > 1 or _share(place, s) < settings.judge_share}
+        if fresh:
+            verdicts.update((yield fresh))
+        tallies[:] = _tallies(len(prefixes), rollouts, verdicts, own, seeds, extra)
     return ProgramEstimate(tuple(tallies), asked)
 
 
-def _add(
-    tallies: Sequence[StepTally],
-    step: int,
-    answer: Sequence[Judged],
-    prefixes: Sequence[str],
-    settings: LabelConfig,
-    seen: set[str],
-) -> None:
-    """Counts the rollouts of one request where they inform."""
-    own = tallies[step]
-    own.asked += len(answer)
-    for completion, verdict in answer:
-        own.unforced += not completion.forced
-        same = identity(completion.code, settings.identical)
-        own.judged += same not in seen
-        seen.add(same)
-        if not verdict.is_label:
-            own.infrastructure_errors += 1
-            own.sandbox_errors += verdict is Verdict.SANDBOX_ERROR
+def _share(place: str, same: str) -> float:
+    """A number in [0, 1) that depends on the program alone, not on its verdict."""
+    return int(content_hash(place, same, digits=8), 16) / 16**8
+
+
+def _tallies(
+    count: int,
+    rollouts: Sequence[_Rollout],
+    verdicts: Mapping[str, Verdict],
+    own: Set[str],
+    seeds: Mapping[int, int],
+    extra: Verdict | None,
+) -> list[StepTally]:
+    """Counts every rollout where it informs; ``extra`` is the program's own verdict, where it counts as a rollout."""
+    tallies = [StepTally(seed=seeds.get(step, 0)) for step in range(count)]
+    often = Counter(rollout.same for rollout in rollouts)
+    charged = set(own)
+    for tally in tallies if extra is not None else ():
+        _count(tally, extra is Verdict.AC, borrowed=True, single=False)
+    for rollout in rollouts:
+        tally, verdict = tallies[rollout.step], verdicts.get(rollout.same)
+        tally.asked += 1
+        tally.unforced += not rollout.forced
+        informs = tallies[rollout.step : rollout.step + rollout.later + 1]
+        if verdict is None:
+            for informed in informs:
+                informed.unjudged += 1
             continue
-        _count(own, verdict, borrowed=False)
-        if settings.reuse != "none" and completion.forced:
-            later = prefixes[step + 1 :]
-            for other in tallies[step + 1 : step + 1 + prefixes_passed(completion.code, later, settings.reuse)]:
-                _count(other, verdict, borrowed=True)
+        tally.judged += rollout.same not in charged
+        charged.add(rollout.same)
+        if not verdict.is_label:
+            tally.infrastructure_errors += 1
+            tally.sandbox_errors += verdict is Verdict.SANDBOX_ERROR
+            continue
+        single = often[rollout.same] == 1 and rollout.same not in own
+        for informed in informs:
+            _count(informed, verdict is Verdict.AC, informed is not tally, single)
+    return tallies
 
 
-def _count(tally: StepTally, verdict: Verdict, borrowed: bool) -> None:
-    passed = verdict is Verdict.AC
+def _count(tally: StepTally, passed: bool, borrowed: bool, single: bool) -> None:
     tally.passes += passed
     tally.failures += not passed
     tally.borrowed += borrowed
     tally.borrowed_passes += borrowed and passed
+    tally.singles += single
+    tally.single_passes += single and passed
 
 
 def estimate_program(
@@ -194,32 +244,19 @@ def estimate_program(
       The estimate; the same for the same program, settings and seed, wherever and whenever it is made, as far as policy
       and judge are. With ``sandbox_errors`` it is worth making again.
     """
-    known = {identity(program.code, settings.identical): verdict_of_program} if verdict_of_program.is_label else {}
     work = estimation(problem, program, verdict_of_program, settings, seed)
     state = advance(work, None)
-    while isinstance(state, list):
-        answers = [complete(request) for request in state]
-        keys = [[identity(completion.code, settings.identical) for completion in answer] for answer in answers]
-        fresh = {
-            key: completion.code
-            for row, answer in zip(keys, answers, strict=True)
-            for key, completion in zip(row, answer, strict=True)
-            if key not in known
-        }
-        known.update(zip(fresh, judge(list(fresh.values())) if fresh else [], strict=True))
-        state = advance(
-            work,
-            [
-                [(completion, known[key]) for key, completion in zip(row, answer, strict=True)]
-                for row, answer in zip(keys, answers, strict=True)
-            ],
-        )
+    while not isinstance(state, ProgramEstimate):
+        if isinstance(state, list):
+            state = advance(work, [complete(request) for request in state])
+        else:
+            state = advance(work, dict(zip(state, judge(list(state.values())), strict=True)))
     return state
 
 
-def advance(work: Estimation, answers: list[list[Judged]] | None) -> list[CompletionRequest] | ProgramEstimate:
-    """Sends the answers of a round (None at the start): the requests of the next one, or the finished estimate."""
+def advance(work: Estimation, answer: Answer | None) -> Wanted | ProgramEstimate:
+    """Sends what was wanted (None at the start): what is wanted next, or the finished estimate."""
     try:
-        return next(work) if answers is None else work.send(answers)
+        return work.send(answer)
     except StopIteration as stop:
         return stop.value

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from dreamprm_jax.config import Config
 from dreamprm_jax.engine.ordered import ordered_map
-from dreamprm_jax.labeling.estimate import Estimation, ProgramEstimate, advance, estimation
+from dreamprm_jax.labeling.estimate import Estimation, ProgramEstimate, Wanted, advance, estimation
 from dreamprm_jax.labeling.identity import identity
 from dreamprm_jax.policy.protocol import Completion, CompletionRequest, Policy, PolicyError
 from dreamprm_jax.sandbox import Judge, JudgeTask
@@ -39,14 +39,13 @@ def judge_task(problem: Problem, code: str) -> JudgeTask:
 
 @dataclass
 class _Running:
-    """A unit between two rounds."""
+    """A unit that has begun."""
 
     unit: ProgramUnit
     work: Estimation
     requests: list[CompletionRequest]
     answers: dict[int, list[Completion] | PolicyError] = field(default_factory=dict)
-    keys: dict[int, list[str]] = field(default_factory=dict)  # of the completions of each answer
-    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    verdicts: dict[str, Verdict] = field(default_factory=dict)  # by identity
     missing: int = 0  # verdicts
 
 
@@ -69,8 +68,8 @@ class _Driver:
 
     def __init__(self, config: Config, policy: Policy, judge: Judge):
         self.config, self.policy, self.judge = config, policy, judge
-        self.known: OrderedDict[str, dict[str, Verdict]] = OrderedDict()  # by problem, by identity
-        self.waiters: dict[str, list[_Running]] = {}  # by identity of a program that is being judged
+        self.known: OrderedDict[str, dict[str, Verdict]] = OrderedDict()  # by problem, by key of the program
+        self.waiters: dict[str, list[tuple[_Running, str]]] = {}  # by key of a program at the judge: who, its identity
         self.again: list[_Running] = []  # with requests for the next wave
         self.finished: list[tuple[ProgramUnit, ProgramEstimate | PolicyError]] = []
 
@@ -96,11 +95,15 @@ class _Driver:
             if unit is None:
                 return
             work = estimation(unit.problem, unit.program, unit.verdict, self.config.label, self.config.seed)
-            running = _Running(unit, work, [])
             if unit.verdict.is_label:
-                self._remember(unit.problem.problem_id, self._key(unit, unit.program.code), unit.verdict)
-            if self._proceed(running, advance(work, None)):
-                yield running
+                own = identity(unit.program.code, self.config.label.identical)
+                self._remember(unit.problem.problem_id, _key(unit, own), unit.verdict)
+            state = advance(work, None)
+            if isinstance(state, list):
+                yield _Running(unit, work, state)
+            else:
+                assert isinstance(state, ProgramEstimate)  # without rollouts there is nothing to judge
+                self.finished.append((unit, state))
 
     def _tasks(self, wave: Iterator[_Running]) -> Iterator[JudgeTask]:
         def complete(item: tuple[_Running, int]) -> list[Completion] | PolicyError:
@@ -114,65 +117,54 @@ class _Driver:
             running.answers[index] = answer
             if len(running.answers) < len(running.requests):
                 continue
-            error = next((one for one in running.answers.values() if isinstance(one, PolicyError)), None)
+            answers = [running.answers[i] for i in range(len(running.requests))]
+            error = next((one for one in answers if isinstance(one, PolicyError)), None)
             if error is not None:
                 self.finished.append((running.unit, error))
             else:
-                yield from self._unknown(running)
+                completed = [one for one in answers if not isinstance(one, PolicyError)]
+                yield from self._proceed(running, advance(running.work, completed))
 
-    def _unknown(self, running: _Running) -> Iterator[JudgeTask]:
-        """The programs of a round that have to be run; the verdicts of the others are there or on their way."""
-        known = self.known.get(running.unit.problem.problem_id, {})
-        tasks = {}
-        for index, answer in running.answers.items():
-            assert not isinstance(answer, PolicyError)
-            running.keys[index] = [self._key(running.unit, completion.code) for completion in answer]
-            for key, completion in zip(running.keys[index], answer, strict=True):
-                if key in known:
-                    running.verdicts[key] = known[key]
-                elif key not in running.verdicts and running not in self.waiters.get(key, ()):
-                    if key not in self.waiters:
-                        problem = running.unit.problem
-                        tasks[key] = JudgeTask(key, completion.code, problem.tests, problem.func_name)
-                    self.waiters.setdefault(key, []).append(running)
-                    running.missing += 1
-        if not running.missing:
-            self._settle(running)
-        yield from tasks.values()
+    def _proceed(self, running: _Running, state: Wanted | ProgramEstimate) -> list[JudgeTask]:
+        """Takes what the unit wants next. Returns the programs that have to be run for it."""
+        running.answers, running.verdicts = {}, {}
+        if isinstance(state, ProgramEstimate):
+            self.finished.append((running.unit, state))
+            return []
+        if isinstance(state, list):
+            running.requests = state
+            self.again.append(running)
+            return []
+        problem = running.unit.problem
+        known = self.known.get(problem.problem_id, {})
+        tasks = []
+        for same, code in state.items():
+            key = _key(running.unit, same)
+            if key in known:
+                running.verdicts[same] = known[key]
+                continue
+            if key not in self.waiters:
+                tasks.append(JudgeTask(key, code, problem.tests, problem.func_name))
+            self.waiters.setdefault(key, []).append((running, same))
+            running.missing += 1
+        return tasks if running.missing else self._proceed(running, advance(running.work, running.verdicts))
 
     def _deliver(self, key: str, verdict: Verdict) -> None:
-        for running in self.waiters.pop(key):
-            running.verdicts[key] = verdict
+        for running, same in self.waiters.pop(key):
+            running.verdicts[same] = verdict
             running.missing -= 1
             if verdict is not Verdict.SANDBOX_ERROR:  # that says nothing about the program's next run
                 self._remember(running.unit.problem.problem_id, key, verdict)
             if not running.missing:
-                self._settle(running)
-
-    def _settle(self, running: _Running) -> None:
-        """A round is judged: on to the next."""
-        answers = []
-        for index in range(len(running.requests)):
-            answer = running.answers[index]
-            assert not isinstance(answer, PolicyError)
-            answers.append([(c, running.verdicts[k]) for c, k in zip(answer, running.keys[index], strict=True)])
-        if self._proceed(running, advance(running.work, answers)):
-            self.again.append(running)
-
-    def _proceed(self, running: _Running, state: list[CompletionRequest] | ProgramEstimate) -> bool:
-        """Takes the next requests, or the finished estimate. Returns whether there are requests."""
-        running.answers, running.keys, running.verdicts = {}, {}, {}
-        if isinstance(state, ProgramEstimate):
-            self.finished.append((running.unit, state))
-            return False
-        running.requests = state
-        return True
-
-    def _key(self, unit: ProgramUnit, code: str) -> str:
-        return content_hash(unit.problem.problem_id, identity(code, self.config.label.identical))
+                more = self._proceed(running, advance(running.work, running.verdicts))
+                assert not more  # after verdicts come requests, or the end
 
     def _remember(self, problem_id: str, key: str, verdict: Verdict) -> None:
         self.known.setdefault(problem_id, {})[key] = verdict
         self.known.move_to_end(problem_id)
         if len(self.known) > _REMEMBERED:
             self.known.popitem(last=False)
+
+
+def _key(unit: ProgramUnit, same: str) -> str:
+    return content_hash(unit.problem.problem_id, same)

@@ -202,6 +202,9 @@ def step_labels(
             borrowed=tally.borrowed,
             borrowed_passes=tally.borrowed_passes,
             judged=tally.judged,
+            unjudged=tally.unjudged,
+            singles=tally.singles,
+            single_passes=tally.single_passes,
             seed=tally.seed,
         )
         for step, tally in zip(split_steps(program.code, settings.granularity), (*estimate.steps, last), strict=True)
