@@ -1,9 +1,9 @@
 """The ``local`` executor: worker processes on this machine.
 
 Each worker is a fresh interpreter with one socket to the driver. Nothing is shared among workers, no lock and no queue,
-so that a worker that is killed, at whatever moment, takes nothing along but the units that it had: the pools of
-``concurrent.futures`` and ``loky`` end as a whole with one of their workers (benchmarks/engine.py --kills). Nothing is forked
-from the driver, which may hold jax and threads, and the driver's main module is not run again.
+so that a worker that is killed, at whatever moment, takes nothing along but the units that it had; the pools of
+``concurrent.futures`` and ``loky`` end as a whole with one of their workers (benchmarks/engine.py --kills). Nothing is
+forked from the driver, which may hold jax and threads, and the driver's main module is not run again.
 """
 
 from __future__ import annotations
