@@ -25,6 +25,8 @@ stages of the main job, in order
 other commands
   evaluate   with --problems=FILE --candidates=FILE: judge programs made elsewhere (LiveCodeBench eval_all, JSONL)
   judge      run candidate programs in the sandbox and print their verdicts
+  score      with --candidates=FILE --prm=FOLDER --output=FILE: scores programs made elsewhere with any reward model
+  serve      with --prm=FOLDER: a reward model behind HTTP (/pooling, /score_steps)
   stepbench  make and score a benchmark: which function of a program is the first wrong one?
   status     with --workdir=DIR: how far a run is: units, rate, time left, errors
   inspect    parameters, shardings, compiled memory and FLOPs of a training step, for devices that need not exist
@@ -99,9 +101,13 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         parser = argparse.ArgumentParser(prog="dreamprm stepbench", description=stepbench_cli.__doc__)
         stepbench_cli.add_arguments(parser)
         return stepbench_cli.main(parser.parse_args(arguments))
+    if command == "serve" or (command == "score" and not any(a.startswith("--config") for a in arguments)):
+        from dreamprm_jax.scoring import cli as scoring_cli
+
+        return scoring_cli.run(command, arguments)
     if command not in (*STAGES, "run", "inspect", "export"):
         close = difflib.get_close_matches(
-            command, [*STAGES, "run", "judge", "status", "stepbench", "inspect", "export"], 1
+            command, [*STAGES, "run", "judge", "status", "stepbench", "serve", "inspect", "export"], 1
         )
         hint = f"; did you mean {close[0]!r}?" if close else ""
         print(f"dreamprm: unknown command {command!r}{hint}\n\n{_usage()}", file=sys.stderr)

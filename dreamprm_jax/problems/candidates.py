@@ -102,13 +102,13 @@ def _candidates(rows: Iterable[tuple[str, dict[str, Any]]], source: str) -> Iter
             raise DataError(f"{where}, field {ID_FIELDS[0]}: missing (or {ID_FIELDS[1]})")
         problem_id = text_field(row, name, where)
         where = f"{where} ({name} {problem_id})"
-        for code, passed in _codes(row, where):
+        for code, passed in codes_of_row(row, where):
             program = Program.make(problem_id, code, samples[problem_id], Path(source).stem, {"file": source})
             samples[problem_id] += 1
             yield Candidate(program, passed)
 
 
-def _codes(row: dict[str, Any], where: str) -> Iterator[tuple[str, bool | None]]:
+def codes_of_row(row: dict[str, Any], where: str) -> Iterator[tuple[str, bool | None]]:
     """(code, the file's verdict) of each sample of a row."""
     if "code" in row:
         yield _code(row["code"], f"{where}, field code"), _verdict(row.get("passed"), f"{where}, field passed")

@@ -1,0 +1,172 @@
+"""Scores every step of any number of candidate programs with a reward model.
+
+Candidates: JSON lines or Parquet rows {problem_id, code}, or a LiveCodeBench eval_all file {question_id, code_list};
+- is JSON lines on standard input. The statement comes from --problems (LiveCodeBench rows, or {problem_id, statement,
+title, platform}; JSONL or Parquet) or along in the row. The output has one row a candidate: problem_id, program_hash,
+step_logits, step_scores, model, checkpoint, row (of the input, from 1), sample_index. Beside it lie OUTPUT's
+.counts.json and .skipped.jsonl, which names every candidate without a score and why. Run again after a kill, the same
+command goes on and ends with the same bytes.
+
+`dreamprm score --config=FILE --workdir=DIR` is the stage of a run instead; `dreamprm score --config=FILE --help` lists
+its settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from pathlib import Path
+
+from dreamprm_jax.config import MeshConfig
+from dreamprm_jax.schema import DataError
+
+_RANKS = (("SLURM_PROCID", "SLURM_NTASKS"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("RANK", "WORLD_SIZE"))
+
+
+def run(command: str, arguments: list[str]) -> int:
+    """Runs ``dreamprm score`` (the batch job) or ``dreamprm serve``."""
+    if command == "serve":
+        from dreamprm_jax.scoring import serve
+
+        return serve.main(serve.parser().parse_args(arguments))
+    return main(parser().parse_args(arguments))
+
+
+def add_prm_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that say which model, and how it computes."""
+    parser.add_argument(
+        "--prm", required=True, type=Path, metavar="FOLDER",
+        help="RUN_FOLDER/ARM, or the Hugging Face folder of a token classifier (`dreamprm export`)",
+    )  # fmt: skip
+    parser.add_argument("--max-length", type=int, help="tokens of prompt and program (default: the model's own)")
+    parser.add_argument(
+        "--overlong", choices=("truncate_statement", "drop", "raise"),
+        help="longer inputs: cut the statement's beginning (the default), leave the program out, or stop",
+    )  # fmt: skip
+    parser.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), help="of the computation (default: the model's own)"
+    )
+    parser.add_argument("--row-tokens", type=int, default=2048, help="tokens of a packed row (default: 2048)")
+    parser.add_argument("--batch-tokens", type=int, default=16384, help="tokens of a batch, over all devices (16384)")
+    parser.add_argument("--fsdp", type=int, default=1, help="devices that share the parameters of one replica (1)")
+    parser.add_argument("--tensor", type=int, default=1, help="devices that share each layer of one replica (1)")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds this command's options."""
+    parser.add_argument("--candidates", required=True, metavar="FILE", help=".jsonl, .json, .parquet, or - for stdin")
+    parser.add_argument("--problems", metavar="FILE", help="statements by id; not needed where every row has its own")
+    parser.add_argument(
+        "--release", default="release_v6", help="release windows, where --problems is a folder or hub id"
+    )
+    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the Parquet file to write")
+    add_prm_arguments(parser)
+    parser.add_argument("--chunk", type=int, default=4096, help="candidates that are scored and kept together (4096)")
+    parser.add_argument("--max-characters", type=int, default=1_000_000, help="of a program; longer ones are skipped")
+    parser.add_argument("--strict", action="store_true", help="stop at the first candidate that cannot be scored")
+    parser.add_argument(
+        "--shard", default="0/1", metavar="I/N",
+        help="do the I-th of N parts, I from 0; 'auto' asks SLURM, Open MPI or RANK and WORLD_SIZE. All parts write to "
+        "the same --output on a shared disk; the last one joins them",
+    )  # fmt: skip
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's parser."""
+    result = argparse.ArgumentParser(
+        prog="dreamprm score",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_arguments(result)
+    return result
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """(index, count) of ``--shard``.
+
+    Raises:
+      DataError: where it is malformed, or ``auto`` finds nothing to go by.
+    """
+    if text == "auto":
+        for rank, size in _RANKS:
+            if rank in os.environ and size in os.environ:
+                text = f"{os.environ[rank]}/{os.environ[size]}"
+                break
+        else:
+            names = ", ".join(f"{rank} and {size}" for rank, size in _RANKS)
+            raise DataError(f"--shard=auto: none of {names} is set; give --shard=I/N")
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or int(match[1]) >= int(match[2]):
+        raise DataError(f"--shard={text}: must be I/N with I from 0 to N - 1, or 'auto'")
+    return int(match[1]), int(match[2])
+
+
+def check_positive(args: argparse.Namespace, *names: str) -> None:
+    """Checks numbers that must be at least 1.
+
+    Raises:
+      DataError: naming the option.
+    """
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise DataError(f"--{name.replace('_', '-')}={value}: must be at least 1")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Runs the job.
+
+    Returns:
+      0; 1 where no candidate at all could be scored.
+
+    Raises:
+      DataError: on unusable input.
+    """
+    # Bad options and inputs are told before the seconds that jax and the model take.
+    index, count = parse_shard(args.shard)
+    check_positive(args, "chunk", "max_length", "row_tokens", "batch_tokens", "max_characters", "fsdp", "tensor")
+    candidates = Path(args.candidates)
+    if args.candidates != "-" and not candidates.is_file():
+        raise DataError(f"--candidates={candidates}: no such file")
+
+    from dreamprm_jax.scoring.inputs import read_problems
+    from dreamprm_jax.scoring.job import JobOptions, ScoreJob, Shard, spool
+    from dreamprm_jax.scoring.prm import PrmOptions, load_prm
+    from dreamprm_jax.scoring.scorer import Scorer
+
+    problems = read_problems(args.problems, args.release) if args.problems else {}
+    if spooled := args.candidates == "-":
+        candidates = args.output.with_name(f"{args.output.name}.stdin-{index}.jsonl")
+        spool(sys.stdin.buffer, candidates)
+    prm = load_prm(
+        args.prm, PrmOptions(args.max_length, args.overlong, args.dtype, mesh=MeshConfig(-1, args.fsdp, args.tensor))
+    )
+    scorer = Scorer(prm.model, prm.mesh, prm.params, args.row_tokens, args.batch_tokens)
+    options = JobOptions(
+        candidates=candidates,
+        source="stdin" if spooled else candidates.name,
+        problems=problems,
+        output=args.output,
+        chunk=args.chunk,
+        max_characters=args.max_characters,
+        strict=args.strict,
+        shard=Shard(index, count),
+    )
+    job = ScoreJob(options, prm, scorer)
+    counts = job.run()
+    if spooled:
+        candidates.unlink(missing_ok=True)
+    if counts is None:
+        return 0
+    for name, value in counts.items():
+        if isinstance(value, dict):
+            for reason, number in value.items():
+                print(f"    {number:>9}  {reason}")
+        else:
+            print(f"  {name:<32} {value}")
+    print(f"scores: {job.output}\ncounts: {job.counts_path}\nskipped: {job.skipped_path}")
+    return 0 if counts["scored"] else 1

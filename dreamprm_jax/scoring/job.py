@@ -1,0 +1,337 @@
+"""The batch job: a file of candidates in, a Parquet file of scores out, chunk by chunk.
+
+The input is cut into chunks of as many candidates, in its order. A finished chunk is two files in OUTPUT.parts, its
+scores and its record, each written aside and renamed; a process killed at any moment loses the chunk at hand and
+nothing else. Any number of processes may share the work and the folder (``Shard``): whichever finds all chunks done
+joins them into the output, in order, so the bytes do not depend on who did what or how often.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from dreamprm_jax.engine.ordered import ordered_map
+from dreamprm_jax.schema import DataError, Problem, Program, Score, Skip, arrow_schema, canonical_json, content_hash
+from dreamprm_jax.scoring.inputs import Item, read_items
+from dreamprm_jax.scoring.prm import Prm
+from dreamprm_jax.scoring.scorer import ProgramReading, Reading, Scorer, score_row
+from dreamprm_jax.storage import atomic_path, read_json, write_json, write_text
+from dreamprm_jax.training.examples import tokenise
+
+FORMAT = 1  # raise when the output changes meaning
+MARK = b"dreamprm_job"  # in the output's metadata: the fingerprint of the job
+# Score rows, and where in the input each program is.
+SCHEMA = pa.schema(
+    [*arrow_schema(Score), pa.field("row", pa.int64(), False), pa.field("sample_index", pa.int64(), False)]
+)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which chunks are this process's: every ``count``-th, from the ``index``-th on."""
+
+    index: int = 0
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """What to score, and how the work is cut."""
+
+    candidates: Path
+    source: str  # what the candidates' file is called in the skips
+    problems: dict[str, Problem]
+    output: Path
+    chunk: int = 4096  # candidates
+    max_characters: int = 1_000_000
+    strict: bool = False  # the first candidate that cannot be scored is an error
+    shard: Shard = Shard()
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    index: int
+    items: list[Item | Skip]
+    duplicates: int
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    rows: list[tuple[Item, ProgramReading]]
+    skips: list[Skip]
+    counts: Counter[str]
+
+
+class ScoreJob:
+    """One job's folder, and the process's part of the work."""
+
+    def __init__(self, options: JobOptions, prm: Prm, scorer: Scorer):
+        self.options = options
+        self.prm = prm
+        self.scorer = scorer
+        self.output = options.output
+        self.parts = options.output.with_name(options.output.name + ".parts")
+        self.fingerprint = self._fingerprint()
+
+    @property
+    def skipped_path(self) -> Path:
+        """One JSON line for every candidate that has no score."""
+        return self.output.with_name(self.output.stem + ".skipped.jsonl")
+
+    @property
+    def counts_path(self) -> Path:
+        """The job's counts."""
+        return self.output.with_name(self.output.stem + ".counts.json")
+
+    def run(self) -> dict[str, Any] | None:
+        """Does this process's chunks and, where then all are done, joins them.
+
+        Returns:
+          The job's counts; None while other processes still have chunks to do.
+
+        Raises:
+          DataError: on unreadable input, with ``strict`` on the first candidate that cannot be scored, and where the
+            output or its parts are another job's.
+        """
+        if self._is_done():
+            return read_json(self.counts_path)
+        self.parts.mkdir(parents=True, exist_ok=True)
+        shard = self.options.shard
+        with _locked(self.parts / f"lock-{shard.index}-of-{shard.count}", wait=False):
+            self._claim()
+            chunks = self._work()
+        with _locked(self.parts / "lock-join", wait=True):
+            if self._is_done():  # another process was faster
+                return read_json(self.counts_path)
+            if missing := sum(not self._record(index).exists() for index in range(chunks)):
+                print(f"{missing} of {chunks} chunks are other processes' and not done yet: the last one joins them")
+                return None
+            return self._join(chunks)
+
+    def _fingerprint(self) -> str:
+        """Hash of everything that the output's bytes depend on."""
+        options, limits = self.options, self.prm.limits
+        settings = {
+            "format": FORMAT, "chunk": options.chunk, "max_characters": options.max_characters,
+            "row_tokens": self.scorer.row_tokens, "batch_tokens": self.scorer.batch_tokens,
+            "model": self.prm.name, "checkpoint": self.prm.checkpoint, "max_length": limits.max_length,
+            "overlong": limits.overlong, "dtype": limits.dtype, "attention": limits.attention,
+            "source": options.source,
+        }  # fmt: skip
+        with open(options.candidates, "rb") as handle:
+            candidates = hashlib.file_digest(handle, "sha256").hexdigest()
+        prompts = content_hash(
+            *(f"{p.problem_id}\0{p.platform}\0{p.title}\0{p.statement}" for p in options.problems.values())
+        )
+        return content_hash(canonical_json(settings), candidates, prompts)
+
+    def _is_done(self) -> bool:
+        if not self.output.exists():
+            return False
+        try:
+            mark = (pq.read_schema(self.output).metadata or {}).get(MARK, b"").decode()
+        except (pa.ArrowException, OSError):
+            mark = ""
+        if mark != self.fingerprint:
+            raise DataError(
+                f"--output={self.output}: is there and not this job's result (other candidates, problems, model or "
+                "settings); remove it or name another"
+            )
+        shutil.rmtree(self.parts, ignore_errors=True)  # a kill may have come between the rename and this
+        return True
+
+    def _claim(self) -> None:
+        mark = self.parts / "job.json"
+        if not mark.exists():
+            write_json(mark, {"fingerprint": self.fingerprint})
+        elif read_json(mark)["fingerprint"] != self.fingerprint:
+            raise DataError(
+                f"{self.parts}: holds the unfinished work of another job (other candidates, problems, model or "
+                "settings); remove the folder, or name another --output"
+            )
+
+    def _scores(self, index: int) -> Path:
+        return self.parts / f"{index:06d}.parquet"
+
+    def _record(self, index: int) -> Path:
+        return self.parts / f"{index:06d}.json"
+
+    # ------------------------------------------------------------ the work
+
+    def _work(self) -> int:
+        """Does this process's chunks that are not done. Returns how many chunks there are in all."""
+        seen = 0
+        shard = self.options.shard
+
+        def mine() -> Iterator[_Chunk]:
+            nonlocal seen
+            for chunk in self._chunks():
+                seen = chunk.index + 1
+                if chunk.index % shard.count != shard.index:
+                    continue
+                if self._record(chunk.index).exists():
+                    bar.update(len(chunk.items))
+                else:
+                    yield chunk
+
+        with tqdm(desc=f"score {self.prm.name}", unit="program", smoothing=0.05) as bar:
+            # While the devices score one chunk a thread reads and tokenises the next.
+            for chunk, prepared in ordered_map(self._prepare, mine(), threads=1, ahead=2):
+                self._finish(chunk, prepared, bar)
+        return seen
+
+    def _chunks(self) -> Iterator[_Chunk]:
+        items = read_items(
+            self.options.candidates, self.options.problems, self.options.source, self.options.max_characters
+        )
+        known: set[bytes] = set()
+        index = 0
+        while rows := list(islice(items, self.options.chunk)):
+            duplicates = 0
+            for row in rows:
+                if isinstance(row, Skip):
+                    self._refuse(row)
+                else:
+                    key = bytes.fromhex(content_hash(row.problem.problem_id, row.code, digits=24))
+                    duplicates += key in known
+                    known.add(key)
+            yield _Chunk(index, rows, duplicates)
+            index += 1
+
+    def _refuse(self, skip: Skip) -> None:
+        if self.options.strict:
+            raise DataError(f"{skip.source}, {skip.row}: {skip.reason}; without --strict it is skipped and counted")
+
+    def _prepare(self, chunk: _Chunk) -> _Prepared:
+        """Tokenises a chunk, problem by problem."""
+        counts: Counter[str] = Counter()
+        by_problem: dict[Problem, list[tuple[int, Item]]] = {}
+        for place, item in enumerate(chunk.items):
+            if isinstance(item, Item):
+                by_problem.setdefault(item.problem, []).append((place, item))
+        readings: dict[int, ProgramReading] = {}
+        for problem, items in by_problem.items():
+            # The place stands in for the sample's index, and tells which programs were left out.
+            programs = [Program.make(problem.problem_id, item.code, place, "", {}) for place, item in items]
+            for program, tokens, ends in tokenise(self.prm.tokenizer, self.prm.limits, problem, programs, counts):
+                readings[program.sample_index] = ProgramReading(program, Reading(tokens, ends))
+        rows, skips = [], []
+        for place, item in enumerate(chunk.items):
+            if isinstance(item, Skip):
+                skips.append(item)
+            elif place in readings:
+                rows.append((item, readings[place]))
+            else:
+                reason = f"longer than the model's context of {self.prm.limits.max_length} tokens"
+                skips.append(Skip(self.options.source, f"row {item.row}, sample {item.sample_index}", reason))
+                self._refuse(skips[-1])
+        kept = Counter({"statements truncated on the left": counts["statements truncated on the left"]})
+        return _Prepared(rows, skips, kept)
+
+    def _finish(self, chunk: _Chunk, prepared: _Prepared, bar: tqdm[Any]) -> None:
+        """Scores a chunk and commits it: first its scores, then its record."""
+        before, start = Counter(self.scorer.summary()), time.perf_counter()
+        logits = self.scorer.logits([scored.reading for _, scored in prepared.rows], bar.update)
+        seconds = time.perf_counter() - start
+        bar.update(len(prepared.skips))
+        rows = [
+            dict(vars(score_row(scored.program, values, self.prm.name, self.prm.checkpoint)))
+            | {"row": item.row, "sample_index": item.sample_index}
+            for (item, scored), values in zip(prepared.rows, logits, strict=True)
+        ]
+        with atomic_path(self._scores(chunk.index)) as temporary:
+            pq.write_table(pa.Table.from_pylist(rows, SCHEMA), temporary, compression="zstd")
+        counts = Counter(self.scorer.summary())
+        counts.subtract(before)
+        record = {
+            "read": len(chunk.items),
+            "scored": len(prepared.rows),
+            "steps": int(np.sum([len(scored.reading.ends) for _, scored in prepared.rows])),
+            "duplicates": chunk.duplicates,
+            **prepared.counts,
+            **counts,
+        }
+        skips = [{"source": skip.source, "row": skip.row, "reason": skip.reason} for skip in prepared.skips]
+        write_json(self._record(chunk.index), {"counts": record, "seconds": seconds, "skips": skips})
+
+    # ------------------------------------------------------------ the end
+
+    def _join(self, chunks: int) -> dict[str, Any]:
+        """Writes the output and what goes with it, the output last: where it is, everything is."""
+        counts: Counter[str] = Counter({"skipped": 0})
+        reasons: Counter[str] = Counter()
+        seconds = 0.0
+        lines = []
+        schema = SCHEMA.with_metadata({MARK: self.fingerprint.encode()})
+        with atomic_path(self.output) as temporary:
+            with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+                for index in range(chunks):
+                    record = read_json(self._record(index))
+                    counts.update(record["counts"])
+                    seconds += record["seconds"]
+                    for skip in record["skips"]:
+                        reasons[_kind(skip["reason"])] += 1
+                        lines.append(canonical_json(skip) + "\n")
+                    writer.write_table(
+                        pq.read_table(self._scores(index), schema=SCHEMA).replace_schema_metadata(None).cast(schema)
+                    )
+            counts["skipped"] = len(lines)
+            report = self._report(counts, reasons, seconds)
+            write_text(self.skipped_path, "".join(lines))
+            write_json(self.counts_path, report)
+        shutil.rmtree(self.parts, ignore_errors=True)
+        return report
+
+    def _report(self, counts: Counter[str], reasons: Counter[str], seconds: float) -> dict[str, Any]:
+        computed = counts["tokens computed"] + counts["padding"]
+        return {
+            **counts,
+            "skipped by reason": dict(reasons.most_common()),
+            "padding share": round(counts["padding"] / computed, 4) if computed else 0.0,
+            "seconds": round(seconds, 3),
+            "programs a second": round(counts["scored"] / seconds, 2) if seconds else 0.0,
+            "tokens a second": round(counts["tokens"] / seconds) if seconds else 0,
+            "model": self.prm.name,
+            "checkpoint": self.prm.checkpoint,
+        }
+
+
+def _kind(reason: str) -> str:
+    """A reason without what is particular to the row: what is quoted or in brackets, and numbers."""
+    kept = reason.split("'")[0].split("(")[0]
+    return " ".join(word for word in kept.split() if not word.rstrip(",").isdigit()).rstrip(" ,:;")
+
+
+@contextmanager
+def _locked(path: Path, wait: bool) -> Iterator[None]:
+    """Holds a lock file; freed however the process ends."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError as error:
+            raise DataError(
+                f"{path.parent}: another process is at work on this shard; wait for it or stop it"
+            ) from error
+        yield
+
+
+def spool(lines: Iterable[bytes], path: Path) -> None:
+    """Keeps a stream in a file, so that its rows can be read again after a kill."""
+    with atomic_path(path) as temporary, open(temporary, "wb") as handle:
+        handle.writelines(lines)

@@ -1,0 +1,138 @@
+"""A reward model to score with, from where it is kept: an arm of a run's folder, or a Hugging Face folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+from tokenizers import Tokenizer
+
+from dreamprm_jax.config import Config, MeshConfig, ModelConfig, freeze
+from dreamprm_jax.models import pretrained
+from dreamprm_jax.models.decoder import DecoderConfig
+from dreamprm_jax.models.hf_config import read_config
+from dreamprm_jax.models.hf_import import Checkpoint, load_params
+from dreamprm_jax.models.reward import Params
+from dreamprm_jax.pipeline import fingerprint
+from dreamprm_jax.schema import DataError
+from dreamprm_jax.storage import read_json
+from dreamprm_jax.training.mesh import activate, make_mesh, parameter_shardings
+from dreamprm_jax.training.parameters import frozen_params, trained_params
+from dreamprm_jax.training.tokenizer import load_tokenizer
+from dreamprm_jax.workdir import Paths, StageFolder
+
+FOLDER_MAX_LENGTH = 2048  # of a Hugging Face folder, where the user names no other: the length of the paper
+
+
+@dataclass(frozen=True)
+class PrmOptions:
+    """What a user may set; None keeps the model's own."""
+
+    max_length: int | None = None
+    overlong: str | None = None  # drop, raise, truncate_statement
+    dtype: str | None = None  # float32, bfloat16
+    attention: str | None = None  # chunked, cudnn
+    mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+
+
+@dataclass(frozen=True)
+class Prm:
+    """A loaded reward model."""
+
+    model: DecoderConfig
+    mesh: jax.sharding.Mesh  # over this process's devices
+    params: Params
+    tokenizer: Tokenizer
+    limits: ModelConfig  # its max_length and overlong hold
+    name: str
+    checkpoint: str  # identity of the weights
+
+
+def load_prm(path: Path, options: PrmOptions) -> Prm:
+    """Loads the reward model at ``path`` onto this process's devices.
+
+    Args:
+      path: RUN/ARM or RUN/train/ARM, RUN being the folder of a run whose train stage is done; or a Hugging Face folder
+        of a token classifier with one label, such as ``dreamprm export`` writes.
+      options: what differs from the model's own settings.
+
+    Raises:
+      DataError: where there is no such model; names the file.
+    """
+    if not path.exists() and not path.parent.is_dir():
+        raise DataError(f"--prm={path}: no such folder")
+    if (path / "config.json").is_file():
+        values = read_json(path / "config.json")
+        if isinstance(values, dict) and "model_type" in values:
+            return _from_folder(path, options)
+        if isinstance(values, dict) and "train" in values:
+            arms = ", ".join(str(path / arm) for arm in values["train"].get("arms", ()))
+            raise DataError(f"--prm={path}: is a run with several models; name one of them: {arms}")
+    run = path.parent.parent if path.parent.name == "train" else path.parent
+    if (run / "config.json").is_file():
+        return _from_run(run, path.name, options)
+    raise DataError(
+        f"--prm={path}: neither a Hugging Face folder (no config.json in it) nor an arm of a run "
+        f"(no config.json in {run}); give RUN/ARM, or a folder that `dreamprm export` wrote"
+    )
+
+
+def _from_run(run: Path, arm: str, options: PrmOptions) -> Prm:
+    config: Config = freeze(read_json(run / "config.json"))
+    paths = Paths(run)
+    if arm not in config.train.arms:
+        raise DataError(f"--prm={run / arm}: the run's models are {', '.join(config.train.arms)}")
+    mark = fingerprint(config, "train")
+    if not StageFolder(paths.stage("train"), mark).is_done():
+        raise DataError(f"{paths.stage('train')}: stage 'train' has not finished for the settings in config.json")
+    settings = _limited(config.model, options)
+    model, mesh = pretrained.model_config(settings), _mesh(options)
+    frozen = frozen_params(dataclasses.replace(config, model=settings), model, mesh)
+    step, params = trained_params(model, mesh, paths.arm(arm) / "checkpoints", frozen)
+    tokenizer = load_tokenizer(paths.tokenizer())
+    return Prm(model, mesh, params, tokenizer, settings, arm, f"{arm}/{step}@{mark}")
+
+
+def _from_folder(folder: Path, options: PrmOptions) -> Prm:
+    shape = read_config(folder)
+    length = options.max_length or min(FOLDER_MAX_LENGTH, shape.max_positions)
+    settings = _limited(ModelConfig(weights=str(folder)), dataclasses.replace(options, max_length=length))
+    model, mesh = pretrained.model_config(settings), _mesh(options)
+    with Checkpoint(folder) as checkpoint:
+        if "score.weight" not in checkpoint:
+            raise DataError(
+                f"{folder}: has no reward head (tensor 'score.weight'); --prm takes a token classifier with one "
+                "label, as `dreamprm export` writes it"
+            )
+    with activate(model, mesh):
+        params = load_params(model, folder, jax.random.key(0), parameter_shardings(model, mesh))
+    tokenizer = pretrained.load_tokenizer(settings, model)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return Prm(model, mesh, params, tokenizer, settings, folder.resolve().name, f"sha256:{_digest(folder)}")
+
+
+def _limited(model: ModelConfig, options: PrmOptions) -> ModelConfig:
+    changes: dict[str, Any] = {
+        name: value
+        for name in ("max_length", "overlong", "dtype", "attention")
+        if (value := getattr(options, name)) is not None
+    }
+    return dataclasses.replace(model, **changes)
+
+
+def _mesh(options: PrmOptions) -> jax.sharding.Mesh:
+    return make_mesh(options.mesh, jax.local_devices())
+
+
+def _digest(folder: Path) -> str:
+    """Identity of a folder's weights, settings and tokenizer."""
+    digest = hashlib.sha256()
+    for path in sorted([*folder.glob("*.safetensors"), folder / "config.json", folder / "tokenizer.json"]):
+        with open(path, "rb") as handle:
+            digest.update(path.name.encode() + hashlib.file_digest(handle, "sha256").digest())
+    return digest.hexdigest()[:16]
