@@ -9,12 +9,13 @@ from dreamprm_jax.policy.protocol import Policy
 from dreamprm_jax.schema import DataError
 
 
-def make_policy(config: PolicyConfig, compositions: Path | None = None) -> Policy:
+def make_policy(config: PolicyConfig, compositions: Path | None = None, folder: Path | None = None) -> Policy:
     """The policy of ``config.kind``; each kind is imported only where it is asked for.
 
     Args:
       config: The policy's settings.
       compositions: What the simulated policy knows of each problem (``Paths.compositions``).
+      folder: Of the stage: where a server's abilities and what it was asked for are kept (``usage.spent`` reads it).
 
     Raises:
       DataError: when a setting, a file or a package that the kind needs is missing.
@@ -22,7 +23,7 @@ def make_policy(config: PolicyConfig, compositions: Path | None = None) -> Polic
     if config.kind == "server":
         from dreamprm_jax.policy.server import ServerPolicy
 
-        return ServerPolicy(config)
+        return ServerPolicy(config, folder)
     if config.kind == "replay":
         from dreamprm_jax.policy.replay import ReplayPolicy
 

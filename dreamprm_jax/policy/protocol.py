@@ -48,11 +48,13 @@ class Completion:
       finish_reason: Why the policy stopped: "stop", "length" (cut short), or the server's own word.
       forced: True where the policy really continued the prefix, character for character; False where the prefix was
         only shown to it ("starter code") and the answer may differ. With an empty prefix it is True.
+      log_probability: The mean log-probability of the tokens that were sampled, where the policy tells it.
     """
 
     code: str
     finish_reason: str
     forced: bool
+    log_probability: float | None = None
 
 
 class Policy(Protocol):

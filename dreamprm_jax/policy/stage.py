@@ -10,10 +10,13 @@ from dreamprm_jax.engine.journal import Journal
 from dreamprm_jax.engine.ordered import ordered_map
 from dreamprm_jax.policy.factory import make_policy
 from dreamprm_jax.policy.protocol import Completion, CompletionRequest, PolicyError
+from dreamprm_jax.policy.usage import spent
 from dreamprm_jax.problems.source import load_windows
 from dreamprm_jax.schema import DataError, Problem, Program, content_hash
 from dreamprm_jax.storage import write_json, write_records
 from dreamprm_jax.workdir import Paths
+
+MEAN_LOG_PROBABILITY = "mean_logprob"  # of a program's tokens under its policy, among its sampling parameters
 
 
 def request_seed(config_seed: int, *parts: str) -> int:
@@ -25,17 +28,18 @@ def generate(config: Config, paths: Paths) -> dict[str, int]:
     """Writes the problems and candidate programs of every window.
 
     Returns:
-      Counts: problems, programs, and candidates left out by reason.
+      Counts: problems, programs, candidates left out by reason, and what a server was asked for.
 
     Raises:
-      DataError: where the policy failed on some problems; run again to ask it for those alone.
+      DataError: where the policy failed on some problems (run again to ask it for those alone), or cannot be used.
     """
     windows, compositions = load_windows(config, cache=paths.stage("generate"))
     write_json(paths.compositions(), [composition.to_json() for composition in compositions])
     for window, problems in windows.items():
         write_records(paths.problems(window), Problem, problems)
     counts: Counter[str] = Counter()
-    policy = make_policy(config.policy, compositions=paths.compositions())
+    folder = paths.stage("generate")
+    policy = make_policy(config.policy, compositions=paths.compositions(), folder=folder)
 
     def ask(item: tuple[str, Problem]) -> list[Completion] | PolicyError:
         window, problem = item
@@ -47,7 +51,7 @@ def generate(config: Config, paths: Paths) -> dict[str, int]:
             return error
 
     try:
-        with Journal(paths.stage("generate") / "candidates.journal") as journal:
+        with Journal(folder / "candidates.journal") as journal:
             every = [(window, problem) for window, problems in windows.items() for problem in problems]
             todo = [item for item in every if item[1].problem_id not in journal]
             planned = len({problem.problem_id for _, problem in every})
@@ -56,7 +60,7 @@ def generate(config: Config, paths: Paths) -> dict[str, int]:
                     if isinstance(answer, PolicyError):
                         account.add(problem.problem_id, failure=str(answer))
                     else:
-                        journal.put(problem.problem_id, [completion.code for completion in answer])
+                        journal.put(problem.problem_id, [[one.code, one.log_probability] for one in answer])
                         account.add(problem.problem_id)
             if account.progress.failed:
                 raise DataError(
@@ -68,11 +72,12 @@ def generate(config: Config, paths: Paths) -> dict[str, int]:
             for window, problems in windows.items():
                 programs = []
                 for problem in problems:
-                    for index, code in enumerate(journal.get(problem.problem_id) or []):
+                    for index, (code, log_probability) in enumerate(journal.get(problem.problem_id) or []):
                         counts["empty candidates"] += not code.strip()  # kept: the judge fails them
-                        programs.append(Program.make(problem.problem_id, code, index, policy.name, sampling))
+                        said = {} if log_probability is None else {MEAN_LOG_PROBABILITY: log_probability}
+                        programs.append(Program.make(problem.problem_id, code, index, policy.name, sampling | said))
                 counts[f"{window} problems"] = len(problems)
                 counts[f"{window} programs"] = write_records(paths.programs(window), Program, programs)
     finally:
         policy.close()
-    return dict(counts)
+    return dict(counts) | spent(folder)

@@ -7,6 +7,7 @@ The model's name asks for a behaviour, the part after ":" keeps the counts of di
   fail500_K     HTTP 500 for the first K requests, then plain (also fail429_K with Retry-After, malformed_K, empty_K)
   slow          waits a second before it answers
   one           one choice, whatever n is
+  few           one choice less than n
   echo          repeats the prompt in the answer
   repeat        repeats the given part of the answer
   strip         strips the answer
@@ -14,6 +15,12 @@ The model's name asks for a behaviour, the part after ":" keeps the counts of di
   denied        HTTP 401
   cut           stops at the token limit
   surrogate     answers with half a character
+  noseed        answers differently every time
+  overflow_K    HTTP 400 for a token limit above K: the context is too short
+  nochoice      HTTP 400 for n, naming it
+  reasoning     HTTP 400 for max_tokens, temperature and top_p; chats alone
+  quota         HTTP 429 that will not pass
+  bare          no token counts, no cached tokens, no log-probabilities
 
 ``GET /log/MODEL`` gives the bodies of the requests made to a model so far.
 """
@@ -53,7 +60,21 @@ class Handler(BaseHTTPRequestHandler):
             LOG[model].append({"path": self.path, **body})
             number = len(LOG[model])
         behaviour, _, count = model.split(":")[0].partition("_")
-        if count and number <= int(count):
+        if behaviour == "overflow":
+            if body["max_tokens"] > int(count):
+                self.refuse("This model's maximum context length is 512 tokens, you asked for more", None)
+            else:
+                self.complete(body, "plain")
+        elif behaviour == "nochoice" and "n" in body:
+            self.refuse("unknown field", "n")
+        elif behaviour == "reasoning" and self.path == "/v1/completions":
+            self.reply(404, {"error": {"message": "no such endpoint"}})
+        elif behaviour == "reasoning" and {"max_tokens", "temperature", "top_p"} & body.keys():
+            name = next(name for name in ("max_tokens", "temperature", "top_p") if name in body)
+            self.refuse(f"Unsupported parameter: '{name}' is not supported with this model.", name)
+        elif behaviour == "quota":
+            self.reply(429, {"error": {"message": "pay first", "code": "insufficient_quota"}})
+        elif count and number <= int(count):
             self.fail(behaviour)
         elif behaviour == "denied":
             self.reply(401, {"error": {"message": "bad key"}})
@@ -74,14 +95,22 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.reply(500, {"error": {"message": "out of memory"}})
 
+    def refuse(self, message: str, parameter: str | None) -> None:
+        self.reply(400, {"error": {"message": message, "type": "invalid_request_error", "param": parameter}})
+
     def complete(self, body: dict[str, Any], behaviour: str) -> None:
-        prompt, seed = body["prompt"], body["seed"]
-        given = prompt[prompt.rindex(FENCE) + len(FENCE) :]
+        prompt, seed = body["prompt"], body.get("seed", 0)
+        given = prompt.rpartition(FENCE)[2]
         if behaviour == "slow":
             time.sleep(1)
         choices = []
-        for index in range(1 if behaviour == "one" else body["n"]):
-            if "class Solution" in given:
+        n = body.get("n", 1)
+        for index in range({"one": 1, "few": max(n - 1, 1)}.get(behaviour, n)):
+            if FENCE not in prompt:
+                text = f" sailor, number {time.monotonic_ns() if behaviour == 'noseed' else seed + index}"
+            elif given.endswith("return a"):
+                text = " + b"
+            elif "class Solution" in given:
                 text = METHOD
             elif given:
                 text = HELPER + CALL
@@ -95,24 +124,31 @@ class Handler(BaseHTTPRequestHandler):
                 text = FENCE + given + text
             elif behaviour == "strip":
                 text = text.strip()
-            elif behaviour == "restart":
+            elif behaviour == "restart" and FENCE in prompt:
                 text = f"Sure!\n{FENCE}{MAIN}{HELPER}```"[6:]
             elif behaviour == "surrogate":
                 text = "# \ud83d\n" + text
             elif behaviour == "cut":
                 text, reason = text[:30], "length"
-            choices.append({"index": index, "text": text, "finish_reason": reason, "logprobs": None})
-        self.answer("text_completion", choices, body)
+            if body.get("echo"):
+                text = prompt + text
+            logprobs = {"token_logprobs": [-0.5, -1.5]} if body.get("logprobs") and behaviour != "bare" else None
+            choices.append({"index": index, "text": text, "finish_reason": reason, "logprobs": logprobs})
+        self.answer("text_completion", choices, body, counted=behaviour != "bare")
 
     def chat(self, body: dict[str, Any]) -> None:
-        text = f"Here it is:\n\n{FENCE}{MAIN}{HELPER.format(seed=body['seed'])}{CALL}```\n"
+        text = f"Here it is:\n\n{FENCE}{MAIN}{HELPER.format(seed=body.get('seed', 0))}{CALL}```\n"
         message = {"role": "assistant", "content": text}
-        choices = [{"index": i, "message": message, "finish_reason": "stop"} for i in range(body["n"])]
+        choices = [{"index": i, "message": message, "finish_reason": "stop"} for i in range(body.get("n", 1))]
         self.answer("chat.completion", choices, body)
 
-    def answer(self, kind: str, choices: list[dict[str, Any]], body: dict[str, Any]) -> None:
-        usage = {"prompt_tokens": 100, "completion_tokens": 10 * len(choices), "total_tokens": 100 + 10 * len(choices)}
-        reply = {"id": "x", "object": kind, "created": 0, "model": body["model"], "choices": choices, "usage": usage}
+    def answer(self, kind: str, choices: list[dict[str, Any]], body: dict[str, Any], counted: bool = True) -> None:
+        usage: dict[str, Any] = {"prompt_tokens": 100, "completion_tokens": 10 * len(choices)}
+        usage["total_tokens"] = sum(usage.values())
+        usage["prompt_tokens_details"] = {"cached_tokens": 64}
+        reply = {"id": "x", "object": kind, "created": 0, "model": body["model"], "choices": choices}
+        if counted:
+            reply["usage"] = usage
         self.reply(200, reply)
 
     def reply(self, status: int, value: object, headers: dict[str, str] | None = None) -> None:

@@ -62,7 +62,9 @@ def test_failed_problems_are_asked_for_again_alone(tmp_path, tiny_config, monkey
                 raise PolicyError("rate limit")
             return super().complete(request)
 
-    monkeypatch.setattr(generate_stage, "make_policy", lambda config, compositions: Flaky.from_file(compositions))
+    monkeypatch.setattr(
+        generate_stage, "make_policy", lambda config, compositions, folder: Flaky.from_file(compositions)
+    )
     with pytest.raises(
         DataError, match=r"failed on 1 problem\(s\), first procedural-0-00004: rate limit; what it answered"
     ):
@@ -81,7 +83,9 @@ def test_empty_candidates_are_kept_and_counted(tmp_path, tiny_config, monkeypatc
         def complete(self, request):
             return [Completion("" if i else " \n", "length", True) for i in range(request.n)]
 
-    monkeypatch.setattr(generate_stage, "make_policy", lambda config, compositions: Silent.from_file(compositions))
+    monkeypatch.setattr(
+        generate_stage, "make_policy", lambda config, compositions, folder: Silent.from_file(compositions)
+    )
     counts = generate(tiny_config, Paths(tmp_path))
     assert counts["empty candidates"] == 18
     assert counts["train programs"] == 6

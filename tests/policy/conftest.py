@@ -1,0 +1,48 @@
+"""A server process that speaks the OpenAI schema, and policies that ask it."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dreamprm_jax.config import PolicyConfig
+from dreamprm_jax.policy.abilities import Abilities
+from dreamprm_jax.policy.server import ServerPolicy
+
+EVERYTHING = Abilities()
+
+
+@pytest.fixture(scope="session")
+def address() -> Iterator[str]:
+    script = Path(__file__).with_name("openai_server.py")
+    process = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    yield f"http://127.0.0.1:{int(process.stdout.readline())}"
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture
+def server(address: str) -> Iterator[Callable[..., ServerPolicy]]:
+    """Makes policies for a behaviour; each has a model name, and so a log, of its own. They take the server to be able
+    to do everything, unless told otherwise."""
+    opened = []
+    numbers = itertools.count(time.monotonic_ns())
+
+    def make(
+        behaviour: str, folder: Path | None = None, abilities: Abilities | None = EVERYTHING, **settings: Any
+    ) -> ServerPolicy:
+        config = PolicyConfig(kind="server", base_url=f"{address}/v1", model=f"{behaviour}:{next(numbers)}", **settings)
+        opened.append(ServerPolicy(config, folder, abilities, backoff_seconds=0.01))
+        return opened[-1]
+
+    yield make
+    for policy in opened:
+        policy.close()
