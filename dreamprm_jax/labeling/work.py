@@ -123,8 +123,8 @@ class SharedMachineJudge:
           run: names the run whose workers must give way to each other.
         """
         limits = Limits(config.cpu_seconds, config.wall_seconds, config.memory_bytes, config.output_bytes)
-        self._judge = Judge(config.mode, config.tier, limits, children, retry_alone=False)
-        self._turns = _Turns(Path(tempfile.gettempdir()) / f"dreamprm-{os.getuid()}-{content_hash(run, digits=16)}")
+        self.judge = Judge(config.mode, config.tier, limits, children, retry_alone=False)
+        self._turns = Turns(Path(tempfile.gettempdir()) / f"dreamprm-{os.getuid()}-{content_hash(run, digits=16)}")
         self._lock = threading.Lock()
         self._known: OrderedDict[str, dict[str, Verdict]] = OrderedDict()  # by problem, by identity
 
@@ -143,12 +143,12 @@ class SharedMachineJudge:
             }
             if tasks:
                 with self._turns.among_others():
-                    fresh = {result.key: result.verdict for result in self._judge.evaluate(tasks.values())}
+                    fresh = {result.key: result.verdict for result in self.judge.evaluate(tasks.values())}
                 slow = [tasks[name] for name, verdict in fresh.items() if verdict is Verdict.TLE]
                 if slow:
                     with self._turns.alone():
                         for task in slow:  # one after the other
-                            (result,) = self._judge.evaluate([task])
+                            (result,) = self.judge.evaluate([task])
                             fresh[task.key] = result.verdict
                 known.update((name, v) for name, v in fresh.items() if v is not Verdict.SANDBOX_ERROR)
                 verdicts.update(fresh)
@@ -156,11 +156,11 @@ class SharedMachineJudge:
 
     def close(self) -> None:
         """Ends the judge."""
-        self._judge.close()
+        self.judge.close()
         self._turns.close()
 
 
-class _Turns:
+class Turns:
     """A lock among processes of one machine: many may run together, or one alone. Who waits to be alone gets its turn.
 
     Whoever dies gives back what it held.

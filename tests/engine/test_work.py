@@ -1,0 +1,154 @@
+"""The label stage's work in a worker: verdicts beside other judges, and a real stage whose workers are killed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dreamprm_jax.config import Config, SandboxConfig, to_dict
+from dreamprm_jax.labeling.work import SharedMachineJudge, Turns
+from dreamprm_jax.pipeline import run_stage
+from dreamprm_jax.schema import Problem, TestCase
+from dreamprm_jax.workdir import Paths
+
+DOUBLE = Problem(
+    "double", "Double", "Print twice the number.", "own", "c", "2024-01-01T00:00:00", "easy",
+    public_tests=(TestCase("2\n", "4\n"), TestCase("5\n", "10\n")),
+)  # fmt: skip
+
+
+def test_turns(tmp_path: Path) -> None:
+    """Many are in together; who wants to be alone waits for them, gets its turn before newcomers, and is alone."""
+    rooms = [Turns(tmp_path / "turns") for _ in range(4)]  # as of four processes
+    inside: list[str] = []
+    together, leave = threading.Barrier(3, timeout=20), threading.Event()
+
+    def join(room: Turns) -> None:
+        with room.among_others():
+            together.wait()
+            leave.wait(20)
+            inside.append("early")
+
+    def alone() -> None:
+        with rooms[2].alone():
+            inside.append("alone begins")
+            time.sleep(0.1)
+            inside.append("alone ends")
+
+    def newcomer() -> None:
+        with rooms[3].among_others():
+            inside.append("late")
+
+    threads = [threading.Thread(target=join, args=(room,)) for room in rooms[:2]]
+    for thread in threads:
+        thread.start()
+    together.wait()
+    for late in (alone, newcomer):
+        threads.append(threading.Thread(target=late))
+        threads[-1].start()
+        time.sleep(0.2)
+    assert inside == []
+    leave.set()
+    for thread in threads:
+        thread.join(20)
+    assert inside == ["early", "early", "alone begins", "alone ends", "late"]
+    for room in rooms:
+        room.close()
+
+
+def test_verdicts_beside_other_judges() -> None:
+    """Each text is judged once a problem; a time limit is tried again alone, and stays one."""
+    config = SandboxConfig(cpu_seconds=0.3, wall_seconds=5.0)
+    codes = ["print(2 * int(input()))", "print(input())", "while True: pass", "1 / 0"]
+    judge = SharedMachineJudge(config, 1, "test")
+    evaluated: list[str] = []
+    evaluate = judge.judge.evaluate
+
+    def noting(tasks: Any) -> Any:
+        listed = list(tasks)
+        evaluated.extend(task.code for task in listed)
+        return evaluate(listed)
+
+    judge.judge.evaluate = noting  # type: ignore[method-assign]
+    try:
+        assert judge(DOUBLE, codes, codes) == ["AC", "WA", "TLE", "RE"]
+        assert evaluated == [*codes, "while True: pass"]
+        assert judge(DOUBLE, codes[::-1], codes[::-1]) == ["RE", "TLE", "WA", "AC"]
+        assert len(evaluated) == 5
+        other = dataclasses.replace(DOUBLE, problem_id="other")
+        assert judge(other, codes[:1], codes[:1]) == ["AC"]
+        assert len(evaluated) == 6
+    finally:
+        judge.close()
+
+
+def children(parent: int) -> list[int]:
+    """Processes that a process has started."""
+    try:
+        return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_label_stage_whose_workers_are_killed(tmp_path: Path, tiny_config: Config, seed: int) -> None:
+    """SIGKILL to workers at random moments: the rows are those of an undisturbed run; no judge is left behind."""
+    draw = random.Random(seed)
+    problems = dataclasses.replace(tiny_config.problems, train_count=12)
+    label = dataclasses.replace(tiny_config.label, rollouts=8)
+    config = dataclasses.replace(tiny_config, problems=problems, label=label)
+    labels = []
+    for name in ("undisturbed", "disturbed"):
+        run_stage(config, tmp_path / name, "generate")
+    script = (
+        "import json, sys; from pathlib import Path; from dreamprm_jax.config import freeze\n"
+        "from dreamprm_jax.pipeline import run_stage\n"
+        "tuples = lambda d: {k: tuple(v) if isinstance(v, list) else v for k, v in d.items()}\n"
+        "run_stage(freeze(json.loads(sys.argv[1], object_hook=tuples)), Path(sys.argv[2]), 'label')\n"
+    )
+    command = [sys.executable, "-c", script, json.dumps(to_dict(config)), str(tmp_path / "disturbed")]
+    seen: set[int] = set()
+    killed: list[int] = []
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as driver:
+        assert driver.stderr is not None
+        threading.Thread(target=driver.stderr.read, daemon=True).start()
+        pause = time.monotonic()
+        while driver.poll() is None:
+            workers = [pid for pid in children(driver.pid) if b"engine.executors.worker" in command_line(pid)]
+            judging = [pid for pid in workers if children(pid)]
+            seen.update(pid for worker in judging for pid in children(worker))
+            if judging and len(killed) < 3 and time.monotonic() > pause:
+                killed.append(draw.choice(judging))
+                os.kill(killed[-1], signal.SIGKILL)
+                pause = time.monotonic() + draw.uniform(0.3, 1.0)
+            time.sleep(0.02)
+        assert driver.returncode == 0
+    assert killed
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in seen) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert [pid for pid in seen if Path(f"/proc/{pid}").exists()] == []
+    run_stage(config, tmp_path / "undisturbed", "label")
+    for name in ("undisturbed", "disturbed"):
+        labels.append(Paths(tmp_path / name).step_labels().read_bytes())
+    assert labels[0] == labels[1]
+
+
+def command_line(pid: int) -> bytes:
+    """What a process was started with; nothing if it has gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
