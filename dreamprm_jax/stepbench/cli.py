@@ -51,11 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 _MAKE = (
     "Makes a benchmark from the CodeI/O references of package reasoning-gym, injecting one fault into one function of "
-    "each. All programs run in the sandbox. The same seed and size give the same bytes. Killed, it goes on where it was."
+    "each. All programs run in the sandbox. The same seed and size give the same bytes. Killed, it resumes."
 )
 _EXPORT = (
-    "Writes one JSON line a program: problem_id, program_hash, statement, code, step_ends. It is a candidates file for "
-    "`dreamprm score` and `dreamprm judge`, and the input of any scorer of your own. It does not say which are wrong."
+    "Writes one JSON line a program: problem_id, program_hash, statement (title, platform), code, step_ends. It is a "
+    "candidates file for `dreamprm score` and `dreamprm judge`, and the input of any scorer of your own. It does not "
+    "say which programs are wrong."
 )
 _SCORE = (
     "Prints accuracy on erroneous programs (the first wrong step is named exactly), on clean ones (no step is called "
@@ -94,10 +95,13 @@ def _export(args: argparse.Namespace) -> int:
         raise DataError(f"--output {args.output}: must end in .jsonl")
     with atomic_path(args.output) as temporary, open(temporary, "w", encoding="utf-8") as handle:
         for program in bench.programs:
+            problem = bench.problems[program.problem_id]
             row = {
                 "problem_id": program.problem_id,
                 "program_hash": program.program_hash,
-                "statement": bench.problems[program.problem_id].statement,
+                "statement": problem.statement,
+                "title": problem.title,
+                "platform": problem.platform,
                 "code": program.code,
                 "step_ends": bench.truth[program.program_hash].step_ends,
             }

@@ -133,7 +133,7 @@ def unsuitable(reference: str) -> str:
     try:
         tree = SourceMap(reference).tree
     except ValueError as error:
-        return f"not plain Python text: {error}"
+        return f"cannot be mapped: {error}"
     if len(split_steps(reference)) < 2:
         return "fewer than two functions"
     imported = {

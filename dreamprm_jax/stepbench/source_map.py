@@ -44,7 +44,10 @@ class SourceMap:
         self.text = text
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of invalid escapes in the program's strings
-            self.tree = ast.parse(text)
+            try:
+                self.tree = ast.parse(text)
+            except (SyntaxError, RecursionError) as error:
+                raise ValueError(f"not Python ({error})") from error
         self._lines = text.split("\n")
         self._starts = [0]
         for line in self._lines:
