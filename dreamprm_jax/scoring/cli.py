@@ -28,9 +28,10 @@ _RANKS = (("SLURM_PROCID", "SLURM_NTASKS"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_
 def run(command: str, arguments: list[str]) -> int:
     """Runs ``dreamprm score`` (the batch job) or ``dreamprm serve``."""
     if command == "serve":
-        from dreamprm_jax.scoring import serve
+        from dreamprm_jax.scoring.serve import main as serve
+        from dreamprm_jax.scoring.serve import parser as serve_parser
 
-        return serve.main(serve.parser().parse_args(arguments))
+        return serve(serve_parser().parse_args(arguments))
     return main(parser().parse_args(arguments))
 
 

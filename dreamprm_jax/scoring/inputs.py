@@ -250,7 +250,7 @@ def json_array(path: Path) -> Iterator[Any]:
                 text = text[1:]
                 skip_space()
             elif not text.startswith("]"):
-                raise fail("a comma or the end of the list belongs here")
+                raise fail("a comma, or the end of the list, belongs before it")
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import re
 import shutil
 import time
 from collections import Counter
@@ -312,9 +313,8 @@ class ScoreJob:
 
 
 def _kind(reason: str) -> str:
-    """A reason without what is particular to the row: what is quoted or in brackets, and numbers."""
-    kept = reason.split("'")[0].split("(")[0]
-    return " ".join(word for word in kept.split() if not word.rstrip(",").isdigit()).rstrip(" ,:;")
+    """A reason without what is particular to its row: quoted and bracketed text, and numbers."""
+    return re.sub(r"\d+", "N", re.sub(r"(?<!\w)'[^']*'", "...", reason.split(" (")[0]))
 
 
 @contextmanager
