@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import os
 import runpy
 import signal
 import sys
@@ -56,6 +57,9 @@ def main(argv: list[str] | None = None) -> int:
     except DataError as error:
         print(f"dreamprm {arguments[0]}: error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read our output has gone, as in `dreamprm status ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
     except OSError as error:
         from dreamprm_jax.storage import disk_full_error
 

@@ -16,6 +16,7 @@ from typing import Literal
 
 from dreamprm_jax.engine.account import Progress, read_progress
 from dreamprm_jax.pipeline import STAGES
+from dreamprm_jax.policy.usage import spent
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import read_json
 from dreamprm_jax.workdir import DONE, STARTED
@@ -48,6 +49,7 @@ class StageStatus:
     state: Literal["done", "started", "pending"]
     counts: dict[str, int]  # of a stage that is done
     units: tuple[UnitStatus, ...]
+    spent: dict[str, int]  # what a policy's server was asked for
 
 
 def run_status(root: Path) -> list[StageStatus]:
@@ -84,7 +86,7 @@ def _stage(name: str, folder: Path) -> StageStatus:
         state = "started"
     accounts = [(journal, read_progress(journal)) for journal in sorted(folder.glob("*.journal"))]
     units = [_units(journal, progress) for journal, progress in accounts if progress is not None]
-    return StageStatus(name, state, counts, tuple(sorted(units, key=lambda one: one.progress.started)))
+    return StageStatus(name, state, counts, tuple(sorted(units, key=lambda one: one.progress.started)), spent(folder))
 
 
 def _units(journal: Path, progress: Progress) -> UnitStatus:
@@ -105,6 +107,8 @@ def format_status(root: Path) -> str:
         lines.append(f"{stage.name:<10} {stage.state:<8} {counts}".rstrip())
         for units in stage.units:
             lines += [f"  {line}" for line in _unit_lines(units, pid is not None)]
+        if stage.spent and stage.state == "started":
+            lines.append("  asked of the server: " + ", ".join(f"{n} {name}" for name, n in stage.spent.items()))
     return "\n".join(lines)
 
 

@@ -12,12 +12,12 @@ from dreamprm_jax.engine.account import Account
 from dreamprm_jax.engine.journal import Journal
 from dreamprm_jax.engine.run import make_executor, run_units
 from dreamprm_jax.labeling.estimate import ProgramEstimate, StepTally
-from dreamprm_jax.labeling.rollouts import judge_task
 from dreamprm_jax.labeling.work import EstimateFactory, shares
 from dreamprm_jax.pipeline import fingerprint
 from dreamprm_jax.policy.factory import make_policy
+from dreamprm_jax.policy.usage import spent
 from dreamprm_jax.problems.source import WINDOWS
-from dreamprm_jax.sandbox import Judge
+from dreamprm_jax.sandbox import Judge, JudgeTask
 from dreamprm_jax.schema import DataError, Outcome, Problem, Program, StepLabel, Verdict, canonical_json
 from dreamprm_jax.storage import iterate_records, read_column, write_records
 from dreamprm_jax.workdir import Paths
@@ -40,7 +40,7 @@ def label(config: Config, paths: Paths) -> dict[str, int]:
             counts.update(_judge_window(paths, window, judge))
 
     with Journal(paths.stage("label") / "rollouts.journal") as journal:
-        used = _roll_out(config, paths, journal)
+        _roll_out(config, paths, journal)
 
         def counted(rows: Iterable[StepLabel]) -> Iterator[StepLabel]:
             for row in rows:
@@ -52,8 +52,7 @@ def label(config: Config, paths: Paths) -> dict[str, int]:
                 yield row
 
         written = write_records(paths.step_labels(), StepLabel, counted(_labels(config, paths, journal)))
-    del used["infrastructure errors"]  # of this run; those of the rows are counted above
-    return {**counts, "step labels": written, **used}
+    return {**counts, "step labels": written, **spent(paths.stage("label"))}
 
 
 def _judge_window(paths: Paths, window: str, judge: Judge) -> Counter[str]:
@@ -64,8 +63,9 @@ def _judge_window(paths: Paths, window: str, judge: Judge) -> Counter[str]:
 
     with Journal(paths.stage("label") / f"outcomes_{window}.journal") as journal:
         tasks = (
-            judge_task(problems[program.problem_id], program.code)
+            JudgeTask(program.program_hash, program.code, problem.tests, problem.func_name)
             for program in _unique_programs(paths, window)
+            for problem in (problems[program.problem_id],)
             if program.program_hash not in journal
         )
         with Account(journal, _count_unique(paths, window), f"judge {window}", "program") as account:
@@ -102,8 +102,8 @@ def _count_unique(paths: Paths, window: str) -> int:
     return len(set(read_column(paths.programs(window), "program_hash")))
 
 
-def _roll_out(config: Config, paths: Paths, journal: Journal) -> dict[str, int]:
-    """Estimates the train window's programs in the engine's workers. Returns what they counted."""
+def _roll_out(config: Config, paths: Paths, journal: Journal) -> None:
+    """Estimates the train window's programs in the engine's workers."""
     verdicts = {row.program_hash: row.verdict for row in iterate_records(paths.outcomes("train"), Outcome)}
     problems = {problem.problem_id: problem for problem in iterate_records(paths.problems("train"), Problem)}
     units = (
@@ -113,8 +113,9 @@ def _roll_out(config: Config, paths: Paths, journal: Journal) -> dict[str, int]:
     if config.label.count_program:
         _check_counts_as_rollouts(config, paths)
     settings, children, threads = shares(config)
-    executor = make_executor(settings, EstimateFactory(config, paths.compositions(), children), threads)
-    with Journal(paths.stage("label") / "attempts.journal") as attempts:
+    folder = paths.stage("label")
+    executor = make_executor(settings, EstimateFactory(config, paths.compositions(), folder, children), threads)
+    with Journal(folder / "attempts.journal") as attempts:
 
         def objection(key: str, value: Any) -> str | None:
             """Rollouts without a verdict from the sandbox are done again by the next run, ``ATTEMPTS`` times in all."""
@@ -125,7 +126,7 @@ def _roll_out(config: Config, paths: Paths, journal: Journal) -> dict[str, int]:
             attempts.put(f"{key}/{attempt}", value)
             return f"the sandbox failed on {errors} rollouts (attempt {attempt} of {ATTEMPTS})"
 
-        summary = run_units(
+        run_units(
             units,
             executor,
             journal,
@@ -135,7 +136,6 @@ def _roll_out(config: Config, paths: Paths, journal: Journal) -> dict[str, int]:
             grace_seconds=config.engine.grace_seconds,
             objection=objection,
         )
-    return {"infrastructure errors": 0, **summary.counts}
 
 
 def _labels(config: Config, paths: Paths, journal: Journal) -> Iterator[StepLabel]:

@@ -50,11 +50,13 @@ class EstimateFactory:
     Attributes:
       config: of the run.
       compositions: what the simulated policy knows; on a cluster, a path that every node can read.
+      folder: of the stage, where a server's abilities and what it was asked for are kept; every node can write there.
       children: programs that one worker's judge runs at a time.
     """
 
     config: Config
     compositions: Path
+    folder: Path
     children: int = 1
 
     def __call__(self) -> EstimateWork:
@@ -67,10 +69,8 @@ class EstimateWork:
 
     def __init__(self, settings: EstimateFactory) -> None:
         self.config = settings.config
-        self._policy = make_policy(self.config.policy, compositions=settings.compositions)
-        self._judge = SharedMachineJudge(self.config.sandbox, settings.children, str(settings.compositions.resolve()))
-        self._usage: dict[str, int] = {}
-        self._usage_lock = threading.Lock()
+        self._policy = make_policy(self.config.policy, settings.compositions, settings.folder)
+        self._judge = SharedMachineJudge(self.config.sandbox, settings.children, str(settings.folder.resolve()))
 
     def __call__(self, key: str, payload: ProgramPayload) -> UnitResult:
         """Estimates one program; once more if the sandbox failed on some of its rollouts."""
@@ -89,23 +89,12 @@ class EstimateWork:
         if result.sandbox_errors:
             result = estimate()
         errors = sum(step.infrastructure_errors for step in result.steps)
-        return UnitResult(result.to_json(), {"infrastructure errors": errors, **self._new_usage()})
+        return UnitResult(result.to_json(), {"infrastructure errors": errors})
 
     def close(self) -> None:
         """Ends the judge and the client."""
         self._judge.close()
         self._policy.close()
-
-    def _new_usage(self) -> dict[str, int]:
-        """What the client counted since this was last asked."""
-        usage = getattr(self._policy, "usage", None)
-        if usage is None:
-            return {}
-        with self._usage_lock:
-            now = dataclasses.asdict(usage)
-            fresh = {name.replace("_", " "): count - self._usage.get(name, 0) for name, count in now.items()}
-            self._usage = now
-        return fresh
 
 
 class SharedMachineJudge:

@@ -15,6 +15,7 @@ from dreamprm_jax.config import EngineConfig
 from dreamprm_jax.engine.executors.protocol import UnitResult
 from dreamprm_jax.engine.journal import Journal
 from dreamprm_jax.engine.run import Summary, make_executor, run_units
+from dreamprm_jax.schema import DataError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Squares:
     seconds: float = 0.0
     poison: tuple[str, ...] = ()  # units that kill their worker
     wrong: tuple[str, ...] = ()  # units that raise
+    hopeless: tuple[str, ...] = ()  # units that tell that nothing can be done
     pad: int = 0  # bytes of filling in a unit's value
 
     def __call__(self) -> SquaresWork:
@@ -44,6 +46,8 @@ class SquaresWork:
             os.kill(os.getpid(), signal.SIGKILL)
         if key in self.settings.wrong:
             raise ValueError(f"unit {key} is wrong")
+        if key in self.settings.hopeless:
+            raise DataError("the server does not know the model")
         time.sleep(self.settings.seconds)
         return UnitResult([payload * payload, "x" * self.settings.pad], {"done": 1})
 

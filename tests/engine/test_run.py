@@ -85,6 +85,13 @@ def test_workers_that_cannot_work_end_the_run(tmp_path: Path, kill: bool, messag
         drive(tmp_path, 5, Broken(kill), workers=2)
 
 
+def test_a_unit_that_tells_that_nothing_can_be_done_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^the server does not know the model$"):
+        drive(tmp_path, 1000, Squares(tmp_path / "log", hopeless=("unit7",)), workers=1)
+    assert set(values(tmp_path / "toy.journal")) == {f"unit{number}" for number in range(7)}
+    assert gone(processes(tmp_path / "log"))
+
+
 def test_a_factory_that_cannot_be_sent_is_named() -> None:
     with pytest.raises(DataError, match="cannot be sent"):
         make_executor(EngineConfig(), lambda: None)  # type: ignore[arg-type, return-value]

@@ -14,7 +14,7 @@ import threading
 import time
 from typing import Any
 
-from dreamprm_jax.engine.executors.protocol import Event, Work, WorkFactory, describe
+from dreamprm_jax.engine.executors.protocol import Event, Work, WorkFactory, describe, do_unit
 from dreamprm_jax.schema import DataError
 
 _RESOLVE_SECONDS = 5.0  # for the answers of an actor that has died
@@ -37,12 +37,9 @@ class _Worker:
         return None
 
     def do(self, key: str, payload: Any) -> tuple[str, Any]:
-        """Does a unit: ("done", value) or ("failed", why)."""
+        """Does a unit: the kind and the value of the event to tell."""
         assert self._work is not None
-        try:
-            return "done", tuple(self._work(key, payload))
-        except Exception as error:
-            return "failed", describe(error)
+        return do_unit(self._work, key, payload)
 
 
 class RayExecutor:

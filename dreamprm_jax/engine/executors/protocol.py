@@ -34,7 +34,8 @@ class Work(Protocol):
         """Does one unit.
 
         Raises:
-          Exception: any; the unit is then reported as failed, and done again by the next run.
+          DataError: with these settings nothing can be done; the run ends.
+          Exception: any other; the unit is reported as failed at the end of the run, and done again by the next.
         """
 
     def close(self) -> None:
@@ -51,7 +52,7 @@ class Event(NamedTuple):
     worker: int
     kind: Literal["ready", "done", "failed", "died", "broken"]
     key: str = ""  # done, failed
-    value: Any = None  # done: the UnitResult; failed and broken: why; died: how
+    value: Any = None  # done: the UnitResult; failed and broken (no unit can be done): why; died: how
 
 
 class Executor(Protocol):
@@ -71,6 +72,16 @@ class Executor(Protocol):
 
     def close(self, finished: bool) -> None:
         """Ends all workers: in order where all work is ``finished``, else at once."""
+
+
+def do_unit(work: Work, key: str, payload: Any) -> tuple[str, Any]:
+    """Does a unit: the kind and the value of the event to tell."""
+    try:
+        return "done", tuple(work(key, payload))
+    except DataError as error:
+        return "broken", str(error)
+    except Exception as error:
+        return "failed", describe(error)
 
 
 def describe(error: BaseException) -> str:

@@ -10,9 +10,8 @@ import signal
 import sys
 import threading
 from multiprocessing.connection import Connection
-from typing import Any
 
-from dreamprm_jax.engine.executors.protocol import Work, describe
+from dreamprm_jax.engine.executors.protocol import Work, describe, do_unit
 
 
 def main() -> None:
@@ -55,13 +54,9 @@ def _serve(connection: Connection) -> None:
 def _do_units(connection: Connection, writing: threading.Lock, units: queue.SimpleQueue[bytes], work: Work) -> None:
     while True:
         key, payload = pickle.loads(units.get())
-        answer: tuple[str, str, Any]
+        kind, value = do_unit(work, key, payload)
         try:
-            answer = ("done", key, tuple(work(key, payload)))
-        except Exception as error:
-            answer = ("failed", key, describe(error))
-        try:
-            data = pickle.dumps(answer)
+            data = pickle.dumps((kind, key, value))
         except Exception as error:
             data = pickle.dumps(("failed", key, describe(error)))
         try:
