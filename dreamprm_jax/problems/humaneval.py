@@ -10,6 +10,7 @@ arguments become lists.
 from __future__ import annotations
 
 import ast
+import contextlib
 import copy
 import gzip
 import inspect
@@ -182,6 +183,8 @@ class _Fold(ast.NodeTransformer):
 
 
 def _literal(node: ast.expr) -> Any:
+    with contextlib.suppress(ValueError):
+        return ast.literal_eval(node)
     try:
         return ast.literal_eval(_Fold().visit(copy.deepcopy(node)))
     except (ValueError, SyntaxError, RecursionError) as error:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     score.add_argument("--bench", required=True, type=Path, metavar="DIR", help="the benchmark's folder")
     score.add_argument(
         "--scores", type=Path, nargs="+", default=[], metavar="FILE", help="a scorer's rows, .jsonl or .parquet"
+    )
+    score.add_argument(
+        "--prm",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="a reward model for `dreamprm score`, run first",
     )
     score.add_argument("--logprobs", choices=REDUCTIONS, default="mean", help="of a step's token log-probabilities")
     score.add_argument("--threshold", type=float, help="below which a step is wrong; default: the best on dev")
@@ -116,7 +126,7 @@ def _score(args: argparse.Namespace) -> int:
         raise DataError(f"--samples {args.samples}: at least 1")
     bench = read_bench(args.bench)
     said: dict[str, Said] = {}
-    for path in args.scores:
+    for path in [*args.scores, *(_scored_by(prm, args.bench) for prm in args.prm)]:
         name = path.stem if path.stem not in said else str(path)
         said[name] = read_scores(path, bench.truth, args.logprobs)
     results = [evaluate(bench, name, one, args.samples, args.seed, args.threshold) for name, one in said.items()]
@@ -128,6 +138,28 @@ def _score(args: argparse.Namespace) -> int:
         write_json(args.output, {result.name: dataclasses.asdict(result) for result in results})
         print(f"figures written to {args.output}")
     return 0
+
+
+def _scored_by(prm: Path, root: Path) -> Path:
+    """Scores the benchmark's programs with a reward model, in a process of its own: this one stays free of jax.
+
+    Raises:
+      DataError: where ``dreamprm score`` fails; it has said why.
+    """
+    paths = BenchPaths(root)
+    output = paths.scores / f"{prm.parent.name}-{prm.name}.parquet"
+    options = {"prm": prm, "candidates": paths.programs, "problems": paths.problems, "output": output}
+    command = [
+        sys.executable,
+        "-m",
+        "dreamprm_jax.cli",
+        "score",
+        *(f"--{key}={value}" for key, value in options.items()),
+    ]
+    output.parent.mkdir(exist_ok=True)
+    if subprocess.run(command, check=False).returncode:
+        raise DataError(f"--prm {prm}: `dreamprm score` failed; its message is above")
+    return output
 
 
 def _report(bench: Bench, results: list[Result], trivial: list[Result]) -> Iterator[str]:

@@ -62,6 +62,11 @@ class BenchPaths:
         return self.root / "README.md"
 
     @property
+    def scores(self) -> Path:
+        """Scores that ``score --prm`` made."""
+        return self.root / "scores"
+
+    @property
     def work(self) -> Path:
         """Journals of ``make``: kept to resume and to make another size; the benchmark does not need them."""
         return self.root / "work"

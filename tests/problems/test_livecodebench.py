@@ -100,6 +100,17 @@ def test_releases(release, numbers):
     assert release_files(release) == [f"test{number if number > 1 else ''}.jsonl" for number in numbers]
 
 
+def test_every_version_of_the_official_loader():
+    """release_v1 .. release_v6 are cumulative; v1 .. v6 single windows; v1_v2 .. v5_v6 the ranges between them."""
+    files = release_files("release_latest")
+    assert len(files) == 6
+    for last in range(1, 7):
+        assert release_files(f"release_v{last}") == files[:last]
+        assert release_files(f"v{last}") == files[last - 1 : last]
+        for first in range(1, last):
+            assert release_files(f"v{first}_v{last}") == files[first - 1 : last]
+
+
 @pytest.mark.parametrize("release", ["release_v7", "release_v0", "v4_v2", "release_v1_v2", "", "6"])
 def test_unknown_releases(release):
     with pytest.raises(DataError, match="release_v1 to release_v6"):

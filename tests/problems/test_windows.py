@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dreamprm_jax.config import ProblemsConfig
-from dreamprm_jax.problems.windows import split_windows
+from dreamprm_jax.problems.windows import split_counts, split_windows
 from dreamprm_jax.schema import DataError, Problem
 
 
@@ -52,3 +52,28 @@ def test_bad_dates_are_named():
         split_windows(PROBLEMS, ProblemsConfig(train_before="2025-02-02"))
     with pytest.raises(DataError, match="problem p9, contest_date: 'x'"):
         split_windows([problem(9, "x")], ProblemsConfig())
+
+
+def test_windows_without_dates_are_drawn_by_hash():
+    problems = [problem(number, "2025-01-01") for number in range(50)]
+    config = ProblemsConfig(train_count=20, meta_count=10, test_count=5)
+    windows = split_counts(problems, config, seed=0)
+    names = {window: [p.problem_id for p in rows] for window, rows in windows.items()}
+    assert {window: len(rows) for window, rows in names.items()} == {"train": 20, "meta": 10, "test": 5}
+    assert len({name for rows in names.values() for name in rows}) == 35
+    assert split_counts(problems[::-1], config, seed=0) == windows
+    assert split_counts(problems, config, seed=1) != windows
+    larger = split_counts(problems, ProblemsConfig(train_count=30, meta_count=10, test_count=5), seed=0)
+    assert (larger["test"], larger["meta"], larger["train"][:20]) == (
+        windows["test"],
+        windows["meta"],
+        windows["train"],
+    )
+
+
+def test_counts_are_shares_where_there_are_fewer_problems():
+    problems = [problem(number, "2025-01-01") for number in range(50)]
+    windows = split_counts(problems, ProblemsConfig(train_count=200, meta_count=100, test_count=100), seed=0)
+    assert {window: len(rows) for window, rows in windows.items()} == {"train": 26, "meta": 12, "test": 12}
+    with pytest.raises(DataError, match=r"problems\.meta_count is -1"):
+        split_counts(problems, ProblemsConfig(meta_count=-1), seed=0)

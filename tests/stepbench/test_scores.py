@@ -31,7 +31,8 @@ def test_the_forms(tmp_path):
         tmp_path,
         {"program_hash": "a", "step_scores": [0.5, 1, -2.5], "model": "x"},
         {"program_hash": "b", "first_wrong": -1},
-        {"program_hash": "c", "token_logprobs": [None, -1.0, -3.0, -0.5, -2], "text_offset": [4, 5, 12, 15, 26], "code_start": 5},
+        {"program_hash": "c", "token_logprobs": [None, -1.0, -3.0, -0.5, -2], "code_start": 5,
+         "text_offset": [4, 5, 12, 15, 26]},
         {"program_hash": "elsewhere", "first_wrong": 0},
     )  # fmt: skip
     said = read_scores(path, TRUTH)
