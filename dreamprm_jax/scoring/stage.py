@@ -13,7 +13,7 @@ from dreamprm_jax.schema import Problem, Program, Score
 from dreamprm_jax.scoring.scorer import ProgramReading, Reading, Scorer, score_row
 from dreamprm_jax.storage import read_records, write_records
 from dreamprm_jax.training.examples import tokenise
-from dreamprm_jax.training.mesh import make_mesh
+from dreamprm_jax.training.mesh import own_mesh
 from dreamprm_jax.training.parameters import frozen_params, trained_params
 from dreamprm_jax.training.tokenizer import load_tokenizer
 from dreamprm_jax.workdir import Paths
@@ -26,7 +26,7 @@ def score(config: Config, paths: Paths) -> dict[str, int]:
       Counts: programs, steps, tokens, what was computed of them, padding, compilations, programs left out by reason.
     """
     counts: Counter[str] = Counter()
-    model, mesh = model_config(config.model), make_mesh(config.train.mesh)
+    model, mesh = model_config(config.model), own_mesh(config.train.mesh)
     tokenizer = load_tokenizer(paths.tokenizer())
     problems = {p.problem_id: p for p in read_records(paths.problems("test"), Problem)}
     by_problem: dict[str, list[Program]] = {}

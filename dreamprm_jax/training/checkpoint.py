@@ -60,13 +60,24 @@ class Checkpoints:
         self._manager.close()
 
 
+def _reading(shardings: Any) -> ocp.CheckpointManagerOptions:
+    """Options of a reader; one that reads onto its own devices waits for no other process."""
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    here = jax.process_index()
+    if jax.process_count() > 1 and all(leaf.is_fully_addressable for leaf in jax.tree.leaves(shardings)):
+        options.multiprocessing_options = ocp.options.MultiprocessingOptions(
+            primary_host=here, active_processes={here}, barrier_sync_key_prefix=f"process_{here}"
+        )
+    return options
+
+
 def restore_params(folder: Path, abstract: Any, shardings: Any) -> tuple[int, Any]:
     """(steps trained, parameters) of the newest checkpoint in ``folder``, straight into shards.
 
     Raises:
       DataError: where there is no checkpoint.
     """
-    with ocp.CheckpointManager(folder.resolve(), options=ocp.CheckpointManagerOptions(read_only=True)) as manager:
+    with ocp.CheckpointManager(folder.resolve(), options=_reading(shardings)) as manager:
         step = manager.latest_step()
         if step is None:
             raise DataError(f"{folder}: no checkpoint; run the train stage first")

@@ -85,6 +85,13 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     return Mesh(np.asarray(grid), AXES, axis_types=AXIS_TYPES)
 
 
+def own_mesh(config: MeshConfig) -> Mesh:
+    """The mesh of work that one process of a run does alone: all devices, or of several processes its own (fsdp)."""
+    if jax.process_count() == 1:
+        return make_mesh(config)
+    return make_mesh(MeshConfig(data=1, fsdp=-1, tensor=1), jax.local_devices())
+
+
 def abstract_mesh(config: MeshConfig, device_count: int) -> AbstractMesh:
     """The shape of a mesh whose devices need not exist."""
     return AbstractMesh(mesh_shape(config, device_count), AXES, axis_types=AXIS_TYPES)
