@@ -6,6 +6,7 @@ its autoscaler is on. Units are given again by ``engine.schedule``, not by Ray: 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pickle
 import signal
@@ -27,9 +28,11 @@ class _Worker:
     def __init__(self) -> None:
         self._work: Work | None = None
 
-    def ready(self, path: list[str], factory: bytes) -> str | None:
-        """Calls the factory. Returns why it failed, or None."""
+    def ready(self, path: list[str], folder: str, factory: bytes) -> str | None:
+        """Calls the factory, in the driver's folder where this node has it. Returns why it failed, or None."""
         sys.path += [entry for entry in path if entry not in sys.path]
+        with contextlib.suppress(OSError):
+            os.chdir(folder)  # settings may name files relative to it
         try:
             self._work = pickle.loads(factory)()
         except BaseException as error:
@@ -98,7 +101,7 @@ class RayExecutor:
         """Asks the actor to make itself ready; Ray starts it first if it must."""
         if worker not in self._actors:
             self._actors[worker] = self._actor_class.remote()
-        ready = self._actors[worker].ready.remote(sys.path, self._factory)
+        ready = self._actors[worker].ready.remote(sys.path, os.getcwd(), self._factory)
         self._pending[ready] = (worker, "")
 
     def send(self, worker: int, key: str, payload: Any) -> None:
