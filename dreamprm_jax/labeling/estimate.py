@@ -4,9 +4,9 @@ Complete a prefix K times, run the unit tests, count: Math-Shepherd (arXiv 2312.
 2512.15000, section 3.2), with functions as steps. The last step is not rolled out: its label is the program's own
 outcome, known exactly.
 
-``estimation`` is the algorithm, a generator that asks for completions, then for verdicts, in rounds. Whoever drives it
-owns the policy and the judge: ``estimate_program`` does it for one program with blocking calls, ``rollouts.roll_out``
-for many at once. Both give the same estimate: it depends on the program, the settings and the seed alone.
+``estimation`` is the algorithm, a generator that asks for completions, then for verdicts, in rounds;
+``estimate_program`` drives it with a worker's policy and judge. The estimate depends on the program, the settings and
+the seed alone, not on who makes it, when, or in which order.
 
 Reuse. A rollout of step i whose text begins with the prefix of a later step j of the same program counts for j too. A
 policy that samples token by token continues a text in the same way whether it was given or has just been written, so

@@ -1,4 +1,4 @@
-"""Rollouts and the label stage with the real judge and the simulated policy, on three small problems."""
+"""The label stage with the real judge and the simulated policy, on three small problems."""
 
 import dataclasses
 import json
@@ -13,12 +13,11 @@ import pytest
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import to_dict
 from dreamprm_jax.labeling import stage as label_stage
-from dreamprm_jax.labeling.rollouts import Tally, prefix_units, roll_out
 from dreamprm_jax.pipeline import fingerprint, run_stage
-from dreamprm_jax.policy.protocol import Completion, PolicyError
 from dreamprm_jax.policy.simulated import SimulatedPolicy
 from dreamprm_jax.problems.procedural.truth import Valuer
 from dreamprm_jax.problems.procedural.writing import read
+from dreamprm_jax.problems.source import WINDOWS
 from dreamprm_jax.sandbox import Judge, JudgeResult
 from dreamprm_jax.schema import DataError, Outcome, Problem, Program, StepLabel, Verdict
 from dreamprm_jax.storage import read_records
@@ -62,13 +61,18 @@ def test_labels_describe_the_programs(reference, tiny_config):
     assert [(row.program_hash, row.step_index, row.start, row.end) for row in labels] == steps
     for row in labels:
         last = row.end == len(programs[row.program_hash].code)
-        assert row.rollouts == (1 if last else tiny_config.label.rollouts)
+        assert row.asked == (0 if last else tiny_config.label.rollouts)
+        assert row.rollouts == (1 if last else row.asked + row.borrowed)
+        assert 0 <= row.borrowed_passes <= min(row.borrowed, row.passes)
+        assert (row.seed > 0, row.strategy, row.unjudged) == (not last, "fixed", 0)
+        assert row.hard == float(row.passes > 0)
         assert (row.posterior_alpha, row.posterior_beta) == (1 + row.passes, 1 + row.rollouts - row.passes)
         assert (row.infrastructure_errors, row.unforced) == (0, 0)
         assert row.config_hash == fingerprint(tiny_config, "label")
         if last:
             assert row.passes == passed[row.program_hash]
     assert 0 < sum(row.passes for row in labels) < sum(row.rollouts for row in labels)
+    assert sum(row.borrowed for row in labels) > 0
 
 
 def test_labels_do_not_depend_on_the_number_of_workers(generated, reference, tiny_config):
@@ -115,96 +119,40 @@ def test_finished_work_is_not_done_again(generated, tiny_config, monkeypatch):
     assert labelled(generated) == before
 
 
-def test_flaky_policy_keeps_other_work(generated, reference, tiny_config, monkeypatch):
-    """One prefix fails: the rest is committed, and the second run asks for that prefix alone."""
-    (first, *_) = read_records(generated.programs("train"), Program)
-    broken = first.code[: split_steps(first.code)[1].end]
-    asked = []
+def test_a_policy_that_fails_keeps_other_work(generated, tmp_path, tiny_config):
+    """Answers from a file that lacks one program's: the others are committed; the second run does that one alone."""
+    programs = [row for window in WINDOWS for row in read_records(generated.programs(window), Program)]
+    file, run = tmp_path / "answers.jsonl", Paths(tmp_path / "replay")
+    first = programs[0]
 
-    class Flaky(SimulatedPolicy):
-        down = True
+    def save(rows):
+        lines = (json.dumps({"problem_id": row.problem_id, "code": row.code}) + "\n" for row in rows)
+        file.write_text("".join(lines), encoding="utf-8")
 
-        def complete(self, request):
-            asked.append(request.prefix)
-            if self.down and request.prefix == broken:
-                raise PolicyError("the server is down")
-            return super().complete(request)
-
-    monkeypatch.setattr(label_stage, "make_policy", lambda config, compositions: Flaky.from_file(compositions))
-    with pytest.raises(
-        DataError, match=rf"failed on 1 prefix\(es\), first {first.program_hash}/1: the server is down; "
-    ):
-        run_stage(tiny_config, generated.root, "label")
-    assert len(asked) > 10
-    assert not generated.step_labels().exists()
-    asked.clear()
-    monkeypatch.setattr(Flaky, "down", False)
-    run_stage(tiny_config, generated.root, "label")
-    assert asked == [broken]
-    assert labelled(generated) == labelled(reference)
-
-
-class Scripted:
-    """A policy of fixed answers, by the length of the prefix in steps."""
-
-    name = "scripted"
-
-    def __init__(self, answers):
-        self.answers = answers
-
-    def complete(self, request):
-        answer = self.answers[len(split_steps(request.prefix))]
-        if isinstance(answer, Exception):
-            raise answer
-        return [Completion(request.prefix + code, "stop", forced) for code, forced in answer]
-
-
-class FailingJudge:
-    """The real judge, whose answer for some programs is lost on the way."""
-
-    def __init__(self, judge, lost):
-        self.judge, self.lost, self.judged = judge, lost, []
-
-    def evaluate(self, tasks):
-        for result in self.judge.evaluate(self.noted(tasks)):
-            lost = any(word in self.judged[0] for word in self.lost)
-            self.judged.pop(0)
-            yield dataclasses.replace(result, verdict=Verdict.SANDBOX_ERROR) if lost else result
-
-    def noted(self, tasks):
-        for task in tasks:
-            self.judged.append(task.code)
-            yield task
-
-
-def test_what_counts_and_what_does_not(benchmark, tiny_config):
-    """Equal texts run once; sandbox errors and unforced answers are counted apart; errors keep their place."""
-    _, problem, _ = benchmark[0]
-    right = f"print({problem.tests[0].output.strip()!r})\n"
-    problem = dataclasses.replace(problem, public_tests=problem.tests[:1], private_tests=())
-    code = "def a():\n    pass\ndef b():\n    pass\ndef c():\n    pass\ndef d():\n    pass\n"
-    program = Program.make(problem.problem_id, code, 0, "x", {})
-    policy = Scripted(
-        {
-            1: [(right, True), (right, True), ("print(1)\n", False), ("1 / 0\n", True)],
-            2: PolicyError("down"),
-            3: [(right, True), ("lost = 1\n", True), ("import time\nwhile True: pass\n", True)],
-        }
+    again = [dataclasses.replace(row, code=row.code + "# again\n") for row in programs]
+    save(programs + again[1:])
+    config = dataclasses.replace(
+        tiny_config,
+        policy=dataclasses.replace(tiny_config.policy, kind="replay", path=str(file)),
+        label=dataclasses.replace(tiny_config.label, rollouts=2),
     )
-    config = dataclasses.replace(tiny_config, label=dataclasses.replace(tiny_config.label, rollouts=3))
-    with Judge.from_config(dataclasses.replace(tiny_config.sandbox, cpu_seconds=0.5, wall_seconds=3.0)) as judge:
-        units = list(prefix_units({problem.problem_id: problem}, [program]))
-        assert [unit.prefix for unit in units] == [code[: step.end] for step in split_steps(code)[:-1]]
-        verdicts: dict[str, Verdict] = {}
-        results = list(roll_out(config, units, policy, FailingJudge(judge, ["lost"]), verdicts))
-        assert [unit.step.index for unit, _ in results] == [0, 1, 2]
-        assert results[0][1] == Tally(passes=2, failures=2, infrastructure_errors=0, unforced=1, judged=3)
-        assert isinstance(results[1][1], PolicyError)
-        assert results[2][1] == Tally(passes=1, failures=1, infrastructure_errors=1, unforced=0, judged=3)
-        assert sorted(verdicts.values()) == ["AC", "AC", "RE", "SANDBOX_ERROR", "TLE", "WA"]
-        # all known now: nothing is run again
-        nothing = list(roll_out(config, units[:1], policy, FailingJudge(judge, ["print"]), verdicts))
-    assert nothing[0][1] == Tally(passes=2, failures=2, infrastructure_errors=0, unforced=1, judged=0)
+    run_stage(config, run.root, "generate")
+    with pytest.raises(DataError, match=rf"1 program\(s\).*{first.program_hash}.*that begin with the prefix, 2 wanted"):
+        run_stage(config, run.root, "label")
+    assert not run.step_labels().exists()
+    journal = run.stage("label") / "rollouts.journal"
+    before = journal.read_bytes()
+    assert before
+    assert first.program_hash.encode() not in before
+    save(programs + again)
+    run_stage(config, run.root, "label")
+    added = journal.read_bytes().removeprefix(before)
+    assert added.count(b"\n") == 1
+    assert first.program_hash.encode() in added
+    # The second answer is the program again, but for a comment: nothing had to be judged.
+    labels = read_records(run.step_labels(), StepLabel)
+    assert {row.asked for row in labels} == {0, 2}
+    assert any(row.borrowed for row in labels)
 
 
 def test_sandbox_error_of_a_program_is_not_committed(generated, reference, tiny_config, monkeypatch):
