@@ -53,8 +53,8 @@ class PolicyConfig:
     chat_template: str = ""  # path of a Jinja file or of a tokenizer folder; "" asks for the ChatML form
     continuation: Literal["completions", "chat"] = "completions"
     # Where the text that a server continues ends: after a prefix's last line break, or before it. Tokenizers of GPT-2's
-    # kind join a line break with the indentation below, so that after one alone they hardly ever indent: take
-    # "before_newline" for them and steps inside functions. Answers that do not go on with the line break are drawn again.
+    # kind join a line break with the indentation below, so that models hardly ever indent after one alone: take
+    # "before_newline" for them and steps inside functions. Answers that do not go on with a line break are drawn again.
     prefix_end: Literal["newline", "before_newline"] = "newline"
     max_tokens: int = 2048
     top_p: float = 1.0
