@@ -26,20 +26,21 @@ SIZE = 2000
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the three commands and their options."""
     commands = parser.add_subparsers(dest="action", required=True, metavar="make|export|score")
-    shown = argparse.ArgumentDefaultsHelpFormatter
 
-    make = commands.add_parser("make", formatter_class=shown, help="make a benchmark", description=_MAKE)
+    make = commands.add_parser("make", help="make a benchmark", description=_MAKE)
     make.add_argument("--output", required=True, type=Path, metavar="DIR", help="the benchmark's folder")
-    make.add_argument("--seed", type=int, default=0, help="of inputs, faults and the choice among them")
-    make.add_argument("--size", type=int, default=SIZE, help="number of programs, half of them erroneous")
-    make.add_argument("--workers", type=int, default=0, help="programs that run at a time; 0: one a core")
-    make.add_argument("--tier", choices=TIERS, default=SandboxConfig().tier, help="isolation that must hold")
+    make.add_argument("--seed", type=int, default=0, help="of inputs, faults and the choice among them (0)")
+    make.add_argument("--size", type=int, default=SIZE, help=f"number of programs, half of them erroneous ({SIZE})")
+    make.add_argument("--workers", type=int, default=0, help="programs that run at a time (one a core)")
+    make.add_argument(
+        "--tier", choices=TIERS, default=SandboxConfig().tier, help="isolation that must hold (%(default)s)"
+    )
 
-    export = commands.add_parser("export", formatter_class=shown, help="write the programs alone", description=_EXPORT)
+    export = commands.add_parser("export", help="write the programs alone", description=_EXPORT)
     export.add_argument("--bench", required=True, type=Path, metavar="DIR", help="the benchmark's folder")
     export.add_argument("--output", required=True, type=Path, metavar="FILE", help="the .jsonl file to write")
 
-    score = commands.add_parser("score", formatter_class=shown, help="the metrics of scores", description=_SCORE)
+    score = commands.add_parser("score", help="the metrics of scores", description=_SCORE)
     score.add_argument("--bench", required=True, type=Path, metavar="DIR", help="the benchmark's folder")
     score.add_argument(
         "--scores", type=Path, nargs="+", default=[], metavar="FILE", help="a scorer's rows, .jsonl or .parquet"
@@ -52,10 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="a reward model for `dreamprm score`, run first",
     )
-    score.add_argument("--logprobs", choices=REDUCTIONS, default="mean", help="of a step's token log-probabilities")
-    score.add_argument("--threshold", type=float, help="below which a step is wrong; default: the best on dev")
-    score.add_argument("--samples", type=int, default=10_000, help="bootstrap resamples of problems")
-    score.add_argument("--seed", type=int, default=0, help="of the resampling")
+    score.add_argument(
+        "--logprobs",
+        choices=REDUCTIONS,
+        default="mean",
+        help="how token log-probabilities become a step's score (mean)",
+    )
+    score.add_argument("--threshold", type=float, help="below which a step is called wrong (the best on dev)")
+    score.add_argument("--samples", type=int, default=10_000, help="bootstrap resamples of problems (10000)")
+    score.add_argument("--seed", type=int, default=0, help="of the resampling (0)")
     score.add_argument("--output", type=Path, metavar="FILE", help="write the figures here, as JSON")
 
 
