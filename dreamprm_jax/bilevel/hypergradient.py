@@ -194,18 +194,27 @@ def _phased(
     """Inner update, outer gradient, backward pass: each its own phase. All methods but ``reverse``."""
     after = problem.unrolled(params, opt_state, phi, data)
     gate = _Gate(do_meta, after.loss)
-    outer = gate.run(lambda: problem.outer_gradient(after.params, data.outer_batch, data.outer_key))
+
+    def end_params() -> PyTree:
+        return problem.end(params, opt_state, after.gradients)[0]
+
+    # theta_K and s_K are made anew from the gradients where they are needed, in a phase and at the end: no phase has to
+    # hold them beside theta, s and its own work.
+    outer = gate.run(lambda: problem.outer_gradient(end_params(), data.outer_batch, data.outer_key))
     v = outer[2]
     if method == "mixed":
         hypergradient = _mixed(problem, params, opt_state, phi, data, after.gradients, v, gate)
     else:
         last = (data.inner_batch, data.inner_key) if problem.unroll == 1 else data.step(problem.unroll - 1)
         if method == "finite_difference":
-            hypergradient = gate.run(lambda: _finite_difference(problem, after.params, phi, *last, v))
+            hypergradient = gate.run(lambda: _finite_difference(problem, end_params(), phi, *last, v))
         else:
             hypergradient = gate.run(
-                lambda: jax.tree.map(jnp.negative, problem.mixed_partial(after.params, phi, *last, v))
+                lambda: jax.tree.map(jnp.negative, problem.mixed_partial(end_params(), phi, *last, v))
             )
+    if do_meta is not False:
+        gradients, hypergradient = jax.lax.optimization_barrier((after.gradients, hypergradient))
+        after = Unrolled(*problem.end(params, opt_state, gradients), gradients, after.loss, after.aux)
     return _result(problem, after, outer[0], outer[1], v, hypergradient)
 
 
@@ -225,12 +234,9 @@ def _mixed(
     tree a step instead of theta, s and g (four with Adam).
     """
     if problem.unroll == 1:
-
-        def only_phase() -> PyTree:
-            u = problem.gradient_adjoint(params, opt_state, gradients, v)
-            return problem.mixed_partial(params, phi, data.inner_batch, data.inner_key, u)
-
-        return gate.run(only_phase)
+        # Phases of their own: g and v need not outlive the optimizer's.
+        u = gate.run(lambda: problem.gradient_adjoint(params, opt_state, gradients, v))
+        return gate.run(lambda: problem.mixed_partial(params, phi, data.inner_batch, data.inner_key, u))
 
     def backward_step(carry: tuple[PyTree, list[Array], PyTree], index: Array) -> tuple[PyTree, None]:
         adjoint, state_adjoint, total = carry

@@ -6,6 +6,7 @@ Adam for tables, whose rows move only when they were in the batch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -31,6 +32,8 @@ def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> opta
     if eps <= 0:
         raise ValueError(f"eps={eps}: must be positive, or the update has no derivative at zero gradients")
 
+    direction = _adam_direction(b1, b2, eps)
+
     def init(params: PyTree) -> optax.ScaleByAdamState:
         zeros = jax.tree.map(jnp.zeros_like, params)
         return optax.ScaleByAdamState(jnp.zeros([], jnp.int32), zeros, zeros)
@@ -38,16 +41,14 @@ def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> opta
     def update(
         updates: PyTree, state: optax.ScaleByAdamState, params: PyTree | None = None
     ) -> tuple[PyTree, optax.ScaleByAdamState]:
+        count = optax.safe_increment(state.count)
         mu = jax.tree.map(lambda g, m: b1 * m + (1 - b1) * g, updates, state.mu)
         nu = jax.tree.map(lambda g, v: b2 * v + (1 - b2) * jnp.square(g), updates, state.nu)
-        count = optax.safe_increment(state.count)
 
-        def direction(m: Array, v: Array) -> Array:
-            m_hat = m / (1 - b1**count).astype(m.dtype)
-            v_hat = v / (1 - b2**count).astype(v.dtype)
-            return m_hat / (_safe_sqrt(v_hat) + eps)
+        def one(gradient: Array, m: Array, v: Array) -> Array:
+            return direction(gradient, m, v, (1 - b1**count).astype(m.dtype), (1 - b2**count).astype(v.dtype))
 
-        return jax.tree.map(direction, mu, nu), optax.ScaleByAdamState(count, mu, nu)
+        return jax.tree.map(one, updates, state.mu, state.nu), optax.ScaleByAdamState(count, mu, nu)
 
     return optax.GradientTransformation(init, update)
 
@@ -81,10 +82,33 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
 
 
-def _safe_sqrt(value: Array) -> Array:
-    """sqrt with derivative 0 at 0."""
-    positive = value > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, value, 1.0)), 0.0)
+def _adam_direction(b1: float, b2: float, eps: float) -> Callable[..., Array]:
+    """(g, m, v, c1, c2) -> m' / c1 / (sqrt(v' / c2) + eps), m' and v' being the moments after g.
+
+    Its derivative is given in closed form: one factor a gradient, from g, m and v alone. The compiler can then work it
+    out where it is used; by the chain rule it would keep the square root, the quotient and their like, each as large as
+    the parameters, all through the hypergradient's optimizer phase.
+    """
+
+    def parts(gradient: Array, m: Array, v: Array, c1: Array, c2: Array) -> tuple[Array, Array, Array]:
+        root = jnp.sqrt((b2 * v + (1 - b2) * jnp.square(gradient)) / c2)
+        return (b1 * m + (1 - b1) * gradient) / c1 / (root + eps), root + eps, root
+
+    @jax.custom_jvp
+    def direction(gradient: Array, m: Array, v: Array, c1: Array, c2: Array) -> Array:
+        return parts(gradient, m, v, c1, c2)[0]
+
+    @direction.defjvp
+    def derivative(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
+        gradient, _, _, c1, c2 = primals
+        value, denominator, root = parts(*primals)
+        # d root / d v' = 1 / (2 c2 root). At v' = 0 the true slope is that of m' alone.
+        halved = jnp.where(root > 0, 0.5 / (c2 * jnp.where(root > 0, root, 1.0)), 0.0)
+        by_gradient = ((1 - b1) / c1 - value * halved * 2 * (1 - b2) * gradient) / denominator
+        by_m, by_v = b1 / c1 / denominator, -value * halved * b2 / denominator
+        return value, by_gradient * tangents[0] + by_m * tangents[1] + by_v * tangents[2]
+
+    return direction
 
 
 class LazyAdamState(NamedTuple):

@@ -148,6 +148,12 @@ class Problem:
         end, (gradients, loss, aux) = one(start, step_data) if self.unroll == 1 else jax.lax.scan(one, start, step_data)
         return Unrolled(*end, gradients, jnp.mean(loss), aux)
 
+    def end(self, params: PyTree, opt_state: PyTree, gradients: PyTree) -> tuple[PyTree, PyTree]:
+        """(theta_K, s_K) from the start and the gradients."""
+        if self.unroll == 1:
+            return self.step(params, opt_state, gradients)
+        return self.replay(params, opt_state, gradients, self.unroll)
+
     def replay(self, params: PyTree, opt_state: PyTree, gradients: PyTree, count: int | Array) -> tuple[PyTree, PyTree]:
         """(theta_count, s_count) from the start and the stacked gradients: elementwise work, no forward pass."""
 

@@ -89,6 +89,29 @@ def test_finite_difference_of_the_whole_chain(unroll: int) -> None:
         assert float(at(toy.phi()).hypergradient @ direction) == pytest.approx(float(difference), rel=1e-6)
 
 
+def test_derivative_of_adam_in_closed_form() -> None:
+    """By the gradient and by both moments, against optax's chain rule where that has one, and where g = v = 0."""
+    rng = np.random.default_rng(0)
+    with jax.enable_x64(True), jax.disable_jit():
+        gradient, m, cotangent = (jnp.asarray(rng.normal(size=7)) for _ in range(3))
+        v, zero = jnp.asarray(rng.uniform(0.1, 1.0, 7)), jnp.zeros(7)
+
+        def derivatives(make: Any, *point: jax.Array) -> Any:
+            def update(gradient: jax.Array, m: jax.Array, v: jax.Array) -> jax.Array:
+                state = optax.ScaleByAdamState(jnp.asarray(3, jnp.int32), m, v)
+                return make(0.9, 0.98, 1e-3).update(gradient, state)[0]
+
+            return jax.vjp(update, *point)[1](cotangent)
+
+        ours, theirs = (derivatives(make, gradient, m, v) for make in (optimizers.scale_by_adam, optax.scale_by_adam))
+        assert toy.relative_error(ours, theirs) < 1e-12
+        # m' / c1 / eps: its slopes are (1 - b1) / (c1 eps) and b1 / (c1 eps), with c1 = 1 - b1^4
+        by_gradient, by_m, by_v = derivatives(optimizers.scale_by_adam, zero, zero, zero)
+        np.testing.assert_allclose(by_gradient, 0.1 / (1 - 0.9**4) / 1e-3 * cotangent, rtol=1e-12)
+        np.testing.assert_allclose(by_m, 0.9 / (1 - 0.9**4) / 1e-3 * cotangent, rtol=1e-12)
+        np.testing.assert_array_equal(by_v, zero)
+
+
 @pytest.mark.parametrize("method", ["mixed", "reverse"])
 def test_finite_at_exactly_zero_gradients(method: str) -> None:
     """LoRA's A while B is zero, with eps_root and with the zero-safe form; optax's default is nan there."""
