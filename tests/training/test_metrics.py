@@ -1,7 +1,13 @@
-"""metrics.jsonl across a restart."""
+"""metrics.jsonl across a restart, and where else metrics go."""
 
 import json
+import os
+import subprocess
+import sys
 
+import pytest
+
+from dreamprm_jax.schema import DataError
 from dreamprm_jax.training.metrics import MetricsWriter
 
 
@@ -24,3 +30,41 @@ def test_resumed_file_forgets_what_is_done_again(tmp_path):
     assert any((tmp_path / "tensorboard").iterdir())
     with MetricsWriter(tmp_path, 0):
         assert lines(tmp_path) == []
+
+
+def test_a_process_that_does_not_write_leaves_no_file(tmp_path):
+    with MetricsWriter(tmp_path / "arm", 0, writes=False, wandb_project="x") as writer:
+        writer.write(0, {"loss": 1.0})
+    assert not (tmp_path / "arm").exists()
+
+
+def test_weights_and_biases_is_named_where_it_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as though it were not installed
+    with pytest.raises(
+        DataError, match=r"wandb_project='p': wandb is not installed; pip install 'dreamprm-jax\[wandb\]'"
+    ):
+        MetricsWriter(tmp_path, 0, wandb_project="p")
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+OFFLINE = """
+import sys
+from pathlib import Path
+from dreamprm_jax.training.metrics import MetricsWriter
+
+with MetricsWriter(Path(sys.argv[1]), 0, wandb_project="project") as writer:
+    for step in range(3):
+        writer.write(step, {"loss": 1.0 / (step + 1)})
+"""
+
+
+@pytest.mark.slow
+def test_weights_and_biases_offline(tmp_path):
+    """In a process of its own: the library leaves a server behind."""
+    pytest.importorskip("wandb", reason="the extra [wandb] is not installed")
+    environment = {**os.environ, "WANDB_MODE": "offline"}
+    run = subprocess.run([sys.executable, "-c", OFFLINE, tmp_path], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert [row["step"] for row in lines(tmp_path)] == [0, 1, 2]
+    (log,) = (tmp_path / "wandb").rglob("*.wandb")
+    assert b"loss" in log.read_bytes()
