@@ -143,6 +143,11 @@ def _dispatch(command: str, arguments: list[str]) -> int:
     paths = Paths(root)
     for name in STAGES:
         run_stage(config, root, name)
+    if config.distributed.mode != "off":
+        from dreamprm_jax.training.distributed import is_main
+
+        if not is_main():
+            return 0
     headline = paths.table().read_text(encoding="utf-8").split("\n\n\n")[0]
     print(f"\n{headline}\n\nall tables: {paths.table().resolve()}")
     print(f"report: {paths.report().resolve()}")
