@@ -7,6 +7,7 @@ units in flight, at most ``workers * (threads + 1)``.
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import sys
 from collections.abc import Callable, Iterable
@@ -34,6 +35,21 @@ class Summary:
     counts: dict[str, int]  # what the units of this run counted
 
 
+def check_settings(settings: EngineConfig) -> None:
+    """What can be said of the settings before there is work.
+
+    Raises:
+      DataError: when ray is asked for and not installed, or a number is negative.
+    """
+    if settings.workers < 0 or settings.threads < 0:
+        raise DataError(f"engine.workers {settings.workers}, engine.threads {settings.threads}: 0 or more expected")
+    if settings.executor == "ray" and importlib.util.find_spec("ray") is None:
+        raise DataError(
+            "engine.executor is 'ray', and Ray is not installed: pip install 'dreamprm-jax[ray]', or set "
+            "engine.executor='local'"
+        )
+
+
 def make_executor(settings: EngineConfig, factory: WorkFactory, threads: int = 1) -> Executor:
     """The executor that the settings name. Starts no worker yet.
 
@@ -43,10 +59,9 @@ def make_executor(settings: EngineConfig, factory: WorkFactory, threads: int = 1
       threads: units at a time in a worker, where the settings leave it open.
 
     Raises:
-      DataError: when ray is asked for and not installed, or a number is negative.
+      DataError: as ``check_settings``, and where no cluster answers.
     """
-    if settings.workers < 0 or settings.threads < 0:
-        raise DataError(f"engine.workers {settings.workers}, engine.threads {settings.threads}: 0 or more expected")
+    check_settings(settings)
     if settings.executor == "ray":
         from dreamprm_jax.engine.executors.on_ray import RayExecutor
 

@@ -104,7 +104,7 @@ class Schedule:
                     "enough memory for engine.workers processes? Their own messages are above"
                 )
         for number, (key, payload) in enumerate(seat.units.items()):
-            if number >= self.executor.threads:
+            if number >= self.executor.suspects:
                 self._again.append((key, payload))
                 continue
             self._strikes[key] = self._strikes.get(key, 0) + 1

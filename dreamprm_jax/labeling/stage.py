@@ -10,7 +10,7 @@ from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import Config, LabelConfig
 from dreamprm_jax.engine.account import Account
 from dreamprm_jax.engine.journal import Journal
-from dreamprm_jax.engine.run import make_executor, run_units
+from dreamprm_jax.engine.run import check_settings, make_executor, run_units
 from dreamprm_jax.labeling.estimate import ProgramEstimate, StepTally
 from dreamprm_jax.labeling.work import EstimateFactory, shares
 from dreamprm_jax.pipeline import fingerprint
@@ -34,6 +34,7 @@ def label(config: Config, paths: Paths) -> dict[str, int]:
     Raises:
       DataError: where the policy or the sandbox failed on some programs; run again to do those alone.
     """
+    check_settings(config.engine)
     counts: Counter[str] = Counter()
     with Judge.from_config(config.sandbox) as judge:
         for window in WINDOWS:

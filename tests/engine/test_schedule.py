@@ -15,7 +15,8 @@ class Chance:
     """An executor without processes: what happens next is drawn."""
 
     def __init__(self, draw: random.Random, size: int, threads: int, poison: set[str], deaths: int) -> None:
-        self.draw, self.size, self.threads, self.poison, self.deaths = draw, size, threads, poison, deaths
+        self.draw, self.size, self.poison, self.deaths = draw, size, poison, deaths
+        self.threads = self.suspects = threads
         self.units: list[list[str]] = [[] for _ in range(size)]
         self.starting: set[int] = set()
         self.begun: dict[str, int] = {}

@@ -56,7 +56,7 @@ class LocalExecutor:
           DataError: when the factory cannot be pickled.
         """
         self.size = workers or len(os.sched_getaffinity(0))
-        self.threads = threads
+        self.threads = self.suspects = threads  # an answer that was sent arrives, whatever comes after it
         try:
             self._factory = pickle.dumps(factory)
         except (pickle.PicklingError, AttributeError, TypeError) as error:

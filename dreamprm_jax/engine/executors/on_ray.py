@@ -58,17 +58,12 @@ class RayExecutor:
           address: as of ``ray.init``.
 
         Raises:
-          DataError: when ray is not installed or the cluster does not answer.
+          DataError: when the cluster does not answer.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        try:
-            import ray
-        except ImportError as error:
-            raise DataError(
-                "engine.executor is 'ray', and Ray is not installed: pip install 'dreamprm-jax[ray]', or set "
-                "engine.executor='local'"
-            ) from error
+        import ray
+
         self._ray: Any = ray
         self._factory = pickle.dumps(factory)
         self._owned = not ray.is_initialized()
@@ -89,6 +84,7 @@ class RayExecutor:
                     signal.signal(signal.SIGTERM, on_sigterm)
         self.size = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         self.threads = threads
+        self.suspects = threads + 1  # Ray may lose the last answer of a process that dies at its next unit
         # Killed with all its tasks' answers lost, an actor is started again by Ray, its units are given again by us.
         self._actor_class = self._ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=0, max_concurrency=threads)(
             _Worker

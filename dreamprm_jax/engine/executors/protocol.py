@@ -56,10 +56,17 @@ class Event(NamedTuple):
 
 
 class Executor(Protocol):
-    """Workers and the ways to them. ``threads`` units run at a time in a worker, in the order they were sent."""
+    """Workers and the ways to them.
+
+    Attributes:
+      size: how many workers.
+      threads: units that run at a time in a worker, in the order they were sent.
+      suspects: how many of the units that a dead worker had, oldest first, may have been running when it died.
+    """
 
     size: int
     threads: int
+    suspects: int
 
     def start(self, worker: int) -> None:
         """Starts a worker, or starts it again after it died; ``ready`` follows, or ``broken`` if the factory fails."""
