@@ -14,20 +14,21 @@ which is what a soft label means, and both at once.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from dreamprm_jax.labeling.change_point import FAILED, PASSED, UNKNOWN
-from dreamprm_jax.schema import DataError
+from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, StepLabel, Verdict
 
 SPACING = 0.05  # of the grid, in -log V
 LEVELS = 80  # grid points of V, from 1 down to 0.02
 RATIOS = 46  # grid points of s, from 1 down to 0.1
 PRIOR_RATIO, PRIOR_STRENGTH = 0.16, 10.0  # the prior of -log s: exponential with this mean, worth so many steps
 CLASSES = 3  # first, inner and last step after main
-CHUNK = 2048  # programs at a time
+CHUNK = 64  # programs at a time: so small that numpy's products stay in one thread, which is faster
 
 _VALUES = np.exp(-SPACING * np.arange(LEVELS))
 _RATIOS = np.exp(-SPACING * np.arange(RATIOS))
@@ -124,6 +125,44 @@ def value_em(
     mean, square, recoverable = moments
     deviation = np.sqrt((square - mean**2).clip(0.0))
     return Values(mean, deviation, recoverable.clip(0.0, 1.0), parameters.ratios @ _RATIOS, tuple(history))
+
+
+def value_labels(labels: Sequence[StepLabel], outcomes: Mapping[str, Outcome]) -> list[CorrectedLabel]:
+    """The value of every step of the label stage's rows, in their order.
+
+    Args:
+      labels: all rows of the programs, the last steps' too, in any order.
+      outcomes: by program hash; a program without one, or whose verdict is no label, counts as unknown.
+    """
+    keys = [(row.problem_id, row.program_hash, row.step_index) for row in labels]
+    order = sorted(range(len(keys)), key=lambda index: keys[index])
+    rows = [labels[index] for index in order]
+    names = sorted({key[:2] for key in keys})
+    number = {name: index for index, name in enumerate(names)}
+    verdicts = [outcomes[name].verdict if name in outcomes else Verdict.SANDBOX_ERROR for _, name in names]
+    outcome = [int(verdict is Verdict.AC) if verdict.is_label else UNKNOWN for verdict in verdicts]
+    program = np.array([number[row.problem_id, row.program_hash] for row in rows], int)
+    passes, rollouts = (np.array([getattr(row, name) for row in rows], int) for name in ("passes", "rollouts"))
+    # The program itself is in the model as what it is; where it also counted as a rollout, it would be there twice.
+    known = np.array(outcome, int)[program] != UNKNOWN
+    twice = known & np.array([row.strategy.endswith("+program") for row in rows], bool)
+    twice &= np.diff(program, append=len(names)) == 0  # not the last steps
+    passes, rollouts = passes - twice * (np.array(outcome, int)[program] == PASSED), rollouts - twice
+    inner = [row for row in rows if row.asked]
+    ratio = single_ratio(
+        passes=sum(row.passes for row in inner),
+        rollouts=sum(row.rollouts for row in inner),
+        singles=sum(row.singles for row in inner),
+        single_passes=sum(row.single_passes for row in inner),
+        unjudged=sum(row.unjudged for row in inner),
+    )
+    unjudged = np.array([row.unjudged for row in rows], int)
+    values = np.empty(len(rows))
+    values[order] = value_em(passes, rollouts, program, np.array(outcome, int), unjudged, ratio).value
+    return [
+        CorrectedLabel(row.problem_id, row.program_hash, row.step_index, row.mean, float(value), "value")
+        for row, value in zip(labels, values, strict=True)
+    ]
 
 
 def _log_prior(parameters: _Parameters) -> float:
@@ -243,6 +282,8 @@ def single_ratio(passes: int, rollouts: int, singles: int, single_passes: int, u
 
     The judged singles stand for the unjudged ones too: which are judged does not depend on their verdict.
     """
+    if not unjudged:
+        return 1.0
     weight = (singles + unjudged) / max(singles, 1)
     passing, failing = weight * (single_passes + 0.5), weight * (singles - single_passes + 0.5)
     often_passing, often_failing = passes - single_passes, rollouts - passes - (singles - single_passes)

@@ -142,7 +142,7 @@ def test_adaptive_spends_where_nothing_is_decided():
 def test_a_share_of_one_off_programs_is_judged():
     """Repeated programs are all judged; of the others a share that depends on the text; none is counted as failed."""
     texts = ["# same +"] * 10 + [f"# {i} -" for i in range(90)]
-    policy = Scripted({step: texts for step in (1, 2, 3)})
+    policy = Scripted(dict.fromkeys((1, 2, 3), texts))
     settings = dataclasses.replace(PLAIN, rollouts=100, judge_share=0.3)
     estimate = policy.estimate(settings)
     for tally in estimate.steps:
