@@ -30,6 +30,7 @@ other commands
   serve      with --prm=FOLDER: a reward model behind HTTP (/pooling, /score_steps)
   stepbench  make and score a benchmark: which function of a program is the first wrong one?
   status     with --workdir=DIR: how far a run is: units, rate, time left, errors
+  search     beam search over functions with a trained reward model, against best-of-N on the same budget
   inspect    parameters, shardings, compiled memory and FLOPs of a training step, for devices that need not exist
   export     with --arm=ARM --output=DIR: a trained reward model as a Hugging Face folder
 
@@ -109,9 +110,13 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         from dreamprm_jax.scoring import cli as scoring_cli
 
         return scoring_cli.run(command, arguments)
+    if command == "search":
+        from dreamprm_jax.evaluation import search_cli
+
+        return search_cli.main(arguments)
     if command not in (*STAGES, "run", "inspect", "export"):
         close = difflib.get_close_matches(
-            command, [*STAGES, "run", "judge", "status", "stepbench", "serve", "inspect", "export"], 1
+            command, [*STAGES, "run", "judge", "status", "stepbench", "serve", "search", "inspect", "export"], 1
         )
         hint = f"; did you mean {close[0]!r}?" if close else ""
         print(f"dreamprm: unknown command {command!r}{hint}\n\n{_usage()}", file=sys.stderr)
@@ -167,7 +172,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"dreamprm {command}",
         description=summary[0].upper() + summary[1:] + ".",
-        epilog="settings, with their defaults (a config file may set others):\n" + "\n".join(_settings(sections)),
+        epilog="settings, with their defaults (a config file may set others):\n" + "\n".join(settings_lines(sections)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -194,7 +199,8 @@ def _closure(name: str) -> list[str]:
     return names
 
 
-def _settings(sections: set[str]) -> Iterator[str]:
+def settings_lines(sections: set[str]) -> Iterator[str]:
+    """The settings of some sections with their defaults, as ``--help`` shows them."""
     from dreamprm_jax.config import Config
 
     for name, value in _leaves(Config()):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dreamprm_jax.policy.stage import MEAN_LOG_PROBABILITY
 from dreamprm_jax.schema import DataError, Outcome, Problem, Program, Score, Skip
 from dreamprm_jax.storage import read_records
 from dreamprm_jax.workdir import Paths
@@ -33,10 +34,6 @@ class Candidates:
 def candidate_name(program: Program) -> str:
     """How messages and files name a candidate."""
     return f"{program.problem_id}, sample {program.sample_index} ({program.program_hash[:12]})"
-
-
-LOG_PROBABILITY = "mean_logprob"
-"""The key of ``Program.sampling`` under which a policy leaves the mean log-probability of its tokens."""
 
 
 def load_candidates(paths: Paths, window: str, arms: Sequence[str]) -> tuple[list[Candidates], list[Skip]]:
@@ -96,7 +93,7 @@ def load_candidates(paths: Paths, window: str, arms: Sequence[str]) -> tuple[lis
 
 def _log_probabilities(programs: Sequence[Program]) -> np.ndarray | None:
     """What the policy said of its own texts; None where it said nothing of any."""
-    values = [json.loads(program.sampling).get(LOG_PROBABILITY) for program in programs]
+    values = [json.loads(program.sampling).get(MEAN_LOG_PROBABILITY) for program in programs]
     known = [float(value) if isinstance(value, (int, float)) else float("nan") for value in values]
     return None if np.isnan(known).all() else np.array(known)
 
