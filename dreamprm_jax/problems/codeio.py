@@ -7,6 +7,7 @@ untrusted code: nothing here runs them. ``codeio_tests`` makes tests by running 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import gzip
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any
 
 from dreamprm_jax.problems.installed import installed_file
 from dreamprm_jax.problems.json_rows import json_type, parse_json, text_field
-from dreamprm_jax.schema import DataError, Difficulty, Problem, TestCase
+from dreamprm_jax.schema import DataError, Difficulty, Problem, TestCase, canonical_json, content_hash
 
 DISTRIBUTION, VERSION = "reasoning-gym", "0.1.25"
 DATA_FILE = "reasoning_gym/data/codeio.jsonl.gz"
@@ -77,6 +78,11 @@ def _task(line: bytes, index: int, where: str) -> Task:
 def _rating(row: Mapping[str, Any]) -> int:
     value = row.get("difficulty")
     return value if isinstance(value, int) else 0
+
+
+def content_identity(tasks: Iterable[Task]) -> str:
+    """Hash of the tasks' texts, whatever their order: tells whether two installations hold the same data."""
+    return content_hash(*sorted(canonical_json(dataclasses.asdict(task)) for task in tasks))
 
 
 @dataclass(frozen=True)

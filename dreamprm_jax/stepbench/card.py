@@ -34,6 +34,7 @@ def card(
     rows: Sequence[Truth],
     seed: int,
     tasks: int,
+    source: str,
     dropped: Mapping[str, int],
     drawn: Mapping[str, Counter[Verdict]],
 ) -> dict[str, Any]:
@@ -43,6 +44,7 @@ def card(
       rows: the truth of every program.
       seed: of the benchmark.
       tasks: how many the source has.
+      source: hash of their texts.
       dropped: tasks left out, by reason.
       drawn: verdicts on all mutants that were run, by operator.
     """
@@ -52,6 +54,7 @@ def card(
         "name": "StepBench",
         "format": FORMAT,
         "source": f"{codeio.DISTRIBUTION} {codeio.VERSION}: {codeio.DATA_FILE}",
+        "source_hash": source,
         "licence": LICENCE,
         "seed": seed,
         "python": ".".join(platform.python_version_tuple()[:2]),
@@ -74,6 +77,8 @@ def card(
         },
         "left_out": dict(sorted(dropped.items(), key=lambda item: (-item[1], item[0]))),
         "judging": {
+            "tests_per_problem": trial.TESTS,
+            "mutants_per_problem": trial.CANDIDATES,
             "cpu_seconds_per_test": trial.LIMITS.cpu_seconds,
             "reference_cpu_seconds": trial.REFERENCE_SECONDS,
             "relative_tolerance": trial.RELATIVE,
@@ -132,7 +137,7 @@ def card_text(value: Mapping[str, Any]) -> str:
             for split, part in value["splits"].items()
         ),
         f"- seed {value['seed']}, Python {value['python']}",
-        f"- source: {value['source']}",
+        f"- source: {value['source']} (hash of the tasks: {value['source_hash']})",
         f"- licence: {value['licence']}",
         "",
         "Score a scorer: `dreamprm stepbench score --bench THIS_FOLDER --scores FILE` (or `--prm FOLDER`); `dreamprm",

@@ -22,6 +22,7 @@ from dreamprm_jax.engine.journal import Journal
 from dreamprm_jax.problems import codeio
 from dreamprm_jax.problems.codeio_tests import make_tests
 from dreamprm_jax.schema import DataError, Problem, Program, Verdict, content_hash, program_hash
+from dreamprm_jax.stepbench import trial
 from dreamprm_jax.stepbench.card import card, card_text
 from dreamprm_jax.stepbench.mutate import Mutant
 from dreamprm_jax.stepbench.records import CLEAN, BenchPaths, Truth
@@ -29,7 +30,6 @@ from dreamprm_jax.stepbench.source_map import SourceMap
 from dreamprm_jax.stepbench.trial import Tried, new_judge, try_mutants
 from dreamprm_jax.storage import write_json, write_records, write_text
 
-TESTS = 20  # a problem
 DEV_SHARE = 5  # one problem in so many is for choosing the threshold
 MAX_MUTANTS = 4  # of one problem, in a benchmark larger than twice its problems
 _CHUNK = 64  # references in one pass of the sandbox
@@ -39,7 +39,8 @@ _CHUNK = 64  # references in one pass of the sandbox
 class Tally:
     """What became of every task and of every mutant."""
 
-    tasks: int = 0
+    tasks: int
+    source: str  # hash of the tasks' texts
     dropped: Counter[str] = field(default_factory=Counter)  # tasks, by reason
     drawn: dict[str, Counter[Verdict]] = field(default_factory=dict)  # mutants, by operator
 
@@ -75,7 +76,7 @@ def make_bench(
         raise DataError(f"--size {size}: at least 2, one erroneous program and one clean")
     paths = BenchPaths(root)
     everything = codeio.read_tasks() if tasks is None else tasks
-    tally = Tally(tasks=len(everything))
+    tally = Tally(len(everything), codeio.content_identity(everything))
     pairs = size // 2
     usable: list[Tried] = []
     with (
@@ -113,7 +114,7 @@ def _tried(
             if not tally.drop(unsuitable(task.reference)):
                 yield task
 
-    made = make_tests(suitable(), TESTS, seed, sandbox, tests)
+    made = make_tests(suitable(), trial.TESTS, seed, sandbox, tests)
     with new_judge(sandbox) as judge:
         while chunk := list(itertools.islice(made, _CHUNK)):
             ready = [
@@ -204,7 +205,7 @@ def _write(
     write_records(paths.problems, Problem, problems)
     write_records(paths.programs, Program, programs)
     write_records(paths.truth, Truth, [truth for truth, _ in rows])
-    value = card([truth for truth, _ in rows], seed, tally.tasks, tally.dropped, tally.drawn)
+    value = card([truth for truth, _ in rows], seed, tally.tasks, tally.source, tally.dropped, tally.drawn)
     write_text(paths.readme, card_text(value))
     write_json(paths.card, value)  # last: its presence says that the benchmark is whole
     return value

@@ -16,6 +16,7 @@ from dreamprm_jax.sandbox import Judge, JudgeResult, JudgeTask, Limits
 from dreamprm_jax.schema import TestCase, Verdict, content_hash
 from dreamprm_jax.stepbench.mutate import Mutant, draw_mutants
 
+TESTS = 20  # a problem
 CANDIDATES = 10  # mutants drawn for each program
 LIMITS = Limits(cpu_seconds=1.0, wall_seconds=20.0, memory_bytes=512 << 20, output_bytes=1 << 20)
 # A reference takes at most this for all its tests, so that no verdict on a mutant hangs on the machine's speed.
