@@ -8,7 +8,7 @@ import pytest
 from dreamprm_jax import cli
 from dreamprm_jax.pipeline import STAGES
 
-COMMANDS = [*STAGES, "run", "judge", "inspect", "export"]
+COMMANDS = [*STAGES, "run", "judge", "serve", "inspect", "export"]
 NO_JAX = "import sys; assert not {'jax', 'jaxlib', 'flax', 'optax', 'orbax'} & set(sys.modules)"
 CONFIG = """
 from dreamprm_jax.config import defaults
