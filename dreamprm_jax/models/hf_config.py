@@ -117,6 +117,14 @@ def read_config(folder: Path) -> DecoderConfig:
         raise DataError(f"{fields.path}: {error}") from error
 
 
+def special_ids(folder: Path) -> dict[str, int]:
+    """The numbers of the first and last token of a text, by their field in ``folder/config.json``."""
+    values = _Fields(folder / "config.json").values
+    numbers = {field: values.get(field) for field in ("bos_token_id", "eos_token_id")}
+    first = {field: number[0] if isinstance(number, list) and number else number for field, number in numbers.items()}
+    return {field: number for field, number in first.items() if isinstance(number, int)}
+
+
 def model_type(config: DecoderConfig) -> str:
     """The Hugging Face architecture that computes this decoder.
 

@@ -99,6 +99,27 @@ class Checkpoint(contextlib.ExitStack):
             )
 
 
+def _checked_table(config: DecoderConfig, checkpoint: Checkpoint) -> list[Tensor]:
+    """What the checkpoint has of the model's parameters, all of it there and in shape."""
+    table = tensor_table(config)
+    if "score.weight" in checkpoint:
+        if config.head_hidden:
+            raise DataError(f"{checkpoint.folder}: has a linear reward head; set model.head_hidden=0")
+        table += head_table(config)
+    checkpoint.check(table)
+    return table
+
+
+def check_folder(config: DecoderConfig, folder: Path) -> None:
+    """Checks a folder's tensors as ``load_params`` does, without loading any.
+
+    Raises:
+      DataError: naming the file and the tensor, when one is missing, mis-shaped or without a place.
+    """
+    with Checkpoint(folder) as checkpoint:
+        _checked_table(config, checkpoint)
+
+
 def load_params(config: DecoderConfig, folder: Path, rng: jax.Array, shardings: Any = None) -> Params:
     """Loads a reward model's parameters.
 
@@ -122,13 +143,7 @@ def load_params(config: DecoderConfig, folder: Path, rng: jax.Array, shardings: 
         places = flax.traverse_util.flatten_dict(shardings)
     leaves: dict[tuple[str, ...], jax.Array] = {}
     with Checkpoint(folder) as checkpoint:
-        table = tensor_table(config)
-        if "score.weight" in checkpoint:
-            if config.head_hidden:
-                raise DataError(f"{folder}: has a linear reward head; set model.head_hidden=0")
-            table += head_table(config)
-        checkpoint.check(table)
-        for tensor in table:
+        for tensor in _checked_table(config, checkpoint):
             dtype = shapes[tensor.path].dtype
 
             def part(index: Any, tensor: Tensor = tensor, dtype: Any = dtype) -> np.ndarray:

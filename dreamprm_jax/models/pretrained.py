@@ -11,8 +11,8 @@ from tokenizers import Tokenizer
 
 from dreamprm_jax.config import ModelConfig
 from dreamprm_jax.models.decoder import DecoderConfig, decoder_config
-from dreamprm_jax.models.hf_config import read_config
-from dreamprm_jax.models.hf_import import load_params
+from dreamprm_jax.models.hf_config import read_config, special_ids
+from dreamprm_jax.models.hf_import import check_folder, load_params
 from dreamprm_jax.models.reward import Params, init_params
 from dreamprm_jax.models.smollm2 import smollm2_folder
 from dreamprm_jax.schema import DataError
@@ -81,9 +81,11 @@ def load_tokenizer(model: ModelConfig, config: DecoderConfig) -> Tokenizer:
     """The tokenizer that belongs to ``model.weights``.
 
     Raises:
-      DataError: if the folder has none, or one with more tokens than the embedding has rows.
+      DataError: if the folder has none, one with more tokens than the embedding has rows, or one without the tokens
+        that config.json names by number.
     """
-    path = weights_folder(model.weights) / "tokenizer.json"
+    folder = weights_folder(model.weights)
+    path = folder / "tokenizer.json"
     if not path.exists():
         raise DataError(f"{path}: not found; save the tokenizer beside the weights (a fast tokenizer)")
     try:
@@ -91,7 +93,26 @@ def load_tokenizer(model: ModelConfig, config: DecoderConfig) -> Tokenizer:
     except Exception as error:  # the library raises bare Exception
         raise DataError(f"{path}: not a tokenizer.json ({error})") from error
     check_tokenizer(tokenizer, config, path)
+    for field, number in special_ids(folder).items():
+        if tokenizer.id_to_token(number) is None:
+            raise DataError(
+                f"{path}: has no token {number}, the {field} of {folder / 'config.json'}: "
+                "the tokenizer belongs to other weights"
+            )
     return tokenizer
+
+
+def check_weights(model: ModelConfig, config: DecoderConfig) -> None:
+    """Checks what is there of a folder's tensors and tokenizer, reading no more than the tensors' names and shapes.
+
+    Raises:
+      DataError: naming the file and the field.
+    """
+    folder = weights_folder(model.weights)
+    if any(folder.glob("*.safetensors*")):
+        check_folder(config, folder)
+    if (folder / "tokenizer.json").exists():
+        load_tokenizer(model, config)
 
 
 def check_tokenizer(tokenizer: Tokenizer, config: DecoderConfig, path: Path) -> None:

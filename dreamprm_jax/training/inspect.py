@@ -22,7 +22,7 @@ from dreamprm_jax.bilevel.labels import LabelTable
 from dreamprm_jax.config import Config
 from dreamprm_jax.models.decoder import DecoderConfig, decoder_config, require_forward_mode
 from dreamprm_jax.models.lora import split_trainable
-from dreamprm_jax.models.pretrained import model_config
+from dreamprm_jax.models.pretrained import check_weights, model_config
 from dreamprm_jax.models.reward import abstract_params
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.training.checkpoint import TrainState
@@ -231,15 +231,18 @@ def _platform(mesh: Mesh) -> str:
 
 
 def _model(config: Config) -> tuple[DecoderConfig, str]:
-    """The decoder, and where its shape is from: only config.json is needed of pretrained weights."""
+    """The decoder, and where its shape is from. Of pretrained weights config.json is needed; the rest is checked."""
     try:
-        return model_config(config.model), config.model.weights or "config.model"
+        model = model_config(config.model)
     except DataError as error:
         if config.model.weights.count("/") != 1 or "hub" not in str(error):
             raise
         # A hub id that is out of reach: experiments give the shape beside it.
         own = dataclasses.replace(config.model, weights="")
         return decoder_config(own), f"config.model ({config.model.weights} is not here to compare)"
+    if config.model.weights:
+        check_weights(config.model, model)
+    return model, config.model.weights or "config.model"
 
 
 def main(config: Config) -> int:

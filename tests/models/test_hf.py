@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 from dreamprm_jax.config import LoraConfig
 from dreamprm_jax.models.hf_config import read_config
 from dreamprm_jax.models.hf_export import export_model
-from dreamprm_jax.models.hf_import import load_params
+from dreamprm_jax.models.hf_import import check_folder, load_params
 from dreamprm_jax.models.reward import hidden_states, step_logits
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.training.tokenizer import train_tokenizer
@@ -204,8 +204,9 @@ def test_tensors_that_do_not_fit(tmp_path):
     with pytest.raises(DataError, match=rf"tensor '{name}' is missing"):
         load_params(config, folder, KEY)
     save_file(tensors | {name: tensors[name][:, :-1].copy()}, path)
-    with pytest.raises(DataError, match=rf"tensor '{name}' has shape \(8, 15\), config.json asks for \(8, 16\)"):
-        load_params(config, folder, KEY)
+    for reads in (lambda: load_params(config, folder, KEY), lambda: check_folder(config, folder)):
+        with pytest.raises(DataError, match=rf"tensor '{name}' has shape \(8, 15\), config.json asks for \(8, 16\)"):
+            reads()
     save_file(tensors | {"model.layers.2.mlp.up_proj.weight": tensors[name]}, path)
     with pytest.raises(DataError, match=r"tensor 'model.layers.2.mlp.up_proj.weight' and 0 more have no place"):
         load_params(config, folder, KEY)

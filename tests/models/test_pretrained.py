@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import json
 import shutil
 
 import jax
@@ -17,7 +18,7 @@ from dreamprm_jax.config import LoraConfig, ModelConfig
 from dreamprm_jax.models import smollm2
 from dreamprm_jax.models.decoder import decoder_config
 from dreamprm_jax.models.lora import split_trainable
-from dreamprm_jax.models.pretrained import load_tokenizer, make_params, model_config, weights_folder
+from dreamprm_jax.models.pretrained import check_weights, load_tokenizer, make_params, model_config, weights_folder
 from dreamprm_jax.models.reward import hidden_states, step_logits
 from dreamprm_jax.schema import DataError
 
@@ -73,6 +74,13 @@ def test_tokenizer_that_does_not_match_the_weights(tmp_path):
             assert load_tokenizer(model, model_config(model)).get_vocab_size() == 40
     with pytest.raises(DataError, match=r"tokenizer\.json: token id 40 has no row in an embedding of vocab_size=40"):
         load_tokenizer(model, model_config(model))
+    small = Tokenizer(models.BPE(vocab={chr(97 + i): i for i in range(30)}, merges=[]))
+    small.save(str(folder / "tokenizer.json"))
+    assert load_tokenizer(model, model_config(model)).get_vocab_size() == 30  # a padded embedding
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"eos_token_id": [35, 2]}))
+    with pytest.raises(DataError, match=r"tokenizer\.json: has no token 35, the eos_token_id of .*config\.json"):
+        check_weights(model, model_config(model))
 
 
 @pytest.fixture(scope="module")

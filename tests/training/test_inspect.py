@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import AxisType
+from safetensors.numpy import load_file, save_file
 
 from dreamprm_jax.config import Config, InspectConfig, LoraConfig, MeshConfig, ModelConfig, TrainConfig, freeze, to_dict
 from dreamprm_jax.models.decoder import decoder_config
@@ -115,6 +117,17 @@ def test_report_of_a_tpu_topology():
     done = run(dataclasses.replace(CONFIG, train=mesh, inspect=InspectConfig(topology="v5p:2x2x2")))
     assert done.returncode == 0, done.stderr[-2000:]
     assert "x 8 (v5p:2x2x2)" in done.stdout
+
+
+def test_weights_that_do_not_fit_are_found_before_training(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(Path(__file__).parents[1] / "models" / "golden" / "qwen2", folder)
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.norm.weight"]
+    save_file(tensors, folder / "model.safetensors")
+    config = dataclasses.replace(CONFIG, model=ModelConfig(weights=str(folder), max_length=64))
+    with pytest.raises(DataError, match=r"tensor 'model\.norm\.weight' is missing"):
+        inspect.main(config)
 
 
 def test_settings_that_do_not_go_together():
