@@ -139,8 +139,8 @@ def measure(cases: list[Case], estimates: list[ProgramEstimate]) -> Errors:
     inner[np.cumsum(lengths) - 1] = False
     outcome = np.array([PASSED if case.verdict is Verdict.AC else FAILED for case in cases])
     passes, rollouts = np.zeros((2, len(program)), int)
-    passes[inner], passes[~inner] = [tally.passes for tally in tallies], outcome == PASSED
-    rollouts[inner], rollouts[~inner] = [tally.passes + tally.failures for tally in tallies], 1
+    passes[inner] = [tally.passes for tally in tallies]
+    rollouts[inner] = [tally.passes + tally.failures for tally in tallies]
     raw = passes[inner] / rollouts[inner].clip(1)
     raw[rollouts[inner] == 0] = raw[rollouts[inner] > 0].mean()
     problem = np.unique([case.problem.problem_id for case in cases], return_inverse=True)[1]

@@ -201,8 +201,9 @@ class MetaConfig:
 class LabelsConfig:
     """Which step labels the arm ``corrected`` trains on, and the settings of all labellings."""
 
-    # Fixed: raw, soft, hard, smoothing, gce, beta_shrink, em, calibrator, clean, stored. Learned by the outer problem:
-    # label_table (the paper), weight_table (the authors' code), corrector_net, table_on_em. docs/labels.md says more.
+    # Fixed: raw, soft, hard, smoothing, gce, beta_shrink, em, value, calibrator, clean, stored. Learned by the outer
+    # problem: label_table (the paper), weight_table (the authors' code), corrector_net, table_on_em. docs/labels.md
+    # says more.
     method: str = "label_table"
     floor: float = 0.02  # labels are clipped to [floor, 1 - floor] before they start a table or a network
     smoothing: float = 0.1  # share of a label that smoothing moves to one half
@@ -252,6 +253,7 @@ class ScoreConfig:
 
     row_tokens: int = 2048  # rounded up to a power of two; a longer program gets a longer row
     batch_tokens: int = 16384  # of all devices together
+    windows: tuple[str, ...] = ("test",)  # also "meta": evaluate.aggregator "auto" is chosen on its candidates
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ LABELS = {
     "raw": "PRM, raw labels",
     "corrected": "PRM, corrected labels",
     "em": "PRM, EM labels",
+    "value": "PRM, value labels",
     "table_on_em": "PRM, table on EM",
 }
 """Names of arms in tables; any other arm is named by its own words."""

@@ -19,6 +19,7 @@ from dreamprm_jax.config import LabelsConfig
 from dreamprm_jax.labeling.calibrator import fit_calibrator
 from dreamprm_jax.labeling.change_point import FAILED, PASSED, UNKNOWN
 from dreamprm_jax.labeling.correctors import beta_shrink, em, smoothing
+from dreamprm_jax.labeling.value_model import value_labels
 from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, StepLabel
 from dreamprm_jax.storage import read_records
 
@@ -32,6 +33,7 @@ FIXED = {
     "gce": "raw labels under the generalised cross-entropy",
     "beta_shrink": "posterior mean under a Beta prior fitted to all steps",
     "em": "P(recoverable) by the change-point EM over the first fatal step",
+    "value": "chance that a completion passes, by the value model: from all counts of a program together",
     "calibrator": "logistic regression from the step's features to clean labels, where some steps have them",
     "clean": "the exact truth (procedural benchmark), or clean labels from a file: the oracle",
     "stored": "labels of an earlier run or of another tool, from a file",
@@ -72,8 +74,8 @@ def check_name(name: str, field_name: str) -> None:
 def fixed_labels(name: str, source: LabelSource, settings: LabelsConfig) -> Float[np.ndarray, " n"]:
     """The labels of ``source.steps`` in [0, 1]; nan where a step has none.
 
-    ``em`` infers steps without rollouts from their neighbours and the outcome; ``soft`` and ``beta_shrink`` give them
-    their prior; the other labellings leave them out.
+    ``em`` and ``value`` infer steps without rollouts from their neighbours and the outcome; ``soft`` and
+    ``beta_shrink`` give them their prior; the other labellings leave them out.
 
     Raises:
       DataError: on an unknown name, or where clean or stored labels are needed and there are none.
@@ -94,6 +96,9 @@ def fixed_labels(name: str, source: LabelSource, settings: LabelsConfig) -> Floa
     if name == "em":
         values = em_labels(source)
         return np.array([values[step_key(row)] for row in steps])
+    if name == "value":
+        model = dict(zip(map(step_key, source.labels), value_labels(source.labels, source.outcomes), strict=True))
+        return np.array([model[step_key(row)].corrected for row in steps])
     if name == "calibrator":
         return _calibrated(source)
     if name == "clean":

@@ -92,6 +92,13 @@ def test_em_infers_steps_without_rollouts_and_takes_outcomes_as_exact(source):
     assert [values[key] for key in sorted(values)] == pytest.approx(direct[[0, 1, 3, 4, 5, 7]], abs=1e-6)
 
 
+def test_value_model_labels_every_step(source):
+    values = by_step(source, fixed_labels("value", source, SETTINGS))
+    assert values["a1", 0] <= values["a1", 1] <= 1.0  # a passed program: nearer to its end, likelier to pass
+    assert 0.0 < values["a2", 2] < values["a2", 0] < 1.0
+    assert values["a2", 2] < 0.5  # without rollouts
+
+
 def test_clean_labels_and_the_calibrator(source):
     truth = {step_key(step): 1.0 - 0.3 * step.step_index for step in source.steps if step.program_hash != "b1"}
     clean = dataclasses.replace(source, clean=truth)
