@@ -22,8 +22,8 @@ import numpy as np
 from jaxtyping import Int
 
 SHORTEST_ROW = 64  # rows are 64, 128, 256, ... tokens long: few lengths, few compilations
-BLOCK = 64  # tokens of a block of attention
-LEAST_BLOCKS = 4  # blocks that a block's queries attend to: 4, 8, 16, ...
+BLOCK = 32  # tokens of a block of attention
+BLOCK_COUNTS = tuple(n << k for k in range(2, 24) for n in (2, 3))  # that a block attends to: 8, 12, 16, 24, ...
 LEAST_SHARED = 16  # tokens in common from which two neighbours make one tree
 
 Tokens = Int[np.ndarray, " t"]
@@ -213,9 +213,7 @@ def _collate(rows: Sequence[_Row], size: int, length: int) -> Packed:
 
     reach = stack([row.reach for row in rows])
     reach[len(rows) :] = np.arange(1, length + 1)
-    count = LEAST_BLOCKS
-    while count < max(row.seen for row in rows):
-        count *= 2
+    count = next(count for count in BLOCK_COUNTS if count >= max(row.seen for row in rows))
     blocks = None
     if count * BLOCK < length:
         seen = _visible_blocks(reach)
