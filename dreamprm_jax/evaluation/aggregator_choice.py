@@ -31,7 +31,13 @@ def choose_aggregator(config: Config, paths: Paths, skips: list[Skip]) -> Choice
         return automatic(None, 0, DEFAULT, "", "no PRM arm")
     missing = [arm for arm in arms if not paths.scores(arm, "meta").exists()]
     if missing:
-        return automatic(None, 0, DEFAULT, "", f"the meta window's candidates are not scored: {', '.join(missing)}")
+        return automatic(
+            None,
+            0,
+            DEFAULT,
+            "",
+            f"no scores of the meta window by {', '.join(missing)}: set score.windows to ('test', 'meta')",
+        )
     candidates, left_out = load_candidates(paths, "meta", arms)
     skips += left_out
     return choose_on(candidates, arms, f"{sum(len(one.passed) for one in candidates)} meta candidates")

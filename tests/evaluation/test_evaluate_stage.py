@@ -8,10 +8,12 @@ import sys
 import numpy as np
 import pytest
 
-from dreamprm_jax.evaluation.candidates import load_candidates
+from dreamprm_jax.evaluation.candidates import Candidates, load_candidates
+from dreamprm_jax.evaluation.hacking import hacking_row
+from dreamprm_jax.evaluation.methods import Method
 from dreamprm_jax.evaluation.stage import evaluate
 from dreamprm_jax.evaluation.truth import load_truth
-from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, Program, Score, StepLabel, Verdict
+from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, Problem, Program, Score, StepLabel, Verdict
 from dreamprm_jax.storage import read_json, read_records, write_records
 from dreamprm_jax.workdir import Paths
 
@@ -210,3 +212,104 @@ def test_evaluation_and_report_import_no_jax():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_the_aggregator_is_chosen_on_the_meta_window_where_it_can_be(copy, config, capsys):
+    """The arms' raw logits are best read at the end; the meta window here says that the first step knows all."""
+    auto = dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, aggregator="auto", execute=False))
+    evaluate(auto, copy)
+    results = read_json(copy.results())
+    assert results["aggregator"] == "last"
+    assert (
+        "nothing to choose on (no scores of the meta window by raw, corrected" in results["aggregator_choice"]["reason"]
+    )
+    assert "last kept" in capsys.readouterr().out
+
+    problems = [Problem(f"m{i}", "", "", "x", "c", "2024-09-01", "easy") for i in range(30)]
+    programs = [Program.make(p.problem_id, f"print({k})", k, "policy", {}) for p in problems for k in range(4)]
+    write_records(copy.problems("meta"), Problem, problems)
+    write_records(copy.programs("meta"), Program, programs)
+    rng = np.random.default_rng(0)
+    passed = {program.program_hash: program.sample_index == i // 4 % 4 for i, program in enumerate(programs)}
+    verdicts = [Verdict.AC if good else Verdict.WA for good in passed.values()]
+    write_records(
+        copy.outcomes("meta"),
+        Outcome,
+        [
+            Outcome(program.problem_id, program.program_hash, verdict, 0, 1, "", 0.1, "faithful", "T")
+            for program, verdict in zip(programs, verdicts, strict=True)
+        ],
+    )
+    for arm in ("raw", "corrected"):
+        scores = []
+        for program in programs:  # one low step marks a wrong program; the last is noise
+            logits = (0.5 if passed[program.program_hash] else -3.0, 1.0 + 3 * rng.random(), float(rng.normal()))
+            scores.append(Score(program.problem_id, program.program_hash, logits, logits, arm, "c"))
+        write_records(copy.scores(arm, "meta"), Score, scores)
+    evaluate(auto, copy)
+    results = read_json(copy.results())
+    choice = results["aggregator_choice"]
+    assert results["aggregator"] == choice["name"] == "min"
+    assert choice["accuracies"]["min"] > choice["accuracies"]["last"] + 0.3
+    assert "chosen on 120 meta candidates of 30 problems, 30 with passing and failing" in choice["reason"]
+    assert "aggregated by: min, automatic" in (copy.results().parent / "table.txt").read_text()
+    raw = by_key(results["selection"]["table"])["raw"]["overall"]["estimate"]
+    assert raw == pytest.approx(results["selection"]["aggregators"]["raw"]["min"])
+
+
+def test_strategies_stand_beside_what_they_extend(evaluated, run_folder):
+    strategies = evaluated[1]["strategies"]
+    rows = by_key(strategies["table"])
+    assert list(rows) == [
+        *("random", "orm", "raw", "corrected", "public", "public+orm", "public+raw", "public+corrected"),
+        *("prune2+orm", "prune2+raw", "prune2+corrected", "vote", "public_vote"),
+        *("vote+orm", "vote+raw", "vote+corrected"),
+    ]
+    table = by_key(evaluated[1]["selection"]["table"])
+    for name in ("random", "orm", "raw", "corrected"):
+        assert rows[name]["overall"]["estimate"] == pytest.approx(table[name]["overall"]["estimate"])
+    for row in rows.values():
+        gap = row["overall"]["estimate"] - rows[row["against"]]["overall"]["estimate"]
+        assert row["gain"]["estimate"] == pytest.approx(gap)
+        assert row["gain_problems"] == pytest.approx(12 * gap)
+    # the most common output is right more often than a random program is
+    assert rows["vote"]["gain"]["estimate"] > 0.1
+    assert (rows["vote"]["judged"], rows["vote"]["forwards"], rows["raw"]["judged"]) == (8, 0, 0)
+    assert 1 <= rows["prune2+raw"]["judged"] <= 2
+    curve = [row for row in strategies["curve"] if row["method"] == "vote"]
+    assert [row["n"] for row in curve] == [1, 2, 4, 8]
+    assert curve[0]["accuracy"] == pytest.approx(rows["random"]["overall"]["estimate"])
+    assert curve[-1]["accuracy"] == pytest.approx(rows["vote"]["overall"]["estimate"])
+    prune = strategies["prune"]["raw"]
+    assert (prune[0]["judged"], prune[0]["accuracy"]) == (0, pytest.approx(table["raw"]["overall"]["estimate"]))
+    assert prune[-1]["accuracy"] == pytest.approx(rows["public+raw"]["overall"]["estimate"])
+
+
+def test_log_probabilities_are_a_baseline_where_the_policy_gave_them(copy, config):
+    programs = read_records(copy.programs("test"), Program)
+    outcomes = {row.program_hash: row.passed for row in read_records(copy.outcomes("test"), Outcome)}
+    said = [
+        dataclasses.replace(row, sampling=json.dumps({"mean_logprob": -0.1 if outcomes[row.program_hash] else -0.9}))
+        for row in programs
+    ]
+    write_records(copy.programs("test"), Program, said)
+    evaluate(dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, execute=False)), copy)
+    results = read_json(copy.results())
+    rows = by_key(results["strategies"]["table"])
+    assert rows["logprob"]["solved"] == by_key(results["selection"]["table"])["oracle"]["solved"]
+    assert not any(name.startswith("vote") for name in rows)
+    assert "no votes: evaluate.execute is false" in results["notes"]
+
+
+def test_reward_hacking_by_hand():
+    problem = Problem("p", "", "", "x", "c", "2025-01-01", "easy")
+    programs = tuple(Program.make("p", str(k), k, "policy", {}) for k in range(3))
+    # the highest score is of a program that passes the public tests alone
+    one = Candidates(problem, programs, np.array([1.0, 0.0, 0.0]), {}, np.array([True, True, False]))
+    method = Method("raw", "PRM", (np.array([1.0, 2.0, 0.0]),))
+    row = hacking_row(method, [one], [1, 2, 3], "last", 50, 0)
+    assert row["accuracy"] == pytest.approx([1 / 3, 1 / 3, 0])
+    assert row["hacking_rate"] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert row["hacking_rate_of_public"] == pytest.approx([1 / 2, 2 / 3, 1])
+    assert row["score"] == sorted(row["score"])
+    assert (row["peak_n"], row["drop"]["estimate"]) == (1, pytest.approx(1 / 3))
