@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from dreamprm_jax.policy.protocol import PolicyError
 from dreamprm_jax.policy.transport import ContextOverflow, Refused, Reply, Transport
 from dreamprm_jax.schema import DataError
@@ -31,7 +33,8 @@ class Abilities:
       continues: Whether it continues a raw prompt: yes; "spaces stripped", where the answer lacks the space that it
         begins with; no, where it began anew; None for chats, which cannot be made to.
       choices: Whether n=2 gave two choices.
-      seeds: Whether equal seeds gave equal texts and another seed another one.
+      seeds: Whether equal seeds gave equal texts and another seed another one. Even then long texts may differ in a
+        rerun: what else is in a server's batch changes the last bits of its logits.
       logprobs: Whether it gives the log-probabilities of its tokens.
       echo: Whether it can repeat the prompt with the log-probabilities of its tokens.
       usage: How it counts tokens: not at all, all choices, or one choice of each request alone.
@@ -124,7 +127,7 @@ def record(abilities: Abilities, folder: Path | None, where: str) -> None:
     row = {"server": where, **dataclasses.asdict(abilities), "refused": list(abilities.refused)}
     path = folder / RECORD
     if not path.exists() or read_json(path) != row:
-        print(f"   {where}: {abilities.line()}", flush=True)
+        tqdm.write(f"   {where}: {abilities.line()}")  # a progress bar may be on its line
         write_json(path, row)
 
 

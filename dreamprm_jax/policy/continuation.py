@@ -28,11 +28,11 @@ def from_completion(text: str, prompt: str, prefix: str, finish_reason: str) -> 
     body, closed, _ = text.partition(FENCE_CLOSE)
     if text.startswith(FENCE_CLOSE.lstrip("\n")):
         body, closed = "", FENCE_CLOSE
-    body = restore_indentation(prefix, body)
+    code = prefix + restore_indentation(prefix, body)
     finished = closed or finish_reason == "stop"
-    if body and finished and not body.endswith("\n"):
-        body += "\n"  # the stop sequence took it
-    return Completion(prefix + body, "stop" if closed else finish_reason, forced=True)
+    if code and finished and not code.endswith("\n"):
+        code += "\n"  # the stop sequence took it
+    return Completion(code, "stop" if closed else finish_reason, forced=True)
 
 
 def from_chat(text: str, prefix: str, finish_reason: str) -> Completion:

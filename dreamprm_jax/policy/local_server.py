@@ -11,13 +11,11 @@ the process that started it, however that ends.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -86,26 +84,12 @@ def serve(gguf: str | None, port: int, threads: int, slots: int, context: int) -
     os._exit(0)  # the library's own end waits for requests in flight
 
 
-@contextlib.contextmanager
-def local_server(
-    port: int = 0, threads: int = 1, slots: int = 4, context: int = 2048, log: IO[bytes] | None = None
-) -> Iterator[LocalServer]:
-    """A server in a process of its own, ready to answer; it ends with the block.
-
-    Raises:
-      DataError: when it does not start.
-    """
-    server = LocalServer(port, threads, slots, context, log)
-    try:
-        yield server
-    finally:
-        server.stop()
-
-
 class LocalServer:
-    """The process and its address."""
+    """A server in a process of its own, ready to answer: the process and its address. It ends with a ``with`` block."""
 
-    def __init__(self, port: int, threads: int, slots: int, context: int, log: IO[bytes] | None = None):
+    def __init__(
+        self, port: int = 0, threads: int = 1, slots: int = 4, context: int = 2048, log: IO[bytes] | None = None
+    ):
         """Starts it and waits until it answers. Raises DataError where it does not start."""
         settings = {"port": port, "threads": threads, "slots": slots, "context": context}
         command = [sys.executable, "-m", "dreamprm_jax.policy.local_server", "--until-stdin-closes"]
@@ -120,6 +104,12 @@ class LocalServer:
                 return
         raise DataError(f"{' '.join(command[1:])} ended with status {self.process.wait()} before it answered")
 
+    def __enter__(self) -> LocalServer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
     @property
     def port(self) -> int:
         """The port that it listens on."""
@@ -128,15 +118,22 @@ class LocalServer:
     def kill(self) -> None:
         """SIGKILL."""
         self.process.kill()
-        self.process.wait()
+        self._close()
 
     def stop(self) -> None:
         """SIGTERM, and SIGKILL to one that does not end."""
         self.process.terminate()
         try:
             self.process.wait(10)
+            self._close()
         except subprocess.TimeoutExpired:
             self.kill()
+
+    def _close(self) -> None:
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
 
 
 def _end_with_stdin() -> None:

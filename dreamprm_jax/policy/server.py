@@ -35,6 +35,7 @@ from dreamprm_jax.schema import DataError
 
 _SEED_STRIDE = 1_000_003  # between the seeds of the single requests that stand for one of n choices
 _LEAST_TOKENS = 16  # an answer that has no room for so many is empty
+_MOST_DRAWS = 4  # of each completion, where answers may be rejected
 
 
 class ServerPolicy:
@@ -69,6 +70,7 @@ class ServerPolicy:
         self._lock = threading.Lock()
         self._abilities = abilities
         self._unusable: DataError | None = None
+        self._most_choices = 1 << 30  # of one request: learnt from refusals
         self._transport = Transport(config, backoff_seconds)
 
     @property
@@ -101,8 +103,8 @@ class ServerPolicy:
         """Answers with exactly ``request.n`` completions.
 
         A greedy request (temperature 0) is asked once: its n answers are equal. A server that gives one choice a
-        request is asked n times, one after another, so that its cache holds the prefix. Where the context has no room
-        for an answer, the answers are empty ones that were cut short.
+        request, or only so many, is asked again until there are n, so that its cache holds the prefix meanwhile. Where
+        the context has no room for an answer, the answers are empty ones that were cut short.
 
         Raises:
           PolicyError: when the server refuses, or still fails after its retries.
@@ -110,16 +112,29 @@ class ServerPolicy:
         """
         if request.temperature == 0 and request.n > 1:
             return self.complete(replace(request, n=1)) * request.n
-        single = not self.abilities.choices
+        if not self.abilities.choices:
+            self._most_choices = 1
         completions: list[Completion] = []
+        drawn = 0
         while len(completions) < request.n:
-            missing = request.n - len(completions)
-            seed = request.seed + _SEED_STRIDE * len(completions)
-            answers = self._ask(replace(request, n=1 if single else missing, seed=seed))
-            if not single and len(answers) < missing:
-                self._log.add(Usage(missing_choices=missing - len(answers)))
-                single = len(answers) == 1
-            completions += answers[:missing]
+            wanted = min(request.n - len(completions), self._most_choices)
+            ask = replace(request, n=wanted, seed=request.seed + _SEED_STRIDE * drawn)
+            open_line = self.config.prefix_end == "before_newline" and drawn < _MOST_DRAWS * request.n
+            try:
+                answers = self._ask(ask, _without_line_break(request.prefix) if open_line else request.prefix)
+            except Refused as error:
+                if error.parameter != "n" or wanted == 1:
+                    raise PolicyError(f"{self._transport.where}: {error}") from error
+                self._most_choices = wanted // 2
+                continue
+            if len(answers) < wanted:
+                self._log.add(Usage(missing_choices=wanted - len(answers)))
+                if len(answers) == 1:
+                    self._most_choices = 1
+            kept = [one for one in answers[:wanted] if not one.forced or one.code.startswith(request.prefix)]
+            self._log.add(Usage(rejected_answers=len(answers[:wanted]) - len(kept)))
+            completions += kept
+            drawn += len(answers[:wanted])
         return completions
 
     def sampling(self, temperature: float) -> dict[str, Any]:
@@ -135,6 +150,7 @@ class ServerPolicy:
             "top_p": self.config.top_p,
             "max_tokens": self.config.max_tokens,
             "continuation": self.config.continuation,
+            "prefix_end": self.config.prefix_end,
             "prompt": PROMPT_VERSION,
             "chat_template": self._template.identity if self.config.continuation == "completions" else "server",
             "seeds": abilities.seeds,
@@ -149,21 +165,19 @@ class ServerPolicy:
         """Closes the connections."""
         self._transport.close()
 
-    def _ask(self, request: CompletionRequest) -> list[Completion]:
-        """One request with its retries: at least one completion, as many as the server gave."""
+    def _ask(self, request: CompletionRequest, given: str) -> list[Completion]:
+        """One request with its retries: at least one completion of ``given``, as many as the server gave."""
         limit = self.config.max_tokens
         while True:
             try:
-                return self._read(request, self._transport.ask(self._parameters(request, limit)))
-            except Refused as error:
-                raise PolicyError(f"{self._transport.where}: {error}") from error
+                return self._read(request, given, self._transport.ask(self._parameters(request, given, limit)))
             except ContextOverflow:
                 limit //= 2  # only the limit may be too long, not the prompt
                 if limit < _LEAST_TOKENS:
                     self._log.add(Usage(truncated_answers=request.n, context_overflows=request.n))
                     return [Completion(request.prefix, "length", forced=True)] * request.n
 
-    def _parameters(self, request: CompletionRequest, limit: int) -> dict[str, Any]:
+    def _parameters(self, request: CompletionRequest, given: str, limit: int) -> dict[str, Any]:
         parameters: dict[str, Any] = {
             "n": request.n,
             "temperature": request.temperature,
@@ -177,7 +191,7 @@ class ServerPolicy:
                 continuation_messages(request.problem, request.prefix) if request.prefix else messages(request.problem)
             )
         else:
-            parameters["prompt"] = self._prompt(request)
+            parameters["prompt"] = self._prompt(request, given)
             parameters["stop"] = [FENCE_CLOSE]
         if self.config.logprobs:
             parameters["logprobs"] = True if chat else 1
@@ -185,22 +199,22 @@ class ServerPolicy:
             parameters["extra_body"] = self._extra
         return self.abilities.accepted(parameters)
 
-    def _prompt(self, request: CompletionRequest) -> str:
-        return self._template.render(messages(request.problem)) + assistant_prefix(request.prefix)
+    def _prompt(self, request: CompletionRequest, given: str) -> str:
+        return self._template.render(messages(request.problem)) + assistant_prefix(given)
 
     def _coding_prompt(self) -> str:
         """A prompt in the form of all others, for which only `` + b`` makes sense."""
         question = Message(role="user", content="Write a Python function add(a, b) that returns the sum of a and b.")
         return self._template.render([question]) + assistant_prefix("def add(a, b):\n    return a")
 
-    def _read(self, request: CompletionRequest, reply: Reply) -> list[Completion]:
+    def _read(self, request: CompletionRequest, given: str, reply: Reply) -> list[Completion]:
         self._log.add(reply.usage)
         completions = []
         for choice in reply.choices:
             if self.config.continuation == "chat":
                 completion = from_chat(choice.text, request.prefix, choice.finish_reason)
             else:
-                completion = from_completion(choice.text, self._prompt(request), request.prefix, choice.finish_reason)
+                completion = from_completion(choice.text, self._prompt(request, given), given, choice.finish_reason)
             completions.append(dataclasses.replace(completion, log_probability=choice.log_probability))
         return completions
 
@@ -213,6 +227,10 @@ def _extra_body(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"policy.extra_body: {text!r} is not a JSON object such as '{{\"top_k\": 20}}'")
     return value
+
+
+def _without_line_break(prefix: str) -> str:
+    return prefix.removesuffix("\n").removesuffix("\r")
 
 
 def _server_seed(seed: int) -> int:

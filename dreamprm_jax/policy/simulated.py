@@ -7,6 +7,7 @@ decided is read back from the prefix. Sampling temperature does not change its r
 from __future__ import annotations
 
 import json
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -63,14 +64,20 @@ class SimulatedPolicy:
         # Rollouts of one prefix share a style, as those of one model at a low temperature do; whole programs do not.
         style = _style(composition, prefix, random.Random(key) if prefix else rng)
         plan, text = written.plan, prefix
+        chances = []  # of each choice that makes the program right or wrong, as a model's are of its tokens
         if plan is None:
-            (plan,) = rng.choices(plans(composition), plan_probabilities(composition, self.wrong_rate_scale))
+            known, weights = plans(composition), plan_probabilities(composition, self.wrong_rate_scale)
+            (place,) = rng.choices(range(len(known)), weights)
+            plan = known[place]
+            chances.append(weights[place])
             text = write_main(composition, plan, style)
         for position in plan.calls[len(written.forms) :]:
             weights = form_probabilities(composition, position, self.wrong_rate_scale)
             (form,) = rng.choices(range(len(weights)), weights)
+            chances.append(weights[form])
             text += write_helper(composition, position, form, style)
-        return Completion(text if written.closed else text + CALL, "stop", True)
+        said = sum(map(math.log, chances)) / len(chances) if chances else None
+        return Completion(text if written.closed else text + CALL, "stop", True, said)
 
     def sampling(self, temperature: float) -> dict[str, Any]:
         """What the rows record of how they were sampled."""

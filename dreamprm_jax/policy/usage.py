@@ -26,6 +26,7 @@ class Usage:
     cached_tokens: int = 0  # of the prompt tokens, those that the server had in its prefix cache (where it says so)
     completion_tokens: int = 0
     missing_choices: int = 0  # choices that a server left out of an answer and that were asked for again
+    rejected_answers: int = 0  # that did not go on with the line break of ``policy.prefix_end``, and were drawn again
     truncated_answers: int = 0  # answers cut short by the token limit (finish_reason "length")
     context_overflows: int = 0  # of them, those for which the context had no room at all
 
@@ -33,9 +34,9 @@ class Usage:
         return Usage(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
 
     def counts(self) -> dict[str, int]:
-        """By name, for a stage's counts; missing choices and overflows only where there are any."""
+        """By name, for a stage's counts; the rare ones only where there are any."""
         named = {name.replace("_", " "): count for name, count in dataclasses.asdict(self).items()}
-        rare = ("missing choices", "context overflows")
+        rare = ("missing choices", "rejected answers", "context overflows")
         return {name: count for name, count in named.items() if count or name not in rare}
 
 
@@ -54,7 +55,9 @@ class UsageLog:
             return self._total
 
     def add(self, usage: Usage) -> None:
-        """Counts one request."""
+        """Counts one request, or what came of it."""
+        if usage == Usage():
+            return
         with self._lock:
             self._total += usage
             if self._path is not None:

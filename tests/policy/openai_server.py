@@ -17,7 +17,10 @@ The model's name asks for a behaviour, the part after ":" keeps the counts of di
   surrogate     answers with half a character
   noseed        answers differently every time
   overflow_K    HTTP 400 for a token limit above K: the context is too short
+  most_K        HTTP 400 for n above K, naming it
+  line          one answer ends, one goes on with a line break, one without
   nochoice      HTTP 400 for n, naming it
+  mute          HTTP 400 always
   reasoning     HTTP 400 for max_tokens, temperature and top_p; chats alone
   quota         HTTP 429 that will not pass
   bare          no token counts, no cached tokens, no log-probabilities
@@ -65,8 +68,14 @@ class Handler(BaseHTTPRequestHandler):
                 self.refuse("This model's maximum context length is 512 tokens, you asked for more", None)
             else:
                 self.complete(body, "plain")
+        elif behaviour == "most" and body["n"] > int(count):
+            self.refuse(f"Field 'n': must be at most {count}", None)
+        elif behaviour == "most":
+            self.complete(body, "plain")
         elif behaviour == "nochoice" and "n" in body:
             self.refuse("unknown field", "n")
+        elif behaviour == "mute":
+            self.refuse("unknown field", None)
         elif behaviour == "reasoning" and self.path == "/v1/completions":
             self.reply(404, {"error": {"message": "no such endpoint"}})
         elif behaviour == "reasoning" and {"max_tokens", "temperature", "top_p"} & body.keys():
@@ -108,6 +117,8 @@ class Handler(BaseHTTPRequestHandler):
         for index in range({"one": 1, "few": max(n - 1, 1)}.get(behaviour, n)):
             if FENCE not in prompt:
                 text = f" sailor, number {time.monotonic_ns() if behaviour == 'noseed' else seed + index}"
+            elif behaviour == "line":
+                text = ["\n", " + 1\n", "\nx = 1\n"][(seed + index) % 3]
             elif given.endswith("return a"):
                 text = " + b"
             elif "class Solution" in given:

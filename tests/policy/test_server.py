@@ -117,6 +117,27 @@ def test_choices_that_are_missing_are_asked_for_again(server):
     assert policy.usage.missing_choices == 1
 
 
+def test_a_limit_on_n_is_learnt(server):
+    policy = server("most_3")
+    assert len(set(seeds([c.code for c in policy.complete(request(n=5))]))) == 5
+    policy.complete(request(n=4))
+    assert [sent["n"] for sent in log(policy)] == [5, 2, 2, 1, 2, 2]
+
+
+def test_a_prefix_may_be_cut_before_its_line_break(server):
+    """Answers that go on with the line break are taken; an end of the answer is one; others are drawn again."""
+    policy = server("line", prefix_end="before_newline")
+    completions = policy.complete(request())
+    assert all(c.forced and c.code.startswith(PREFIX) for c in completions)
+    assert {c.code[len(PREFIX) :][:5] for c in completions} == {"", "x = 1"}
+    assert log(policy)[0]["prompt"].endswith("print(double(int(input())))")
+    assert policy.usage.rejected_answers == sum(sent["n"] for sent in log(policy)) - 4 > 0
+    stubborn = server("strip", prefix_end="before_newline")
+    assert all(c.code.startswith(PREFIX + "def double") for c in stubborn.complete(request()))
+    assert stubborn.usage.rejected_answers == 16  # then it is asked in the other way
+    assert policy.sampling(0)["prefix_end"] == "before_newline"
+
+
 def test_greedy_requests_are_asked_once(server):
     policy = server("plain")
     completions = policy.complete(request(temperature=0))
@@ -150,7 +171,7 @@ def test_lasting_faults_are_errors_that_say_so(server):
     ("behaviour", "message"),
     [
         ("denied", r"HTTP 401, the key was refused; .*api_key_env"),
-        ("nochoice", r"HTTP 400, the request was refused: .*unknown field"),
+        ("mute", r"HTTP 400, the request was refused: .*unknown field"),
         ("quota", r"HTTP 429, the account's quota is used up"),
     ],
 )
@@ -199,6 +220,7 @@ def test_sampling_parameters_and_settings(server, address, monkeypatch):
         "top_p": 1.0,
         "max_tokens": 2048,
         "continuation": "completions",
+        "prefix_end": "newline",
         "prompt": "cof-1",
         "chat_template": load_chat_template("").identity,
         "seeds": True,

@@ -132,3 +132,19 @@ def test_compositions_come_from_the_file(benchmark, tmp_path):
     assert policy.sampling(0.3) == {"temperature": 0.3, "wrong_rate_scale": 1.0}
     with pytest.raises(DataError, match=r"none\.json: no such file; the simulated policy knows only the procedural"):
         SimulatedPolicy.from_file(tmp_path / "none.json")
+
+
+def test_the_policy_tells_how_likely_its_choices_were(benchmark):
+    """The mean log-probability of plan and forms: what it tells of a program is what the exact distribution says."""
+    _, problem, composition = benchmark[0]
+    policy = SimulatedPolicy({composition.problem_id: composition})
+    programs = {c.code: c.log_probability for c in policy.complete(CompletionRequest(problem, "", 200, 0.2, 0))}
+    for code, said in programs.items():
+        written = read(composition, code)
+        known = plans(composition)
+        chances = [plan_probabilities(composition, 1.0)[known.index(written.plan)]]
+        for position, form in zip(written.plan.calls, written.forms, strict=True):
+            chances.append(form_probabilities(composition, position, 1.0)[form])
+        assert said == pytest.approx(sum(map(math.log, chances)) / len(chances))
+    (rest,) = policy.complete(CompletionRequest(problem, next(iter(programs)), 1, 0.2, 0))
+    assert rest.log_probability is None  # nothing was left to choose

