@@ -94,14 +94,15 @@ def children(parent: int) -> list[int]:
 
 
 @pytest.mark.slow
-def test_a_node_that_dies_loses_nothing(cluster: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_node_that_dies_loses_nothing(cluster: Any, tmp_path: Path, seed: int) -> None:
     """One of two nodes is killed: the other does the rest; then a new node takes part."""
     cluster, nodes = cluster
     raylet = nodes[0].all_processes["raylet"][0].process
-    log = tmp_path / "log"
+    log, moment = tmp_path / "log", random.Random(seed).randrange(150)
 
     def kill() -> None:
-        while not (log.exists() and len(executions(log)) > 20):
+        while not (log.exists() and len(executions(log)) > moment):
             time.sleep(0.02)
         for pid in [raylet.pid, *children(raylet.pid)]:  # as when the machine goes
             os.kill(pid, signal.SIGKILL)
@@ -113,7 +114,11 @@ def test_a_node_that_dies_loses_nothing(cluster: Any, tmp_path: Path) -> None:
     assert values(tmp_path / "toy.journal") == expected(400)
     assert (summary.worker_deaths, sum(executions(log).values()) <= 400 + 2) == (1, True)
     nodes[0] = cluster.add_node(num_cpus=1)
-    cluster.wait_for_nodes()
+    import ray
+
+    deadline = time.monotonic() + 60
+    while ray.cluster_resources().get("CPU") != 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
     (tmp_path / "more").mkdir()
     drive(tmp_path / "more", 100, Squares(log, seconds=0.02), executor="ray", workers=2)
     assert len({line.split()[1] for line in log.read_text().splitlines()[-20:]}) == 2  # both take part

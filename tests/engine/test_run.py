@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -76,6 +77,14 @@ def test_failures_are_named_and_done_again(tmp_path: Path) -> None:
     assert executions(tmp_path / "log") == {"unit3": 1, "unit7": 1}
 
 
+def test_the_example_of_the_documentation(tmp_path: Path, repository: Path) -> None:
+    module, script = re.findall(r"```python\n(.*?)```", (repository / "docs" / "engine.md").read_text(), re.DOTALL)
+    (tmp_path / "squares.py").write_text(module)
+    (tmp_path / "script.py").write_text(script)
+    run = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.stdout == "144\n", run.stderr
+
+
 @pytest.mark.parametrize(
     ("kill", "message"),
     [(False, r"ValueError: no such server \(engine_toy.py"), (True, r"in a row ended \(signal 9\)")],
@@ -92,9 +101,13 @@ def test_a_unit_that_tells_that_nothing_can_be_done_ends_the_run(tmp_path: Path)
     assert gone(processes(tmp_path / "log"))
 
 
-def test_a_factory_that_cannot_be_sent_is_named() -> None:
+def test_a_factory_that_cannot_be_sent_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="cannot be sent"):
         make_executor(EngineConfig(), lambda: None)  # type: ignore[arg-type, return-value]
+    with monkeypatch.context() as patch:
+        patch.setattr(Broken, "__module__", "__main__")
+        with pytest.raises(DataError, match="defined in the main script"):
+            make_executor(EngineConfig(), Broken())
     with pytest.raises(DataError, match=r"engine\.workers -1"):
         make_executor(EngineConfig(workers=-1), Broken())
 

@@ -21,8 +21,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from dreamprm_jax.engine.executors.protocol import Event, WorkFactory
-from dreamprm_jax.schema import DataError
+from dreamprm_jax.engine.executors.protocol import Event, WorkFactory, pack
 
 _BOOTSTRAP = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(2)); from {module} import main; main()".format(
     module="dreamprm_jax.engine.executors.worker"
@@ -53,14 +52,11 @@ class LocalExecutor:
           threads: units at a time in each.
 
         Raises:
-          DataError: when the factory cannot be pickled.
+          DataError: when the factory cannot be sent.
         """
         self.size = workers or len(os.sched_getaffinity(0))
         self.threads = self.suspects = threads  # an answer that was sent arrives, whatever comes after it
-        try:
-            self._factory = pickle.dumps(factory)
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise DataError(f"the work factory {factory!r} cannot be sent to a worker process: {error}") from error
+        self._factory = pack(factory)
         self._processes: dict[int, _Process] = {}
         self._selector = selectors.DefaultSelector()
 

@@ -15,7 +15,7 @@ import threading
 import time
 from typing import Any
 
-from dreamprm_jax.engine.executors.protocol import Event, Work, WorkFactory, describe, do_unit
+from dreamprm_jax.engine.executors.protocol import Event, Work, WorkFactory, describe, do_unit, pack
 from dreamprm_jax.schema import DataError
 
 _RESOLVE_SECONDS = 5.0  # for the answers of an actor that has died
@@ -58,14 +58,14 @@ class RayExecutor:
           address: as of ``ray.init``.
 
         Raises:
-          DataError: when the cluster does not answer.
+          DataError: when the factory cannot be sent, or the cluster does not answer.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         import ray
 
         self._ray: Any = ray
-        self._factory = pickle.dumps(factory)
+        self._factory = pack(factory)
         self._owned = not ray.is_initialized()
         if self._owned:
             settings: dict[str, Any] = {"logging_level": "ERROR"}

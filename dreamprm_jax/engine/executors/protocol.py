@@ -7,6 +7,7 @@ to which worker, and what a worker's death means for its units, is decided by ``
 
 from __future__ import annotations
 
+import pickle
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -79,6 +80,23 @@ class Executor(Protocol):
 
     def close(self, finished: bool) -> None:
         """Ends all workers: in order where all work is ``finished``, else at once."""
+
+
+def pack(factory: WorkFactory) -> bytes:
+    """The factory as it travels to the workers.
+
+    Raises:
+      DataError: when it cannot be pickled, or belongs to the main script, which workers do not import.
+    """
+    home = getattr(factory, "__module__", "")
+    if home == "__main__":
+        raise DataError(
+            f"the work factory {factory!r} is defined in the main script; move it to a module that workers can import"
+        )
+    try:
+        return pickle.dumps(factory)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise DataError(f"the work factory {factory!r} cannot be sent to a worker process: {error}") from error
 
 
 def do_unit(work: Work, key: str, payload: Any) -> tuple[str, Any]:
