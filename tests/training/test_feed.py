@@ -9,7 +9,7 @@ import pytest
 from training_toy import make_examples
 
 from dreamprm_jax.training.examples import NO_LABEL
-from dreamprm_jax.training.feed import PackedRows, Shape, collate, pack
+from dreamprm_jax.training.feed import PackedRows, Shape, check_batch, collate, pack
 from dreamprm_jax.training.losses import batch_logits
 
 
@@ -110,3 +110,24 @@ def test_packed_logits_equal_separate_passes(micro, micro_params):
             count = len(examples[index].step_index)
             np.testing.assert_allclose(logits[row, step : step + count], alone[index, :count], atol=1e-5)
             step += count
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("positions", lambda leaf: leaf[:, :-1]),  # another length
+        ("raw", lambda leaf: leaf[:1]),  # another number of rows
+        ("label_mask", lambda leaf: leaf.astype(np.float32)),  # not a mask
+        ("label_index", lambda leaf: leaf.astype(np.float32)),
+        ("outcome_share", lambda leaf: leaf[:, None]),
+    ],
+)
+def test_leaves_that_do_not_fit_are_refused(field, change):
+    batch = PackedRows(make_examples(8), 32, 2, seed=0).batch(0)
+    check_batch(batch)
+    with pytest.raises(AssertionError, match="Assertion assert_"):
+        check_batch(batch._replace(**{field: change(getattr(batch, field))}))
+    with pytest.raises(AssertionError, match="Assertion assert_rank failed"):
+        check_batch(batch, leading=1)
+    with pytest.raises(AssertionError, match="needs a batch of the outer problem"):
+        check_batch(None)

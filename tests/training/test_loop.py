@@ -110,7 +110,7 @@ def test_resumed_run_equals_an_uninterrupted_one(run, whole, tmp_path, event, at
 
 
 def test_measurements_change_no_step(run, whole, micro_train, tmp_path):
-    """Other truth, and none, give the same state bit for bit; the figures are there, at their steps."""
+    """Without truth the state is the same bit for bit; with it the figures are there, at their steps."""
     rows = [json.loads(line) for line in metrics(whole[0])]
     measured = {"meta_loss", "meta_outcome_auroc", "meta_step_auroc", "dropped_tokens"}
     assert [row["step"] for row in rows if measured <= row.keys()] == [3, 7]  # after 4 and after 8 steps
@@ -128,9 +128,6 @@ def test_measurements_change_no_step(run, whole, micro_train, tmp_path):
     assert [row["inner_loss"] for row in alone] == [row["inner_loss"] for row in rows]
     assert list((tmp_path / "none" / "profile").rglob("*.xplane.pb"))
     assert not (whole[0] / "profile").exists()
-    chex.assert_trees_all_equal(run(tmp_path / "other", truth_seed=1), whole[1])
-    others = [json.loads(line) for line in metrics(tmp_path / "other")]
-    assert [row["label_error"] for row in others] != [row["label_error"] for row in rows]
 
 
 def test_bilevel_step_by_hand(examples, micro, micro_train, start):

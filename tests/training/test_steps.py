@@ -11,10 +11,11 @@ from training_toy import make_data, make_examples
 
 from dreamprm_jax.bilevel.labels import LabelTable
 from dreamprm_jax.config import MeshConfig
+from dreamprm_jax.models.reward import abstract_params
 from dreamprm_jax.training.checkpoint import TrainState
 from dreamprm_jax.training.global_batch import step_batch
 from dreamprm_jax.training.losses import make_inner_loss
-from dreamprm_jax.training.mesh import make_mesh
+from dreamprm_jax.training.mesh import abstract_mesh, make_mesh, optimizer_shardings, parameter_shardings
 from dreamprm_jax.training.steps import (
     StepInputs,
     make_bilevel_step,
@@ -150,3 +151,15 @@ def test_master_weights_keep_updates_that_bfloat16_loses(micro, micro_params, da
     assert cosine(moved, reference) > 0.99
     assert np.linalg.norm(moved) == pytest.approx(np.linalg.norm(reference), rel=0.05)
     assert np.linalg.norm(lost - reference) > 0.3 * np.linalg.norm(reference)
+
+
+def test_master_weights_lie_as_their_parameters(micro, settings):
+    model = dataclasses.replace(micro, param_dtype="bfloat16")
+    mesh = abstract_mesh(MeshConfig(2, 2, 2), 8)
+    shardings, shapes = parameter_shardings(model, mesh), abstract_params(model)
+    optimizer = make_optimizer(dataclasses.replace(settings, master_weights=True))
+    placed = optimizer_shardings(optimizer, shapes, shardings, mesh)
+    assert placed.master == shardings
+    assert {leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(optimizer.init, shapes).master)} == {
+        jnp.dtype("float32")
+    }
