@@ -1,1 +1,1 @@
-"""Where questions come from: LiveCodeBench (hub, local files) and the procedural benchmark."""
+"""Where questions come from: LiveCodeBench, sets in installed packages, the procedural benchmark; date windows."""

@@ -7,6 +7,7 @@ A task is kept if both give the same, its outputs are JSON values that the judge
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import itertools
 import json
@@ -23,6 +24,7 @@ from dreamprm_jax.schema import TestCase, Verdict, content_hash
 MIN_DISTINCT = 3
 DRAWS = 4  # inputs drawn for each test wanted: generators repeat themselves
 LIMITS = Limits(cpu_seconds=2.0, wall_seconds=20.0, memory_bytes=512 << 20, output_bytes=1 << 20)
+_CLOCKS = {"now", "today", "utcnow", "localtime", "gmtime", "ctime", "time_ns", "perf_counter", "monotonic"}
 _CHUNK = 64  # tasks in one pass of the sandbox
 _FORMAT = "codeio-tests-1"  # changes when the same task would get other tests
 
@@ -92,11 +94,10 @@ def make_tests(
         remaining = iter(tasks)
         while chunk := list(itertools.islice(remaining, _CHUNK)):
             keys = {task.task_id: made_key(task, count, seed) for task in chunk}
-            known = {
-                task.task_id: MadeTests.from_json(value)
-                for task in chunk
-                if journal is not None and (value := journal.get(keys[task.task_id])) is not None
-            }
+            known = {task.task_id: MadeTests((), reason, False) for task in chunk if (reason := untestable(task))}
+            for task in chunk:
+                if journal is not None and task.task_id not in known and keys[task.task_id] in journal:
+                    known[task.task_id] = MadeTests.from_json(journal.get(keys[task.task_id]) or {})
             todo = [task for task in chunk if task.task_id not in known]
             if todo and not judges:
                 for hash_seed in (0, 1):
@@ -112,6 +113,36 @@ def make_tests(
                 yield task, known[task.task_id]
 
 
+def untestable(task: Task) -> str:
+    """Why the task cannot have tests, as far as its text says; "" where it may have."""
+    parameters = signature(task)
+    if parameters is None:
+        return "the entry point takes other than positional parameters"
+    if not parameters.names:
+        return "the entry point takes no parameter"
+    if reads_clock(task.reference) or reads_clock(task.generator):
+        return "reads the clock: two runs of one day may agree, and another day's differ"
+    return ""
+
+
+def reads_clock(code: str) -> bool:
+    """Whether a program asks for the time or date, as far as names tell."""
+    try:
+        nodes = list(ast.walk(ast.parse(code)))
+    except (SyntaxError, ValueError, RecursionError):
+        return False  # it will fail by itself
+    imported = {
+        name.name for node in nodes if isinstance(node, ast.ImportFrom) and node.module == "time" for name in node.names
+    }
+    called = [node.func for node in nodes if isinstance(node, ast.Call)]
+    return any(
+        (isinstance(function, ast.Attribute) and function.attr in _CLOCKS)
+        or (isinstance(function, ast.Attribute) and ast.unparse(function) == "time.time")
+        or (isinstance(function, ast.Name) and function.id in imported)
+        for function in called
+    )
+
+
 def _make_chunk(tasks: list[Task], count: int, seed: int, judges: list[Judge]) -> dict[str, MadeTests]:
     made: dict[str, MadeTests] = {}
 
@@ -121,12 +152,8 @@ def _make_chunk(tasks: list[Task], count: int, seed: int, judges: list[Judge]) -
     open_tasks: dict[str, tuple[Task, Signature]] = {}
     for task in tasks:
         parameters = signature(task)
-        if parameters is None:
-            drop(task, "the entry point takes other than positional parameters")
-        elif not parameters.names:
-            drop(task, "the entry point takes no parameter")
-        else:
-            open_tasks[task.task_id] = (task, parameters)
+        assert parameters is not None  # untestable() says so
+        open_tasks[task.task_id] = (task, parameters)
 
     drawn: list[dict[str, list[list[str]]]] = []
     for number, judge in enumerate(judges):

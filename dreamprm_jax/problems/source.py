@@ -40,6 +40,8 @@ def load_windows(config: Config, cache: Path | None = None) -> tuple[dict[str, l
             f"problems.source {settings.source!r} needs a policy that can write: set policy.kind to 'server' or "
             "'replay' ('simulated' knows only the procedural benchmark)"
         )
+    if settings.source == "procedural" and settings.exclude:
+        raise DataError("problems.exclude: the procedural benchmark has no problem to leave out; set it to ''")
     windows: dict[str, list[Problem]] = {window: [] for window in WINDOWS}
     compositions = []
     if settings.source == "procedural":

@@ -18,6 +18,7 @@ from dreamprm_jax.schema import DataError, Verdict
 SANDBOX = SandboxConfig(workers=2)
 NUMBERS = "def generate_inputs(rng: Random):\n    return {'n': rng.randint(0, 50)}\n"
 BY_CHANCE = "the outputs are not deterministic"
+CLOCK = "reads the clock: two runs of one day may agree, and another day's differ"
 FEW_INPUTS = "fewer than 3 different inputs that are JSON arguments"
 FAILS = "the reference fails on a generated input: "
 NO_JSON = "an output is no JSON value"
@@ -44,7 +45,10 @@ REFERENCES = {
     "unrounded": (returning("n / 7"), NUMBERS, ""),
     "random": ("import random\n\n" + returning("random.random()"), NUMBERS, BY_CHANCE),
     "hashes": (returning("list({'a' + str(n), 'b' + str(n), 'c', 'd'})"), NUMBERS, BY_CHANCE),
-    "clock": ("import time\n\n" + returning("time.time()"), NUMBERS, BY_CHANCE),
+    "addresses": (returning("id(object())"), NUMBERS, BY_CHANCE),
+    "clock": ("import time\n\n" + returning("n + time.time() // 10 ** 12"), NUMBERS, CLOCK),
+    "date": ("from datetime import *\n\n" + returning("n + date.today().year"), NUMBERS, CLOCK),
+    "imported clock": ("from time import time\n\n" + returning("n + time() // 10 ** 12"), NUMBERS, CLOCK),
     "random inputs": (
         returning("n"),
         "import random\n\ndef generate_inputs(rng):\n    return {'n': random.randint(0, 10 ** 9)}\n",

@@ -86,5 +86,7 @@ def test_excluded_problems(tasks, tmp_path):
 def test_the_simulated_policy_is_refused_before_any_work():
     with pytest.raises(DataError, match=r"problems\.source 'leetcode' needs a policy that can write"):
         load_windows(Config(problems=ProblemsConfig(source="leetcode")))
+    with pytest.raises(DataError, match=r"problems\.exclude: the procedural benchmark"):
+        load_windows(config(source="procedural", exclude="x"))
     with pytest.raises(DataError, match=r"test_count.*change the dates or counts"):
         load_windows(config(source="procedural", train_count=1, meta_count=1, test_count=0))
