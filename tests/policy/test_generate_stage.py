@@ -1,6 +1,7 @@
 """The generate stage: the same rows for the same seed, failures that keep what was answered, counts."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -33,7 +34,9 @@ def test_rows_and_counts(tmp_path, tiny_config):
         assert [p.problem_id for p in programs] == [p.problem_id for p in problems for _ in range(2)]
         assert [p.sample_index for p in programs] == [0, 1] * 3
         assert {p.policy for p in programs} == {"simulated-1"}
-        assert {p.sampling for p in programs} == {'{"temperature":0.2,"wrong_rate_scale":1.0}'}
+        said = [json.loads(p.sampling) for p in programs]
+        assert all(one.pop("mean_logprob") < 0 for one in said)
+        assert said == [{"temperature": 0.2, "wrong_rate_scale": 1.0}] * 6
 
 
 def test_same_seed_same_rows_for_any_concurrency(tmp_path, tiny_config):

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import json
+import math
 
 import pytest
 
@@ -10,6 +11,7 @@ from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.policy.protocol import CompletionRequest, PolicyError
 from dreamprm_jax.policy.simulated import SimulatedPolicy
 from dreamprm_jax.problems.procedural.compose import PRIMITIVES, Composition
+from dreamprm_jax.problems.procedural.mistakes import form_probabilities, plan_probabilities, plans
 from dreamprm_jax.problems.procedural.writing import read, read_style
 from dreamprm_jax.schema import DataError, Problem
 
