@@ -8,8 +8,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from tensorboardX import SummaryWriter
-
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import write_text
 
@@ -33,6 +31,8 @@ class MetricsWriter:
         self._file: IO[str] | None = None
         if not writes:
             return
+        from tensorboardX import SummaryWriter  # here, as it takes seconds where torch is installed
+
         self._run = _wandb_run(wandb_project, folder) if wandb_project else None
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "metrics.jsonl"

@@ -101,7 +101,11 @@ def test_stopped_and_killed_processes_end_as_if_nothing_had_been(tmp_path):
     assert finish(start([tmp_path / "eight", tmp_path / "elsewhere"], "1x4x2", devices=8)) == [0]
     assert_close(tmp_path / "eight", whole)
     assert_close(tmp_path / "elsewhere", whole)
-    # And on one device.
+    # And on one device, killed on the way.
+    runs = start([tmp_path / "one"], "1x1x1", devices=1)
+    wait_for(tmp_path / "one", rng.randint(2, 20), runs)
+    runs[0].kill()
+    runs[0].communicate()
     assert finish(start([tmp_path / "one"], "1x1x1", devices=1)) == [0]
     assert_close(tmp_path / "one", whole)
     assert_close(tmp_path / "one", tmp_path / "eight")
