@@ -100,8 +100,8 @@ def config(server, tmp_path_factory) -> Config:
     path = tmp_path_factory.mktemp("problems") / "five.jsonl"
     path.write_text("".join(row for row in rows if json.loads(row)["question_id"] in some), encoding="utf-8")
     changes = {
-        "problems.path": path, "problems.meta_count": 1, "policy.base_url": server.base_url, "policy.max_tokens": 64,
-        "generate.train_programs": 2, "generate.test_programs": 3, "label.rollouts": 2, "sandbox.workers": 1,
+        "problems.path": path, "problems.meta_count": 1, "policy.base_url": server.base_url, "policy.max_tokens": 48,
+        "generate.train_programs": 1, "generate.test_programs": 3, "label.rollouts": 2, "sandbox.workers": 1,
     }  # fmt: skip
     overrides = [f"--config.{name}={value}" for name, value in changes.items()]
     return load_config(str(CONFIGS / "smollm2_policy.py"), overrides)
@@ -129,7 +129,7 @@ def test_programs_are_judged_and_prefixes_get_labels(labelled, config):
     steps = [(row, step) for row in programs for step in split_steps(programs[row].code, "line")]
     assert [(row.program_hash, row.start, row.end) for row in labels] == [(p, s.start, s.end) for p, s in steps]
     rolled = [row for row in labels if row.asked]
-    assert len(rolled) >= 10
+    assert len(rolled) >= 5
     assert all(row.asked == 2 and not row.unforced and not row.infrastructure_errors for row in rolled)
     assert sum(row.passes for row in labels) > 0
     for stage in ("generate", "label"):
@@ -154,7 +154,7 @@ def test_the_server_is_killed_and_comes_back_and_nothing_is_lost(labelled, confi
         stage = threading.Thread(target=run_stage, args=(own, paths.root, "label"), daemon=True)
         stage.start()
         journal = paths.stage("label") / "rollouts.journal"
-        deadline = time.monotonic() + 300
+        deadline = time.monotonic() + 600
         while not (journal.exists() and journal.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.02)
         done = journal.read_bytes()
@@ -162,7 +162,7 @@ def test_the_server_is_killed_and_comes_back_and_nothing_is_lost(labelled, confi
         first.kill()
         time.sleep(1)
         with LocalServer(port=first.port, context=1024):
-            stage.join(300)
+            stage.join(600)
         assert not stage.is_alive()
     assert journal.read_bytes().startswith(done)
     labels, reference = (read_records(folder.step_labels(), StepLabel) for folder in (paths, labelled))

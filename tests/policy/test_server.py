@@ -11,12 +11,15 @@ import urllib.request
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import PolicyConfig
 from dreamprm_jax.engine.ordered import ordered_map
 from dreamprm_jax.policy.abilities import Abilities
 from dreamprm_jax.policy.chat_template import load_chat_template
+from dreamprm_jax.policy.continuation import from_chat, from_completion
 from dreamprm_jax.policy.factory import make_policy
 from dreamprm_jax.policy.protocol import CompletionRequest, PolicyError
 from dreamprm_jax.policy.server import ServerPolicy, Usage
@@ -240,3 +243,15 @@ def test_sampling_parameters_and_settings(server, address, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without_openai)
     with pytest.raises(DataError, match=r'pip install "dreamprm-jax\[server\]"'):
         make_policy(PolicyConfig(kind="server", base_url=f"{address}/v1", model="m"))
+
+
+PARTS = ["```", "```python\n", "\n", "    ", "def f(x):", "return 1", "class A:", "x = 1", PREFIX, METHOD_PREFIX, "é"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(["", PREFIX, METHOD_PREFIX]), st.lists(st.sampled_from(PARTS), max_size=12).map("".join))
+def test_whatever_a_server_answers_forced_programs_begin_with_the_prefix(prefix, text):
+    for reason in ("stop", "length"):
+        completion = from_completion(text, "prompt", prefix, reason)
+        assert completion.code.startswith(prefix) or not completion.forced
+        assert from_chat(text, prefix, reason).forced == (not prefix)
