@@ -164,6 +164,8 @@ def _parser(command: str) -> argparse.ArgumentParser:
 
     needed = _closure({"export": "train"}.get(command, command)) if command in (*STAGES, "export") else list(STAGES)
     sections = {section for name in needed for section in STAGES[name].sections}
+    if command in (*STAGES, "run"):
+        sections.add("distributed")
     summary = {
         "run": "all stages in order: finished ones are reused, a killed one resumes",
         "inspect": "parameters, shardings, compiled memory and FLOPs of a training step, ahead of time",

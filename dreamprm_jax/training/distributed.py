@@ -31,8 +31,10 @@ _requests: list[int] = []  # SIGTERMs received: there is one process and one lis
 def initialize(config: DistributedConfig) -> None:
     """Joins the other processes; the first call counts. To be called before any computation of jax.
 
+    Where they do not all come within five minutes, jax ends the process.
+
     Raises:
-      DataError: on settings that are missing, or processes that do not meet.
+      DataError: on settings that are missing or wrong, or a cluster that jax does not find.
     """
     if config.mode == "off" or jax.distributed.is_initialized():
         return
@@ -58,7 +60,7 @@ def initialize(config: DistributedConfig) -> None:
     try:
         jax.distributed.initialize(**arguments)
     except (RuntimeError, ValueError) as error:
-        raise DataError(f"config.distributed.mode={config.mode!r}: the processes did not meet: {error}") from error
+        raise DataError(f"config.distributed.mode={config.mode!r}: {error}") from error
     signal.signal(signal.SIGTERM, handler)
 
 

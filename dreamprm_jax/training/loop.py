@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -132,7 +133,6 @@ class _Loop:
         """Steps ``first`` to ``arm.last_step``."""
         config, arm, stride, main = self.config, self.arm, self.stride, distributed.is_main()
         compiled, guard = self._compile(state), FiniteGuard(self.folder, self._host_batches, main)
-        logits_of = jax.jit(_logits, static_argnums=0, out_shardings=replicated(self.mesh))
         length, done = arm.last_step - arm.first_step, first - arm.first_step
         agreed: Any = False  # whether any process was asked to stop before the last step
         with (
@@ -165,7 +165,7 @@ class _Loop:
                         if move is not None and self.data.evaluation.label_truth is not None:
                             values |= label_figures(move, self.data.evaluation.label_truth)
                         if measuring:
-                            values |= self._measure(logits_of, state, self.data.evaluation)
+                            values |= self._measure(state, self.data.evaluation)
                     writer.write(step, values)
                     bar.set_postfix(loss=f"{values['inner_loss']:.3f}")
                 bar.update(stride)
@@ -212,14 +212,20 @@ class _Loop:
         batches = {"": whole_batches(self.data.inner, range(step, step + self.stride))}
         return batches if self.arm.labels is None else batches | {"outer_": whole_batches(self.data.outer, [step])}
 
-    def _measure(self, logits_of: Any, state: TrainState, chosen: EvaluationSet) -> Figures:
+    def _measure(self, state: TrainState, chosen: EvaluationSet) -> Figures:
         """The reward model as it is now, on the evaluation set."""
 
         def on_host(batch: Batch) -> np.ndarray:
             placed = from_every_process(batch, self.mesh)
-            return np.asarray(logits_of(self.model, state.params, self.frozen, placed))
+            return np.asarray(_forward(self.mesh)(self.model, state.params, self.frozen, placed))
 
         return meta_figures(on_host, chosen)
+
+
+@functools.cache
+def _forward(mesh: Mesh) -> Any:
+    """Logits of a batch, whole on every device; compiled once for all arms."""
+    return jax.jit(_logits, static_argnums=0, out_shardings=replicated(mesh))
 
 
 def _logits(model: DecoderConfig, params: Any, frozen: Any, batch: Batch) -> Array:

@@ -27,7 +27,6 @@ class MetricsWriter:
         Raises:
           DataError: where wandb is asked for and not installed, or does not start.
         """
-        self._writes = writes
         self._file: IO[str] | None = None
         if not writes:
             return
