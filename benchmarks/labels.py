@@ -114,8 +114,11 @@ def strategies(reuse: Literal["none", "text", "code"]) -> Iterator[tuple[str, La
         yield f"fixed K={rollouts}", dataclasses.replace(better, rollouts=rollouts)
     for rollouts in (4, 8, 12, 16):
         yield f"fixed K={rollouts}, share 0.1", dataclasses.replace(better, rollouts=rollouts, judge_share=0.1)
-    for rollouts in (3, 4, 8):
-        yield f"adaptive K<={rollouts}", dataclasses.replace(better, strategy="adaptive", rollouts=rollouts)
+    for rollouts in (4, 8):
+        adaptive = dataclasses.replace(better, strategy="adaptive", rollouts=rollouts)
+        yield f"adaptive K<={rollouts}", adaptive
+        yield f"adaptive K<={rollouts}, beta", dataclasses.replace(adaptive, posterior="beta")
+    yield "adaptive K<=16, fine", dataclasses.replace(better, strategy="adaptive", rollouts=16, decided=0.07)
     for rollouts in (2, 4, 8):
         yield f"binary search K={rollouts}", dataclasses.replace(better, strategy="binary_search", rollouts=rollouts)
 

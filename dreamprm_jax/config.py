@@ -94,6 +94,9 @@ class LabelConfig:
     min_rollouts: int = 2  # adaptive: of each prefix before anything is decided, and at a time afterwards
     max_rollouts: int = 16  # adaptive: of one prefix
     decided: float = 0.1  # adaptive: a prefix is left alone where its posterior's standard deviation is below this
+    # adaptive: whose posterior. "model": the value model's, which knows the program's outcome and all its counts; it
+    # takes a policy for one that gets most steps right. "beta": that of the prefix's own counts.
+    posterior: Literal["model", "beta"] = "model"
     # Rollouts of an earlier prefix that pass through a later one count for it too. "text": those whose text does, which
     # leaves the estimate unbiased; "code": up to comments and docstrings, unbiased only where those sway no policy.
     reuse: Literal["none", "text", "code"] = "text"

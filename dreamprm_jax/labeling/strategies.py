@@ -10,7 +10,11 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+import numpy as np
+
 from dreamprm_jax.config import LabelConfig
+from dreamprm_jax.labeling.change_point import FAILED, PASSED, UNKNOWN
+from dreamprm_jax.labeling.value_model import deviations
 from dreamprm_jax.schema import DataError, Verdict
 
 Round = list[tuple[int, int]]  # (step, rollouts)
@@ -38,7 +42,7 @@ def rounds(settings: LabelConfig, counts: Sequence[Counts], verdict: Verdict) ->
     if settings.rollouts < 1:
         raise DataError(f"config.label.rollouts={settings.rollouts} must be 1 or more")
     if settings.strategy == "adaptive":
-        return _adaptive(settings, counts)
+        return _adaptive(settings, counts, verdict)
     if settings.strategy == "binary_search":
         return _binary_search(settings, counts, verdict)
     return iter([[(step, settings.rollouts) for step in range(len(counts))]] if counts else [])
@@ -50,7 +54,17 @@ def deviation(passes: int, failures: int, alpha: float, beta: float) -> float:
     return math.sqrt(a * b / (a + b + 1.0)) / (a + b)
 
 
-def _adaptive(settings: LabelConfig, counts: Sequence[Counts]) -> Iterator[Round]:
+def _widths(settings: LabelConfig, counts: Sequence[Counts], verdict: Verdict) -> Sequence[float]:
+    """Posterior standard deviation of each step's pass rate."""
+    if settings.posterior == "beta":
+        return [deviation(one.passes, one.failures, settings.prior_alpha, settings.prior_beta) for one in counts]
+    passes = np.array([one.passes for one in counts], int)
+    rollouts = passes + np.array([one.failures for one in counts], int)
+    outcome = UNKNOWN if not verdict.is_label else PASSED if verdict is Verdict.AC else FAILED
+    return list(deviations(passes, rollouts, outcome))
+
+
+def _adaptive(settings: LabelConfig, counts: Sequence[Counts], verdict: Verdict) -> Iterator[Round]:
     """``min_rollouts`` everywhere; then, batch by batch, where the posterior is widest, until all are decided.
 
     Which step gets the next batch depends on past passes, so a step's share of passes is no longer exactly unbiased
@@ -67,7 +81,7 @@ def _adaptive(settings: LabelConfig, counts: Sequence[Counts]) -> Iterator[Round
         yield [(step, batch) for step in range(len(counts))]
     while True:
         spent = sum(one.asked for one in counts)
-        widths = [deviation(one.passes, one.failures, settings.prior_alpha, settings.prior_beta) for one in counts]
+        widths = _widths(settings, counts, verdict)
         open_steps = [s for s, one in enumerate(counts) if widths[s] > settings.decided and one.asked < most]
         open_steps.sort(key=lambda step: -widths[step])
         planned: Round = []

@@ -14,6 +14,7 @@ which is what a soft label means, and both at once.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -55,6 +56,9 @@ class _Parameters:
     ratios: Float[np.ndarray, "classes ratios"]  # distribution of s
     falls: float  # share of the steps after main that lower V without being fatal
     first: float  # P(main is fatal)
+
+
+_PRIOR = _Parameters(np.tile(_BASE, (CLASSES, 1)), falls=0.02, first=0.1)
 
 
 @dataclass
@@ -104,14 +108,16 @@ def value_em(
     counts = _evidence(passes, rollouts, unjudged, ratio)
     lengths = np.bincount(program, minlength=len(outcome))
     start = np.cumsum(lengths) - lengths
-    parameters = _Parameters(np.tile(_BASE, (CLASSES, 1)), 0.02, 0.1)
+    parameters = _PRIOR
     history: list[float] = []
     while True:
+        transitions = _transitions(parameters)
         expected = _Expected(np.zeros((CLASSES, RATIOS)))
         moments = np.zeros((3, len(passes)))
         for low in range(0, len(outcome), CHUNK):
             chunk = slice(low, low + CHUNK)
-            _expectation(counts, start[chunk], lengths[chunk], outcome[chunk], parameters, expected, moments)
+            programs = _Programs(start[chunk], lengths[chunk], outcome[chunk])
+            _expectation(counts, programs, parameters, transitions, expected, moments)
         history.append(expected.log_likelihood + _log_prior(parameters))
         enough = tolerance * max(len(outcome), 1)
         if len(history) == max_iterations or (len(history) > 1 and history[-1] - history[-2] < enough):
@@ -172,12 +178,41 @@ def _log_prior(parameters: _Parameters) -> float:
     return ratios + float(falls + np.log(parameters.first) + 9.0 * np.log1p(-parameters.first))
 
 
+def deviations(passes: Int[np.ndarray, " n"], rollouts: Int[np.ndarray, " n"], outcome: int) -> Float[np.ndarray, " n"]:
+    """Posterior standard deviation of V at each step of one program, its last one left out, before anything is fitted.
+
+    Args:
+      passes: passing rollouts of each step but the last.
+      rollouts: judged ones.
+      outcome: PASSED, FAILED or UNKNOWN.
+    """
+    padded = np.append(passes, 0), np.append(rollouts, 0)
+    moments = np.zeros((3, len(passes) + 1))
+    _expectation(
+        _evidence(*padded, np.zeros(len(passes) + 1, int), 1.0),
+        _Programs(np.array([0]), np.array([len(passes) + 1]), np.array([outcome])),
+        _PRIOR,
+        _prior_transitions(),
+        _Expected(np.zeros((CLASSES, RATIOS))),
+        moments,
+    )
+    return np.sqrt((moments[1] - moments[0] ** 2).clip(0.0))[:-1]
+
+
+@dataclass(frozen=True)
+class _Programs:
+    """Where the rows of some programs lie."""
+
+    start: Int[np.ndarray, " programs"]
+    lengths: Int[np.ndarray, " programs"]
+    outcome: Int[np.ndarray, " programs"]
+
+
 def _expectation(
     counts: _Evidence,
-    start: Int[np.ndarray, " programs"],
-    lengths: Int[np.ndarray, " programs"],
-    outcome: Int[np.ndarray, " programs"],
+    programs: _Programs,
     parameters: _Parameters,
+    transitions: tuple[np.ndarray, np.ndarray, np.ndarray],
     expected: _Expected,
     moments: Float[np.ndarray, "3 n"],
 ) -> None:
@@ -187,7 +222,8 @@ def _expectation(
     can be saved; ``hypothetical[r]`` is the distribution of V there were all steps after it right; ``dead[r]`` the
     likelihood where a fatal step came before.
     """
-    right, wrong, any_ratio = _transitions(parameters)
+    right, wrong, any_ratio = transitions
+    start, lengths, outcome = programs.start, programs.lengths, programs.outcome
     reach = int(lengths.max(initial=1))
     shape = (reach, len(start), LEVELS)
     alive, hypothetical, dead = np.zeros(shape), np.zeros(shape), np.zeros(shape[:2])
@@ -242,6 +278,11 @@ def _transitions(parameters: _Parameters) -> tuple[np.ndarray, np.ndarray, np.nd
             np.add.at(matrix[kind], (after, _SHIFT), parameters.ratios[kind] * weight)
     matrices[0] += parameters.falls * _FALLS
     return matrices[0], matrices[1], matrices[2]
+
+
+@functools.cache
+def _prior_transitions() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return _transitions(_PRIOR)
 
 
 def _through(

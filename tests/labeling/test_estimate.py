@@ -124,7 +124,7 @@ def test_adaptive_spends_where_nothing_is_decided():
     """One prefix always passes, one never, one half of the time: that one gets the most; the budget holds."""
     answers = {1: ["# +"], 2: ["# +", "# -"], 3: ["# -"]}
     settings = dataclasses.replace(
-        PLAIN, strategy="adaptive", rollouts=16, min_rollouts=2, max_rollouts=24, decided=0.12
+        PLAIN, strategy="adaptive", posterior="beta", rollouts=16, min_rollouts=2, max_rollouts=24, decided=0.12
     )
     first, second, third = Scripted(answers).estimate(settings).steps
     assert first.asked == third.asked < second.asked <= 24
@@ -137,6 +137,19 @@ def test_adaptive_spends_where_nothing_is_decided():
     assert max(tally.asked for tally in poor.steps) - min(tally.asked for tally in poor.steps) <= 2
     capped = Scripted(answers).estimate(dataclasses.replace(settings, decided=0.0, max_rollouts=5))
     assert [tally.asked for tally in capped.steps] == [5, 5, 5]
+
+
+def test_the_model_knows_more_than_a_prefixs_own_counts():
+    """A passed program whose rollouts all pass, and a failed one that is lost from its second step on."""
+    settings = dataclasses.replace(PLAIN, strategy="adaptive", rollouts=16, max_rollouts=24)
+    beta = dataclasses.replace(settings, posterior="beta")
+    sure = {step: ["# +"] for step in (1, 2, 3)}
+    lost = {1: ["# +", "# -"], 2: ["# -"], 3: ["# -"]}
+    for answers, verdict in ((sure, Verdict.AC), (lost, Verdict.WA)):
+        assert Scripted(answers).estimate(settings, verdict).asked < 0.7 * Scripted(answers).estimate(beta).asked
+    first, second, third = Scripted(lost).estimate(settings).steps
+    assert first.asked > second.asked >= third.asked
+    assert Scripted(lost).estimate(settings, Verdict.SANDBOX_ERROR).asked >= first.asked + second.asked + third.asked
 
 
 def test_a_share_of_one_off_programs_is_judged():

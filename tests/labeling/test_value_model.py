@@ -8,7 +8,7 @@ import pytest
 from dreamprm_jax.evaluation.step_metrics import auroc, brier
 from dreamprm_jax.labeling import value_model
 from dreamprm_jax.labeling.change_point import FAILED, PASSED, UNKNOWN
-from dreamprm_jax.labeling.value_model import single_ratio, value_em, value_labels
+from dreamprm_jax.labeling.value_model import deviations, single_ratio, value_em, value_labels
 from dreamprm_jax.schema import DataError, Outcome, StepLabel, Verdict
 
 
@@ -96,6 +96,7 @@ def test_posterior_equals_enumeration(passes, outcome):
     found = value_em(
         np.array([*passes, 0]), np.array([*rollouts, 0]), np.zeros(3, int), np.array([outcome]), max_iterations=1
     )
+    assert deviations(np.array(passes), np.array(rollouts), outcome) == pytest.approx(found.deviation[:2], abs=1e-9)
     total = mass.sum()
     assert found.value[:2] == pytest.approx(value / total, rel=1e-6)
     assert found.recoverable == pytest.approx(
