@@ -18,11 +18,20 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, get_args
 
 from dreamprm_jax.config import MeshConfig
-from dreamprm_jax.schema import DataError
+from dreamprm_jax.schema import DataError, Granularity
 
-_RANKS = (("SLURM_PROCID", "SLURM_NTASKS"), ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"), ("RANK", "WORLD_SIZE"))
+if TYPE_CHECKING:
+    from dreamprm_jax.scoring.prm import PrmOptions
+
+_RANKS = (
+    ("SLURM_PROCID", "SLURM_NTASKS"),
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("RANK", "WORLD_SIZE"),
+    ("TPU_WORKER_ID", "TPU_WORKER_HOSTNAMES"),
+)
 
 
 def run(command: str, arguments: list[str]) -> int:
@@ -49,10 +58,22 @@ def add_prm_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), help="of the computation (default: the model's own)"
     )
+    parser.add_argument(
+        "--granularity", choices=get_args(Granularity),
+        help="what a step is (default: what the run was trained with; function for a Hugging Face folder)",
+    )  # fmt: skip
     parser.add_argument("--row-tokens", type=int, default=2048, help="tokens of a packed row (default: 2048)")
     parser.add_argument("--batch-tokens", type=int, default=16384, help="tokens of a batch, over all devices (16384)")
     parser.add_argument("--fsdp", type=int, default=1, help="devices that share the parameters of one replica (1)")
     parser.add_argument("--tensor", type=int, default=1, help="devices that share each layer of one replica (1)")
+
+
+def prm_options(args: argparse.Namespace) -> PrmOptions:
+    """What ``add_prm_arguments`` asked for. Imports jax."""
+    from dreamprm_jax.scoring.prm import PrmOptions
+
+    mesh = MeshConfig(-1, args.fsdp, args.tensor)
+    return PrmOptions(args.max_length, args.overlong, args.dtype, granularity=args.granularity, mesh=mesh)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,8 +90,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strict", action="store_true", help="stop at the first candidate that cannot be scored")
     parser.add_argument(
         "--shard", default="0/1", metavar="I/N",
-        help="do the I-th of N parts, I from 0; 'auto' asks SLURM, Open MPI or RANK and WORLD_SIZE. All parts write to "
-        "the same --output on a shared disk; the last one joins them",
+        help="do the I-th of N parts, I from 0; 'auto' asks SLURM, Open MPI, RANK and WORLD_SIZE, or the TPU pod. All "
+        "parts write to the same --output on a shared disk; the last one joins them",
     )  # fmt: skip
 
 
@@ -95,7 +116,9 @@ def parse_shard(text: str) -> tuple[int, int]:
     if text == "auto":
         for rank, size in _RANKS:
             if rank in os.environ and size in os.environ:
-                text = f"{os.environ[rank]}/{os.environ[size]}"
+                number = os.environ[size]
+                # a TPU pod lists its hosts instead of counting them
+                text = f"{os.environ[rank]}/{number if number.isdigit() else number.count(',') + 1}"
                 break
         else:
             names = ", ".join(f"{rank} and {size}" for rank, size in _RANKS)
@@ -136,16 +159,14 @@ def main(args: argparse.Namespace) -> int:
 
     from dreamprm_jax.scoring.inputs import read_problems
     from dreamprm_jax.scoring.job import JobOptions, ScoreJob, Shard, spool
-    from dreamprm_jax.scoring.prm import PrmOptions, load_prm
+    from dreamprm_jax.scoring.prm import load_prm
     from dreamprm_jax.scoring.scorer import Scorer
 
     problems = read_problems(args.problems, args.release) if args.problems else {}
     if spooled := args.candidates == "-":
         candidates = args.output.with_name(f"{args.output.name}.stdin-{index}.jsonl")
         spool(sys.stdin.buffer, candidates)
-    prm = load_prm(
-        args.prm, PrmOptions(args.max_length, args.overlong, args.dtype, mesh=MeshConfig(-1, args.fsdp, args.tensor))
-    )
+    prm = load_prm(args.prm, prm_options(args))
     scorer = Scorer(prm.model, prm.mesh, prm.params, args.row_tokens, args.batch_tokens)
     options = JobOptions(
         candidates=candidates,

@@ -132,7 +132,7 @@ class ScoreJob:
             "row_tokens": self.scorer.row_tokens, "batch_tokens": self.scorer.batch_tokens,
             "model": self.prm.name, "checkpoint": self.prm.checkpoint, "max_length": limits.max_length,
             "overlong": limits.overlong, "dtype": limits.dtype, "attention": limits.attention,
-            "source": options.source,
+            "granularity": self.prm.granularity, "source": options.source,
         }  # fmt: skip
         with open(options.candidates, "rb") as handle:
             candidates = hashlib.file_digest(handle, "sha256").hexdigest()
@@ -229,7 +229,9 @@ class ScoreJob:
         for problem, items in by_problem.items():
             # The place stands in for the sample's index, and tells which programs were left out.
             programs = [Program.make(problem.problem_id, item.code, place, "", {}) for place, item in items]
-            for program, tokens, ends in tokenise(self.prm.tokenizer, self.prm.limits, problem, programs, counts):
+            for program, tokens, ends in tokenise(
+                self.prm.tokenizer, self.prm.limits, problem, programs, counts, self.prm.granularity
+            ):
                 readings[program.sample_index] = ProgramReading(program, Reading(tokens, ends))
         rows, skips = [], []
         for place, item in enumerate(chunk.items):

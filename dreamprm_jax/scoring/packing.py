@@ -157,16 +157,18 @@ def fill_rows(trees: Sequence[tuple[int, Tree]], room: int) -> dict[int, list[li
 
 
 def batch_sizes(rows: int, full: int, ways: int) -> Iterator[int]:
-    """Rows of each batch, for ``rows`` rows in all: full ones, then few sizes (each a quarter of the one above).
+    """Rows of each batch, for ``rows`` rows in all: full ones, then halves, quarters, ... for what is left.
 
-    A batch is a multiple of ``ways`` and more than a quarter filled, so padding rows cost little.
+    Args:
+      rows: how many there are.
+      full: rows of a full batch, a multiple of ``ways``.
+      ways: every size is a multiple of it; so few sizes compile, and at most a quarter of a batch is padding rows
+        (more, where fewer than ``ways`` rows are left).
     """
     while rows > 0:
         size = full
-        while size > ways and rows <= (smaller := max(ways, size // 4 // ways * ways)):
-            size = smaller
-        if size > 2 * rows and size > ways:
-            size = max(ways, size // 4 // ways * ways)
+        while size > ways and 4 * rows < 3 * size:
+            size = max(ways, size // 2 // ways * ways)
         yield size
         rows -= size
 

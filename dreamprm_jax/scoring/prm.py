@@ -18,7 +18,7 @@ from dreamprm_jax.models.hf_config import read_config
 from dreamprm_jax.models.hf_import import Checkpoint, load_params
 from dreamprm_jax.models.reward import Params
 from dreamprm_jax.pipeline import fingerprint
-from dreamprm_jax.schema import DataError
+from dreamprm_jax.schema import DataError, Granularity
 from dreamprm_jax.storage import read_json
 from dreamprm_jax.training.mesh import activate, make_mesh, parameter_shardings
 from dreamprm_jax.training.parameters import frozen_params, trained_params
@@ -36,6 +36,7 @@ class PrmOptions:
     overlong: str | None = None  # drop, raise, truncate_statement
     dtype: str | None = None  # float32, bfloat16
     attention: str | None = None  # chunked, cudnn
+    granularity: Granularity | None = None  # what a step is; a folder says nothing of it, and means functions
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
 
 
@@ -48,6 +49,7 @@ class Prm:
     params: Params
     tokenizer: Tokenizer
     limits: ModelConfig  # its max_length and overlong hold
+    granularity: Granularity  # what a step is
     name: str
     checkpoint: str  # identity of the weights
 
@@ -94,7 +96,8 @@ def _from_run(run: Path, arm: str, options: PrmOptions) -> Prm:
     frozen = frozen_params(dataclasses.replace(config, model=settings), model, mesh)
     step, params = trained_params(model, mesh, paths.arm(arm) / "checkpoints", frozen)
     tokenizer = load_tokenizer(paths.tokenizer())
-    return Prm(model, mesh, params, tokenizer, settings, arm, f"{arm}/{step}@{mark}")
+    granularity = options.granularity or config.label.granularity
+    return Prm(model, mesh, params, tokenizer, settings, granularity, arm, f"{arm}/{step}@{mark}")
 
 
 def _from_folder(folder: Path, options: PrmOptions) -> Prm:
@@ -113,7 +116,9 @@ def _from_folder(folder: Path, options: PrmOptions) -> Prm:
     tokenizer = pretrained.load_tokenizer(settings, model)
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    return Prm(model, mesh, params, tokenizer, settings, folder.resolve().name, f"sha256:{_digest(folder)}")
+    granularity = options.granularity or "function"
+    identity = f"sha256:{_digest(folder)}"
+    return Prm(model, mesh, params, tokenizer, settings, granularity, folder.resolve().name, identity)
 
 
 def _limited(model: ModelConfig, options: PrmOptions) -> ModelConfig:

@@ -3,7 +3,7 @@
 ``/pooling`` takes the requests that vLLM takes for a token classifier, and answers as vLLM does when it serves the
 folder that ``dreamprm export`` writes: one row ``[score]`` for each token of the input (``task`` "token_classify", the
 default), or the last token's score alone ("classify"). With ``messages`` the assistant's message is the program and all
-before it the prompt: the program is cut into its functions and there is one row ``[score]`` a step.
+before it the prompt: the program is cut into its steps and there is one row ``[score]`` a step.
 
 ``/score_steps`` takes a problem and programs, and answers with the span and the score of every step: the prompt is
 rendered as in training, so this is what the batch job computes.
@@ -129,7 +129,7 @@ def _conversation(messages: Any, prm: Prm) -> Reading:
     if reason := unusable(texts[-1], len(texts[-1])):
         raise DataError(f"messages[{len(messages) - 1}].content: {reason}")
     prompt = np.asarray(prm.tokenizer.encode("\n\n".join(texts[:-1]), add_special_tokens=False).ids, np.int32)
-    steps = encode_steps(prm.tokenizer, texts[-1])
+    steps = encode_steps(prm.tokenizer, texts[-1], prm.granularity)
     ends = len(prompt) + np.cumsum([len(step) for step in steps]) - 1
     return Reading(np.concatenate([prompt, *steps]), ends)
 
@@ -209,13 +209,13 @@ def parse_steps(body: Mapping[str, Any], prm: Prm) -> Steps:
             raise DataError(f"{where}: {reason}")
     programs = [Program.make(problem.problem_id, code, index, "", {}) for index, code in enumerate(codes)]
     counts: Counter[str] = Counter()
-    rows = tokenise(prm.tokenizer, prm.limits, problem, programs, counts)
+    rows = tokenise(prm.tokenizer, prm.limits, problem, programs, counts, prm.granularity)
     if len(rows) < len(programs):
         left_out = min({program.sample_index for program in programs} - {row[0].sample_index for row in rows})
         raise TooLong(f"{name}[{left_out}]: longer than the model's context of {prm.limits.max_length} tokens")
     return Steps(
         programs,
-        [split_steps(program.code) for program in programs],
+        [split_steps(program.code, prm.granularity) for program in programs],
         [Reading(tokens, ends) for _, tokens, ends in rows],
         counts["statements truncated on the left"] > 0,
     )

@@ -22,9 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dreamprm_jax.config import MeshConfig
 from dreamprm_jax.schema import DataError
-from dreamprm_jax.scoring.cli import add_prm_arguments, check_positive
+from dreamprm_jax.scoring.cli import add_prm_arguments, check_positive, prm_options
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -81,7 +80,7 @@ def main(args: argparse.Namespace) -> int:
     import numpy as np
 
     from dreamprm_jax.scoring.batcher import Batcher
-    from dreamprm_jax.scoring.prm import PrmOptions, load_prm
+    from dreamprm_jax.scoring.prm import load_prm
     from dreamprm_jax.scoring.scorer import Reading, Scorer
 
     try:
@@ -89,8 +88,7 @@ def main(args: argparse.Namespace) -> int:
     except (OSError, OverflowError) as error:
         raise DataError(f"--host={args.host} --port={args.port}: cannot be listened on ({error})") from error
     with listener:
-        mesh = MeshConfig(-1, args.fsdp, args.tensor)
-        prm = load_prm(args.prm, PrmOptions(args.max_length, args.overlong, args.dtype, mesh=mesh))
+        prm = load_prm(args.prm, prm_options(args))
         prm = dataclasses.replace(prm, name=args.name or prm.name)
         scorer = Scorer(prm.model, prm.mesh, prm.params, args.row_tokens, args.batch_tokens)
         scorer.logits([Reading(np.zeros(1, np.int32), np.zeros(1, np.int32))])  # fails now, if it fails

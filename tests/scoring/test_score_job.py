@@ -228,6 +228,10 @@ def test_shard_from_the_environment(monkeypatch):
     monkeypatch.setenv("SLURM_PROCID", "2")
     monkeypatch.setenv("SLURM_NTASKS", "5")
     assert parse_shard("auto") == (2, 5)
+    monkeypatch.delenv("SLURM_PROCID")
+    monkeypatch.setenv("TPU_WORKER_ID", "1")
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b,c,d")
+    assert parse_shard("auto") == (1, 4)
     assert parser().parse_args(["--candidates=-", "--prm=x", "--output=y"]).shard == "0/1"
 
 
