@@ -1,7 +1,8 @@
 """Judges programs that were written elsewhere: problems and candidates from files, pass@1 and agreement out.
 
 The folder ``evaluate_files`` of the workdir receives ``programs.parquet``, ``outcomes.parquet``, ``results.json``,
-``table.txt`` and ``skipped.csv``. Killed and started again, it judges only what is missing.
+``table.txt``, ``skipped.csv`` and ``eval_all.json`` (LiveCodeBench's format, with our verdicts). Killed and started
+again, it judges only what is missing.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import Config, to_dict
 from dreamprm_jax.engine.journal import Journal
+from dreamprm_jax.evaluation.eval_all import eval_all_row, write_eval_all
 from dreamprm_jax.evaluation.files_summary import Judged, summarise, summary_text
 from dreamprm_jax.evaluation.text_table import csv_text, finite
 from dreamprm_jax.problems.candidates import Candidate, CandidateFile, read_candidates
@@ -36,7 +38,7 @@ from dreamprm_jax.storage import read_json, write_json, write_records, write_tex
 from dreamprm_jax.workdir import StageFolder
 
 FOLDER = "evaluate_files"
-_FORMAT = "1"  # raise when the meaning of the output changes
+_FORMAT = "2"  # raise when the meaning of the output changes
 _SPEED_ONLY = ("workers",)  # sandbox settings without effect on verdicts
 
 
@@ -94,12 +96,26 @@ def evaluate_files(config: Config, problems: Path, candidates: Path, workdir: Pa
     write_records(folder.path / "outcomes.parquet", Outcome, outcomes.values())
     skipped = [{"source": skip.source, "row": skip.row, "reason": skip.reason} for skip in skips]
     write_text(folder.path / "skipped.csv", csv_text(skipped) if skipped else "source,row,reason\n")
+    write_eval_all(folder.path / "eval_all.json", _eval_all(file, rows, outcomes))
     write_text(folder.path / "table.txt", text)
     write_json(folder.path / "results.json", results)
     print(f"\n{text}\nwrote {folder.path}", flush=True)
     if not any(outcome.verdict is Verdict.SANDBOX_ERROR for outcome in outcomes.values()):
         folder.finish({"candidates": len(judged), "programs": len(outcomes), "skipped": len(skips)})
     return results
+
+
+def _eval_all(
+    file: CandidateFile, problems: Mapping[str, Problem], outcomes: Mapping[str, Outcome]
+) -> Iterator[dict[str, Any]]:
+    """A row a problem, of the candidates that have a verdict of ours or no text to judge, which is a failure."""
+    programs: dict[str, list[tuple[Program, bool]]] = {}
+    for candidate in sorted([*file.usable, *file.unusable], key=lambda one: one.program.sample_index):
+        program, outcome = candidate.program, outcomes.get(candidate.program.program_hash)
+        if program.problem_id in problems and (outcome is None or outcome.verdict.is_label):
+            programs.setdefault(program.problem_id, []).append((program, outcome is not None and outcome.passed))
+    for problem_id, own in programs.items():
+        yield eval_all_row(problems[problem_id], [program.code for program, _ in own], [passed for _, passed in own])
 
 
 def _contents(file: CandidateFile) -> str:

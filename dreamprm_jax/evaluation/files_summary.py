@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from dreamprm_jax.evaluation.candidates import DIFFICULTIES
-from dreamprm_jax.evaluation.statistics import bootstrap_interval
+from dreamprm_jax.evaluation.statistics import bootstrap_interval, pass_at_k
 from dreamprm_jax.evaluation.text_table import ABSENT, percent, percent_interval, text_table
 from dreamprm_jax.schema import Problem, Skip, Verdict
+from dreamprm_jax.selection.best_of_n import powers_of_two
 
 _CONFUSION = (
     ("ours_pass_file_pass", True, True),
@@ -63,6 +64,7 @@ def summarise(judged: Sequence[Judged], skips: Sequence[Skip], samples: int, see
             "difficulty": _by_group(judged, lambda problem: problem.difficulty, samples, seed),
             "platform": _by_group(judged, lambda problem: problem.platform, samples, seed),
         },
+        "pass_at_k": _pass_at_k(judged, samples, seed),
         "verdicts": {name: verdicts[name] for name in [*(v.value for v in Verdict), ABSENT] if verdicts[name]},
         "steps": {
             "programs": sum(step_counts.values()),
@@ -96,6 +98,20 @@ def _pass_at_1(judged: Sequence[Judged], samples: int, seed: int) -> dict[str, A
     }
 
 
+def _pass_at_k(judged: Sequence[Judged], samples: int, seed: int) -> dict[str, Any]:
+    """Unbiased pass@k at k = 1, 2, 4, 5, 8, 10, ..., as far as every problem has k candidates."""
+    groups: dict[str, list[bool]] = defaultdict(list)
+    for one in judged:
+        if one.counts:
+            groups[one.problem.problem_id].append(one.passed)
+    if not groups:
+        return {}
+    total = np.array([len(group) for group in groups.values()])
+    correct = np.array([sum(group) for group in groups.values()])
+    points = sorted({*powers_of_two(int(total.min())), *(k for k in (5, 10, 25, 50, 100) if k <= total.min())})
+    return {str(k): asdict(bootstrap_interval(pass_at_k(total, correct, k), samples, seed)) for k in points}
+
+
 def _by_group(judged: Sequence[Judged], key: Callable[[Problem], str], samples: int, seed: int) -> dict[str, Any]:
     names = {key(one.problem) for one in judged}
     ordered = [name for name in DIFFICULTIES if name in names] + sorted(names - set(DIFFICULTIES))
@@ -126,7 +142,10 @@ def _agreement(judged: Sequence[Judged]) -> dict[str, Any] | None:
 
 def summary_text(results: Mapping[str, Any]) -> str:
     """The printed tables."""
-    parts = [_pass_table(results["pass_at_1"]), _verdict_line(results["verdicts"]), _step_line(results["steps"])]
+    parts = [_pass_table(results["pass_at_1"])]
+    if len(results["pass_at_k"]) > 1:
+        parts.append(_pass_at_k_table(results["pass_at_k"]))
+    parts += [_verdict_line(results["verdicts"]), _step_line(results["steps"])]
     if results["agreement"] is not None:
         parts.append(_agreement_table(results["agreement"]))
     if results["skips"]:
@@ -153,6 +172,11 @@ def _pass_table(figures: Mapping[str, Any]) -> str:
             for name, row in rows
         ],
     )
+
+
+def _pass_at_k_table(figures: Mapping[str, Any]) -> str:
+    rows = [[f"pass@{k}", percent(row["estimate"]), percent_interval(row)] for k, row in figures.items()]
+    return text_table(["unbiased", "ours", "95%"], rows)
 
 
 def _verdict_line(verdicts: Mapping[str, int]) -> str:

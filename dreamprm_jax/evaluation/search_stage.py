@@ -105,7 +105,7 @@ def _search(
         }
         if any(todo.values()):
             scorer, count = make_scorer(), _token_counter(paths)
-            policy = make_policy(config.policy, compositions=paths.compositions())
+            policy = make_policy(config.policy, compositions=paths.compositions(), folder=folder.path)
             try:
                 for method, rest in todo.items():
                     how = SearchSettings(

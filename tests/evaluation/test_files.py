@@ -184,3 +184,25 @@ def test_all_real_programs_run_through(tmp_path):
     assert results["agreement"]["compared"] == 870
     assert results["agreement"]["ours_pass_file_pass"] >= 585  # 592 measured; a busy machine may add time limits
     assert results["pass_at_1"]["all"]["file"] == pytest.approx(598 / 876)
+
+
+def test_pass_at_k_and_an_eval_all_file_that_is_read_again(tmp_path):
+    wrong = "print(0)\n"
+    rows, programs = files(
+        tmp_path,
+        [problem(1), problem(2, "hard")],
+        [
+            answers(1, [RIGHT, wrong, STEPS, wrong + "# 2\n"], [True] * 4),
+            answers(2, [wrong, wrong + "#\n", RIGHT, "  "], [True] * 4),
+        ],
+    )
+    results = evaluate_files(CONFIG, rows, programs, tmp_path / "run")
+    estimates = {k: row["estimate"] for k, row in results["pass_at_k"].items()}
+    # 2 and 1 of 4 pass: 1 - C(n - c, k) / C(n, k)
+    assert estimates == pytest.approx({"1": 3 / 8, "2": (5 / 6 + 1 / 2) / 2, "4": 1.0})
+    written = tmp_path / "run" / "evaluate_files" / "eval_all.json"
+    graded = {row["question_id"]: row["graded_list"] for row in json.loads(written.read_text())}
+    assert graded == {"p1": [True, False, True, False], "p2": [False, False, True, False]}
+    again = evaluate_files(CONFIG, rows, written, tmp_path / "again")
+    assert again["pass_at_k"] == results["pass_at_k"]
+    assert again["agreement"]["ours_pass_file_fail"] == again["agreement"]["ours_fail_file_pass"] == 0
