@@ -8,6 +8,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +16,11 @@ import numpy as np
 import optax
 
 from dreamprm_jax.config import LoraConfig, MeshConfig, ModelConfig
+from dreamprm_jax.models import hf_import
 from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.models.hf_config import read_config
 from dreamprm_jax.models.hf_export import export_model
-from dreamprm_jax.models.hf_import import load_params
+from dreamprm_jax.models.hf_import import Checkpoint, load_params
 from dreamprm_jax.models.pretrained import make_params
 from dreamprm_jax.models.reward import init_params, step_logits
 from dreamprm_jax.training.mesh import (
@@ -70,11 +72,38 @@ def largest_difference(expected, got) -> float:
     return max(one(*pair) for pair in zip(jax.tree.leaves(expected), jax.tree.leaves(got), strict=True))
 
 
+class Recorded:
+    """A stored tensor that notes the largest part read of it, as a share of the whole."""
+
+    def __init__(self, stored, name: str, largest: dict[str, float]) -> None:
+        self.stored, self.name, self.largest = stored, name, largest
+
+    def get_shape(self) -> list[int]:
+        return self.stored.get_shape()
+
+    def __getitem__(self, cut) -> np.ndarray:
+        part = self.stored[cut]
+        self.largest[self.name] = max(self.largest.get(self.name, 0.0), part.size / np.prod(self.get_shape()))
+        return part
+
+
+class RecordingCheckpoint(Checkpoint):
+    """Hands out its tensors recorded."""
+
+    largest: ClassVar[dict[str, float]] = {}
+
+    def __getitem__(self, name: str) -> Recorded:
+        return Recorded(super().__getitem__(name), name, self.largest)
+
+
 def imported_and_exported(mesh) -> tuple[float, float]:
     """Differences of sharded from whole: parameters read from a folder, and read back after an export."""
     config, key = read_config(GOLDEN), jax.random.key(0)
     whole = jax.tree.map(np.asarray, load_params(config, GOLDEN, key))
+    RecordingCheckpoint.largest.clear()
+    hf_import.Checkpoint = RecordingCheckpoint
     sharded = load_params(config, GOLDEN, key, parameter_shardings(config, mesh))
+    hf_import.Checkpoint = Checkpoint
     with tempfile.TemporaryDirectory() as folder:
         export_model(config, sharded, Path(folder), file_bytes=10_000)
         again = whole if jax.process_index() else jax.tree.map(np.asarray, load_params(config, Path(folder), key))
@@ -103,7 +132,8 @@ def main(shapes: list[list[int]]) -> None:
         differences["import"], differences["export"] = imported_and_exported(mesh)
         kernel = sharded["decoder"]["layers"]["q"]["kernel"]
         fraction = kernel.addressable_shards[0].data.size / kernel.size
-        report["x".join(map(str, shape))] = {"difference": differences, "fraction": fraction}
+        read = max(part for name, part in RecordingCheckpoint.largest.items() if name.endswith("proj.weight"))
+        report["x".join(map(str, shape))] = {"difference": differences, "fraction": fraction, "read": read}
     print(json.dumps(report))
 
 

@@ -114,5 +114,7 @@ def test_sharded_equals_one_device(shapes, processes):
         for shape in shapes:
             row = report["x".join(map(str, shape))]
             assert max(row["difference"].values()) < 1e-5, (shape, row)
+        # No read of the import is larger than a device's part (of k and v on 1x2x4: kept whole over tensor).
+        assert [report["x".join(map(str, shape))]["read"] for shape in shapes] == [1 / 4, 1 / 2, 1 / 8][: len(shapes)]
     assert reports[0]["2x2x2"]["fraction"] == 1 / 4
     assert processes == 2 or reports[0]["1x8x1"]["fraction"] == 1 / 8
