@@ -12,6 +12,8 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
+from dreamprm_jax.schema import content_hash
+
 Identity = Literal["text", "code"]
 
 # A program that can see its own words, lines or file is like no other.
@@ -31,7 +33,7 @@ def identity(code: str, how: Identity) -> str:
     if how == "text" or _REFLECTS.search(code):
         return code
     try:
-        return "ast:" + "\n".join(_statements(code))
+        return "ast:" + content_hash(*_statements(code))  # short: many are kept
     except _NOT_PYTHON:
         return code
 

@@ -49,6 +49,7 @@ def label(config: Config, paths: Paths) -> dict[str, int]:
                 counts["rollouts"] += row.asked
                 counts["borrowed"] += row.borrowed
                 counts["distinct programs among the rollouts"] += row.judged
+                counts["left unjudged"] += row.unjudged
                 counts["infrastructure errors"] += row.infrastructure_errors
                 yield row
 
