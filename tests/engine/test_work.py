@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from dreamprm_jax.config import Config, SandboxConfig, to_dict
+from dreamprm_jax.engine.schedule import STRIKES
 from dreamprm_jax.labeling.work import SharedMachineJudge, Turns
 from dreamprm_jax.pipeline import run_stage
 from dreamprm_jax.schema import Problem, TestCase
@@ -102,9 +103,12 @@ def children(parent: int) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1])
 def test_label_stage_whose_workers_are_killed(tmp_path: Path, tiny_config: Config, seed: int) -> None:
-    """SIGKILL to workers at random moments: the rows are those of an undisturbed run; no judge is left behind."""
+    """SIGKILL to workers at random moments: the rows are those of an undisturbed run; no judge is left behind.
+
+    Once less than would convict a unit: a slow one may be hit each time.
+    """
     draw = random.Random(seed)
     problems = dataclasses.replace(tiny_config.problems, train_count=12)
     label = dataclasses.replace(tiny_config.label, rollouts=8)
@@ -129,7 +133,7 @@ def test_label_stage_whose_workers_are_killed(tmp_path: Path, tiny_config: Confi
             workers = [pid for pid in children(driver.pid) if b"engine.executors.worker" in command_line(pid)]
             judging = [pid for pid in workers if children(pid)]
             seen.update(pid for worker in judging for pid in children(worker))
-            if judging and len(killed) < 3 and time.monotonic() > pause:
+            if judging and len(killed) < STRIKES - 1 and time.monotonic() > pause:
                 killed.append(draw.choice(judging))
                 os.kill(killed[-1], signal.SIGKILL)
                 pause = time.monotonic() + draw.uniform(0.3, 1.0)
