@@ -1,0 +1,75 @@
+"""A reward model from an arm of a run, and what is told where there is none."""
+
+import dataclasses
+
+import chex
+import jax
+import jax.numpy as jnp
+import pytest
+
+from dreamprm_jax.config import LabelConfig
+from dreamprm_jax.models.pretrained import model_config
+from dreamprm_jax.models.reward import abstract_params
+from dreamprm_jax.pipeline import fingerprint, record_run
+from dreamprm_jax.schema import DataError
+from dreamprm_jax.scoring.prm import PrmOptions, load_prm
+from dreamprm_jax.training.checkpoint import Checkpoints, TrainState
+from dreamprm_jax.training.tokenizer import save_tokenizer, train_tokenizer
+from dreamprm_jax.workdir import Paths, StageFolder
+
+
+@pytest.fixture(scope="module")
+def run(tiny_config, tmp_path_factory):
+    """(folder, config, parameters) of a run whose arm 'raw' has a checkpoint after step 3; training itself is faked."""
+    config = dataclasses.replace(tiny_config, label=LabelConfig(granularity="class"))
+    root = tmp_path_factory.mktemp("run")
+    paths = Paths(root)
+    record_run(config, root)
+    folder = StageFolder(paths.stage("train"), fingerprint(config, "train"))
+    folder.open()
+    params = jax.tree.map(
+        lambda leaf: jnp.full(leaf.shape, 0.5, leaf.dtype), abstract_params(model_config(config.model))
+    )
+    with Checkpoints(paths.arm("raw") / "checkpoints", every=1, keep=1) as checkpoints:
+        checkpoints.save(3, TrainState(params, (), (), ()))
+    save_tokenizer(train_tokenizer(["def main():"], 300), paths.tokenizer())
+    folder.finish({})
+    return root, config, params
+
+
+@pytest.mark.parametrize("place", ["raw", "train/raw"])
+def test_an_arm_of_a_run(run, place):
+    root, config, params = run
+    prm = load_prm(root / place, PrmOptions(max_length=100, overlong="drop"))
+    chex.assert_trees_all_equal(prm.params, params)
+    assert prm.name == "raw"
+    assert prm.checkpoint == f"raw/3@{fingerprint(config, 'train')}"
+    assert (prm.limits.max_length, prm.limits.overlong, prm.granularity) == (100, "drop", "class")
+    assert load_prm(root / place, PrmOptions(granularity="line")).granularity == "line"
+
+
+def test_what_is_no_model_is_told(run, tmp_path):
+    root, _, _ = run
+    with pytest.raises(DataError, match=r"is a run with several models; name one of them: .*orm, .*raw, .*corrected"):
+        load_prm(root, PrmOptions())
+    with pytest.raises(DataError, match=r"the run's models are orm, raw, corrected"):
+        load_prm(root / "other", PrmOptions())
+    with pytest.raises(DataError, match=r"orm.checkpoints: no checkpoint"):
+        load_prm(root / "orm", PrmOptions())
+    with pytest.raises(DataError, match=r"neither a Hugging Face folder .* nor an arm of a run"):
+        load_prm(tmp_path, PrmOptions())
+    (root / "train" / "DONE.json").rename(root / "train" / "later.json")
+    with pytest.raises(DataError, match=r"stage 'train' has not finished"):
+        load_prm(root / "raw", PrmOptions())
+    (root / "train" / "later.json").rename(root / "train" / "DONE.json")
+
+
+def test_a_folder_without_a_head_is_refused(prm_folder, tmp_path):
+    from safetensors.numpy import load_file, save_file
+
+    tensors = load_file(prm_folder / "model.safetensors")
+    save_file({name: t for name, t in tensors.items() if not name.startswith("score.")}, tmp_path / "model.safetensors")
+    for name in ("config.json", "tokenizer.json"):
+        (tmp_path / name).write_bytes((prm_folder / name).read_bytes())
+    with pytest.raises(DataError, match=r"has no reward head \(tensor 'score\.weight'\)"):
+        load_prm(tmp_path, PrmOptions())
