@@ -53,15 +53,20 @@ def prefixes_passed(code: str, prefixes: Sequence[str], how: Identity) -> int:
     if how == "text" or passed == len(prefixes):
         return passed
     try:
-        found = _statements(code)
+        found = _digests(code)
         while passed < len(prefixes):
-            wanted = _statements(prefixes[passed])
+            wanted = _digests(prefixes[passed])
             if not wanted or found[: len(wanted)] != wanted:
                 break
             passed += 1
     except _NOT_PYTHON:
         pass
     return passed
+
+
+@functools.lru_cache(maxsize=1024)  # the prefixes are compared with every rollout
+def _digests(code: str) -> tuple[str, ...]:
+    return tuple(content_hash(statement) for statement in _statements(code))
 
 
 def _statements(code: str) -> list[str]:
