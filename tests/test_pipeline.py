@@ -50,6 +50,12 @@ def replaced(config: Config, path: str, value) -> Config:
         ("policy.timeout_seconds", 3.0, ""),
         ("train.log_every", 3, ""),
         ("train.checkpoint_every", 3, ""),
+        ("train.evaluate_every", 3, ""),
+        ("train.profile_steps", 3, ""),
+        ("train.wandb_project", "x", ""),
+        ("distributed.mode", "auto", ""),
+        ("train.accumulation", 2, "train score evaluate report"),
+        ("train.master_weights", True, "train score evaluate report"),
     ],
 )
 def test_a_setting_redoes_its_stage_and_those_after_it(path, value, redone):
