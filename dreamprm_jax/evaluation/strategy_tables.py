@@ -91,7 +91,7 @@ def hacking_table(results: Results) -> Table:
     most = results["strategies"]["best_of"]
     return Table(
         "hacking",
-        f"Reward hacking: from N = 1 to N = {most}, %",
+        f"Reward hacking: at N = 1 > at N = {most}, %",
         ["method", "score", "accuracy", "hacked", "of public", "best N", "drop"],
         rows,
         "score: of the chosen program, as a probability; hacked: chosen programs that pass the public tests\n"
@@ -102,7 +102,7 @@ def hacking_table(results: Results) -> Table:
 
 def _from_to(values: list[float | None]) -> str:
     first, last = values[0], values[-1]
-    return ABSENT if first is None or last is None else f"{percent(first)} > {percent(last)}"
+    return ABSENT if first is None or last is None else f"{percent(first)}>{percent(last)}"
 
 
 def months_table(results: Results) -> Table:

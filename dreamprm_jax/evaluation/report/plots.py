@@ -70,6 +70,19 @@ def panel_figure(panels: int, height: float = 3.5, width: float = 9.0) -> tuple[
     return figure, axes
 
 
+def panel_grid(panels: int, legend: bool = False, height: float = 2.9) -> tuple[Figure, list[Axes]]:
+    """Panels in rows of three, the places that are left over empty."""
+    rows = -(-panels // 3)
+    figure = Figure(figsize=(9.0, height * rows + 0.4 * legend), layout="constrained")
+    axes = figure.subplots(rows, 3, squeeze=False).ravel().tolist()
+    for one in axes[:panels]:
+        one.grid(True)
+        one.set_axisbelow(True)
+    for one in axes[panels:]:
+        one.axis("off")
+    return figure, axes[:panels]
+
+
 def best_of_n_curve(results: Mapping[str, Any]) -> Figure:
     """Share of problems solved by the best of N candidates, with 95% bands for the arms."""
     with matplotlib.rc_context(SETTINGS):
@@ -107,7 +120,7 @@ def reliability(results: Mapping[str, Any]) -> Figure:
         names = ("last step's score", "share of programs that pass")
     curves = {arm: bins for arm, bins in curves.items() if arm in results["arms"] and bins}
     with matplotlib.rc_context(SETTINGS):
-        figure, panels = panel_figure(max(1, len(curves)), height=3.3)
+        figure, panels = panel_grid(max(1, len(curves)), height=3.2)
         for axes, (arm, bins) in zip(panels, curves.items(), strict=False):
             colour, marker = style(arm, results["arms"])
             counts = np.array([one["count"] for one in bins])
@@ -117,7 +130,8 @@ def reliability(results: Mapping[str, Any]) -> Figure:
             axes.scatter(scores, targets, s=12 + 160 * counts / counts.max(), color=colour, marker=marker, alpha=0.8)
             axes.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), xlabel=names[0], title=short_label(arm))
             axes.set_aspect("equal")
-        panels[0].set_ylabel(names[1])
+        for axes in panels[::3]:
+            axes.set_ylabel(names[1])
         return figure
 
 

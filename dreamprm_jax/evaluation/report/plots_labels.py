@@ -6,12 +6,21 @@ from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dreamprm_jax.evaluation.methods import short_label
 from dreamprm_jax.evaluation.report.label_data import LabelPlot, StepProfile, TrainingCurve
-from dreamprm_jax.evaluation.report.plots import ARM_STYLES, BAD, GOOD, GRID, INK, SETTINGS, panel_figure, style
+from dreamprm_jax.evaluation.report.plots import (
+    ARM_STYLES,
+    BAD,
+    GOOD,
+    GRID,
+    INK,
+    SETTINGS,
+    panel_figure,
+    panel_grid,
+    style,
+)
 
 MOST_ARMS = 4
 """Arms whose labels are drawn; further arms are in the tables alone."""
@@ -28,7 +37,7 @@ def labels_before_after(labels: LabelPlot) -> Figure:
     changed = dict(list(labels.changed.items())[:MOST_ARMS])
     columns = {"raw": labels.raw, **changed}
     with matplotlib.rc_context(SETTINGS):
-        figure, panels = _grid(len(changed) + len(columns), labels.recoverable is not None)
+        figure, panels = panel_grid(len(changed) + len(columns), labels.recoverable is not None)
         rng = np.random.default_rng(0)
         jitter = rng.uniform(-0.03, 0.03, len(labels.raw))
         drawn = np.zeros(len(labels.raw), dtype=bool)
@@ -69,19 +78,6 @@ def labels_before_after(labels: LabelPlot) -> Figure:
         return figure
 
 
-def _grid(panels: int, legend: bool = False) -> tuple[Figure, list[Axes]]:
-    """Panels in rows of three, the places that are left over empty."""
-    rows = -(-panels // 3)
-    figure = Figure(figsize=(9.0, 2.9 * rows + 0.4 * legend), layout="constrained")
-    axes = figure.subplots(rows, 3, squeeze=False).ravel().tolist()
-    for one in axes[:panels]:
-        one.grid(True)
-        one.set_axisbelow(True)
-    for one in axes[panels:]:
-        one.axis("off")
-    return figure, axes[:panels]
-
-
 def _groups(recoverable: np.ndarray | None, count: int) -> list[tuple[str, str, str, np.ndarray]]:
     if recoverable is None:
         return [("steps", ARM_STYLES["raw"][0], "o", np.ones(count, dtype=bool))]
@@ -110,7 +106,7 @@ def training_curves(curves: Sequence[TrainingCurve]) -> Figure:
     """One panel a quantity, one line an arm, over the optimizer steps."""
     arms = list(dict.fromkeys(arm for curve in curves for arm in curve.arms))
     with matplotlib.rc_context(SETTINGS):
-        figure, panels = _grid(len(curves))
+        figure, panels = panel_grid(len(curves))
         for axes, curve in zip(panels, curves, strict=True):
             for arm, (steps, values) in curve.arms.items():
                 colour, marker = style(arm, arms)

@@ -134,6 +134,7 @@ def _plots(
     inlined = {}
     for name, figure in figures.items():
         text = plots.svg(figure)
+        figure.set_layout_engine("none")  # it is laid out; once more for the PNG would take as long again
         write_text(folder / f"{name}.svg", text)
         with atomic_path(folder / f"{name}.png") as temporary:
             temporary.write_bytes(plots.png(figure))
