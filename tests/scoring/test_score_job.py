@@ -274,3 +274,18 @@ def test_killed_and_run_again_ends_with_the_same_bytes(prm_folder, problems_file
     assert not parts.exists()
     counts = json.loads((tmp_path / "killed.counts.json").read_text("utf-8"))
     assert counts["scored"] == 32
+
+
+@pytest.mark.slow
+def test_several_devices_give_the_scores_of_one(job, prm_folder, problems_file, candidates_file, tmp_path):
+    """Four devices in a process of its own: batches over two, each layer over two."""
+    _, rows, _ = job(chunk=32)
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
+    output = tmp_path / "four.parquet"
+    options = {"prm": prm_folder, "problems": problems_file, "candidates": candidates_file, "output": output, "fsdp": 2}
+    command = [sys.executable, "-m", "dreamprm_jax.cli", "score", *(f"--{k}={v}" for k, v in options.items())]
+    fixed = ["--tensor=2", "--row-tokens=1024", "--batch-tokens=4096"]
+    subprocess.run([*command, *fixed], env=os.environ | {"XLA_FLAGS": flags}, check=True, capture_output=True)
+    for row, other in zip(rows, pq.read_table(output).to_pylist(), strict=True):
+        assert row["program_hash"] == other["program_hash"]
+        np.testing.assert_allclose(other["step_logits"], row["step_logits"], atol=1e-4)
