@@ -50,6 +50,16 @@ def search_window(config: Config, paths: Paths, arm: str, make_scorer: MakeScore
     settings = config.search
     if unknown := [name for name in settings.methods if name not in METHODS]:
         raise DataError(f"config.search.methods: unknown {', '.join(unknown)}; choose among {', '.join(METHODS)}")
+    for name, least in (
+        ("width", 1),
+        ("expansions", 1),
+        ("tokens", 1),
+        ("lookahead", 0),
+        ("judged", 0),
+        ("problems", 0),
+    ):
+        if getattr(settings, name) < least:
+            raise DataError(f"config.search.{name} is {getattr(settings, name)}; it must be at least {least}")
     problems = read_records(paths.problems("test"), Problem)[: settings.problems or None]
     aggregator = arm_aggregator(arm, _aggregator(config, paths))
     mark = content_hash(

@@ -151,6 +151,9 @@ def test_mistakes_are_named(folder, settings, tmp_path):
     unknown = dataclasses.replace(settings, search=dataclasses.replace(settings.search, methods=("mcts",)))
     with pytest.raises(DataError, match="unknown mcts; choose among best_of_n, beam"):
         search_window(unknown, folder, "raw", lambda: Exact(folder))
+    narrow = dataclasses.replace(settings, search=dataclasses.replace(settings.search, width=0))
+    with pytest.raises(DataError, match=r"config.search.width is 0; it must be at least 1"):
+        search_window(narrow, folder, "raw", lambda: Exact(folder))
     with pytest.raises(SystemExit):
         main(["--workdir", str(tmp_path)])
 

@@ -25,6 +25,7 @@ def run(tiny_config, tmp_path_factory):
     """Settings and folder of a run whose arm "raw" has a checkpoint with a random model of some temper."""
     config = dataclasses.replace(
         tiny_config,
+        model=dataclasses.replace(tiny_config.model, max_length=2048),  # nothing is cut
         train=dataclasses.replace(tiny_config.train, arms=("raw",)),
         score=ScoreConfig(row_tokens=512, batch_tokens=1024, windows=("test", "meta")),
     )
