@@ -189,9 +189,9 @@ def test_exported_folder_gives_the_scores_of_the_score_stage(settings, root, bas
     served = transformers.AutoModelForTokenClassification.from_pretrained(exported).eval()
     for sequence in sequences:
         with torch.no_grad():
-            logits = served(torch.tensor(sequence.tokens[None].astype(np.int64))).logits[0, :, 0].numpy()
+            logits = served(torch.tensor(sequence.reading.tokens[None].astype(np.int64))).logits[0, :, 0].numpy()
         expected = by_hash[sequence.program.program_hash]
-        np.testing.assert_allclose(logits[sequence.step_index], expected, atol=1e-4)
+        np.testing.assert_allclose(logits[sequence.reading.ends], expected, atol=1e-4)
 
 
 def test_export_command(settings, root, exported, tmp_path, capsys):
