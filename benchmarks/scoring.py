@@ -43,6 +43,7 @@ from dreamprm_jax.training.mesh import make_mesh
 from dreamprm_jax.training.tokenizer import encode_prompt, encode_steps
 
 MAX_LENGTH = 2048
+ROW_TOKENS = 8192
 BATCH_TOKENS = 16384
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data" / "livecodebench"
 
@@ -168,7 +169,7 @@ def prefix_by_prefix(run: Way) -> Way:
 def count_tokens(workload: Workload) -> tuple[int, int, int, int, int]:
     """Tokens of (prefixes, programs, trees, trees and padding), and shapes of the packed way."""
     items = workload.readings
-    batches = pack([item.tokens for item in items], MAX_LENGTH, BATCH_TOKENS)
+    batches = pack([item.tokens for item in items], ROW_TOKENS, BATCH_TOKENS)
     return (
         sum(int(np.sum(item.ends + 1)) for item in items),
         sum(len(item.tokens) for item in items),
@@ -180,7 +181,7 @@ def count_tokens(workload: Workload) -> tuple[int, int, int, int, int]:
 
 def measure(model: DecoderConfig, params: Params, items: list[Reading], rounds: int) -> tuple[list[float], float]:
     """(CPU seconds of: prefixes, programs, packed; the largest difference of a logit)."""
-    scorer = Scorer(model, make_mesh(MeshConfig()), params, MAX_LENGTH, BATCH_TOKENS)
+    scorer = Scorer(model, make_mesh(MeshConfig()), params, ROW_TOKENS, BATCH_TOKENS)
     chunked = scorer.model  # the same attention for all
     whole = padded(chunked, params)
     ways: list[Way] = [prefix_by_prefix(whole), whole, scorer.logits]

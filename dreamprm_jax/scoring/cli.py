@@ -62,7 +62,7 @@ def add_prm_arguments(parser: argparse.ArgumentParser) -> None:
         "--granularity", choices=get_args(Granularity),
         help="what a step is (default: what the run was trained with; function for a Hugging Face folder)",
     )  # fmt: skip
-    parser.add_argument("--row-tokens", type=int, default=2048, help="tokens of a packed row (default: 2048)")
+    parser.add_argument("--row-tokens", type=int, default=8192, help="tokens of a packed row (default: 8192)")
     parser.add_argument("--batch-tokens", type=int, default=16384, help="tokens of a batch, over all devices (16384)")
     parser.add_argument("--fsdp", type=int, default=1, help="devices that share the parameters of one replica (1)")
     parser.add_argument("--tensor", type=int, default=1, help="devices that share each layer of one replica (1)")

@@ -62,7 +62,8 @@ def pack(sequences: Sequence[Tokens], row_tokens: int, batch_tokens: int, ways: 
 
     Args:
       sequences: the token sequences, none empty.
-      row_tokens: tokens of a row, a power of two; sequences that are longer get longer rows.
+      row_tokens: tokens of a row, a power of two, or fewer where a batch has no room for it; sequences that are longer
+        get longer rows.
       batch_tokens: tokens of a batch (more, where one row for each of the ``ways`` has more).
       ways: the shards of a batch; rows are a multiple of it.
     """
@@ -70,7 +71,8 @@ def pack(sequences: Sequence[Tokens], row_tokens: int, batch_tokens: int, ways: 
         return []
     order, shared = shared_lengths(sequences)
     lengths = [len(tokens) for tokens in sequences]
-    room = min(row_tokens, row_length(sum(lengths)))
+    most = max(SHORTEST_ROW, 1 << (max(1, batch_tokens // ways).bit_length() - 1))  # a batch has a row for each way
+    room = min(row_tokens, most, row_length(sum(lengths)))
     trees = grow_trees(order, shared, lengths, room)
     batches = []
     for length, forests in sorted(fill_rows(trees, room).items()):

@@ -48,7 +48,7 @@ class Scorer:
         model: DecoderConfig,
         mesh: jax.sharding.Mesh,
         params: Params,
-        row_tokens: int = 2048,
+        row_tokens: int = 8192,
         batch_tokens: int = 16384,
     ) -> None:
         """Readies the model; nothing is compiled yet.
