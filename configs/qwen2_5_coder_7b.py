@@ -3,7 +3,7 @@
 Command:  dreamprm run --config=configs/qwen2_5_coder_7b.py --config.policy.base_url=http://HOST:8000/v1 --workdir=DIR
           on every host of a v5p-16 (8 chips); a larger slice takes --config.train.mesh.data=N
 Cost:     dreamprm inspect --config=configs/qwen2_5_coder_7b.py (with libtpu, on any machine) prints it. Per chip:
-          22.8 GB a plain step, 42.4 GB a bi-level one, of 95 GB; 457 and 1,275 TFLOP
+          22.8 GB a plain step, 34.1 GB a bi-level one, of 95 GB; 457 and 1,275 TFLOP
 Expected: not run here
 """
 
