@@ -19,7 +19,7 @@ import pytest
 
 from dreamprm_jax.cli import load_config
 from dreamprm_jax.cof.splitter import split_steps
-from dreamprm_jax.config import Config, PolicyConfig
+from dreamprm_jax.config import Config, PolicyConfig, SandboxConfig
 from dreamprm_jax.pipeline import run_stage
 from dreamprm_jax.policy.abilities import Abilities
 from dreamprm_jax.policy.local_server import LocalServer
@@ -27,6 +27,7 @@ from dreamprm_jax.policy.local_server import main as serve
 from dreamprm_jax.policy.protocol import CompletionRequest
 from dreamprm_jax.policy.server import ServerPolicy
 from dreamprm_jax.problems.livecodebench import read_problems
+from dreamprm_jax.sandbox import Judge, JudgeTask
 from dreamprm_jax.schema import Outcome, Problem, Program, StepLabel, Verdict
 from dreamprm_jax.storage import read_json, read_records
 from dreamprm_jax.workdir import Paths
@@ -65,7 +66,7 @@ def test_what_llama_cpp_can_do(server, tmp_path):
 
 
 def test_prefixes_are_continued_and_the_cache_serves_them(server, problems):
-    """n choices, more than the server gives at once; each keeps the prefix; most indent as Python wants it.
+    """n choices, more than the server gives at once; each keeps the prefix; some pass the tests.
 
     Equal seeds give equal texts but for rounding: what the cache and a batch hold changes the last bits of the logits.
     """
@@ -74,7 +75,10 @@ def test_prefixes_are_continued_and_the_cache_serves_them(server, problems):
     completions = policy.complete(request)
     assert len(completions) == 6
     assert all(one.forced and one.code.startswith(PREFIX) for one in completions)
-    assert any(one.code.startswith((PREFIX + "    return n\n", PREFIX + "    else:\n")) for one in completions)
+    problem = request.problem
+    with Judge.from_config(SandboxConfig(workers=1)) as judge:
+        tasks = [JudgeTask(str(i), one.code, problem.tests, problem.func_name) for i, one in enumerate(completions)]
+        assert Verdict.AC in {result.verdict for result in judge.evaluate(tasks)}
     assert all(one.log_probability is not None and -5 < one.log_probability < 0 for one in completions)
     usage = policy.usage
     assert usage.requests >= 2  # four slots, so four choices a request
@@ -101,7 +105,7 @@ def config(server, tmp_path_factory) -> Config:
     path.write_text("".join(row for row in rows if json.loads(row)["question_id"] in some), encoding="utf-8")
     changes = {
         "problems.path": path, "problems.meta_count": 1, "policy.base_url": server.base_url, "policy.max_tokens": 48,
-        "generate.train_programs": 1, "generate.test_programs": 3, "label.rollouts": 2, "sandbox.workers": 1,
+        "generate.train_programs": 1, "generate.test_programs": 2, "label.rollouts": 2, "sandbox.workers": 1,
     }  # fmt: skip
     overrides = [f"--config.{name}={value}" for name, value in changes.items()]
     return load_config(str(CONFIGS / "smollm2_policy.py"), overrides)
@@ -122,16 +126,14 @@ def test_programs_are_judged_and_prefixes_get_labels(labelled, config):
     sampling = json.loads(next(iter(programs.values())).sampling)
     assert (sampling["model"], sampling["prompt"], sampling["seeds"]) == ("smollm2", "cof-1", True)
     outcomes = [row for w in ("train", "meta", "test") for row in read_records(labelled.outcomes(w), Outcome)]
-    verdicts = {row.verdict for row in outcomes}
-    assert Verdict.AC in verdicts  # a third of all programs
-    assert verdicts - {Verdict.AC} <= {Verdict.WA, Verdict.RE, Verdict.CE, Verdict.TLE}
+    assert len(outcomes) >= 5
+    assert all(row.verdict.is_label and row.tests_total == 4 for row in outcomes)
     labels = read_records(labelled.step_labels(), StepLabel)
     steps = [(row, step) for row in programs for step in split_steps(programs[row].code, "line")]
     assert [(row.program_hash, row.start, row.end) for row in labels] == [(p, s.start, s.end) for p, s in steps]
     rolled = [row for row in labels if row.asked]
     assert len(rolled) >= 5
     assert all(row.asked == 2 and not row.unforced and not row.infrastructure_errors for row in rolled)
-    assert sum(row.passes for row in labels) > 0
     for stage in ("generate", "label"):
         counts = read_json(labelled.stage(stage) / "DONE.json")["counts"]
         assert counts["requests"] > 0
