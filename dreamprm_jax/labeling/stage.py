@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -15,6 +16,7 @@ from dreamprm_jax.labeling.estimate import ProgramEstimate, StepTally
 from dreamprm_jax.labeling.work import EstimateFactory, shares
 from dreamprm_jax.pipeline import fingerprint
 from dreamprm_jax.policy.factory import make_policy
+from dreamprm_jax.policy.stage import MEAN_LOG_PROBABILITY
 from dreamprm_jax.policy.usage import spent
 from dreamprm_jax.problems.source import WINDOWS
 from dreamprm_jax.sandbox import Judge, JudgeTask
@@ -143,7 +145,7 @@ def _roll_out(config: Config, paths: Paths, journal: Journal) -> None:
 def _labels(config: Config, paths: Paths, journal: Journal) -> Iterator[StepLabel]:
     """The rows of all programs, in the programs' order."""
     outcomes = {row.program_hash: row for row in iterate_records(paths.outcomes("train"), Outcome)}
-    policy = make_policy(config.policy, compositions=paths.compositions())
+    policy = make_policy(config.policy, compositions=paths.compositions(), folder=paths.stage("label"))
     name, sampling = policy.name, canonical_json(policy.sampling(config.label.temperature))
     policy.close()
     digest = fingerprint(config, "label")
@@ -155,11 +157,12 @@ def _labels(config: Config, paths: Paths, journal: Journal) -> Iterator[StepLabe
 
 def _check_counts_as_rollouts(config: Config, paths: Paths) -> None:
     """Whether every program is a sample of the very distribution that its rollouts have."""
-    policy = make_policy(config.policy, compositions=paths.compositions())
+    policy = make_policy(config.policy, compositions=paths.compositions(), folder=paths.stage("label"))
     wanted = canonical_json(policy.sampling(config.label.temperature))
     policy.close()
     for program in _unique_programs(paths, "train"):
-        if (program.policy, program.sampling) != (policy.name, wanted):
+        drawn = {k: v for k, v in json.loads(program.sampling).items() if k != MEAN_LOG_PROBABILITY}  # of the answer
+        if (program.policy, canonical_json(drawn)) != (policy.name, wanted):
             raise DataError(
                 f"config.label.count_program: program {program.program_hash} is by {program.policy} with "
                 f"{program.sampling}, rollouts are by {policy.name} with {wanted}; they must be the same: "

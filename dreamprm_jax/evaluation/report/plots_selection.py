@@ -75,7 +75,10 @@ def aggregator_grid(results: Mapping[str, Any]) -> Figure | None:
     if not grid:
         return None
     names = list(next(iter(grid.values())))
-    values = 100 * np.array([[grid[arm][name] or np.nan for name in names] for arm in grid], dtype=float)
+    shares = [[grid[arm][name] for name in names] for arm in grid]
+    values = 100 * np.array([[np.nan if share is None else share for share in row] for row in shares], dtype=float)
+    if not np.isfinite(values).any():
+        return None
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(9.0, 1.5 + 0.42 * len(grid)), layout="constrained")
         axes = figure.subplots()
