@@ -31,7 +31,8 @@ class Paths:
         return self.root / "generate" / f"programs_{window}.parquet"
 
     def compositions(self) -> Path:
-        """Procedural benchmark: what the simulated policy knows of each problem. Training never reads it."""
+        """Procedural benchmark: what the simulated policy knows of each problem. Training reads it for the truth
+        (``evaluation/truth.py``) alone."""
         return self.root / "generate" / "compositions.json"
 
     def outcomes(self, window: str) -> Path:

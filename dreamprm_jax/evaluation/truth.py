@@ -1,4 +1,7 @@
-"""The exact truth of a window's steps. Training never reads it, but for the oracle labellings, which are named so."""
+"""The exact truth of a window's steps. No labelling of training reads it but the oracles, which are named so.
+
+The trainer's figures do (``training/evaluate_during.py``), and change no step.
+"""
 
 from __future__ import annotations
 

@@ -29,12 +29,13 @@ class Checkpoints:
     """The checkpoints of one arm, newest ones kept."""
 
     def __init__(self, folder: Path, every: int, keep: int):
+        self._every = every
         options = ocp.CheckpointManagerOptions(save_interval_steps=every, max_to_keep=keep)
         self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
 
-    def due(self, step: int) -> bool:
-        """Whether ``save`` would save after ``step`` steps without being forced."""
-        return bool(self._manager.should_save(step))
+    def due(self, step: int, stride: int = 1) -> bool:
+        """Whether the state after ``step`` steps, the last ``stride`` of them taken at once, is to be saved."""
+        return step % self._every < stride or bool(self._manager.should_save(step))
 
     def save(self, step: int, state: TrainState, force: bool = False) -> None:
         """Saves the state after ``step`` steps, if it is due or forced."""

@@ -43,7 +43,7 @@ from dreamprm_jax.training.steps import (
     make_plain_step,
 )
 
-__all__ = ["Arm", "Data", "make_meta_optimizer", "make_optimizer", "train_arm"]
+__all__ = ["Arm", "Data", "check_settings", "make_meta_optimizer", "make_optimizer", "train_arm"]
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class _Loop:
             tqdm(total=length, initial=done, desc=f"train {arm.name}", disable=not main) as bar,
         ):
             for step in range(first, arm.last_step, stride):
-                profiler.before(step)
+                profiler.before(step, stride)
                 inputs = self._inputs(step)
                 asked = flag_of_each_device(bool(requests), self.mesh)
                 (state, metrics, move), finite, stop = compiled(state, inputs, asked)
@@ -154,7 +154,7 @@ class _Loop:
                 agreed = stop
                 logging = last or step % config.log_every < stride
                 measuring = bool(config.evaluate_every) and (last or following % config.evaluate_every < stride)
-                saving = last or stopping or self.checkpoints.due(following)
+                saving = last or stopping or self.checkpoints.due(following, stride)
                 if logging or measuring or saving:
                     guard.settle()  # nothing that is not finite is written
                 if logging or measuring:
@@ -171,7 +171,7 @@ class _Loop:
                 bar.update(stride)
                 profiler.after(following, state)
                 if saving:
-                    self.checkpoints.save(following, state, force=stopping or last)
+                    self.checkpoints.save(following, state, force=True)
                 if stopping:
                     raise SystemExit(143)
         return state
@@ -232,14 +232,33 @@ def _logits(model: DecoderConfig, params: Any, frozen: Any, batch: Batch) -> Arr
     return batch_logits(model, params if frozen is None else merge(params, frozen), batch)
 
 
+def check_settings(config: TrainConfig) -> None:
+    """Checks the numbers that the loop counts by.
+
+    Raises:
+      DataError: naming the field.
+    """
+    least = dict.fromkeys(("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"), 1)
+    least |= dict.fromkeys(("warmup_steps", "evaluate_every", "evaluate_programs", "profile_from", "profile_steps"), 0)
+    for section, prefix, names in (
+        (config, "", least),
+        (config.meta, "meta.", dict.fromkeys(("batch_size", "unroll", "every"), 1)),
+    ):
+        for name, smallest in names.items():
+            if (value := getattr(section, name)) < smallest:
+                raise DataError(f"config.train.{prefix}{name}={value}: must be at least {smallest}")
+        count, micro = section.batch_size, section.accumulation
+        if micro < 1 or count % micro:
+            raise DataError(f"config.train.{prefix}accumulation={micro}: must divide {prefix}batch_size={count}")
+
+
 def _check(config: TrainConfig, mesh: Mesh, arm: Arm, data: Data, start: TrainState) -> None:
     """Raises DataError on what would fail, or mean nothing, later."""
+    check_settings(config)
     batches = [("", config.batch_size, config.accumulation)]
     if arm.labels is not None:
         batches.append(("meta.", config.meta.batch_size, config.meta.accumulation))
     for name, count, micro in batches:
-        if micro < 1 or count % micro:
-            raise DataError(f"config.train.{name}accumulation={micro}: must divide {name}batch_size={count}")
         check_divisible(mesh, count // micro, f"config.train.{name}batch_size / {name}accumulation")
     if data.evaluation is not None and data.evaluation.batches:
         check_divisible(mesh, len(data.evaluation.batches[0].tokens), "rows of an evaluation batch")

@@ -16,9 +16,9 @@ class ProfilerWindow:
         self._folder, self._first, self._end = folder, first, first + count
         self._running = False
 
-    def before(self, step: int) -> None:
-        """To be called before each step: starts where the window does."""
-        if not self._running and self._first <= step < self._end:
+    def before(self, step: int, stride: int = 1) -> None:
+        """To be called before each step, or ``stride`` of them at once: starts with the first one in the window."""
+        if not self._running and self._first < step + stride and step < self._end:
             jax.profiler.start_trace(str(self._folder))
             self._running = True
 

@@ -30,7 +30,7 @@ from dreamprm_jax.training.evaluate_during import EvaluationSet, evaluation_set
 from dreamprm_jax.training.examples import DROPPED_TOKENS, Example, build_examples
 from dreamprm_jax.training.feed import PackedRows
 from dreamprm_jax.training.labelling import ORM, Plan, describe, make_parametrisation, plans
-from dreamprm_jax.training.loop import Arm, Data, make_meta_optimizer, make_optimizer, train_arm
+from dreamprm_jax.training.loop import Arm, Data, check_settings, make_meta_optimizer, make_optimizer, train_arm
 from dreamprm_jax.training.losses import make_inner_loss, make_outcome_loss
 from dreamprm_jax.training.mesh import check_divisible, make_mesh, optimizer_shardings
 from dreamprm_jax.training.parameters import initial_params
@@ -45,9 +45,11 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
     """Trains every arm of ``config.train.arms``. Returns counts of what went in and what was left out.
 
     Raises:
-      DataError: on unknown arms, an empty training or meta set, or meta problems that are also test problems.
+      DataError: on unknown arms and settings out of range, an empty training or meta set, no step to correct, or meta
+        problems that are also test problems.
     """
     settings, counts = config.train, Counter[str]()
+    check_settings(settings)
     arms = plans(settings)
     problems = {w: {p.problem_id: p for p in read_records(paths.problems(w), Problem)} for w in WINDOWS}
     for window in ("train", "meta"):
@@ -78,6 +80,11 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
             raise DataError(f"{paths.outcomes(window)}: no {window} program with a verdict to train on{left_out}")
         counts[f"{window} programs"] = len(examples[window])
     counts["noisy steps"] = len(keys)
+    if not keys and (learned := [plan.arm for plan in arms if plan.learned]):
+        raise DataError(
+            f"{paths.step_labels()}: arm {learned[0]} has no step to correct, as no training program has more than one; "
+            "leave it out of config.train.arms, or take a finer config.label.granularity"
+        )
 
     mesh = make_mesh(settings.mesh)
     check_divisible(mesh, settings.batch_size, "config.train.batch_size")

@@ -22,6 +22,7 @@ def test_state_comes_back(tmp_path, micro, micro_params):
         checkpoints.save(10, jax.tree.map(lambda leaf: leaf + 1, state))
         assert not checkpoints.due(15)
         checkpoints.save(15, state)  # not due: not saved
+        assert [step for step in range(12, 27, 3) if checkpoints.due(step, stride=3)] == [12, 21]  # three at once
         assert checkpoints.latest_step() == 10
         assert checkpoints.due(20)
         checkpoints.save(20, state)

@@ -36,6 +36,11 @@ def test_meta_problems_that_are_test_problems(run):
         run(meta="test")
 
 
+def test_labels_to_learn_without_a_noisy_step(run):
+    with pytest.raises(DataError, match=r"step_labels\.parquet: arm corrected has no step to correct"):
+        run()
+
+
 def test_an_empty_meta_set(run):
     with pytest.raises(
         DataError, match=r"outcomes_meta\.parquet: no meta program with a verdict to train on; .*1 left out: no verdict"
