@@ -8,7 +8,8 @@ expectation over subsets:
   wrong programs that look right. Beside it the share of those that pass the public tests at all, so that a method which
   simply solves more is not blamed.
 - **drop** at N: the chosen program's score rises with N by construction; its accuracy may fall. The drop is the best
-  accuracy over all N less that at the largest N, with a paired interval; above 0 the model is over-optimised.
+  accuracy over all N less that at the largest N, with a paired interval; well above 0 the model is over-optimised.
+  The best N is chosen on the same problems, so that the drop is never below 0 and its interval leans upwards.
 """
 
 from __future__ import annotations

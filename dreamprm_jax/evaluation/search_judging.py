@@ -34,8 +34,8 @@ def judge_searches(
 ) -> tuple[list[MethodOutcome], list[dict[str, Any]]]:
     """The outcome of every method, and a row for each of its choices.
 
-    All programs of best-of-N are judged too: their mean is what a random one comes to, their maximum the most that
-    choosing among them can.
+    All programs of best-of-N are judged too: their mean is what a random one of these distinct texts comes to, their
+    maximum the most that choosing among them can.
 
     Args:
       config: ``search.judged`` candidates of a problem may be run on its public tests, best first, up to the first
@@ -120,7 +120,7 @@ def _outcome(method: str, solved: Sequence[float], own: Sequence[Found], runs: S
 
 
 def _pool(problems: Sequence[Problem], own: Sequence[Found], passed: Mapping[Place, bool]) -> list[MethodOutcome]:
-    """A random program of best-of-N's, and the best of them in hindsight."""
+    """A random one of best-of-N's distinct programs, and the best of them in hindsight."""
     values = [
         [float(passed[problem.problem_id, candidate.code]) for candidate in one.candidates] or [0.0]
         for problem, one in zip(problems, own, strict=True)

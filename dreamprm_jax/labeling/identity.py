@@ -17,7 +17,9 @@ from dreamprm_jax.schema import content_hash
 Identity = Literal["text", "code"]
 
 # A program that can see its own words, lines or file is like no other.
-_REFLECTS = re.compile(r"__doc__|__file__|\b(?:inspect|traceback|linecache|tokenize|_getframe|argv|help)\b")
+_REFLECTS = re.compile(
+    r"__doc__|__file__|__traceback__|\b(?:inspect|traceback|linecache|tokenize|_getframe|exc_info|argv|help)\b|lineno\b"
+)
 _NOT_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)
 
 

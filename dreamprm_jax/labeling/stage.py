@@ -106,13 +106,19 @@ def _count_unique(paths: Paths, window: str) -> int:
     return len(set(read_column(paths.programs(window), "program_hash")))
 
 
+def _unit(program: Program, verdict: Verdict) -> str:
+    """The key of a program's estimate. One made without the program's own verdict is not that made with it."""
+    return program.program_hash + ("" if verdict.is_label else "/unjudged")
+
+
 def _roll_out(config: Config, paths: Paths, journal: Journal) -> None:
     """Estimates the train window's programs in the engine's workers."""
     verdicts = {row.program_hash: row.verdict for row in iterate_records(paths.outcomes("train"), Outcome)}
     problems = {problem.problem_id: problem for problem in iterate_records(paths.problems("train"), Problem)}
     units = (
-        (program.program_hash, (problems[program.problem_id], program, verdicts[program.program_hash]))
+        (_unit(program, verdict), (problems[program.problem_id], program, verdict))
         for program in _unique_programs(paths, "train")
+        for verdict in (verdicts[program.program_hash],)
     )
     if config.label.count_program:
         _check_counts_as_rollouts(config, paths)
@@ -150,8 +156,8 @@ def _labels(config: Config, paths: Paths, journal: Journal) -> Iterator[StepLabe
     policy.close()
     digest = fingerprint(config, "label")
     for program in _unique_programs(paths, "train"):
-        estimate = ProgramEstimate.from_json(journal.get(program.program_hash) or [])
         outcome = outcomes[program.program_hash]
+        estimate = ProgramEstimate.from_json(journal.get(_unit(program, outcome.verdict)) or [])
         yield from step_labels(config.label, program, outcome, estimate, name, sampling, digest)
 
 

@@ -106,8 +106,6 @@ def _binary_search(settings: LabelConfig, counts: Sequence[Counts], verdict: Ver
     low, high = 0, len(counts)  # the first fatal step is one of low..high; high = the last step, whose fate is known
     while low < high:
         middle = (low + high) // 2
-        if counts[middle].asked:
-            return
         yield [(middle, settings.rollouts)]
         if counts[middle].passes:
             low = middle + 1

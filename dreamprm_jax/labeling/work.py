@@ -28,7 +28,7 @@ ProgramPayload = tuple[Problem, Program, Verdict]  # the verdict is that of the 
 
 
 def shares(config: Config) -> tuple[EngineConfig, int, int]:
-    """How the machine is shared out: the cores run so many judged programs at a time, and no more.
+    """How the machine is shared out: ``sandbox.workers`` judged programs at a time in all, and at least one a worker.
 
     Returns:
       The engine's settings with the number of workers; the judge's children in each worker; the units at a time in

@@ -107,7 +107,7 @@ def make_tests(
                     judges.append(stack.enter_context(judge))
             for task_id, made in _make_chunk(todo, count, seed, judges).items() if todo else ():
                 known[task_id] = made
-                if journal is not None:
+                if journal is not None and Verdict.SANDBOX_ERROR not in made.reason:  # else tried again next time
                     journal.put(keys[task_id], made.to_json())
             for task in chunk:
                 yield task, known[task.task_id]
@@ -226,12 +226,12 @@ def _state(number: int) -> str:
 
 def _captured(judge: Judge, runs: list[_Run]) -> tuple[dict[str, list[str]], dict[str, str]]:
     """What each program wrote (or returned, as canonical JSON) for each input; and why the others failed."""
-    outputs: dict[str, list[str]] = {run.key: [] for run in runs}
+    outputs: dict[str, dict[str, str]] = {run.key: {} for run in runs}
     failures: dict[str, str] = {}
 
     def capture(key: str) -> Callable[[str, str, str], bool]:
         def keep(given: str, wanted: str, output: str) -> bool:
-            outputs[key].append(output)
+            outputs[key][given] = output  # again, where a run was repeated
             return True
 
         return keep
@@ -249,7 +249,8 @@ def _captured(judge: Judge, runs: list[_Run]) -> tuple[dict[str, list[str]], dic
     for result in judge.evaluate(tasks):
         if result.verdict is not Verdict.AC:
             failures[result.key] = _kind(result.verdict, result.error)
-    return outputs, failures
+    whole = (run for run in runs if run.key not in failures)
+    return {run.key: [outputs[run.key][text] for text in run.inputs] for run in whole}, failures
 
 
 def _kind(verdict: Verdict, error: str) -> str:

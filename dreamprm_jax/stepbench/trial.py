@@ -76,15 +76,24 @@ def try_mutants(
     for task, tests in tasks:
         for code in (task.reference, *(mutant.code for mutant in drawn[task.task_id])):
             wanted[_key(code, tests)] = JudgeTask(_key(code, tests), code, tests, ENTRY_POINT, close_enough, _FORMAT)
+    unjudged: dict[str, str] = {}  # by the sandbox's fault: counted, and not kept, so that the next run tries again
     for result in judge.evaluate([one for key, one in wanted.items() if key not in journal]):
-        journal.put(result.key, _outcome(result))
+        if result.verdict is Verdict.SANDBOX_ERROR:
+            unjudged[result.key] = result.verdict.value
+        else:
+            journal.put(result.key, _outcome(result))
+
+    def known(code: str, tests: tuple[TestCase, ...]) -> str:
+        key = _key(code, tests)
+        return unjudged.get(key) or str(journal.get(key))
+
     for task, tests in tasks:
-        outcome = journal.get(_key(task.reference, tests))
+        outcome = known(task.reference, tests)
         if outcome != Verdict.AC:
             slow = f"the reference takes more than {REFERENCE_SECONDS} s of CPU time for its tests"
             yield Tried(task, tests, (), slow if outcome == _SLOW else f"the reference fails its own tests: {outcome}")
             continue
-        verdicts = [(mutant, str(journal.get(_key(mutant.code, tests)))) for mutant in drawn[task.task_id]]
+        verdicts = [(mutant, known(mutant.code, tests)) for mutant in drawn[task.task_id]]
         judged = tuple((mutant, Verdict.AC if said == _SLOW else Verdict(said)) for mutant, said in verdicts)
         yield Tried(task, tests, judged, "")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 
@@ -119,6 +120,30 @@ def test_the_journal_is_asked_first_and_seeds_differ(made, tmp_path):
         assert again == first
         other = dict(make_tests(some[:1], 8, 1, SANDBOX, journal))
     assert other[some[0]].tests != first[some[0]].tests
+
+
+def test_the_sandboxs_own_failures(made, tmp_path, monkeypatch):
+    """Runs that are repeated count once; a task that the sandbox fails on is left out, and tried again next time."""
+    evaluate = Judge.evaluate
+    one = task("kept")
+
+    def failing(self, tasks):
+        for result in evaluate(self, tasks):
+            yield dataclasses.replace(result, verdict=Verdict.SANDBOX_ERROR, error="worker ended")
+
+    def repeating(self, tasks):
+        tasks = list(tasks)
+        for each in tasks:
+            each.checker(each.tests[0].input, "null", "0")  # of a child that was lost after its first test
+        return evaluate(self, tasks)
+
+    with Journal(tmp_path / "tests.journal") as journal:
+        monkeypatch.setattr(Judge, "evaluate", failing)
+        ((_, left_out),) = make_tests([one], 8, 0, SANDBOX, journal)
+        assert left_out.reason == "the input generator fails: SANDBOX_ERROR"
+        assert len(journal) == 0
+        monkeypatch.setattr(Judge, "evaluate", repeating)
+        assert list(make_tests([one], 8, 0, SANDBOX, journal)) == [(one, made["kept"])]
 
 
 def test_the_problem(made):
