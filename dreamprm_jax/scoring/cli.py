@@ -53,7 +53,8 @@ def add_prm_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-length", type=int, help="tokens of prompt and program (default: the model's own)")
     parser.add_argument(
         "--overlong", choices=("truncate_statement", "drop", "raise"),
-        help="longer inputs: cut the statement's beginning (the default), leave the program out, or stop",
+        help="longer inputs: cut the statement's beginning, leave the program out, or stop (default: a run's own; of a "
+        "folder truncate_statement)",
     )  # fmt: skip
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), help="of the computation (default: the model's own)"

@@ -102,6 +102,8 @@ class ScoreJob:
     def run(self) -> dict[str, Any] | None:
         """Does this process's chunks and, where then all are done, joins them.
 
+        What an earlier run without ``strict`` had skipped is an error as well: its work is kept and goes on.
+
         Returns:
           The job's counts; None while other processes still have chunks to do.
 
@@ -109,6 +111,15 @@ class ScoreJob:
           DataError: on unreadable input, with ``strict`` on the first candidate that cannot be scored, and where the
             output or its parts are another job's.
         """
+        counts = self._run()
+        if self.options.strict and counts is not None and counts["skipped"]:
+            raise DataError(
+                f"{self.skipped_path}: an earlier run without --strict skipped {counts['skipped']} candidates; without "
+                f"--strict {self.output} is the result"
+            )
+        return counts
+
+    def _run(self) -> dict[str, Any] | None:
         if self._is_done():
             return read_json(self.counts_path)
         self.parts.mkdir(parents=True, exist_ok=True)

@@ -69,11 +69,14 @@ def parse_pooling(body: Mapping[str, Any], prm: Prm) -> Pooling:
         raise DataError("use_activation: must be true or false")
     if ("messages" in body) == ("input" in body):
         raise DataError("input: give either input or messages")
-    if "messages" in body:
-        readings = [_conversation(body["messages"], prm)]
-    else:
-        readings = [_whole(tokens) for tokens in _inputs(body, prm)]
     cut = body.get("truncate_prompt_tokens")
+    if cut is not None and (not _is_id(cut) or cut < -1 or cut == 0):
+        raise DataError("truncate_prompt_tokens: a positive number, or -1 for the model's context")
+    keep = prm.limits.max_length if cut == -1 else cut
+    if "messages" in body:
+        readings = [_conversation(body["messages"], prm, keep)]
+    else:
+        readings = [_whole(tokens) for tokens in _inputs(body, prm, keep)]
     for index, reading in enumerate(readings):
         if len(reading.tokens) > prm.limits.max_length:
             raise TooLong(
@@ -85,15 +88,12 @@ def parse_pooling(body: Mapping[str, Any], prm: Prm) -> Pooling:
     return Pooling(readings, activation, task == "classify", form == "base64")
 
 
-def _inputs(body: Mapping[str, Any], prm: Prm) -> list[np.ndarray]:
+def _inputs(body: Mapping[str, Any], prm: Prm, keep: int | None) -> list[np.ndarray]:
     given, special = body["input"], body.get("add_special_tokens") is True
     if isinstance(given, str) or (isinstance(given, list) and given and all(_is_id(item) for item in given)):
         given = [given]
     if not isinstance(given, list) or not given:
         raise DataError("input: text, a list of texts, a list of token ids, or a list of such lists belongs here")
-    cut = body.get("truncate_prompt_tokens")
-    if cut is not None and (not _is_id(cut) or cut < -1 or cut == 0):
-        raise DataError("truncate_prompt_tokens: a positive number, or -1 for the model's context")
     inputs = []
     for index, item in enumerate(given):
         if isinstance(item, str):
@@ -107,13 +107,12 @@ def _inputs(body: Mapping[str, Any], prm: Prm) -> list[np.ndarray]:
             raise DataError(f"input {index}: a {json_type(item)} where text or a list of token ids belongs")
         if not len(tokens):
             raise DataError(f"input {index}: empty")
-        if cut is not None:
-            tokens = tokens[-(prm.limits.max_length if cut == -1 else cut) :]
-        inputs.append(tokens)
+        inputs.append(tokens if keep is None else tokens[-keep:])
     return inputs
 
 
-def _conversation(messages: Any, prm: Prm) -> Reading:
+def _conversation(messages: Any, prm: Prm, keep: int | None) -> Reading:
+    """Prompt and program; of the prompt only what leaves ``keep`` tokens in all."""
     if not isinstance(messages, list) or len(messages) < 2:
         raise DataError(
             "messages: a list belongs here, the prompt's messages and then the assistant's with the program"
@@ -130,6 +129,11 @@ def _conversation(messages: Any, prm: Prm) -> Reading:
         raise DataError(f"messages[{len(messages) - 1}].content: {reason}")
     prompt = np.asarray(prm.tokenizer.encode("\n\n".join(texts[:-1]), add_special_tokens=False).ids, np.int32)
     steps = encode_steps(prm.tokenizer, texts[-1], prm.granularity)
+    if keep is not None:
+        room = keep - sum(map(len, steps))
+        if room < 0:
+            raise TooLong(f"messages[{len(messages) - 1}].content: the program alone is longer than {keep} tokens")
+        prompt = prompt[max(0, len(prompt) - room) :]
     ends = len(prompt) + np.cumsum([len(step) for step in steps]) - 1
     return Reading(np.concatenate([prompt, *steps]), ends)
 

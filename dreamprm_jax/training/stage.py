@@ -82,7 +82,7 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
     counts["noisy steps"] = len(keys)
     if not keys and (learned := [plan.arm for plan in arms if plan.learned]):
         raise DataError(
-            f"{paths.step_labels()}: arm {learned[0]} has no step to correct, as no training program has more than one; "
+            f"{paths.step_labels()}: arm {learned[0]} has no step to correct, as no training program has two; "
             "leave it out of config.train.arms, or take a finer config.label.granularity"
         )
 

@@ -147,6 +147,8 @@ def test_hostile_rows_are_named_and_counted(job, written, tmp_path):
     assert "not valid JSON" in skips[-1]["reason"]
     with pytest.raises(DataError, match=r"hostile\.jsonl, row 2: not valid JSON .*without --strict it is skipped"):
         job(path, tmp_path / "strict.parquet", strict=True)
+    with pytest.raises(DataError, match=rf"an earlier run without --strict skipped {len(skips)} candidates"):
+        job(path, max_characters=200_000, strict=True)  # done already, but not without a skip
 
 
 def test_shards_that_share_a_folder_end_with_the_bytes_of_one_process(job, tmp_path):

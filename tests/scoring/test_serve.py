@@ -122,6 +122,12 @@ def test_pooling_is_that_of_vllm(server, prm, scorer, written):
     messages = [{"role": "user", "content": "Add two numbers."}, {"role": "assistant", "content": codes[0]}]
     chat = server.ask("POST", "/pooling", {"messages": messages})[2]
     assert len(chat["data"][0]["data"]) == len(split_steps(codes[0]))  # one [score] a step
+    body = {"messages": messages, "truncate_prompt_tokens": chat["usage"]["prompt_tokens"] - 1}
+    shorter = server.ask("POST", "/pooling", body)[2]  # the prompt's first token less
+    assert shorter["usage"]["prompt_tokens"] == body["truncate_prompt_tokens"]
+    assert len(shorter["data"][0]["data"]) == len(chat["data"][0]["data"])
+    status, _, answer = server.ask("POST", "/pooling", body | {"truncate_prompt_tokens": 1})
+    assert (status, "the program alone is longer than 1 tokens" in answer["error"]["message"]) == (413, True)
 
 
 @pytest.mark.slow
