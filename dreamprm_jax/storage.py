@@ -21,6 +21,8 @@ from dreamprm_jax.schema import DataError, Verdict, arrow_schema
 
 Record = TypeVar("Record")
 
+TEMPORARY = ".*.tmp"  # matches what atomic_path leaves behind where the process is killed
+
 _ROW_GROUP = 1 << 16  # rows that are written at once
 _READ_ROWS = 1024  # rows that are read at once
 _DACITE = dacite.Config(cast=[tuple, Verdict], check_types=True)
@@ -43,7 +45,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
       DataError: when the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")  # as TEMPORARY says
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from dreamprm_jax.storage import read_json, write_json
+from dreamprm_jax.storage import TEMPORARY, read_json, write_json
 
 STARTED = "STARTED.json"
 DONE = "DONE.json"
@@ -91,10 +91,15 @@ class StageFolder:
     def open(self) -> Path | None:
         """Readies the folder: keeps work of the same fingerprint, moves other work aside, brings earlier work back.
 
+        What a killed run left half-written is removed; the caller holds the run's lock, so nobody writes here now.
+
         Returns:
           Where earlier work for other settings was moved to, or None.
         """
         moved = None
+        for half_written in [*self.path.rglob(TEMPORARY)]:
+            if half_written.is_file():
+                half_written.unlink()
         if self.path.exists() and _started_for(self.path) != self.fingerprint:
             moved = self._move_aside()
         if not self.path.exists():

@@ -2,12 +2,13 @@
 # Sets up (first time only) and runs lint, type check and tests. Arguments go to pytest, for example:
 #   bash launch/test.sh -m "not slow"      the quick tests
 #   bash launch/test.sh tests/sandbox -x   one folder
+# Two test processes run at once; DREAMPRM_TEST_WORKERS=4 runs four, 0 runs all tests in one.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
 for argument in "$@"; do
   if [ "$argument" = "-h" ] || [ "$argument" = "--help" ]; then
-    sed -n '2,4s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
     exit 0
   fi
 done
@@ -20,4 +21,4 @@ echo "launch: ruff"
 echo "launch: mypy"
 "$VENV/bin/mypy"
 echo "launch: pytest"
-exec "$VENV/bin/python" -m pytest "$@"
+exec "$VENV/bin/python" -m pytest -n "${DREAMPRM_TEST_WORKERS:-2}" --dist loadfile "$@"

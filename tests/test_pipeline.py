@@ -139,7 +139,11 @@ def test_unfinished_work_is_kept_for_the_same_settings(stages, tmp_path):
         run_stage(failing, tmp_path, "first")
     assert not (tmp_path / "first" / DONE).exists()
     (tmp_path / "first" / "part.journal").write_text("done so far", encoding="utf-8")
+    half_written = tmp_path / "first" / "rows" / ".part.parquet.0123abcd.tmp"
+    half_written.parent.mkdir()
+    half_written.write_text("a kill came here", encoding="utf-8")
     run_stage(Config(), tmp_path, "first")  # the name has no effect on the output
+    assert not half_written.exists()
     assert (tmp_path / "first" / "part.journal").exists()
     assert (tmp_path / "first" / DONE).exists()
 

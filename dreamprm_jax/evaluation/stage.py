@@ -57,6 +57,11 @@ def evaluate(config: Config, paths: Paths) -> dict[str, int]:
             f"{selection['problems_with_fewer_candidates']} problems have fewer than {selection['best_of']} judged "
             "candidates; best-of-N uses as many as they have"
         )
+    if config.policy.kind == "simulated" and any(one.log_probability is not None for one in candidates):
+        notes.append(
+            "mean log-probability: the simulated policy's probabilities tell its mistakes apart; a language model's "
+            "say far less"
+        )
     clusters = execution_clusters(config, paths, candidates, skips, notes)
     tokens, prune_top = token_costs(paths, candidates), config.evaluate.prune_top
     strategies = strategy_results(candidates, arms, choice.name, clusters, tokens, prune_top, samples, seed)
