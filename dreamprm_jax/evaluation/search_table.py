@@ -58,8 +58,9 @@ def search_results(outcomes: Sequence[MethodOutcome], samples: int, seed: int) -
         if base is not None and index != base:
             gap = values[index] - values[base]
             paired = percentile_interval(float(gap.mean()), replicates[:, index] - replicates[:, base])
-            test = mcnemar(values[index], values[base])
-            row |= {"difference": asdict(paired), "problems": float(gap.sum()), "p_value": test.p_value}
+            # "random" has chances, not 0 or 1: the sign of a difference to them says nothing of its mean.
+            value = None if one.method == "random" else mcnemar(values[index], values[base]).p_value
+            row |= {"difference": asdict(paired), "problems": float(gap.sum()), "p_value": value}
         rows.append(row)
     return rows
 
@@ -77,7 +78,7 @@ def search_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
                 signed(100 * paired["estimate"]) if paired else "",
                 percent_interval(paired, sign=True) if paired else "",
                 signed(row["problems"]) if paired else "",
-                p_value(row["p_value"]) if paired else "",
+                p_value(row["p_value"]) if paired and row["p_value"] is not None else "",
                 number(row["tokens"], 0),
                 number(row["candidates"], 1),
                 number(row["judged"], 1),

@@ -19,6 +19,9 @@ from dreamprm_jax.selection.best_of_n import best_of_k_weights
 from dreamprm_jax.selection.strategies import Rule, filter_numbers, prune_executions, prune_rule, vote_rule
 from dreamprm_jax.selection.subsets import mean_over_subsets
 
+PUBLIC = "public"
+"""A random choice among the candidates that pass the public tests."""
+
 Weights = Callable[[int, int], np.ndarray]
 """(index of a problem, k) -> (n,) chance that each of its candidates is returned when k of them are at hand."""
 
@@ -88,14 +91,14 @@ def strategies(
     public = [np.ones(len(one.passed), bool) if one.public is None else one.public for one in candidates]
     if has_public:
         numbers = tuple(row.astype(float) for row in public)
-        result.append(ranking(Method("public", "", numbers), RANDOM, "public tests", forwards=False, judged=1))
+        result.append(ranking(Method(PUBLIC, "", numbers), RANDOM, "public tests", forwards=False, judged=1))
         filtered = [(method.key, public_filter(method, candidates)) for method in arms]
         result += [ranking(behind, base, behind.label, forwards=True, judged=1) for base, behind in filtered]
         result += [_pruned(method, public, prune_top, seed) for method in arms]
     if clusters is not None:
         result.append(_vote("vote", "vote", RANDOM, clusters, seed))
         if has_public:
-            result.append(_vote("public_vote", "public + vote", "public", clusters, seed, eligible=public))
+            result.append(_vote("public_vote", "public + vote", PUBLIC, clusters, seed, eligible=public))
         for method in arms:
             name = arm_aggregator(method.key, aggregator)
             weights = [as_probability(numbers, name) for numbers in method.numbers]

@@ -13,7 +13,7 @@ from dreamprm_jax.evaluation.costs import TokenCosts
 from dreamprm_jax.evaluation.hacking import hacking_row
 from dreamprm_jax.evaluation.methods import ORACLE, RANDOM, arm_aggregator, methods
 from dreamprm_jax.evaluation.statistics import bootstrap_means, mcnemar, percentile_interval
-from dreamprm_jax.evaluation.strategies import Strategy, prune_curve, public_filter, ranking, strategies
+from dreamprm_jax.evaluation.strategies import PUBLIC, Strategy, prune_curve, public_filter, ranking, strategies
 from dreamprm_jax.selection.best_of_n import powers_of_two
 
 
@@ -121,7 +121,8 @@ def _row(
         "solved": float(final[index].sum()),
         "gain": asdict(percentile_interval(float(gap.mean()), replicates[:, index] - replicates[:, base])),
         "gain_problems": float(gap.sum()),
-        "p_value": None if row.base == RANDOM else test.p_value,
+        # Chances, not 0 or 1: the sign of a difference to them says nothing of its mean.
+        "p_value": None if row.base in (RANDOM, PUBLIC) else test.p_value,
         "judged": judged,
         "forwards": float(most if row.forwards else 0),
         "policy_tokens": tokens.policy(most) if tokens else None,

@@ -7,14 +7,15 @@ import dataclasses
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from dreamprm_jax.config import SandboxConfig
 from dreamprm_jax.evaluation.statistics import Interval
 from dreamprm_jax.sandbox.records import TIERS
-from dreamprm_jax.schema import DataError
+from dreamprm_jax.schema import DataError, content_hash
 from dreamprm_jax.stepbench.metrics import Result, baselines, evaluate
 from dreamprm_jax.stepbench.records import Bench, BenchPaths, read_bench
 from dreamprm_jax.stepbench.scores import REDUCTIONS, Said, read_scores
@@ -132,7 +133,8 @@ def _score(args: argparse.Namespace) -> int:
         raise DataError(f"--samples {args.samples}: at least 1")
     bench = read_bench(args.bench)
     said: dict[str, Said] = {}
-    for path in [*args.scores, *(_scored_by(prm, args.bench) for prm in args.prm)]:
+    outputs = _outputs(args.prm, BenchPaths(args.bench).scores)
+    for path in [*args.scores, *(_scored_by(prm, args.bench, output) for prm, output in outputs.items())]:
         name = path.stem if path.stem not in said else str(path)
         said[name] = read_scores(path, bench.truth, args.logprobs)
     results = [evaluate(bench, name, one, args.samples, args.seed, args.threshold) for name, one in said.items()]
@@ -146,14 +148,24 @@ def _score(args: argparse.Namespace) -> int:
     return 0
 
 
-def _scored_by(prm: Path, root: Path) -> Path:
+def _outputs(prms: Sequence[Path], folder: Path) -> dict[Path, Path]:
+    """Where each reward model's scores go: named after its last two folders; where those are equal, its path too."""
+    places = {prm: prm.resolve() for prm in prms}
+    names = {prm: f"{place.parent.name}-{place.name}" for prm, place in places.items()}
+    often = Counter(names.values())
+    return {
+        prm: folder / (name + (f"-{content_hash(str(places[prm]), digits=8)}" if often[name] > 1 else "") + ".parquet")
+        for prm, name in names.items()
+    }
+
+
+def _scored_by(prm: Path, root: Path, output: Path) -> Path:
     """Scores the benchmark's programs with a reward model, in a process of its own: this one stays free of jax.
 
     Raises:
       DataError: where ``dreamprm score`` fails; it has said why.
     """
     paths = BenchPaths(root)
-    output = paths.scores / f"{prm.parent.name}-{prm.name}.parquet"
     options = {"prm": prm, "candidates": paths.programs, "problems": paths.problems, "output": output}
     command = [
         sys.executable,

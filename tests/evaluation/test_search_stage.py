@@ -13,7 +13,7 @@ from dreamprm_jax.config import SearchConfig
 from dreamprm_jax.evaluation.search_cli import main, run
 from dreamprm_jax.evaluation.search_judging import choose
 from dreamprm_jax.evaluation.search_stage import search_window
-from dreamprm_jax.evaluation.search_table import MethodOutcome, search_results
+from dreamprm_jax.evaluation.search_table import MethodOutcome, search_results, search_table
 from dreamprm_jax.problems.procedural.compose import Composition
 from dreamprm_jax.problems.procedural.truth import Valuer
 from dreamprm_jax.problems.procedural.writing import read
@@ -137,10 +137,16 @@ def test_differences_are_paired():
     def outcome(method, solved):
         return MethodOutcome(method, np.array(solved, float), *(np.ones(4) for _ in range(4)))
 
-    rows = search_results([outcome("best_of_n", [0, 1, 0, 1]), outcome("beam", [1, 1, 1, 1])], 200, 0)
+    rows = search_results(
+        [outcome("best_of_n", [0, 1, 0, 1]), outcome("beam", [1, 1, 1, 1]), outcome("random", [0.1, 0.9, 0.1, 0.9])],
+        200,
+        0,
+    )
     assert "difference" not in rows[0]
     assert rows[1]["difference"]["estimate"] == 0.5
     assert (rows[1]["problems"], rows[1]["p_value"]) == (2.0, 0.5)
+    assert rows[2]["p_value"] is None  # a sign test would set four small gaps against four
+    assert len(search_table(rows, "").rows) == 3
 
 
 def test_mistakes_are_named(folder, settings, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dreamprm_jax.schema import DataError, Score
+from dreamprm_jax.stepbench.cli import _outputs
 from dreamprm_jax.stepbench.records import Truth
 from dreamprm_jax.stepbench.scores import read_scores, step_logprobs
 from dreamprm_jax.storage import write_records
@@ -80,3 +81,11 @@ def test_two_rows_of_one_program_and_other_files(tmp_path):
 def test_a_token_belongs_to_the_step_in_which_it_begins():
     row = {"token_logprobs": [-1, -2, -4], "text_offset": [100, 109, 110], "code_start": 100}
     assert step_logprobs(row, (10, 20), "row") == (-1.5, -4.0)
+
+
+def test_reward_models_of_one_name_do_not_share_a_file(tmp_path):
+    prms = [tmp_path / place for place in ("seed0/run/raw", "seed1/run/raw", "run/em")]
+    outputs = _outputs(prms, tmp_path)
+    assert list(outputs) == prms
+    assert len(set(outputs.values())) == 3
+    assert outputs[prms[2]] == tmp_path / "run-em.parquet"
