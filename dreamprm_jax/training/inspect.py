@@ -29,6 +29,7 @@ from dreamprm_jax.training.checkpoint import TrainState
 from dreamprm_jax.training.feed import Batch
 from dreamprm_jax.training.flops import matrix_flops
 from dreamprm_jax.training.labelling import plans
+from dreamprm_jax.training.loop import check_settings
 from dreamprm_jax.training.losses import make_inner_loss
 from dreamprm_jax.training.mesh import (
     RULES,
@@ -253,8 +254,9 @@ def main(config: Config) -> int:
     """
     devices = target_devices(config)
     mesh = make_mesh(config.train.mesh, devices)
-    for count, field in ((config.train.batch_size, "batch_size"), (config.train.meta.batch_size, "meta.batch_size")):
-        check_divisible(mesh, count, f"train.{field}")
+    check_settings(config.train)
+    for part, prefix in ((config.train, "train."), (config.train.meta, "train.meta.")):
+        check_divisible(mesh, part.batch_size // part.accumulation, f"{prefix}batch_size / {prefix}accumulation")
     model, source = _model(config)
     params = _abstract(abstract_params(model), parameter_shardings(model, mesh))
     trainable, _ = split_trainable(model, params)

@@ -250,6 +250,14 @@ def check_settings(config: TrainConfig) -> None:
         count, micro = section.batch_size, section.accumulation
         if micro < 1 or count % micro:
             raise DataError(f"config.train.{prefix}accumulation={micro}: must divide {prefix}batch_size={count}")
+    labels = config.labels
+    for name, good, wanted in (
+        ("floor", 0.0 < labels.floor < 0.5, "above 0 and below 0.5"),
+        ("smoothing", 0.0 <= labels.smoothing <= 1.0, "from 0 to 1"),
+        ("gce_q", 0.0 < labels.gce_q <= 1.0, "above 0 and at most 1"),
+    ):
+        if not good:
+            raise DataError(f"config.train.labels.{name}={getattr(labels, name)}: must be {wanted}")
 
 
 def _check(config: TrainConfig, mesh: Mesh, arm: Arm, data: Data, start: TrainState) -> None:

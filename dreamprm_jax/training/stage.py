@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 from tokenizers import Tokenizer
 
+from dreamprm_jax.bilevel.labels import Parametrisation
 from dreamprm_jax.config import Config
 from dreamprm_jax.labeling.labellings import LabelSource, StepKey, fixed_labels, read_labels, step_key
 from dreamprm_jax.models import pretrained
@@ -126,7 +127,8 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
             warm[plan.warmup] = train_arm(settings, model, mesh, arm, data, start, paths.arm(plan.warmup), frozen)
         first, corrected = warm[plan.warmup], labels
         if plan.learned:
-            values = _learn(config, paths, model, mesh, plan, source, data, first, frozen)
+            learner = make_parametrisation(plan.labelling, labels, source, settings.labels, config.seed)
+            values = _learn(config, paths, model, mesh, plan, learner, data, first, frozen)
             corrected = np.where(np.isfinite(labels), values, np.nan)
         else:
             arm = Arm(plan.arm, loss, settings.warmup_steps, end)
@@ -206,7 +208,7 @@ def _learn(
     model: DecoderConfig,
     mesh: jax.sharding.Mesh,
     plan: Plan,
-    source: LabelSource,
+    labels: Parametrisation,
     data: Data,
     warm: TrainState,
     frozen: Params,
@@ -214,7 +216,6 @@ def _learn(
     """Trains an arm whose labels the outer problem learns. Returns the label of every step."""
     settings = config.train
     require_forward_mode(model)
-    labels = make_parametrisation(plan.labelling, data.raw, source, settings.labels, config.seed)
     start = jnp.asarray(pad_labels(data.raw, padded_rows(len(data.raw))) if labels.is_table else data.raw)
     phi, place = labels.init(start), place_table if labels.is_table else place_replicated
     state = warm._replace(

@@ -11,11 +11,11 @@ import optax
 import pytest
 
 from dreamprm_jax.config import LabelsConfig
-from dreamprm_jax.labeling.labellings import LEARNED
+from dreamprm_jax.labeling.labellings import LEARNED, LabelSource, fixed_labels
 from dreamprm_jax.pipeline import run_stage
-from dreamprm_jax.schema import CorrectedLabel, DataError
+from dreamprm_jax.schema import CorrectedLabel, DataError, StepLabel
 from dreamprm_jax.storage import read_records
-from dreamprm_jax.training.labelling import plans
+from dreamprm_jax.training.labelling import make_parametrisation, plans
 from dreamprm_jax.training.losses import elementwise_loss
 from dreamprm_jax.workdir import DONE, Paths
 
@@ -97,3 +97,15 @@ def test_every_labelling_trains_and_leaves_its_labels(tiny_config, tmp_path):
     assert json.loads((other.stage("train") / DONE).read_text(encoding="utf-8"))["counts"][
         "steps labelled stored"
     ] == len(steps)
+
+
+def test_a_corrector_starts_steps_without_rollouts_at_the_prior():
+    def row(index, passes, rollouts):
+        posterior = (3.0 + passes, 1.0 + rollouts - passes)
+        return StepLabel("p", "h", index, 0, 1, passes, rollouts, 0, 0, *posterior, "", "", "faithful", "PORTABLE", "")
+
+    source = LabelSource([row(0, 4, 4), row(1, 0, 0), row(2, 2, 4), row(3, 0, 1)], {})
+    raw = fixed_labels("raw", source, LabelsConfig())
+    assert np.isnan(raw).tolist() == [False, True, False]
+    net = make_parametrisation("corrector_net", raw, source, LabelsConfig(), 0)
+    np.testing.assert_allclose(net.labels(net.init(raw), raw), [0.98, 0.75, 0.5], atol=1e-3)

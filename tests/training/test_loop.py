@@ -231,6 +231,8 @@ def test_settings_that_do_not_go_together_are_refused(run, micro_train, tmp_path
         run(tmp_path, config=changed(log_every=0))
     with pytest.raises(DataError, match=r"config\.train\.meta\.every=0: must be at least 1"):
         run(tmp_path, config=changed(meta=dataclasses.replace(micro_train.meta, every=0)))
+    with pytest.raises(DataError, match=r"config\.train\.labels\.gce_q=0\.0: must be above 0 and at most 1"):
+        run(tmp_path, config=changed(labels=dataclasses.replace(micro_train.labels, gce_q=0.0)))
     with pytest.raises(DataError, match="master_weights: every trained parameter is float32 already"):
         run(tmp_path, config=changed(master_weights=True))
     assert not (tmp_path / "metrics.jsonl").exists()
