@@ -137,10 +137,11 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         if not (options.problems and options.candidates):
             _fail("--problems and --candidates go together")
         from dreamprm_jax.evaluation.files import evaluate_files
-        from dreamprm_jax.pipeline import record_run
+        from dreamprm_jax.pipeline import owned, record_run
 
-        record_run(config, root)
-        evaluate_files(config, Path(options.problems), Path(options.candidates), root)
+        with owned(root):
+            record_run(config, root)
+            evaluate_files(config, Path(options.problems), Path(options.candidates), root)
         return 0
     if command != "run":
         run_stage(config, root, command)

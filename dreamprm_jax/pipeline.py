@@ -27,6 +27,7 @@ _WITHOUT_EFFECT = {
     "executor", "threads", "address", "grace_seconds",
     "log_every", "checkpoint_every", "keep_checkpoints", "evaluate_every", "evaluate_programs",
     "profile_from", "profile_steps", "wandb_project",
+    "mesh",  # results differ by rounding alone, and checkpoints restore onto any mesh
 }  # fmt: skip
 
 
@@ -146,7 +147,7 @@ def _run_stage(config: Config, root: Path, name: str, crew: Crew) -> bool:
         return False
     say(f"== {name}: {stage.summary}")
     meet = crew.barrier if stage.together else Crew().barrier
-    with _owned(root) if main else contextlib.nullcontext():
+    with owned(root) if main else contextlib.nullcontext():
         if main:
             record_run(config, root)
             moved = folder.open()

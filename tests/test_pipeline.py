@@ -10,7 +10,7 @@ import textwrap
 import pytest
 
 from dreamprm_jax import pipeline
-from dreamprm_jax.config import Config, freeze
+from dreamprm_jax.config import Config, MeshConfig, freeze
 from dreamprm_jax.pipeline import STAGES, Stage, fingerprint, run_stage
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.workdir import DONE, STARTED, Paths, StageFolder
@@ -54,6 +54,7 @@ def replaced(config: Config, path: str, value) -> Config:
         ("train.profile_steps", 3, ""),
         ("train.wandb_project", "x", ""),
         ("distributed.mode", "auto", ""),
+        ("train.mesh", MeshConfig(fsdp=2), ""),
         ("train.accumulation", 2, "train score evaluate report"),
         ("train.master_weights", True, "train score evaluate report"),
     ],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dreamprm_jax.config import Config
 from dreamprm_jax.evaluation.search_stage import search_window
-from dreamprm_jax.pipeline import fingerprint
+from dreamprm_jax.pipeline import fingerprint, owned
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.selection.search import ProgramScorer
 from dreamprm_jax.workdir import Paths, StageFolder
@@ -60,7 +60,8 @@ def run(config: Config, root: Path, arm: str) -> None:
             f"{paths.stage('train')}: stage 'train' has not finished for these settings; "
             "run `dreamprm run` first, with the same --config and --workdir"
         )
-    search_window(config, paths, arm, lambda: _scorer(config, paths, arm))
+    with owned(root):
+        search_window(config, paths, arm, lambda: _scorer(config, paths, arm))
 
 
 def _scorer(config: Config, paths: Paths, arm: str) -> ProgramScorer:
