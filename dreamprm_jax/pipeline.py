@@ -167,7 +167,7 @@ def _run_stage(config: Config, root: Path, name: str, crew: Crew) -> bool:
 
 
 @contextlib.contextmanager
-def _owned(root: Path) -> Iterator[None]:
+def owned(root: Path) -> Iterator[None]:
     """Holds the run's folder, so that two commands never write into it at once; freed however the process ends."""
     root.mkdir(parents=True, exist_ok=True)
     with open(root / ".lock", "w") as handle:
