@@ -176,8 +176,8 @@ def test_second_process_on_a_run_is_refused(stages, tmp_path):
     holder = textwrap.dedent(f"""
         import sys
         from pathlib import Path
-        from dreamprm_jax.pipeline import _owned
-        with _owned(Path({str(tmp_path)!r})):
+        from dreamprm_jax.pipeline import owned
+        with owned(Path({str(tmp_path)!r})):
             print("held", flush=True)
             sys.stdin.read()
     """)
