@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import gzip
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreamprm_jax.problems.installed import installed_file
+from dreamprm_jax.problems.installed import gzip_lines, installed_file
 from dreamprm_jax.problems.json_rows import json_type, parse_json, text_field
 from dreamprm_jax.schema import DataError, Difficulty, Problem, TestCase, canonical_json, content_hash
 
@@ -49,12 +48,7 @@ def read_tasks(path: Path | None = None) -> list[Task]:
       DataError: where the package or the file is missing, or a row is malformed.
     """
     path = path or installed_file(DISTRIBUTION, VERSION, DATA_FILE)
-    try:
-        with gzip.open(path, "rb") as handle:
-            lines = handle.read().splitlines()
-    except (OSError, EOFError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
-    return [_task(line, index, f"{path}, row {index + 1}") for index, line in enumerate(lines)]
+    return [_task(line, index, f"{path}, row {index + 1}") for index, line in enumerate(gzip_lines(path))]
 
 
 def _task(line: bytes, index: int, where: str) -> Task:

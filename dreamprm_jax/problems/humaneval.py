@@ -12,7 +12,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import copy
-import gzip
 import inspect
 import json
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreamprm_jax.problems.installed import installed_file
+from dreamprm_jax.problems.installed import gzip_lines, installed_file
 from dreamprm_jax.problems.json_rows import json_type, parse_json, text_field
 from dreamprm_jax.schema import DataError, Problem, Skip, TestCase
 
@@ -53,13 +52,8 @@ def read_humaneval(path: Path | None = None) -> HumanEval:
       DataError: where the package or the file is missing, or a row is malformed.
     """
     path = path or installed_file(DISTRIBUTION, VERSION, DATA_FILE)
-    try:
-        with gzip.open(path, "rb") as handle:
-            lines = handle.read().splitlines()
-    except (OSError, EOFError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
     found = HumanEval([], {}, [])
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(gzip_lines(path), start=1):
         where = f"{path}, row {number}"
         row = parse_json(line, where)
         if not isinstance(row, dict):
