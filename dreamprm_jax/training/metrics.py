@@ -10,6 +10,7 @@ from typing import IO, Any
 
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import write_text
+from dreamprm_jax.workdir import STARTED
 
 
 class MetricsWriter:
@@ -75,7 +76,7 @@ class MetricsWriter:
 
 
 def _wandb_run(project: str, folder: Path) -> Any:
-    """A run that a restart of the same arm in the same folder goes on with."""
+    """A run that a restart of the same arm, in the same folder and with the same settings, goes on with."""
     try:
         import wandb
     except ImportError as error:
@@ -84,7 +85,9 @@ def _wandb_run(project: str, folder: Path) -> Any:
             "pip install 'dreamprm-jax[wandb]', or set it to ''"
         ) from error
     folder.mkdir(parents=True, exist_ok=True)
-    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:12]
+    started = folder.parent / STARTED  # the stage's marker holds the fingerprint of its settings
+    settings = started.read_text(encoding="utf-8") if started.exists() else ""
+    name = hashlib.sha256(f"{folder.resolve()} {settings}".encode()).hexdigest()[:12]
     try:
         return wandb.init(project=project, id=name, name=folder.name, dir=str(folder), resume="allow")
     except wandb.Error as error:
