@@ -78,7 +78,8 @@ def tokenise(
             if model.overlong == "raise":
                 raise DataError(
                     f"{where}: {len(prompt)} + {length} tokens exceed max_length={model.max_length}; "
-                    "raise it, or set overlong to 'truncate_statement' or 'drop' (config.model, or --max-length, --overlong)"
+                    "raise it, or set overlong to 'truncate_statement' or 'drop' "
+                    "(of config.model, or --max-length and --overlong)"
                 )
             if model.overlong == "drop" or length >= model.max_length:
                 counts["dropped: longer than the model's context"] += 1
