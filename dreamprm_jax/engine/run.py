@@ -18,7 +18,7 @@ from dreamprm_jax.config import EngineConfig
 from dreamprm_jax.engine.account import Account
 from dreamprm_jax.engine.executors.protocol import Executor, WorkFactory
 from dreamprm_jax.engine.journal import Journal
-from dreamprm_jax.engine.schedule import Schedule
+from dreamprm_jax.engine.schedule import Ended, Schedule
 from dreamprm_jax.engine.stop import StopRequest
 from dreamprm_jax.schema import DataError
 

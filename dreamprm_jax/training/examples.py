@@ -77,9 +77,9 @@ def tokenise(
             where = f"program {program.program_hash} of {problem.problem_id}"
             if model.overlong == "raise":
                 raise DataError(
-                    f"{where}: {len(prompt)} + {length} tokens exceed max_length={model.max_length}; "
-                    "raise it, or set overlong to 'truncate_statement' or 'drop' "
-                    "(of config.model, or --max-length and --overlong)"
+                    f"{where}: {len(prompt)} + {length} tokens exceed config.model.max_length={model.max_length}; "
+                    "raise it (or --max-length), or set config.model.overlong (or --overlong) to 'truncate_statement' "
+                    "or 'drop'"
                 )
             if model.overlong == "drop" or length >= model.max_length:
                 counts["dropped: longer than the model's context"] += 1
