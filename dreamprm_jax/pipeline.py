@@ -166,6 +166,15 @@ def _run_stage(config: Config, root: Path, name: str, crew: Crew) -> bool:
     return True
 
 
+def require_trained(config: Config, paths: Paths) -> None:
+    """Raises DataError where the run's train stage has not finished for these settings."""
+    if not StageFolder(paths.stage("train"), fingerprint(config, "train")).is_done():
+        raise DataError(
+            f"{paths.stage('train')}: stage 'train' has not finished for these settings; "
+            "run `dreamprm run` first, with the same --config and --workdir"
+        )
+
+
 @contextlib.contextmanager
 def owned(root: Path) -> Iterator[None]:
     """Holds the run's folder, so that two commands never write into it at once; freed however the process ends."""

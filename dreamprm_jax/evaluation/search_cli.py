@@ -8,10 +8,10 @@ from pathlib import Path
 
 from dreamprm_jax.config import Config
 from dreamprm_jax.evaluation.search_stage import search_window
-from dreamprm_jax.pipeline import fingerprint, owned
+from dreamprm_jax.pipeline import owned, require_trained
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.selection.search import ProgramScorer
-from dreamprm_jax.workdir import Paths, StageFolder
+from dreamprm_jax.workdir import Paths
 
 DESCRIPTION = """\
 Lets the policy of a finished run continue the prefixes that its reward model likes, function by function (beam,
@@ -55,11 +55,7 @@ def run(config: Config, root: Path, arm: str) -> None:
     paths = Paths(root)
     if arm not in config.train.arms:
         raise DataError(f"--arm={arm}: the run's reward models are {', '.join(config.train.arms)}")
-    if not StageFolder(paths.stage("train"), fingerprint(config, "train")).is_done():
-        raise DataError(
-            f"{paths.stage('train')}: stage 'train' has not finished for these settings; "
-            "run `dreamprm run` first, with the same --config and --workdir"
-        )
+    require_trained(config, paths)
     with owned(root):
         search_window(config, paths, arm, lambda: _scorer(config, paths, arm))
 

@@ -29,6 +29,7 @@ from dreamprm_jax.evaluation.step_metrics import (
     reliability_bins,
     spearman,
 )
+from dreamprm_jax.labeling.labellings import noisy_steps
 from dreamprm_jax.schema import CorrectedLabel, Skip, StepLabel, StepTruth
 from dreamprm_jax.selection.aggregators import sigmoid
 
@@ -109,15 +110,6 @@ def score_rows(
     return _rows(programs)
 
 
-def noisy_labels(labels: Sequence[StepLabel]) -> list[StepLabel]:
-    """Every labelled step but the last of its program: its label is the program's exact outcome, not an estimate."""
-    last: dict[tuple[str, str], int] = {}
-    for row in labels:
-        key = (row.problem_id, row.program_hash)
-        last[key] = max(row.step_index, last.get(key, 0))
-    return [row for row in labels if row.step_index < last[row.problem_id, row.program_hash]]
-
-
 def label_rows(
     labels: Sequence[StepLabel],
     corrected: Mapping[str, Sequence[CorrectedLabel]],
@@ -126,7 +118,7 @@ def label_rows(
 ) -> StepRows:
     """Labelled training steps with their raw estimate and the label of each arm that changed labels.
 
-    Last steps are not among them (``noisy_labels``). Steps without judged rollouts, without truth or without the label
+    Last steps are not among them (``noisy_steps``). Steps without judged rollouts, without truth or without the label
     of one of the arms are named in ``skips``, so that all columns are of the same steps.
 
     Args:
@@ -142,7 +134,7 @@ def label_rows(
     }
     index = {(row.problem_id, row.program_hash, row.step_index): row for row in truth}
     kept: dict[tuple[str, str], list[tuple[StepTruth, dict[str, float]]]] = {}
-    for row in noisy_labels(labels):
+    for row in noisy_steps(labels):
         key = (row.problem_id, row.program_hash, row.step_index)
         name = f"{row.problem_id} {row.program_hash[:12]} step {row.step_index}"
         without = [arm for arm, values in changed.items() if key not in values]

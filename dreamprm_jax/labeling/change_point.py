@@ -13,9 +13,17 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from dreamprm_jax.schema import DataError
+from dreamprm_jax.schema import DataError, Verdict
 
 PASSED, FAILED, UNKNOWN = 1, 0, -1  # outcome of a program; UNKNOWN where no judge could decide
+
+
+def outcome_code(verdict: Verdict | None) -> int:
+    """PASSED, FAILED or UNKNOWN; None is a program that was not judged."""
+    if verdict is None or not verdict.is_label:
+        return UNKNOWN
+    return PASSED if verdict is Verdict.AC else FAILED
+
 
 # The maximisation over pass rates runs on a grid: exact, and one table of likelihoods serves every iteration.
 RATES = np.linspace(0.02, 0.98, 49)

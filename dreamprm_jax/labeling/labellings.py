@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 
 from dreamprm_jax.config import LabelsConfig
 from dreamprm_jax.labeling.calibrator import fit_calibrator
-from dreamprm_jax.labeling.change_point import FAILED, PASSED, UNKNOWN
+from dreamprm_jax.labeling.change_point import FAILED, PASSED, UNKNOWN, outcome_code
 from dreamprm_jax.labeling.correctors import beta_shrink, em, smoothing
 from dreamprm_jax.labeling.value_model import value_labels
 from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, StepLabel
@@ -53,11 +53,24 @@ class LabelSource:
 
     @functools.cached_property
     def steps(self) -> list[StepLabel]:
-        """Every step but the last of its program; the steps of one program consecutive and in order."""
-        programs: dict[tuple[str, str], list[StepLabel]] = {}
-        for row in self.labels:
-            programs.setdefault((row.problem_id, row.program_hash), []).append(row)
-        return [row for rows in programs.values() for row in sorted(rows, key=lambda row: row.step_index)[:-1]]
+        """``noisy_steps`` of the labels."""
+        return noisy_steps(self.labels)
+
+    def code(self, program_hash: str) -> int:
+        """The outcome of a program for the EM."""
+        outcome = self.outcomes.get(program_hash)
+        return outcome_code(outcome.verdict if outcome else None)
+
+
+def noisy_steps(labels: Sequence[StepLabel]) -> list[StepLabel]:
+    """Every step but the last of its program, whose label is the program's exact outcome and no estimate.
+
+    The steps of one program are consecutive and in order.
+    """
+    programs: dict[tuple[str, str], list[StepLabel]] = {}
+    for row in labels:
+        programs.setdefault((row.problem_id, row.program_hash), []).append(row)
+    return [row for rows in programs.values() for row in sorted(rows, key=lambda row: row.step_index)[:-1]]
 
 
 def step_key(row: StepLabel | CorrectedLabel) -> StepKey:
@@ -152,7 +165,7 @@ def em_labels(source: LabelSource) -> dict[StepKey, float]:
         passes,
         rollouts,
         np.array([number[step_key(row)[:2]] for row in rows], int),
-        np.array([_known(source.outcomes.get(program)) for _, program in programs], int),
+        np.array([source.code(program) for _, program in programs], int),
         np.array([problems[problem] for problem, _ in programs], int),
     )
     return {step_key(row): float(value) for row, value in zip(rows, values, strict=True)}
@@ -172,7 +185,7 @@ def step_features(source: LabelSource) -> Float[np.ndarray, "n F"]:
                 row.posterior_alpha / (row.posterior_alpha + row.posterior_beta),
                 np.log1p(row.rollouts),
                 inferred[step_key(row)],
-                outcome[_known(source.outcomes.get(row.program_hash))],
+                outcome[source.code(row.program_hash)],
                 (row.step_index + 1) / length[row.problem_id, row.program_hash],
                 np.log(length[row.problem_id, row.program_hash]),
             )
@@ -203,9 +216,3 @@ def _require(clean: Mapping[StepKey, float], name: str, field_name: str) -> None
 
 def _counts(rows: Sequence[StepLabel]) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
     return np.array([row.passes for row in rows], int), np.array([row.rollouts for row in rows], int)
-
-
-def _known(outcome: Outcome | None) -> int:
-    if outcome is None or not outcome.verdict.is_label:
-        return UNKNOWN
-    return PASSED if outcome.passed else FAILED

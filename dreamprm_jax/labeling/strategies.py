@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from dreamprm_jax.config import LabelConfig
-from dreamprm_jax.labeling.change_point import FAILED, PASSED, UNKNOWN
+from dreamprm_jax.labeling.change_point import outcome_code
 from dreamprm_jax.labeling.value_model import deviations
 from dreamprm_jax.schema import DataError, Verdict
 
@@ -60,8 +60,7 @@ def _widths(settings: LabelConfig, counts: Sequence[Counts], verdict: Verdict) -
         return [deviation(one.passes, one.failures, settings.prior_alpha, settings.prior_beta) for one in counts]
     passes = np.array([one.passes for one in counts], int)
     rollouts = passes + np.array([one.failures for one in counts], int)
-    outcome = UNKNOWN if not verdict.is_label else PASSED if verdict is Verdict.AC else FAILED
-    return list(deviations(passes, rollouts, outcome))
+    return list(deviations(passes, rollouts, outcome_code(verdict)))
 
 
 def _adaptive(settings: LabelConfig, counts: Sequence[Counts], verdict: Verdict) -> Iterator[Round]:

@@ -7,11 +7,11 @@ from pathlib import Path
 from dreamprm_jax.config import Config
 from dreamprm_jax.models.hf_export import export_model
 from dreamprm_jax.models.pretrained import model_config, weights_folder
-from dreamprm_jax.pipeline import fingerprint
+from dreamprm_jax.pipeline import require_trained
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.training.mesh import make_mesh
 from dreamprm_jax.training.parameters import frozen_params, trained_params
-from dreamprm_jax.workdir import Paths, StageFolder
+from dreamprm_jax.workdir import Paths
 
 
 def export(config: Config, paths: Paths, arm: str, output: Path) -> Path:
@@ -24,11 +24,7 @@ def export(config: Config, paths: Paths, arm: str, output: Path) -> Path:
         raise DataError(f"--output={output}: is there and not an empty folder; name a new one, nothing is overwritten")
     if arm not in config.train.arms:
         raise DataError(f"--arm={arm}: not among config.train.arms: {', '.join(config.train.arms)}")
-    if not StageFolder(paths.stage("train"), fingerprint(config, "train")).is_done():
-        raise DataError(
-            f"{paths.stage('train')}: stage 'train' has not finished for these settings; "
-            "run `dreamprm run` first, with the same --config and --workdir"
-        )
+    require_trained(config, paths)
     model, mesh = model_config(config.model), make_mesh(config.train.mesh)
     frozen = frozen_params(config, model, mesh)
     _, params = trained_params(model, mesh, paths.arm(arm) / "checkpoints", frozen)

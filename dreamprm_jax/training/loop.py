@@ -38,12 +38,9 @@ from dreamprm_jax.training.steps import (
     StepResult,
     draws_dropout,
     make_bilevel_step,
-    make_meta_optimizer,
     make_optimizer,
     make_plain_step,
 )
-
-__all__ = ["Arm", "Data", "check_settings", "make_meta_optimizer", "make_optimizer", "train_arm"]
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,10 @@ as many steps.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -19,11 +21,12 @@ from tokenizers import Tokenizer
 
 from dreamprm_jax.bilevel.labels import Parametrisation
 from dreamprm_jax.config import Config
+from dreamprm_jax.evaluation.truth import compute_truth, why_no_truth
 from dreamprm_jax.labeling.labellings import LabelSource, StepKey, fixed_labels, read_labels, step_key
 from dreamprm_jax.models import pretrained
 from dreamprm_jax.models.decoder import DecoderConfig, require_forward_mode
 from dreamprm_jax.models.reward import Params
-from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, Problem, Program, StepLabel
+from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, Problem, Program, StepLabel, StepTruth
 from dreamprm_jax.storage import read_records, write_records
 from dreamprm_jax.training import distributed
 from dreamprm_jax.training.checkpoint import TrainState
@@ -31,15 +34,17 @@ from dreamprm_jax.training.evaluate_during import EvaluationSet, evaluation_set
 from dreamprm_jax.training.examples import DROPPED_TOKENS, Example, build_examples
 from dreamprm_jax.training.feed import PackedRows
 from dreamprm_jax.training.labelling import ORM, Plan, describe, make_parametrisation, plans
-from dreamprm_jax.training.loop import Arm, Data, check_settings, make_meta_optimizer, make_optimizer, train_arm
+from dreamprm_jax.training.loop import Arm, Data, check_settings, train_arm
 from dreamprm_jax.training.losses import make_inner_loss, make_outcome_loss
 from dreamprm_jax.training.mesh import check_divisible, make_mesh, optimizer_shardings
 from dreamprm_jax.training.parameters import initial_params
+from dreamprm_jax.training.steps import make_meta_optimizer, make_optimizer
 from dreamprm_jax.training.table import PADDING, pad_labels, padded_rows, place_replicated, place_table
 from dreamprm_jax.training.tokenizer import load_tokenizer, prompt_text, save_tokenizer, train_tokenizer
 from dreamprm_jax.workdir import Paths
 
 WINDOWS = ("train", "meta", "test")
+Truth = Callable[[str], list[StepTruth]]  # of a window's steps
 
 
 def train(config: Config, paths: Paths) -> dict[str, int]:
@@ -62,7 +67,8 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
         "tokenizer", lambda: _tokenizer(config, model, paths, problems["train"], programs["train"])
     )
     outcomes = {w: read_records(paths.outcomes(w), Outcome) for w in ("train", "meta")}
-    source = label_source(config, paths, arms, outcomes["train"])
+    truth = functools.cache(lambda window: compute_truth(config, paths, window))  # seconds of work, read by two
+    source = label_source(config, paths, arms, outcomes["train"], truth)
     keys = [step_key(step) for step in source.steps]
     examples: dict[str, list[Example]] = {}
     for window, rows in (("train", keys), ("meta", [])):
@@ -107,7 +113,7 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
     counts["tokens a row"] = inner.shape.tokens
     counts["percent of tokens that are no padding"] = round(100 * inner.fill)
 
-    measured = _evaluation_set(config, paths, examples["meta"], keys, counts[DROPPED_TOKENS])
+    measured = _evaluation_set(config, truth, examples["meta"], keys, counts[DROPPED_TOKENS])
     end = settings.warmup_steps + settings.steps
     if ORM in settings.arms:
         arm = Arm(ORM, make_outcome_loss(model, settings.loss), 0, end)
@@ -138,7 +144,7 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
     return dict(counts)
 
 
-def label_source(config: Config, paths: Paths, arms: list[Plan], outcomes: list[Outcome]) -> LabelSource:
+def label_source(config: Config, paths: Paths, arms: list[Plan], outcomes: list[Outcome], truth: Truth) -> LabelSource:
     """Counts, outcomes and, where an arm asks for them, clean labels."""
     settings = config.train.labels
     wanted = {plan.labelling for plan in arms} & {"clean", "calibrator"}
@@ -146,39 +152,30 @@ def label_source(config: Config, paths: Paths, arms: list[Plan], outcomes: list[
     if wanted and settings.clean_labels:
         clean = read_labels(Path(settings.clean_labels))
     elif wanted:
-        clean = _exact_truth(config, paths)
+        clean = _exact_truth(config, truth)
     labels = read_records(paths.step_labels(), StepLabel)
     return LabelSource(labels, {row.program_hash: row for row in outcomes}, clean, settings.clean_problems)
 
 
-def _exact_truth(config: Config, paths: Paths) -> dict[StepKey, float]:
+def _exact_truth(config: Config, truth: Truth) -> dict[StepKey, float]:
     """The one place where training sees the truth: for the oracle and the calibrator, which are told apart by name."""
-    from dreamprm_jax.evaluation.truth import compute_truth, why_no_truth
-
     if reason := why_no_truth(config):
         raise DataError(f"config.train.labels.clean_labels: labellings clean and calibrator need a file: {reason}")
     target = config.train.labels.clean_target
-    return {
-        (row.problem_id, row.program_hash, row.step_index): float(getattr(row, target))
-        for row in compute_truth(config, paths, "train")
-    }
+    return {(row.problem_id, row.program_hash, row.step_index): float(getattr(row, target)) for row in truth("train")}
 
 
 def _evaluation_set(
-    config: Config, paths: Paths, meta: list[Example], keys: list[StepKey], dropped_tokens: int
+    config: Config, truth: Truth, meta: list[Example], keys: list[StepKey], dropped_tokens: int
 ) -> EvaluationSet | None:
     """What to measure on during training, with the truth where there is one: it goes nowhere but there."""
-    from dreamprm_jax.evaluation.truth import compute_truth, why_no_truth
-
     settings = config.train
     if not settings.evaluate_every:
         return None
     recoverable, label_truth = None, None
     if why_no_truth(config) is None:
-        recoverable = {
-            (row.program_hash, row.step_index): row.recoverable for row in compute_truth(config, paths, "meta")
-        }
-        value = {(r.problem_id, r.program_hash, r.step_index): r.value for r in compute_truth(config, paths, "train")}
+        recoverable = {(row.program_hash, row.step_index): row.recoverable for row in truth("meta")}
+        value = {(r.problem_id, r.program_hash, r.step_index): r.value for r in truth("train")}
         label_truth = np.asarray([value.get(key, np.nan) for key in keys], np.float32)
     size, limit = settings.batch_size // settings.accumulation, settings.evaluate_programs
     return evaluation_set(meta, settings.row_tokens, size, limit, recoverable, label_truth, dropped_tokens)

@@ -11,6 +11,8 @@ from dreamprm_jax.models.hf_export import export_model
 from dreamprm_jax.models.reward import init_params
 from dreamprm_jax.policy.protocol import CompletionRequest
 from dreamprm_jax.policy.simulated import SimulatedPolicy
+from dreamprm_jax.scoring.prm import PrmOptions, load_prm
+from dreamprm_jax.scoring.scorer import Scorer
 from dreamprm_jax.training.tokenizer import prompt_text, save_tokenizer, train_tokenizer
 
 MODEL = DecoderConfig(
@@ -56,3 +58,13 @@ def candidates_file(tmp_path_factory, written):
     rows = [{"problem_id": problem.problem_id, "code": code} for problem, codes in written for code in codes]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def prm(prm_folder):
+    return load_prm(prm_folder, PrmOptions())
+
+
+@pytest.fixture(scope="session")
+def scorer(prm):
+    return Scorer(prm.model, prm.mesh, prm.params, 1024, 4096)

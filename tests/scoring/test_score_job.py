@@ -19,20 +19,9 @@ from dreamprm_jax.schema import DataError, Problem, Program, Score, arrow_schema
 from dreamprm_jax.scoring.cli import parse_shard, parser
 from dreamprm_jax.scoring.inputs import json_array, read_items, read_problems
 from dreamprm_jax.scoring.job import JobOptions, ScoreJob, Shard
-from dreamprm_jax.scoring.prm import PrmOptions, load_prm
 from dreamprm_jax.scoring.protocol import parse_steps
 from dreamprm_jax.scoring.scorer import Scorer
 from dreamprm_jax.storage import read_records, write_records
-
-
-@pytest.fixture(scope="module")
-def prm(prm_folder):
-    return load_prm(prm_folder, PrmOptions())
-
-
-@pytest.fixture(scope="module")
-def scorer(prm):
-    return Scorer(prm.model, prm.mesh, prm.params, 1024, 4096)
 
 
 @pytest.fixture

@@ -17,9 +17,8 @@ import pytest
 
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.scoring.batcher import Batcher, Busy
-from dreamprm_jax.scoring.prm import PrmOptions, load_prm
 from dreamprm_jax.scoring.protocol import parse_steps
-from dreamprm_jax.scoring.scorer import Reading, Scorer
+from dreamprm_jax.scoring.scorer import Reading
 
 pytest.importorskip("aiohttp", reason="needs the extra 'serve'")
 
@@ -55,16 +54,6 @@ def server(prm_folder):
     yield running
     running.process.kill()
     running.process.communicate()
-
-
-@pytest.fixture(scope="module")
-def prm(prm_folder):
-    return load_prm(prm_folder, PrmOptions())
-
-
-@pytest.fixture(scope="module")
-def scorer(prm):
-    return Scorer(prm.model, prm.mesh, prm.params, 1024, 4096)
 
 
 def steps_body(problem, codes):

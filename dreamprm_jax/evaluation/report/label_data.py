@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from dreamprm_jax.evaluation.methods import arm_label
-from dreamprm_jax.evaluation.step_table import StepRows, noisy_labels
+from dreamprm_jax.evaluation.step_table import StepRows
+from dreamprm_jax.labeling.labellings import noisy_steps
 from dreamprm_jax.schema import CorrectedLabel, StepLabel, StepTruth
 from dreamprm_jax.workdir import Paths
 
@@ -42,7 +43,7 @@ def label_plot(
     known = None if truth is None else {(row.program_hash, row.step_index): row.recoverable for row in truth}
     kept = [
         (row.mean, key)
-        for row in noisy_labels(labels)
+        for row in noisy_steps(labels)
         if (key := (row.program_hash, row.step_index)) is not None
         and row.rollouts
         and all(key in values for values in after.values())
