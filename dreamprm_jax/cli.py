@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from dreamprm_jax.stages import STAGES
+
 USAGE = """\
 usage: dreamprm STAGE --config=FILE [--config.FIELD=VALUE ...] [--workdir=DIR]
 
@@ -75,8 +77,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _usage() -> str:
-    from dreamprm_jax.pipeline import STAGES
-
     return USAGE.format(stages="\n".join(f"  {s.name:<10} {s.summary}" for s in STAGES.values()))
 
 
@@ -87,7 +87,7 @@ def _terminate(signum: int, frame: Any) -> NoReturn:
 
 
 def _dispatch(command: str, arguments: list[str]) -> int:
-    from dreamprm_jax.pipeline import STAGES, run_stage
+    from dreamprm_jax.pipeline import run_stage
     from dreamprm_jax.workdir import Paths
 
     if command == "status":
@@ -161,8 +161,6 @@ def _dispatch(command: str, arguments: list[str]) -> int:
 
 
 def _parser(command: str) -> argparse.ArgumentParser:
-    from dreamprm_jax.pipeline import STAGES
-
     needed = _closure({"export": "train"}.get(command, command)) if command in (*STAGES, "export") else list(STAGES)
     sections = {section for name in needed for section in STAGES[name].sections}
     if command in (*STAGES, "run"):
@@ -194,8 +192,6 @@ def _parser(command: str) -> argparse.ArgumentParser:
 
 
 def _closure(name: str) -> list[str]:
-    from dreamprm_jax.pipeline import STAGES
-
     names = [name]
     for needed in STAGES[name].inputs:
         names += [n for n in _closure(needed) if n not in names]

@@ -1,10 +1,9 @@
-"""The stages in their order: what each depends on, and how one is run, resumed or reused."""
+"""How a stage is run, resumed or reused."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import importlib
 import importlib.metadata
 import platform
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 
 from dreamprm_jax.config import Config, to_dict
 from dreamprm_jax.schema import DataError, canonical_json, content_hash
+from dreamprm_jax.stages import STAGES
 from dreamprm_jax.storage import write_json
 from dreamprm_jax.workdir import Paths, StageFolder
 
@@ -28,55 +28,6 @@ _WITHOUT_EFFECT = {
     "log_every", "checkpoint_every", "keep_checkpoints", "evaluate_every", "evaluate_programs",
     "profile_from", "profile_steps", "wandb_project",
     "mesh",  # results differ by rounding alone, and checkpoints restore onto any mesh
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage of the pipeline."""
-
-    name: str
-    function: str  # "module:function", imported when the stage runs, so that host stages never load jax
-    sections: tuple[str, ...]  # settings that its output depends on, beside its inputs
-    inputs: tuple[str, ...]  # stages whose folders it reads
-    summary: str
-    together: bool = False  # all processes of a run work on it; the others are the first process's alone
-
-    def load(self) -> Callable[[Config, Paths], dict[str, int]]:
-        """The stage's function."""
-        module, function = self.function.split(":")
-        return getattr(importlib.import_module(module), function)
-
-
-STAGES = {
-    stage.name: stage
-    for stage in (
-        Stage(
-            "generate", "dreamprm_jax.policy.stage:generate", ("seed", "problems", "policy", "generate"), (),
-            "load the problems and let the policy write candidate programs",
-        ),
-        Stage(
-            "label", "dreamprm_jax.labeling.stage:label", ("label", "sandbox", "engine"), ("generate",),
-            "judge every program; roll out and judge every prefix: outcomes and Monte-Carlo step labels",
-        ),
-        Stage(
-            "train", "dreamprm_jax.training.stage:train", ("model", "train"), ("generate", "label"),
-            "train the reward models: outcomes only, raw labels, corrected labels", together=True,
-        ),
-        Stage(
-            "score", "dreamprm_jax.scoring.stage:score", ("score",), ("generate", "train"),
-            "score every step of every test candidate in one pass",
-        ),
-        Stage(
-            "evaluate", "dreamprm_jax.evaluation.stage:evaluate", ("evaluate",),
-            ("generate", "label", "train", "score"),
-            "select programs, compare methods with paired statistics, print the table",
-        ),
-        Stage(
-            "report", "dreamprm_jax.evaluation.report.stage:report", (), ("evaluate",),
-            "write the HTML report",
-        ),
-    )
 }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from dreamprm_jax import cli
-from dreamprm_jax.pipeline import STAGES
+from dreamprm_jax.stages import STAGES
 
 COMMANDS = [*STAGES, "run", "judge", "serve", "inspect", "export"]
 NO_JAX = "import sys; assert not {'jax', 'jaxlib', 'flax', 'optax', 'orbax'} & set(sys.modules)"

@@ -7,8 +7,9 @@ import pytest
 
 from dreamprm_jax import pipeline
 from dreamprm_jax.config import Config
-from dreamprm_jax.pipeline import Crew, Stage, _run_stage
+from dreamprm_jax.pipeline import Crew, _run_stage
 from dreamprm_jax.schema import DataError
+from dreamprm_jax.stages import Stage
 from dreamprm_jax.workdir import DONE, STARTED, Paths
 
 CALLS = []

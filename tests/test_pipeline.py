@@ -11,8 +11,9 @@ import pytest
 
 from dreamprm_jax import pipeline
 from dreamprm_jax.config import Config, MeshConfig, freeze
-from dreamprm_jax.pipeline import STAGES, Stage, fingerprint, run_stage
+from dreamprm_jax.pipeline import fingerprint, run_stage
 from dreamprm_jax.schema import DataError
+from dreamprm_jax.stages import STAGES, Stage
 from dreamprm_jax.workdir import DONE, STARTED, Paths, StageFolder
 
 CALLS = []

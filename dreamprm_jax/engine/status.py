@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Literal
 
 from dreamprm_jax.engine.account import Progress, read_progress
-from dreamprm_jax.pipeline import STAGES
 from dreamprm_jax.policy.usage import spent
 from dreamprm_jax.schema import DataError
+from dreamprm_jax.stages import STAGES
 from dreamprm_jax.storage import read_json
 from dreamprm_jax.workdir import DONE, STARTED
 
