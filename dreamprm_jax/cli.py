@@ -6,10 +6,8 @@ import argparse
 import dataclasses
 import difflib
 import os
-import runpy
 import signal
 import sys
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -228,8 +226,6 @@ def load_config(path: str, overrides: list[str]) -> Any:
     from dreamprm_jax.config import Config, freeze
     from dreamprm_jax.schema import DataError
 
-    if not Path(path).is_file():
-        raise DataError(f"--config: {path}: no such file")
     known = [name for name, _ in _leaves(Config())]
     for item in overrides:
         name = item.removeprefix("--config.").split("=")[0]
@@ -255,16 +251,12 @@ def _run_config_file(path: str) -> Any:
     """What the file's ``get_config()`` returns. Any error in it becomes a DataError that names file and line."""
     from ml_collections import config_dict
 
+    from dreamprm_jax.own_code import errors_named, load_module
     from dreamprm_jax.schema import DataError
 
-    try:
-        module = runpy.run_path(path)
-        settings = module["get_config"]() if "get_config" in module else None
-    except SyntaxError as error:
-        raise DataError(f"--config: {error.filename}, line {error.lineno}: {error.msg}") from error
-    except Exception as error:  # it is the user's program
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
-        raise DataError(f"--config: {path}, line {lines[-1]}: {type(error).__name__}: {error}") from error
+    with errors_named(path, "--config"):
+        make = getattr(load_module(path, "--config"), "get_config", None)
+        settings = make() if make is not None else None
     if not isinstance(settings, config_dict.ConfigDict):
         raise DataError(f"--config: {path}: needs a function get_config() that returns config.defaults() with changes")
     return settings

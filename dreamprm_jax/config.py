@@ -74,6 +74,9 @@ class PolicyConfig:
 class GenerateConfig:
     """Candidate programs per problem."""
 
+    # A file of programs that were written elsewhere (problems/candidates.py: eval_all .json, .jsonl, .parquet), to take
+    # instead of the policy's; the policy then writes the rollouts alone. "": the policy writes the programs too.
+    candidates: str = ""
     train_programs: int = 3
     test_programs: int = 8
     temperature: float = 0.2
@@ -206,7 +209,7 @@ class LabelsConfig:
 
     # Fixed: raw, soft, hard, smoothing, gce, beta_shrink, em, value, calibrator, clean, stored. Learned by the outer
     # problem: label_table (the paper), weight_table (the authors' code), corrector_net, table_on_em. docs/labels.md
-    # says more.
+    # says more. Or FILE.py:FUNCTION, a parametrisation of your own (docs/extending.md).
     method: str = "label_table"
     floor: float = 0.02  # labels are clipped to [floor, 1 - floor] before they start a table or a network
     smoothing: float = 0.1  # share of a label that smoothing moves to one half
@@ -232,6 +235,8 @@ class TrainConfig:
     batch_size: int = 8  # rows of packed programs
     accumulation: int = 1  # micro-batches of the batch, one after the other; the result is the whole batch's
     row_tokens: int = 512
+    # adamw, with the settings below; or FILE.py:FUNCTION, of your own: TrainConfig -> optax.GradientTransformation
+    optimizer: str = "adamw"
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     clip_norm: float = 1.0

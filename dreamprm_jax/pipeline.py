@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
+import hashlib
 import importlib.metadata
 import platform
 import sys
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamprm_jax.config import Config, to_dict
+from dreamprm_jax.own_code import identity, is_own
 from dreamprm_jax.schema import DataError, canonical_json, content_hash
 from dreamprm_jax.stages import STAGES
 from dreamprm_jax.storage import write_json
@@ -30,6 +33,12 @@ _WITHOUT_EFFECT = {
     "mesh",  # results differ by rounding alone, and checkpoints restore onto any mesh
 }  # fmt: skip
 
+# Fields that came after FORMAT: at these values they do not count, so that earlier workdirs stay good.
+_LATER = {"candidates": "", "optimizer": "adamw"}
+
+# Fields that may name a file of the user's, whose content counts instead of its place: edited, it is read again.
+_FILES = {"path", "candidates"}
+
 
 def fingerprint(config: Config, name: str) -> str:
     """Hash of all settings that the stage's output depends on, its inputs' included."""
@@ -45,10 +54,30 @@ def _relevant(value: Any) -> Any:
 
     def strip(item: Any) -> Any:
         if isinstance(item, dict):
-            return {k: strip(v) for k, v in item.items() if k not in _WITHOUT_EFFECT}
+            return {
+                k: _meaning(k, strip(v))
+                for k, v in item.items()
+                if k not in _WITHOUT_EFFECT and not (k in _LATER and v == _LATER[k])
+            }
         return item
 
     return strip(plain)
+
+
+def _meaning(name: str, value: Any) -> Any:
+    """What the value of a setting stands for: the content of a file, or the value itself."""
+    if isinstance(value, str) and is_own(value):
+        return identity(value)
+    if name in _FILES and Path(value).is_file():
+        stat = Path(value).stat()
+        return _file_hash(value, stat.st_mtime_ns, stat.st_size)
+    return value
+
+
+@functools.lru_cache(maxsize=64)
+def _file_hash(path: str, modified: int, size: int) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)

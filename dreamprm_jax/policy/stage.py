@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 
 from dreamprm_jax.config import Config
 from dreamprm_jax.engine.account import Account
 from dreamprm_jax.engine.journal import Journal
 from dreamprm_jax.engine.ordered import ordered_map
 from dreamprm_jax.policy.factory import make_policy
-from dreamprm_jax.policy.protocol import Completion, CompletionRequest, PolicyError
+from dreamprm_jax.policy.protocol import Completion, CompletionRequest, Policy, PolicyError
+from dreamprm_jax.policy.replay import ReplayPolicy
 from dreamprm_jax.policy.usage import spent
 from dreamprm_jax.problems.source import load_windows
 from dreamprm_jax.schema import DataError, Problem, Program, content_hash
@@ -39,7 +41,12 @@ def generate(config: Config, paths: Paths) -> dict[str, int]:
         write_records(paths.problems(window), Problem, problems)
     counts: Counter[str] = Counter()
     folder = paths.stage("generate")
-    policy = make_policy(config.policy, compositions=paths.compositions(), folder=folder)
+    written = config.generate.candidates
+    policy: Policy = (
+        ReplayPolicy(Path(written))
+        if written
+        else make_policy(config.policy, compositions=paths.compositions(), folder=folder)
+    )
 
     def ask(item: tuple[str, Problem]) -> list[Completion] | PolicyError:
         window, problem = item

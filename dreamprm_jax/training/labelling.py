@@ -11,10 +11,12 @@ from dreamprm_jax.bilevel.corrector_net import corrector_net
 from dreamprm_jax.bilevel.labels import LabelTable, Parametrisation, WeightTable
 from dreamprm_jax.config import LabelsConfig, TrainConfig
 from dreamprm_jax.labeling.labellings import FIXED, LEARNED, LabelSource, check_name, fixed_labels, step_features
+from dreamprm_jax.own_code import call, is_own
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.training.losses import LossKind
 
 ORM, CORRECTED = "orm", "corrected"
+_PARTS = ("is_table", "init", "targets_and_weights", "labels", "project")  # of a Parametrisation
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Plan:
     @property
     def learned(self) -> bool:
         """Whether the outer problem learns the labels."""
-        return self.labelling in LEARNED
+        return self.labelling in LEARNED or is_own(self.labelling)
 
     @property
     def warmup(self) -> str:
@@ -45,7 +47,8 @@ def plans(settings: TrainConfig) -> list[Plan]:
     """
     if len(set(settings.arms)) < len(settings.arms):
         raise DataError(f"config.train.arms: {', '.join(settings.arms)}: an arm stands twice")
-    check_name(settings.labels.method, "config.train.labels.method")
+    if not is_own(settings.labels.method):
+        check_name(settings.labels.method, "config.train.labels.method")
     found = []
     for arm in settings.arms:
         if arm == ORM:
@@ -55,7 +58,8 @@ def plans(settings: TrainConfig) -> list[Plan]:
             raise DataError(f"config.train.arms: unknown arm {arm!r}; choose among {choices}")
         labelling = settings.labels.method if arm == CORRECTED else arm
         loss: LossKind = "gce" if labelling == "gce" else settings.loss
-        found.append(Plan(arm, labelling, LEARNED.get(labelling, labelling), loss))
+        start = "raw" if is_own(labelling) else LEARNED.get(labelling, labelling)
+        found.append(Plan(arm, labelling, start, loss))
     return found
 
 
@@ -65,12 +69,21 @@ def make_parametrisation(
     """The label-side parameters of a learned labelling.
 
     Args:
-      labelling: a key of ``LEARNED``.
+      labelling: a key of ``LEARNED``, or FILE.py:FUNCTION, which is called with the other arguments.
       start: labels of ``source.steps`` to start from; nan where a step has none.
       source: counts and outcomes, for the corrector network's features.
       settings: floor and sizes.
       seed: of the corrector network.
+
+    Raises:
+      DataError: where the user's function fails or gives no parametrisation.
     """
+    if is_own(labelling):
+        field = "config.train.labels.method"
+        own = call(labelling, field, start, source, settings, seed)
+        if missing := [name for name in _PARTS if not hasattr(own, name)]:
+            raise DataError(f"{field}: {labelling} gave {type(own).__name__}, which lacks {', '.join(missing)}")
+        return own
     if labelling == "weight_table":
         return WeightTable()
     if labelling == "corrector_net":

@@ -17,6 +17,8 @@ from dreamprm_jax.bilevel.labels import Parametrisation
 from dreamprm_jax.bilevel.problem import Problem, tree_norm, uniform
 from dreamprm_jax.config import TrainConfig
 from dreamprm_jax.models.decoder import DecoderConfig
+from dreamprm_jax.own_code import call, is_own
+from dreamprm_jax.schema import DataError
 from dreamprm_jax.training.checkpoint import TrainState
 from dreamprm_jax.training.feed import Batch, check_batch
 from dreamprm_jax.training.losses import Loss, make_outer_loss
@@ -60,15 +62,34 @@ Step = Callable[[TrainState, StepInputs], StepResult]
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    """The optimizer of theta: AdamW, or the user's own (``config.optimizer``), on master weights where they are set.
+
+    Raises:
+      DataError: where the user's function fails or gives no optimizer.
+    """
+    if config.optimizer == "adamw":
+        optimizer = _adamw(config)
+    else:
+        field = "config.train.optimizer"
+        if not is_own(config.optimizer):
+            raise DataError(
+                f"{field}: no optimizer {config.optimizer!r}; 'adamw', or one of your own: FILE.py:FUNCTION"
+            )
+        optimizer = call(config.optimizer, field, config)
+        if not isinstance(optimizer, optax.GradientTransformation):
+            raise DataError(f"{field}: {config.optimizer} gave {type(optimizer).__name__}, no GradientTransformation")
+    return with_master_weights(optimizer) if config.master_weights else optimizer
+
+
+def _adamw(config: TrainConfig) -> optax.GradientTransformation:
     """AdamW with clipping and a linear warm-up to a cosine decay over all steps, differentiable at zero gradients."""
     total = config.warmup_steps + config.steps
     ramp = min(max(1, total // 20), total)
     schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, ramp, total, 0.1 * config.learning_rate)
-    optimizer = optax.chain(
+    return optax.chain(
         optimizers.clip_by_global_norm(config.clip_norm),
         optimizers.adamw(schedule, b2=config.adam_b2, weight_decay=config.weight_decay),
     )
-    return with_master_weights(optimizer) if config.master_weights else optimizer
 
 
 def make_meta_optimizer(config: TrainConfig, labels: Parametrisation) -> optax.GradientTransformationExtraArgs:

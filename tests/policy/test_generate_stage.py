@@ -92,3 +92,20 @@ def test_empty_candidates_are_kept_and_counted(tmp_path, tiny_config, monkeypatc
     counts = generate(tiny_config, Paths(tmp_path))
     assert counts["empty candidates"] == 18
     assert counts["train programs"] == 6
+
+
+def test_programs_of_a_file_take_the_place_of_the_policys(tmp_path, tiny_config):
+    generate(tiny_config, Paths(tmp_path / "written"))
+    rows_of = [row for _, programs in rows(Paths(tmp_path / "written")) for row in programs]
+    file = tmp_path / "programs.jsonl"
+    file.write_text("".join(json.dumps({"problem_id": r.problem_id, "code": r.code}) + "\n" for r in rows_of))
+    settings = dataclasses.replace(
+        tiny_config, generate=dataclasses.replace(tiny_config.generate, candidates=str(file))
+    )
+    generate(settings, Paths(tmp_path / "replayed"))
+    replayed = [row for _, programs in rows(Paths(tmp_path / "replayed")) for row in programs]
+    assert [row.program_hash for row in replayed] == [row.program_hash for row in rows_of]
+    assert {(row.policy, row.sampling) for row in replayed} == {("replay:programs.jsonl", '{"file":"programs.jsonl"}')}
+    more = dataclasses.replace(settings, generate=dataclasses.replace(settings.generate, test_programs=3))
+    with pytest.raises(DataError, match=r"the policy failed on 3 problem\(s\), first .*programs\.jsonl: has 2 program"):
+        generate(more, Paths(tmp_path / "more"))

@@ -17,6 +17,7 @@ from dreamprm_jax.schema import CorrectedLabel, DataError, StepLabel
 from dreamprm_jax.storage import read_records
 from dreamprm_jax.training.labelling import make_parametrisation, plans
 from dreamprm_jax.training.losses import elementwise_loss
+from dreamprm_jax.training.steps import make_optimizer
 from dreamprm_jax.workdir import DONE, Paths
 
 
@@ -37,6 +38,22 @@ def test_plans_name_start_loss_and_warm_up(tiny_config):
         plans(dataclasses.replace(settings, arms=("raw", "raw")))
     with pytest.raises(DataError, match=r"config\.train\.labels\.method: no labelling 'magic'"):
         plans(dataclasses.replace(settings, labels=LabelsConfig("magic")))
+
+
+def test_own_optimizer_and_parametrisation_are_checked(tiny_config, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("import optax\n\ndef make(*_):\n    return 7\n\ndef sgd(config):\n    return optax.sgd(0.5)\n")
+    own = dataclasses.replace(tiny_config.train, labels=LabelsConfig(f"{file}:make"), optimizer=f"{file}:make")
+    plan = plans(dataclasses.replace(own, arms=("corrected",)))[0]
+    assert (plan.start, plan.warmup, plan.learned) == ("raw", "warmup", True)
+    with pytest.raises(DataError, match=r"labels\.method: .*make gave int, which lacks is_table, init, targets_and"):
+        make_parametrisation(plan.labelling, np.ones(1), LabelSource([], {}), own.labels, 0)
+    with pytest.raises(DataError, match=r"train\.optimizer: .*make gave int, no GradientTransformation"):
+        make_optimizer(own)
+    with pytest.raises(DataError, match=r"train\.optimizer: no optimizer 'lion'; 'adamw', or one of your own"):
+        make_optimizer(dataclasses.replace(own, optimizer="lion"))
+    sgd = make_optimizer(dataclasses.replace(own, optimizer=f"{file}:sgd"))
+    assert float(sgd.update({"x": jnp.ones(())}, sgd.init({"x": jnp.ones(())}))[0]["x"]) == -0.5
 
 
 def test_losses_of_one_logit():

