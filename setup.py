@@ -1,10 +1,19 @@
 """Packaging of dreamprm_jax. Tool settings (ruff, mypy, pytest) are in pyproject.toml."""
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+
+
+def text(name: str) -> str:
+    """A file beside this one."""
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+VERSION = re.search(r'^__version__ = "(.+)"', text("dreamprm_jax/__init__.py"), re.MULTILINE)[1]
 
 CORE = [
     "absl-py>=2.1",
@@ -55,11 +64,27 @@ EXTRAS = {
 
 setup(
     name="dreamprm-jax",
-    version="0.1.0",
+    version=VERSION,
     description="Process reward models for code, trained by exact bi-level label correction in JAX",
-    long_description=(HERE / "README.md").read_text(encoding="utf-8") if (HERE / "README.md").exists() else "",
+    long_description=text("README.md"),
     long_description_content_type="text/markdown",
+    author="The dreamprm_jax maintainers",
     license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["process reward model", "code generation", "bi-level optimization", "hypergradient", "jax", "LLM"],
+    project_urls={"Paper": "https://arxiv.org/abs/2512.15000"},
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Environment :: Console",
+        "Environment :: GPU :: NVIDIA CUDA",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     packages=find_packages(include=["dreamprm_jax", "dreamprm_jax.*"]),
     package_data={"dreamprm_jax": ["py.typed", "**/*.html", "**/*.css", "**/*.js"]},
     python_requires=">=3.11",
