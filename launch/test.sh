@@ -3,15 +3,8 @@
 #   bash launch/test.sh -m "not slow"      the quick tests
 #   bash launch/test.sh tests/sandbox -x   one folder
 # Two test processes run at once; DREAMPRM_TEST_WORKERS=4 runs four, 0 runs all tests in one.
-set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
-
-for argument in "$@"; do
-  if [ "$argument" = "-h" ] || [ "$argument" = "--help" ]; then
-    sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-    exit 0
-  fi
-done
+show_help_if_asked "${BASH_SOURCE[0]}" "$@"
 
 setup_venv "[dev]"
 cd "$REPO"

@@ -1,0 +1,61 @@
+"""Checks the settings of a run before machines are asked for: names, types, and what must divide over the devices.
+
+python launch/check_settings.py --devices=N STAGE --config=FILE [--config.FIELD=VALUE ...]; status 2 and a line that says
+what is wrong, or 0 and the mesh. Seconds; compiles nothing (`dreamprm plan` and `dreamprm inspect` tell of memory).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from dreamprm_jax.cli import load_config
+from dreamprm_jax.config import Config
+from dreamprm_jax.schema import DataError
+
+TRAINS = ("train", "run")
+ASKS_THE_POLICY = ("generate", "label", "run")
+
+
+def check(config: Config, stage: str, devices: int) -> str:
+    """Says how the run lies on the devices.
+
+    Raises:
+      DataError: naming the setting that does not fit.
+    """
+    if stage in ASKS_THE_POLICY and config.policy.kind == "server" and not config.policy.model:
+        raise DataError("config.policy.model is empty; name the model as the server does")
+    if stage not in TRAINS:
+        return f"{stage}: one process"
+    from dreamprm_jax.training.labelling import plans
+    from dreamprm_jax.training.loop import check_settings
+    from dreamprm_jax.training.mesh import abstract_mesh, check_divisible
+
+    settings = config.train
+    check_settings(settings)
+    plans(settings)
+    mesh = abstract_mesh(settings.mesh, devices)
+    for field, section in (("", settings), ("meta.", settings.meta)):
+        micro = section.batch_size // section.accumulation
+        check_divisible(mesh, micro, f"config.train.{field}batch_size / accumulation")
+    axes = " x ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    return f"{stage}: {devices} devices as {axes}, {settings.batch_size} rows a step"
+
+
+def main(arguments: list[str]) -> int:
+    """Exit status: 0, or 2 for settings that cannot run."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--devices", type=int, required=True)
+    parser.add_argument("stage")
+    parser.add_argument("--config", required=True)
+    options, overrides = parser.parse_known_args(arguments)
+    try:
+        print(f"launch: settings checked: {check(load_config(options.config, overrides), options.stage, options.devices)}")
+    except DataError as error:
+        print(f"launch: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,99 @@
+# shellcheck shell=bash
+# Sourced by the scripts of this folder: help, refusals, and the command line of `dreamprm` that they pass on.
+set -euo pipefail
+
+REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+DRY_RUN="${DRY_RUN:-}"
+
+say() { echo "launch: $*"; }
+
+fail() {
+  echo "launch: error: $*" >&2
+  exit 2
+}
+
+# show_help_if_asked FILE ARGUMENTS: the comment at the head of FILE is its help.
+show_help_if_asked() {
+  local file="$1" argument
+  shift
+  for argument in "$@"; do
+    if [ "$argument" = "-h" ] || [ "$argument" = "--help" ]; then
+      sed -n '2,/^#SBATCH\|^[^#]\|^$/{s/^#$//p;s/^# //p}' "$file"
+      exit 0
+    fi
+  done
+}
+
+# run COMMAND: prints it, quoted so that it can be pasted; with --dry-run nothing else happens.
+run() {
+  echo "+$(printf ' %q' "$@")"
+  [ -n "$DRY_RUN" ] || "$@"
+}
+
+# require_tool NAME WHY: not in a dry run, which needs none.
+require_tool() { [ -n "$DRY_RUN" ] || command -v "$1" >/dev/null || fail "$1 is not installed: $2"; }
+
+# check_count OPTION VALUE LEAST MOST
+check_count() {
+  if ! [[ "$2" =~ ^[0-9]{1,6}$ ]] || [ "$2" -lt "$3" ] || [ "$2" -gt "$4" ]; then
+    fail "$1=$2: must be a whole number from $3 to $4"
+  fi
+}
+
+# check_pattern OPTION VALUE REGEX EXAMPLE
+check_pattern() {
+  [ -n "$2" ] || fail "$1 is missing, such as $1=$4"
+  [[ "$2" =~ ^($3)$ ]] || fail "$1=$2: must look like $4"
+}
+
+# parse_dreamprm ARGUMENTS: [STAGE] --config=FILE [--workdir=DIR] [--config.FIELD=VALUE ...], into STAGE (train, if none
+# is given), CONFIG (relative to the repository where it lies there), WORKDIR and OVERRIDES. Refuses everything else.
+parse_dreamprm() {
+  local argument
+  STAGE=train CONFIG="" WORKDIR="" OVERRIDES=()
+  for argument in "$@"; do
+    case "$argument" in
+      generate | label | train | score | evaluate | report | run) STAGE="$argument" ;;
+      --config=*) CONFIG="${argument#*=}" ;;
+      --workdir=*) WORKDIR="${argument#*=}" ;;
+      --config.distributed.*) fail "$argument: this script sets config.distributed" ;;
+      --config.*=*) OVERRIDES+=("$argument") ;;
+      *) fail "unknown argument $argument (see --help)" ;;
+    esac
+  done
+  [ -n "$CONFIG" ] || fail "--config is missing, such as --config=configs/embedded.py"
+  [ -f "$CONFIG" ] || CONFIG="$REPO/$CONFIG"
+  [ -f "$CONFIG" ] || fail "--config: ${CONFIG#"$REPO/"}: no such file, here or in $REPO"
+  CONFIG="$(realpath "$CONFIG")"
+  CONFIG="${CONFIG#"$REPO/"}"
+}
+
+# check_shared_workdir: several machines write into it through the file system.
+check_shared_workdir() {
+  case "$WORKDIR" in
+    "") fail "--workdir is missing: an absolute path that all machines share" ;;
+    gs://* | s3://* | http*://*)
+      fail "--workdir=$WORKDIR: the stages write through the file system; mount a share (NFS, Filestore, Lustre) on all machines and name the path"
+      ;;
+    /tmp/* | /dev/shm/* | /var/tmp/*) fail "--workdir=$WORKDIR: that folder is each machine's own; name one that all share" ;;
+    /*) ;;
+    *) fail "--workdir=$WORKDIR: must be an absolute path, the same on all machines" ;;
+  esac
+}
+
+# require_config_in_repository: the machines get the repository (or an image of it), not this machine's other files.
+require_config_in_repository() {
+  case "$CONFIG" in /*) fail "--config=$CONFIG: must lie in $REPO, which is what the machines get" ;; esac
+}
+
+# check_settings DEVICES: whether the settings are known, have the right types, and divide over so many devices.
+check_settings() {
+  local python="${DREAMPRM_VENV:-$REPO/.venv}/bin/python"
+  [ -x "$python" ] || python="$(command -v python3 || true)"
+  if [ -z "$python" ] || ! "$python" -c 'import dreamprm_jax' 2>/dev/null; then
+    say "the package is not installed here, so the settings are not checked (pip install --editable $REPO)"
+    return
+  fi
+  (cd "$REPO" && JAX_PLATFORMS=cpu "$python" launch/check_settings.py --devices="$1" "$STAGE" --config="$CONFIG" \
+    "${OVERRIDES[@]}") || exit 2
+}
