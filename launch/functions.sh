@@ -97,3 +97,28 @@ check_settings() {
   (cd "$REPO" && JAX_PLATFORMS=cpu "$python" launch/check_settings.py --devices="$1" "$STAGE" --config="$CONFIG" \
     "${OVERRIDES[@]}") || exit 2
 }
+
+# tpu_type TYPE: sets CHIPS (devices of jax) and DEFAULT_RUNTIME, or refuses what Cloud TPU does not have.
+# shellcheck disable=SC2034  # for the script that calls
+tpu_type() {
+  local generation="${1%-*}" size="${1##*-}"
+  check_pattern --type "$1" '(v4|v5litepod|v5p|v6e)-[0-9]{1,5}' "v5p-16 (v4, v5litepod, v5p or v6e)"
+  case "$generation" in
+    v4 | v5p) # sizes count cores: two a chip, and jax sees a chip as one device
+      [ "$size" -ge 8 ] && [ $((size % 8)) = 0 ] || fail "--type=$1: $generation sizes are multiples of 8 cores (4 chips, one host)"
+      CHIPS=$((size / 2))
+      ;;
+    *)
+      case "$size" in
+        1 | 4 | 8 | 16 | 32 | 64 | 128 | 256) CHIPS="$size" ;;
+        *) fail "--type=$1: $generation comes with 1, 4, 8, 16, 32, 64, 128 or 256 chips" ;;
+      esac
+      ;;
+  esac
+  case "$generation" in
+    v4) DEFAULT_RUNTIME=tpu-ubuntu2204-base ;;
+    v5litepod) DEFAULT_RUNTIME=v2-alpha-tpuv5-lite ;;
+    v5p) DEFAULT_RUNTIME=v2-alpha-tpuv5 ;;
+    v6e) DEFAULT_RUNTIME=v2-alpha-tpuv6e ;;
+  esac
+}

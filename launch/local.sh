@@ -5,6 +5,7 @@
 #   bash launch/local.sh --workdir=/tmp/other-run --config.seed=1
 # Run again, it reuses what is finished; killed, it goes on where it stopped. Every setting, with its default:
 #   .venv/bin/dreamprm run --help
+set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 show_help_if_asked "${BASH_SOURCE[0]}" "$@"
 

@@ -8,6 +8,7 @@
 #
 # STAGE is train if none is given. SIGTERM or Ctrl-C goes to all processes; they save the same step and end with status
 # 143. Run it again, with other numbers if you like, and it goes on. --dry-run prints the commands.
+set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 show_help_if_asked "${BASH_SOURCE[0]}" "$@"
 

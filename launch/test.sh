@@ -3,6 +3,7 @@
 #   bash launch/test.sh -m "not slow"      the quick tests
 #   bash launch/test.sh tests/sandbox -x   one folder
 # Two test processes run at once; DREAMPRM_TEST_WORKERS=4 runs four, 0 runs all tests in one.
+set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 show_help_if_asked "${BASH_SOURCE[0]}" "$@"
 
