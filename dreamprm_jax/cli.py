@@ -31,6 +31,7 @@ other commands
   stepbench  make and score a benchmark: which function of a program is the first wrong one?
   status     with --workdir=DIR: how far a run is: units, rate, time left, errors
   search     beam search over functions with a trained reward model, against best-of-N on the same budget
+  plan       with --chip=KIND --chips=N: memory, time, price and label cost of a run on chips that need not be here
   inspect    parameters, shardings, compiled memory and FLOPs of a training step, for devices that need not exist
   export     with --arm=ARM --output=DIR: a trained reward model as a Hugging Face folder
 
@@ -112,9 +113,13 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         from dreamprm_jax.evaluation import search_cli
 
         return search_cli.main(arguments)
+    if command == "plan":
+        from dreamprm_jax.planning import cli as planning_cli
+
+        return planning_cli.main(arguments)
     if command not in (*STAGES, "run", "inspect", "export"):
         close = difflib.get_close_matches(
-            command, [*STAGES, "run", "judge", "status", "stepbench", "serve", "search", "inspect", "export"], 1
+            command, [*STAGES, "run", "judge", "status", "stepbench", "serve", "search", "plan", "inspect", "export"], 1
         )
         hint = f"; did you mean {close[0]!r}?" if close else ""
         print(f"dreamprm: unknown command {command!r}{hint}\n\n{_usage()}", file=sys.stderr)

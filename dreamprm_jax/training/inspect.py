@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from dreamprm_jax.bilevel.labels import LabelTable
 from dreamprm_jax.config import Config
@@ -108,7 +108,7 @@ def _abstract(tree: Any, shardings: Any) -> Any:
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
 
 
-def _abstract_batch(config: Config, rows: int, micro: int, mesh: Mesh) -> Batch:
+def _abstract_batch(config: Config, rows: int, micro: int, mesh: Mesh | AbstractMesh) -> Batch:
     """Leaves [rows, ...], or [micro, rows / micro, ...] where the batch is accumulated."""
     lead = (micro,) * (micro > 1)
     sharding = NamedSharding(mesh, PartitionSpec(*(None,) * len(lead), *batch_sharding(mesh).spec))
@@ -124,7 +124,7 @@ def _abstract_batch(config: Config, rows: int, micro: int, mesh: Mesh) -> Batch:
     return _abstract(Batch(**fields), sharding)
 
 
-def training_steps(config: Config, model: DecoderConfig, mesh: Mesh) -> list[Step]:
+def training_steps(config: Config, model: DecoderConfig, mesh: Mesh | AbstractMesh) -> list[Step]:
     """The plain step and, where an arm's labels are learned, the bi-level one, on abstract state."""
     shapes, shardings = abstract_params(model), parameter_shardings(model, mesh)
     trainable, frozen = split_trainable(model, _abstract(shapes, shardings))
@@ -176,8 +176,8 @@ def device_bytes(leaf: jax.ShapeDtypeStruct) -> int:
     return int(np.prod(shape, dtype=np.int64)) * leaf.dtype.itemsize
 
 
-def _total(tree: Any) -> tuple[int, int]:
-    """(elements, bytes per device) of a pytree."""
+def total(tree: Any) -> tuple[int, int]:
+    """(elements, bytes per device) of a pytree of abstract arrays."""
     leaves = jax.tree.leaves(tree)
     return sum(int(np.prod(x.shape, dtype=np.int64)) for x in leaves), sum(map(device_bytes, leaves))
 
@@ -196,23 +196,38 @@ def parameter_lines(model: DecoderConfig, mesh: Mesh) -> Iterator[str]:
         yield f"kept whole, as the mesh does not divide them: {', '.join(whole)}"
 
 
-def compiled_lines(step: Step, model: DecoderConfig, mesh: Mesh, memory_gb: float) -> tuple[list[str], bool]:
-    """Compiles a step and describes it. Returns the lines and whether it fits the memory given."""
-    devices = mesh.devices.size
+def compile_step(step: Step, model: DecoderConfig, mesh: Mesh) -> Any:
+    """The compiled step, of the mesh's own compiler.
+
+    Raises:
+      MemoryError: where the compiler says that the step does not fit, with its reason.
+    """
     options: dict[str, str | bool] | None = (
         {"xla_cpu_enable_concurrency_optimized_scheduler": False} if _platform(mesh) == "cpu" else None
     )
     with activate(model, mesh):
-        flops = matrix_flops(step.function, *step.arguments)
         lowered = jax.jit(step.function, donate_argnums=0).lower(*step.arguments)
         try:
-            compiled = lowered.compile(compiler_options=options)
+            return lowered.compile(compiler_options=options)
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            reason = str(error).splitlines()[0][:300]
-            return [f"{step.name:<14} does not fit, says the compiler: {reason}"], False
-    memory = compiled.memory_analysis()
+            raise MemoryError(str(error).splitlines()[0][:300]) from error
+
+
+def step_flops(step: Step, model: DecoderConfig, mesh: Mesh | AbstractMesh) -> int:
+    """Matrix FLOPs of one step, on all devices together."""
+    with activate(model, mesh):
+        return matrix_flops(step.function, *step.arguments)
+
+
+def compiled_lines(step: Step, model: DecoderConfig, mesh: Mesh, memory_gb: float) -> tuple[list[str], bool]:
+    """Compiles a step and describes it. Returns the lines and whether it fits the memory given."""
+    devices, flops = mesh.devices.size, step_flops(step, model, mesh)
+    try:
+        memory = compile_step(step, model, mesh).memory_analysis()
+    except MemoryError as error:
+        return [f"{step.name:<14} does not fit, says the compiler: {error}"], False
     if memory is None:
         return [f"{step.name:<14} compiles; this compiler gives no memory figures"], True
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -231,7 +246,7 @@ def _platform(mesh: Mesh) -> str:
     return str(mesh.devices.flat[0].platform)
 
 
-def _model(config: Config) -> tuple[DecoderConfig, str]:
+def target_model(config: Config) -> tuple[DecoderConfig, str]:
     """The decoder, and where its shape is from. Of pretrained weights config.json is needed; the rest is checked."""
     try:
         model = model_config(config.model)
@@ -257,13 +272,13 @@ def main(config: Config) -> int:
     check_settings(config.train)
     for part, prefix in ((config.train, "train."), (config.train.meta, "train.meta.")):
         check_divisible(mesh, part.batch_size // part.accumulation, f"{prefix}batch_size / {prefix}accumulation")
-    model, source = _model(config)
+    model, source = target_model(config)
     params = _abstract(abstract_params(model), parameter_shardings(model, mesh))
     trainable, _ = split_trainable(model, params)
-    count, size = _total(params)
+    count, size = total(params)
     axes = " x ".join(f"{name}={ways}" for name, ways in mesh.shape.items())
     place = config.inspect.topology or f"{_platform(mesh)}"
-    print(f"model      {source}: {count:,} parameters, {_total(trainable)[0]:,} trainable")
+    print(f"model      {source}: {count:,} parameters, {total(trainable)[0]:,} trainable")
     print(f"mesh       {axes} on {devices[0].device_kind} x {len(devices)} ({place})")
     print(f"parameters {size / GB:.3f} GB per device\n")
     print("\n".join(parameter_lines(model, mesh)))

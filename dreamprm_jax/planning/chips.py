@@ -1,0 +1,97 @@
+"""The accelerators that ``dreamprm plan`` knows, by their makers' data sheets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dreamprm_jax.schema import DataError
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One accelerator, and how it reaches the others.
+
+    A *domain* is what the fast network joins: a TPU slice (ICI), or the GPUs of one node (NVLink).
+    """
+
+    name: str
+    peak_flops: float  # dense bfloat16, FLOP/s
+    memory_gb: float  # 10^9 bytes
+    memory_bandwidth: float  # bytes/s
+    fast_bandwidth: (
+        float  # bytes/s a chip, one collective: ICI, both directions of one torus axis; NVLink, one direction
+    )
+    slow_bandwidth: float  # bytes/s a chip, between domains: the data-center network, InfiniBand
+    domain: int  # chips in the largest domain
+    price: float  # US dollars a chip-hour, about what was listed on demand in 2025; --price has another
+
+    @property
+    def is_gpu(self) -> bool:
+        """GPUs: parameters may be sharded across nodes, whose network is nearer to the fast one than a TPU's."""
+        return self.domain == 8
+
+
+# Data sheets of the makers; interconnects of TPUs as in "How to Scale Your Model" (jax-ml.github.io/scaling-book): ICI
+# twice its figure for a link and direction, the data-center network a chip. GPUs have a 400 Gb/s port each (A100: 200).
+_ALL = (
+    Chip("v5e", 197e12, 16, 0.82e12, 90e9, 3.125e9, 256, 1.20),
+    Chip("v5p", 459e12, 95, 2.77e12, 180e9, 6.25e9, 8960, 4.20),
+    Chip("v6e", 918e12, 32, 1.64e12, 180e9, 12.5e9, 256, 2.70),
+    Chip("a100", 312e12, 80, 2.04e12, 300e9, 25e9, 8, 2.00),
+    Chip("h100", 989e12, 80, 3.35e12, 450e9, 50e9, 8, 3.00),
+    Chip("h200", 989e12, 141, 4.80e12, 450e9, 50e9, 8, 3.50),
+)
+CHIPS = {chip.name: chip for chip in _ALL}
+
+
+def find_chip(name: str) -> Chip:
+    """The chip of that name.
+
+    Raises:
+      DataError: listing the known ones.
+    """
+    if name not in CHIPS:
+        raise DataError(f"--chip={name}: unknown; choose among {', '.join(CHIPS)}")
+    return CHIPS[name]
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """So many chips of a kind, in equal domains."""
+
+    chip: Chip
+    count: int
+    domains: int
+
+    @property
+    def domain(self) -> int:
+        """Chips of one domain."""
+        return self.count // self.domains
+
+
+def make_fleet(chip: Chip, count: int, slices: int = 0) -> Fleet:
+    """Divides the chips into domains.
+
+    Args:
+      chip: which.
+      count: how many.
+      slices: TPU slices; 0: as few as hold them. Of GPUs the nodes count, and it must stay 0.
+
+    Raises:
+      DataError: where they do not divide.
+    """
+    if count < 1:
+        raise DataError(f"--chips={count}: must be at least 1")
+    if chip.is_gpu:
+        if slices:
+            raise DataError(f"--slices={slices}: GPUs come in nodes of {chip.domain}; leave the option out")
+        if count > chip.domain and count % chip.domain:
+            raise DataError(f"--chips={count}: GPUs come in nodes of {chip.domain}; take a multiple of it")
+        return Fleet(chip, count, max(1, count // chip.domain))
+    domains = slices or -(-count // chip.domain)
+    if domains < 1 or count % domains or count // domains > chip.domain:
+        raise DataError(
+            f"--chips={count} --slices={domains}: must divide into slices of equal size, of at most {chip.domain} "
+            f"{chip.name} chips"
+        )
+    return Fleet(chip, count, domains)

@@ -1,0 +1,142 @@
+"""Which meshes a fleet allows, and which of them to take: the fastest that is expected to fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dreamprm_jax.config import TrainConfig
+from dreamprm_jax.models.decoder import DecoderConfig
+from dreamprm_jax.planning.chips import Fleet
+from dreamprm_jax.planning.roofline import Layout, Work, step_time
+from dreamprm_jax.schema import DataError
+
+MOST_SHARDS = 1024  # fsdp x tensor: what the CPU compiler is asked for; a 70B model's state is 1 GB a device there
+MOST_TENSOR = 8
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Rows of the micro-batches that have to divide over the mesh, by the field that sets them."""
+
+    rows: tuple[tuple[str, int], ...]
+
+    @classmethod
+    def of(cls, settings: TrainConfig, bilevel: bool) -> Batches:
+        """Those of a run; the outer problem's where labels are learned."""
+        meta = settings.meta
+        rows = [("train.batch_size / train.accumulation", settings.batch_size // settings.accumulation)]
+        if bilevel:
+            rows.append(("train.meta.batch_size / train.meta.accumulation", meta.batch_size // meta.accumulation))
+        return cls(tuple(rows))
+
+
+def parse_layout(text: str) -> Layout | None:
+    """The mesh of ``--mesh=DATAxFSDPxTENSOR``; None of ``auto``.
+
+    Raises:
+      DataError: where it is neither.
+    """
+    if text == "auto":
+        return None
+    parts = text.split("x")
+    if len(parts) != 3 or not all(part.isdigit() and int(part) for part in parts):
+        raise DataError(f"--mesh={text}: must be auto, or DATAxFSDPxTENSOR as in 2x16x4")
+    return Layout(*map(int, parts))
+
+
+def objection(layout: Layout, fleet: Fleet, model: DecoderConfig, batches: Batches) -> str | None:
+    """Why the mesh cannot be, or is not looked at; None where nothing speaks against it."""
+    shards = layout.fsdp * layout.tensor
+    if layout.data * shards != fleet.count:
+        return f"{layout} is not {fleet.count} chips"
+    if shards > MOST_SHARDS:
+        return f"fsdp x tensor above {MOST_SHARDS}"
+    if layout.tensor > fleet.domain or fleet.domain % layout.tensor:
+        return f"tensor={layout.tensor} must divide the {fleet.domain} chips that the fast network joins"
+    if model.num_heads % layout.tensor or model.intermediate_size % layout.tensor:
+        return f"tensor={layout.tensor} must divide the model's {model.num_heads} heads"
+    if model.hidden_size % layout.fsdp:
+        return f"fsdp={layout.fsdp} must divide the model's width {model.hidden_size}"
+    if fleet.chip.is_gpu:
+        if fleet.domain % shards and shards % fleet.domain:
+            return f"fsdp x tensor = {shards} must divide the nodes of {fleet.domain}, or be a multiple of them"
+    elif layout.data % fleet.domains:
+        return f"data={layout.data} must be a multiple of the {fleet.domains} slices: fsdp and tensor stay inside one"
+    ways = layout.data * layout.fsdp
+    for field, rows in batches.rows:
+        if rows % ways:
+            return f"{field} = {rows} rows must be a multiple of data x fsdp = {ways}"
+    return None
+
+
+def layouts(fleet: Fleet) -> Iterator[Layout]:
+    """Every mesh of the fleet whose tensor axis is a power of two."""
+    tensor = 1
+    while tensor <= MOST_TENSOR:
+        if fleet.count % tensor == 0:
+            rest = fleet.count // tensor
+            yield from (Layout(rest // fsdp, fsdp, tensor) for fsdp in range(1, rest + 1) if rest % fsdp == 0)
+        tensor *= 2
+
+
+def rough_bytes(model: DecoderConfig, layout: Layout, work: Work) -> float:
+    """Bytes a device by a rule of thumb, to order meshes by before the compiler is asked.
+
+    State (16 bytes a trained parameter, 2 or 4 a frozen one), gradients, the stream kept for every layer, one layer's
+    gathered weights and activations twice over, the gathered embedding; everything in float32.
+    """
+    shards, trees = layout.fsdp * layout.tensor, 3 if work.bilevel else 1
+    ways = layout.data * layout.fsdp
+    tokens = max(
+        stream / model.hidden_size / micro / ways for stream, micro in zip(work.stream, work.micro, strict=True)
+    )
+    per_layer = (work.parameters - model.vocab_size * model.hidden_size) / model.num_layers
+    state = (12 * work.trainable + 4 * work.parameters) / shards
+    gradients = 4 * trees * work.trainable / shards
+    kept = 4 * tokens * model.hidden_size * model.num_layers * (1 if model.remat == "full" else 8)
+    working = 4 * (
+        2 * per_layer / layout.tensor
+        + model.vocab_size * model.hidden_size / layout.tensor
+        + tokens * (6 * model.intermediate_size / layout.tensor + 8 * model.hidden_size)
+    )
+    return state + gradients + kept + (2 if work.bilevel else 1) * working
+
+
+def ranked(
+    fleet: Fleet, model: DecoderConfig, batches: Batches, work: Work, memory: float, efficiency: float
+) -> list[Layout]:
+    """The meshes that are possible: those expected to fit ``memory`` bytes first, the fastest of them first; then the
+    others, the smallest first.
+
+    Raises:
+      DataError: where there is none; says what the batch would have to be.
+    """
+    possible = [layout for layout in layouts(fleet) if objection(layout, fleet, model, batches) is None]
+    if not possible:
+        raise DataError(_no_layout(fleet, model, batches))
+
+    def order(layout: Layout) -> tuple[bool, float]:
+        size = rough_bytes(model, layout, work)
+        fits = size <= memory
+        return (not fits, step_time(work, layout, fleet, efficiency).serial if fits else size)
+
+    return sorted(possible, key=order)
+
+
+def _no_layout(fleet: Fleet, model: DecoderConfig, batches: Batches) -> str:
+    anything = Batches(())
+    possible = [layout for layout in layouts(fleet) if objection(layout, fleet, model, anything) is None]
+    name = f"{fleet.count} {fleet.chip.name} chips"
+    if not possible:
+        return (
+            f"--chips={fleet.count}: no mesh of {name} divides the model (heads {model.num_heads}, width "
+            f"{model.hidden_size}); take a power of two"
+        )
+    ways = min(layout.data * layout.fsdp for layout in possible)
+    wrong = [f"config.{field} = {rows}" for field, rows in batches.rows if rows % ways]
+    return (
+        f"{name} need a batch that divides by {ways} (data x fsdp, with tensor at most {fleet.count // ways}), and "
+        f"{' and '.join(wrong)}: take fewer chips, or set train.batch_size and train.meta.batch_size to a multiple of "
+        f"{ways}"
+    )

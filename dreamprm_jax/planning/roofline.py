@@ -1,0 +1,156 @@
+"""How long a step takes: arithmetic, memory traffic and collectives, each against what the chip can do.
+
+The volumes are those that the partitioner emits for the steps of ``training/steps.py`` (``tests/planning`` compares
+them with compiled programs), in units of one pass over parameters or activations:
+
+- fsdp: the parameters are gathered twice a micro-batch (forward; backward, which computes the layer again), and the
+  gradient of what trains is reduced and scattered once. A bi-level step does that for the inner and for the outer
+  batch, and gathers the parameters once more, with the tangent of what trains, for its forward-mode pass.
+- tensor: the stream is reduced 8 times a layer in a plain step (7 without remat), 6 times in the forward-mode pass.
+- data: the gradient's shards are reduced once a micro-batch, first inside each domain.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dreamprm_jax.planning.chips import Fleet
+
+STREAM_REDUCTIONS = {"none": 7, "full": 8, "dots": 8}
+TANGENT_REDUCTIONS = 6
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Sizes of the mesh axes."""
+
+    data: int
+    fsdp: int
+    tensor: int
+
+    def __str__(self) -> str:
+        return f"data={self.data} x fsdp={self.fsdp} x tensor={self.tensor}"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one step moves and computes, on all chips together.
+
+    Attributes:
+      flops: of matrix products, recomputation included.
+      bilevel: whether the outer problem and the forward-mode pass are part of it.
+      parameters: elements.
+      trainable: elements that have a gradient.
+      width: bytes of an element in matrix products and on the network.
+      layers: of the decoder.
+      stream: elements of the residual stream of the inner and of the outer batch (rows x tokens x model width).
+      micro: micro-batches of the inner and of the outer batch.
+      remat: setting of the model.
+    """
+
+    flops: float
+    bilevel: bool
+    parameters: int
+    trainable: int
+    width: int
+    layers: int
+    stream: tuple[int, int]
+    micro: tuple[int, int]
+    remat: str
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Seconds, each as if the others took none."""
+
+    compute: float
+    memory: float
+    fsdp: float
+    tensor: float
+    data_fast: float
+    data_slow: float
+
+    @property
+    def network(self) -> float:
+        """All collectives, one after the other."""
+        return self.fsdp + self.tensor + self.data_fast + self.data_slow
+
+    @property
+    def overlapped(self) -> float:
+        """Everything hides behind what takes longest."""
+        return max(self.compute, self.memory, self.network)
+
+    @property
+    def serial(self) -> float:
+        """Nothing hides: collectives after the arithmetic (which hides the memory's traffic, or the other way)."""
+        return max(self.compute, self.memory) + self.network
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Bytes a chip, before the share that stays at home."""
+
+    gathered: float  # parameters over fsdp
+    reduced: float  # gradients over fsdp
+    stream: float  # activations over tensor
+    shards: float  # gradient shards over data
+
+
+def volume(work: Work, layout: Layout) -> Volume:
+    """What each chip sends and receives in one step."""
+    inner, outer = work.micro
+    frozen = work.parameters - work.trainable
+    rows = layout.data * layout.fsdp
+    if work.bilevel:
+        # Forward mode reads the parameters and the direction, which only what trains has.
+        passes = 2 * inner + 2 * outer + inner
+        gathered = passes * work.parameters + inner * work.trainable
+        reductions = inner + outer
+        reduced_stream = STREAM_REDUCTIONS[work.remat] * sum(work.stream) + TANGENT_REDUCTIONS * work.stream[0]
+    else:
+        gathered, reductions = 2 * inner * (work.trainable + frozen), inner
+        reduced_stream = STREAM_REDUCTIONS[work.remat] * work.stream[0]
+    return Volume(
+        gathered=gathered * work.width / layout.tensor,
+        reduced=reductions * work.trainable * work.width / layout.tensor,
+        stream=reduced_stream * work.layers * work.width / rows,
+        shards=reductions * work.trainable * work.width / (layout.fsdp * layout.tensor),
+    )
+
+
+def step_time(work: Work, layout: Layout, fleet: Fleet, efficiency: float) -> StepTime:
+    """The roofline of one step.
+
+    Args:
+      work: of the step.
+      layout: the mesh; ``tensor`` stays inside a domain, on TPUs ``fsdp`` too.
+      fleet: the chips.
+      efficiency: share of the peak that matrix products reach.
+    """
+    chip, moved = fleet.chip, volume(work, layout)
+    shards = layout.fsdp * layout.tensor
+    # Parameters are written where they are gathered and read there; AdamW reads and writes 7 float32 a parameter.
+    traffic = 2 * moved.gathered + 7 * 4 * work.trainable / shards
+    inside = max(1, fleet.domain // shards)  # replicas of a shard in one domain: they share its way out
+    across = layout.data // inside
+    return StepTime(
+        compute=work.flops / (fleet.count * chip.peak_flops * efficiency),
+        memory=traffic / chip.memory_bandwidth,
+        fsdp=(moved.gathered + moved.reduced) * _away(layout.fsdp) / _fsdp_bandwidth(layout, fleet),
+        tensor=2 * moved.stream * _away(layout.tensor) / chip.fast_bandwidth,
+        data_fast=2 * moved.shards * _away(min(inside, layout.data)) / chip.fast_bandwidth,
+        data_slow=2 * moved.shards / inside * _away(across) / chip.slow_bandwidth,
+    )
+
+
+def _away(count: int) -> float:
+    """Share of a ring collective's bytes that crosses the network."""
+    return (count - 1) / count
+
+
+def _fsdp_bandwidth(layout: Layout, fleet: Fleet) -> float:
+    """Across nodes, each node takes a layer in once, through all its ports, and passes it on inside."""
+    chip = fleet.chip
+    if layout.fsdp * layout.tensor <= fleet.domain:
+        return chip.fast_bandwidth
+    return min(chip.fast_bandwidth, chip.slow_bandwidth * fleet.domain / layout.tensor)

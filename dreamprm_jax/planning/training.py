@@ -1,0 +1,137 @@
+"""The plan of the train stage: mesh, memory, time of a step, hours and price of the run."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from dreamprm_jax.config import Config
+from dreamprm_jax.models.decoder import DecoderConfig
+from dreamprm_jax.planning.chips import Fleet
+from dreamprm_jax.planning.duration import run_steps
+from dreamprm_jax.planning.layouts import MOST_SHARDS, Batches, objection, parse_layout, ranked
+from dreamprm_jax.planning.memory import USABLE, Memory, step_memory, step_works
+from dreamprm_jax.planning.roofline import Layout, Work, step_time
+from dreamprm_jax.schema import DataError
+from dreamprm_jax.training.inspect import GB, target_devices, target_model
+from dreamprm_jax.training.loop import check_settings
+
+TRIES = 3  # meshes that the compiler is asked about
+
+
+def plan_training(
+    config: Config, fleet: Fleet, mesh: str, topology: str, efficiency: float, price: float
+) -> dict[str, Any]:
+    """Everything about training, as plain values.
+
+    Args:
+      config: of the run; its own mesh is not read.
+      fleet: the chips.
+      mesh: ``auto`` or ``DxFxT``.
+      topology: of libtpu; empty for the CPU compiler.
+      efficiency: share of the peak that matrix products reach.
+      price: of a chip-hour.
+
+    Raises:
+      DataError: where no mesh is possible, or jax runs already with other devices.
+    """
+    check_settings(config.train)
+    wanted = parse_layout(mesh)
+    inspect = dataclasses.replace(
+        config.inspect, topology=topology, devices=0 if topology else min(MOST_SHARDS, fleet.count)
+    )
+    devices = target_devices(dataclasses.replace(config, inspect=inspect))
+    model, source = target_model(config)
+    works = step_works(config, model)
+    batches = Batches.of(config.train, works[-1].bilevel)
+    usable = USABLE * fleet.chip.memory_gb
+    if wanted is None:
+        candidates = ranked(fleet, model, batches, works[-1], usable * GB, efficiency)
+    elif why := objection(wanted, fleet, model, batches):
+        raise DataError(f"--mesh={mesh}: {why}")
+    else:
+        candidates = [wanted]
+    layout, memory = _first_that_fits(config, model, candidates, fleet, devices, whole=bool(topology))
+    steps = run_steps(config.train)
+    kinds = [("plain", steps.plain), ("bi-level", steps.bilevel)]
+    times, low, high = {}, 0.0, 0.0
+    for (kind, count), work in zip(kinds, works, strict=False):
+        time = step_time(work, layout, fleet, efficiency)
+        low, high = low + count * time.overlapped / 3600, high + count * time.serial / 3600
+        times[kind] = {
+            "steps": count,
+            "flops": work.flops,
+            "tokens": work.stream[0] // model.hidden_size,
+            "seconds": [time.overlapped, time.serial],
+            "parts": dataclasses.asdict(time),
+            "share_of_peak": [
+                work.flops / (fleet.count * fleet.chip.peak_flops * s) for s in (time.serial, time.overlapped)
+            ],
+        }
+    return {
+        "model": {"source": source, "parameters": works[0].parameters, "trainable": works[0].trainable},
+        "chips": {
+            **dataclasses.asdict(fleet.chip),
+            "is_gpu": fleet.chip.is_gpu,
+            "count": fleet.count,
+            "domains": fleet.domains,
+        },
+        "mesh": dataclasses.asdict(layout),
+        "batch_rows": dict(batches.rows),
+        "memory": {
+            **dataclasses.asdict(memory),
+            "least": memory.least,
+            "most": memory.most,
+            "fits": memory.fits,
+            "compiler": topology or "cpu",
+        },
+        "advice": [] if memory.fits == "yes" else advice(config, model, works[-1], memory, fleet),
+        "steps": times,
+        "efficiency": efficiency,
+        "hours": [low, high],
+        "chip_price": price,
+        "price": [low * fleet.count * price, high * fleet.count * price],
+    }
+
+
+def _first_that_fits(
+    config: Config, model: DecoderConfig, candidates: list[Layout], fleet: Fleet, devices: list[jax.Device], whole: bool
+) -> tuple[Layout, Memory]:
+    """The first mesh that surely fits, else one that may, else that with the least memory; of the first few."""
+    found: list[tuple[Layout, Memory]] = []
+    for layout in candidates[:TRIES]:
+        some = devices if whole else devices[: layout.fsdp * layout.tensor]
+        memory = step_memory(config, model, layout, fleet.chip, some)
+        if memory.fits == "yes":
+            return layout, memory
+        found.append((layout, memory))
+    return min(found, key=lambda pair: (pair[1].fits == "no", pair[1].most))
+
+
+def advice(config: Config, model: DecoderConfig, work: Work, memory: Memory, fleet: Fleet) -> list[str]:
+    """What would take less memory, of what is not set already."""
+    found = []
+    train, meta = config.train, config.train.meta
+    if memory.state > memory.usable / 2:
+        found.append(f"more chips: parameters and optimizer alone take {memory.state:.1f} GB of each")
+    if model.remat != "full":
+        found.append("--config.model.remat=full: keep one tensor a layer, compute the others again")
+    if model.attention == "einsum":
+        found.append("--config.model.attention=chunked: attention scores of a few query rows at a time")
+    if train.batch_size // train.accumulation > 1 or (work.bilevel and meta.batch_size // meta.accumulation > 1):
+        found.append(
+            f"--config.train.accumulation={2 * train.accumulation} "
+            f"--config.train.meta.accumulation={2 * meta.accumulation}: smaller micro-batches (over fewer chips)"
+        )
+    if model.lora is None:
+        found.append("--config.model.lora.rank=8 --config.model.param_dtype=bfloat16: adapters on a frozen model")
+        if model.param_dtype == "float32":
+            found.append(
+                "--config.model.param_dtype=bfloat16 (with train.master_weights=True the copies are the optimizer's)"
+            )
+    found.append(f"--config.train.row_tokens below {train.row_tokens}: shorter rows")
+    bigger = [name for name in ("v6e", "a100", "v5p", "h200") if name != fleet.chip.name]
+    found.append(f"a chip with more memory than {fleet.chip.memory_gb:g} GB ({', '.join(bigger)})")
+    return found
