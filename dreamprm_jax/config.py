@@ -308,7 +308,8 @@ class DistributedConfig:
 class InspectConfig:
     """``dreamprm inspect``: what to compile for. Nothing of it need exist here."""
 
-    topology: str = ""  # a TPU topology ("v5p:2x2x2": 8 chips, a v5p-16); needs libtpu, no TPU
+    # A TPU topology ("v5p:2x2x2": 8 chips, a v5p-16; "v5e:16x16*2": two slices of 256); needs libtpu, no TPU.
+    topology: str = ""
     # Of a topology: its first so many chips, 0 for all. Without: so many CPU devices, 0 for the devices that are here.
     devices: int = 0
     memory_gb: float = 0.0  # of one device, 10^9 bytes; 0: not compared
@@ -349,7 +350,7 @@ def freeze(settings: config_dict.ConfigDict | dict[str, Any]) -> Config:
       DataError: on an unknown field, a wrong type or a value outside the listed choices, naming the field.
     """
     values = settings.to_dict() if isinstance(settings, config_dict.ConfigDict) else settings
-    _check_names(values, to_dict(Config()), "")
+    check_names(values, to_dict(Config()), "")
     try:
         return dacite.from_dict(Config, values, config=dacite.Config(strict=True, cast=[tuple]))
     except dacite.WrongTypeError as error:
@@ -360,14 +361,15 @@ def freeze(settings: config_dict.ConfigDict | dict[str, Any]) -> Config:
         raise DataError(f"config: {error}") from error
 
 
-def _check_names(values: dict[str, Any], known: dict[str, Any], prefix: str) -> None:
+def check_names(values: dict[str, Any], known: dict[str, Any], prefix: str) -> None:
+    """Raises DataError on a field that the defaults do not know, with the nearest one that they do."""
     for name, value in values.items():
         if name not in known:
             close = difflib.get_close_matches(name, known, 1, 0.5)
             hint = f"; did you mean {prefix + close[0]!r}?" if close else ""
             raise DataError(f"config: no field {prefix + name!r}{hint}")
         if isinstance(value, dict) and isinstance(known[name], dict):
-            _check_names(value, known[name], f"{prefix}{name}.")
+            check_names(value, known[name], f"{prefix}{name}.")
 
 
 def to_dict(config: Any) -> dict[str, Any]:

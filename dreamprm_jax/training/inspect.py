@@ -78,7 +78,9 @@ def target_devices(config: Config) -> list[jax.Device]:
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU host to ask
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
         try:
-            chips = topologies.get_topology_desc(topology_name=settings.topology, platform="tpu").devices
+            name, _, slices = settings.topology.partition("*")
+            several = {"num_slices": int(slices)} if slices else {}
+            chips = topologies.get_topology_desc(topology_name=name, platform="tpu", **several).devices
             return list(chips[: settings.devices or None])
         except Exception as error:  # the plugin raises what it likes
             raise DataError(

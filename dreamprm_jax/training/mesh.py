@@ -67,6 +67,38 @@ def mesh_shape(config: MeshConfig, device_count: int) -> tuple[int, int, int]:
     return (sizes[0], sizes[1], sizes[2])
 
 
+def device_grid(shape: tuple[int, int, int], devices: Sequence[Any]) -> np.ndarray:
+    """The devices in the mesh's shape, neighbours on the network next to each other; ``data`` alone crosses slices.
+
+    What jax calls a slice is a TPU slice, or the GPUs of one node. Nodes are joined by a faster network than slices:
+    there ``fsdp`` may cross them too where ``data`` does not, and ``tensor`` never does.
+
+    Raises:
+      DataError: if the axes do not fit the slices, or the network of a slice.
+    """
+    named = "train.mesh " + " x ".join(f"{name}={size}" for name, size in zip(AXES, shape, strict=True))
+    slices: dict[int, list[Any]] = {}
+    for device in devices:
+        slices.setdefault(getattr(device, "slice_index", 0), []).append(device)
+    count, sizes = len(slices), sorted({len(part) for part in slices.values()})
+    if len(sizes) > 1:
+        raise DataError(f"{named}: the {count} slices have {' or '.join(map(str, sizes))} devices; all must be equal")
+    if shape[0] % count:
+        if devices[0].platform == "gpu" and sizes[0] % shape[2] == 0:
+            return np.asarray([device for index in sorted(slices) for device in slices[index]]).reshape(shape)
+        raise DataError(
+            f"{named}: data must be a multiple of the {count} slices (of {sizes[0]} devices each), as fsdp and tensor "
+            "stay inside one"
+        )
+    inner = (shape[0] // count, *shape[1:])
+    try:
+        if count == 1:
+            return mesh_utils.create_device_mesh(inner, devices, allow_split_physical_axes=True)
+        return mesh_utils.create_hybrid_device_mesh(inner, (count, 1, 1), devices, allow_split_physical_axes=True)
+    except (ValueError, NotImplementedError) as error:
+        raise DataError(f"{named}: the network of these devices does not hold this shape ({error})") from error
+
+
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh over the devices (all of them by default), ``data`` alone across slices.
 
@@ -74,15 +106,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
       DataError: if the axes do not fit the devices or the slices.
     """
     devices = list(jax.devices() if devices is None else devices)
-    shape = mesh_shape(config, len(devices))
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
-    if slices == 1:
-        return jax.make_mesh(shape, AXES, AXIS_TYPES, devices=devices)
-    if shape[0] % slices:
-        raise DataError(f"train.mesh.data={shape[0]} must be a multiple of the {slices} slices")
-    inner = (shape[0] // slices, *shape[1:])
-    grid = mesh_utils.create_hybrid_device_mesh(inner, (slices, 1, 1), devices)
-    return Mesh(np.asarray(grid), AXES, axis_types=AXIS_TYPES)
+    return Mesh(device_grid(mesh_shape(config, len(devices)), devices), AXES, axis_types=AXIS_TYPES)
 
 
 def own_mesh(config: MeshConfig) -> Mesh:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
@@ -19,6 +20,7 @@ from dreamprm_jax.training.mesh import (
     RULES,
     abstract_mesh,
     check_divisible,
+    device_grid,
     logical_rules,
     mesh_shape,
     mesh_spec,
@@ -50,6 +52,61 @@ def test_minus_one_takes_what_is_left(axes, devices, expected):
 def test_mesh_that_does_not_fit_is_refused(axes, message):
     with pytest.raises(DataError, match=message):
         mesh_shape(MeshConfig(*axes), 8)
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeDevice:
+    """What the mesh asks of a device."""
+
+    id: int
+    slice_index: int
+    coords: tuple[int, int, int]
+    platform: str
+    device_kind: str = "TPU v5 lite"
+    core_on_chip: int = 0
+    process_index: int = 0
+
+
+def fake_devices(*sizes, platform="tpu"):
+    """Devices in slices of these sizes, two wide; the last slice's first: their order is no one's promise."""
+    places = [(index, (n % 2, n // 2, 0)) for index, size in enumerate(sizes) for n in range(size)]
+    return [FakeDevice(number, *place, platform) for number, place in enumerate(places)][::-1]
+
+
+def slices_of(grid):
+    """The slice of every place of a mesh."""
+    return np.reshape([device.slice_index for device in grid.flat], grid.shape)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 1), (4, 2, 1), (4, 1, 2), (8, 1, 1), (2, 2, 2)])
+def test_only_data_crosses_slices(shape):
+    grid = device_grid(shape, fake_devices(4, 4))
+    assert grid.shape == shape
+    assert len({device.id for device in grid.flat}) == 8
+    slices = slices_of(grid)
+    assert (slices == slices[:, :1, :1]).all()  # one slice along fsdp and tensor
+    assert slices[:, 0, 0].tolist() == [0] * (shape[0] // 2) + [1] * (shape[0] // 2)
+
+
+@pytest.mark.parametrize(
+    ("shape", "devices", "message"),
+    [
+        ((1, 8, 1), fake_devices(4, 4), r"data=1 x fsdp=8 .*: data must be a multiple of the 2 slices \(of 4 devices"),
+        ((3, 2, 1), fake_devices(3, 3), r"data must be a multiple of the 2 slices \(of 3 devices each\)"),
+        ((2, 3, 1), fake_devices(4, 2), r"the 2 slices have 2 or 4 devices; all must be equal"),
+        ((1, 1, 8), fake_devices(4, 4, platform="gpu"), r"data must be a multiple of the 2 slices"),
+    ],
+)
+def test_mesh_that_does_not_fit_the_slices_is_refused(shape, devices, message):
+    with pytest.raises(DataError, match=message):
+        device_grid(shape, devices)
+
+
+def test_fsdp_may_cross_nodes_of_gpus_and_tensor_may_not():
+    slices = slices_of(device_grid((1, 4, 2), fake_devices(4, 4, platform="gpu")))
+    assert slices[0].tolist() == [[0, 0], [0, 0], [1, 1], [1, 1]]
+    slices = slices_of(device_grid((2, 2, 2), fake_devices(4, 4, platform="gpu")))
+    assert slices[:, 0, 0].tolist() == [0, 1]
 
 
 def test_axes_that_do_not_divide_are_replicated():
