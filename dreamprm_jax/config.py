@@ -261,6 +261,8 @@ class ScoreConfig:
 
     row_tokens: int = 2048  # rounded up to a power of two; a longer program gets a longer row
     batch_tokens: int = 16384  # of all devices together
+    # Programs that are scored and kept together, rounded up to whole problems; processes share a window by chunks.
+    chunk: int = 1024
     windows: tuple[str, ...] = ("test",)  # also "meta": evaluate.aggregator "auto" is chosen on its candidates
 
 

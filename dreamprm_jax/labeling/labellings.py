@@ -19,6 +19,7 @@ from dreamprm_jax.config import LabelsConfig
 from dreamprm_jax.labeling.calibrator import fit_calibrator
 from dreamprm_jax.labeling.change_point import FAILED, PASSED, UNKNOWN, outcome_code
 from dreamprm_jax.labeling.correctors import beta_shrink, em, smoothing
+from dreamprm_jax.labeling.fault_model import fault_em, hazards_from_scores
 from dreamprm_jax.labeling.value_model import value_labels
 from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, StepLabel
 from dreamprm_jax.storage import read_records
@@ -33,6 +34,7 @@ FIXED = {
     "gce": "raw labels under the generalised cross-entropy",
     "beta_shrink": "posterior mean under a Beta prior fitted to all steps",
     "em": "P(recoverable) by the change-point EM over the first fatal step",
+    "hidden_fault": "P(recoverable) by the hidden-fault EM: as em, for tests that miss faults too",
     "value": "chance that a completion passes, by the value model: from all counts of a program together",
     "calibrator": "logistic regression from the step's features to clean labels, where some steps have them",
     "clean": "the exact truth (procedural benchmark), or clean labels from a file: the oracle",
@@ -109,6 +111,8 @@ def fixed_labels(name: str, source: LabelSource, settings: LabelsConfig) -> Floa
     if name == "em":
         values = em_labels(source)
         return np.array([values[step_key(row)] for row in steps])
+    if name == "hidden_fault":
+        return hidden_fault_labels(source)
     if name == "value":
         model = dict(zip(map(step_key, source.labels), value_labels(source.labels, source.outcomes), strict=True))
         return np.array([model[step_key(row)].corrected for row in steps])
@@ -169,6 +173,29 @@ def em_labels(source: LabelSource) -> dict[StepKey, float]:
         np.array([problems[problem] for problem, _ in programs], int),
     )
     return {step_key(row): float(value) for row, value in zip(rows, values, strict=True)}
+
+
+def hidden_fault_labels(
+    source: LabelSource, scores: Mapping[StepKey, float] = MappingProxyType({})
+) -> Float[np.ndarray, " n"]:
+    """P(recoverable) of ``source.steps`` by the hidden-fault EM.
+
+    Args:
+      source: counts and outcomes.
+      scores: of every step, last ones too: the chance that its prefix can be saved, by a reward model that has not seen
+        the program's labels. They give the hazards; without them those are fitted, one for each step index.
+    """
+    rows = sorted(source.labels, key=step_key)
+    passes, rollouts = _counts(rows)
+    programs = {key: number for number, key in enumerate(dict.fromkeys(step_key(row)[:2] for row in rows))}
+    program = np.array([programs[step_key(row)[:2]] for row in rows], int)
+    hazard = None
+    if scores:
+        hazard = hazards_from_scores(np.array([scores[step_key(row)] for row in rows]), program)
+    outcome = np.array([source.code(name) for _, name in programs], int)
+    found = fault_em(passes, rollouts, program, outcome, hazard).recoverable
+    values = dict(zip(map(step_key, rows), found, strict=True))
+    return np.array([values[step_key(row)] for row in source.steps])
 
 
 def step_features(source: LabelSource) -> Float[np.ndarray, "n F"]:

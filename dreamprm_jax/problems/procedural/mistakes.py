@@ -47,10 +47,13 @@ def plan_probabilities(composition: Composition, scale: float) -> list[float]:
     return _spread(MAIN_WRONG_RATE * composition.ability * scale, len(plans(composition)) - 1)
 
 
-def form_probabilities(composition: Composition, position: int, scale: float) -> list[float]:
-    """The chance of each form of one helper."""
+def form_probabilities(
+    composition: Composition, position: int, scale: float, weak: frozenset[str] = frozenset()
+) -> list[float]:
+    """The chance of each form of one helper; a policy gets the primitives in ``weak`` wrong as often as any may be."""
     primitive = composition.primitives[position]
-    return _spread(primitive.wrong_rate() * composition.ability * scale, len(primitive.forms) - 1)
+    rate = HIGHEST_RATE if primitive.name in weak else primitive.wrong_rate() * composition.ability * scale
+    return _spread(rate, len(primitive.forms) - 1)
 
 
 def _spread(wrong: float, ways: int) -> list[float]:

@@ -23,9 +23,12 @@ State = tuple[Any, ...]  # one intermediate value per test
 class Valuer:
     """Exact values of one problem's prefixes, memoised."""
 
-    def __init__(self, composition: Composition, problem: Problem, scale: float):
+    def __init__(
+        self, composition: Composition, problem: Problem, scale: float, weak: frozenset[str] = frozenset()
+    ) -> None:
+        """Of a policy whose mistake rates are ``scale`` times the benchmark's, and highest on the primitives ``weak``."""
         self.composition = composition
-        self.scale = scale
+        self.scale, self.weak = scale, weak
         self._start: State = tuple(test.input for test in problem.tests)
         self._expected = tuple(test.output for test in problem.tests)
         self._values: dict[tuple[Any, ...], tuple[float, bool]] = {}
@@ -59,7 +62,7 @@ class Valuer:
         if key not in self._values:
             position = plan.calls[done]
             total, possible = 0.0, False
-            for form, probability in enumerate(form_probabilities(self.composition, position, self.scale)):
+            for form, probability in enumerate(form_probabilities(self.composition, position, self.scale, self.weak)):
                 value, reachable = self._from(plan, done + 1, self._apply(position, form, state))
                 total += probability * value
                 possible = possible or (reachable and probability > 0)

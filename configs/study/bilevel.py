@@ -1,0 +1,51 @@
+"""Design choices of the bi-level arms, on the small structural reward model.
+
+Command:  dreamprm study --config=configs/study/bilevel.py --workdir=runs/study_bilevel
+Cost:     about 10 seconds an arm on one core
+Expected: docs/label_correction.md
+"""
+
+from ml_collections import config_dict
+
+from configs.study import screen
+
+
+def get_config() -> config_dict.ConfigDict:
+    """Settings of the study."""
+    config = screen.get_config()
+    config.name = "study_bilevel"
+    config.regimes = ("k1", "weak_tests", "family_bias", "k4")
+    config.arms = (
+        "raw",
+        # the paper's label table: rate, what the outer loss looks at, joint or two-phase
+        "label_table:rate=0.1",
+        "label_table:rate=0.1,phase=retrain",
+        "label_table:rate=0.5,phase=retrain",
+        "label_table:meta=same,rate=0.1",
+        "label_table:meta=same,rate=0.1,phase=retrain",
+        "label_table:meta=clean_steps,rate=0.1,phase=retrain",
+        "label_table:meta=clean_steps,rate=0.5,phase=retrain",
+        # outcomes out of the inner loss, plain SGD, longer unrolls
+        "label_table:outcomes=0,rate=0.1,phase=retrain",
+        "label_table:rate=0.1,inner=sgd,phase=retrain",
+        "label_table:rate=0.1,unroll=2,phase=retrain",
+        "label_table:rate=0.1,unroll=4,phase=retrain",
+        # the authors' code: weights
+        "weight_table:meta=same,rate=0.05",
+        "weight_table:rate=0.05",
+        "weight_table:meta=clean_steps,rate=0.05",
+        # networks, which share what they learn over steps
+        "corrector_net:rate=0.003,phase=retrain",
+        "corrector_net:meta=clean_steps,rate=0.01,phase=retrain",
+        # bi-level refinement of inferred labels
+        "hidden_fault",
+        "hidden_fault_prm",
+        "label_table:start=hidden_fault,rate=0.1,phase=retrain",
+        "label_table:start=hidden_fault,meta=clean_steps,rate=0.1,phase=retrain",
+        "label_table:start=hidden_fault_prm,meta=clean_steps,rate=0.1,phase=retrain",
+        "corrector_net:start=hidden_fault,rate=0.003,phase=retrain",
+        "corrector_net:start=hidden_fault,meta=clean_steps,rate=0.01,phase=retrain",
+        "calibrator",
+        "clean",
+    )
+    return config

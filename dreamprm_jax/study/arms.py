@@ -1,0 +1,89 @@
+"""Arms of the study: which labelling, and how its reward model is trained. One line of text names an arm.
+
+    LABELLING[:KEY=VALUE,...]     for example  raw    label_table:meta=same,rate=0.3    label_table:start=em,phase=retrain
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_type_hints
+
+import dacite
+
+from dreamprm_jax.labeling.labellings import FIXED
+from dreamprm_jax.schema import DataError
+
+ORM = "orm"
+PRM_PRIOR = "hidden_fault_prm"  # hidden-fault EM whose hazards come from cross-fitted reward models
+LEARNED = ("label_table", "weight_table", "corrector_net")
+Meta = Literal["same", "held_out", "clean_steps"]
+
+
+@dataclass(frozen=True)
+class ArmSpec:
+    """One arm. The keys beyond ``labelling`` and ``outcomes`` are those of the learned labellings."""
+
+    labelling: str
+    outcomes: bool = True  # the outcome term in the inner loss
+    target: Literal["recoverable", "value"] = "recoverable"  # of clean and calibrator
+    clean: bool = False  # the clean steps of the meta problems are training data
+    start: str = "raw"  # the fixed labelling that phi starts from
+    meta: Meta = "held_out"  # whose outcomes the outer loss looks at; clean_steps: held-out ones, and their clean steps
+    rate: float = 0.5  # learning rate of phi
+    unroll: int = 1
+    inner: Literal["adamw", "sgd"] = "adamw"
+    phase: Literal["joint", "retrain"] = "joint"  # retrain: a new model on the corrected labels and all outcomes
+
+    @property
+    def learned(self) -> bool:
+        """Whether the outer problem learns the labels."""
+        return self.labelling in LEARNED
+
+    @property
+    def name(self) -> str:
+        """The canonical text: what differs from the defaults."""
+        default = ArmSpec(self.labelling)
+        parts = [
+            f"{field.name}={_text(getattr(self, field.name))}"
+            for field in dataclasses.fields(self)
+            if getattr(self, field.name) != getattr(default, field.name)
+        ]
+        return self.labelling + (":" + ",".join(parts) if parts else "")
+
+
+def _text(value: Any) -> str:
+    return str(int(value)) if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def parse_arm(text: str) -> ArmSpec:
+    """Reads an arm.
+
+    Raises:
+      DataError: on an unknown labelling, key or value.
+    """
+    labelling, _, rest = text.partition(":")
+    known = (ORM, PRM_PRIOR, *FIXED, *LEARNED)
+    if labelling not in known or labelling == "stored":
+        raise DataError(f"arm {text!r}: no labelling {labelling!r}; choose among {', '.join(known)}")
+    hints = get_type_hints(ArmSpec)
+    values: dict[str, Any] = {"labelling": labelling}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if key not in hints or key == "labelling" or not equals:
+            keys = ", ".join(name for name in hints if name != "labelling")
+            raise DataError(f"arm {text!r}: {part!r} is no KEY=VALUE with a key among {keys}")
+        try:
+            values[key] = bool(int(value)) if hints[key] is bool else value if get_args(hints[key]) else hints[key](value)
+        except ValueError as error:
+            raise DataError(f"arm {text!r}: {key}={value!r} is no {hints[key].__name__}") from error
+    try:
+        spec = dacite.from_dict(ArmSpec, values)
+    except dacite.WrongTypeError as error:
+        choices = ", ".join(map(str, get_args(hints[str(error.field_path)])))
+        raise DataError(f"arm {text!r}: {error.field_path} must be one of {choices}") from error
+    if spec.start not in (PRM_PRIOR, *FIXED) or spec.start == "stored":
+        raise DataError(f"arm {text!r}: start={spec.start!r} is no fixed labelling")
+    if spec.unroll < 1 or spec.rate <= 0:
+        raise DataError(f"arm {text!r}: unroll must be at least 1 and rate above 0")
+    return spec

@@ -1,0 +1,256 @@
+"""Training of the study's reward models: the package's losses, hypergradient and optimizers, many steps in one program.
+
+A study trains hundreds of small models of a few shapes. So all steps of a fit are one ``lax.scan`` over batches made
+beforehand, compiled once for all labellings, regimes and seeds: labels and loss weights are arguments.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+
+from dreamprm_jax.bilevel import optimizers
+from dreamprm_jax.bilevel.hypergradient import make_meta_gradient
+from dreamprm_jax.bilevel.labels import Parametrisation
+from dreamprm_jax.models.decoder import DecoderConfig
+from dreamprm_jax.models.reward import Params, init_params
+from dreamprm_jax.training.feed import Batch, PackedRows, collate
+from dreamprm_jax.training.losses import batch_logits, elementwise_loss, outcome_loss, step_loss
+
+Inner = Literal["adamw", "sgd"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the reward model's parameters are trained."""
+
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    adam_b2: float = 0.98
+    steps: int = 400  # of a whole training
+    optimizer: Inner = "adamw"
+    sgd_rate: float = 0.3  # learning rate of "sgd"
+
+
+class Weights(NamedTuple):
+    """What the terms of the inner loss count."""
+
+    steps: float = 1.0
+    outcomes: float = 1.0
+
+
+class State(NamedTuple):
+    """Parameters and their optimizer's state."""
+
+    params: Params
+    opt_state: Any
+
+
+class MetaState(NamedTuple):
+    """Label-side parameters and their optimizer's state."""
+
+    phi: Any
+    opt_state: Any
+
+
+class Trace(NamedTuple):
+    """Of every bi-level step."""
+
+    outer_loss: Float[Array, " steps"]
+    agreement: Float[Array, "steps truths"]  # share of the touched labels that the hypergradient moves to the truth
+
+
+def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
+    """Clipping, and AdamW or SGD, on a linear rise and a cosine fall over all steps."""
+    rate = recipe.learning_rate if recipe.optimizer == "adamw" else recipe.sgd_rate
+    rise = max(1, recipe.steps // 20)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, rise, recipe.steps, 0.1 * rate)
+    clip = optimizers.clip_by_global_norm(recipe.clip_norm)
+    if recipe.optimizer == "sgd":
+        return optax.chain(clip, optax.sgd(schedule))
+    return optax.chain(clip, optimizers.adamw(schedule, b2=recipe.adam_b2, weight_decay=recipe.weight_decay))
+
+
+def start(model: DecoderConfig, recipe: Recipe, seed: int) -> State:
+    """A random model."""
+    params = _init(model)(jax.random.key(seed))
+    return State(params, make_optimizer(recipe).init(params))
+
+
+@functools.cache
+def _init(model: DecoderConfig) -> Any:
+    return jax.jit(functools.partial(init_params, model))
+
+
+def batches(rows: PackedRows, first: int, last: int) -> Batch:
+    """The batches of steps ``first`` to ``last``, stacked."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *(rows.batch(step) for step in range(first, last)))
+
+
+def fit(
+    model: DecoderConfig, recipe: Recipe, state: State, data: Batch, weights: Weights, loss: str = "bce"
+) -> State:
+    """First-order training on the labels in ``data``."""
+    return _plain(model, recipe, loss)(state, data, weights)
+
+
+@functools.cache
+def _plain(model: DecoderConfig, recipe: Recipe, kind: str) -> Any:
+    optimizer = make_optimizer(recipe)
+
+    def loss(params: Params, batch: Batch, weights: Weights) -> Float[Array, ""]:
+        logits = batch_logits(model, params, batch)
+        losses = elementwise_loss(kind, logits, batch.raw)  # type: ignore[arg-type]
+        steps = step_loss(losses, jnp.ones_like(batch.raw), batch)
+        return weights.steps * steps + weights.outcomes * outcome_loss(logits, batch)
+
+    @jax.jit
+    def run(state: State, data: Batch, weights: Weights) -> State:
+        def step(state: State, batch: Batch) -> tuple[State, None]:
+            gradient = jax.grad(loss)(state.params, batch, weights)
+            updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+            return State(optax.apply_updates(state.params, updates), opt_state), None
+
+        return jax.lax.scan(step, state, data)[0]
+
+    return run
+
+
+def fit_bilevel(
+    model: DecoderConfig,
+    recipe: Recipe,
+    labels: Parametrisation,
+    unroll: int,
+    meta_rate: float,
+    state: State,
+    meta: MetaState,
+    data: Batch,
+    outer: Batch,
+    weights: Weights,
+    clean_weight: float,
+    raw: Float[np.ndarray, " n"],
+    truths: Float[np.ndarray, "truths n"],
+) -> tuple[State, MetaState, Trace]:
+    """Bi-level training: K inner steps, then one step of phi along the exact hypergradient.
+
+    Args:
+      model: the reward model.
+      recipe: the inner optimizer.
+      labels: what phi means.
+      unroll: K.
+      meta_rate: learning rate of phi's Adam.
+      state: theta.
+      meta: phi.
+      data: leaves [calls * K, B, ...].
+      outer: leaves [calls, B, ...]; its label slots hold clean step labels, where it has any.
+      weights: of the inner loss.
+      clean_weight: of the clean step labels in the outer loss.
+      raw: labels that phi started from.
+      truths: of the labels; nan where unknown. For the diagnosis alone.
+    """
+    calls = jax.tree.map(lambda leaf: leaf.reshape(-1, unroll, *leaf.shape[1:]) if unroll > 1 else leaf, data)
+    run = _bilevel(model, recipe, labels, unroll)
+    figures = (jnp.float32(meta_rate), jnp.float32(clean_weight))
+    return run(state, meta, calls, outer, weights, *figures, jnp.asarray(raw), jnp.asarray(truths))
+
+
+def meta_start(labels: Parametrisation, raw: Float[np.ndarray, " n"]) -> MetaState:
+    """phi at the start."""
+    phi = labels.init(jnp.asarray(raw, jnp.float32))
+    return MetaState(phi, _meta_optimizer(labels).init(phi))
+
+
+def _meta_optimizer(labels: Parametrisation) -> optax.GradientTransformationExtraArgs:
+    """Adam with rate 1: the rate is an argument of the compiled program, which multiplies the update."""
+    if labels.is_table:
+        return optimizers.lazy_adam(1.0)
+    return optax.with_extra_args_support(optimizers.adamw(1.0, weight_decay=0.0))
+
+
+@functools.lru_cache(maxsize=16)
+def _bilevel(model: DecoderConfig, recipe: Recipe, labels: Any, unroll: int) -> Any:
+    """Compiled once for each parametrisation: tables that hold no data may be shared, networks hold their features."""
+    optimizer, meta_optimizer = make_optimizer(recipe), _meta_optimizer(labels)
+
+    def inner_loss(params: Params, phi_and_weights: Any, batch: Batch) -> Float[Array, ""]:
+        phi, weights = phi_and_weights
+        logits = batch_logits(model, params, batch)
+        targets, scale = labels.targets_and_weights(phi, batch.label_index, batch.raw)
+        steps = step_loss(elementwise_loss("bce", logits, targets), scale, batch)
+        return weights.steps * steps + weights.outcomes * outcome_loss(logits, batch)
+
+    def outer_loss(params: Params, batch_and_weight: Any) -> Float[Array, ""]:
+        batch, clean = batch_and_weight
+        logits = batch_logits(model, params, batch)
+        steps = step_loss(elementwise_loss("bce", logits, batch.raw), jnp.ones_like(batch.raw), batch)
+        return outcome_loss(logits, batch) + clean * steps
+
+    gradient = make_meta_gradient(inner_loss, outer_loss, optimizer, unroll=unroll)
+
+    @jax.jit
+    def run(
+        state: State,
+        meta: MetaState,
+        data: Batch,
+        outer: Batch,
+        weights: Weights,
+        rate: Array,
+        clean: Array,
+        raw: Array,
+        truths: Array,
+    ) -> tuple[State, MetaState, Trace]:
+        weights = jax.tree.map(lambda weight: jnp.asarray(weight, jnp.float32), weights)
+
+        def step(carry: tuple[State, MetaState], both: tuple[Batch, Batch]) -> tuple[tuple[State, MetaState], Trace]:
+            (state, meta), (batch, held) = carry, both
+            result = gradient(*state, (meta.phi, weights), batch, (held, clean), do_meta=jnp.asarray(True))
+            slope = result.hypergradient[0]
+            touched = optimizers.touched_rows(batch.label_index, len(raw), batch.label_mask)
+            updates, opt_state = meta_optimizer.update(slope, meta.opt_state, meta.phi, touched=touched)
+            updates = jax.tree.map(lambda update: rate * update, updates)
+            phi = labels.project(optax.apply_updates(meta.phi, updates))
+            before, direction = jax.jvp(
+                lambda phi: labels.labels(phi, raw), (meta.phi,), (jax.tree.map(jnp.negative, slope),)
+            )
+            error = jnp.where(jnp.isfinite(truths), truths - before, 0.0)  # [truths, n]
+            counted = touched & (error != 0) & (direction != 0)
+            right = jnp.sum(counted & (jnp.sign(error) == jnp.sign(direction)), axis=1)
+            total = jnp.sum(counted, axis=1)
+            trace = Trace(result.outer_loss, jnp.where(total > 0, right / jnp.maximum(total, 1), jnp.nan))
+            return (State(result.params, result.opt_state), MetaState(phi, opt_state)), trace
+
+        (state, meta), trace = jax.lax.scan(step, (state, meta), (data, outer))
+        return state, meta, trace
+
+    return run
+
+
+def score(model: DecoderConfig, params: Params, rows: PackedRows) -> list[Float[np.ndarray, " steps"]]:
+    """The logits of every step of every program, in the order of ``rows.examples``."""
+    found: dict[int, Float[np.ndarray, " steps"]] = {}
+    size = rows.batch_size
+    for first in range(0, len(rows.rows), size):
+        group = list(rows.rows[first : first + size])
+        padded = group + [group[-1]] * (size - len(group))  # one shape, one compilation
+        batch = collate([[rows.examples[i] for i in row] for row in padded], rows.shape)
+        logits = np.asarray(_forward(model)(params, batch))
+        for row, values in zip(group, logits, strict=False):
+            place = 0
+            for index in row:
+                steps = len(rows.examples[index].step_index)
+                found[index] = values[place : place + steps]
+                place += steps
+    return [found[index] for index in range(len(rows.examples))]
+
+
+@functools.cache
+def _forward(model: DecoderConfig) -> Any:
+    return jax.jit(functools.partial(batch_logits, model))

@@ -1,0 +1,94 @@
+"""What the study measures of labels and of reward models, against the exact truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from dreamprm_jax.evaluation.step_metrics import (
+    auroc,
+    brier,
+    expected_calibration_error,
+    first_error_f1,
+    predicted_first_errors,
+)
+from dreamprm_jax.selection.aggregators import aggregate, sigmoid
+from dreamprm_jax.study.world import Known
+
+AGGREGATED = ("last", "mean", "min", "sum_log_odds")
+THRESHOLDS = np.linspace(0.05, 0.95, 37)
+Figures = dict[str, float]
+
+
+def label_measures(
+    labels: Float[np.ndarray, " n"], recoverable: Bool[np.ndarray, " n"], value: Float[np.ndarray, " n"]
+) -> Figures:
+    """The labels against both truths: recoverability, and V, the chance that the writing policy completes to a pass."""
+    return {
+        "label_auroc": auroc(labels, recoverable),
+        "label_brier": brier(labels, recoverable),
+        "label_ece": expected_calibration_error(labels, recoverable),
+        "label_brier_value": brier(labels, value),
+    }
+
+
+def model_measures(
+    logits: Sequence[Float[np.ndarray, " steps"]],
+    programs: Sequence[Known],
+    meta_logits: Sequence[Float[np.ndarray, " steps"]],
+    meta_programs: Sequence[Known],
+) -> Figures:
+    """A reward model on the test programs, those of one problem together.
+
+    Returns:
+      ``step_auroc`` (recoverable prefixes, all steps of all programs), ``step_brier``, ``step_ece``,
+      ``step_brier_value``, ``outcome_auroc``, ``first_error_f1`` (the threshold that serves the meta programs best),
+      ``best_of_n_AGGREGATOR``: share of the problems whose best-scored program passes (ties share their mean).
+    """
+    scores = [sigmoid(row) for row in logits]
+    flat = np.concatenate(scores)
+    recoverable = np.concatenate([one.recoverable for one in programs])
+    value = np.concatenate([one.value for one in programs])
+    passed = np.array([one.passed for one in programs])
+    figures = {
+        "step_auroc": auroc(np.concatenate(logits), recoverable),
+        "step_brier": brier(flat, recoverable),
+        "step_ece": expected_calibration_error(flat, recoverable),
+        "step_brier_value": brier(flat, value),
+        "outcome_auroc": auroc(np.array([row[-1] for row in logits]), passed),
+        "first_error_f1": _f1(scores, programs, _best_threshold([sigmoid(row) for row in meta_logits], meta_programs)),
+    }
+    groups: dict[str, list[int]] = {}
+    for index, one in enumerate(programs):
+        groups.setdefault(one.program.problem_id, []).append(index)
+    for name in AGGREGATED:
+        totals = aggregate(logits, name)
+        chosen = []
+        for group in groups.values():
+            best = totals[group] == totals[group].max()
+            chosen.append(passed[group][best].mean())
+        figures[f"best_of_n_{name}"] = float(np.mean(chosen))
+    return figures
+
+
+def program_measures(programs: Sequence[Known]) -> Figures:
+    """What no reward model changes: a random choice, and the best possible one."""
+    groups: dict[str, list[bool]] = {}
+    for one in programs:
+        groups.setdefault(one.program.problem_id, []).append(one.passed)
+    return {
+        "random": float(np.mean([np.mean(group) for group in groups.values()])),
+        "oracle": float(np.mean([any(group) for group in groups.values()])),
+    }
+
+
+def _f1(scores: Sequence[Float[np.ndarray, " steps"]], programs: Sequence[Known], threshold: float) -> float:
+    truth = np.array([one.first_fatal for one in programs])
+    return first_error_f1(predicted_first_errors(scores, threshold), truth).f1
+
+
+def _best_threshold(scores: Sequence[Float[np.ndarray, " steps"]], programs: Sequence[Known]) -> float:
+    return float(max(THRESHOLDS, key=lambda threshold: _f1(scores, programs, threshold)))
+

@@ -1,0 +1,97 @@
+"""The two ways in which the study's reward models read a program: as text, and as structure.
+
+Structure: one token for every stage that the statement asks for, one for every stage that main() calls, one for every
+helper: its primitive and form. So the small model need not learn to read, and its labels are what limits it. Text: the
+package's own tokenizer and input form (``training.examples``).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from dreamprm_jax.config import ModelConfig
+from dreamprm_jax.labeling.labellings import StepKey
+from dreamprm_jax.problems.procedural.compose import PRIMITIVES
+from dreamprm_jax.study.world import World
+from dreamprm_jax.training.examples import NO_LABEL, Example, build_examples
+from dreamprm_jax.training.tokenizer import prompt_text, train_tokenizer
+
+Reading = Literal["structure", "text"]
+
+
+def examples(
+    reading: Reading, model: ModelConfig, world: World, keys: Sequence[StepKey]
+) -> dict[str, list[Example]]:
+    """Token sequences of all programs, by window, in the world's order; labels are still 0.
+
+    Args:
+      reading: text or structure.
+      model: vocabulary size, context, kind of tokens.
+      world: the programs.
+      keys: rows of the label table.
+    """
+    if reading == "structure":
+        rows = {(program, step): row for row, (_, program, step) in enumerate(keys)}
+        return {window: _structure(world, window, rows) for window in world.programs}
+    texts = [prompt_text(problem) for problem in world.problems["train"].values()]
+    texts += [one.program.code for one in world.programs["train"]]
+    tokenizer = train_tokenizer(texts, model.vocab_size, model.tokenizer_pieces)
+    counts: Counter[str] = Counter()
+    return {
+        window: build_examples(
+            tokenizer,
+            model,
+            world.problems[window],
+            [one.program for one in world.programs[window]],
+            world.outcomes(window),
+            keys,
+            counts,
+        )
+        for window in world.programs
+    }
+
+
+@functools.cache
+def _vocabulary() -> dict[tuple[str, str], int]:
+    """0 is padding."""
+    words = [(kind, name) for name in PRIMITIVES for kind in ("asked", "called")]
+    words += [(f"form {form}", name) for name, primitive in PRIMITIVES.items() for form in range(len(primitive.forms))]
+    return {word: number for number, word in enumerate(words, 1)}
+
+
+def structure_vocabulary() -> int:
+    """Tokens of the structural reading, padding included."""
+    return len(_vocabulary()) + 1
+
+
+def _structure(world: World, window: str, rows: dict[tuple[str, int], int]) -> list[Example]:
+    words, found = _vocabulary(), []
+    for one in world.programs[window]:
+        names = world.compositions[one.program.problem_id].names
+        written = one.written
+        assert written.plan is not None
+        tokens = [words["asked", name] for name in names]
+        tokens += [words["called", names[place]] for place in written.plan.calls]
+        main = len(tokens) - 1
+        tokens += [
+            words[f"form {form}", names[place]] for place, form in zip(written.plan.calls, written.forms, strict=True)
+        ]
+        ends = np.arange(main, len(tokens), dtype=np.int32)
+        index = [rows.get((one.program.program_hash, step), NO_LABEL) for step in range(len(ends))]
+        found.append(
+            Example(
+                one.program.problem_id,
+                one.program.program_hash,
+                np.asarray(tokens, np.int32),
+                ends,
+                np.asarray(index, np.int32),
+                np.zeros(len(ends), np.float32),
+                float(one.passed),
+            )
+        )
+    return found

@@ -1,0 +1,140 @@
+"""Runs a study: one process for each regime and seed, several at a time; what is done stays done.
+
+Kill it at any moment: a result is one file, written whole, and the next start makes those that are missing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dreamprm_jax.schema import DataError
+from dreamprm_jax.storage import read_json, write_json
+from dreamprm_jax.study.results import missing
+from dreamprm_jax.study.settings import StudySettings
+
+_MAY_CHANGE = ("name", "regimes", "seeds", "arms", "baseline", "workers", "threads")  # a result depends on none of them
+Unit = tuple[str, int]
+
+
+def run_study(settings: StudySettings, folder: Path) -> None:
+    """Makes every result that is missing.
+
+    Raises:
+      DataError: where the folder holds results of other settings, or a unit fails (what the others made is kept).
+    """
+    _claim(settings, folder)
+    units = [
+        (regime, seed) for seed in settings.seeds for regime in settings.regimes if missing(settings, folder, regime, seed)
+    ]
+    total = sum(len(missing(settings, folder, *unit)) for unit in units)
+    whole = len(settings.seeds) * len(settings.regimes) * len(settings.arms)
+    workers = settings.workers or os.cpu_count() or 1
+    running: dict[Unit, subprocess.Popen[bytes]] = {}
+    waiting = iter(units)
+    failed: list[Unit] = []
+    with tqdm(total=whole, initial=whole - total, desc=f"study {settings.name}", unit="arm") as bar:
+        try:
+            while _fill(running, waiting, workers, settings, folder) or running:
+                _wait_a_moment(running)
+                bar.n = whole - sum(len(missing(settings, folder, *unit)) for unit in units)
+                bar.refresh()
+                for unit, process in list(running.items()):
+                    if process.poll() is not None:
+                        del running[unit]
+                        if process.returncode:
+                            failed.append(unit)
+        finally:
+            for process in running.values():
+                process.terminate()
+            for process in running.values():
+                process.wait()
+    if failed:
+        regime, seed = failed[0]
+        log = _log(folder, failed[0])
+        tail = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+        raise DataError(
+            f"{len(failed)} unit(s) of the study failed, first regime {regime}, seed {seed}: {''.join(tail)} ({log}); "
+            "the results of the others are kept: run the same command again for the rest"
+        )
+
+
+def _claim(settings: StudySettings, folder: Path) -> None:
+    """Writes the settings; results of other settings must not be mixed with those to come."""
+    path, wanted = folder / "settings.json", dataclasses.asdict(settings)
+    plain = {name: value for name, value in wanted.items() if name not in _MAY_CHANGE}
+    if (folder / "results").exists() and path.exists():
+        there = read_json(path)
+        changed = [name for name in plain if _as_json(plain[name]) != there.get(name)]
+        if changed:
+            raise DataError(
+                f"{folder}: holds results of other settings ({', '.join(changed)}); take another --workdir, or remove it"
+            )
+    write_json(path, wanted)
+
+
+def _as_json(value: object) -> object:
+    if isinstance(value, tuple):
+        return [_as_json(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _as_json(item) for key, item in value.items()}
+    return value
+
+
+def _fill(
+    running: dict[Unit, subprocess.Popen[bytes]],
+    waiting: Iterator[Unit],
+    workers: int,
+    settings: StudySettings,
+    folder: Path,
+) -> bool:
+    """Starts units while there is room. Returns whether one was started."""
+    started = False
+    while len(running) < workers:
+        unit = next(waiting, None)
+        if unit is None:
+            break
+        running[unit] = _start(settings, folder, unit)
+        started = True
+    return started
+
+
+def _start(settings: StudySettings, folder: Path, unit: Unit) -> subprocess.Popen[bytes]:
+    regime, seed = unit
+    threads = str(settings.threads)
+    own = os.environ.get("XLA_FLAGS", "")
+    single = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1" if settings.threads == 1 else ""
+    environment = os.environ | {
+        "XLA_FLAGS": f"{own} {single}".strip(),
+        "OMP_NUM_THREADS": threads,
+        "OPENBLAS_NUM_THREADS": threads,
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    log = _log(folder, unit)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "dreamprm_jax.study.unit", str(folder / "settings.json"), str(folder), regime, str(seed)],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def _log(folder: Path, unit: Unit) -> Path:
+    return folder / "logs" / f"{unit[0]}_{unit[1]}.log"
+
+
+def _wait_a_moment(running: dict[Unit, subprocess.Popen[bytes]]) -> None:
+    for process in running.values():
+        try:
+            process.wait(timeout=1.0 / len(running))
+        except subprocess.TimeoutExpired:
+            continue

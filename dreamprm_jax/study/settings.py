@@ -1,0 +1,82 @@
+"""Settings of a study: frozen dataclasses, and the ConfigDict that ``configs/study/*.py`` starts from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import dacite
+from ml_collections import config_dict
+
+from dreamprm_jax.config import ModelConfig, check_names
+from dreamprm_jax.schema import DataError
+from dreamprm_jax.study.arms import parse_arm
+from dreamprm_jax.study.fit import Recipe
+from dreamprm_jax.study.reading import Reading
+from dreamprm_jax.study.regimes import regime
+from dreamprm_jax.study.world import Sizes
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """One study: every arm in every regime, for every seed."""
+
+    name: str = "study"
+    reading: Reading = "structure"
+    regimes: tuple[str, ...] = ("k1", "k4", "weak_tests", "family_bias")
+    seeds: tuple[int, ...] = (0, 1, 2)
+    arms: tuple[str, ...] = ("raw", "hidden_fault", "label_table", "clean")
+    baseline: str = "raw"  # the arm that the others are compared with: "mix"
+    sizes: Sizes = field(default_factory=Sizes)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    recipe: Recipe = field(default_factory=Recipe)
+    row_tokens: int = 128
+    rows: int = 4  # of a batch, inner and outer
+    warm_share: float = 0.6  # of the steps, before the labels of a learned labelling begin to move
+    clean_problems: int = 50  # meta problems whose steps have clean labels, for those arms that may see them
+    folds: int = 2  # of the cross-fitted reward models
+    rounds: int = 2  # of cross-fitting and hidden-fault EM
+    workers: int = 0  # processes; 0: one a core
+    threads: int = 1  # of a process
+
+
+def study_defaults() -> config_dict.ConfigDict:
+    """A ConfigDict with every field and its default."""
+    return config_dict.ConfigDict(dataclasses.asdict(StudySettings()))
+
+
+def freeze_study(values: config_dict.ConfigDict) -> StudySettings:
+    """Turns the ConfigDict into ``StudySettings``, arms by their canonical names.
+
+    Raises:
+      DataError: on an unknown field, arm or regime, a wrong type, or a baseline that is no arm.
+    """
+    plain = values.to_dict()
+    check_names(plain, dataclasses.asdict(StudySettings()), "")
+    try:
+        settings = dacite.from_dict(StudySettings, plain, config=dacite.Config(strict=True, cast=[tuple]))
+    except dacite.DaciteError as error:
+        raise DataError(f"config: {error}") from error
+    settings = dataclasses.replace(
+        settings,
+        arms=tuple(parse_arm(arm).name for arm in settings.arms),
+        baseline=parse_arm(settings.baseline).name,
+    )
+    for name in settings.regimes:
+        regime(name)
+    if settings.baseline not in settings.arms:
+        raise DataError(f"config.baseline: {settings.baseline!r} is none of config.arms")
+    for what, items in (("arms", settings.arms), ("regimes", settings.regimes), ("seeds", settings.seeds)):
+        if not items or len(set(items)) < len(items):
+            raise DataError(f"config.{what}: at least one, none twice")
+    if not 0.0 < settings.warm_share < 1.0:
+        raise DataError(f"config.warm_share={settings.warm_share}: must be between 0 and 1")
+    return settings
+
+
+def read_settings(path: Path) -> StudySettings:
+    """Reads back what ``write_json(path, dataclasses.asdict(settings))`` wrote."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    return dacite.from_dict(StudySettings, values, config=dacite.Config(strict=True, cast=[tuple]))

@@ -1,0 +1,261 @@
+"""One unit of work of a study: every arm of one regime and one seed, each result written as soon as it is known.
+
+Run as a process of its own by ``study.run``: ``python -m dreamprm_jax.study.unit SETTINGS.json FOLDER REGIME SEED``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from dreamprm_jax.bilevel.corrector_net import corrector_net
+from dreamprm_jax.bilevel.labels import LabelTable, Parametrisation, WeightTable
+from dreamprm_jax.config import LabelsConfig, ModelConfig
+from dreamprm_jax.labeling.labellings import (
+    LabelSource,
+    StepKey,
+    fixed_labels,
+    hidden_fault_labels,
+    step_features,
+    step_key,
+)
+from dreamprm_jax.models.decoder import decoder_config
+from dreamprm_jax.study import fit
+from dreamprm_jax.study.arms import ORM, PRM_PRIOR, ArmSpec, parse_arm
+from dreamprm_jax.study.measures import Figures, label_measures, model_measures, program_measures
+from dreamprm_jax.study.reading import examples, structure_vocabulary
+from dreamprm_jax.study.regimes import Regime, regime
+from dreamprm_jax.study.results import missing, result_path
+from dreamprm_jax.study.settings import StudySettings, read_settings
+from dreamprm_jax.study.world import Known, World, draw_labels, make_world
+from dreamprm_jax.storage import write_json
+from dreamprm_jax.training.examples import Example
+from dreamprm_jax.training.feed import PackedRows
+
+_LABELS = LabelsConfig(clean_target="recoverable")
+_TABLES = {"label_table": LabelTable(_LABELS.floor), "weight_table": WeightTable()}  # shared: compiled once
+
+
+def run_unit(settings: StudySettings, folder: Path, regime_name: str, seed: int) -> None:
+    """Trains and measures the arms that are missing, and writes a file for each."""
+    todo = missing(settings, folder, regime_name, seed)
+    if not todo:
+        return
+    unit = make_unit(settings, regime(regime_name), seed)
+    for arm in todo:
+        begun = time.monotonic()
+        figures = unit.run(parse_arm(arm))
+        figures["seconds"] = time.monotonic() - begun
+        row = {"regime": regime_name, "seed": seed, "arm": arm} | figures
+        write_json(result_path(folder, regime_name, seed, arm), row)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """The data that the arms of a unit share. Rows of the label table: training steps, then the clean meta steps."""
+
+    settings: StudySettings
+    model: ModelConfig
+    world: World
+    source: LabelSource
+    examples: dict[str, list[Example]]
+    value: Float[np.ndarray, " n"]  # V of the rows
+    recoverable: Float[np.ndarray, " n"]
+    own: Float[np.ndarray, " n"]  # 1 for rows of training steps, 0 for those of the meta problems
+    found: dict[str, Float[np.ndarray, " n"]]  # labels made so far
+
+    @property
+    def seed(self) -> int:
+        """Of the world, and of all training."""
+        return self.world.seed
+
+    def run(self, arm: ArmSpec) -> Figures:
+        """Trains one arm and measures it."""
+        figures: Figures = {}
+        recipe = dataclasses.replace(self.settings.recipe, optimizer=arm.inner)
+        weights = fit.Weights(float(arm.labelling != ORM), float(arm.outcomes))
+        if arm.learned:
+            state, labels, figures = self._learn(arm, recipe, weights)
+            if arm.phase == "retrain":
+                state = self.train(self._inner(labels, arm), self.settings.recipe, fit.Weights(), self.seed)
+        else:
+            labels = self.labels(arm)
+            kind = "gce" if arm.labelling == "gce" else "bce"
+            state = self.train(self._inner(labels, arm), recipe, weights, self.seed, kind)
+        if arm.labelling != ORM:
+            own = self.own > 0
+            figures |= label_measures(labels[own], self.recoverable[own] > 0.5, self.value[own])
+        test, meta = self.world.programs["test"], self.world.programs["meta"]
+        scores = [self.score(state, self.examples[window]) for window in ("test", "meta")]
+        return figures | model_measures(scores[0], test, scores[1], meta) | program_measures(test)
+
+    def labels(self, arm: ArmSpec) -> Float[np.ndarray, " n"]:
+        """The fixed labels of every row."""
+        return self._labels(ORM if arm.labelling == ORM else arm.labelling, arm.target)
+
+    def _labels(self, name: str, target: str = "recoverable") -> Float[np.ndarray, " n"]:
+        key = f"{name}/{target}"
+        if key not in self.found:
+            if name == ORM:
+                self.found[key] = self._labels("raw")
+            elif name == PRM_PRIOR:
+                self.found[key] = self._with_prm_prior()
+            elif name == "clean":
+                self.found[key] = self.value if target == "value" else self.recoverable
+            else:
+                truth = self.value if target == "value" else self.recoverable
+                keys = [step_key(row) for row in self.source.steps]
+                clean: dict[StepKey, float] = {
+                    key: float(label) for key, label, own in zip(keys, truth, self.own, strict=True) if not own
+                }
+                source = dataclasses.replace(self.source, clean=clean, clean_problems=len(clean))
+                self.found[key] = fixed_labels(name, source, _LABELS)
+        return self.found[key]
+
+    def _with_prm_prior(self) -> Float[np.ndarray, " n"]:
+        """Hidden-fault EM, and reward models on its labels for the hazards of programs that they have not seen."""
+        labels, settings = self._labels("hidden_fault"), self.settings
+        share = dataclasses.replace(settings.recipe, steps=settings.recipe.steps * (settings.folds - 1) // settings.folds)
+        labelled = [e for window in ("train", "meta") for e in self.examples[window] if (e.label_index >= 0).any()]
+        others = [e for e in self.examples["meta"] if not (e.label_index >= 0).any()]
+        problems = {key: place for place, key in enumerate(dict.fromkeys(e.problem_id for e in labelled))}
+        for round_ in range(settings.rounds):
+            scores: dict[StepKey, float] = {}
+            for fold in range(settings.folds):
+                held = [e for e in labelled if problems[e.problem_id] % settings.folds == fold]
+                seen = [e for e in labelled if problems[e.problem_id] % settings.folds != fold]
+                rows = self._pack(seen + others).relabelled(labels.astype(np.float32))
+                state = self.train(rows, share, fit.Weights(), self.seed + 101 * (1 + fold + settings.folds * round_))
+                for example, logits in zip(held, self.score(state, held), strict=True):
+                    for step, logit in enumerate(logits):
+                        scores[example.problem_id, example.program_hash, step] = float(1.0 / (1.0 + np.exp(-logit)))
+            labels = hidden_fault_labels(self.source, scores)
+        return labels
+
+    def train(
+        self, rows: PackedRows, recipe: fit.Recipe, weights: fit.Weights, seed: int, kind: str = "bce"
+    ) -> fit.State:
+        """A new model on fixed labels."""
+        model = decoder_config(self.model)
+        data = fit.batches(rows, 0, recipe.steps)
+        return fit.fit(model, recipe, fit.start(model, recipe, seed), data, weights, kind)
+
+    def score(self, state: fit.State, programs: Sequence[Example]) -> list[Float[np.ndarray, " steps"]]:
+        """Logits of every step of every program, in their order."""
+        return fit.score(decoder_config(self.model), state.params, self._pack(programs))
+
+    def _pack(self, programs: Sequence[Example]) -> PackedRows:
+        return PackedRows(programs, self.settings.row_tokens, self.settings.rows, self.seed)
+
+    def _inner(self, labels: Float[np.ndarray, " n"], arm: ArmSpec, held_out: bool = False) -> PackedRows:
+        """Training programs with their labels, and the meta programs' outcomes unless those are held out."""
+        chosen = np.where(self.own > 0, labels, self.recoverable if arm.clean else np.nan)
+        programs = self.examples["train"] + ([] if held_out else self.examples["meta"])
+        return self._pack(programs).relabelled(chosen.astype(np.float32))
+
+    def _learn(
+        self, arm: ArmSpec, recipe: fit.Recipe, weights: fit.Weights
+    ) -> tuple[fit.State, Float[np.ndarray, " n"], Figures]:
+        """Warm-up on the starting labels, then bi-level training."""
+        model = decoder_config(self.model)
+        begin = self._labels(arm.start)
+        learner = self._parametrisation(arm, begin)
+        calls = round((1 - self.settings.warm_share) * recipe.steps / arm.unroll)
+        warm = recipe.steps - calls * arm.unroll
+        rows = self._inner(begin, arm, held_out=arm.meta != "same")
+        state = fit.start(model, recipe, self.seed)
+        state = fit.fit(model, recipe, state, fit.batches(rows, 0, warm), weights)
+        looked_at = self._pack(self.examples["train" if arm.meta == "same" else "meta"])
+        clean = np.where(self.own > 0, np.nan, self.recoverable) if arm.meta == "clean_steps" else self.own * np.nan
+        outer = fit.batches(looked_at.relabelled(clean.astype(np.float32)), 0, calls)
+        state, meta, trace = fit.fit_bilevel(
+            model,
+            recipe,
+            learner,
+            arm.unroll,
+            arm.rate,
+            state,
+            fit.meta_start(learner, begin),
+            fit.batches(rows, warm, recipe.steps),
+            outer,
+            weights,
+            float(arm.meta == "clean_steps"),
+            begin.astype(np.float32),
+            np.stack([np.where(self.own > 0, truth, np.nan) for truth in (self.value, self.recoverable)]),
+        )
+        labels = np.asarray(learner.labels(meta.phi, jnp.asarray(begin, jnp.float32)))
+        figures = {"label_moved": float(np.mean(np.abs(labels - begin)[self.own > 0]))}
+        agreement = np.asarray(trace.agreement)
+        for name, column in zip(("value", "recoverable"), agreement.T, strict=True):
+            if np.isfinite(column).any():  # a weight table moves no label
+                figures[f"sign_agreement_{name}"] = float(np.nanmean(column))
+        if arm.labelling == "weight_table":
+            figures["mean_weight"] = float(np.mean(np.asarray(meta.phi)[self.own > 0]))
+        return state, labels, figures
+
+    def _parametrisation(self, arm: ArmSpec, begin: Float[np.ndarray, " n"]) -> Parametrisation:
+        if arm.labelling != "corrector_net":
+            return _TABLES[arm.labelling]
+        programs = {key: place for place, key in enumerate(dict.fromkeys(s.program_hash for s in self.source.steps))}
+        program = np.array([programs[step.program_hash] for step in self.source.steps])
+        return corrector_net(begin, step_features(self.source), program, _LABELS.corrector_hidden, self.seed)
+
+
+def make_unit(settings: StudySettings, here: Regime, seed: int) -> Unit:
+    """The world of the seed, with the regime's labels."""
+    world = make_world(seed, settings.sizes)
+    meta = world.programs["meta"]
+    problems = list(dict.fromkeys(one.program.problem_id for one in meta))[: settings.clean_problems]
+    chosen: list[tuple[str, list[Known]]] = [
+        ("train", world.programs["train"]),
+        ("meta", [one for one in meta if one.program.problem_id in set(problems)]),
+    ]
+    labels, truth, own = [], {}, set()
+    for window, programs in chosen:
+        labels += draw_labels(world, here, window, programs)
+        for one in programs:
+            for step in range(len(one.value)):
+                key = (one.program.problem_id, one.program.program_hash, step)
+                truth[key] = (one.value[step], one.recoverable[step])
+                if window == "train":
+                    own.add(key)
+    outcomes = {row.program_hash: row for window in ("train", "meta") for row in world.outcomes(window)}
+    source = LabelSource(labels, outcomes)
+    keys = [step_key(row) for row in source.steps]
+    model = settings.model
+    if settings.reading == "structure":
+        model = dataclasses.replace(model, vocab_size=structure_vocabulary(), max_length=64)
+    pairs = np.array([truth[key] for key in keys], float)
+    return Unit(
+        settings,
+        model,
+        world,
+        source,
+        examples(settings.reading, model, world, keys),
+        pairs[:, 0],
+        pairs[:, 1],
+        np.array([float(key in own) for key in keys]),
+        {},
+    )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Entry point of a unit's process."""
+    path, folder, regime_name, seed = arguments
+    settings = read_settings(Path(path))
+    jax.config.update("jax_compilation_cache_dir", str(Path(folder) / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    run_unit(settings, Path(folder), regime_name, int(seed))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,178 @@
+"""One seed's world: problems, programs, exact outcomes and truth, and the Monte-Carlo labels of a regime.
+
+Nothing is executed in the sandbox here: the forms are the benchmark's own code, and the chance that a completion of a
+prefix passes is known exactly (``problems.procedural.truth``). K independent rollouts of a prefix pass a
+Binomial(K, chance) number of times, so drawing that number gives labels of the very distribution that rolling out,
+judging and counting gives (without the reuse of rollouts), in microseconds. A test compares the two.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from dreamprm_jax.policy.protocol import CompletionRequest
+from dreamprm_jax.policy.simulated import SimulatedPolicy
+from dreamprm_jax.policy.stage import request_seed
+from dreamprm_jax.problems.procedural.compose import Composition, compose
+from dreamprm_jax.problems.procedural.truth import Valuer
+from dreamprm_jax.problems.procedural.writing import Written, read
+from dreamprm_jax.schema import Outcome, Problem, Program, StepLabel, Verdict
+from dreamprm_jax.study.regimes import Regime
+
+WINDOWS = ("train", "meta", "test")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How many problems of each window, and programs a problem."""
+
+    train: int = 400
+    meta: int = 150
+    test: int = 120
+    train_programs: int = 1
+    test_programs: int = 8
+    private_tests: int = 5
+
+
+@dataclass(frozen=True)
+class Known:
+    """A program with everything that is known of it."""
+
+    program: Program
+    written: Written
+    passed: bool  # all tests
+    value: Float[np.ndarray, " steps"]  # V: the chance that the writing policy completes each prefix to a pass
+    recoverable: Bool[np.ndarray, " steps"]  # whether any completion passes
+
+    @property
+    def first_fatal(self) -> int:
+        """The first step after which nothing passes, -1 where the program passes."""
+        return -1 if self.recoverable.all() else int(np.argmin(self.recoverable))
+
+
+@dataclass(frozen=True)
+class World:
+    """The problems and programs of one seed; the same in all regimes."""
+
+    seed: int
+    problems: dict[str, dict[str, Problem]]  # by window, by problem id
+    compositions: dict[str, Composition]
+    programs: dict[str, list[Known]]  # by window, those of one problem together
+
+    def outcomes(self, window: str) -> list[Outcome]:
+        """As the judge would write them."""
+        return [
+            Outcome(
+                one.program.problem_id,
+                one.program.program_hash,
+                Verdict.AC if one.passed else Verdict.WA,
+                int(one.passed),
+                1,
+                "",
+                0.0,
+                "faithful",
+                "PORTABLE",
+            )
+            for one in self.programs[window]
+        ]
+
+
+def make_world(seed: int, sizes: Sizes) -> World:
+    """Composes problems, lets the simulated policy write programs, and works out their truth."""
+    problems: dict[str, dict[str, Problem]] = {window: {} for window in WINDOWS}
+    compositions: dict[str, Composition] = {}
+    counts = {"train": sizes.train, "meta": sizes.meta, "test": sizes.test}
+    for window, problem, composition in compose(seed, counts, sizes.private_tests):
+        problems[window][problem.problem_id] = problem
+        compositions[problem.problem_id] = composition
+    policy = SimulatedPolicy(compositions)
+    programs: dict[str, list[Known]] = {window: [] for window in WINDOWS}
+    for window in WINDOWS:
+        wanted = sizes.test_programs if window == "test" else sizes.train_programs
+        for problem in problems[window].values():
+            valuer = Valuer(compositions[problem.problem_id], problem, 1.0)
+            request = CompletionRequest(problem, "", wanted, 1.0, request_seed(seed, "candidates", problem.problem_id))
+            for index, answer in enumerate(policy.complete(request)):
+                program = Program.make(problem.problem_id, answer.code, index, policy.name, {})
+                programs[window].append(_with_truth(valuer, program))
+    return World(seed, problems, compositions, programs)
+
+
+def _with_truth(valuer: Valuer, program: Program) -> Known:
+    written = read(valuer.composition, program.code)
+    assert written is not None
+    pairs = [valuer.value(prefix) for prefix in _prefixes(written)]
+    value, recoverable = np.array([v for v, _ in pairs]), np.array([r for _, r in pairs])
+    return Known(program, written, bool(recoverable[-1]), value, recoverable)
+
+
+def _prefixes(written: Written) -> list[Written]:
+    """After main, after each helper: the last is the program."""
+    return [Written(written.plan, written.forms[:done], False) for done in range(len(written.forms) + 1)]
+
+
+def rollout_chances(
+    world: World, regime: Regime, window: str, programs: Sequence[Known]
+) -> list[Float[np.ndarray, " steps"]]:
+    """The chance that a rollout of each prefix of the programs counts as a pass in the regime."""
+    weak = regime.weak_primitives(world.seed)
+    if regime.completer_scale == 1.0 and not weak and not regime.judge_tests:
+        return [one.value for one in programs]
+    valuers: dict[str, Valuer] = {}
+    chances = []
+    for one in programs:
+        key = one.program.problem_id
+        if key not in valuers:
+            valuers = {
+                key: Valuer(
+                    world.compositions[key],
+                    _with_tests(world.problems[window][key], regime.judge_tests),
+                    regime.completer_scale,
+                    weak,
+                )
+            }
+        chances.append(np.array([valuers[key].value(prefix)[0] for prefix in _prefixes(one.written)]))
+    return chances
+
+
+def _with_tests(problem: Problem, count: int) -> Problem:
+    if not count:
+        return problem
+    return dataclasses.replace(problem, public_tests=problem.tests[:count], private_tests=())
+
+
+def draw_labels(world: World, regime: Regime, window: str, programs: Sequence[Known]) -> list[StepLabel]:
+    """K rollouts of every step but the last of each program; the last step's label is the outcome."""
+    labels = []
+    for one, chance in zip(programs, rollout_chances(world, regime, window, programs), strict=True):
+        rng = np.random.default_rng(request_seed(world.seed, "rollouts", regime.name, one.program.program_hash))
+        for step, passing in enumerate(chance):
+            last = step == len(chance) - 1
+            rollouts = 1 if last else regime.rollouts
+            passes = int(one.passed) if last else int(rng.binomial(rollouts, min(float(passing), 1.0)))
+            labels.append(
+                StepLabel(
+                    problem_id=one.program.problem_id,
+                    program_hash=one.program.program_hash,
+                    step_index=step,
+                    start=0,
+                    end=0,
+                    passes=passes,
+                    rollouts=rollouts,
+                    infrastructure_errors=0,
+                    unforced=0,
+                    posterior_alpha=1.0 + passes,
+                    posterior_beta=1.0 + rollouts - passes,
+                    policy=f"simulated/{regime.name}",
+                    sampling="{}",
+                    mode="faithful",
+                    tier="PORTABLE",
+                    config_hash="",
+                )
+            )
+    return labels
