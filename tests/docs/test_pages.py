@@ -1,0 +1,43 @@
+"""What the pages say of the package: links lead somewhere, error messages and files that are named exist."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from doc_blocks import REPOSITORY, documents
+
+NAMES = [str(path.relative_to(REPOSITORY)) for path in documents()]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_links_lead_somewhere(name):
+    document = REPOSITORY / name
+    text = re.sub(r"^```.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not re.match(r"[a-z]+:|#", target):
+            assert (document.parent / target.partition("#")[0]).exists(), f"{name}: {target}"
+
+
+def test_every_page_is_found_from_an_index():
+    indices = [REPOSITORY / "docs" / "README.md", REPOSITORY / "README.md"]
+    linked = {name for index in indices for name in re.findall(r"[(/](\w+\.md)\)", index.read_text(encoding="utf-8"))}
+    assert {path.name for path in (REPOSITORY / "docs").glob("*.md")} - linked == set()
+
+
+def test_the_messages_of_operations_are_those_of_the_sources():
+    """Each fragment in the first column of the table of messages is part of one string literal, or of joined ones."""
+    sources = "\n".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "dreamprm_jax").rglob("*.py"))
+    sources = re.sub(r"[\"']\s*\n\s*f?[\"']", "", sources)
+    page = (REPOSITORY / "docs" / "operations.md").read_text(encoding="utf-8")
+    table = page.partition("| the message says |")[2].partition("\n\n")[0]
+    fragments = [part for row in table.splitlines()[2:] for part in re.findall(r"`([^`]+)`", row.split("|")[1])]
+    assert len(fragments) > 25
+    assert [fragment for fragment in fragments if fragment not in sources] == []
+
+
+@pytest.mark.parametrize("name", ["docs/security.md", "docs/extending.md", "docs/faq.md", "CONTRIBUTING.md"])
+def test_files_that_are_named_exist(name):
+    text = (REPOSITORY / name).read_text(encoding="utf-8")
+    for file in re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.(?:py|md))`", text):
+        assert any((REPOSITORY / root / file).exists() for root in ("", "dreamprm_jax")), f"{name}: {file}"
