@@ -32,6 +32,7 @@ other commands
   status     with --workdir=DIR: how far a run is: units, rate, time left, errors
   search     beam search over functions with a trained reward model, against best-of-N on the same budget
   plan       with --chip=KIND --chips=N: memory, time, price and label cost of a run on chips that need not be here
+  study      compare labellings over regimes of label noise and many seeds
   inspect    parameters, shardings, compiled memory and FLOPs of a training step, for devices that need not exist
   export     with --arm=ARM --output=DIR: a trained reward model as a Hugging Face folder
 
@@ -109,6 +110,10 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         from dreamprm_jax.scoring import cli as scoring_cli
 
         return scoring_cli.run(command, arguments)
+    if command == "study":
+        from dreamprm_jax.study import cli as study_cli
+
+        return study_cli.main(arguments)
     if command == "search":
         from dreamprm_jax.evaluation import search_cli
 
@@ -205,22 +210,34 @@ def settings_lines(sections: set[str]) -> Iterator[str]:
     """The settings of some sections with their defaults, as ``--help`` shows them."""
     from dreamprm_jax.config import Config
 
-    for name, value in _leaves(Config()):
+    for name, value in leaves(Config()):
         if name.split(".")[0] in sections:
             yield f"  --config.{name}={value}"
 
 
-def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every field of nested dataclasses by its dotted name, with its value."""
     for field in dataclasses.fields(value):
         item = getattr(value, field.name)
         if dataclasses.is_dataclass(item):
-            yield from _leaves(item, f"{prefix}{field.name}.")
+            yield from leaves(item, f"{prefix}{field.name}.")
         else:
             yield prefix + field.name, item
 
 
 def load_config(path: str, overrides: list[str]) -> Any:
-    """Reads a config file, applies ``--config.field=value`` overrides, checks every type.
+    """Reads a run's config file, applies ``--config.field=value`` overrides, checks every type.
+
+    Raises:
+      DataError: as ``load_settings``.
+    """
+    from dreamprm_jax.config import Config, freeze
+
+    return freeze(load_settings(path, overrides, Config()))
+
+
+def load_settings(path: str, overrides: list[str], defaults: Any) -> Any:
+    """The ConfigDict of a config file with overrides; ``defaults`` is the dataclass that has its fields.
 
     Raises:
       DataError: naming the file or the field that is wrong, with the nearest known field.
@@ -228,10 +245,9 @@ def load_config(path: str, overrides: list[str]) -> Any:
     from absl import flags, logging
     from ml_collections import config_flags
 
-    from dreamprm_jax.config import Config, freeze
     from dreamprm_jax.schema import DataError
 
-    known = [name for name, _ in _leaves(Config())]
+    known = [name for name, _ in leaves(defaults)]
     for item in overrides:
         name = item.removeprefix("--config.").split("=")[0]
         if not item.startswith("--config."):
@@ -249,7 +265,7 @@ def load_config(path: str, overrides: list[str]) -> Any:
         values(command_line)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"config: {error}") from error
-    return freeze(settings)
+    return settings
 
 
 def _run_config_file(path: str) -> Any:

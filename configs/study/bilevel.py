@@ -7,13 +7,14 @@ Expected: docs/label_correction.md
 
 from ml_collections import config_dict
 
-from configs.study import screen
+from dreamprm_jax.study.presets import structural
 
 
 def get_config() -> config_dict.ConfigDict:
     """Settings of the study."""
-    config = screen.get_config()
+    config = structural()
     config.name = "study_bilevel"
+    config.seeds = (100, 101, 102)
     config.regimes = ("k1", "weak_tests", "family_bias", "k4")
     config.arms = (
         "raw",

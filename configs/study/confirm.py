@@ -7,14 +7,13 @@ Expected: docs/label_correction.md
 
 from ml_collections import config_dict
 
-from dreamprm_jax.study.settings import study_defaults
+from dreamprm_jax.study.presets import text
 
 
 def get_config() -> config_dict.ConfigDict:
     """Settings of the study."""
-    config = study_defaults()
+    config = text()
     config.name = "study_confirm"
-    config.reading = "text"
     config.seeds = tuple(range(1000, 1010))
     config.regimes = ("k1", "weak_tests", "family_bias")
     config.arms = (
@@ -25,13 +24,4 @@ def get_config() -> config_dict.ConfigDict:
         "label_table:meta=same,rate=0.1",
     )
     config.rounds = 1
-    config.baseline = "raw"
-    config.sizes.train = 1200
-    config.sizes.meta = 400
-    config.sizes.test = 120
-    config.model.tokenizer_pieces = "lines"
-    config.row_tokens = 192
-    config.rows = 8
-    config.recipe.learning_rate = 2e-3
-    config.recipe.steps = 300
     return config

@@ -74,7 +74,7 @@ def change_point_em(
     """
     passes, rollouts, program, outcome = (np.asarray(array) for array in (passes, rollouts, program, outcome))
     group = np.zeros(len(outcome), int) if group is None else np.asarray(group)
-    _check(passes, rollouts, program, outcome, group)
+    check_counts(passes, rollouts, program, outcome, group)
     lengths = np.bincount(program, minlength=len(outcome))
     column = np.arange(len(program)) - (np.cumsum(lengths) - lengths)[program]
     shape = (len(outcome), int(lengths.max(initial=0)))
@@ -84,7 +84,7 @@ def change_point_em(
     # Few (passes, rollouts) pairs occur: all likelihoods come from one table.
     pairs, pair = np.unique(np.stack([passes, rollouts], axis=1), axis=0, return_inverse=True)
     pair = pair.reshape(-1)
-    table = _log_beta_binomial(pairs)  # [pairs, RATES, CONCENTRATIONS]
+    table = log_beta_binomial(pairs)  # [pairs, RATES, CONCENTRATIONS]
     allowed = _allowed(_pad(passes, program, column, shape), mask, lengths, outcome)
 
     hazard = np.full(shape[1], 0.2)
@@ -178,7 +178,7 @@ def _group_prior() -> Float[np.ndarray, "overall rates"]:
     return (a - 1.0) * np.log(RATES) + (b - 1.0) * np.log1p(-RATES) - _log_beta(a, b)
 
 
-def _log_beta_binomial(pairs: Int[np.ndarray, "pairs 2"]) -> Float[np.ndarray, "pairs rates concentrations"]:
+def log_beta_binomial(pairs: Int[np.ndarray, "pairs 2"]) -> Float[np.ndarray, "pairs rates concentrations"]:
     """log P(passes of rollouts) without the binomial coefficient, which is the same for every T."""
     passes, failures = pairs[:, 0, None, None], (pairs[:, 1] - pairs[:, 0])[:, None, None]
     a = RATES[None, :, None] * CONCENTRATIONS[None, None, :]
@@ -201,9 +201,11 @@ def _pad(
     return padded
 
 
-def _check(
+def check_counts(
     passes: np.ndarray, rollouts: np.ndarray, program: np.ndarray, outcome: np.ndarray, group: np.ndarray
 ) -> None:
+    """Raises DataError, naming the first row, where the arguments of ``change_point_em`` do not fit together."""
+    """Raises DataError, naming the first row, where the arguments of ``change_point_em`` do not fit together."""
     if not passes.shape == rollouts.shape == program.shape or passes.ndim != 1:
         raise DataError(
             f"passes {passes.shape}, rollouts {rollouts.shape}, program {program.shape}: vectors of one length expected"

@@ -24,12 +24,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from dreamprm_jax.labeling.change_point import (
-    CONCENTRATIONS,
     FAILED,
     PASSED,
     RATES,
-    _check,
-    _log_beta_binomial,
 )
 
 REMAINING = 8  # pass rates are told apart up to so many steps to come
@@ -76,7 +73,7 @@ def fault_em(
       DataError: on arrays that do not fit together.
     """
     passes, rollouts, program, outcome = (np.asarray(array) for array in (passes, rollouts, program, outcome))
-    _check(passes, rollouts, program, outcome, np.zeros(len(outcome), int))
+    check_counts(passes, rollouts, program, outcome, np.zeros(len(outcome), int))
     lengths = np.bincount(program, minlength=len(outcome))
     start = np.cumsum(lengths) - lengths
     column = np.arange(len(program)) - start[program]
@@ -90,7 +87,7 @@ def fault_em(
 
     pairs, pair = np.unique(np.stack([passes, rollouts], axis=1), axis=0, return_inverse=True)
     pair = pair.reshape(-1)
-    table = _log_beta_binomial(pairs)  # [pairs, RATES, CONCENTRATIONS]
+    table = log_beta_binomial(pairs)  # [pairs, RATES, CONCENTRATIONS]
     seen = _padded((passes > 0).astype(bool), program, column, shape)
     rate = np.full((REMAINING + 1, 2), (len(RATES) // 2, 2))  # grid indices by steps to come
     fitted = np.full(steps, 0.2)
@@ -107,7 +104,7 @@ def fault_em(
             inside,
             outcome,
         )
-        alive, hidden_state, dead, faults, hidden_faults, log_likelihood = chain.posterior()
+        alive, hidden_state, faults, hidden_faults, log_likelihood = chain.posterior()
         prior = (HIDDEN_PRIOR[0] - 1) * np.log(hidden) + (HIDDEN_PRIOR[1] - 1) * np.log1p(-hidden)
         if hazard is None:
             prior += float(np.sum(np.log(fitted) + np.log1p(-fitted)))
@@ -125,9 +122,7 @@ def fault_em(
     return Faults(recoverable, h, hidden, RATES[rate[:, 0]], tuple(history))
 
 
-def hazards_from_scores(
-    scores: Float[np.ndarray, " n"], program: Int[np.ndarray, " n"], known: Float[np.ndarray, " n"] | None = None
-) -> Float[np.ndarray, " n"]:
+def hazards_from_scores(scores: Float[np.ndarray, " n"], program: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """h_i = 1 - f_i / min_{j < i} f_j from a reward model's chances f that a prefix can be saved."""
     first = np.r_[True, program[1:] != program[:-1]] if len(program) else np.zeros(0, bool)
     hazard, lowest = np.zeros(len(scores)), 1.0
@@ -149,8 +144,8 @@ class _Chain:
     inside: np.ndarray
     outcome: np.ndarray
 
-    def posterior(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
-        """(alive, hidden, dead, new faults, new hidden faults, log-likelihood)."""
+    def posterior(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, float]:
+        """(P(alive), P(hidden), P(a new fault), P(a new hidden fault)) of every step, and the log-likelihood."""
         programs, steps = self.hazard.shape
         emission = np.stack([self.alive, self.alive, self.dead], axis=-1)
         emission = np.where(self.inside[..., None], emission, 1.0)
@@ -179,8 +174,7 @@ class _Chain:
             faults[:, step] = hidden_faults[:, step] + before[:, 0] * transition[:, step, 0, 2] * into[:, 2]
             back = np.einsum("pst,pt->ps", transition[:, step], into)
         posterior = forward * backward
-        alive, hidden, dead = np.moveaxis(posterior, -1, 0)
-        return alive.clip(0, 1), hidden, dead, faults, hidden_faults, log_likelihood
+        return posterior[..., 0].clip(0, 1), posterior[..., 1], faults, hidden_faults, log_likelihood
 
     def _transitions(self) -> Float[np.ndarray, "programs steps 3 3"]:
         h, q = np.where(self.inside, self.hazard, 0.0), self.hidden

@@ -1,6 +1,6 @@
 """Arms of the study: which labelling, and how its reward model is trained. One line of text names an arm.
 
-    LABELLING[:KEY=VALUE,...]     for example  raw    label_table:meta=same,rate=0.3    label_table:start=em,phase=retrain
+LABELLING[:KEY=VALUE,...]     for example  raw    label_table:meta=same,rate=0.3    label_table:start=em,phase=retrain
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ def parse_arm(text: str) -> ArmSpec:
             keys = ", ".join(name for name in hints if name != "labelling")
             raise DataError(f"arm {text!r}: {part!r} is no KEY=VALUE with a key among {keys}")
         try:
-            values[key] = bool(int(value)) if hints[key] is bool else value if get_args(hints[key]) else hints[key](value)
+            values[key] = (
+                bool(int(value)) if hints[key] is bool else value if get_args(hints[key]) else hints[key](value)
+            )
         except ValueError as error:
             raise DataError(f"arm {text!r}: {key}={value!r} is no {hints[key].__name__}") from error
     try:

@@ -7,8 +7,9 @@ beforehand, compiled once for all labellings, regimes and seeds: labels and loss
 from __future__ import annotations
 
 import functools
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -95,9 +96,7 @@ def batches(rows: PackedRows, first: int, last: int) -> Batch:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *(rows.batch(step) for step in range(first, last)))
 
 
-def fit(
-    model: DecoderConfig, recipe: Recipe, state: State, data: Batch, weights: Weights, loss: str = "bce"
-) -> State:
+def fit(model: DecoderConfig, recipe: Recipe, state: State, data: Batch, weights: Weights, loss: str = "bce") -> State:
     """First-order training on the labels in ``data``."""
     return _plain(model, recipe, loss)(state, data, weights)
 
@@ -157,7 +156,7 @@ def fit_bilevel(
       truths: of the labels; nan where unknown. For the diagnosis alone.
     """
     calls = jax.tree.map(lambda leaf: leaf.reshape(-1, unroll, *leaf.shape[1:]) if unroll > 1 else leaf, data)
-    run = _bilevel(model, recipe, labels, unroll)
+    run = _bilevel(model, recipe, cast(Hashable, labels), unroll)
     figures = (jnp.float32(meta_rate), jnp.float32(clean_weight))
     return run(state, meta, calls, outer, weights, *figures, jnp.asarray(raw), jnp.asarray(truths))
 

@@ -91,4 +91,3 @@ def _f1(scores: Sequence[Float[np.ndarray, " steps"]], programs: Sequence[Known]
 
 def _best_threshold(scores: Sequence[Float[np.ndarray, " steps"]], programs: Sequence[Known]) -> float:
     return float(max(THRESHOLDS, key=lambda threshold: _f1(scores, programs, threshold)))
-

@@ -24,9 +24,7 @@ from dreamprm_jax.training.tokenizer import prompt_text, train_tokenizer
 Reading = Literal["structure", "text"]
 
 
-def examples(
-    reading: Reading, model: ModelConfig, world: World, keys: Sequence[StepKey]
-) -> dict[str, list[Example]]:
+def examples(reading: Reading, model: ModelConfig, world: World, keys: Sequence[StepKey]) -> dict[str, list[Example]]:
     """Token sequences of all programs, by window, in the world's order; labels are still 0.
 
     Args:

@@ -31,10 +31,13 @@ def run_study(settings: StudySettings, folder: Path) -> None:
     """
     _claim(settings, folder)
     units = [
-        (regime, seed) for seed in settings.seeds for regime in settings.regimes if missing(settings, folder, regime, seed)
+        (regime, seed)
+        for seed in settings.seeds
+        for regime in settings.regimes
+        if missing(settings, folder, regime, seed)
     ]
     total = sum(len(missing(settings, folder, *unit)) for unit in units)
-    whole = len(settings.seeds) * len(settings.regimes) * len(settings.arms)
+    whole = len(every) * len(settings.arms)
     workers = settings.workers or os.cpu_count() or 1
     running: dict[Unit, subprocess.Popen[bytes]] = {}
     waiting = iter(units)
@@ -73,9 +76,7 @@ def _claim(settings: StudySettings, folder: Path) -> None:
         there = read_json(path)
         changed = [name for name in plain if _as_json(plain[name]) != there.get(name)]
         if changed:
-            raise DataError(
-                f"{folder}: holds results of other settings ({', '.join(changed)}); take another --workdir, or remove it"
-            )
+            raise DataError(f"{folder}: holds results of other settings ({', '.join(changed)}); take another --workdir")
     write_json(path, wanted)
 
 
@@ -120,7 +121,15 @@ def _start(settings: StudySettings, folder: Path, unit: Unit) -> subprocess.Pope
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "dreamprm_jax.study.unit", str(folder / "settings.json"), str(folder), regime, str(seed)],
+            [
+                sys.executable,
+                "-m",
+                "dreamprm_jax.study.unit",
+                str(folder / "settings.json"),
+                str(folder),
+                regime,
+                str(seed),
+            ],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -1,6 +1,6 @@
 """One unit of work of a study: every arm of one regime and one seed, each result written as soon as it is known.
 
-Run as a process of its own by ``study.run``: ``python -m dreamprm_jax.study.unit SETTINGS.json FOLDER REGIME SEED``.
+Run as a process of its own by ``study.run``: ``python -m dreamprm_jax.study.unit FOLDER REGIME SEED``.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from dreamprm_jax.labeling.labellings import (
     step_key,
 )
 from dreamprm_jax.models.decoder import decoder_config
+from dreamprm_jax.storage import write_json
 from dreamprm_jax.study import fit
 from dreamprm_jax.study.arms import ORM, PRM_PRIOR, ArmSpec, parse_arm
 from dreamprm_jax.study.measures import Figures, label_measures, model_measures, program_measures
@@ -37,12 +38,12 @@ from dreamprm_jax.study.regimes import Regime, regime
 from dreamprm_jax.study.results import missing, result_path
 from dreamprm_jax.study.settings import StudySettings, read_settings
 from dreamprm_jax.study.world import Known, World, draw_labels, make_world
-from dreamprm_jax.storage import write_json
 from dreamprm_jax.training.examples import Example
 from dreamprm_jax.training.feed import PackedRows
 
 _LABELS = LabelsConfig(clean_target="recoverable")
-_TABLES = {"label_table": LabelTable(_LABELS.floor), "weight_table": WeightTable()}  # shared: compiled once
+# Shared by all arms, so that a step is compiled once.
+_TABLES: dict[str, Parametrisation] = {"label_table": LabelTable(_LABELS.floor), "weight_table": WeightTable()}
 
 
 def run_unit(settings: StudySettings, folder: Path, regime_name: str, seed: int) -> None:
@@ -124,7 +125,9 @@ class Unit:
     def _with_prm_prior(self) -> Float[np.ndarray, " n"]:
         """Hidden-fault EM, and reward models on its labels for the hazards of programs that they have not seen."""
         labels, settings = self._labels("hidden_fault"), self.settings
-        share = dataclasses.replace(settings.recipe, steps=settings.recipe.steps * (settings.folds - 1) // settings.folds)
+        share = dataclasses.replace(
+            settings.recipe, steps=settings.recipe.steps * (settings.folds - 1) // settings.folds
+        )
         labelled = [e for window in ("train", "meta") for e in self.examples[window] if (e.label_index >= 0).any()]
         others = [e for e in self.examples["meta"] if not (e.label_index >= 0).any()]
         problems = {key: place for place, key in enumerate(dict.fromkeys(e.problem_id for e in labelled))}
@@ -250,8 +253,8 @@ def make_unit(settings: StudySettings, here: Regime, seed: int) -> Unit:
 
 def main(arguments: Sequence[str]) -> None:
     """Entry point of a unit's process."""
-    path, folder, regime_name, seed = arguments
-    settings = read_settings(Path(path))
+    folder, regime_name, seed = arguments
+    settings = read_settings(Path(folder) / "settings.json")
     jax.config.update("jax_compilation_cache_dir", str(Path(folder) / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     run_unit(settings, Path(folder), regime_name, int(seed))

@@ -1,0 +1,110 @@
+"""The tables of a study: means over seeds, and paired differences from the baseline with 95% intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+from dreamprm_jax.evaluation.text_table import ABSENT
+from dreamprm_jax.study.results import Row
+
+# figure -> (column, factor); of the second table
+LABEL_COLUMNS = {
+    "label_auroc": "AUROC",
+    "label_brier": "Brier",
+    "label_ece": "ECE",
+    "sign_agreement_recoverable": "signs right (recoverable)",
+    "sign_agreement_value": "signs right (V)",
+}
+MODEL_COLUMNS = {
+    "step_auroc": "step-AUROC",
+    "first_error_f1": "first-error F1",
+    "best_of_n_last": "best of 8, last step",
+    "best_of_n_mean": "best of 8, mean",
+}
+COMPARED = ("step_auroc", "best_of_n_last")  # with their paired difference
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference over seeds."""
+
+    mean: float
+    low: float  # of the 95% interval; nan with fewer than two seeds
+    high: float
+    seeds: int
+
+    def text(self, factor: float = 1.0, digits: int = 3) -> str:
+        """``+.047 [+.031, +.062]``."""
+        if not self.seeds:
+            return ABSENT
+        mean, low, high = (_signed(factor * value, digits) for value in (self.mean, self.low, self.high))
+        return f"{mean} [{low}, {high}]" if self.seeds > 1 else mean
+
+
+def paired(rows: Sequence[Row], regime: str, arm: str, baseline: str, figure: str) -> Difference:
+    """arm - baseline over the seeds that have both: mean and Student's t interval."""
+    values = _by_seed(rows, regime, arm, figure)
+    others = _by_seed(rows, regime, baseline, figure)
+    differences = np.array([values[seed] - others[seed] for seed in values if seed in others])
+    if not len(differences):
+        return Difference(np.nan, np.nan, np.nan, 0)
+    low = high = np.nan
+    if len(differences) > 1:
+        half = stats.t.ppf(0.975, len(differences) - 1) * differences.std(ddof=1) / np.sqrt(len(differences))
+        low, high = differences.mean() - half, differences.mean() + half
+    return Difference(float(differences.mean()), float(low), float(high), len(differences))
+
+
+def mean(rows: Sequence[Row], regime: str, arm: str, figure: str) -> float:
+    """Over the seeds; nan where there is none."""
+    values = list(_by_seed(rows, regime, arm, figure).values())
+    return float(np.mean(values)) if values else float("nan")
+
+
+def markdown(rows: Sequence[Row], baseline: str) -> str:
+    """Every regime's tables of labels and of reward models, arms by falling step-AUROC."""
+    regimes = list(dict.fromkeys(row["regime"] for row in rows))
+    return "\n\n".join(_regime(rows, regime, baseline) for regime in regimes) + "\n"
+
+
+def _regime(rows: Sequence[Row], regime: str, baseline: str) -> str:
+    here = [row for row in rows if row["regime"] == regime]
+    seeds = len({row["seed"] for row in here})
+    arms = sorted({row["arm"] for row in here}, key=lambda arm: -mean(here, regime, arm, "step_auroc"))
+    header = ["arm", "seeds", *MODEL_COLUMNS.values(), *(f"{MODEL_COLUMNS[name]} - {baseline}" for name in COMPARED)]
+    models, labels = [], []
+    for arm in arms:
+        count = str(len(_by_seed(here, regime, arm, "step_auroc")))
+        figures = [_number(mean(here, regime, arm, name)) for name in MODEL_COLUMNS]
+        against = [ABSENT if arm == baseline else paired(here, regime, arm, baseline, name).text() for name in COMPARED]
+        models.append([f"`{arm}`", count, *figures, *against])
+        labels.append([f"`{arm}`", *(_number(mean(here, regime, arm, name)) for name in LABEL_COLUMNS)])
+    known = [row for row in labels if any(cell != ABSENT for cell in row[1:])]
+    random, oracle = (_number(float(np.mean([row[name] for row in here]))) for name in ("random", "oracle"))
+    return (
+        f"### {regime}: {seeds} seed(s); of 8 candidates a random one passes {random}, the best possible {oracle}\n\n"
+        f"{_table(header, models)}\n\nLabels against recoverability:\n\n"
+        f"{_table(['arm', *LABEL_COLUMNS.values()], known)}"
+    )
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _by_seed(rows: Sequence[Row], regime: str, arm: str, figure: str) -> dict[int, Float[np.ndarray, ""]]:
+    return {row["seed"]: row[figure] for row in rows if row["regime"] == regime and row["arm"] == arm and figure in row}
+
+
+def _number(value: float) -> str:
+    return ABSENT if np.isnan(value) else f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"
+
+
+def _signed(value: float, digits: int) -> str:
+    return f"{value:+.{digits}f}".replace("+0.", "+.").replace("-0.", "-.")
