@@ -90,7 +90,7 @@ require_config_in_repository() {
 check_settings() {
   local python="${DREAMPRM_VENV:-$REPO/.venv}/bin/python"
   [ -x "$python" ] || python="$(command -v python3 || true)"
-  if [ -z "$python" ] || ! "$python" -c 'import dreamprm_jax' 2>/dev/null; then
+  if [ -z "$python" ] || ! (cd / && "$python" -c 'import dreamprm_jax') 2>/dev/null; then
     say "the package is not installed here, so the settings are not checked (pip install --editable $REPO)"
     return
   fi

@@ -44,6 +44,7 @@ check_count --restarts "$RESTARTS" 0 10000
 tpu_type "$TYPE" # CHIPS
 parse_dreamprm "${rest[@]}" # STAGE, CONFIG, WORKDIR, OVERRIDES
 check_shared_workdir
+[[ "$WORKDIR" == /*/?* ]] || fail "--workdir=$WORKDIR: must lie in a folder of the storage, such as /runs/7b"
 require_config_in_repository
 check_settings "$((CHIPS * SLICES))"
 require_tool xpk "pip install xpk"
