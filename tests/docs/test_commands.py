@@ -30,6 +30,12 @@ from dreamprm_jax.storage import read_json, read_records
 from dreamprm_jax.workdir import Paths
 
 NAMES = [str(path.relative_to(REPOSITORY)) for path in documents()]
+SCRIPTS = [
+    str(path.relative_to(REPOSITORY))
+    for folder in ("configs", "launch", "benchmarks")
+    for path in sorted((REPOSITORY / folder).rglob("*"))
+    if path.suffix in (".py", ".sh", ".sbatch", ".yaml")
+]
 SETTINGS_COMMANDS = (*STAGES, "run", "inspect", "export")
 # Beginning of a command -> the test that runs such commands with small settings, or "" for the shell's own.
 ELSEWHERE = {
@@ -76,12 +82,18 @@ def test_every_command_exists_with_its_flags_and_fields(name):
         check_command(words)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *SCRIPTS])
 def test_every_field_that_is_named_exists(name):
     text = (REPOSITORY / name).read_text(encoding="utf-8")
     for field in set(re.findall(r"config\.((?:[a-z_0-9]+\.)+[a-z_0-9]+)\b(?![(.])", text)):
         if not field.endswith((".py", ".json", ".yaml")):
             assert known(field), f"{name}: config.{field}"
+    sections = "|".join(to_dict(Config()))
+    for field in (
+        set(re.findall(rf"`((?:{sections})\.[a-z_0-9.]*[a-z_0-9])(?:=[^`]*)?`", text)) if name in NAMES else ()
+    ):
+        if not field.endswith((".py", ".json", ".jsonl", ".parquet", ".md")):
+            assert known(field), f"{name}: {field}"
 
 
 @pytest.mark.parametrize("name", NAMES)
