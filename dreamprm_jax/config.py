@@ -200,17 +200,18 @@ class MetaConfig:
     accumulation: int = 1  # micro-batches of the outer batch, one after the other; the result is the whole batch's
     unroll: int = 1  # inner steps that the hypergradient goes through (K)
     every: int = 1  # a meta step every N inner steps
-    held_out: bool = False  # keep the meta programs' outcomes out of the inner loss (orm has them always)
+    # keep the meta programs' outcomes out of the inner loss of the learned labellings (all other arms have them always)
+    held_out: bool = False
 
 
 @dataclass(frozen=True)
 class LabelsConfig:
     """Which step labels the arm ``corrected`` trains on, and the settings of all labellings."""
 
-    # Fixed: raw, soft, hard, smoothing, gce, beta_shrink, em, value, calibrator, clean, stored. Learned by the outer
-    # problem: label_table (the paper), weight_table (the authors' code), corrector_net, table_on_em. docs/labels.md
-    # says more. Or FILE.py:FUNCTION, a parametrisation of your own (docs/extending.md).
-    method: str = "label_table"
+    # Fixed: raw, soft, hard, smoothing, gce, beta_shrink, em, hidden_fault, value, calibrator, clean, stored. With
+    # reward models of its own: hidden_fault_prm. Learned by the outer problem: label_table (the paper), weight_table
+    # (the authors' code), corrector_net, table_on_em. docs/labels.md says more, docs/label_correction.md which is best.
+    method: str = "hidden_fault"
     floor: float = 0.02  # labels are clipped to [floor, 1 - floor] before they start a table or a network
     smoothing: float = 0.1  # share of a label that smoothing moves to one half
     gce_q: float = 0.7  # the generalised cross-entropy's q
@@ -220,6 +221,8 @@ class LabelsConfig:
     clean_labels: str = ""
     clean_target: Literal["value", "recoverable"] = "value"
     clean_problems: int = 50
+    folds: int = 2  # hidden_fault_prm: parts of the training problems, each scored by a model trained on the others
+    rounds: int = 1  # hidden_fault_prm: how often such models are trained, each time on better labels
     stored: str = ""  # stored: a Parquet file of CorrectedLabel rows, as every labelled arm writes one
 
 
@@ -304,6 +307,9 @@ class DistributedConfig:
     coordinator_address: str = ""  # host:port of process 0
     num_processes: int = 0
     process_id: int = -1
+    # Compiled programs, kept between starts; "": the folder that JAX_COMPILATION_CACHE_DIR names, if any. Process 0
+    # alone writes it: on several hosts it helps the others only on a disk that all of them share.
+    compile_cache: str = ""
 
 
 @dataclass(frozen=True)

@@ -23,15 +23,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from dreamprm_jax.labeling.change_point import (
-    FAILED,
-    PASSED,
-    RATES,
-)
+from dreamprm_jax.labeling.change_point import FAILED, PASSED, RATES, check_counts, log_beta_binomial
 
 REMAINING = 8  # pass rates are told apart up to so many steps to come
 HIDDEN_PRIOR = (1.0, 19.0)  # Beta prior of q: faults are seen unless the counts say otherwise
 SMALLEST_HAZARD = 1e-3
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of a reward model's hazards beside the fitted ones
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ def fault_em(
       rollouts: judged rollouts, 0 where there were none.
       program: the program of each row, 0..programs-1, not falling, none left out.
       outcome: PASSED, FAILED or UNKNOWN for each program.
-      hazard: of each row, from elsewhere; None: fitted, one for each step index.
+      hazard: of each row, from elsewhere, nan where it is to be fitted, one for each step index; None: fit all.
       max_iterations: bound of the loop.
       tolerance: stop when the log-posterior per program rises by less.
 
@@ -90,11 +87,14 @@ def fault_em(
     table = log_beta_binomial(pairs)  # [pairs, RATES, CONCENTRATIONS]
     seen = _padded((passes > 0).astype(bool), program, column, shape)
     rate = np.full((REMAINING + 1, 2), (len(RATES) // 2, 2))  # grid indices by steps to come
+    given = np.full(len(program), np.nan) if hazard is None else np.asarray(hazard, float)
+    free = np.isnan(given)
+    free_steps = _padded(free, program, column, shape)
     fitted = np.full(steps, 0.2)
     hidden = 0.05
     history: list[float] = []
     while True:
-        h = fitted[column] if hazard is None else np.clip(hazard, SMALLEST_HAZARD, 1.0 - SMALLEST_HAZARD)
+        h = np.where(free, fitted[column], np.clip(given, SMALLEST_HAZARD, 1.0 - SMALLEST_HAZARD))
         log_alive = table[pair, rate[remaining, 0], rate[remaining, 1]]
         chain = _Chain(
             _padded(h, program, column, shape),
@@ -106,15 +106,14 @@ def fault_em(
         )
         alive, hidden_state, faults, hidden_faults, log_likelihood = chain.posterior()
         prior = (HIDDEN_PRIOR[0] - 1) * np.log(hidden) + (HIDDEN_PRIOR[1] - 1) * np.log1p(-hidden)
-        if hazard is None:
-            prior += float(np.sum(np.log(fitted) + np.log1p(-fitted)))
+        prior += float(np.sum(np.log(fitted) + np.log1p(-fitted)))
         history.append(log_likelihood + prior)
         enough = tolerance * max(len(outcome), 1)
         if len(history) == max_iterations or (len(history) > 1 and history[-1] - history[-2] < enough):
             break
-        if hazard is None:
-            reached = np.where(inside, np.concatenate([np.ones((shape[0], 1)), alive[:, :-1]], axis=1), 0.0)
-            fitted = (faults.sum(axis=0) + 1.0) / (reached.sum(axis=0) + 2.0)
+        reached = np.concatenate([np.ones((shape[0], 1)), alive[:, :-1]], axis=1)
+        reached, fatal = (np.where(free_steps, weight, 0.0).sum(axis=0) for weight in (reached, faults))
+        fitted = (fatal + 1.0) / (reached + 2.0)
         total = faults.sum()
         hidden = float((hidden_faults.sum() + HIDDEN_PRIOR[0] - 1 + 1e-3) / (total + sum(HIDDEN_PRIOR) - 2 + 2e-3))
         rate = _fit_rates(table, pair, (alive + hidden_state)[program, column], remaining)
@@ -122,12 +121,42 @@ def fault_em(
     return Faults(recoverable, h, hidden, RATES[rate[:, 0]], tuple(history))
 
 
+def fault_em_with_scores(
+    passes: Int[np.ndarray, " n"],
+    rollouts: Int[np.ndarray, " n"],
+    program: Int[np.ndarray, " n"],
+    outcome: Int[np.ndarray, " programs"],
+    scores: Float[np.ndarray, " n"],
+) -> Faults:
+    """``fault_em`` with the hazards of a reward model, as far as the counts and outcomes bear them out.
+
+    The hazards are a mixture of the reward model's and of those fitted by step index, with that share of ``SHARES``
+    which makes counts and outcomes most likely: a model that knows nothing gets none.
+
+    Args:
+      passes: as in ``fault_em``, as are the next three.
+      rollouts: see there.
+      program: see there.
+      outcome: see there.
+      scores: the chance that each prefix can be saved, by a model that has not seen the program; nan where unknown.
+    """
+    counts = (passes, rollouts, program, outcome)
+    plain = fault_em(*counts)
+    theirs = hazards_from_scores(scores, program)
+    theirs = np.where(np.isnan(theirs), plain.hazard, theirs)
+    mixed = [fault_em(*counts, hazard=share * theirs + (1.0 - share) * plain.hazard) for share in SHARES]
+    return max(mixed, key=lambda found: found.log_posterior[-1])
+
+
 def hazards_from_scores(scores: Float[np.ndarray, " n"], program: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """h_i = 1 - f_i / min_{j < i} f_j from a reward model's chances f that a prefix can be saved."""
+    """h_i = 1 - f_i / min_{j < i} f_j from a reward model's chances f that a prefix can be saved; nan where f is."""
     first = np.r_[True, program[1:] != program[:-1]] if len(program) else np.zeros(0, bool)
     hazard, lowest = np.zeros(len(scores)), 1.0
     for row, score in enumerate(scores):
         lowest = 1.0 if first[row] else lowest
+        if np.isnan(score):
+            hazard[row] = np.nan
+            continue
         hazard[row] = max(1.0 - score / max(lowest, 1e-9), 0.0)
         lowest = min(lowest, float(score))
     return np.clip(hazard, SMALLEST_HAZARD, 1.0 - SMALLEST_HAZARD)

@@ -19,7 +19,7 @@ from dreamprm_jax.config import LabelsConfig
 from dreamprm_jax.labeling.calibrator import fit_calibrator
 from dreamprm_jax.labeling.change_point import FAILED, PASSED, UNKNOWN, outcome_code
 from dreamprm_jax.labeling.correctors import beta_shrink, em, smoothing
-from dreamprm_jax.labeling.fault_model import fault_em, hazards_from_scores
+from dreamprm_jax.labeling.fault_model import fault_em, fault_em_with_scores
 from dreamprm_jax.labeling.value_model import value_labels
 from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, StepLabel
 from dreamprm_jax.storage import read_records
@@ -40,6 +40,8 @@ FIXED = {
     "clean": "the exact truth (procedural benchmark), or clean labels from a file: the oracle",
     "stored": "labels of an earlier run or of another tool, from a file",
 }
+# From the scores of reward models that are trained for it, each on other programs (``training.cross_fit``).
+CROSS_FITTED = {"hidden_fault_prm": "hidden_fault, with cross-fitted reward models as its prior"}
 # Learned by the outer problem -> the fixed labelling that warm-up and table start from.
 LEARNED = {"label_table": "raw", "weight_table": "raw", "corrector_net": "raw", "table_on_em": "em"}
 
@@ -82,8 +84,9 @@ def step_key(row: StepLabel | CorrectedLabel) -> StepKey:
 
 def check_name(name: str, field_name: str) -> None:
     """Raises DataError where ``name`` is no labelling."""
-    if name not in FIXED and name not in LEARNED:
-        raise DataError(f"{field_name}: no labelling {name!r}; choose among {', '.join([*FIXED, *LEARNED])}")
+    known = [*FIXED, *CROSS_FITTED, *LEARNED]
+    if name not in known:
+        raise DataError(f"{field_name}: no labelling {name!r}; choose among {', '.join(known)}")
 
 
 def fixed_labels(name: str, source: LabelSource, settings: LabelsConfig) -> Float[np.ndarray, " n"]:
@@ -182,19 +185,19 @@ def hidden_fault_labels(
 
     Args:
       source: counts and outcomes.
-      scores: of every step, last ones too: the chance that its prefix can be saved, by a reward model that has not seen
-        the program's labels. They give the hazards; without them those are fitted, one for each step index.
+      scores: of steps, last ones too: the chance that its prefix can be saved, by a reward model that has not seen the
+        program's labels. They give the hazards, as far as counts and outcomes bear them out (``fault_model``).
     """
     rows = sorted(source.labels, key=step_key)
     passes, rollouts = _counts(rows)
     programs = {key: number for number, key in enumerate(dict.fromkeys(step_key(row)[:2] for row in rows))}
     program = np.array([programs[step_key(row)[:2]] for row in rows], int)
-    hazard = None
+    counts = (passes, rollouts, program, np.array([source.code(name) for _, name in programs], int))
     if scores:
-        hazard = hazards_from_scores(np.array([scores[step_key(row)] for row in rows]), program)
-    outcome = np.array([source.code(name) for _, name in programs], int)
-    found = fault_em(passes, rollouts, program, outcome, hazard).recoverable
-    values = dict(zip(map(step_key, rows), found, strict=True))
+        found = fault_em_with_scores(*counts, np.array([scores.get(step_key(row), np.nan) for row in rows]))
+    else:
+        found = fault_em(*counts)
+    values = dict(zip(map(step_key, rows), found.recoverable, strict=True))
     return np.array([values[step_key(row)] for row in source.steps])
 
 

@@ -22,7 +22,8 @@ from dreamprm_jax.bilevel.hypergradient import make_meta_gradient
 from dreamprm_jax.bilevel.labels import Parametrisation
 from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.models.reward import Params, init_params
-from dreamprm_jax.training.feed import Batch, PackedRows, collate
+from dreamprm_jax.training.every_step import every_step
+from dreamprm_jax.training.feed import Batch, PackedRows
 from dreamprm_jax.training.losses import batch_logits, elementwise_loss, outcome_loss, step_loss
 
 Inner = Literal["adamw", "sgd"]
@@ -234,20 +235,7 @@ def _bilevel(model: DecoderConfig, recipe: Recipe, labels: Any, unroll: int) -> 
 
 def score(model: DecoderConfig, params: Params, rows: PackedRows) -> list[Float[np.ndarray, " steps"]]:
     """The logits of every step of every program, in the order of ``rows.examples``."""
-    found: dict[int, Float[np.ndarray, " steps"]] = {}
-    size = rows.batch_size
-    for first in range(0, len(rows.rows), size):
-        group = list(rows.rows[first : first + size])
-        padded = group + [group[-1]] * (size - len(group))  # one shape, one compilation
-        batch = collate([[rows.examples[i] for i in row] for row in padded], rows.shape)
-        logits = np.asarray(_forward(model)(params, batch))
-        for row, values in zip(group, logits, strict=False):
-            place = 0
-            for index in row:
-                steps = len(rows.examples[index].step_index)
-                found[index] = values[place : place + steps]
-                place += steps
-    return [found[index] for index in range(len(rows.examples))]
+    return every_step(functools.partial(_forward(model), params), rows)
 
 
 @functools.cache

@@ -40,18 +40,13 @@ def examples(reading: Reading, model: ModelConfig, world: World, keys: Sequence[
     texts += [one.program.code for one in world.programs["train"]]
     tokenizer = train_tokenizer(texts, model.vocab_size, model.tokenizer_pieces)
     counts: Counter[str] = Counter()
-    return {
-        window: build_examples(
-            tokenizer,
-            model,
-            world.problems[window],
-            [one.program for one in world.programs[window]],
-            world.outcomes(window),
-            keys,
-            counts,
-        )
-        for window in world.programs
-    }
+    found: dict[str, list[Example]] = {}
+    for window, known in world.programs.items():
+        programs = [one.program for one in known]
+        built = build_examples(tokenizer, model, world.problems[window], programs, world.outcomes(window), keys, counts)
+        by_hash = {example.program_hash: example for example in built}  # equal candidates are built once
+        found[window] = [by_hash[program.program_hash] for program in programs]
+    return found
 
 
 @functools.cache

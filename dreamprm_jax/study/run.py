@@ -30,12 +30,8 @@ def run_study(settings: StudySettings, folder: Path) -> None:
       DataError: where the folder holds results of other settings, or a unit fails (what the others made is kept).
     """
     _claim(settings, folder)
-    units = [
-        (regime, seed)
-        for seed in settings.seeds
-        for regime in settings.regimes
-        if missing(settings, folder, regime, seed)
-    ]
+    every = [(regime, seed) for seed in settings.seeds for regime in settings.regimes]
+    units = [unit for unit in every if missing(settings, folder, *unit)]
     total = sum(len(missing(settings, folder, *unit)) for unit in units)
     whole = len(every) * len(settings.arms)
     workers = settings.workers or os.cpu_count() or 1
@@ -121,15 +117,7 @@ def _start(settings: StudySettings, folder: Path, unit: Unit) -> subprocess.Pope
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         return subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "dreamprm_jax.study.unit",
-                str(folder / "settings.json"),
-                str(folder),
-                regime,
-                str(seed),
-            ],
+            [sys.executable, "-m", "dreamprm_jax.study.unit", str(folder), regime, str(seed)],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -10,7 +10,15 @@ from jaxtyping import Float
 from dreamprm_jax.bilevel.corrector_net import corrector_net
 from dreamprm_jax.bilevel.labels import LabelTable, Parametrisation, WeightTable
 from dreamprm_jax.config import LabelsConfig, TrainConfig
-from dreamprm_jax.labeling.labellings import FIXED, LEARNED, LabelSource, check_name, fixed_labels, step_features
+from dreamprm_jax.labeling.labellings import (
+    CROSS_FITTED,
+    FIXED,
+    LEARNED,
+    LabelSource,
+    check_name,
+    fixed_labels,
+    step_features,
+)
 from dreamprm_jax.own_code import call, is_own
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.training.losses import LossKind
@@ -27,6 +35,7 @@ class Plan:
     labelling: str
     start: str  # the fixed labelling of the warm-up, and of phi's start
     loss: LossKind
+    held_out: bool = False  # whether the meta programs' outcomes are kept out of its inner loss
 
     @property
     def learned(self) -> bool:
@@ -35,8 +44,8 @@ class Plan:
 
     @property
     def warmup(self) -> str:
-        """The arm that this one goes on from; arms with equal labels share it."""
-        return "warmup" if self.start == "raw" else f"warmup_{self.start}"
+        """The arm that this one goes on from; arms with equal labels and programs share it."""
+        return "warmup" + ("" if self.start == "raw" else f"_{self.start}") + ("_held_out" if self.held_out else "")
 
 
 def plans(settings: TrainConfig) -> list[Plan]:
@@ -53,13 +62,14 @@ def plans(settings: TrainConfig) -> list[Plan]:
     for arm in settings.arms:
         if arm == ORM:
             continue
-        if arm not in (CORRECTED, *FIXED, *LEARNED):
-            choices = ", ".join([ORM, CORRECTED, *FIXED, *LEARNED])
+        if arm not in (CORRECTED, *FIXED, *CROSS_FITTED, *LEARNED):
+            choices = ", ".join([ORM, CORRECTED, *FIXED, *CROSS_FITTED, *LEARNED])
             raise DataError(f"config.train.arms: unknown arm {arm!r}; choose among {choices}")
         labelling = settings.labels.method if arm == CORRECTED else arm
         loss: LossKind = "gce" if labelling == "gce" else settings.loss
         start = "raw" if is_own(labelling) else LEARNED.get(labelling, labelling)
-        found.append(Plan(arm, labelling, start, loss))
+        learned = labelling in LEARNED or is_own(labelling)
+        found.append(Plan(arm, labelling, start, loss, settings.meta.held_out and learned))
     return found
 
 

@@ -214,14 +214,14 @@ class _Loop:
 
         def on_host(batch: Batch) -> np.ndarray:
             placed = from_every_process(batch, self.mesh)
-            return np.asarray(_forward(self.mesh)(self.model, state.params, self.frozen, placed))
+            return np.asarray(forward(self.mesh)(self.model, state.params, self.frozen, placed))
 
         return meta_figures(on_host, chosen)
 
 
 @functools.cache
-def _forward(mesh: Mesh) -> Any:
-    """Logits of a batch, whole on every device; compiled once for all arms."""
+def forward(mesh: Mesh) -> Any:
+    """(model, trainable, frozen, batch) -> logits, whole on every device; compiled once for all arms."""
     return jax.jit(_logits, static_argnums=0, out_shardings=replicated(mesh))
 
 
@@ -252,6 +252,8 @@ def check_settings(config: TrainConfig) -> None:
         ("floor", 0.0 < labels.floor < 0.5, "above 0 and below 0.5"),
         ("smoothing", 0.0 <= labels.smoothing <= 1.0, "from 0 to 1"),
         ("gce_q", 0.0 < labels.gce_q <= 1.0, "above 0 and at most 1"),
+        ("folds", labels.folds >= 2, "at least 2"),
+        ("rounds", labels.rounds >= 1, "at least 1"),
     ):
         if not good:
             raise DataError(f"config.train.labels.{name}={getattr(labels, name)}: must be {wanted}")

@@ -20,9 +20,9 @@ from jaxtyping import Float
 from tokenizers import Tokenizer
 
 from dreamprm_jax.bilevel.labels import Parametrisation
-from dreamprm_jax.config import Config
+from dreamprm_jax.config import Config, TrainConfig
 from dreamprm_jax.evaluation.truth import compute_truth, why_no_truth
-from dreamprm_jax.labeling.labellings import LabelSource, StepKey, fixed_labels, read_labels, step_key
+from dreamprm_jax.labeling.labellings import CROSS_FITTED, LabelSource, StepKey, fixed_labels, read_labels, step_key
 from dreamprm_jax.models import pretrained
 from dreamprm_jax.models.decoder import DecoderConfig, require_forward_mode
 from dreamprm_jax.models.reward import Params
@@ -30,11 +30,13 @@ from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, Problem, Pro
 from dreamprm_jax.storage import read_records, write_records
 from dreamprm_jax.training import distributed
 from dreamprm_jax.training.checkpoint import TrainState
+from dreamprm_jax.training.cross_fit import cross_fitted_labels
 from dreamprm_jax.training.evaluate_during import EvaluationSet, evaluation_set
 from dreamprm_jax.training.examples import DROPPED_TOKENS, Example, build_examples
-from dreamprm_jax.training.feed import PackedRows
+from dreamprm_jax.training.feed import Batch, PackedRows
+from dreamprm_jax.training.global_batch import from_every_process
 from dreamprm_jax.training.labelling import ORM, Plan, describe, make_parametrisation, plans
-from dreamprm_jax.training.loop import Arm, Data, check_settings, train_arm
+from dreamprm_jax.training.loop import Arm, Data, check_settings, forward, train_arm
 from dreamprm_jax.training.losses import make_inner_loss, make_outcome_loss
 from dreamprm_jax.training.mesh import check_divisible, make_mesh, optimizer_shardings
 from dreamprm_jax.training.parameters import initial_params
@@ -99,9 +101,7 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
     everything = examples["train"] + examples["meta"]
     inner = PackedRows(everything, settings.row_tokens, settings.batch_size, config.seed)
     outer = PackedRows(examples["meta"], settings.row_tokens, settings.meta.batch_size, config.seed + 1)
-    steps_inner = inner
-    if settings.meta.held_out:
-        steps_inner = PackedRows(examples["train"], settings.row_tokens, settings.batch_size, config.seed)
+    held_out = PackedRows(examples["train"], settings.row_tokens, settings.batch_size, config.seed)
     params, frozen = initial_params(config, model, mesh)
     optimizer = make_optimizer(settings)
     shardings = optimizer_shardings(optimizer, params, jax.tree.map(lambda leaf: leaf.sharding, params), mesh)
@@ -120,13 +120,26 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
         data = Data(inner, outer, np.zeros(0, np.float32), config.seed, measured)
         train_arm(settings, model, mesh, arm, data, start, paths.arm(ORM), frozen)
     warm: dict[str, TrainState] = {}
+
+    def fold_model(name: str, share: TrainConfig, rows: PackedRows) -> Callable[[Batch], np.ndarray]:
+        loss = make_inner_loss(model, None, settings.outcome_weight, settings.loss)
+        arm = Arm(name, loss, 0, share.steps)
+        data = Data(rows, outer, np.zeros(0, np.float32), config.seed)
+        state = train_arm(share, model, mesh, arm, data, start, paths.arm(arm.name), frozen)
+        return lambda batch: forward(mesh)(model, state.params, frozen, from_every_process(batch, mesh))
+
     for plan in arms:
-        labels = fixed_labels(plan.start, source, settings.labels).astype(np.float32)
+        if plan.start in CROSS_FITTED:
+            labels = cross_fitted_labels(settings, config.seed, source, examples["train"], examples["meta"], fold_model)
+        else:
+            labels = fixed_labels(plan.start, source, settings.labels)
+        labels = labels.astype(np.float32)
         counts[f"steps labelled {plan.start}"] = int(np.isfinite(labels).sum())
         if keys and not np.isfinite(labels).any():
             raise DataError(f"arm {plan.arm}: labelling {plan.start!r} gives none of the {len(keys)} steps a label")
         table = np.where(np.isfinite(labels), labels, PADDING)  # rows without a label are in no batch
-        data = Data(steps_inner.relabelled(labels), outer, table, config.seed, measured)
+        chosen = held_out if plan.held_out else inner
+        data = Data(chosen.relabelled(labels), outer, table, config.seed, measured)
         loss = make_inner_loss(model, None, settings.outcome_weight, plan.loss, settings.labels.gce_q)
         if plan.warmup not in warm:
             arm = Arm(plan.warmup, loss, 0, settings.warmup_steps)

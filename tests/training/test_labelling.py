@@ -25,6 +25,7 @@ def test_plans_name_start_loss_and_warm_up(tiny_config):
     settings = dataclasses.replace(
         tiny_config.train, arms=("orm", "raw", "gce", "table_on_em", "corrected"), labels=LabelsConfig("em"), loss="mse"
     )
+    assert not settings.meta.held_out
     found = [(plan.arm, plan.labelling, plan.start, plan.loss, plan.warmup, plan.learned) for plan in plans(settings)]
     assert found == [
         ("raw", "raw", "raw", "mse", "warmup", False),
@@ -32,6 +33,9 @@ def test_plans_name_start_loss_and_warm_up(tiny_config):
         ("table_on_em", "table_on_em", "em", "mse", "warmup_em", True),
         ("corrected", "em", "em", "mse", "warmup_em", False),
     ]
+    # Only the learned labellings keep the meta programs' outcomes for the outer problem: their warm-up is another one.
+    apart = dataclasses.replace(settings, meta=dataclasses.replace(settings.meta, held_out=True))
+    assert [plan.warmup for plan in plans(apart)] == ["warmup", "warmup_gce", "warmup_em_held_out", "warmup_em"]
     with pytest.raises(DataError, match="unknown arm 'magic'; choose among orm, corrected, raw"):
         plans(dataclasses.replace(settings, arms=("magic",)))
     with pytest.raises(DataError, match="an arm stands twice"):
@@ -77,7 +81,7 @@ def test_losses_of_one_logit():
 
 @pytest.mark.slow
 def test_every_labelling_trains_and_leaves_its_labels(tiny_config, tmp_path):
-    arms = ("raw", "gce", "em", "calibrator", "clean", "corrector_net", "table_on_em")
+    arms = ("raw", "gce", "em", "hidden_fault_prm", "calibrator", "clean", "corrector_net", "table_on_em")
     train = dataclasses.replace(tiny_config.train, warmup_steps=2, steps=2, arms=arms)
     train = dataclasses.replace(train, meta=dataclasses.replace(train.meta, learning_rate=0.5))
     model = dataclasses.replace(tiny_config.model, max_length=1536)

@@ -1,0 +1,113 @@
+"""The hidden-fault EM against brute force, and on programs drawn from its own model."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from dreamprm_jax.evaluation.step_metrics import auroc
+from dreamprm_jax.labeling.change_point import FAILED, PASSED, RATES, UNKNOWN, change_point_em
+from dreamprm_jax.labeling.fault_model import _Chain, fault_em, hazards_from_scores
+from dreamprm_jax.schema import DataError
+
+
+def brute_force(hazard, hidden, alive, dead, outcome):
+    """P(alive) of every step by summing over all state sequences of one program."""
+    steps = len(hazard)
+    total, kept = 0.0, np.zeros(steps)
+    for states in itertools.product("AHD", repeat=steps):
+        weight, before = 1.0, "A"
+        for step, state in enumerate(states):
+            h = hazard[step]
+            table = {
+                "AA": 1 - h,
+                "AH": h * hidden,
+                "AD": h * (1 - hidden),
+                "HD": h * (1 - hidden),
+                "HH": 1 - h * (1 - hidden),
+                "DD": 1.0,
+            }
+            weight *= table.get(before + state, 0.0) * (dead[step] if state == "D" else alive[step])
+            before = state
+        if (outcome == PASSED and before != "A") or (outcome == FAILED and before == "A"):
+            continue
+        total += weight
+        kept += weight * np.array([state == "A" for state in states])
+    return kept / total, np.log(total)
+
+
+@pytest.mark.parametrize("outcome", [PASSED, FAILED, UNKNOWN])
+def test_posterior_is_that_of_all_state_sequences(outcome):
+    rng = np.random.default_rng(3)
+    steps = 4
+    hazard, alive = rng.uniform(0.05, 0.5, steps), rng.uniform(0.1, 1.0, steps)
+    dead = np.array([1.0, 0.0, 1.0, 1.0])
+    inside = np.ones((1, steps), bool)
+    chain = _Chain(hazard[None], 0.3, alive[None], dead[None], inside, np.array([outcome]))
+    posterior, *_, log_likelihood = chain.posterior()
+    expected, log_total = brute_force(hazard, 0.3, alive, dead, outcome)
+    np.testing.assert_allclose(posterior[0], expected, atol=1e-12)
+    assert log_likelihood == pytest.approx(log_total)
+
+
+def drawn(hidden: float, seed: int = 0, programs: int = 600, rollouts: int = 4):
+    """Programs of 4 to 6 steps from the model: counts, program numbers, outcomes, truth."""
+    rng = np.random.default_rng(seed)
+    rows, outcomes, truth = [], [], []
+    for number in range(programs):
+        state, steps = "A", rng.integers(4, 7)
+        for step in range(steps):
+            if state != "D" and rng.random() < 0.15:
+                state = "D" if rng.random() > hidden else ("H" if state == "A" else state)
+            rate = 0.0 if state == "D" else 0.9 ** (steps - 1 - step) * 0.9
+            rows.append((rng.binomial(rollouts, rate), rollouts, number))
+            truth.append(state == "A")
+        outcomes.append(PASSED if state == "A" else FAILED)
+    passes, counts, program = (np.array(column) for column in zip(*rows, strict=True))
+    return passes, counts, program, np.array(outcomes), np.array(truth)
+
+
+def test_faults_that_the_rollouts_do_not_show_are_found():
+    passes, rollouts, program, outcome, truth = drawn(hidden=0.5)
+    found = fault_em(passes, rollouts, program, outcome)
+    assert (np.diff(found.log_posterior) > -1e-6).all()
+    assert found.hidden == pytest.approx(0.5, abs=0.12)
+    inner = np.r_[program[1:] == program[:-1], False]  # the last step's truth is the outcome
+    plain = change_point_em(passes, rollouts, program, outcome).recoverable
+    assert auroc(found.recoverable[inner], truth[inner]) > auroc(plain[inner], truth[inner]) + 0.05
+
+
+def test_without_hidden_faults_it_finds_none_and_learns_rates_by_steps_to_come():
+    passes, rollouts, program, outcome, truth = drawn(hidden=0.0)
+    found = fault_em(passes, rollouts, program, outcome)
+    assert found.hidden < 0.02
+    assert found.pass_rate[1] == pytest.approx(0.81, abs=0.06)
+    assert found.pass_rate[3] == pytest.approx(0.66, abs=0.08)
+    inner = np.r_[program[1:] == program[:-1], False]
+    assert auroc(found.recoverable[inner], truth[inner]) > 0.985
+    passed = np.isin(program, np.flatnonzero(outcome == PASSED))
+    np.testing.assert_allclose(found.recoverable[passed], 1.0, atol=1e-9)
+
+
+def test_a_reward_model_moves_the_fault_where_counts_say_nothing():
+    # a failed program of three steps without rollouts: the scores alone tell which step was fatal
+    counts = np.zeros(3, int)
+    program, outcome = np.zeros(3, int), np.array([FAILED])
+    early = hazards_from_scores(np.array([0.9, 0.1, 0.1]), program)
+    late = hazards_from_scores(np.array([0.9, 0.9, 0.1]), program)
+    np.testing.assert_allclose(early, [0.1, 1 - 0.1 / 0.9, 1e-3])
+    first = fault_em(counts, counts, program, outcome, early).recoverable
+    second = fault_em(counts, counts, program, outcome, late).recoverable
+    assert first[1] < 0.02 < 0.8 < second[1]
+    assert first[2] == second[2] == pytest.approx(0.0, abs=1e-12)
+    # a step without a score keeps the fitted hazard
+    partly = hazards_from_scores(np.array([0.9, np.nan, 0.1]), program)
+    assert np.isnan(partly[1])
+    assert 0.0 < fault_em(counts, counts, program, outcome, partly).recoverable[1] < 1.0
+
+
+def test_arrays_that_do_not_fit_are_refused():
+    one = np.array([1])
+    with pytest.raises(DataError, match="row 0: passes=2 is not between 0 and rollouts=1"):
+        fault_em(one * 2, one, one * 0, one)
+    assert len(RATES) == 49

@@ -1,0 +1,72 @@
+"""Arms by their text, and the tables over seeds."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from dreamprm_jax.schema import DataError
+from dreamprm_jax.study.arms import parse_arm
+from dreamprm_jax.study.plots import differences
+from dreamprm_jax.study.settings import freeze_study, study_defaults
+from dreamprm_jax.study.tables import markdown, paired
+
+
+def test_an_arm_is_read_and_named_by_what_differs():
+    arm = parse_arm("label_table:phase=retrain,rate=0.30,meta=held_out,unroll=2")
+    assert (arm.rate, arm.unroll, arm.phase, arm.learned) == (0.3, 2, "retrain", True)
+    assert arm.name == "label_table:rate=0.3,unroll=2,phase=retrain"  # held_out is the default
+    assert parse_arm(arm.name) == arm
+    assert not parse_arm("raw:outcomes=0").outcomes
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("magic", "no labelling 'magic'"),
+        ("raw:speed=3", "'speed=3' is no KEY=VALUE with a key among outcomes, target"),
+        ("label_table:rate=fast", "rate='fast' is no float"),
+        ("label_table:meta=other", "meta must be one of same, held_out, clean_steps"),
+        ("label_table:start=label_table", "start='label_table' is no fixed labelling"),
+        ("label_table:unroll=0", "unroll must be at least 1"),
+        ("stored", "no labelling 'stored'"),
+    ],
+)
+def test_a_wrong_arm_says_what_is_wrong(text, message):
+    with pytest.raises(DataError, match=message):
+        parse_arm(text)
+
+
+def test_settings_are_checked():
+    for field, value, message in (
+        ("arms", ("em",), "config.baseline: 'raw' is none of config.arms"),
+        ("regimes", ("k3",), "no regime 'k3'; choose among k1"),
+        ("seeds", (1, 1), "config.seeds: at least one, none twice"),
+        ("warm_share", 1.0, "config.warm_share=1.0"),
+    ):
+        config = study_defaults()
+        config[field] = value
+        with pytest.raises(DataError, match=message):
+            freeze_study(config)
+
+
+def rows(values):
+    return [
+        {"regime": "k1", "seed": seed, "arm": arm, "random": 0.4, "oracle": 0.9}
+        | dict.fromkeys(("step_auroc", "first_error_f1", "best_of_n_last", "best_of_n_mean"), float(value))
+        for arm, by_seed in values.items()
+        for seed, value in enumerate(by_seed)
+    ]
+
+
+def test_differences_are_paired_by_seed():
+    rng = np.random.default_rng(0)
+    base = rng.uniform(0.6, 0.8, 6)
+    other = base + rng.normal(0.05, 0.01, 6)
+    found = paired(rows({"raw": base, "em": other[:5]}), "k1", "em", "raw", "step_auroc")
+    test = stats.ttest_rel(other[:5], base[:5]).confidence_interval(0.95)
+    assert (found.seeds, found.mean) == (5, pytest.approx(np.mean(other[:5] - base[:5])))
+    assert (found.low, found.high) == (pytest.approx(test.low), pytest.approx(test.high))
+    table = markdown(rows({"raw": base, "em": other}), "raw")
+    assert table.index("`em`") < table.index("`raw`")  # the better first
+    assert found.text().startswith(f"+.{round(1000 * found.mean):03d} [+.0")
+    assert differences(rows({"raw": base, "em": other}), "raw").axes[0].get_title(loc="left") == "k1"
