@@ -1,7 +1,7 @@
 """Checks the settings of a run before machines are asked for: names, types, and what must divide over the devices.
 
-python launch/check_settings.py --devices=N STAGE --config=FILE [--config.FIELD=VALUE ...]; status 2 and a line that says
-what is wrong, or 0 and the mesh. Seconds; compiles nothing (`dreamprm plan` and `dreamprm inspect` tell of memory).
+python launch/check_settings.py --devices=N STAGE --config=FILE [--config.FIELD=VALUE ...]: status 2 and a line that
+says what is wrong, or 0 and the mesh. Takes seconds, compiles nothing; of memory `dreamprm inspect` tells.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--config", required=True)
     options, overrides = parser.parse_known_args(arguments)
     try:
-        print(f"launch: settings checked: {check(load_config(options.config, overrides), options.stage, options.devices)}")
+        print(
+            f"launch: settings checked: {check(load_config(options.config, overrides), options.stage, options.devices)}"
+        )
     except DataError as error:
         print(f"launch: error: {error}", file=sys.stderr)
         return 2

@@ -30,7 +30,7 @@ check_count --workers "$WORKERS" 1 100000
 check_count --wait "$WAIT" 0 86400
 parse_dreamprm "${rest[@]}"
 [ "$STAGE" = train ] || fail "$STAGE: the stages of this script are generate and label"
-[ -n "$WORKDIR" ] || fail "--workdir is missing: a folder that all nodes share"
+check_shared_workdir
 STAGE=label
 check_settings 1
 dreamprm="$(command -v dreamprm || echo "${DREAMPRM_VENV:-$REPO/.venv}/bin/dreamprm")"

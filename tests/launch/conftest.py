@@ -42,7 +42,11 @@ def launch(repository: Path, environment: dict[str, str]) -> Launch:
     def run(script: str, *arguments: str, checked: bool = False, **variables: str) -> subprocess.CompletedProcess[str]:
         variables = environment | variables
         if not checked:
-            variables |= {"DREAMPRM_VENV": "/nonexistent", "PYTHONPATH": "", "PATH": _without_package(variables["PATH"])}
+            variables |= {
+                "DREAMPRM_VENV": "/nonexistent",
+                "PYTHONPATH": "",
+                "PATH": _without_package(variables["PATH"]),
+            }
         return subprocess.run(
             ["bash", str(repository / "launch" / script), *arguments],
             cwd=repository, env=variables, capture_output=True, text=True, timeout=300, check=False,

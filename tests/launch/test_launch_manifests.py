@@ -25,9 +25,11 @@ def items(schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "array", "items": schema, "minItems": 1}
 
 
-# By hand, after the definitions of Kubernetes 1.33, JobSet, KubeRay and Kueue, and narrower: the fields that are used here.
+# By hand, after the definitions of Kubernetes, JobSet, KubeRay and Kueue, and narrower: the fields that are used here.
 MAP = {"type": "object", "additionalProperties": STR}
-META = record("name", name={"type": "string", "pattern": "^[a-z0-9.-]{1,63}$"}, namespace=STR, labels=MAP, annotations=MAP)
+META = record(
+    "name", name={"type": "string", "pattern": "^[a-z0-9.-]{1,63}$"}, namespace=STR, labels=MAP, annotations=MAP
+)
 QUANTITY = {"anyOf": [INT, {"type": "string", "pattern": "^[0-9]+(m|Mi|Gi)?$"}]}
 QUANTITIES = {"type": "object", "additionalProperties": QUANTITY}
 SECURITY = record(
@@ -83,7 +85,9 @@ RAYJOB = record(
         )),
     ),
 )  # fmt: skip
-FLAVORS = items(record("name resources", name=STR, resources=items(record("name nominalQuota", name=STR, nominalQuota=INT))))
+FLAVORS = items(
+    record("name resources", name=STR, resources=items(record("name nominalQuota", name=STR, nominalQuota=INT)))
+)
 KINDS = {
     ("jobset.x-k8s.io/v1alpha2", "JobSet"): JOBSET,
     ("ray.io/v1", "RayJob"): RAYJOB,
@@ -127,7 +131,9 @@ def test_objects_have_the_fields_of_their_kind(documents, name, kinds):
     assert set(found) == kinds
     for document in found.values():
         kind = KINDS[document["apiVersion"], document["kind"]]
-        jsonschema.validate(document, record("apiVersion kind metadata spec", apiVersion=STR, kind=STR, metadata=META, spec=kind))
+        jsonschema.validate(
+            document, record("apiVersion kind metadata spec", apiVersion=STR, kind=STR, metadata=META, spec=kind)
+        )
 
 
 def test_the_schemas_refuse(documents):
@@ -150,7 +156,11 @@ def test_jobset_fits_its_slices_its_queue_and_the_trainer(documents, repository,
     # All or nothing: one pod gone ends the job, and the set starts again; bad settings (2) end it.
     assert (job["backoffLimit"], pod["restartPolicy"]) == (0, "Never")
     assert jobset["spec"]["failurePolicy"]["maxRestarts"] > 0
-    assert job["podFailurePolicy"]["rules"][0]["onExitCodes"] == {"containerName": container["name"], "operator": "In", "values": [2]}
+    assert job["podFailurePolicy"]["rules"][0]["onExitCodes"] == {
+        "containerName": container["name"],
+        "operator": "In",
+        "values": [2],
+    }
 
     queue = documents("kueue.yaml")
     assert jobset["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == queue["LocalQueue"]["metadata"]["name"]
@@ -164,7 +174,9 @@ def test_jobset_fits_its_slices_its_queue_and_the_trainer(documents, repository,
     monkeypatch.chdir(repository)
     from check_settings import main
 
-    settings = [argument for argument in container["args"] if not argument.startswith(("--workdir", "--config.distributed"))]
+    settings = [
+        argument for argument in container["args"] if not argument.startswith(("--workdir", "--config.distributed"))
+    ]
     assert main([f"--devices={group['replicas'] * chips}", container["command"][1], *settings]) == 0
     assert "16 devices as data 2 x fsdp 8" in capsys.readouterr().out
     mounts = [mount["mountPath"] for mount in container["volumeMounts"]]
