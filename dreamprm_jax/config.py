@@ -193,7 +193,8 @@ class MeshConfig:
 class MetaConfig:
     """The outer (upper) problem of the learned labellings."""
 
-    method: Literal["mixed", "reverse"] = "mixed"
+    # mixed and reverse are exact; finite_difference is that of the authors' code (docs/bilevel.md)
+    method: Literal["mixed", "reverse", "finite_difference"] = "mixed"
     learning_rate: float = 0.1
     weight_decay: float = 0.0
     batch_size: int = 8  # rows

@@ -49,6 +49,7 @@ def tiny_config() -> config_module.Config:
     )
     settings.train.update(warmup_steps=4, steps=4, batch_size=2, row_tokens=512, log_every=1, checkpoint_every=2)
     settings.train.meta.batch_size = 2
+    settings.train.labels.method = "label_table"  # bi-level training is what most of these runs are to exercise
     settings.score.update(row_tokens=512, batch_tokens=1024)
     settings.evaluate.bootstrap_samples = 200
     return config_module.freeze(settings)

@@ -255,7 +255,8 @@ def main(arguments: Sequence[str]) -> None:
     """Entry point of a unit's process."""
     folder, regime_name, seed = arguments
     settings = read_settings(Path(folder) / "settings.json")
-    jax.config.update("jax_compilation_cache_dir", str(Path(folder) / "compiled"))
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(Path(folder) / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     run_unit(settings, Path(folder), regime_name, int(seed))
 

@@ -1,0 +1,44 @@
+"""The authors' released code (ruz048/DreamPRM-Code) on the embedded benchmark: a learned weight a sample.
+
+Command:  dreamprm run --config=configs/paper/weight_table.py --workdir=runs/paper_weight_table
+Cost:     twelve minutes on two CPU cores, most of it 16 rollouts a prefix
+Expected: docs/label_correction.md
+
+Kept from the code, where it differs from the paper: weights in [0, 2] from 1 instead of labels; betty's
+finite-difference hypergradient ("darts"), which takes the inner optimizer for SGD; batches of one row, eight
+accumulated. Not kept: label smoothing 0.1 of the step labels (the weight table starts from raw ones), LoRA dropout
+inside the difference, the text heuristic that splits programs, prefixes as starter code that need not be continued.
+"""
+
+from ml_collections import config_dict
+
+from dreamprm_jax.config import defaults
+
+
+def get_config() -> config_dict.ConfigDict:
+    """Settings of the released code."""
+    config = defaults()
+    config.name = "paper_weight_table"
+
+    config.problems.train_count = 1200
+    config.problems.meta_count = 400
+    config.problems.test_count = 120
+    config.generate.train_programs = 1
+    config.generate.test_programs = 8
+    config.label.rollouts = 16
+    config.label.reuse = "none"
+
+    config.model.tokenizer_pieces = "lines"
+    config.train.row_tokens = 384
+    config.train.batch_size = 8
+    config.train.accumulation = 8
+    config.train.warmup_steps = 260  # five epochs
+    config.train.steps = 140
+    config.train.arms = ("orm", "raw", "corrected")
+    config.train.labels.method = "weight_table"
+    config.train.meta.method = "finite_difference"
+    config.train.meta.learning_rate = 0.1  # 0.01 over 10,000 steps
+    config.train.meta.weight_decay = 0.002
+    config.train.meta.accumulation = 8
+    config.evaluate.aggregator = "last"
+    return config

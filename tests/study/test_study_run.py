@@ -1,0 +1,71 @@
+"""A whole small study from the command line: killed, run again, extended; the results are those of one that ran through."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+CONFIG = """
+from dreamprm_jax.study.presets import structural
+
+def get_config():
+    config = structural()
+    config.name = "tiny"
+    config.regimes = ("k1",)
+    config.seeds = (7,)
+    config.arms = ("raw", "hidden_fault_prm", "label_table:unroll=2,phase=retrain")
+    config.sizes.train, config.sizes.meta, config.sizes.test, config.sizes.test_programs = 40, 12, 8, 4
+    config.model.hidden_size, config.model.intermediate_size, config.model.num_layers = 16, 32, 1
+    config.model.num_heads = config.model.num_kv_heads = 2
+    config.recipe.steps = 20
+    config.clean_problems = 4
+    config.rounds = 1
+    config.workers = 1
+    return config
+"""
+
+
+def study(folder: Path, *options: str) -> list[str]:
+    (folder / "tiny.py").write_text(CONFIG)
+    config = f"--config={folder / 'tiny.py'}"
+    return [sys.executable, "-m", "dreamprm_jax.cli", "study", config, f"--workdir={folder / 'run'}", *options]
+
+
+def results(folder: Path) -> dict[str, dict]:
+    rows = [json.loads(path.read_text()) for path in (folder / "run" / "results").glob("*/*/*.json")]
+    return {row["arm"]: {name: value for name, value in row.items() if name != "seconds"} for row in rows}
+
+
+@pytest.mark.slow
+def test_a_killed_study_goes_on_and_gives_the_same(tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    subprocess.run(study(whole), check=True, capture_output=True, timeout=400)
+    process = subprocess.Popen(study(killed), start_new_session=True, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not list((killed / "run").glob("results/*/*/raw.json")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert 1 <= len(results(killed)) < 3
+    done = subprocess.run(study(killed), check=True, capture_output=True, text=True, timeout=400)
+    assert "step_auroc.svg" in done.stdout
+    assert results(killed) == results(whole)
+    assert set(results(whole)) == {"raw", "hidden_fault_prm", "label_table:unroll=2,phase=retrain"}
+    assert 0.0 <= results(whole)["label_table:unroll=2,phase=retrain"]["sign_agreement_recoverable"] <= 1.0
+    table = (killed / "run" / "study.md").read_text()
+    assert table.startswith("### k1: 1 seed(s); of 8 candidates") and "| `hidden_fault_prm` | 1 |" in table
+
+    # Other settings do not mix with these results; another arm joins them.
+    other = subprocess.run(study(killed, "--config.recipe.steps=21"), capture_output=True, text=True, timeout=100)
+    assert other.returncode == 2
+    assert "holds results of other settings (recipe)" in other.stderr
+    more = study(killed, "--config.arms=('raw','em')", "--report")
+    assert subprocess.run(more, capture_output=True, timeout=100).returncode == 0
