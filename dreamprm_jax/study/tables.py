@@ -23,8 +23,8 @@ LABEL_COLUMNS = {
 MODEL_COLUMNS = {
     "step_auroc": "step-AUROC",
     "first_error_f1": "first-error F1",
-    "best_of_n_last": "best of 8, last step",
-    "best_of_n_mean": "best of 8, mean",
+    "best_of_n_last": "best of N, last step",
+    "best_of_n_mean": "best of N, mean",
 }
 COMPARED = ("step_auroc", "best_of_n_last")  # with their paired difference
 
@@ -67,9 +67,28 @@ def mean(rows: Sequence[Row], regime: str, arm: str, figure: str) -> float:
 
 
 def markdown(rows: Sequence[Row], baseline: str) -> str:
-    """Every regime's tables of labels and of reward models, arms by falling step-AUROC."""
+    """Differences over all regimes, then every regime's tables of labels and reward models; better arms first."""
     regimes = list(dict.fromkeys(row["regime"] for row in rows))
-    return "\n\n".join(_regime(rows, regime, baseline) for regime in regimes) + "\n"
+    parts = [_summary(rows, regimes, baseline, figure) for figure in COMPARED]
+    return "\n\n".join([*parts, *(_regime(rows, regime, baseline) for regime in regimes)]) + "\n"
+
+
+def _summary(rows: Sequence[Row], regimes: Sequence[str], baseline: str, figure: str) -> str:
+    """One line an arm, one column a regime: the paired difference from the baseline; of the baseline, its mean."""
+    known = {row["arm"] for row in rows}
+    found = {(regime, arm): paired(rows, regime, arm, baseline, figure) for regime in regimes for arm in known}
+
+    def overall(arm: str) -> float:
+        values = [found[regime, arm].mean for regime in regimes if found[regime, arm].seeds]
+        return float(np.mean(values)) if values else -np.inf
+
+    lines = [
+        [f"`{arm}`", *(found[regime, arm].text() for regime in regimes)]
+        for arm in sorted(known - {baseline}, key=overall, reverse=True)
+    ]
+    base = [f"`{baseline}`, its mean", *(_number(mean(rows, regime, baseline, figure)) for regime in regimes)]
+    header = [f"{MODEL_COLUMNS[figure]}: arm - {baseline}", *regimes]
+    return _table(header, [base, *lines])
 
 
 def _regime(rows: Sequence[Row], regime: str, baseline: str) -> str:
@@ -87,7 +106,7 @@ def _regime(rows: Sequence[Row], regime: str, baseline: str) -> str:
     known = [row for row in labels if any(cell != ABSENT for cell in row[1:])]
     random, oracle = (_number(float(np.mean([row[name] for row in here]))) for name in ("random", "oracle"))
     return (
-        f"### {regime}: {seeds} seed(s); of 8 candidates a random one passes {random}, the best possible {oracle}\n\n"
+        f"### {regime}: {seeds} seed(s); of the candidates a random one passes {random}, the best possible {oracle}\n\n"
         f"{_table(header, models)}\n\nLabels against recoverability:\n\n"
         f"{_table(['arm', *LABEL_COLUMNS.values()], known)}"
     )
@@ -103,7 +122,8 @@ def _by_seed(rows: Sequence[Row], regime: str, arm: str, figure: str) -> dict[in
 
 
 def _number(value: float) -> str:
-    return ABSENT if np.isnan(value) else f"{value:.3f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.3f}"
+    text = f"{value:.3f}"
+    return ABSENT if np.isnan(value) else text[1:] if text.startswith("0.") else text
 
 
 def _signed(value: float, digits: int) -> str:

@@ -6,6 +6,7 @@ Run as a process of its own by ``study.run``: ``python -m dreamprm_jax.study.uni
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -255,7 +256,7 @@ def main(arguments: Sequence[str]) -> None:
     """Entry point of a unit's process."""
     folder, regime_name, seed = arguments
     settings = read_settings(Path(folder) / "settings.json")
-    if not jax.config.jax_compilation_cache_dir:
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(Path(folder) / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     run_unit(settings, Path(folder), regime_name, int(seed))

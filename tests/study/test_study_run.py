@@ -1,4 +1,4 @@
-"""A whole small study from the command line: killed, run again, extended; the results are those of one that ran through."""
+"""A whole small study from the command line: killed and run again, it gives what one gives that ran through."""
 
 import json
 import os
@@ -61,7 +61,8 @@ def test_a_killed_study_goes_on_and_gives_the_same(tmp_path, monkeypatch):
     assert set(results(whole)) == {"raw", "hidden_fault_prm", "label_table:unroll=2,phase=retrain"}
     assert 0.0 <= results(whole)["label_table:unroll=2,phase=retrain"]["sign_agreement_recoverable"] <= 1.0
     table = (killed / "run" / "study.md").read_text()
-    assert table.startswith("### k1: 1 seed(s); of 8 candidates") and "| `hidden_fault_prm` | 1 |" in table
+    assert table.startswith("### k1: 1 seed(s); of the candidates")
+    assert "| `hidden_fault_prm` | 1 |" in table
 
     # Other settings do not mix with these results; another arm joins them.
     other = subprocess.run(study(killed, "--config.recipe.steps=21"), capture_output=True, text=True, timeout=100)

@@ -1,0 +1,17 @@
+"""The labellings on real programs: CodeI/O references with wrong variants of their functions, every combination run.
+
+Command:  dreamprm study codeio --config=configs/study/codeio.py --workdir=runs/study_codeio
+Cost:     about 6 minutes of one core; resumable problem by problem
+Expected: docs/label_correction.md
+"""
+
+import dataclasses
+
+from ml_collections import config_dict
+
+from dreamprm_jax.study.codeio import CodeioSettings
+
+
+def get_config() -> config_dict.ConfigDict:
+    """Settings of the study."""
+    return config_dict.ConfigDict(dataclasses.asdict(CodeioSettings()))
