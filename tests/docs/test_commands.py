@@ -53,6 +53,7 @@ ELSEWHERE = {
     "dreamprm inspect": "tests/training/test_inspect.py",
     "dreamprm export": "tests/training/test_pretrained_run.py",
     "dreamprm plan": "tests/planning",
+    "dreamprm study": "tests/study",
     "python -m dreamprm_jax.policy.local_server": "tests/policy/test_local_server.py",
     "pip install": "tests/test_packaging.py",
     "bash launch/local.sh": "tests/test_main_job.py",
