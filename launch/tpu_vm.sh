@@ -73,7 +73,7 @@ delete() { run "${resources[@]}" delete "$NAME" "${common[@]}" --force --quiet; 
 
 state() { "${resources[@]}" describe "$NAME" "${common[@]}" --format='value(state.state)' 2>/dev/null || true; }
 
-# wait_while PATTERN SECONDS: until the state is another, or (SECONDS not 0) for so long. Leaves it in STATE.
+# wait_while PATTERN [SECONDS]: until the state is another, or for so long. Leaves it in STATE.
 wait_while() {
   local before="" since=$SECONDS
   while true; do
@@ -81,7 +81,7 @@ wait_while() {
     [ "$STATE" = "$before" ] || say "$(date +%T) $NAME: ${STATE:-not there}"
     before="$STATE"
     [[ "$STATE" =~ ^($1)$ ]] || return 0
-    [ "$2" = 0 ] || [ $((SECONDS - since)) -lt "$2" ] || return 0
+    [ -z "${2:-}" ] || [ $((SECONDS - since)) -lt "$2" ] || return 0
     sleep "${DREAMPRM_POLL_SECONDS:-30}"
   done
 }
@@ -118,7 +118,7 @@ for ((number = 1; number <= ATTEMPTS; number++)); do
   say "attempt $number of $ATTEMPTS"
   STATE="$(state)"
   [ -n "$STATE" ] || create
-  wait_while "$WAITING" 0
+  wait_while "$WAITING"
   case "$STATE" in
     ACTIVE)
       status=0

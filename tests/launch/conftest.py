@@ -49,7 +49,7 @@ def launch(repository: Path, environment: dict[str, str]) -> Launch:
             }
         return subprocess.run(
             ["bash", str(repository / "launch" / script), *arguments],
-            cwd=repository, env=variables, capture_output=True, text=True, timeout=300, check=False,
+            cwd=repository, env=variables, capture_output=True, text=True, timeout=600, check=False,
         )  # fmt: skip
 
     return run

@@ -57,7 +57,7 @@ def start(repository: Path, variables: dict[str, str], workdir: Path) -> subproc
 
 
 def finish(run: subprocess.Popen[str]) -> tuple[int, str]:
-    output = run.communicate(timeout=400)[0]
+    output = run.communicate(timeout=600)[0]
     return run.returncode, output
 
 
