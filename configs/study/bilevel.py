@@ -18,14 +18,18 @@ def get_config() -> config_dict.ConfigDict:
     config.regimes = ("k1", "weak_tests", "family_bias", "k4")
     config.arms = (
         "raw",
+        "raw:without_meta=1",  # the control of the joint held-out arms
         # the paper's label table: rate, what the outer loss looks at, joint or two-phase
         "label_table:rate=0.1",
         "label_table:rate=0.1,phase=retrain",
-        "label_table:rate=0.5,phase=retrain",
+        "label_table:phase=retrain",
         "label_table:meta=same,rate=0.1",
+        "label_table:meta=same",
+        "label_table:meta=same,rate=2",
+        "label_table:meta=same,phase=retrain",
         "label_table:meta=same,rate=0.1,phase=retrain",
         "label_table:meta=clean_steps,rate=0.1,phase=retrain",
-        "label_table:meta=clean_steps,rate=0.5,phase=retrain",
+        "label_table:meta=clean_steps,phase=retrain",
         # outcomes out of the inner loss, plain SGD, longer unrolls
         "label_table:outcomes=0,rate=0.1,phase=retrain",
         "label_table:rate=0.1,inner=sgd,phase=retrain",

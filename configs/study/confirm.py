@@ -23,5 +23,4 @@ def get_config() -> config_dict.ConfigDict:
         "hidden_fault_prm",
         "label_table:meta=same,rate=0.1",
     )
-    config.rounds = 1
     return config

@@ -205,7 +205,6 @@ def check_counts(
     passes: np.ndarray, rollouts: np.ndarray, program: np.ndarray, outcome: np.ndarray, group: np.ndarray
 ) -> None:
     """Raises DataError, naming the first row, where the arguments of ``change_point_em`` do not fit together."""
-    """Raises DataError, naming the first row, where the arguments of ``change_point_em`` do not fit together."""
     if not passes.shape == rollouts.shape == program.shape or passes.ndim != 1:
         raise DataError(
             f"passes {passes.shape}, rollouts {rollouts.shape}, program {program.shape}: vectors of one length expected"

@@ -38,8 +38,10 @@ class Faults:
     recoverable: Float[np.ndarray, " n"]  # P(alive after the step | counts, outcome)
     hazard: Float[np.ndarray, " n"]  # h of each row
     hidden: float  # q
-    pass_rate: Float[np.ndarray, " remaining"]  # mean pass rate of a rollout with 0, 1, ... steps to come
-    log_posterior: tuple[float, ...]  # nats, up to a constant, before each maximisation: never falls
+    pass_rate: Float[np.ndarray, " remaining"]  # mean pass rate of a rollout with 0, 1, ... steps to come; 0: no counts
+    # Nats, up to a constant, before each maximisation. It rises; as the rates' own weak prior is not in it and a hidden
+    # fault's successors do not count for the hazards, not by necessity: where it does not, the fit stops.
+    log_posterior: tuple[float, ...]
 
 
 def fault_em(

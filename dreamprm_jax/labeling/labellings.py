@@ -92,8 +92,8 @@ def check_name(name: str, field_name: str) -> None:
 def fixed_labels(name: str, source: LabelSource, settings: LabelsConfig) -> Float[np.ndarray, " n"]:
     """The labels of ``source.steps`` in [0, 1]; nan where a step has none.
 
-    ``em`` and ``value`` infer steps without rollouts from their neighbours and the outcome; ``soft`` and
-    ``beta_shrink`` give them their prior; the other labellings leave them out.
+    ``em``, ``hidden_fault`` and ``value`` infer steps without rollouts from their neighbours and the outcome; ``soft``
+    and ``beta_shrink`` give them their prior; the other labellings leave them out.
 
     Raises:
       DataError: on an unknown name, or where clean or stored labels are needed and there are none.

@@ -22,12 +22,13 @@ Meta = Literal["same", "held_out", "clean_steps"]
 
 @dataclass(frozen=True)
 class ArmSpec:
-    """One arm. The keys beyond ``labelling`` and ``outcomes`` are those of the learned labellings."""
+    """One arm. The keys from ``start`` on are those of the learned labellings."""
 
     labelling: str
     outcomes: bool = True  # the outcome term in the inner loss
     target: Literal["recoverable", "value"] = "recoverable"  # of clean and calibrator
-    clean: bool = False  # the clean steps of the meta problems are training data
+    clean: bool = False  # fixed labellings: the clean steps of the meta problems are training data
+    without_meta: bool = False  # fixed labellings: without the meta programs' outcomes, the control of held_out
     start: str = "raw"  # the fixed labelling that phi starts from
     meta: Meta = "held_out"  # whose outcomes the outer loss looks at; clean_steps: held-out ones, and their clean steps
     rate: float = 0.5  # learning rate of phi
@@ -88,4 +89,18 @@ def parse_arm(text: str) -> ArmSpec:
         raise DataError(f"arm {text!r}: start={spec.start!r} is no fixed labelling")
     if spec.unroll < 1 or spec.rate <= 0:
         raise DataError(f"arm {text!r}: unroll must be at least 1 and rate above 0")
+    default, learned_keys = ArmSpec(labelling), ("start", "meta", "rate", "unroll", "phase")
+    idle: tuple[str, ...] = ("clean", "without_meta") if spec.learned else learned_keys
+    if labelling not in ("clean", "calibrator"):
+        idle += ("target",)
+    if labelling == "weight_table" and spec.phase == "retrain":
+        raise DataError(f"arm {text!r}: weights correct no label, so there is nothing to retrain on")
+    for key in idle:
+        if getattr(spec, key) != getattr(default, key):
+            raise DataError(f"arm {text!r}: {key} has no effect on {labelling}")
     return spec
+
+
+def same_everywhere(spec: ArmSpec) -> bool:
+    """Whether an arm's result is the same in every regime, as it looks at no Monte-Carlo label."""
+    return spec.labelling in (ORM, "clean")

@@ -7,7 +7,7 @@ beforehand, compiled once for all labellings, regimes and seeds: labels and loss
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, cast
 
@@ -27,6 +27,7 @@ from dreamprm_jax.training.feed import Batch, PackedRows
 from dreamprm_jax.training.losses import batch_logits, elementwise_loss, outcome_loss, step_loss
 
 Inner = Literal["adamw", "sgd"]
+WRONG_BY = 0.1  # above the floor that labels are clipped to before a table starts from them
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class Trace(NamedTuple):
     """Of every bi-level step."""
 
     outer_loss: Float[Array, " steps"]
-    agreement: Float[Array, "steps truths"]  # share of the touched labels that the hypergradient moves to the truth
+    # of the touched labels that are wrong by more than WRONG_BY, the share that the hypergradient moves to the truth
+    agreement: Float[Array, "steps truths"]
 
 
 def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
@@ -221,7 +223,7 @@ def _bilevel(model: DecoderConfig, recipe: Recipe, labels: Any, unroll: int) -> 
                 lambda phi: labels.labels(phi, raw), (meta.phi,), (jax.tree.map(jnp.negative, slope),)
             )
             error = jnp.where(jnp.isfinite(truths), truths - before, 0.0)  # [truths, n]
-            counted = touched & (error != 0) & (direction != 0)
+            counted = touched & (jnp.abs(error) > WRONG_BY) & (direction != 0)
             right = jnp.sum(counted & (jnp.sign(error) == jnp.sign(direction)), axis=1)
             total = jnp.sum(counted, axis=1)
             trace = Trace(result.outer_loss, jnp.where(total > 0, right / jnp.maximum(total, 1), jnp.nan))
@@ -235,7 +237,12 @@ def _bilevel(model: DecoderConfig, recipe: Recipe, labels: Any, unroll: int) -> 
 
 def score(model: DecoderConfig, params: Params, rows: PackedRows) -> list[Float[np.ndarray, " steps"]]:
     """The logits of every step of every program, in the order of ``rows.examples``."""
-    return every_step(functools.partial(_forward(model), params), rows)
+    return every_step(reader(model, params), rows)
+
+
+def reader(model: DecoderConfig, params: Params) -> Callable[[Batch], Any]:
+    """batch -> logits."""
+    return functools.partial(_forward(model), params)
 
 
 @functools.cache

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
 from pathlib import Path
 from typing import Any
 
-from dreamprm_jax.schema import DataError
+from dreamprm_jax.schema import DataError, canonical_json, content_hash
 from dreamprm_jax.storage import read_json
 from dreamprm_jax.study.settings import StudySettings
 
 Row = dict[str, Any]  # regime, seed, arm and figures
+FORMAT = 1  # raise when results change their meaning
+# What a study covers and how it runs; a result depends on none of these (but for rounding, on threads).
+WITHOUT_EFFECT = ("name", "regimes", "seeds", "arms", "baseline", "workers", "threads")
 
 
 def result_path(folder: Path, regime: str, seed: int, arm: str) -> Path:
@@ -18,18 +21,26 @@ def result_path(folder: Path, regime: str, seed: int, arm: str) -> Path:
     return folder / "results" / regime / str(seed) / f"{arm.replace(':', '__').replace(',', '_')}.json"
 
 
+def identity(settings: StudySettings) -> str:
+    """Of the settings that a result depends on; FORMAT changes with the code that makes results."""
+    plain = {name: value for name, value in dataclasses.asdict(settings).items() if name not in WITHOUT_EFFECT}
+    return content_hash(str(FORMAT), canonical_json(plain), digits=16)
+
+
 def missing(settings: StudySettings, folder: Path, regime: str, seed: int) -> list[str]:
     """The arms of a unit that have no result yet."""
     return [arm for arm in settings.arms if not result_path(folder, regime, seed, arm).exists()]
 
 
-def read_results(folders: Sequence[Path]) -> list[Row]:
-    """All results in the folders, whatever settings.json asks for.
+def read_results(folder: Path) -> list[Row]:
+    """All results in the folder, whatever settings.json asks for.
 
     Raises:
-      DataError: where there is none, or one is malformed.
+      DataError: where there is none, one is malformed, or they come from different settings.
     """
-    rows = [read_json(path) for folder in folders for path in sorted((folder / "results").glob("*/*/*.json"))]
+    rows = [read_json(path) for path in sorted((folder / "results").glob("*/*/*.json"))]
     if not rows:
-        raise DataError(f"{', '.join(map(str, folders))}: no results of a study; `dreamprm study` makes them")
+        raise DataError(f"{folder}: no results of a study; `dreamprm study` makes them")
+    if len(kinds := {row.get("settings", "") for row in rows}) > 1:
+        raise DataError(f"{folder}: results of {len(kinds)} different settings; remove it and run the study again")
     return rows

@@ -16,10 +16,9 @@ from tqdm import tqdm
 
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import read_json, write_json
-from dreamprm_jax.study.results import missing
+from dreamprm_jax.study.results import WITHOUT_EFFECT, missing
 from dreamprm_jax.study.settings import StudySettings
 
-_MAY_CHANGE = ("name", "regimes", "seeds", "arms", "baseline", "workers", "threads")  # a result depends on none of them
 Unit = tuple[str, int]
 
 
@@ -67,8 +66,8 @@ def run_study(settings: StudySettings, folder: Path) -> None:
 def _claim(settings: StudySettings, folder: Path) -> None:
     """Writes the settings; results of other settings must not be mixed with those to come."""
     path, wanted = folder / "settings.json", dataclasses.asdict(settings)
-    plain = {name: value for name, value in wanted.items() if name not in _MAY_CHANGE}
-    if (folder / "results").exists() and path.exists():
+    plain = {name: value for name, value in wanted.items() if name not in WITHOUT_EFFECT}
+    if path.exists():
         there = read_json(path)
         changed = [name for name in plain if _as_json(plain[name]) != there.get(name)]
         if changed:
@@ -112,6 +111,7 @@ def _start(settings: StudySettings, folder: Path, unit: Unit) -> subprocess.Pope
         "OMP_NUM_THREADS": threads,
         "OPENBLAS_NUM_THREADS": threads,
         "TOKENIZERS_PARALLELISM": "false",
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # units share an accelerator where there is one
     }
     log = _log(folder, unit)
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,7 @@ class StudySettings:
     warm_share: float = 0.6  # of the steps, before the labels of a learned labelling begin to move
     clean_problems: int = 50  # meta problems whose steps have clean labels, for those arms that may see them
     folds: int = 2  # of the cross-fitted reward models
-    rounds: int = 2  # of cross-fitting and hidden-fault EM
+    rounds: int = 1  # of cross-fitting and hidden-fault EM
     workers: int = 0  # processes; 0: one a core
     threads: int = 1  # of a process
 
@@ -71,6 +71,18 @@ def freeze_study(values: config_dict.ConfigDict) -> StudySettings:
     for what, items in (("arms", settings.arms), ("regimes", settings.regimes), ("seeds", settings.seeds)):
         if not items or len(set(items)) < len(items):
             raise DataError(f"config.{what}: at least one, none twice")
+    for name, least in (
+        ("folds", 2),
+        ("rounds", 1),
+        ("clean_problems", 1),
+        ("rows", 1),
+        ("workers", 0),
+        ("threads", 1),
+    ):
+        if getattr(settings, name) < least:
+            raise DataError(f"config.{name}={getattr(settings, name)}: must be at least {least}")
+    if settings.recipe.steps < 10:
+        raise DataError(f"config.recipe.steps={settings.recipe.steps}: must be at least 10")
     if not 0.0 < settings.warm_share < 1.0:
         raise DataError(f"config.warm_share={settings.warm_share}: must be between 0 and 1")
     return settings

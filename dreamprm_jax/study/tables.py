@@ -12,7 +12,7 @@ from scipy import stats
 from dreamprm_jax.evaluation.text_table import ABSENT
 from dreamprm_jax.study.results import Row
 
-# figure -> (column, factor); of the second table
+# figure -> column
 LABEL_COLUMNS = {
     "label_auroc": "AUROC",
     "label_brier": "Brier",
@@ -38,11 +38,11 @@ class Difference:
     high: float
     seeds: int
 
-    def text(self, factor: float = 1.0, digits: int = 3) -> str:
+    def text(self) -> str:
         """``+.047 [+.031, +.062]``."""
         if not self.seeds:
             return ABSENT
-        mean, low, high = (_signed(factor * value, digits) for value in (self.mean, self.low, self.high))
+        mean, low, high = (_signed(value) for value in (self.mean, self.low, self.high))
         return f"{mean} [{low}, {high}]" if self.seeds > 1 else mean
 
 
@@ -126,5 +126,5 @@ def _number(value: float) -> str:
     return ABSENT if np.isnan(value) else text[1:] if text.startswith("0.") else text
 
 
-def _signed(value: float, digits: int) -> str:
-    return f"{value:+.{digits}f}".replace("+0.", "+.").replace("-0.", "-.")
+def _signed(value: float) -> str:
+    return f"{value:+.3f}".replace("+0.", "+.").replace("-0.", "-.")

@@ -3,7 +3,7 @@ been trained on.
 
 The problems are split into folds. A reward model trained on the labels of all folds but one scores the programs of that
 one; its scores give the hazards of their steps (``labeling.fault_model``), the counts and the outcome the evidence. So
-what one program's function taught is used on another's, and no label confirms itself.
+what one program's function taught is used on another's, and (in the first round) no label confirms itself.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ def cross_fitted_labels(
             rows = PackedRows([*seen, *meta], settings.row_tokens, settings.batch_size, seed)
             model = train_model(f"fold_{round_}_{fold}", share, rows.relabelled(labels.astype(np.float32)))
             read = every_step(model, PackedRows(held, settings.row_tokens, size, seed))
+            del model  # before the next one is trained
             for example, logits in zip(held, read, strict=True):
                 for step, logit in enumerate(logits):
                     scores[example.problem_id, example.program_hash, step] = float(1.0 / (1.0 + np.exp(-logit)))

@@ -113,6 +113,7 @@ def describe(plan: Plan, settings: TrainConfig) -> str:
         "gce": [f"q={labels.gce_q}"],
         "calibrator": [f"target={labels.clean_target}"],
         "clean": [f"target={labels.clean_target}"],
+        "hidden_fault_prm": [f"folds={labels.folds}", f"rounds={labels.rounds}"],
         "stored": [labels.stored],
     }.get(plan.labelling, [])
     if plan.learned:

@@ -38,7 +38,7 @@ from dreamprm_jax.training.global_batch import from_every_process
 from dreamprm_jax.training.labelling import ORM, Plan, describe, make_parametrisation, plans
 from dreamprm_jax.training.loop import Arm, Data, check_settings, forward, train_arm
 from dreamprm_jax.training.losses import make_inner_loss, make_outcome_loss
-from dreamprm_jax.training.mesh import check_divisible, make_mesh, optimizer_shardings
+from dreamprm_jax.training.mesh import activate, check_divisible, make_mesh, optimizer_shardings
 from dreamprm_jax.training.parameters import initial_params
 from dreamprm_jax.training.steps import make_meta_optimizer, make_optimizer
 from dreamprm_jax.training.table import PADDING, pad_labels, padded_rows, place_replicated, place_table
@@ -122,11 +122,16 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
     warm: dict[str, TrainState] = {}
 
     def fold_model(name: str, share: TrainConfig, rows: PackedRows) -> Callable[[Batch], np.ndarray]:
-        loss = make_inner_loss(model, None, settings.outcome_weight, settings.loss)
+        loss = make_inner_loss(model, None, settings.outcome_weight, settings.loss, settings.labels.gce_q)
         arm = Arm(name, loss, 0, share.steps)
         data = Data(rows, outer, np.zeros(0, np.float32), config.seed)
-        state = train_arm(share, model, mesh, arm, data, start, paths.arm(arm.name), frozen)
-        return lambda batch: forward(mesh)(model, state.params, frozen, from_every_process(batch, mesh))
+        params = train_arm(share, model, mesh, arm, data, start, paths.arm(arm.name), frozen).params
+
+        def logits_of(batch: Batch) -> np.ndarray:
+            with activate(model, mesh):
+                return np.asarray(forward(mesh)(model, params, frozen, from_every_process(batch, mesh)))
+
+        return logits_of
 
     for plan in arms:
         if plan.start in CROSS_FITTED:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dreamprm_jax.evaluation.step_metrics import auroc
-from dreamprm_jax.labeling.change_point import FAILED, PASSED, RATES, UNKNOWN, change_point_em
+from dreamprm_jax.labeling.change_point import FAILED, PASSED, UNKNOWN, change_point_em
 from dreamprm_jax.labeling.fault_model import _Chain, fault_em, hazards_from_scores
 from dreamprm_jax.schema import DataError
 
@@ -110,4 +110,3 @@ def test_arrays_that_do_not_fit_are_refused():
     one = np.array([1])
     with pytest.raises(DataError, match="row 0: passes=2 is not between 0 and rollouts=1"):
         fault_em(one * 2, one, one * 0, one)
-    assert len(RATES) == 49

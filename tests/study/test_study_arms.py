@@ -29,6 +29,9 @@ def test_an_arm_is_read_and_named_by_what_differs():
         ("label_table:start=label_table", "start='label_table' is no fixed labelling"),
         ("label_table:unroll=0", "unroll must be at least 1"),
         ("stored", "no labelling 'stored'"),
+        ("weight_table:phase=retrain", "there is nothing to retrain on"),
+        ("raw:unroll=2", "unroll has no effect on raw"),
+        ("label_table:clean=1", "clean has no effect on label_table"),
     ],
 )
 def test_a_wrong_arm_says_what_is_wrong(text, message):
@@ -41,6 +44,7 @@ def test_settings_are_checked():
         ("arms", ("em",), "config.baseline: 'raw' is none of config.arms"),
         ("regimes", ("k3",), "no regime 'k3'; choose among k1"),
         ("seeds", (1, 1), "config.seeds: at least one, none twice"),
+        ("folds", 1, "config.folds=1: must be at least 2"),
         ("warm_share", 1.0, "config.warm_share=1.0"),
     ):
         config = study_defaults()

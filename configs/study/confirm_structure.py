@@ -1,0 +1,28 @@
+"""Confirmation of the finalists with the small structural reward model, on fresh seeds.
+
+Command:  dreamprm study --config=configs/study/confirm_structure.py --workdir=runs/study_confirm_structure
+Cost:     45 seconds of one core for each regime and seed: 15 minutes on two cores
+Expected: docs/label_correction.md
+"""
+
+from ml_collections import config_dict
+
+from dreamprm_jax.study.presets import structural
+
+
+def get_config() -> config_dict.ConfigDict:
+    """Settings of the study."""
+    config = structural()
+    config.name = "study_confirm_structure"
+    config.seeds = tuple(range(1000, 1010))
+    config.regimes = ("k1", "weak_tests", "family_bias", "k4")
+    config.arms = (
+        "raw",
+        "em",
+        "hidden_fault",
+        "hidden_fault_prm",
+        "label_table:meta=same",
+        "label_table:start=hidden_fault,rate=0.1,phase=retrain",
+        "clean",
+    )
+    return config
