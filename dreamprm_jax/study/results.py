@@ -18,7 +18,12 @@ WITHOUT_EFFECT = ("name", "regimes", "seeds", "arms", "baseline", "workers", "th
 
 def result_path(folder: Path, regime: str, seed: int, arm: str) -> Path:
     """Where the result of one arm is kept."""
-    return folder / "results" / regime / str(seed) / f"{arm.replace(':', '__').replace(',', '_')}.json"
+    return folder / "results" / regime / str(seed) / file_name(arm)
+
+
+def file_name(arm: str) -> str:
+    """Of an arm's result."""
+    return f"{arm.replace(':', '__').replace(',', '_')}.json"
 
 
 def identity(settings: StudySettings) -> str:
@@ -41,6 +46,6 @@ def read_results(folder: Path) -> list[Row]:
     rows = [read_json(path) for path in sorted((folder / "results").glob("*/*/*.json"))]
     if not rows:
         raise DataError(f"{folder}: no results of a study; `dreamprm study` makes them")
-    if len(kinds := {row.get("settings", "") for row in rows}) > 1:
+    if len(kinds := {row["settings"] for row in rows if "settings" in row}) > 1:
         raise DataError(f"{folder}: results of {len(kinds)} different settings; remove it and run the study again")
     return rows

@@ -31,13 +31,13 @@ from dreamprm_jax.labeling.labellings import (
     step_key,
 )
 from dreamprm_jax.models.decoder import decoder_config
-from dreamprm_jax.storage import write_json
+from dreamprm_jax.storage import read_json, write_json
 from dreamprm_jax.study import fit
-from dreamprm_jax.study.arms import ORM, PRM_PRIOR, ArmSpec, parse_arm
+from dreamprm_jax.study.arms import ORM, PRM_PRIOR, ArmSpec, parse_arm, same_everywhere
 from dreamprm_jax.study.measures import Figures, label_measures, model_measures, program_measures
 from dreamprm_jax.study.reading import examples, structure_vocabulary
 from dreamprm_jax.study.regimes import Regime, regime
-from dreamprm_jax.study.results import identity, missing, result_path
+from dreamprm_jax.study.results import Row, file_name, identity, missing, result_path
 from dreamprm_jax.study.settings import StudySettings, read_settings
 from dreamprm_jax.study.world import Known, World, draw_labels, make_world
 from dreamprm_jax.training.cross_fit import cross_fitted_labels
@@ -56,11 +56,17 @@ def run_unit(settings: StudySettings, folder: Path, regime_name: str, seed: int)
         return
     unit = make_unit(settings, regime(regime_name), seed)
     for arm in todo:
-        begun = time.monotonic()
-        figures = unit.run(parse_arm(arm))
-        figures["seconds"] = time.monotonic() - begun
-        row = {"regime": regime_name, "seed": seed, "arm": arm, "settings": identity(settings)} | figures
-        write_json(result_path(folder, regime_name, seed, arm), row)
+        begun, spec = time.monotonic(), parse_arm(arm)
+        found = _elsewhere(folder, seed, arm) if same_everywhere(spec) else None
+        figures = found or unit.run(spec) | {"seconds": time.monotonic() - begun}
+        row = {"regime": regime_name, "seed": seed, "arm": arm, "settings": identity(settings)}
+        write_json(result_path(folder, regime_name, seed, arm), figures | row)
+
+
+def _elsewhere(folder: Path, seed: int, arm: str) -> Row | None:
+    """The result of an arm that looks at no Monte-Carlo label, from another regime of the seed."""
+    paths = sorted((folder / "results").glob(f"*/{seed}/{file_name(arm)}"))
+    return read_json(paths[0]) if paths else None
 
 
 @dataclass(frozen=True)
