@@ -84,7 +84,7 @@ def make_bench(
         Journal(paths.work / "verdicts.journal") as verdicts,
         tqdm(total=pairs, desc="stepbench make", unit="problem") as bar,
     ):
-        for tried in _tried(everything, seed, sandbox, tests, verdicts, tally):
+        for tried in usable_references(everything, seed, sandbox, tests, verdicts, tally):
             usable.append(tried)
             bar.update()
             if len(usable) == pairs:
@@ -99,19 +99,20 @@ def make_bench(
     return _write(paths, usable, chosen, seed, tally)
 
 
-def _tried(
+def usable_references(
     everything: list[codeio.Task],
     seed: int,
     sandbox: SandboxConfig,
     tests: Journal,
     verdicts: Journal,
     tally: Tally,
+    functions: int = 2,
 ) -> Iterator[Tried]:
-    """References that pass, each with at least one mutant that fails; in a random order."""
+    """References of ``functions`` or more that pass, each with at least one mutant that fails; in a random order."""
 
     def suitable() -> Iterator[codeio.Task]:
         for task in sorted(everything, key=lambda task: content_hash("stepbench", str(seed), task.task_id)):
-            if not tally.drop(unsuitable(task.reference)):
+            if not tally.drop(unsuitable(task.reference, functions)):
                 yield task
 
     made = make_tests(suitable(), trial.TESTS, seed, sandbox, tests)
@@ -129,14 +130,14 @@ def _tried(
                     yield tried
 
 
-def unsuitable(reference: str) -> str:
-    """Why a reference is not used, "" if it is: it must have two function steps, and only the standard library."""
+def unsuitable(reference: str, functions: int = 2) -> str:
+    """Why a reference is not used, "" if it is: it must have enough function steps, and only the standard library."""
     try:
         tree = SourceMap(reference).tree
     except ValueError as error:
         return f"cannot be mapped: {error}"
-    if len(split_steps(reference)) < 2:
-        return "fewer than two functions"
+    if len(split_steps(reference)) < functions:
+        return f"fewer than {'two' if functions == 2 else functions} functions"
     imported = {
         name.split(".")[0]
         for node in ast.walk(tree)

@@ -16,6 +16,7 @@ Trains a small reward model on each labelling (arm) in each regime of label nois
 benchmark with its exact truth, and compares every arm with the baseline, seed by seed. Writes WORKDIR/results (one
 file for each regime, seed and arm), study.md (tables), study.csv and plots. Killed and run again, it goes on; more
 seeds, regimes or arms may be added to a finished study.
+`dreamprm study codeio --help`: the labellings alone, on real programs.
 """
 
 
@@ -23,6 +24,10 @@ def main(arguments: list[str]) -> int:
     """Runs the command."""
     from dreamprm_jax.cli import leaves, load_settings  # the command line imports this module
 
+    if arguments[:1] == ["codeio"]:
+        from dreamprm_jax.study import codeio_cli
+
+        return codeio_cli.main(arguments[1:])
     parser = argparse.ArgumentParser(
         prog="dreamprm study",
         description=DESCRIPTION,
@@ -57,7 +62,7 @@ def report(folder: Path, baseline: str) -> list[Path]:
     from dreamprm_jax.study.plots import differences
     from dreamprm_jax.study.tables import markdown
 
-    rows = read_results([folder])
+    rows = read_results(folder)
     if not any(row["arm"] == baseline for row in rows):
         raise DataError(f"{folder}: no result of the baseline {baseline!r}")
     tables, csv = folder / "study.md", folder / "study.csv"

@@ -1,0 +1,146 @@
+"""``dreamprm study codeio``: the labellings on real programs, whose truth is known because every variant was run."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import dacite
+import numpy as np
+from tqdm import tqdm
+
+from dreamprm_jax.config import SandboxConfig, check_names
+from dreamprm_jax.evaluation.text_table import csv_text, number, percent, signed
+from dreamprm_jax.problems.codeio import Task
+from dreamprm_jax.schema import DataError
+from dreamprm_jax.storage import write_text
+from dreamprm_jax.study.codeio import BASELINE, CodeioSettings, Steps, compare, draw_steps
+from dreamprm_jax.study.codeio_variants import LeftOut, Variants, read_variants
+from dreamprm_jax.study.regimes import Regime, regime
+from dreamprm_jax.study.results import Row
+
+DESCRIPTION = """\
+Takes the reference programs of CodeI/O problems, makes a few wrong variants of their functions, runs every combination
+of them in the sandbox, and compares the labellings of their steps with the truth so known. No reward model is trained.
+Writes WORKDIR/study.md (tables) and study.csv; verdicts are kept, so that the command, killed and run again, goes on.
+Needs the package reasoning-gym: pip install --no-deps reasoning-gym==0.1.25
+"""
+COLUMNS = {
+    "label_auroc": "AUROC",
+    "label_brier": "Brier",
+    "label_ece": "ECE",
+    "label_brier_value": "Brier to V",
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command."""
+    from dreamprm_jax.cli import leaves, load_settings  # the command line imports this module
+
+    parser = argparse.ArgumentParser(
+        prog="dreamprm study codeio",
+        description=DESCRIPTION,
+        epilog="settings, with their defaults (a config file may set others):\n"
+        + "\n".join(f"  --config.{name}={value}" for name, value in leaves(CodeioSettings())),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="Python file: configs/study/codeio.py")
+    parser.add_argument("--workdir", metavar="DIR", help="folder of the study (default: runs/NAME of the config)")
+    options, overrides = parser.parse_known_args(arguments)
+    values = load_settings(options.config, overrides, CodeioSettings()).to_dict()
+    check_names(values, dataclasses.asdict(CodeioSettings()), "")
+    try:
+        settings = dacite.from_dict(CodeioSettings, values, config=dacite.Config(strict=True, cast=[tuple]))
+    except dacite.DaciteError as error:
+        raise DataError(f"config: {error}") from error
+    for path in run_codeio(settings, Path(options.workdir or f"runs/{settings.name}")):
+        print(f"wrote {path.resolve()}")
+    return 0
+
+
+def run_codeio(settings: CodeioSettings, folder: Path, tasks: list[Task] | None = None) -> list[Path]:
+    """Runs the study, or what is left of it. Returns the files written.
+
+    Args:
+      settings: of the study.
+      folder: where verdicts are kept and tables written.
+      tasks: what to make it from; None takes the installed package's.
+
+    Raises:
+      DataError: where the package is missing, too few problems can be used, or another process works in the folder.
+    """
+    sandbox = SandboxConfig(tier=settings.tier, workers=settings.workers)
+    problems, left_out = read_variants(folder / "work", settings.limits, settings.data_seed, sandbox, tasks)
+    if len(problems) < settings.clean_problems + 2:
+        raise DataError(f"{len(problems)} usable problems, {settings.clean_problems} of them for config.clean_problems")
+    rows: list[Row] = []
+    texts = [_data_text(problems, left_out, settings)]
+    for name in tqdm(settings.regimes, desc="compare labellings", unit="regime"):
+        here = regime(name)
+        steps = draw_steps(problems, settings, here)
+        found = compare(steps, here, settings.bootstrap_samples)
+        rows += found
+        texts.append(_regime_text(here, steps, found))
+    written = folder / "study.md", folder / "study.csv"
+    write_text(written[0], "\n".join(texts))
+    write_text(written[1], csv_text([_rounded(row) for row in rows]))
+    return list(written)
+
+
+def _data_text(problems: Sequence[Variants], left_out: LeftOut, settings: CodeioSettings) -> str:
+    runs = sum(one.tests_passed.size for one in problems)
+    functions = sum(len(variants) > 1 for one in problems for variants in one.texts)
+    steps = sum(len(one.texts) for one in problems)
+    hidden = sum(int((one.passed(1) & ~one.passed()).sum()) for one in problems)
+    failing = sum(int((~one.passed()).sum()) for one in problems)
+    lines = [
+        "# Labellings on CodeI/O variants",
+        "",
+        f"{len(problems)} problems with {steps} function steps, {functions} of them with wrong variants; {runs} "
+        f"programs run, of which {failing} fail, {hidden} of these ({percent(hidden / failing)}%) only after the first "
+        f"test. {settings.clean_problems} problems are for the calibrator; the tables are of the other "
+        f"{len(problems) - settings.clean_problems}. Differences from `{BASELINE}` are paired; 95% intervals by "
+        f"{settings.bootstrap_samples} bootstrap resamples of the problems.",
+        "",
+        "| left out | count |",
+        "| --- | --- |",
+    ]
+    references = left_out.tally.dropped + left_out.problems
+    lines += [f"| problems: {reason} | {count} |" for reason, count in references.most_common()]
+    lines += [f"| variants: {reason} | {count} |" for reason, count in left_out.variants.most_common()]
+    return "\n".join([*lines, ""])
+
+
+def _regime_text(here: Regime, steps: Steps, rows: Sequence[Row]) -> str:
+    good = steps.recoverable
+    lines = [
+        f"## {here.name}: K = {here.rollouts}",
+        "",
+        f"{len(steps.passed)} programs, {percent(float(steps.passed.mean()))}% pass; {len(good)} steps, "
+        f"{percent(float(good.mean()))}% recoverable. A rollout of a prefix that cannot be saved passes with chance "
+        f"{number(float(np.mean(steps.chance[~good])))}, one of a prefix that can fails with chance "
+        f"{number(float(np.mean(1.0 - steps.chance[good])))}.",
+        "",
+        "| labelling | " + " | ".join(f"{column} | - {BASELINE}" for column in COLUMNS.values()) + " |",
+        "| --- |" + " --- |" * (2 * len(COLUMNS)),
+    ]
+    for row in sorted(rows, key=lambda row: -row["label_auroc"]["value"]):
+        cells = [f"`{row['labelling']}`"]
+        for measure in COLUMNS:
+            figure = row[measure]
+            ends = ", ".join(signed(figure[end], 3) for end in ("minus_raw_low", "minus_raw_high"))
+            difference = f"{signed(figure['minus_raw'], 3)} [{ends}]"
+            cells += [number(figure["value"]), "" if row["labelling"] == BASELINE else difference]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def _rounded(row: Row) -> Row:
+    """Figures with four decimals: what the intervals bear."""
+    return {
+        name: {key: round(figure, 4) for key, figure in value.items()} if isinstance(value, dict) else value
+        for name, value in row.items()
+    }

@@ -1,0 +1,177 @@
+"""CodeI/O references with wrong variants of their functions, where every combination of variants has been run.
+
+A program is a choice of variant for each function: the reference's own, or one of a few of StepBench's mutants of it
+that a test catches. All combinations are judged in the sandbox, so the value of a prefix is a sum over the table of
+verdicts, exact, and a rollout of it is a draw from that table.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from tqdm import tqdm
+
+from dreamprm_jax.cof.splitter import split_steps
+from dreamprm_jax.config import SandboxConfig
+from dreamprm_jax.engine.journal import Journal
+from dreamprm_jax.problems import codeio
+from dreamprm_jax.sandbox import Judge, JudgeTask
+from dreamprm_jax.schema import TestCase, Verdict, content_hash, program_hash
+from dreamprm_jax.stepbench.make import Tally, usable_references
+from dreamprm_jax.stepbench.trial import Tried, close_enough, new_judge
+
+_FORMAT = "codeio-variants-1"  # changes when a program could get another verdict
+_PLAUSIBLE = (Verdict.WA, Verdict.RE)  # in this order; one that runs out of time would cost its limit every time
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Which problems, and how many variants of them."""
+
+    problems: int = 250
+    functions: int = 3  # a problem has at least so many
+    wrong_variants: int = 2  # of a function, at most
+    combinations: int = 64  # of a problem's variants, at most
+
+
+@dataclass(frozen=True)
+class Variants:
+    """One problem. Axes of ``tests_passed``: the steps, each with its variants; variant 0 is the reference's."""
+
+    problem_id: str
+    texts: tuple[tuple[str, ...], ...]  # of each step
+    tests: int
+    tests_passed: Int[np.ndarray, "*variants"]  # before the first failure, by every combination
+
+    def program(self, choice: Sequence[int]) -> str:
+        """The text of a combination."""
+        return "".join(texts[index] for texts, index in zip(self.texts, choice, strict=True))
+
+    def hash(self, choice: Sequence[int]) -> str:
+        """Its ``program_hash``."""
+        return program_hash(self.problem_id, self.program(choice))
+
+    def passed(self, tests: int = 0) -> Bool[np.ndarray, "*variants"]:
+        """Whether each combination passes the first ``tests`` tests; 0: all."""
+        return self.tests_passed >= min(tests or self.tests, self.tests)
+
+    def recoverable(self, choice: Sequence[int]) -> Bool[np.ndarray, " steps"]:
+        """For each step: whether any combination that begins as this one passes all tests."""
+        passed = self.passed()
+        return np.array([passed[tuple(choice[: step + 1])].any() for step in range(len(choice))])
+
+    def chances(
+        self, choice: Sequence[int], weights: Sequence[Float[np.ndarray, " variants"]], tests: int = 0
+    ) -> Float[np.ndarray, " steps"]:
+        """For each step: the chance that its prefix passes with all later variants drawn by ``weights``."""
+        table = self.passed(tests).astype(float)
+        found = []
+        for step in range(len(choice) - 1, -1, -1):
+            found.append(float(table[tuple(choice[: step + 1])]))
+            table = table @ weights[step]
+        return np.clip(found[::-1], 0.0, 1.0)
+
+
+@dataclass
+class LeftOut:
+    """What is not in the study, by reason."""
+
+    tally: Tally  # references, before variants are chosen
+    problems: Counter[str] = field(default_factory=Counter)
+    variants: Counter[str] = field(default_factory=Counter)
+
+
+def read_variants(
+    root: Path, limits: Limits, seed: int, sandbox: SandboxConfig, tasks: list[codeio.Task] | None = None
+) -> tuple[list[Variants], LeftOut]:
+    """Makes tests, mutants and all combinations, and judges them; resumes what an earlier call began.
+
+    Args:
+      root: folder of the journals.
+      limits: how many, and how large.
+      seed: of the tests' inputs, the mutants and the order of the problems.
+      sandbox: isolation tier and workers.
+      tasks: what to make them from; None takes the installed package's.
+
+    Returns:
+      At most ``limits.problems`` problems, fewer where there are no more, and what was left out.
+
+    Raises:
+      DataError: where the package is missing, or another process works in the folder.
+    """
+    everything = codeio.read_tasks() if tasks is None else tasks
+    left_out = LeftOut(Tally(len(everything), codeio.content_identity(everything)))
+    found: list[Variants] = []
+    with contextlib.ExitStack() as stack:
+        tests, verdicts, tables = (
+            stack.enter_context(Journal(root / f"{name}.journal")) for name in ("tests", "verdicts", "combinations")
+        )
+        judge = stack.enter_context(new_judge(sandbox))
+        bar = stack.enter_context(tqdm(total=limits.problems, desc="run all combinations", unit="problem"))
+        references = usable_references(everything, seed, sandbox, tests, verdicts, left_out.tally, limits.functions)
+        for tried in references:
+            texts = _choose(tried, limits, left_out)
+            table = _judged(texts, tried.tests, judge, tables) if texts else None
+            if texts and table is None:
+                left_out.problems["the sandbox itself failed"] += 1
+            if texts and table is not None:
+                found.append(Variants(tried.task.task_id, texts, len(tried.tests), table))
+                bar.update()
+            if len(found) == limits.problems:
+                break
+    return found, left_out
+
+
+def _choose(tried: Tried, limits: Limits, left_out: LeftOut) -> tuple[tuple[str, ...], ...] | None:
+    """The variants of every step; None where there are too few, or too many combinations."""
+    code = tried.task.reference
+    steps = split_steps(code)
+    texts = [[code[step.start : step.end]] for step in steps]
+    kinds = Counter(str(verdict) for _, verdict in tried.mutants if verdict not in _PLAUSIBLE)
+    left_out.variants.update({f"drawn mutants judged {kind}": count for kind, count in kinds.items()})
+    wrong = [(mutant, verdict) for mutant, verdict in tried.failing() if verdict in _PLAUSIBLE]
+    for mutant, _ in sorted(wrong, key=lambda pair: _PLAUSIBLE.index(pair[1])):
+        if len(texts[mutant.step]) > limits.wrong_variants:
+            left_out.variants[f"failing mutants beyond {limits.wrong_variants} of a function"] += 1
+        else:
+            step = split_steps(mutant.code)[mutant.step]
+            texts[mutant.step].append(mutant.code[step.start : step.end])
+    if sum(len(variants) > 1 for variants in texts) < 2:
+        left_out.problems["fewer than two functions with a fault that a test shows"] += 1
+        return None
+    while math.prod(map(len, texts)) > limits.combinations:
+        richest = max(texts, key=len)
+        if len(richest) <= 2:
+            left_out.problems[f"more than {limits.combinations} combinations, with one wrong variant a function"] += 1
+            return None
+        richest.pop()
+        left_out.variants[f"to have at most {limits.combinations} combinations"] += 1
+    return tuple(map(tuple, texts))
+
+
+def _judged(
+    texts: tuple[tuple[str, ...], ...], tests: tuple[TestCase, ...], judge: Judge, journal: Journal
+) -> Int[np.ndarray, "*variants"] | None:
+    """Tests passed by every combination; None where the sandbox itself failed (the next run tries again)."""
+    shape = tuple(map(len, texts))
+    cases = [text for test in tests for text in (test.input, test.output)]
+    key = content_hash(_FORMAT, str(shape), *(text for variants in texts for text in variants), *cases)
+    if key not in journal:
+        results = list(judge.evaluate(_combinations(texts, tests)))
+        if not all(result.verdict.is_label for result in results):
+            return None
+        journal.put(key, [result.tests_passed for result in results])
+    return np.array(journal.get(key)).reshape(shape)
+
+
+def _combinations(texts: tuple[tuple[str, ...], ...], tests: tuple[TestCase, ...]) -> Iterator[JudgeTask]:
+    for choice in np.ndindex(*map(len, texts)):
+        code = "".join(variants[index] for variants, index in zip(texts, choice, strict=True))
+        yield JudgeTask(str(choice), code, tests, codeio.ENTRY_POINT, close_enough, _FORMAT)

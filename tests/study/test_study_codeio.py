@@ -1,0 +1,161 @@
+"""The study on CodeI/O variants: real references, real runs, exact truth by enumeration."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+
+from dreamprm_jax.cof.splitter import split_steps
+from dreamprm_jax.config import SandboxConfig
+from dreamprm_jax.evaluation.statistics import resampled_counts
+from dreamprm_jax.problems.codeio import read_tasks
+from dreamprm_jax.schema import DataError
+from dreamprm_jax.study.codeio import CodeioSettings, Steps, _replicates, draw_steps, mistake_weights
+from dreamprm_jax.study.codeio_cli import run_codeio
+from dreamprm_jax.study.codeio_variants import Limits, read_variants
+from dreamprm_jax.study.measures import label_measures
+from dreamprm_jax.study.regimes import regime
+
+IDS = ("codeio/0120", "codeio/1643", "codeio/1473", "codeio/2409")
+LIMITS = Limits(problems=4, wrong_variants=1, combinations=8)
+SETTINGS = CodeioSettings(
+    limits=LIMITS,
+    seeds=(0, 1),
+    programs=8,
+    regimes=("k1", "weak_tests"),
+    labellings=("raw", "em", "hidden_fault", "calibrator"),
+    clean_problems=2,
+    bootstrap_samples=50,
+    workers=2,
+)
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    try:
+        return {task.task_id: task for task in read_tasks() if task.task_id in IDS}
+    except DataError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def made(tasks, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("codeio")
+    problems, left_out = read_variants(folder / "work", LIMITS, 0, SandboxConfig(workers=2), list(tasks.values()))
+    return folder, problems, left_out
+
+
+def test_variants_are_single_faults_and_every_combination_has_its_verdict(made, tasks):
+    _, problems, left_out = made
+    assert sorted(one.problem_id for one in problems) == sorted(IDS)
+    assert not left_out.tally.dropped
+    assert not left_out.problems
+    for one in problems:
+        shape = one.tests_passed.shape
+        assert shape == tuple(map(len, one.texts))
+        assert max(shape) == 2
+        assert shape.count(2) >= 2
+        reference = tasks[one.problem_id].reference
+        original = (0,) * len(shape)
+        assert one.program(original) == reference
+        assert one.tests_passed[original] == one.tests == 20
+        for step, count in enumerate(shape):
+            if count == 2:
+                faulty = tuple(int(axis == step) for axis in range(len(shape)))
+                code = one.program(faulty)
+                assert not one.passed()[faulty]
+                before, after = split_steps(reference), split_steps(code)
+                assert [s.name for s in before] == [s.name for s in after]
+                changed = [
+                    reference[a.start : a.end] != code[b.start : b.end] for a, b in zip(before, after, strict=True)
+                ]
+                assert [index for index, differs in enumerate(changed) if differs] == [step]
+
+
+def test_the_truth_is_that_of_enumeration(made):
+    """V and recoverability of every prefix of every combination, by summing over all completions one by one."""
+    for one in made[1]:
+        weights = mistake_weights(one, SETTINGS)
+        for choice in np.ndindex(one.tests_passed.shape):
+            for tests in (0, 1):
+                expected = []
+                for step in range(len(choice)):
+                    ends = itertools.product(*(range(len(weight)) for weight in weights[step + 1 :]))
+                    expected.append(
+                        sum(
+                            float(np.prod([w[i] for w, i in zip(weights[step + 1 :], end, strict=True)]))
+                            * bool(one.tests_passed[choice[: step + 1] + end] >= (tests or 20))
+                            for end in ends
+                        )
+                    )
+                np.testing.assert_allclose(one.chances(choice, weights, tests), expected, atol=1e-12)
+                if not tests:
+                    np.testing.assert_array_equal(one.recoverable(choice), np.array(expected) > 0)
+
+
+def test_a_second_run_judges_nothing_and_writes_the_same(made, tasks):
+    folder, _, _ = made
+    sizes = {path.name: path.stat().st_size for path in (folder / "work").iterdir()}
+    first = [path.read_bytes() for path in run_codeio(SETTINGS, folder, list(tasks.values()))]
+    assert {path.name: path.stat().st_size for path in (folder / "work").iterdir()} == sizes
+    written = run_codeio(SETTINGS, folder, list(tasks.values()))
+    assert [path.read_bytes() for path in written] == first
+    with written[1].open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["regime"], row["labelling"]) for row in rows] == [
+        (name, labelling) for name in SETTINGS.regimes for labelling in (*SETTINGS.labellings, "true_value")
+    ]
+    for row in rows:
+        assert float(row["label_brier.low"]) <= float(row["label_brier.value"]) <= float(row["label_brier.high"])
+        if row["labelling"] == "raw":
+            assert float(row["label_auroc.minus_raw_low"]) == float(row["label_auroc.minus_raw_high"]) == 0.0
+        if row["labelling"] == "true_value":
+            assert float(row["label_brier_value.value"]) == 0.0
+    assert written[0].read_text().startswith("# Labellings on CodeI/O variants\n\n4 problems with ")
+
+
+def test_a_regime_changes_the_labels_and_not_the_truth(made):
+    problems = made[1]
+    many = dataclasses.replace(SETTINGS, labellings=("raw",))
+    exact = dataclasses.replace(regime("k1"), rollouts=4000)
+    plain, weak = (
+        draw_steps(problems, many, dataclasses.replace(exact, judge_tests=tests, completer_scale=scale))
+        for tests, scale in ((0, 1.0), (1, 3.0))
+    )
+    np.testing.assert_array_equal(plain.recoverable, weak.recoverable)
+    np.testing.assert_array_equal(plain.value, plain.chance)
+    assert np.abs(plain.labels["raw"] - plain.value).max() < 0.04  # 4000 rollouts: five standard deviations
+    assert np.abs(weak.labels["raw"] - weak.chance).max() < 0.04
+    assert weak.chance[weak.recoverable].mean() < plain.chance[plain.recoverable].mean() - 0.1
+    assert plain.chance[~plain.recoverable].max() == 0.0
+
+
+def test_replicates_are_the_measures_of_repeated_problems():
+    rng = np.random.default_rng(3)
+    problem, recoverable = rng.integers(0, 6, 80), rng.random(80) < 0.6
+    labels, value = rng.integers(0, 5, 80) / 4, rng.random(80)
+    steps = Steps(problem, recoverable, value, {"raw": labels}, value, np.ones(1))
+    replicates = _replicates(steps, "raw", 5)
+    for number, counts in enumerate(np.concatenate(list(resampled_counts(6, 5, 0)))):
+        rows = np.repeat(np.arange(80), counts[problem])
+        for name, figure in label_measures(labels[rows], recoverable[rows], value[rows]).items():
+            assert replicates[name][number] == pytest.approx(figure, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"regimes": ("family_bias",)}, "primitives"),
+        ({"labellings": ("raw", "label_table")}, "label_table"),
+        ({"labellings": ("em",)}, "raw"),
+        ({"highest_rate": 0.9}, "highest_rate"),
+        ({"clean_problems": 250}, "clean_problems"),
+    ],
+)
+def test_settings_that_cannot_be(change, message):
+    with pytest.raises(DataError, match=message):
+        CodeioSettings(**change)
