@@ -309,7 +309,7 @@ class DistributedConfig:
     num_processes: int = 0
     process_id: int = -1
     # Compiled programs, kept between starts; "": the folder that JAX_COMPILATION_CACHE_DIR names, if any. Process 0
-    # alone writes it: on several hosts it helps the others only on a disk that all of them share.
+    # alone writes it: other hosts can find anything only on a disk that all of them share.
     compile_cache: str = ""
 
 

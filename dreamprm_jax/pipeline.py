@@ -30,7 +30,7 @@ _WITHOUT_EFFECT = {
     "executor", "threads", "address", "grace_seconds",
     "log_every", "checkpoint_every", "keep_checkpoints", "evaluate_every", "evaluate_programs",
     "profile_from", "profile_steps", "wandb_project",
-    "mesh",  # results differ by rounding alone, and checkpoints restore onto any mesh
+    "mesh", "chunk",  # results differ by rounding alone, and checkpoints restore onto any mesh
 }  # fmt: skip
 
 # Fields that came after FORMAT: at these values they do not count, so that earlier workdirs stay good.
@@ -104,7 +104,7 @@ def run_stage(config: Config, root: Path, name: str) -> bool:
         return _run_stage(config, root, name, Crew())
     from dreamprm_jax.training.distributed import crew_member  # jax, for runs of several processes alone
 
-    with crew_member(config.distributed, agreed=STAGES[name].together) as crew:
+    with crew_member(config.distributed, agreed=STAGES[name].agreed) as crew:
         return _run_stage(config, root, name, crew)
 
 

@@ -25,6 +25,7 @@ class Stage:
     inputs: tuple[str, ...]  # stages whose folders it reads
     summary: str
     together: bool = False  # all processes of a run work on it; the others are the first process's alone
+    agreed: bool = False  # and after SIGTERM they stop at the same step; else whoever gets it stops the others at once
 
     def load(self) -> Callable[[Config, Paths], dict[str, int]]:
         """The stage's function."""
@@ -45,11 +46,11 @@ STAGES = {
         ),
         Stage(
             "train", "dreamprm_jax.training.stage:train", ("model", "train"), ("generate", "label"),
-            "train the reward models: outcomes only, raw labels, corrected labels", together=True,
+            "train the reward models: outcomes only, raw labels, corrected labels", together=True, agreed=True,
         ),
         Stage(
             "score", "dreamprm_jax.scoring.stage:score", ("score",), ("generate", "train"),
-            "score every step of every test candidate in one pass",
+            "score every step of every test candidate in one pass", together=True,
         ),
         Stage(
             "evaluate", "dreamprm_jax.evaluation.stage:evaluate", ("evaluate",),

@@ -63,6 +63,10 @@ class Paths:
         """``schema.Score`` rows of a window's candidates; of another window than ``test`` only where one was scored."""
         return self.root / "score" / (f"{arm}.parquet" if window == "test" else f"{arm}_{window}.parquet")
 
+    def score_parts(self) -> Path:
+        """Scores of single chunks, until they are joined."""
+        return self.root / "score" / "parts"
+
     def results(self) -> Path:
         """The evaluation's figures, as JSON."""
         return self.root / "evaluate" / "results.json"

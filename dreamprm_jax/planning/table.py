@@ -39,7 +39,8 @@ def _memory(plan: dict[str, Any]) -> Iterator[str]:
         ("batch", memory["batch"], ""),
     ]
     if memory["bound"]:
-        note = "by the CPU compiler in float32, a bound: bfloat16 on the chip takes 39 to 100% of it"
+        share = 1 - (memory["most"] - memory["least"]) / memory["temporaries"]
+        note = f"by the CPU compiler in float32, a bound: bfloat16 on the chip takes {100 * share:.0f} to 100% of it"
     else:
         note = f"by the compiler for {memory['compiler']}"
     rows.append(("temporaries", memory["temporaries"], f"{note}; a gradient is {memory['gradients']:.2f}"))
@@ -49,7 +50,8 @@ def _memory(plan: dict[str, Any]) -> Iterator[str]:
     if memory["bound"] and memory["fits"] == "maybe":
         verdict += " (ask the chip's own compiler: --topology, for TPUs)"
     span = f"{memory['least']:.1f} to {memory['most']:.1f}" if memory["bound"] else f"{memory['most']:.1f}"
-    yield f"  {'in all':<16}{span:>9}  {verdict} {memory['usable']:.1f} GB (92% of the chip's)"
+    usable = 100 * memory["usable"] / plan["chips"]["memory_gb"]
+    yield f"  {'in all':<16}{span:>9}  {verdict} {memory['usable']:.1f} GB ({usable:.0f}% of the chip's)"
     if plan["advice"]:
         yield "less memory:"
         yield from (f"  {text}" for text in plan["advice"])

@@ -9,13 +9,14 @@ import jax
 
 from dreamprm_jax.config import Config
 from dreamprm_jax.models.decoder import DecoderConfig
-from dreamprm_jax.planning.chips import Fleet
+from dreamprm_jax.planning.chips import CHIPS, Fleet
 from dreamprm_jax.planning.duration import run_steps
 from dreamprm_jax.planning.layouts import MOST_SHARDS, Batches, objection, parse_layout, ranked
 from dreamprm_jax.planning.memory import USABLE, Memory, step_memory, step_works
 from dreamprm_jax.planning.roofline import Layout, Work, step_time
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.training.inspect import GB, target_devices, target_model
+from dreamprm_jax.training.labelling import plans
 from dreamprm_jax.training.loop import check_settings
 
 TRIES = 3  # meshes that the compiler is asked about
@@ -44,15 +45,12 @@ def plan_training(
     )
     devices = target_devices(dataclasses.replace(config, inspect=inspect))
     model, source = target_model(config)
-    works = step_works(config, model)
-    batches = Batches.of(config.train, works[-1].bilevel)
-    usable = USABLE * fleet.chip.memory_gb
-    if wanted is None:
-        candidates = ranked(fleet, model, batches, works[-1], usable * GB, efficiency)
-    elif why := objection(wanted, fleet, model, batches):
+    batches = Batches.of(config.train, any(plan.learned for plan in plans(config.train)))
+    if wanted is not None and (why := objection(wanted, fleet, model, batches)):
         raise DataError(f"--mesh={mesh}: {why}")
-    else:
-        candidates = [wanted]
+    works = step_works(config, model)
+    usable = USABLE * fleet.chip.memory_gb * GB
+    candidates = [wanted] if wanted else ranked(fleet, model, batches, works[-1], usable, efficiency)
     layout, memory = _first_that_fits(config, model, candidates, fleet, devices, whole=bool(topology))
     steps = run_steps(config.train)
     kinds = [("plain", steps.plain), ("bi-level", steps.bilevel)]
@@ -132,6 +130,6 @@ def advice(config: Config, model: DecoderConfig, work: Work, memory: Memory, fle
                 "--config.model.param_dtype=bfloat16 (with train.master_weights=True the copies are the optimizer's)"
             )
     found.append(f"--config.train.row_tokens below {train.row_tokens}: shorter rows")
-    bigger = [name for name in ("v6e", "a100", "v5p", "h200") if name != fleet.chip.name]
-    found.append(f"a chip with more memory than {fleet.chip.memory_gb:g} GB ({', '.join(bigger)})")
+    if bigger := [chip.name for chip in CHIPS.values() if chip.memory_gb > fleet.chip.memory_gb]:
+        found.append(f"a chip with more memory than {fleet.chip.memory_gb:g} GB ({', '.join(bigger)})")
     return found

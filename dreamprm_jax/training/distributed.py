@@ -54,6 +54,8 @@ def initialize(config: DistributedConfig) -> None:
                 f"config.distributed.process_id={config.process_id}: must be from 0 to num_processes - 1, and "
                 f"num_processes is {config.num_processes}"
             )
+    if config.compile_cache:
+        jax.config.update("jax_compilation_cache_dir", config.compile_cache)
     # Preemption is this module's: jax's own service would take SIGTERM away from it.
     jax.config.update("jax_enable_preemption_service", False)
     handler = signal.getsignal(signal.SIGTERM)

@@ -7,6 +7,7 @@ count of devices by the CPU compiler, whose figures for bfloat16 are upper bound
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -88,13 +89,9 @@ def target_devices(config: Config) -> list[jax.Device]:
                 f"(pip install libtpu, in the version of jax[tpu]): {error}"
             ) from error
     if settings.devices:
-        try:
+        with contextlib.suppress(RuntimeError):  # jax has started; with these very devices that does no harm
             jax.config.update("jax_platforms", "cpu")
             jax.config.update("jax_num_cpu_devices", settings.devices)
-        except RuntimeError as error:
-            raise DataError(
-                f"inspect.devices={settings.devices}: jax has started already; use a new process"
-            ) from error
         if len(jax.devices()) != settings.devices:
             raise DataError(f"inspect.devices={settings.devices}: jax has started already; use a new process")
     return jax.devices()

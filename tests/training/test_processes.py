@@ -1,5 +1,6 @@
-"""One run on 1, 8 and 2 x 2 devices; two processes stopped and killed at random moments, and gone on with elsewhere."""
+"""One run on 1, 8 and 2 x 2 devices; 2 and 4 processes stopped and killed and gone on with elsewhere."""
 
+import dataclasses
 import json
 import os
 import random
@@ -14,24 +15,40 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dreamprm_jax.config import DistributedConfig, to_dict
+from dreamprm_jax.pipeline import run_stage
+from dreamprm_jax.schema import Score
+from dreamprm_jax.storage import read_records
+from dreamprm_jax.workdir import Paths
+
+STAGES = Path(__file__).with_name("stage_process.py")
 PROGRAM = Path(__file__).with_name("train_process.py")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def launch(commands: list[list[str]], devices: int) -> list[subprocess.Popen]:
+    """One process a command, with so many CPU devices each."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    return [
+        subprocess.Popen(
+            [sys.executable, *command], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        for command in commands
+    ]
 
 
 def start(folders, mesh: str, devices: int, processes: int = 1) -> list[subprocess.Popen]:
     """The processes of one run, with so many CPU devices each."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    command = [sys.executable, str(PROGRAM), ",".join(map(str, folders)), mesh]
-    return [
-        subprocess.Popen(
-            command + ([str(port), str(index), str(processes)] if processes > 1 else []),
-            env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        )
-        for index in range(processes)
-    ]  # fmt: skip
+    command, port = [str(PROGRAM), ",".join(map(str, folders)), mesh], str(free_port())
+    numbers = [[port, str(index), str(processes)] if processes > 1 else [] for index in range(processes)]
+    return launch([command + number for number in numbers], devices)
 
 
 def finish(runs: list[subprocess.Popen]) -> list[int]:
@@ -50,6 +67,11 @@ def rows(folder: Path) -> list[dict]:
     path = folder / "metrics.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines(True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def newest(folder: Path) -> int:
+    """Steps done at the newest checkpoint."""
+    return max(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit())
 
 
 def wait_for(folder: Path, count: int, runs: list[subprocess.Popen]) -> None:
@@ -82,7 +104,7 @@ def test_stopped_and_killed_processes_end_as_if_nothing_had_been(tmp_path):
     wait_for(killed, rng.randint(2, 8), runs)
     runs[1].send_signal(signal.SIGTERM)  # the other one is told by the next step
     assert finish(runs) == [143, 143]
-    saved = max(int(path.name) for path in (killed / "checkpoints").iterdir() if path.name.isdigit())
+    saved = newest(killed)
     assert saved == rows(killed)[-1]["step"] + 1  # at once, not at the next checkpoint
     assert 4 <= saved < 26
     shutil.copytree(killed, tmp_path / "elsewhere")
@@ -97,15 +119,61 @@ def test_stopped_and_killed_processes_end_as_if_nothing_had_been(tmp_path):
     assert rows(killed) == rows(whole)
     assert (killed / "table.json").read_text() == (whole / "table.json").read_text()
 
-    # On one process with 8 devices in another arrangement: from the start, and from the two processes' checkpoint.
-    assert finish(start([tmp_path / "eight", tmp_path / "elsewhere"], "1x4x2", devices=8)) == [0]
+    # What the first start had compiled the last one found, in the process that writes the cache.
+    (_, compiled), (found, again) = (
+        json.loads((folder / "compiled.json").read_text("utf-8")) for folder in (whole, killed)
+    )
+    assert compiled > 0 == again
+    assert found > 0
+
+    # The checkpoint of two processes in four, which the SIGTERM of the last one stops; then on one process with 8
+    # devices in another arrangement, which also runs from the start.
+    elsewhere = tmp_path / "elsewhere"
+    runs = start([elsewhere], "4x1x1", devices=1, processes=4)
+    wait_for(elsewhere, saved + 2, runs)
+    runs[3].send_signal(signal.SIGTERM)
+    assert finish(runs) == [143] * 4
+    assert saved < newest(elsewhere) == rows(elsewhere)[-1]["step"] + 1 < 26
+    assert finish(start([tmp_path / "eight", elsewhere], "1x4x2", devices=8)) == [0]
     assert_close(tmp_path / "eight", whole)
-    assert_close(tmp_path / "elsewhere", whole)
-    # And on one device, killed on the way.
-    runs = start([tmp_path / "one"], "1x1x1", devices=1)
-    wait_for(tmp_path / "one", rng.randint(2, 20), runs)
-    runs[0].kill()
-    runs[0].communicate()
+    assert_close(elsewhere, whole)
+    # And on one device.
     assert finish(start([tmp_path / "one"], "1x1x1", devices=1)) == [0]
     assert_close(tmp_path / "one", whole)
     assert_close(tmp_path / "one", tmp_path / "eight")
+
+
+@pytest.mark.slow
+def test_four_processes_train_and_score_and_one_scores_the_same(tiny_config, tmp_path):
+    """The stages as `dreamprm train` and `score` run them; the second time the score stage has one process."""
+    meta = dataclasses.replace(tiny_config.train.meta, batch_size=4)
+    config = dataclasses.replace(
+        tiny_config,
+        model=dataclasses.replace(tiny_config.model, max_length=1536),
+        train=dataclasses.replace(tiny_config.train, arms=("label_table",), batch_size=4, meta=meta),
+        score=dataclasses.replace(tiny_config.score, chunk=2),  # one problem
+    )
+    root = tmp_path / "run"
+    for name in ("generate", "label"):
+        run_stage(config, root, name)
+    port, commands = free_port(), []
+    for index in range(4):
+        own = dataclasses.replace(config, distributed=DistributedConfig("explicit", f"127.0.0.1:{port}", 4, index))
+        path = tmp_path / f"process_{index}.json"
+        path.write_text(json.dumps(to_dict(own)), encoding="utf-8")
+        commands.append([str(STAGES), str(path), str(root), "train,score"])
+    assert finish(launch(commands, devices=1)) == [0] * 4
+    assert sorted(path.name for path in (root / "score").iterdir()) == [
+        "DONE.json",
+        "STARTED.json",
+        "corrected.parquet",
+    ]
+    assert [row["step"] for row in rows(root / "train" / "label_table")] == [4, 5, 6, 7]
+
+    alone = tmp_path / "alone"
+    shutil.copytree(root, alone)
+    shutil.rmtree(alone / "score")
+    assert run_stage(config, alone, "score")
+    scores = Paths(root).scores("label_table")
+    assert len(read_records(scores, Score)) >= 3
+    assert Paths(alone).scores("label_table").read_bytes() == scores.read_bytes()

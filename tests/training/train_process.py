@@ -1,9 +1,11 @@
 """Run by test_processes.py: trains the bi-level arm of the micro model in processes of their own.
 
 ``python train_process.py FOLDER,... MESH [PORT PROCESS COUNT]``: one arm per folder, one after the other, on a mesh
-DATAxFSDPxTENSOR, alone or as one of COUNT processes. Process 0 writes FOLDER/table.json, the labels at the end.
+DATAxFSDPxTENSOR, alone or as one of COUNT processes. Process 0 writes FOLDER/table.json, the labels at the end, and
+FOLDER/compiled.json: programs that it found in the compile cache of several processes, and that it did not.
 """
 
+import collections
 import dataclasses
 import json
 import sys
@@ -51,13 +53,18 @@ def train(folder: Path, mesh) -> list[float]:
 
 
 def main(folders: str, shape: str, port: str = "", process: str = "0", count: str = "1") -> None:
+    compiled = collections.Counter()
+    jax.monitoring.register_event_listener(lambda event, **_: compiled.update([event.rsplit("/")[-1]]))
     if port:
-        distributed.initialize(DistributedConfig("explicit", f"127.0.0.1:{port}", int(count), int(process)))
+        cache = str(Path(folders).parent / "compiled")
+        distributed.initialize(DistributedConfig("explicit", f"127.0.0.1:{port}", int(count), int(process), cache))
     mesh = make_mesh(MeshConfig(*map(int, shape.split("x"))))
     for folder in map(Path, folders.split(",")):
         table = train(folder, mesh)
         if distributed.is_main():
             (folder / "table.json").write_text(json.dumps(table), encoding="utf-8")
+            counts = [compiled["cache_hits"], compiled["cache_misses"]]
+            (folder / "compiled.json").write_text(json.dumps(counts), encoding="utf-8")
 
 
 if __name__ == "__main__":
