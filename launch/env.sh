@@ -4,7 +4,8 @@
 # and how long one may take, never how a number is computed.
 # Overrides: DREAMPRM_PYTHON (interpreter, 3.11 or newer), DREAMPRM_VENV (folder, default .venv in the repository),
 # DREAMPRM_JAX (what pip installs beside the package, such as "jax[cuda12]"; default: by the devices of this machine),
-# and every variable that is set here.
+# DREAMPRM_INSTALL=no (the environment is kept by somebody else: nothing is installed), and every variable that is set
+# here.
 source "$(dirname "${BASH_SOURCE[0]}")/functions.sh"
 
 VENV="${DREAMPRM_VENV:-$REPO/.venv}"
@@ -44,6 +45,10 @@ detect_device() {
 setup_venv() {
   local extras="$1" python stamp
   local -a device=()
+  if [ "${DREAMPRM_INSTALL:-}" = no ]; then
+    [ -x "$VENV/bin/dreamprm" ] || fail "DREAMPRM_INSTALL=no, and there is no $VENV/bin/dreamprm"
+    return
+  fi
   case "${DREAMPRM_JAX:-$(detect_device)}" in
     cpu) ;;
     gpu) device=("jax[cuda12]") ;;

@@ -32,7 +32,7 @@ def tools(tmp_path: Path) -> Callable[[str, str], Path]:
 def environment(tmp_path: Path) -> dict[str, str]:
     """For a script that runs the package: this test's virtual environment, the tools above."""
     path = f"{tmp_path / 'tools'}:{os.environ['PATH']}"
-    return {**os.environ, "PATH": path, "DREAMPRM_VENV": sys.prefix, "DREAMPRM_JAX": "cpu", "TMPDIR": str(tmp_path)}
+    return {**os.environ, "PATH": path, "DREAMPRM_VENV": sys.prefix, "DREAMPRM_INSTALL": "no", "TMPDIR": str(tmp_path)}
 
 
 @pytest.fixture
