@@ -69,7 +69,7 @@ def report(folder: Path, baseline: str) -> list[Path]:
     write_text(tables, markdown(rows, baseline))
     write_text(csv, csv_text(rows))
     written = [tables, csv]
-    for figure in ("step_auroc", "best_of_n_last"):
+    for figure in ("step_auroc", "best_of_n_sum_log_odds"):
         path = folder / f"{figure}.svg"
         with atomic_path(path) as temporary:
             differences(rows, baseline, figure).savefig(temporary, format="svg")

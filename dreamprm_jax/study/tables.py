@@ -25,8 +25,9 @@ MODEL_COLUMNS = {
     "first_error_f1": "first-error F1",
     "best_of_n_last": "best of N, last step",
     "best_of_n_mean": "best of N, mean",
+    "best_of_n_sum_log_odds": "best of N, sum of log-odds",
 }
-COMPARED = ("step_auroc", "best_of_n_last")  # with their paired difference
+COMPARED = ("step_auroc", "best_of_n_last", "best_of_n_sum_log_odds")  # with their paired difference
 
 
 @dataclass(frozen=True)

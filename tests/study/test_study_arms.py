@@ -53,10 +53,13 @@ def test_settings_are_checked():
             freeze_study(config)
 
 
+BEST = ("best_of_n_last", "best_of_n_mean", "best_of_n_sum_log_odds")
+
+
 def rows(values):
     return [
         {"regime": "k1", "seed": seed, "arm": arm, "random": 0.4, "oracle": 0.9}
-        | dict.fromkeys(("step_auroc", "first_error_f1", "best_of_n_last", "best_of_n_mean"), float(value))
+        | dict.fromkeys(("step_auroc", "first_error_f1", *BEST), float(value))
         for arm, by_seed in values.items()
         for seed, value in enumerate(by_seed)
     ]
