@@ -1,7 +1,7 @@
 """Checks the settings of a run before machines are asked for: names, types, and what must divide over the devices.
 
 python launch/check_settings.py --devices=N STAGE --config=FILE [--config.FIELD=VALUE ...]: status 2 and a line that
-says what is wrong, or 0 and the mesh. Takes seconds, compiles nothing; of memory `dreamprm inspect` tells.
+says what is wrong, or 0 and the mesh. Takes seconds, compiles nothing; of memory and price `dreamprm plan` tells.
 """
 
 from __future__ import annotations
