@@ -1,7 +1,7 @@
 """The labellings on real programs: CodeI/O references with wrong variants of their functions, every combination run.
 
 Command:  dreamprm study codeio --config=configs/study/codeio.py --workdir=runs/study_codeio
-Cost:     about 6 minutes of one core; resumable problem by problem
+Cost:     about 4 minutes of one core; resumable problem by problem
 Expected: docs/label_correction.md
 """
 

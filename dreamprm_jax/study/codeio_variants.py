@@ -35,7 +35,7 @@ _PLAUSIBLE = (Verdict.WA, Verdict.RE)  # in this order; one that runs out of tim
 class Limits:
     """Which problems, and how many variants of them."""
 
-    problems: int = 250
+    problems: int = 180
     functions: int = 3  # a problem has at least so many
     wrong_variants: int = 2  # of a function, at most
     combinations: int = 64  # of a problem's variants, at most
