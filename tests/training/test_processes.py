@@ -166,7 +166,7 @@ def test_four_processes_train_and_score_and_one_scores_the_same(tiny_config, tmp
     assert sorted(path.name for path in (root / "score").iterdir()) == [
         "DONE.json",
         "STARTED.json",
-        "corrected.parquet",
+        "label_table.parquet",
     ]
     assert [row["step"] for row in rows(root / "train" / "label_table")] == [4, 5, 6, 7]
 
