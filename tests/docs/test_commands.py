@@ -27,6 +27,8 @@ from dreamprm_jax.config import Config, to_dict
 from dreamprm_jax.schema import CorrectedLabel
 from dreamprm_jax.stages import STAGES
 from dreamprm_jax.storage import read_json, read_records
+from dreamprm_jax.study.codeio import CodeioSettings
+from dreamprm_jax.study.settings import StudySettings, freeze_study
 from dreamprm_jax.workdir import Paths
 
 NAMES = [str(path.relative_to(REPOSITORY)) for path in documents()]
@@ -162,6 +164,11 @@ def check_dreamprm(arguments: list[str]) -> None:
         assert path.is_file(), f"{config}: no such config"
     # A word in capitals stands for the reader's own value.
     given = [word for word in overrides if not re.search(r"=[A-Z]+$", word)]
+    if names[0] == "study":
+        settings = CodeioSettings() if names[1:] == ["codeio"] else StudySettings()
+        values = cli.load_settings(str(path), given, settings)
+        assert names[1:] or freeze_study(values)
+        return
     assert all(known(word.removeprefix("--config.").partition("=")[0]) for word in set(overrides) - set(given))
     cli.load_config(str(path if path.is_file() else REPOSITORY / "configs/embedded.py"), given)
 
