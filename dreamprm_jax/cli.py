@@ -41,6 +41,9 @@ other commands
 """
 
 
+OTHER_COMMANDS = ("judge", "serve", "stepbench", "status", "search", "study", "plan", "inspect", "export")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one command. Returns the exit status: 0, 1 (work failed), 2 (bad input or usage)."""
     arguments = sys.argv[1:] if argv is None else argv
@@ -123,9 +126,7 @@ def _dispatch(command: str, arguments: list[str]) -> int:
 
         return planning_cli.main(arguments)
     if command not in (*STAGES, "run", "inspect", "export"):
-        close = difflib.get_close_matches(
-            command, [*STAGES, "run", "judge", "status", "stepbench", "serve", "search", "plan", "inspect", "export"], 1
-        )
+        close = difflib.get_close_matches(command, [*STAGES, "run", *OTHER_COMMANDS], 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         print(f"dreamprm: unknown command {command!r}{hint}\n\n{_usage()}", file=sys.stderr)
         return 2
@@ -135,7 +136,7 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         from dreamprm_jax.training.inspect import main as inspect_config
 
         return inspect_config(config)
-    root = Path(options.workdir or f"runs/{config.name}")
+    root = _workdir(options.workdir or f"runs/{config.name}")
     if command == "export":
         from dreamprm_jax.training.export import export
 
@@ -166,6 +167,15 @@ def _dispatch(command: str, arguments: list[str]) -> int:
     print(f"\n{headline}\n\nall tables: {paths.table().resolve()}")
     print(f"report: {paths.report().resolve()}")
     return 0
+
+
+def _workdir(place: str) -> Path:
+    """Raises DataError on an address: as a path it would be a folder of that name on this disk."""
+    from dreamprm_jax.schema import DataError
+
+    if "://" in place:
+        raise DataError(f"--workdir={place}: a folder of the file system is needed (NFS, Filestore, a mounted bucket)")
+    return Path(place)
 
 
 def _parser(command: str) -> argparse.ArgumentParser:

@@ -143,6 +143,12 @@ def test_stage_without_its_input_says_what_to_run(capsys, config_file, tmp_path)
     assert "stage 'generate' has not finished for these settings; run `dreamprm generate` first" in err
 
 
+def test_an_address_is_no_workdir(capsys, config_file):
+    status, _, err = dreamprm(capsys, "generate", f"--config={config_file}", "--workdir=gs://bucket/run")
+    assert status == 2
+    assert "--workdir=gs://bucket/run: a folder of the file system is needed" in err
+
+
 def test_evaluate_wants_both_files(capsys, config_file):
     status, _, err = dreamprm(capsys, "evaluate", f"--config={config_file}", "--problems=a.jsonl")
     assert status == 2
