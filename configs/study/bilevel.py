@@ -32,6 +32,9 @@ def get_config() -> config_dict.ConfigDict:
         "label_table:meta=clean_steps,phase=retrain",
         # outcomes out of the inner loss, plain SGD, longer unrolls
         "label_table:outcomes=0,rate=0.1,phase=retrain",
+        "label_table:outcomes=0,phase=retrain",
+        "label_table:outcomes=0,rate=2,phase=retrain",
+        "label_table:outcomes=0,meta=clean_steps,phase=retrain",
         "label_table:rate=0.1,inner=sgd,phase=retrain",
         "label_table:rate=0.1,unroll=2,phase=retrain",
         "label_table:rate=0.1,unroll=4,phase=retrain",
