@@ -36,8 +36,9 @@ _WITHOUT_EFFECT = {
 # Fields that came after FORMAT: at these values they do not count, so that earlier workdirs stay good.
 _LATER = {"candidates": "", "optimizer": "adamw"}
 
-# Fields that may name a file of the user's, whose content counts instead of its place: edited, it is read again.
-_FILES = {"path", "candidates"}
+# Fields that may name a file of the user's, whose content counts instead of its place: edited, it is read again. Not so
+# the replay policy's: to answer what failed, its file grows, and the work that is done must stay.
+_FILES = {"problems.path", "generate.candidates"}
 
 
 def fingerprint(config: Config, name: str) -> str:
@@ -52,10 +53,10 @@ def fingerprint(config: Config, name: str) -> str:
 def _relevant(value: Any) -> Any:
     plain = {k: to_dict(v) if hasattr(v, "__dataclass_fields__") else v for k, v in value.items()}
 
-    def strip(item: Any) -> Any:
+    def strip(item: Any, place: str = "") -> Any:
         if isinstance(item, dict):
             return {
-                k: _meaning(k, strip(v))
+                k: _meaning(f"{place}{k}", strip(v, f"{place}{k}."))
                 for k, v in item.items()
                 if k not in _WITHOUT_EFFECT and not (k in _LATER and v == _LATER[k])
             }

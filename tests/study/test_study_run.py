@@ -58,7 +58,7 @@ def test_a_killed_study_goes_on_and_gives_the_same(tmp_path, monkeypatch):
     assert set(results(whole)) == {"raw", "hidden_fault_prm", "label_table:unroll=2,phase=retrain"}
     assert 0.0 <= results(whole)["label_table:unroll=2,phase=retrain"]["sign_agreement_recoverable"] <= 1.0
     table = (killed / "run" / "study.md").read_text()
-    assert table.startswith("### k1: 1 seed(s); of the candidates")
+    assert "### k1: 1 seed(s); of the candidates" in table
     assert "| `hidden_fault_prm` | 1 |" in table
 
     # Other settings do not mix with these results; another arm joins them.

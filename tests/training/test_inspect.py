@@ -16,14 +16,24 @@ import pytest
 from jax.sharding import AxisType
 from safetensors.numpy import load_file, save_file
 
-from dreamprm_jax.config import Config, InspectConfig, LoraConfig, MeshConfig, ModelConfig, TrainConfig, freeze, to_dict
+from dreamprm_jax.config import (
+    Config,
+    InspectConfig,
+    LabelsConfig,
+    LoraConfig,
+    MeshConfig,
+    ModelConfig,
+    TrainConfig,
+    freeze,
+    to_dict,
+)
 from dreamprm_jax.models.decoder import decoder_config
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.training import inspect
 from dreamprm_jax.training.flops import matrix_flops
 
 SMALL = ModelConfig(vocab_size=512, hidden_size=64, intermediate_size=128, num_layers=3, num_heads=4, num_kv_heads=2)
-CONFIG = Config(model=SMALL, train=TrainConfig(batch_size=8, row_tokens=64))
+CONFIG = Config(model=SMALL, train=TrainConfig(batch_size=8, row_tokens=64, labels=LabelsConfig("label_table")))
 
 
 def test_matrix_flops_count_loops_as_often_as_they_run():
