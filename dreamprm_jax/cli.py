@@ -136,7 +136,7 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         from dreamprm_jax.training.inspect import main as inspect_config
 
         return inspect_config(config)
-    root = _workdir(options.workdir or f"runs/{config.name}")
+    root = workdir(options.workdir or f"runs/{config.name}")
     if command == "export":
         from dreamprm_jax.training.export import export
 
@@ -169,8 +169,8 @@ def _dispatch(command: str, arguments: list[str]) -> int:
     return 0
 
 
-def _workdir(place: str) -> Path:
-    """Raises DataError on an address: as a path it would be a folder of that name on this disk."""
+def workdir(place: str) -> Path:
+    """The folder of a run. Raises DataError on an address: as a path it would be a folder of that name on this disk."""
     from dreamprm_jax.schema import DataError
 
     if "://" in place:
@@ -179,6 +179,8 @@ def _workdir(place: str) -> Path:
 
 
 def _parser(command: str) -> argparse.ArgumentParser:
+    from dreamprm_jax.config import Config
+
     needed = _closure({"export": "train"}.get(command, command)) if command in (*STAGES, "export") else list(STAGES)
     sections = {section for name in needed for section in STAGES[name].sections}
     if command in (*STAGES, "run"):
@@ -191,7 +193,7 @@ def _parser(command: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"dreamprm {command}",
         description=summary[0].upper() + summary[1:] + ".",
-        epilog="settings, with their defaults (a config file may set others):\n" + "\n".join(settings_lines(sections)),
+        epilog=settings_epilog(Config(), sections),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -216,13 +218,14 @@ def _closure(name: str) -> list[str]:
     return names
 
 
-def settings_lines(sections: set[str]) -> Iterator[str]:
-    """The settings of some sections with their defaults, as ``--help`` shows them."""
-    from dreamprm_jax.config import Config
-
-    for name, value in leaves(Config()):
-        if name.split(".")[0] in sections:
-            yield f"  --config.{name}={value}"
+def settings_epilog(defaults: Any, sections: set[str] | None = None) -> str:
+    """The settings (of some sections, or all) with their defaults, as ``--help`` shows them."""
+    lines = [
+        f"  --config.{name}={value}"
+        for name, value in leaves(defaults)
+        if sections is None or name.split(".")[0] in sections
+    ]
+    return "\n".join(["settings, with their defaults (a config file may set others):", *lines])
 
 
 def leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

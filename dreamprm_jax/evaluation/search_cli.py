@@ -29,20 +29,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: list[str]) -> int:
     """Runs the command."""
-    from dreamprm_jax.cli import load_config, settings_lines  # the command line imports this module
+    from dreamprm_jax.cli import load_config, settings_epilog, workdir  # the command line imports this module
 
     parser = argparse.ArgumentParser(
         prog="dreamprm search",
         description=DESCRIPTION,
-        epilog="settings, with their defaults (a config file may set others):\n"
-        + "\n".join(settings_lines({"seed", "policy", "search", "evaluate", "sandbox"})),
+        epilog=settings_epilog(Config(), {"seed", "policy", "search", "evaluate", "sandbox"}),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     add_arguments(parser)
     options, overrides = parser.parse_known_args(arguments)
     config = load_config(options.config, overrides)
-    run(config, Path(options.workdir or f"runs/{config.name}"), options.arm)
+    run(config, workdir(options.workdir or f"runs/{config.name}"), options.arm)
     return 0
 
 

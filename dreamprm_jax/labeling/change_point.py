@@ -85,7 +85,7 @@ def change_point_em(
     pairs, pair = np.unique(np.stack([passes, rollouts], axis=1), axis=0, return_inverse=True)
     pair = pair.reshape(-1)
     table = log_beta_binomial(pairs)  # [pairs, RATES, CONCENTRATIONS]
-    allowed = _allowed(_pad(passes, program, column, shape), mask, lengths, outcome)
+    allowed = _allowed(pad(passes, program, column, shape), mask, lengths, outcome)
 
     hazard = np.full(shape[1], 0.2)
     rate = np.full(int(group.max(initial=0)) + 1, len(RATES) // 2)  # grid index by group
@@ -93,7 +93,7 @@ def change_point_em(
     history: list[float] = []
     alive = np.zeros(len(program))
     for _ in range(max_iterations):
-        evidence = _pad(table[pair, rate[group[program]], concentration], program, column, shape)
+        evidence = pad(table[pair, rate[group[program]], concentration], program, column, shape)
         log_joint = np.where(allowed, _log_prior(hazard, mask) + _before(evidence), -np.inf)
         top = log_joint.max(axis=1, keepdims=True)
         weight = np.exp(log_joint - top)
@@ -193,9 +193,10 @@ def _log_beta(a: Float[np.ndarray, " *shape"], b: Float[np.ndarray, " *shape"]) 
     return _log_gamma(a) + _log_gamma(b) - _log_gamma(a + b)
 
 
-def _pad(
+def pad(
     values: np.ndarray, program: Int[np.ndarray, " n"], column: Int[np.ndarray, " n"], shape: tuple[int, int]
 ) -> np.ndarray:
+    """One row a program, one column a step, zeros behind its last one."""
     padded = np.zeros(shape, values.dtype)
     padded[program, column] = values
     return padded

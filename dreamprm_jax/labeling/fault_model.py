@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from dreamprm_jax.labeling.change_point import FAILED, PASSED, RATES, check_counts, log_beta_binomial
+from dreamprm_jax.labeling.change_point import FAILED, PASSED, RATES, check_counts, log_beta_binomial, pad
 
 REMAINING = 8  # pass rates are told apart up to so many steps to come
 HIDDEN_PRIOR = (1.0, 19.0)  # Beta prior of q: faults are seen unless the counts say otherwise
@@ -87,11 +87,11 @@ def fault_em(
     pairs, pair = np.unique(np.stack([passes, rollouts], axis=1), axis=0, return_inverse=True)
     pair = pair.reshape(-1)
     table = log_beta_binomial(pairs)  # [pairs, RATES, CONCENTRATIONS]
-    seen = _padded((passes > 0).astype(bool), program, column, shape)
+    seen = pad(passes > 0, program, column, shape)
     rate = np.full((REMAINING + 1, 2), (len(RATES) // 2, 2))  # grid indices by steps to come
     given = np.full(len(program), np.nan) if hazard is None else np.asarray(hazard, float)
     free = np.isnan(given)
-    free_steps = _padded(free, program, column, shape)
+    free_steps = pad(free, program, column, shape)
     fitted = np.full(steps, 0.2)
     hidden = 0.05
     history: list[float] = []
@@ -99,9 +99,9 @@ def fault_em(
         h = np.where(free, fitted[column], np.clip(given, SMALLEST_HAZARD, 1.0 - SMALLEST_HAZARD))
         log_alive = table[pair, rate[remaining, 0], rate[remaining, 1]]
         chain = _Chain(
-            _padded(h, program, column, shape),
+            pad(h, program, column, shape),
             hidden,
-            np.exp(_padded(log_alive, program, column, shape)),
+            np.exp(pad(log_alive, program, column, shape)),
             np.where(seen, 0.0, 1.0),
             inside,
             outcome,
@@ -232,9 +232,3 @@ def _fit_rates(
     score += (np.log(RATES) + np.log1p(-RATES))[None, :, None]
     best = score.reshape(REMAINING + 1, -1).argmax(axis=1)
     return np.stack(np.unravel_index(best, score.shape[1:]), axis=1)
-
-
-def _padded(values: np.ndarray, program: np.ndarray, column: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    padded = np.zeros(shape, values.dtype)
-    padded[program, column] = values
-    return padded

@@ -162,8 +162,7 @@ def em_labels(source: LabelSource) -> dict[StepKey, float]:
     """
     rows = sorted(source.labels, key=step_key)
     passes, rollouts = _counts(rows)
-    programs = sorted({step_key(row)[:2] for row in rows})
-    number = {key: index for index, key in enumerate(programs)}
+    programs, program, outcome = _programs(rows, source)
     last = {step_key(row)[:2]: index for index, row in enumerate(rows)}
     ends = np.array(sorted(last.values()), int)
     passes[ends], rollouts[ends] = 0, 0
@@ -171,8 +170,8 @@ def em_labels(source: LabelSource) -> dict[StepKey, float]:
     values = em(
         passes,
         rollouts,
-        np.array([number[step_key(row)[:2]] for row in rows], int),
-        np.array([source.code(program) for _, program in programs], int),
+        program,
+        outcome,
         np.array([problems[problem] for problem, _ in programs], int),
     )
     return {step_key(row): float(value) for row, value in zip(rows, values, strict=True)}
@@ -190,9 +189,8 @@ def hidden_fault_labels(
     """
     rows = sorted(source.labels, key=step_key)
     passes, rollouts = _counts(rows)
-    programs = {key: number for number, key in enumerate(dict.fromkeys(step_key(row)[:2] for row in rows))}
-    program = np.array([programs[step_key(row)[:2]] for row in rows], int)
-    counts = (passes, rollouts, program, np.array([source.code(name) for _, name in programs], int))
+    _, program, outcome = _programs(rows, source)
+    counts = (passes, rollouts, program, outcome)
     if scores:
         found = fault_em_with_scores(*counts, np.array([scores.get(step_key(row), np.nan) for row in rows]))
     else:
@@ -223,6 +221,15 @@ def step_features(source: LabelSource) -> Float[np.ndarray, "n F"]:
         ],
         float,
     ).reshape(len(steps), 6)
+
+
+def _programs(
+    rows: Sequence[StepLabel], source: LabelSource
+) -> tuple[list[tuple[str, str]], Int[np.ndarray, " n"], Int[np.ndarray, " programs"]]:
+    """(problem and hash of each program, the number of each row's program, outcome codes); ``rows`` are sorted."""
+    number = {key: index for index, key in enumerate(dict.fromkeys(step_key(row)[:2] for row in rows))}
+    program = np.array([number[step_key(row)[:2]] for row in rows], int)
+    return list(number), program, np.array([source.code(name) for _, name in number], int)
 
 
 def _calibrated(source: LabelSource) -> Float[np.ndarray, " n"]:

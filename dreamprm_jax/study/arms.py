@@ -11,11 +11,11 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import dacite
 
-from dreamprm_jax.labeling.labellings import FIXED
+from dreamprm_jax.labeling.labellings import CROSS_FITTED, FIXED
 from dreamprm_jax.schema import DataError
 
 ORM = "orm"
-PRM_PRIOR = "hidden_fault_prm"  # hidden-fault EM whose hazards come from cross-fitted reward models
+(PRM_PRIOR,) = CROSS_FITTED  # hidden-fault EM whose hazards come from cross-fitted reward models
 LEARNED = ("label_table", "weight_table", "corrector_net")
 Meta = Literal["same", "held_out", "clean_steps"]
 

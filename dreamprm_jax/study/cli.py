@@ -22,7 +22,7 @@ seeds, regimes or arms may be added to a finished study.
 
 def main(arguments: list[str]) -> int:
     """Runs the command."""
-    from dreamprm_jax.cli import leaves, load_settings  # the command line imports this module
+    from dreamprm_jax.cli import load_settings, settings_epilog, workdir  # the command line imports this module
 
     if arguments[:1] == ["codeio"]:
         from dreamprm_jax.study import codeio_cli
@@ -31,8 +31,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="dreamprm study",
         description=DESCRIPTION,
-        epilog="settings, with their defaults (a config file may set others):\n"
-        + "\n".join(f"  --config.{name}={value}" for name, value in leaves(StudySettings())),
+        epilog=settings_epilog(StudySettings()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -41,7 +40,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--report", action="store_true", help="make tables and plots of what is there, train nothing")
     options, overrides = parser.parse_known_args(arguments)
     settings = freeze_study(load_settings(options.config, overrides, StudySettings()))
-    folder = Path(options.workdir or f"runs/{settings.name}")
+    folder = workdir(options.workdir or f"runs/{settings.name}")
     if not options.report:
         from dreamprm_jax.pipeline import owned
         from dreamprm_jax.study.run import run_study

@@ -25,6 +25,7 @@ from dreamprm_jax.study.codeio_variants import Limits, Variants
 from dreamprm_jax.study.measures import label_measures
 from dreamprm_jax.study.regimes import Regime, regime
 from dreamprm_jax.study.results import Row
+from dreamprm_jax.study.world import drawn_label
 
 BASELINE = "raw"
 TRUE_VALUE = "true_value"  # a reference, not a labelling: what infinitely many rollouts of the writing policy give
@@ -142,27 +143,8 @@ def _draw(
                     clean[key] = float(recoverable)
                 rollouts = 1 if step == last else here.rollouts
                 passes = int(passed) if step == last else int(rng.binomial(rollouts, chances[step]))
-                labels.append(_label(key, passes, rollouts, here.name))
+                labels.append(drawn_label(key, passes, rollouts, f"variants/{here.name}"))
     return LabelSource(labels, outcomes, clean, settings.clean_problems), truth
-
-
-def _label(key: StepKey, passes: int, rollouts: int, name: str) -> StepLabel:
-    return StepLabel(
-        *key,
-        start=0,
-        end=0,
-        passes=passes,
-        rollouts=rollouts,
-        infrastructure_errors=0,
-        unforced=0,
-        posterior_alpha=1.0 + passes,
-        posterior_beta=1.0 + rollouts - passes,
-        policy=f"variants/{name}",
-        sampling="{}",
-        mode="faithful",
-        tier="PORTABLE",
-        config_hash="",
-    )
 
 
 def compare(steps: Steps, here: Regime, samples: int) -> list[Row]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-import dacite
 import numpy as np
 from tqdm import tqdm
 
-from dreamprm_jax.config import SandboxConfig, check_names
+from dreamprm_jax.config import SandboxConfig
 from dreamprm_jax.evaluation.text_table import csv_text, number, percent, signed
 from dreamprm_jax.problems.codeio import Task
 from dreamprm_jax.schema import DataError
@@ -20,6 +18,7 @@ from dreamprm_jax.study.codeio import BASELINE, CodeioSettings, Steps, compare, 
 from dreamprm_jax.study.codeio_variants import LeftOut, Variants, read_variants
 from dreamprm_jax.study.regimes import Regime, regime
 from dreamprm_jax.study.results import Row
+from dreamprm_jax.study.settings import typed
 
 DESCRIPTION = """\
 Takes the reference programs of CodeI/O problems, makes a few wrong variants of their functions, runs every combination
@@ -37,26 +36,20 @@ COLUMNS = {
 
 def main(arguments: list[str]) -> int:
     """Runs the command."""
-    from dreamprm_jax.cli import leaves, load_settings  # the command line imports this module
+    from dreamprm_jax.cli import load_settings, settings_epilog, workdir  # the command line imports this module
 
     parser = argparse.ArgumentParser(
         prog="dreamprm study codeio",
         description=DESCRIPTION,
-        epilog="settings, with their defaults (a config file may set others):\n"
-        + "\n".join(f"  --config.{name}={value}" for name, value in leaves(CodeioSettings())),
+        epilog=settings_epilog(CodeioSettings()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="Python file: configs/study/codeio.py")
     parser.add_argument("--workdir", metavar="DIR", help="folder of the study (default: runs/NAME of the config)")
     options, overrides = parser.parse_known_args(arguments)
-    values = load_settings(options.config, overrides, CodeioSettings()).to_dict()
-    check_names(values, dataclasses.asdict(CodeioSettings()), "")
-    try:
-        settings = dacite.from_dict(CodeioSettings, values, config=dacite.Config(strict=True, cast=[tuple]))
-    except dacite.DaciteError as error:
-        raise DataError(f"config: {error}") from error
-    for path in run_codeio(settings, Path(options.workdir or f"runs/{settings.name}")):
+    settings = typed(CodeioSettings, load_settings(options.config, overrides, CodeioSettings()))
+    for path in run_codeio(settings, workdir(options.workdir or f"runs/{settings.name}")):
         print(f"wrote {path.resolve()}")
     return 0
 

@@ -25,6 +25,7 @@ from dreamprm_jax.models.reward import Params, init_params
 from dreamprm_jax.training.every_step import every_step
 from dreamprm_jax.training.feed import Batch, PackedRows
 from dreamprm_jax.training.losses import batch_logits, elementwise_loss, outcome_loss, step_loss
+from dreamprm_jax.training.steps import learning_rate_schedule
 
 Inner = Literal["adamw", "sgd"]
 WRONG_BY = 0.1  # above the floor that labels are clipped to before a table starts from them
@@ -75,8 +76,7 @@ class Trace(NamedTuple):
 def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
     """Clipping, and AdamW or SGD, on a linear rise and a cosine fall over all steps."""
     rate = recipe.learning_rate if recipe.optimizer == "adamw" else recipe.sgd_rate
-    rise = max(1, recipe.steps // 20)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, rate, rise, recipe.steps, 0.1 * rate)
+    schedule = learning_rate_schedule(rate, recipe.steps)
     clip = optimizers.clip_by_global_norm(recipe.clip_norm)
     if recipe.optimizer == "sgd":
         return optax.chain(clip, optax.sgd(schedule))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,13 @@ def file_name(arm: str) -> str:
 
 def identity(settings: StudySettings) -> str:
     """Of the settings that a result depends on; FORMAT changes with the code that makes results."""
-    plain = {name: value for name, value in dataclasses.asdict(settings).items() if name not in WITHOUT_EFFECT}
-    return content_hash(str(FORMAT), canonical_json(plain), digits=16)
+    return content_hash(str(FORMAT), canonical_json(relevant(settings)), digits=16)
+
+
+def relevant(settings: StudySettings) -> dict[str, Any]:
+    """The settings that a result depends on, as JSON gives them back."""
+    values = json.loads(canonical_json(dataclasses.asdict(settings)))
+    return {name: value for name, value in values.items() if name not in WITHOUT_EFFECT}
 
 
 def missing(settings: StudySettings, folder: Path, regime: str, seed: int) -> list[str]:

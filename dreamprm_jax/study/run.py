@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import read_json, write_json
-from dreamprm_jax.study.results import WITHOUT_EFFECT, missing
+from dreamprm_jax.study.results import missing, relevant
 from dreamprm_jax.study.settings import StudySettings
 
 Unit = tuple[str, int]
@@ -65,22 +65,12 @@ def run_study(settings: StudySettings, folder: Path) -> None:
 
 def _claim(settings: StudySettings, folder: Path) -> None:
     """Writes the settings; results of other settings must not be mixed with those to come."""
-    path, wanted = folder / "settings.json", dataclasses.asdict(settings)
-    plain = {name: value for name, value in wanted.items() if name not in WITHOUT_EFFECT}
+    path = folder / "settings.json"
     if path.exists():
         there = read_json(path)
-        changed = [name for name in plain if _as_json(plain[name]) != there.get(name)]
-        if changed:
+        if changed := [name for name, value in relevant(settings).items() if value != there.get(name)]:
             raise DataError(f"{folder}: holds results of other settings ({', '.join(changed)}); take another --workdir")
-    write_json(path, wanted)
-
-
-def _as_json(value: object) -> object:
-    if isinstance(value, tuple):
-        return [_as_json(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _as_json(item) for key, item in value.items()}
-    return value
+    write_json(path, dataclasses.asdict(settings))
 
 
 def _fill(

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 import dacite
 from ml_collections import config_dict
@@ -17,6 +18,8 @@ from dreamprm_jax.study.fit import Recipe
 from dreamprm_jax.study.reading import Reading
 from dreamprm_jax.study.regimes import regime
 from dreamprm_jax.study.world import Sizes
+
+Settings = TypeVar("Settings", bound=Any)  # a dataclass whose fields all have defaults
 
 
 @dataclass(frozen=True)
@@ -47,18 +50,23 @@ def study_defaults() -> config_dict.ConfigDict:
     return config_dict.ConfigDict(dataclasses.asdict(StudySettings()))
 
 
+def typed(cls: type[Settings], values: config_dict.ConfigDict) -> Settings:
+    """The dataclass that a ConfigDict describes. Raises DataError on an unknown field or a wrong type."""
+    plain = values.to_dict()
+    check_names(plain, dataclasses.asdict(cls()), "")
+    try:
+        return dacite.from_dict(cls, plain, config=dacite.Config(strict=True, cast=[tuple]))
+    except dacite.DaciteError as error:
+        raise DataError(f"config: {error}") from error
+
+
 def freeze_study(values: config_dict.ConfigDict) -> StudySettings:
     """Turns the ConfigDict into ``StudySettings``, arms by their canonical names.
 
     Raises:
       DataError: on an unknown field, arm or regime, a wrong type, or a baseline that is no arm.
     """
-    plain = values.to_dict()
-    check_names(plain, dataclasses.asdict(StudySettings()), "")
-    try:
-        settings = dacite.from_dict(StudySettings, plain, config=dacite.Config(strict=True, cast=[tuple]))
-    except dacite.DaciteError as error:
-        raise DataError(f"config: {error}") from error
+    settings = typed(StudySettings, values)
     settings = dataclasses.replace(
         settings,
         arms=tuple(parse_arm(arm).name for arm in settings.arms),

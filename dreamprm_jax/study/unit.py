@@ -20,16 +20,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from dreamprm_jax.bilevel.corrector_net import corrector_net
 from dreamprm_jax.bilevel.labels import LabelTable, Parametrisation, WeightTable
 from dreamprm_jax.config import LabelsConfig, ModelConfig, TrainConfig
-from dreamprm_jax.labeling.labellings import (
-    LabelSource,
-    StepKey,
-    fixed_labels,
-    step_features,
-    step_key,
-)
+from dreamprm_jax.labeling.labellings import LabelSource, StepKey, fixed_labels, step_key
 from dreamprm_jax.models.decoder import decoder_config
 from dreamprm_jax.storage import read_json, write_json
 from dreamprm_jax.study import fit
@@ -43,6 +36,7 @@ from dreamprm_jax.study.world import Known, World, draw_labels, make_world
 from dreamprm_jax.training.cross_fit import cross_fitted_labels
 from dreamprm_jax.training.examples import Example, relabel
 from dreamprm_jax.training.feed import Batch, PackedRows
+from dreamprm_jax.training.labelling import make_parametrisation
 
 _LABELS = LabelsConfig(clean_target="recoverable")
 # Shared by all arms, so that a step is compiled once.
@@ -98,7 +92,7 @@ class Unit:
             if arm.phase == "retrain":
                 state = self.train(self._inner(labels, arm), self.settings.recipe, fit.Weights(), self.seed)
         else:
-            labels = self.labels(arm)
+            labels = self._labels(arm.labelling, arm.target)
             kind = "gce" if arm.labelling == "gce" else "bce"
             state = self.train(self._inner(labels, arm, arm.without_meta), recipe, weights, self.seed, kind)
         if arm.labelling != ORM:
@@ -108,11 +102,8 @@ class Unit:
         scores = [self.score(state, self.examples[window]) for window in ("test", "meta")]
         return figures | model_measures(scores[0], test, scores[1], meta) | program_measures(test)
 
-    def labels(self, arm: ArmSpec) -> Float[np.ndarray, " n"]:
-        """The fixed labels of every row."""
-        return self._labels(ORM if arm.labelling == ORM else arm.labelling, arm.target)
-
     def _labels(self, name: str, target: str = "recoverable") -> Float[np.ndarray, " n"]:
+        """The fixed labels of every row."""
         key = f"{name}/{target}"
         if key not in self.found:
             if name == ORM:
@@ -214,11 +205,9 @@ class Unit:
         return state, labels, figures
 
     def _parametrisation(self, arm: ArmSpec, begin: Float[np.ndarray, " n"]) -> Parametrisation:
-        if arm.labelling != "corrector_net":
+        if arm.labelling in _TABLES:
             return _TABLES[arm.labelling]
-        programs = {key: place for place, key in enumerate(dict.fromkeys(s.program_hash for s in self.source.steps))}
-        program = np.array([programs[step.program_hash] for step in self.source.steps])
-        return corrector_net(begin, step_features(self.source), program, _LABELS.corrector_hidden, self.seed)
+        return make_parametrisation(arm.labelling, begin, self.source, _LABELS, self.seed)
 
 
 def make_unit(settings: StudySettings, here: Regime, seed: int) -> Unit:

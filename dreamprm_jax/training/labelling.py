@@ -40,7 +40,7 @@ class Plan:
     @property
     def learned(self) -> bool:
         """Whether the outer problem learns the labels."""
-        return self.labelling in LEARNED or is_own(self.labelling)
+        return _is_learned(self.labelling)
 
     @property
     def warmup(self) -> str:
@@ -68,9 +68,12 @@ def plans(settings: TrainConfig) -> list[Plan]:
         labelling = settings.labels.method if arm == CORRECTED else arm
         loss: LossKind = "gce" if labelling == "gce" else settings.loss
         start = "raw" if is_own(labelling) else LEARNED.get(labelling, labelling)
-        learned = labelling in LEARNED or is_own(labelling)
-        found.append(Plan(arm, labelling, start, loss, settings.meta.held_out and learned))
+        found.append(Plan(arm, labelling, start, loss, settings.meta.held_out and _is_learned(labelling)))
     return found
+
+
+def _is_learned(labelling: str) -> bool:
+    return labelling in LEARNED or is_own(labelling)
 
 
 def make_parametrisation(

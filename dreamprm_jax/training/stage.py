@@ -101,7 +101,9 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
     everything = examples["train"] + examples["meta"]
     inner = PackedRows(everything, settings.row_tokens, settings.batch_size, config.seed)
     outer = PackedRows(examples["meta"], settings.row_tokens, settings.meta.batch_size, config.seed + 1)
-    held_out = PackedRows(examples["train"], settings.row_tokens, settings.batch_size, config.seed)
+    held_out = inner
+    if any(plan.held_out for plan in arms):
+        held_out = PackedRows(examples["train"], settings.row_tokens, settings.batch_size, config.seed)
     params, frozen = initial_params(config, model, mesh)
     optimizer = make_optimizer(settings)
     shardings = optimizer_shardings(optimizer, params, jax.tree.map(lambda leaf: leaf.sharding, params), mesh)
@@ -133,12 +135,15 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
 
         return logits_of
 
+    @functools.cache  # arms may start from the same labels
+    def labels_at_start(name: str) -> Float[np.ndarray, " n"]:
+        if name in CROSS_FITTED:
+            windows = examples["train"], examples["meta"]
+            return cross_fitted_labels(settings, config.seed, source, *windows, fold_model).astype(np.float32)
+        return fixed_labels(name, source, settings.labels).astype(np.float32)
+
     for plan in arms:
-        if plan.start in CROSS_FITTED:
-            labels = cross_fitted_labels(settings, config.seed, source, examples["train"], examples["meta"], fold_model)
-        else:
-            labels = fixed_labels(plan.start, source, settings.labels)
-        labels = labels.astype(np.float32)
+        labels = labels_at_start(plan.start)
         counts[f"steps labelled {plan.start}"] = int(np.isfinite(labels).sum())
         if keys and not np.isfinite(labels).any():
             raise DataError(f"arm {plan.arm}: labelling {plan.start!r} gives none of the {len(keys)} steps a label")

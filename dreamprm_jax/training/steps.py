@@ -83,13 +83,17 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 def _adamw(config: TrainConfig) -> optax.GradientTransformation:
     """AdamW with clipping and a linear warm-up to a cosine decay over all steps, differentiable at zero gradients."""
-    total = config.warmup_steps + config.steps
-    ramp = min(max(1, total // 20), total)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, config.learning_rate, ramp, total, 0.1 * config.learning_rate)
+    schedule = learning_rate_schedule(config.learning_rate, config.warmup_steps + config.steps)
     return optax.chain(
         optimizers.clip_by_global_norm(config.clip_norm),
         optimizers.adamw(schedule, b2=config.adam_b2, weight_decay=config.weight_decay),
     )
+
+
+def learning_rate_schedule(rate: float, total: int) -> optax.Schedule:
+    """A linear rise over a twentieth of the steps, then a cosine fall to a tenth of the rate."""
+    rise = min(max(1, total // 20), total)
+    return optax.warmup_cosine_decay_schedule(0.0, rate, rise, total, 0.1 * rate)
 
 
 def make_meta_optimizer(config: TrainConfig, labels: Parametrisation) -> optax.GradientTransformationExtraArgs:
