@@ -209,8 +209,8 @@ class MetaConfig:
 class LabelsConfig:
     """Which step labels the arm ``corrected`` trains on, and the settings of all labellings."""
 
-    # Fixed: raw, soft, hard, smoothing, gce, beta_shrink, em, hidden_fault, value, calibrator, clean, stored. With
-    # reward models of its own: hidden_fault_prm. Learned by the outer problem: label_table (the paper), weight_table
+    # Fixed: raw, soft, hard, smoothing, gce, beta_shrink, em, hidden_fault, value, calibrator, clean, stored. Inferred
+    # in every training step: hidden_fault_online. Learned by the outer problem: label_table (the paper), weight_table
     # (the authors' code), corrector_net, table_on_em. docs/labels.md says more, docs/label_correction.md which is best.
     method: str = "hidden_fault"
     floor: float = 0.02  # labels are clipped to [floor, 1 - floor] before they start a table or a network
@@ -222,8 +222,6 @@ class LabelsConfig:
     clean_labels: str = ""
     clean_target: Literal["value", "recoverable"] = "value"
     clean_problems: int = 50
-    folds: int = 2  # hidden_fault_prm: parts of the training problems, each scored by a model trained on the others
-    rounds: int = 1  # hidden_fault_prm: how often such models are trained, each time on better labels
     stored: str = ""  # stored: a Parquet file of CorrectedLabel rows, as every labelled arm writes one
 
 

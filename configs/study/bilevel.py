@@ -47,10 +47,9 @@ def get_config() -> config_dict.ConfigDict:
         "corrector_net:meta=clean_steps,rate=0.01,phase=retrain",
         # bi-level refinement of inferred labels
         "hidden_fault",
-        "hidden_fault_prm",
+        "hidden_fault_online",
         "label_table:start=hidden_fault,rate=0.1,phase=retrain",
         "label_table:start=hidden_fault,meta=clean_steps,rate=0.1,phase=retrain",
-        "label_table:start=hidden_fault_prm,meta=clean_steps,rate=0.1,phase=retrain",
         "corrector_net:start=hidden_fault,rate=0.003,phase=retrain",
         "corrector_net:start=hidden_fault,meta=clean_steps,rate=0.01,phase=retrain",
         "calibrator",

@@ -20,7 +20,7 @@ def get_config() -> config_dict.ConfigDict:
         "raw",
         "hidden_fault",
         "clean",
-        "hidden_fault_prm",
+        "hidden_fault_online",
         "label_table:meta=same,rate=0.1",
     )
     return config

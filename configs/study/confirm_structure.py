@@ -20,7 +20,7 @@ def get_config() -> config_dict.ConfigDict:
         "raw",
         "em",
         "hidden_fault",
-        "hidden_fault_prm",
+        "hidden_fault_online",
         "label_table:meta=same",
         "label_table:start=hidden_fault,rate=0.1,phase=retrain",
         "clean",

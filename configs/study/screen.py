@@ -26,7 +26,7 @@ def get_config() -> config_dict.ConfigDict:
         "beta_shrink",
         "em",
         "hidden_fault",
-        "hidden_fault_prm",
+        "hidden_fault_online",
         "calibrator",
         "clean",
         "clean:target=value",

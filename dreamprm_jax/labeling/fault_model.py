@@ -1,4 +1,4 @@
-"""Hidden-fault EM: the change-point model for judges and completers that err, with a reward model as its prior.
+"""Hidden-fault EM: the change-point model for judges and completers that err.
 
 The change-point EM (``change_point``) takes a passing rollout for proof that its prefix can be saved. Where the tests
 that judge rollouts are weak that is wrong: a fault may be hidden from them, and yet the program fails. And it gives all
@@ -12,13 +12,14 @@ Markov chain with three states, from its first step on:
     alive -> hidden with chance h_i q, alive -> dead with h_i (1 - q), hidden -> dead with h_i (1 - q)
 
 The outcome binds the end: a passed program was alive all along, a failed one ends hidden or dead. Fitted by expectation
-maximisation: the hazards h_i by step index, q, and the pass rates (beta-binomial) by the number of steps to come. A
-reward model that was trained on *other* programs may give the hazards instead: h_i = 1 - f_i / f_{i-1} from its scores.
+maximisation: the hazards h_i by step index, q, and the pass rates (beta-binomial) by the number of steps to come.
+``training.online_faults`` goes on from there: a reward model in training knows the hazards better than the step index.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -27,8 +28,13 @@ from dreamprm_jax.labeling.change_point import FAILED, PASSED, RATES, check_coun
 
 REMAINING = 8  # pass rates are told apart up to so many steps to come
 HIDDEN_PRIOR = (1.0, 19.0)  # Beta prior of q: faults are seen unless the counts say otherwise
-SMALLEST_HAZARD = 1e-3
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of a reward model's hazards beside the fitted ones
+
+
+class FaultPrior(NamedTuple):
+    """What the chain assumes before it sees a program's counts and outcome."""
+
+    hazard: Float[np.ndarray, " steps"]  # h by step index; beyond its end the last one
+    hidden: float  # q
 
 
 @dataclass(frozen=True)
@@ -36,8 +42,10 @@ class Faults:
     """What ``fault_em`` found."""
 
     recoverable: Float[np.ndarray, " n"]  # P(alive after the step | counts, outcome)
-    hazard: Float[np.ndarray, " n"]  # h of each row
-    hidden: float  # q
+    prior: FaultPrior
+    # a / (a + d) with the likelihoods a and d of the step's own counts in states alive and dead: 1 where a rollout
+    # passed, one half where there was none; all that a reward model's own chain needs to know of them
+    evidence: Float[np.ndarray, " n"]
     pass_rate: Float[np.ndarray, " remaining"]  # mean pass rate of a rollout with 0, 1, ... steps to come; 0: no counts
     # Nats, up to a constant, before each maximisation. It rises; as the rates' own weak prior is not in it and a hidden
     # fault's successors do not count for the hazards, not by necessity: where it does not, the fit stops.
@@ -49,7 +57,6 @@ def fault_em(
     rollouts: Int[np.ndarray, " n"],
     program: Int[np.ndarray, " n"],
     outcome: Int[np.ndarray, " programs"],
-    hazard: Float[np.ndarray, " n"] | None = None,
     max_iterations: int = 100,
     tolerance: float = 1e-6,
 ) -> Faults:
@@ -61,7 +68,6 @@ def fault_em(
       rollouts: judged rollouts, 0 where there were none.
       program: the program of each row, 0..programs-1, not falling, none left out.
       outcome: PASSED, FAILED or UNKNOWN for each program.
-      hazard: of each row, from elsewhere, nan where it is to be fitted, one for each step index; None: fit all.
       max_iterations: bound of the loop.
       tolerance: stop when the log-posterior per program rises by less.
 
@@ -89,17 +95,13 @@ def fault_em(
     table = log_beta_binomial(pairs)  # [pairs, RATES, CONCENTRATIONS]
     seen = pad(passes > 0, program, column, shape)
     rate = np.full((REMAINING + 1, 2), (len(RATES) // 2, 2))  # grid indices by steps to come
-    given = np.full(len(program), np.nan) if hazard is None else np.asarray(hazard, float)
-    free = np.isnan(given)
-    free_steps = pad(free, program, column, shape)
-    fitted = np.full(steps, 0.2)
+    hazard = np.full(steps, 0.2)
     hidden = 0.05
     history: list[float] = []
     while True:
-        h = np.where(free, fitted[column], np.clip(given, SMALLEST_HAZARD, 1.0 - SMALLEST_HAZARD))
         log_alive = table[pair, rate[remaining, 0], rate[remaining, 1]]
         chain = _Chain(
-            pad(h, program, column, shape),
+            np.broadcast_to(hazard, shape),
             hidden,
             np.exp(pad(log_alive, program, column, shape)),
             np.where(seen, 0.0, 1.0),
@@ -108,60 +110,21 @@ def fault_em(
         )
         alive, hidden_state, faults, hidden_faults, log_likelihood = chain.posterior()
         prior = (HIDDEN_PRIOR[0] - 1) * np.log(hidden) + (HIDDEN_PRIOR[1] - 1) * np.log1p(-hidden)
-        prior += float(np.sum(np.log(fitted) + np.log1p(-fitted)))
+        prior += float(np.sum(np.log(hazard) + np.log1p(-hazard)))
         history.append(log_likelihood + prior)
         enough = tolerance * max(len(outcome), 1)
         if len(history) == max_iterations or (len(history) > 1 and history[-1] - history[-2] < enough):
             break
         reached = np.concatenate([np.ones((shape[0], 1)), alive[:, :-1]], axis=1)
-        reached, fatal = (np.where(free_steps, weight, 0.0).sum(axis=0) for weight in (reached, faults))
-        fitted = (fatal + 1.0) / (reached + 2.0)
+        reached, fatal = (np.where(inside, weight, 0.0).sum(axis=0) for weight in (reached, faults))
+        hazard = (fatal + 1.0) / (reached + 2.0)
         total = faults.sum()
         hidden = float((hidden_faults.sum() + HIDDEN_PRIOR[0] - 1 + 1e-3) / (total + sum(HIDDEN_PRIOR) - 2 + 2e-3))
         rate = _fit_rates(table, pair, (alive + hidden_state)[program, column], remaining)
-    recoverable = alive[program, column]
-    return Faults(recoverable, h, hidden, RATES[rate[:, 0]], tuple(history))
-
-
-def fault_em_with_scores(
-    passes: Int[np.ndarray, " n"],
-    rollouts: Int[np.ndarray, " n"],
-    program: Int[np.ndarray, " n"],
-    outcome: Int[np.ndarray, " programs"],
-    scores: Float[np.ndarray, " n"],
-) -> Faults:
-    """``fault_em`` with the hazards of a reward model, as far as the counts and outcomes bear them out.
-
-    The hazards are a mixture of the reward model's and of those fitted by step index, with that share of ``SHARES``
-    which makes counts and outcomes most likely: a model that knows nothing gets none.
-
-    Args:
-      passes: as in ``fault_em``, as are the next three.
-      rollouts: see there.
-      program: see there.
-      outcome: see there.
-      scores: the chance that each prefix can be saved, by a model that has not seen the program; nan where unknown.
-    """
-    counts = (passes, rollouts, program, outcome)
-    plain = fault_em(*counts)
-    theirs = hazards_from_scores(scores, program)
-    theirs = np.where(np.isnan(theirs), plain.hazard, theirs)
-    mixed = [fault_em(*counts, hazard=share * theirs + (1.0 - share) * plain.hazard) for share in SHARES]
-    return max(mixed, key=lambda found: found.log_posterior[-1])
-
-
-def hazards_from_scores(scores: Float[np.ndarray, " n"], program: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """h_i = 1 - f_i / min_{j < i} f_j from a reward model's chances f that a prefix can be saved; nan where f is."""
-    first = np.r_[True, program[1:] != program[:-1]] if len(program) else np.zeros(0, bool)
-    hazard, lowest = np.zeros(len(scores)), 1.0
-    for row, score in enumerate(scores):
-        lowest = 1.0 if first[row] else lowest
-        if np.isnan(score):
-            hazard[row] = np.nan
-            continue
-        hazard[row] = max(1.0 - score / max(lowest, 1e-9), 0.0)
-        lowest = min(lowest, float(score))
-    return np.clip(hazard, SMALLEST_HAZARD, 1.0 - SMALLEST_HAZARD)
+    likelihood = np.exp(log_alive)
+    evidence = likelihood / (likelihood + (passes == 0))
+    prior_found = FaultPrior(hazard, hidden)
+    return Faults(alive[program, column], prior_found, evidence, RATES[rate[:, 0]], tuple(history))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from dreamprm_jax.config import LabelsConfig
 from dreamprm_jax.labeling.calibrator import fit_calibrator
 from dreamprm_jax.labeling.change_point import FAILED, PASSED, UNKNOWN, outcome_code
 from dreamprm_jax.labeling.correctors import beta_shrink, em, smoothing
-from dreamprm_jax.labeling.fault_model import fault_em, fault_em_with_scores
+from dreamprm_jax.labeling.fault_model import FaultPrior, Faults, fault_em
 from dreamprm_jax.labeling.value_model import value_labels
 from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, StepLabel
 from dreamprm_jax.storage import read_records
@@ -40,8 +40,8 @@ FIXED = {
     "clean": "the exact truth (procedural benchmark), or clean labels from a file: the oracle",
     "stored": "labels of an earlier run or of another tool, from a file",
 }
-# From the scores of reward models that are trained for it, each on other programs (``training.cross_fit``).
-CROSS_FITTED = {"hidden_fault_prm": "hidden_fault, with cross-fitted reward models as its prior"}
+# Inferred anew in every training step, with the model itself for a prior (``training.online_faults``).
+ONLINE = {"hidden_fault_online": "hidden_fault, whose hazards are those of the reward model in training"}
 # Learned by the outer problem -> the fixed labelling that warm-up and table start from.
 LEARNED = {"label_table": "raw", "weight_table": "raw", "corrector_net": "raw", "table_on_em": "em"}
 
@@ -84,7 +84,7 @@ def step_key(row: StepLabel | CorrectedLabel) -> StepKey:
 
 def check_name(name: str, field_name: str) -> None:
     """Raises DataError where ``name`` is no labelling."""
-    known = [*FIXED, *CROSS_FITTED, *LEARNED]
+    known = [*FIXED, *ONLINE, *LEARNED]
     if name not in known:
         raise DataError(f"{field_name}: no labelling {name!r}; choose among {', '.join(known)}")
 
@@ -177,26 +177,30 @@ def em_labels(source: LabelSource) -> dict[StepKey, float]:
     return {step_key(row): float(value) for row, value in zip(rows, values, strict=True)}
 
 
-def hidden_fault_labels(
-    source: LabelSource, scores: Mapping[StepKey, float] = MappingProxyType({})
-) -> Float[np.ndarray, " n"]:
-    """P(recoverable) of ``source.steps`` by the hidden-fault EM.
+def hidden_fault_labels(source: LabelSource) -> Float[np.ndarray, " n"]:
+    """P(recoverable) of ``source.steps`` by the hidden-fault EM."""
+    rows, found = _faults(source)
+    return _of_steps(source, rows, found.recoverable)
 
-    Args:
-      source: counts and outcomes.
-      scores: of steps, last ones too: the chance that its prefix can be saved, by a reward model that has not seen the
-        program's labels. They give the hazards, as far as counts and outcomes bear them out (``fault_model``).
-    """
+
+def fault_evidence(source: LabelSource) -> tuple[Float[np.ndarray, " n"], FaultPrior]:
+    """What the online hidden-fault EM starts from: the evidence of each of ``source.steps``, and the fitted prior."""
+    rows, found = _faults(source)
+    return _of_steps(source, rows, found.evidence), found.prior
+
+
+def _faults(source: LabelSource) -> tuple[list[StepLabel], Faults]:
     rows = sorted(source.labels, key=step_key)
-    passes, rollouts = _counts(rows)
     _, program, outcome = _programs(rows, source)
-    counts = (passes, rollouts, program, outcome)
-    if scores:
-        found = fault_em_with_scores(*counts, np.array([scores.get(step_key(row), np.nan) for row in rows]))
-    else:
-        found = fault_em(*counts)
-    values = dict(zip(map(step_key, rows), found.recoverable, strict=True))
-    return np.array([values[step_key(row)] for row in source.steps])
+    return rows, fault_em(*_counts(rows), program, outcome)
+
+
+def _of_steps(
+    source: LabelSource, rows: Sequence[StepLabel], values: Float[np.ndarray, " rows"]
+) -> Float[np.ndarray, " n"]:
+    """The values of ``rows``, in the order of the label table."""
+    by_key = dict(zip(map(step_key, rows), values, strict=True))
+    return np.array([by_key[step_key(row)] for row in source.steps])
 
 
 def step_features(source: LabelSource) -> Float[np.ndarray, "n F"]:

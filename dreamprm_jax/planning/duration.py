@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 from dreamprm_jax.config import TrainConfig
-from dreamprm_jax.labeling.labellings import CROSS_FITTED
 from dreamprm_jax.training.labelling import ORM, plans
 
 
@@ -19,15 +18,13 @@ class Steps:
 
 
 def run_steps(settings: TrainConfig) -> Steps:
-    """Counts as ``training/stage.py`` trains: arms with equal labels share their warm-up; cross-fitted labels come from
-    models that train on all folds but one."""
-    arms, meta, labels = plans(settings), settings.meta, settings.labels
-    whole = settings.warmup_steps + settings.steps
-    plain = len({plan.warmup for plan in arms}) * settings.warmup_steps + whole * (ORM in settings.arms)
+    """Counts as ``training/stage.py`` trains: arms with equal labels share their warm-up."""
+    arms, meta = plans(settings), settings.meta
+    plain = len({plan.warmup for plan in arms}) * settings.warmup_steps
+    if ORM in settings.arms:
+        plain += settings.warmup_steps + settings.steps
     bilevel = 0
     for plan in arms:
-        if plan.start in CROSS_FITTED:
-            plain += labels.rounds * labels.folds * max(1, whole * (labels.folds - 1) // labels.folds)
         if not plan.learned:
             plain += settings.steps
             continue

@@ -11,11 +11,10 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import dacite
 
-from dreamprm_jax.labeling.labellings import CROSS_FITTED, FIXED
+from dreamprm_jax.labeling.labellings import FIXED, ONLINE
 from dreamprm_jax.schema import DataError
 
 ORM = "orm"
-(PRM_PRIOR,) = CROSS_FITTED  # hidden-fault EM whose hazards come from cross-fitted reward models
 LEARNED = ("label_table", "weight_table", "corrector_net")
 Meta = Literal["same", "held_out", "clean_steps"]
 
@@ -64,7 +63,7 @@ def parse_arm(text: str) -> ArmSpec:
       DataError: on an unknown labelling, key or value.
     """
     labelling, _, rest = text.partition(":")
-    known = (ORM, PRM_PRIOR, *FIXED, *LEARNED)
+    known = (ORM, *FIXED, *ONLINE, *LEARNED)
     if labelling not in known or labelling == "stored":
         raise DataError(f"arm {text!r}: no labelling {labelling!r}; choose among {', '.join(known)}")
     hints = get_type_hints(ArmSpec)
@@ -85,7 +84,7 @@ def parse_arm(text: str) -> ArmSpec:
     except dacite.WrongTypeError as error:
         choices = ", ".join(map(str, get_args(hints[str(error.field_path)])))
         raise DataError(f"arm {text!r}: {error.field_path} must be one of {choices}") from error
-    if spec.start not in (PRM_PRIOR, *FIXED) or spec.start == "stored":
+    if spec.start not in FIXED or spec.start == "stored":
         raise DataError(f"arm {text!r}: start={spec.start!r} is no fixed labelling")
     if spec.unroll < 1 or spec.rate <= 0:
         raise DataError(f"arm {text!r}: unroll must be at least 1 and rate above 0")

@@ -20,11 +20,13 @@ from jaxtyping import Array, Float
 from dreamprm_jax.bilevel import optimizers
 from dreamprm_jax.bilevel.hypergradient import make_meta_gradient
 from dreamprm_jax.bilevel.labels import Parametrisation
+from dreamprm_jax.labeling.fault_model import FaultPrior
 from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.models.reward import Params, init_params
 from dreamprm_jax.training.every_step import every_step
 from dreamprm_jax.training.feed import Batch, PackedRows
 from dreamprm_jax.training.losses import batch_logits, elementwise_loss, outcome_loss, step_loss
+from dreamprm_jax.training.online_faults import alive_posterior
 from dreamprm_jax.training.steps import learning_rate_schedule
 
 Inner = Literal["adamw", "sgd"]
@@ -99,25 +101,35 @@ def batches(rows: PackedRows, first: int, last: int) -> Batch:
     return jax.tree.map(lambda *leaves: np.stack(leaves), *(rows.batch(step) for step in range(first, last)))
 
 
-def fit(model: DecoderConfig, recipe: Recipe, state: State, data: Batch, weights: Weights, loss: str = "bce") -> State:
-    """First-order training on the labels in ``data``."""
-    return _plain(model, recipe, loss)(state, data, weights)
+def fit(
+    model: DecoderConfig,
+    recipe: Recipe,
+    state: State,
+    data: Batch,
+    weights: Weights,
+    loss: str = "bce",
+    prior: FaultPrior | None = None,
+) -> State:
+    """First-order training on the labels in ``data``, or on what the online hidden-fault EM makes of its evidence."""
+    return _plain(model, recipe, loss)(state, data, weights, prior)
 
 
 @functools.cache
 def _plain(model: DecoderConfig, recipe: Recipe, kind: str) -> Any:
     optimizer = make_optimizer(recipe)
 
-    def loss(params: Params, batch: Batch, weights: Weights) -> Float[Array, ""]:
+    def loss(params: Params, batch: Batch, weights: Weights, prior: FaultPrior | None) -> Float[Array, ""]:
         logits = batch_logits(model, params, batch)
-        losses = elementwise_loss(kind, logits, batch.raw)  # type: ignore[arg-type]
+        given = jax.lax.stop_gradient(logits)
+        targets = batch.raw if prior is None else alive_posterior(given, batch, prior)
+        losses = elementwise_loss(kind, logits, targets)  # type: ignore[arg-type]
         steps = step_loss(losses, jnp.ones_like(batch.raw), batch)
         return weights.steps * steps + weights.outcomes * outcome_loss(logits, batch)
 
     @jax.jit
-    def run(state: State, data: Batch, weights: Weights) -> State:
+    def run(state: State, data: Batch, weights: Weights, prior: FaultPrior | None) -> State:
         def step(state: State, batch: Batch) -> tuple[State, None]:
-            gradient = jax.grad(loss)(state.params, batch, weights)
+            gradient = jax.grad(loss)(state.params, batch, weights, prior)
             updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
             return State(optax.apply_updates(state.params, updates), opt_state), None
 

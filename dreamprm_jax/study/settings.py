@@ -39,8 +39,6 @@ class StudySettings:
     rows: int = 4  # of a batch, inner and outer
     warm_share: float = 0.6  # of the steps, before the labels of a learned labelling begin to move
     clean_problems: int = 50  # meta problems whose steps have clean labels, for those arms that may see them
-    folds: int = 2  # of the cross-fitted reward models
-    rounds: int = 1  # of cross-fitting and hidden-fault EM
     workers: int = 0  # processes; 0: one a core
     threads: int = 1  # of a process
 
@@ -80,8 +78,6 @@ def freeze_study(values: config_dict.ConfigDict) -> StudySettings:
         if not items or len(set(items)) < len(items):
             raise DataError(f"config.{what}: at least one, none twice")
     for name, least in (
-        ("folds", 2),
-        ("rounds", 1),
         ("clean_problems", 1),
         ("rows", 1),
         ("workers", 0),

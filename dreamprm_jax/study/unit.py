@@ -6,14 +6,14 @@ Run as a process of its own by ``study.run``: ``python -m dreamprm_jax.study.uni
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,23 +21,25 @@ import numpy as np
 from jaxtyping import Float
 
 from dreamprm_jax.bilevel.labels import LabelTable, Parametrisation, WeightTable
-from dreamprm_jax.config import LabelsConfig, ModelConfig, TrainConfig
-from dreamprm_jax.labeling.labellings import LabelSource, StepKey, fixed_labels, step_key
+from dreamprm_jax.config import LabelsConfig, ModelConfig
+from dreamprm_jax.labeling.fault_model import FaultPrior
+from dreamprm_jax.labeling.labellings import ONLINE, LabelSource, StepKey, fault_evidence, fixed_labels, step_key
 from dreamprm_jax.models.decoder import decoder_config
 from dreamprm_jax.storage import read_json, write_json
 from dreamprm_jax.study import fit
-from dreamprm_jax.study.arms import ORM, PRM_PRIOR, ArmSpec, parse_arm, same_everywhere
+from dreamprm_jax.study.arms import ORM, ArmSpec, parse_arm, same_everywhere
 from dreamprm_jax.study.measures import Figures, label_measures, model_measures, program_measures
 from dreamprm_jax.study.reading import examples, structure_vocabulary
 from dreamprm_jax.study.regimes import Regime, regime
 from dreamprm_jax.study.results import Row, file_name, identity, missing, result_path
 from dreamprm_jax.study.settings import StudySettings, read_settings
 from dreamprm_jax.study.world import Known, World, draw_labels, make_world
-from dreamprm_jax.training.cross_fit import cross_fitted_labels
-from dreamprm_jax.training.examples import Example, relabel
-from dreamprm_jax.training.feed import Batch, PackedRows
+from dreamprm_jax.training.examples import Example
+from dreamprm_jax.training.feed import PackedRows
 from dreamprm_jax.training.labelling import make_parametrisation
+from dreamprm_jax.training.online_faults import alive_posterior, inferred_labels
 
+HAZARDS = 32  # the prior's hazards are padded to so many, so that all units share a compiled program
 _LABELS = LabelsConfig(clean_target="recoverable")
 # Shared by all arms, so that a step is compiled once.
 _TABLES: dict[str, Parametrisation] = {"label_table": LabelTable(_LABELS.floor), "weight_table": WeightTable()}
@@ -91,6 +93,8 @@ class Unit:
             state, labels, figures = self._learn(arm, recipe, weights)
             if arm.phase == "retrain":
                 state = self.train(self._inner(labels, arm), self.settings.recipe, fit.Weights(), self.seed)
+        elif arm.labelling in ONLINE:
+            state, labels = self._online(recipe, weights, arm)
         else:
             labels = self._labels(arm.labelling, arm.target)
             kind = "gce" if arm.labelling == "gce" else "bce"
@@ -108,8 +112,6 @@ class Unit:
         if key not in self.found:
             if name == ORM:
                 self.found[key] = self._labels("raw")
-            elif name == PRM_PRIOR:
-                self.found[key] = self._with_prm_prior()
             elif name == "clean":
                 self.found[key] = self.value if target == "value" else self.recoverable
             else:
@@ -122,32 +124,31 @@ class Unit:
                 self.found[key] = fixed_labels(name, source, _LABELS)
         return self.found[key]
 
-    def _with_prm_prior(self) -> Float[np.ndarray, " n"]:
-        """As the train stage does it, with the study's models."""
-        settings = self.settings
-
-        def fold_model(name: str, share: TrainConfig, rows: PackedRows) -> Callable[[Batch], Any]:
-            recipe = dataclasses.replace(settings.recipe, steps=share.steps)
-            state = self.train(rows, recipe, fit.Weights(), self.seed)
-            return fit.reader(decoder_config(self.model), state.params)
-
-        chosen = TrainConfig(
-            warmup_steps=0,
-            steps=settings.recipe.steps,
-            batch_size=settings.rows,
-            row_tokens=settings.row_tokens,
-            labels=LabelsConfig(folds=settings.folds, rounds=settings.rounds),
-        )
-        meta = relabel(self.examples["meta"], np.full(len(self.own), np.nan))  # outcomes alone
-        return cross_fitted_labels(chosen, self.seed, self.source, self.examples["train"], meta, fold_model)
+    def _online(
+        self, recipe: fit.Recipe, weights: fit.Weights, arm: ArmSpec
+    ) -> tuple[fit.State, Float[np.ndarray, " n"]]:
+        """A model trained by the online hidden-fault EM, and the labels that it ends with."""
+        evidence, prior = fault_evidence(self.source)
+        hazard = np.pad(prior.hazard, (0, max(0, HAZARDS - len(prior.hazard))), mode="edge").astype(np.float32)
+        prior = FaultPrior(hazard, prior.hidden)
+        state = self.train(self._inner(evidence, arm, arm.without_meta), recipe, weights, self.seed, prior=prior)
+        infer = functools.partial(alive_posterior, prior=prior)
+        rows = self._pack(self.examples["train"]).relabelled(evidence.astype(np.float32))
+        return state, inferred_labels(fit.reader(decoder_config(self.model), state.params), infer, rows, len(evidence))
 
     def train(
-        self, rows: PackedRows, recipe: fit.Recipe, weights: fit.Weights, seed: int, kind: str = "bce"
+        self,
+        rows: PackedRows,
+        recipe: fit.Recipe,
+        weights: fit.Weights,
+        seed: int,
+        kind: str = "bce",
+        prior: FaultPrior | None = None,
     ) -> fit.State:
         """A new model on fixed labels."""
         model = decoder_config(self.model)
         data = fit.batches(rows, 0, recipe.steps)
-        return fit.fit(model, recipe, fit.start(model, recipe, seed), data, weights, kind)
+        return fit.fit(model, recipe, fit.start(model, recipe, seed), data, weights, kind, prior)
 
     def score(self, state: fit.State, programs: Sequence[Example]) -> list[Float[np.ndarray, " steps"]]:
         """Logits of every step of every program, in their order."""

@@ -11,9 +11,9 @@ from dreamprm_jax.bilevel.corrector_net import corrector_net
 from dreamprm_jax.bilevel.labels import LabelTable, Parametrisation, WeightTable
 from dreamprm_jax.config import LabelsConfig, TrainConfig
 from dreamprm_jax.labeling.labellings import (
-    CROSS_FITTED,
     FIXED,
     LEARNED,
+    ONLINE,
     LabelSource,
     check_name,
     fixed_labels,
@@ -62,8 +62,8 @@ def plans(settings: TrainConfig) -> list[Plan]:
     for arm in settings.arms:
         if arm == ORM:
             continue
-        if arm not in (CORRECTED, *FIXED, *CROSS_FITTED, *LEARNED):
-            choices = ", ".join([ORM, CORRECTED, *FIXED, *CROSS_FITTED, *LEARNED])
+        if arm not in (CORRECTED, *FIXED, *ONLINE, *LEARNED):
+            choices = ", ".join([ORM, CORRECTED, *FIXED, *ONLINE, *LEARNED])
             raise DataError(f"config.train.arms: unknown arm {arm!r}; choose among {choices}")
         labelling = settings.labels.method if arm == CORRECTED else arm
         loss: LossKind = "gce" if labelling == "gce" else settings.loss
@@ -116,7 +116,6 @@ def describe(plan: Plan, settings: TrainConfig) -> str:
         "gce": [f"q={labels.gce_q}"],
         "calibrator": [f"target={labels.clean_target}"],
         "clean": [f"target={labels.clean_target}"],
-        "hidden_fault_prm": [f"folds={labels.folds}", f"rounds={labels.rounds}"],
         "stored": [labels.stored],
     }.get(plan.labelling, [])
     if plan.learned:

@@ -252,8 +252,6 @@ def check_settings(config: TrainConfig) -> None:
         ("floor", 0.0 < labels.floor < 0.5, "above 0 and below 0.5"),
         ("smoothing", 0.0 <= labels.smoothing <= 1.0, "from 0 to 1"),
         ("gce_q", 0.0 < labels.gce_q <= 1.0, "above 0 and at most 1"),
-        ("folds", labels.folds >= 2, "at least 2"),
-        ("rounds", labels.rounds >= 1, "at least 1"),
     ):
         if not good:
             raise DataError(f"config.train.labels.{name}={getattr(labels, name)}: must be {wanted}")

@@ -19,6 +19,7 @@ from dreamprm_jax.models.reward import step_logits
 from dreamprm_jax.training.feed import Batch
 
 Loss = Callable[..., Float[Array, ""]]
+Targets = Callable[[Array, Batch], Array]  # (logits [B, S], batch) -> targets [B, S]
 LossKind = Literal["bce", "mse", "gce"]
 GCE_Q = 0.7  # of arXiv 1805.07836
 
@@ -80,16 +81,20 @@ def make_inner_loss(
     outcome_weight: float,
     kind: LossKind = "bce",
     q: float = GCE_Q,
+    infer: Targets | None = None,
 ) -> Loss:
     """L_in(theta, phi, batch[, key]) = step loss with targets and weights of phi + outcome_weight * outcome loss.
 
-    Without a parametrisation the targets are the labels in the batch, and phi is ignored.
+    Without a parametrisation phi is ignored, and the targets are the labels in the batch; or what ``infer`` makes of
+    them and of the logits, which it takes for given (no gradient flows through it).
     """
 
     def inner_loss(params: Any, phi: Any, batch: Batch, key: Array | None = None) -> Float[Array, ""]:
         logits = batch_logits(model, params, batch, key)
         if labels is None:
-            targets, weights = batch.raw, jnp.ones_like(batch.raw)
+            given = jax.lax.stop_gradient(logits)
+            targets = batch.raw if infer is None else infer(given, batch)
+            weights = jnp.ones_like(targets)
         else:
             targets, weights = labels.targets_and_weights(phi, batch.label_index, batch.raw)
         steps = step_loss(elementwise_loss(kind, logits, targets, q), weights, batch)

@@ -20,9 +20,17 @@ from jaxtyping import Float
 from tokenizers import Tokenizer
 
 from dreamprm_jax.bilevel.labels import Parametrisation
-from dreamprm_jax.config import Config, TrainConfig
+from dreamprm_jax.config import Config
 from dreamprm_jax.evaluation.truth import compute_truth, why_no_truth
-from dreamprm_jax.labeling.labellings import CROSS_FITTED, LabelSource, StepKey, fixed_labels, read_labels, step_key
+from dreamprm_jax.labeling.labellings import (
+    ONLINE,
+    LabelSource,
+    StepKey,
+    fault_evidence,
+    fixed_labels,
+    read_labels,
+    step_key,
+)
 from dreamprm_jax.models import pretrained
 from dreamprm_jax.models.decoder import DecoderConfig, require_forward_mode
 from dreamprm_jax.models.reward import Params
@@ -30,15 +38,15 @@ from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, Problem, Pro
 from dreamprm_jax.storage import read_records, write_records
 from dreamprm_jax.training import distributed
 from dreamprm_jax.training.checkpoint import TrainState
-from dreamprm_jax.training.cross_fit import cross_fitted_labels
 from dreamprm_jax.training.evaluate_during import EvaluationSet, evaluation_set
 from dreamprm_jax.training.examples import DROPPED_TOKENS, Example, build_examples
 from dreamprm_jax.training.feed import Batch, PackedRows
 from dreamprm_jax.training.global_batch import from_every_process
 from dreamprm_jax.training.labelling import ORM, Plan, describe, make_parametrisation, plans
 from dreamprm_jax.training.loop import Arm, Data, check_settings, forward, train_arm
-from dreamprm_jax.training.losses import make_inner_loss, make_outcome_loss
+from dreamprm_jax.training.losses import Targets, make_inner_loss, make_outcome_loss
 from dreamprm_jax.training.mesh import activate, check_divisible, make_mesh, optimizer_shardings
+from dreamprm_jax.training.online_faults import alive_posterior, inferred_labels
 from dreamprm_jax.training.parameters import initial_params
 from dreamprm_jax.training.steps import make_meta_optimizer, make_optimizer
 from dreamprm_jax.training.table import PADDING, pad_labels, padded_rows, place_replicated, place_table
@@ -123,34 +131,23 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
         train_arm(settings, model, mesh, arm, data, start, paths.arm(ORM), frozen)
     warm: dict[str, TrainState] = {}
 
-    def fold_model(name: str, share: TrainConfig, rows: PackedRows) -> Callable[[Batch], np.ndarray]:
-        loss = make_inner_loss(model, None, settings.outcome_weight, settings.loss, settings.labels.gce_q)
-        arm = Arm(name, loss, 0, share.steps)
-        data = Data(rows, outer, np.zeros(0, np.float32), config.seed)
-        params = train_arm(share, model, mesh, arm, data, start, paths.arm(arm.name), frozen).params
-
-        def logits_of(batch: Batch) -> np.ndarray:
-            with activate(model, mesh):
-                return np.asarray(forward(mesh)(model, params, frozen, from_every_process(batch, mesh)))
-
-        return logits_of
-
     @functools.cache  # arms may start from the same labels
-    def labels_at_start(name: str) -> Float[np.ndarray, " n"]:
-        if name in CROSS_FITTED:
-            windows = examples["train"], examples["meta"]
-            return cross_fitted_labels(settings, config.seed, source, *windows, fold_model).astype(np.float32)
-        return fixed_labels(name, source, settings.labels).astype(np.float32)
+    def labels_at_start(name: str) -> tuple[Float[np.ndarray, " n"], Targets | None]:
+        """Labels, and what the training steps make of them."""
+        if name in ONLINE:
+            evidence, prior = fault_evidence(source)
+            return evidence.astype(np.float32), functools.partial(alive_posterior, prior=prior)
+        return fixed_labels(name, source, settings.labels).astype(np.float32), None
 
     for plan in arms:
-        labels = labels_at_start(plan.start)
+        labels, infer = labels_at_start(plan.start)
         counts[f"steps labelled {plan.start}"] = int(np.isfinite(labels).sum())
         if keys and not np.isfinite(labels).any():
             raise DataError(f"arm {plan.arm}: labelling {plan.start!r} gives none of the {len(keys)} steps a label")
         table = np.where(np.isfinite(labels), labels, PADDING)  # rows without a label are in no batch
         chosen = held_out if plan.held_out else inner
         data = Data(chosen.relabelled(labels), outer, table, config.seed, measured)
-        loss = make_inner_loss(model, None, settings.outcome_weight, plan.loss, settings.labels.gce_q)
+        loss = make_inner_loss(model, None, settings.outcome_weight, plan.loss, settings.labels.gce_q, infer)
         if plan.warmup not in warm:
             arm = Arm(plan.warmup, loss, 0, settings.warmup_steps)
             warm[plan.warmup] = train_arm(settings, model, mesh, arm, data, start, paths.arm(plan.warmup), frozen)
@@ -161,7 +158,12 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
             corrected = np.where(np.isfinite(labels), values, np.nan)
         else:
             arm = Arm(plan.arm, loss, settings.warmup_steps, end)
-            train_arm(settings, model, mesh, arm, data, first, paths.arm(plan.arm), frozen)
+            state = train_arm(settings, model, mesh, arm, data, first, paths.arm(plan.arm), frozen)
+            if infer is not None:
+                size = settings.batch_size // settings.accumulation
+                each = PackedRows(examples["train"], settings.row_tokens, size, config.seed).relabelled(labels)
+                logits_of = functools.partial(_logits, model, mesh, state.params, frozen)
+                corrected = inferred_labels(logits_of, infer, each, len(keys))
         if plan.labelling != "raw" and distributed.is_main():
             _write_labels(paths.corrected_labels(plan.arm), source, corrected, describe(plan, settings))
     return dict(counts)
@@ -252,6 +254,12 @@ def _learn(
     )
     state = train_arm(settings, model, mesh, arm, data, state, paths.arm(plan.arm), frozen)
     return np.asarray(labels.labels(distributed.to_host(state.phi), start))[: len(data.raw)]
+
+
+def _logits(model: DecoderConfig, mesh: jax.sharding.Mesh, params: Params, frozen: Params, batch: Batch) -> np.ndarray:
+    """Of a batch on the host, by all devices."""
+    with activate(model, mesh):
+        return np.asarray(forward(mesh)(model, params, frozen, from_every_process(batch, mesh)))
 
 
 def _write_labels(path: Path, source: LabelSource, labels: Float[np.ndarray, " n"], method: str) -> None:

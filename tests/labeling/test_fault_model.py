@@ -7,7 +7,7 @@ import pytest
 
 from dreamprm_jax.evaluation.step_metrics import auroc
 from dreamprm_jax.labeling.change_point import FAILED, PASSED, UNKNOWN, change_point_em
-from dreamprm_jax.labeling.fault_model import _Chain, fault_em, hazards_from_scores
+from dreamprm_jax.labeling.fault_model import _Chain, fault_em
 from dreamprm_jax.schema import DataError
 
 
@@ -71,7 +71,7 @@ def test_faults_that_the_rollouts_do_not_show_are_found():
     passes, rollouts, program, outcome, truth = drawn(hidden=0.5)
     found = fault_em(passes, rollouts, program, outcome)
     assert (np.diff(found.log_posterior) > -1e-6).all()
-    assert found.hidden == pytest.approx(0.5, abs=0.12)
+    assert found.prior.hidden == pytest.approx(0.5, abs=0.12)
     inner = np.r_[program[1:] == program[:-1], False]  # the last step's truth is the outcome
     plain = change_point_em(passes, rollouts, program, outcome).recoverable
     assert auroc(found.recoverable[inner], truth[inner]) > auroc(plain[inner], truth[inner]) + 0.05
@@ -80,30 +80,13 @@ def test_faults_that_the_rollouts_do_not_show_are_found():
 def test_without_hidden_faults_it_finds_none_and_learns_rates_by_steps_to_come():
     passes, rollouts, program, outcome, truth = drawn(hidden=0.0)
     found = fault_em(passes, rollouts, program, outcome)
-    assert found.hidden < 0.02
+    assert found.prior.hidden < 0.02
     assert found.pass_rate[1] == pytest.approx(0.81, abs=0.06)
     assert found.pass_rate[3] == pytest.approx(0.66, abs=0.08)
     inner = np.r_[program[1:] == program[:-1], False]
     assert auroc(found.recoverable[inner], truth[inner]) > 0.985
     passed = np.isin(program, np.flatnonzero(outcome == PASSED))
     np.testing.assert_allclose(found.recoverable[passed], 1.0, atol=1e-9)
-
-
-def test_a_reward_model_moves_the_fault_where_counts_say_nothing():
-    # a failed program of three steps without rollouts: the scores alone tell which step was fatal
-    counts = np.zeros(3, int)
-    program, outcome = np.zeros(3, int), np.array([FAILED])
-    early = hazards_from_scores(np.array([0.9, 0.1, 0.1]), program)
-    late = hazards_from_scores(np.array([0.9, 0.9, 0.1]), program)
-    np.testing.assert_allclose(early, [0.1, 1 - 0.1 / 0.9, 1e-3])
-    first = fault_em(counts, counts, program, outcome, early).recoverable
-    second = fault_em(counts, counts, program, outcome, late).recoverable
-    assert first[1] < 0.02 < 0.8 < second[1]
-    assert first[2] == second[2] == pytest.approx(0.0, abs=1e-12)
-    # a step without a score keeps the fitted hazard
-    partly = hazards_from_scores(np.array([0.9, np.nan, 0.1]), program)
-    assert np.isnan(partly[1])
-    assert 0.0 < fault_em(counts, counts, program, outcome, partly).recoverable[1] < 1.0
 
 
 def test_arrays_that_do_not_fit_are_refused():

@@ -171,8 +171,6 @@ def test_steps_of_a_run_are_those_of_its_arms():
     assert run_steps(TrainConfig(arms=arms, meta=MetaConfig(unroll=2))) == Steps(1200, 300)
     arms = ("raw", "em", "table_on_em", "label_table")
     assert run_steps(TrainConfig(arms=arms, warmup_steps=10, steps=100)) == Steps(2 * 10 + 2 * 100, 200)
-    cross_fitted = TrainConfig(arms=("hidden_fault_prm",), warmup_steps=10, steps=100)  # two folds of half the steps
-    assert run_steps(cross_fitted) == Steps(2 * 55 + 110, 0)
 
 
 def test_label_cost_is_that_of_counting():

@@ -44,7 +44,6 @@ def test_settings_are_checked():
         ("arms", ("em",), "config.baseline: 'raw' is none of config.arms"),
         ("regimes", ("k3",), "no regime 'k3'; choose among k1"),
         ("seeds", (1, 1), "config.seeds: at least one, none twice"),
-        ("folds", 1, "config.folds=1: must be at least 2"),
         ("warm_share", 1.0, "config.warm_share=1.0"),
     ):
         config = study_defaults()

@@ -81,7 +81,7 @@ def test_losses_of_one_logit():
 
 @pytest.mark.slow
 def test_every_labelling_trains_and_leaves_its_labels(tiny_config, tmp_path):
-    arms = ("raw", "gce", "em", "hidden_fault_prm", "calibrator", "clean", "corrector_net", "table_on_em")
+    arms = ("raw", "gce", "em", "hidden_fault_online", "calibrator", "clean", "corrector_net", "table_on_em")
     train = dataclasses.replace(tiny_config.train, warmup_steps=2, steps=2, arms=arms)
     train = dataclasses.replace(train, meta=dataclasses.replace(train.meta, learning_rate=0.5))
     model = dataclasses.replace(tiny_config.model, max_length=1536)

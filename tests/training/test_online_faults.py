@@ -1,0 +1,150 @@
+"""The online hidden-fault EM: its posterior against all state sequences, and what it does with good and bad models."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dreamprm_jax.evaluation.step_metrics import auroc
+from dreamprm_jax.labeling.fault_model import FaultPrior
+from dreamprm_jax.labeling.labellings import LabelSource, fault_evidence, hidden_fault_labels, step_key
+from dreamprm_jax.study.reading import examples
+from dreamprm_jax.study.regimes import REGIMES
+from dreamprm_jax.study.world import Sizes, draw_labels, make_world
+from dreamprm_jax.training.examples import NO_LABEL, Example
+from dreamprm_jax.training.feed import PackedRows, Shape, collate
+from dreamprm_jax.training.losses import batch_logits, elementwise_loss, make_inner_loss, outcome_loss, step_loss
+from dreamprm_jax.training.online_faults import SHARES, SMALLEST_HAZARD, alive_posterior, inferred_labels
+
+PRIOR = FaultPrior(np.array([0.3, 0.2, 0.1]), 0.15)
+
+
+def example(evidence, outcome: float, first_row: int = 0) -> Example:
+    """A program of one token a step; evidence nan: a step without a row. The last step has none anyway."""
+    evidence = np.append(np.asarray(evidence, np.float32), np.nan)
+    steps = len(evidence)
+    known = np.isfinite(evidence)
+    index = np.where(known, first_row + np.arange(steps), NO_LABEL).astype(np.int32)
+    raw = np.where(known, evidence, 0.0).astype(np.float32)
+    return Example("p", "h", np.ones(steps, np.int32), np.arange(steps, dtype=np.int32), index, raw, outcome)
+
+
+def brute_force(scores, one: Example, share: float) -> tuple[np.ndarray, float]:
+    """(P(alive) of every step, likelihood) by summing over all state sequences."""
+    steps = len(one.raw)
+    hazard, lowest = np.zeros(steps), 1.0
+    for step, score in enumerate(scores):
+        theirs = np.clip(1 - score / lowest, SMALLEST_HAZARD, 1 - SMALLEST_HAZARD)
+        hazard[step] = share * theirs + (1 - share) * PRIOR.hazard[min(step, len(PRIOR.hazard) - 1)]
+        lowest = min(lowest, score)
+    alive = np.where(one.label_index != NO_LABEL, one.raw, 0.5)
+    total, kept = 0.0, np.zeros(steps)
+    for states in itertools.product("AHD", repeat=steps):
+        weight, before = 1.0, "A"
+        for step, state in enumerate(states):
+            h, q = hazard[step], PRIOR.hidden
+            die = h * (1 - q)
+            moves = {"AA": 1 - h, "AH": h * q, "AD": die, "HD": die, "HH": 1 - die, "DD": 1.0}
+            if step < steps - 1:
+                seen = 1 - alive[step] if state == "D" else alive[step]
+            else:
+                seen = one.outcome if state == "A" else 1 - one.outcome
+            weight *= moves.get(before + state, 0.0) * seen
+            before = state
+        total += weight
+        kept += weight * np.array([state == "A" for state in states])
+    return kept / total, total
+
+
+def test_posterior_is_that_of_all_state_sequences():
+    nan = np.nan
+    rows = [
+        [example([0.8, 0.6, 1.0], 0.0), example([0.3, 0.4], 1.0), example([], 0.0)],
+        [example([nan, 0.2, nan, 0.7], 0.0), example([0.9], 0.0)],
+    ]
+    batch = collate(rows, Shape(12, 10))
+    logits = np.random.default_rng(0).normal(size=(2, 10)).astype(np.float32) * 2
+    posterior = np.asarray(alive_posterior(jnp.asarray(logits), jax.tree.map(jnp.asarray, batch), PRIOR))
+    scores, found = 1 / (1 + np.exp(-logits.astype(float))), []
+    for share in SHARES:
+        likelihood, labels = 1.0, []
+        for row, programs in enumerate(rows):
+            place = 0
+            for one in programs:
+                end = place + len(one.raw)
+                values, weight = brute_force(scores[row, place:end], one, share)
+                likelihood, place = likelihood * weight, end
+                labels.extend(values)
+        found.append((likelihood, np.array(labels)))
+    weights = np.array([likelihood for likelihood, _ in found])
+    expected = sum(weight * labels for (_, labels), weight in zip(found, weights / weights.sum(), strict=True))
+    used = np.array([[place < sum(len(one.raw) for one in row) for place in range(10)] for row in rows])
+    np.testing.assert_allclose(posterior[used], expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("logit", [-100.0, 0.0, 100.0])
+def test_scores_and_counts_that_contradict_the_outcome_give_labels_all_the_same(logit):
+    rows = [[example([1.0] * 30, 0.0), example([0.01] * 30, 1.0)]]
+    batch = jax.tree.map(jnp.asarray, collate(rows, Shape(70, 62)))
+    logits = jnp.full((1, 62), logit)
+    posterior = np.asarray(alive_posterior(logits, batch, FaultPrior(np.array([0.2]), 1e-6)))[0]
+    assert np.isfinite(posterior).all()
+    assert posterior[30] == pytest.approx(0.0, abs=1e-6)  # failed, although all rollouts pass
+    np.testing.assert_allclose(posterior[31:], 1.0, atol=1e-5)  # passed
+
+
+def test_no_gradient_flows_through_the_posterior(micro, micro_params):
+    batch = jax.tree.map(jnp.asarray, collate([[example([0.8, 0.6, 1.0], 0.0), example([0.3], 1.0)]], Shape(8, 6)))
+    infer = functools.partial(alive_posterior, prior=PRIOR)
+    targets = infer(batch_logits(micro, micro_params, batch), batch)
+
+    def fixed(params):
+        logits = batch_logits(micro, params, batch)
+        steps = step_loss(elementwise_loss("bce", logits, targets), jnp.ones_like(targets), batch)
+        return steps + 0.5 * outcome_loss(logits, batch)
+
+    loss = make_inner_loss(micro, None, 0.5, infer=infer)
+    jax.tree.map(
+        lambda one, two: np.testing.assert_allclose(one, two, atol=1e-6),
+        jax.grad(loss)(micro_params, (), batch),
+        jax.grad(fixed)(micro_params),
+    )
+
+
+def test_a_model_that_knows_moves_the_labels_and_one_that_does_not_leaves_them():
+    world = make_world(3, Sizes(train=150, meta=2, test=2, test_programs=1))
+    programs = world.programs["train"]
+    outcomes = {row.program_hash: row for row in world.outcomes("train")}
+    source = LabelSource(draw_labels(world, REGIMES["k1"], "train", programs), outcomes)
+    keys = [step_key(row) for row in source.steps]
+    alive = {one.program.program_hash: one.recoverable for one in programs}
+    truth = np.array([alive[key[1]][key[2]] for key in keys])
+    evidence, prior = fault_evidence(source)
+    found = examples("structure", None, world, keys)["train"]
+    rows = PackedRows(found, 64, 4, 0).relabelled(evidence.astype(np.float32))
+    infer = functools.partial(alive_posterior, prior=prior)
+    by_tokens = {tuple(one.tokens): alive[one.program_hash] for one in found}
+
+    def knowing(batch, right: float) -> np.ndarray:
+        """Logits that tell the truth with the given chance a step."""
+        logits, rng = np.zeros(batch.step_index.shape), np.random.default_rng(int(batch.tokens.sum()))
+        for row in range(len(batch.tokens)):
+            place = 0
+            for segment in range(1, batch.segments[row].max() + 1):
+                state = by_tokens[tuple(batch.tokens[row][batch.segments[row] == segment])]
+                told = state ^ (rng.random(len(state)) > right)
+                logits[row, place : place + len(state)] = np.where(told, 2.0, -2.0)
+                place += len(state)
+        return logits
+
+    plain = hidden_fault_labels(source)
+    informed, ignorant = (
+        inferred_labels(functools.partial(knowing, right=right), infer, rows, len(keys)) for right in (0.9, 0.5)
+    )
+    assert auroc(informed, truth) > auroc(plain, truth) + 0.005
+    assert np.mean((informed - truth) ** 2) < 0.8 * np.mean((plain - truth) ** 2)
+    assert auroc(ignorant, truth) > auroc(plain, truth) - 0.01
+    assert np.isnan(inferred_labels(functools.partial(knowing, right=0.5), infer, rows, len(keys) + 1)[-1])
