@@ -18,9 +18,10 @@ def get_config() -> config_dict.ConfigDict:
     config.regimes = ("k1", "weak_tests", "family_bias")
     config.arms = (
         "raw",
+        "em",
         "hidden_fault",
-        "clean",
         "hidden_fault_online",
         "label_table:meta=same,rate=0.1",
+        "clean",
     )
     return config
