@@ -212,7 +212,7 @@ class LabelsConfig:
     # Fixed: raw, soft, hard, smoothing, gce, beta_shrink, em, hidden_fault, value, calibrator, clean, stored. Inferred
     # in every training step: hidden_fault_online. Learned by the outer problem: label_table (the paper), weight_table
     # (the authors' code), corrector_net, table_on_em. docs/labels.md says more, docs/label_correction.md which is best.
-    method: str = "hidden_fault"
+    method: str = "hidden_fault_online"
     floor: float = 0.02  # labels are clipped to [floor, 1 - floor] before they start a table or a network
     smoothing: float = 0.1  # share of a label that smoothing moves to one half
     gce_q: float = 0.7  # the generalised cross-entropy's q
