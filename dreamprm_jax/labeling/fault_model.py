@@ -19,7 +19,6 @@ maximisation: the hazards h_i by step index, q, and the pass rates (beta-binomia
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -30,19 +29,13 @@ REMAINING = 8  # pass rates are told apart up to so many steps to come
 HIDDEN_PRIOR = (1.0, 19.0)  # Beta prior of q: faults are seen unless the counts say otherwise
 
 
-class FaultPrior(NamedTuple):
-    """What the chain assumes before it sees a program's counts and outcome."""
-
-    hazard: Float[np.ndarray, " steps"]  # h by step index; beyond its end the last one
-    hidden: float  # q
-
-
 @dataclass(frozen=True)
 class Faults:
     """What ``fault_em`` found."""
 
     recoverable: Float[np.ndarray, " n"]  # P(alive after the step | counts, outcome)
-    prior: FaultPrior
+    hazard: Float[np.ndarray, " steps"]  # h by step index
+    hidden: float  # q
     # a / (a + d) with the likelihoods a and d of the step's own counts in states alive and dead: 1 where a rollout
     # passed, one half where there was none; all that a reward model's own chain needs to know of them
     evidence: Float[np.ndarray, " n"]
@@ -122,9 +115,8 @@ def fault_em(
         hidden = float((hidden_faults.sum() + HIDDEN_PRIOR[0] - 1 + 1e-3) / (total + sum(HIDDEN_PRIOR) - 2 + 2e-3))
         rate = _fit_rates(table, pair, (alive + hidden_state)[program, column], remaining)
     likelihood = np.exp(log_alive)
-    evidence = likelihood / (likelihood + (passes == 0))
-    prior_found = FaultPrior(hazard, hidden)
-    return Faults(alive[program, column], prior_found, evidence, RATES[rate[:, 0]], tuple(history))
+    evidence = np.where(passes > 0, 1.0, likelihood / (likelihood + 1.0))
+    return Faults(alive[program, column], hazard, hidden, evidence, RATES[rate[:, 0]], tuple(history))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from dreamprm_jax.config import LabelsConfig
 from dreamprm_jax.labeling.calibrator import fit_calibrator
 from dreamprm_jax.labeling.change_point import FAILED, PASSED, UNKNOWN, outcome_code
 from dreamprm_jax.labeling.correctors import beta_shrink, em, smoothing
-from dreamprm_jax.labeling.fault_model import FaultPrior, Faults, fault_em
+from dreamprm_jax.labeling.fault_model import Faults, fault_em
 from dreamprm_jax.labeling.value_model import value_labels
 from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, StepLabel
 from dreamprm_jax.storage import read_records
@@ -183,10 +183,10 @@ def hidden_fault_labels(source: LabelSource) -> Float[np.ndarray, " n"]:
     return _of_steps(source, rows, found.recoverable)
 
 
-def fault_evidence(source: LabelSource) -> tuple[Float[np.ndarray, " n"], FaultPrior]:
-    """What the online hidden-fault EM starts from: the evidence of each of ``source.steps``, and the fitted prior."""
+def fault_evidence(source: LabelSource) -> tuple[Float[np.ndarray, " n"], float]:
+    """What the online hidden-fault EM starts from: the evidence of each of ``source.steps``, and q."""
     rows, found = _faults(source)
-    return _of_steps(source, rows, found.evidence), found.prior
+    return _of_steps(source, rows, found.evidence), found.hidden
 
 
 def _faults(source: LabelSource) -> tuple[list[StepLabel], Faults]:

@@ -92,6 +92,8 @@ def parse_arm(text: str) -> ArmSpec:
     idle: tuple[str, ...] = ("clean", "without_meta") if spec.learned else learned_keys
     if labelling not in ("clean", "calibrator"):
         idle += ("target",)
+    if labelling in ONLINE:
+        idle += ("clean",)  # its steps' slots hold evidence, not labels
     if labelling == "weight_table" and spec.phase == "retrain":
         raise DataError(f"arm {text!r}: weights correct no label, so there is nothing to retrain on")
     for key in idle:

@@ -20,7 +20,6 @@ from jaxtyping import Array, Float
 from dreamprm_jax.bilevel import optimizers
 from dreamprm_jax.bilevel.hypergradient import make_meta_gradient
 from dreamprm_jax.bilevel.labels import Parametrisation
-from dreamprm_jax.labeling.fault_model import FaultPrior
 from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.models.reward import Params, init_params
 from dreamprm_jax.training.every_step import every_step
@@ -108,28 +107,29 @@ def fit(
     data: Batch,
     weights: Weights,
     loss: str = "bce",
-    prior: FaultPrior | None = None,
+    hidden: float | None = None,
 ) -> State:
-    """First-order training on the labels in ``data``, or on what the online hidden-fault EM makes of its evidence."""
-    return _plain(model, recipe, loss)(state, data, weights, prior)
+    """First-order training on the labels in ``data``; given q, on what the online EM makes of the evidence there."""
+    return _plain(model, recipe, loss)(state, data, weights, None if hidden is None else jnp.float32(hidden))
 
 
 @functools.cache
 def _plain(model: DecoderConfig, recipe: Recipe, kind: str) -> Any:
     optimizer = make_optimizer(recipe)
 
-    def loss(params: Params, batch: Batch, weights: Weights, prior: FaultPrior | None) -> Float[Array, ""]:
+    def loss(params: Params, batch: Batch, weights: Weights, hidden: Array | None) -> Float[Array, ""]:
         logits = batch_logits(model, params, batch)
-        given = jax.lax.stop_gradient(logits)
-        targets = batch.raw if prior is None else alive_posterior(given, batch, prior)
+        targets = batch.raw
+        if hidden is not None:
+            targets = alive_posterior(jax.lax.stop_gradient(logits), batch, hidden)
         losses = elementwise_loss(kind, logits, targets)  # type: ignore[arg-type]
         steps = step_loss(losses, jnp.ones_like(batch.raw), batch)
         return weights.steps * steps + weights.outcomes * outcome_loss(logits, batch)
 
     @jax.jit
-    def run(state: State, data: Batch, weights: Weights, prior: FaultPrior | None) -> State:
+    def run(state: State, data: Batch, weights: Weights, hidden: Array | None) -> State:
         def step(state: State, batch: Batch) -> tuple[State, None]:
-            gradient = jax.grad(loss)(state.params, batch, weights, prior)
+            gradient = jax.grad(loss)(state.params, batch, weights, hidden)
             updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
             return State(optax.apply_updates(state.params, updates), opt_state), None
 

@@ -22,7 +22,6 @@ from jaxtyping import Float
 
 from dreamprm_jax.bilevel.labels import LabelTable, Parametrisation, WeightTable
 from dreamprm_jax.config import LabelsConfig, ModelConfig
-from dreamprm_jax.labeling.fault_model import FaultPrior
 from dreamprm_jax.labeling.labellings import ONLINE, LabelSource, StepKey, fault_evidence, fixed_labels, step_key
 from dreamprm_jax.models.decoder import decoder_config
 from dreamprm_jax.storage import read_json, write_json
@@ -39,7 +38,6 @@ from dreamprm_jax.training.feed import PackedRows
 from dreamprm_jax.training.labelling import make_parametrisation
 from dreamprm_jax.training.online_faults import alive_posterior, inferred_labels
 
-HAZARDS = 32  # the prior's hazards are padded to so many, so that all units share a compiled program
 _LABELS = LabelsConfig(clean_target="recoverable")
 # Shared by all arms, so that a step is compiled once.
 _TABLES: dict[str, Parametrisation] = {"label_table": LabelTable(_LABELS.floor), "weight_table": WeightTable()}
@@ -128,13 +126,12 @@ class Unit:
         self, recipe: fit.Recipe, weights: fit.Weights, arm: ArmSpec
     ) -> tuple[fit.State, Float[np.ndarray, " n"]]:
         """A model trained by the online hidden-fault EM, and the labels that it ends with."""
-        evidence, prior = fault_evidence(self.source)
-        hazard = np.pad(prior.hazard, (0, max(0, HAZARDS - len(prior.hazard))), mode="edge").astype(np.float32)
-        prior = FaultPrior(hazard, prior.hidden)
-        state = self.train(self._inner(evidence, arm, arm.without_meta), recipe, weights, self.seed, prior=prior)
-        infer = functools.partial(alive_posterior, prior=prior)
-        rows = self._pack(self.examples["train"]).relabelled(evidence.astype(np.float32))
-        return state, inferred_labels(fit.reader(decoder_config(self.model), state.params), infer, rows, len(evidence))
+        evidence, hidden = fault_evidence(self.source)
+        rows = self._inner(evidence, arm, arm.without_meta)
+        state = self.train(rows, recipe, weights, self.seed, hidden=hidden)
+        own = self._pack(self.examples["train"]).relabelled(evidence.astype(np.float32))
+        infer = functools.partial(alive_posterior, hidden=hidden)
+        return state, inferred_labels(fit.reader(decoder_config(self.model), state.params), infer, own, len(evidence))
 
     def train(
         self,
@@ -143,12 +140,12 @@ class Unit:
         weights: fit.Weights,
         seed: int,
         kind: str = "bce",
-        prior: FaultPrior | None = None,
+        hidden: float | None = None,
     ) -> fit.State:
         """A new model on fixed labels."""
         model = decoder_config(self.model)
         data = fit.batches(rows, 0, recipe.steps)
-        return fit.fit(model, recipe, fit.start(model, recipe, seed), data, weights, kind, prior)
+        return fit.fit(model, recipe, fit.start(model, recipe, seed), data, weights, kind, hidden)
 
     def score(self, state: fit.State, programs: Sequence[Example]) -> list[Float[np.ndarray, " steps"]]:
         """Logits of every step of every program, in their order."""

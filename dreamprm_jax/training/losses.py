@@ -92,8 +92,7 @@ def make_inner_loss(
     def inner_loss(params: Any, phi: Any, batch: Batch, key: Array | None = None) -> Float[Array, ""]:
         logits = batch_logits(model, params, batch, key)
         if labels is None:
-            given = jax.lax.stop_gradient(logits)
-            targets = batch.raw if infer is None else infer(given, batch)
+            targets = batch.raw if infer is None else infer(jax.lax.stop_gradient(logits), batch)
             weights = jnp.ones_like(targets)
         else:
             targets, weights = labels.targets_and_weights(phi, batch.label_index, batch.raw)

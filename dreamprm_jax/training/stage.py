@@ -28,6 +28,7 @@ from dreamprm_jax.labeling.labellings import (
     StepKey,
     fault_evidence,
     fixed_labels,
+    hidden_fault_labels,
     read_labels,
     step_key,
 )
@@ -133,10 +134,10 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
 
     @functools.cache  # arms may start from the same labels
     def labels_at_start(name: str) -> tuple[Float[np.ndarray, " n"], Targets | None]:
-        """Labels, and what the training steps make of them."""
+        """Labels; or evidence, and what the training steps make of it."""
         if name in ONLINE:
-            evidence, prior = fault_evidence(source)
-            return evidence.astype(np.float32), functools.partial(alive_posterior, prior=prior)
+            evidence, hidden = fault_evidence(source)
+            return evidence.astype(np.float32), functools.partial(alive_posterior, hidden=hidden)
         return fixed_labels(name, source, settings.labels).astype(np.float32), None
 
     for plan in arms:
@@ -163,7 +164,9 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
                 size = settings.batch_size // settings.accumulation
                 each = PackedRows(examples["train"], settings.row_tokens, size, config.seed).relabelled(labels)
                 logits_of = functools.partial(_logits, model, mesh, state.params, frozen)
-                corrected = inferred_labels(logits_of, infer, each, len(keys))
+                inferred = inferred_labels(logits_of, infer, each, len(keys))
+                # Programs that are no examples (too long, no verdict) have the labels that need no reward model.
+                corrected = np.where(np.isfinite(inferred), inferred, hidden_fault_labels(source))
         if plan.labelling != "raw" and distributed.is_main():
             _write_labels(paths.corrected_labels(plan.arm), source, corrected, describe(plan, settings))
     return dict(counts)

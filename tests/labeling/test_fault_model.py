@@ -71,7 +71,7 @@ def test_faults_that_the_rollouts_do_not_show_are_found():
     passes, rollouts, program, outcome, truth = drawn(hidden=0.5)
     found = fault_em(passes, rollouts, program, outcome)
     assert (np.diff(found.log_posterior) > -1e-6).all()
-    assert found.prior.hidden == pytest.approx(0.5, abs=0.12)
+    assert found.hidden == pytest.approx(0.5, abs=0.12)
     inner = np.r_[program[1:] == program[:-1], False]  # the last step's truth is the outcome
     plain = change_point_em(passes, rollouts, program, outcome).recoverable
     assert auroc(found.recoverable[inner], truth[inner]) > auroc(plain[inner], truth[inner]) + 0.05
@@ -80,7 +80,7 @@ def test_faults_that_the_rollouts_do_not_show_are_found():
 def test_without_hidden_faults_it_finds_none_and_learns_rates_by_steps_to_come():
     passes, rollouts, program, outcome, truth = drawn(hidden=0.0)
     found = fault_em(passes, rollouts, program, outcome)
-    assert found.prior.hidden < 0.02
+    assert found.hidden < 0.02
     assert found.pass_rate[1] == pytest.approx(0.81, abs=0.06)
     assert found.pass_rate[3] == pytest.approx(0.66, abs=0.08)
     inner = np.r_[program[1:] == program[:-1], False]

@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 from dreamprm_jax.evaluation.step_metrics import auroc
-from dreamprm_jax.labeling.fault_model import FaultPrior
+from dreamprm_jax.labeling.fault_model import fault_em
 from dreamprm_jax.labeling.labellings import LabelSource, fault_evidence, hidden_fault_labels, step_key
 from dreamprm_jax.study.reading import examples
 from dreamprm_jax.study.regimes import REGIMES
 from dreamprm_jax.study.world import Sizes, draw_labels, make_world
 from dreamprm_jax.training.examples import NO_LABEL, Example
-from dreamprm_jax.training.feed import PackedRows, Shape, collate
+from dreamprm_jax.training.feed import Batch, PackedRows, Shape, collate
 from dreamprm_jax.training.losses import batch_logits, elementwise_loss, make_inner_loss, outcome_loss, step_loss
-from dreamprm_jax.training.online_faults import SHARES, SMALLEST_HAZARD, alive_posterior, inferred_labels
+from dreamprm_jax.training.online_faults import SMALLEST_HAZARD, alive_posterior, inferred_labels
 
-PRIOR = FaultPrior(np.array([0.3, 0.2, 0.1]), 0.15)
+HIDDEN = 0.15
 
 
 def example(evidence, outcome: float, first_row: int = 0) -> Example:
@@ -32,22 +32,20 @@ def example(evidence, outcome: float, first_row: int = 0) -> Example:
     return Example("p", "h", np.ones(steps, np.int32), np.arange(steps, dtype=np.int32), index, raw, outcome)
 
 
-def brute_force(scores, one: Example, share: float) -> tuple[np.ndarray, float]:
-    """(P(alive) of every step, likelihood) by summing over all state sequences."""
+def brute_force(scores: np.ndarray, one: Example) -> np.ndarray:
+    """P(alive) of every step by summing over all state sequences."""
     steps = len(one.raw)
     hazard, lowest = np.zeros(steps), 1.0
     for step, score in enumerate(scores):
-        theirs = np.clip(1 - score / lowest, SMALLEST_HAZARD, 1 - SMALLEST_HAZARD)
-        hazard[step] = share * theirs + (1 - share) * PRIOR.hazard[min(step, len(PRIOR.hazard) - 1)]
+        hazard[step] = np.clip(1 - score / lowest, SMALLEST_HAZARD, 1 - SMALLEST_HAZARD)
         lowest = min(lowest, score)
     alive = np.where(one.label_index != NO_LABEL, one.raw, 0.5)
     total, kept = 0.0, np.zeros(steps)
     for states in itertools.product("AHD", repeat=steps):
         weight, before = 1.0, "A"
         for step, state in enumerate(states):
-            h, q = hazard[step], PRIOR.hidden
-            die = h * (1 - q)
-            moves = {"AA": 1 - h, "AH": h * q, "AD": die, "HD": die, "HH": 1 - die, "DD": 1.0}
+            h, die = hazard[step], hazard[step] * (1 - HIDDEN)
+            moves = {"AA": 1 - h, "AH": h * HIDDEN, "AD": die, "HD": die, "HH": 1 - die, "DD": 1.0}
             if step < steps - 1:
                 seen = 1 - alive[step] if state == "D" else alive[step]
             else:
@@ -56,7 +54,7 @@ def brute_force(scores, one: Example, share: float) -> tuple[np.ndarray, float]:
             before = state
         total += weight
         kept += weight * np.array([state == "A" for state in states])
-    return kept / total, total
+    return kept / total
 
 
 def test_posterior_is_that_of_all_state_sequences():
@@ -67,30 +65,52 @@ def test_posterior_is_that_of_all_state_sequences():
     ]
     batch = collate(rows, Shape(12, 10))
     logits = np.random.default_rng(0).normal(size=(2, 10)).astype(np.float32) * 2
-    posterior = np.asarray(alive_posterior(jnp.asarray(logits), jax.tree.map(jnp.asarray, batch), PRIOR))
-    scores, found = 1 / (1 + np.exp(-logits.astype(float))), []
-    for share in SHARES:
-        likelihood, labels = 1.0, []
-        for row, programs in enumerate(rows):
-            place = 0
-            for one in programs:
-                end = place + len(one.raw)
-                values, weight = brute_force(scores[row, place:end], one, share)
-                likelihood, place = likelihood * weight, end
-                labels.extend(values)
-        found.append((likelihood, np.array(labels)))
-    weights = np.array([likelihood for likelihood, _ in found])
-    expected = sum(weight * labels for (_, labels), weight in zip(found, weights / weights.sum(), strict=True))
-    used = np.array([[place < sum(len(one.raw) for one in row) for place in range(10)] for row in rows])
-    np.testing.assert_allclose(posterior[used], expected, atol=2e-5)
+    posterior = np.asarray(alive_posterior(jnp.asarray(logits), jax.tree.map(jnp.asarray, batch), HIDDEN))
+    for row, programs in enumerate(rows):
+        place = 0
+        for one in programs:
+            end = place + len(one.raw)
+            scores = 1 / (1 + np.exp(-logits[row, place:end].astype(float)))
+            np.testing.assert_allclose(posterior[row, place:end], brute_force(scores, one), atol=1e-5)
+            place = end
+
+
+def test_hazards_by_step_index_give_the_offline_posterior():
+    """Scores whose hazards are the fitted ones: then online and offline inference are the same."""
+    world = make_world(3, Sizes(train=60, meta=2, test=2, test_programs=1))
+    outcomes = {row.program_hash: row for row in world.outcomes("train")}
+    source = LabelSource(draw_labels(world, REGIMES["weak_tests"], "train", world.programs["train"]), outcomes)
+    keys = [step_key(row) for row in source.steps]
+    ordered = sorted(source.labels, key=step_key)
+    programs = {key: number for number, key in enumerate(dict.fromkeys(step_key(row)[:2] for row in ordered))}
+    program = np.array([programs[step_key(row)[:2]] for row in ordered])
+    counts = (np.array([row.passes for row in ordered]), np.array([row.rollouts for row in ordered]))
+    found = fault_em(*counts, program, np.array([source.code(name) for _, name in programs]), max_iterations=200)
+    evidence, hidden = fault_evidence(source)
+    assert hidden == pytest.approx(found.hidden, abs=1e-3)
+    score = np.cumprod(1.0 - np.append(found.hazard, 0.5))
+    rows = PackedRows(examples("structure", None, world, keys)["train"], 64, 4, 0)
+
+    def fitted(batch: Batch) -> np.ndarray:
+        logits = np.zeros(batch.step_index.shape)
+        for row in range(len(logits)):
+            column = 0
+            for slot in range(logits.shape[1]):
+                logits[row, slot] = np.log(score[min(column, 15)] / (1 - score[min(column, 15)]))
+                column = 0 if batch.outcome_mask[row, slot] else column + 1
+        return logits
+
+    infer = functools.partial(alive_posterior, hidden=hidden)
+    labels = inferred_labels(fitted, infer, rows.relabelled(evidence.astype(np.float32)), len(keys))
+    np.testing.assert_allclose(labels, hidden_fault_labels(source), atol=2e-3)
 
 
 @pytest.mark.parametrize("logit", [-100.0, 0.0, 100.0])
 def test_scores_and_counts_that_contradict_the_outcome_give_labels_all_the_same(logit):
-    rows = [[example([1.0] * 30, 0.0), example([0.01] * 30, 1.0)]]
+    rows = [[example([1.0] * 30, 0.0), example([0.0] * 30, 1.0)]]
     batch = jax.tree.map(jnp.asarray, collate(rows, Shape(70, 62)))
     logits = jnp.full((1, 62), logit)
-    posterior = np.asarray(alive_posterior(logits, batch, FaultPrior(np.array([0.2]), 1e-6)))[0]
+    posterior = np.asarray(alive_posterior(logits, batch, 1e-6))[0]
     assert np.isfinite(posterior).all()
     assert posterior[30] == pytest.approx(0.0, abs=1e-6)  # failed, although all rollouts pass
     np.testing.assert_allclose(posterior[31:], 1.0, atol=1e-5)  # passed
@@ -98,7 +118,7 @@ def test_scores_and_counts_that_contradict_the_outcome_give_labels_all_the_same(
 
 def test_no_gradient_flows_through_the_posterior(micro, micro_params):
     batch = jax.tree.map(jnp.asarray, collate([[example([0.8, 0.6, 1.0], 0.0), example([0.3], 1.0)]], Shape(8, 6)))
-    infer = functools.partial(alive_posterior, prior=PRIOR)
+    infer = functools.partial(alive_posterior, hidden=HIDDEN)
     targets = infer(batch_logits(micro, micro_params, batch), batch)
 
     def fixed(params):
@@ -122,10 +142,10 @@ def test_a_model_that_knows_moves_the_labels_and_one_that_does_not_leaves_them()
     keys = [step_key(row) for row in source.steps]
     alive = {one.program.program_hash: one.recoverable for one in programs}
     truth = np.array([alive[key[1]][key[2]] for key in keys])
-    evidence, prior = fault_evidence(source)
+    evidence, hidden = fault_evidence(source)
     found = examples("structure", None, world, keys)["train"]
     rows = PackedRows(found, 64, 4, 0).relabelled(evidence.astype(np.float32))
-    infer = functools.partial(alive_posterior, prior=prior)
+    infer = functools.partial(alive_posterior, hidden=hidden)
     by_tokens = {tuple(one.tokens): alive[one.program_hash] for one in found}
 
     def knowing(batch, right: float) -> np.ndarray:
