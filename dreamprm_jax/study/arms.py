@@ -27,7 +27,7 @@ class ArmSpec:
     outcomes: bool = True  # the outcome term in the inner loss
     target: Literal["recoverable", "value"] = "recoverable"  # of clean and calibrator
     clean: bool = False  # fixed labellings: the clean steps of the meta problems are training data
-    without_meta: bool = False  # fixed labellings: without the meta programs' outcomes, the control of held_out
+    without_meta: bool = False  # not of learned ones: without the meta programs' outcomes, the control of held_out
     start: str = "raw"  # the fixed labelling that phi starts from
     meta: Meta = "held_out"  # whose outcomes the outer loss looks at; clean_steps: held-out ones, and their clean steps
     rate: float = 0.5  # learning rate of phi

@@ -142,7 +142,7 @@ class Unit:
         kind: str = "bce",
         hidden: float | None = None,
     ) -> fit.State:
-        """A new model on fixed labels."""
+        """A new model on labels, or (given q) on evidence."""
         model = decoder_config(self.model)
         data = fit.batches(rows, 0, recipe.steps)
         return fit.fit(model, recipe, fit.start(model, recipe, seed), data, weights, kind, hidden)

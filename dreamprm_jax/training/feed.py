@@ -26,7 +26,7 @@ class Batch(NamedTuple):
     step_index: Int[Any, "B S"]  # position of each step's last token, 0 in unused slots
     label_mask: Bool[Any, "B S"]  # steps with a noisy label
     label_index: Int[Any, "B S"]  # their rows in the label table, 0 elsewhere
-    raw: Float[Any, "B S"]  # their Monte-Carlo labels, 0 elsewhere
+    raw: Float[Any, "B S"]  # their labels (for the online EM: evidence), 0 elsewhere
     outcome_mask: Bool[Any, "B S"]  # last steps of programs
     outcome: Float[Any, "B S"]  # the programs' outcomes there, 0 elsewhere
     # What the losses divide by: the true entries of each mask in the whole batch (at least 1), an equal share in every

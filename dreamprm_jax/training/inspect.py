@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from dreamprm_jax.bilevel.labels import LabelTable
 from dreamprm_jax.config import Config
+from dreamprm_jax.labeling.labellings import ONLINE
 from dreamprm_jax.models.decoder import DecoderConfig, decoder_config, require_forward_mode
 from dreamprm_jax.models.lora import split_trainable
 from dreamprm_jax.models.pretrained import check_weights, model_config
@@ -43,6 +45,7 @@ from dreamprm_jax.training.mesh import (
     parameter_shardings,
     replicated,
 )
+from dreamprm_jax.training.online_faults import alive_posterior
 from dreamprm_jax.training.steps import (
     StepInputs,
     make_bilevel_step,
@@ -124,7 +127,7 @@ def _abstract_batch(config: Config, rows: int, micro: int, mesh: Mesh | Abstract
 
 
 def training_steps(config: Config, model: DecoderConfig, mesh: Mesh | AbstractMesh) -> list[Step]:
-    """The plain step and, where an arm's labels are learned, the bi-level one, on abstract state."""
+    """The plain step (the online EM's, where an arm has it) and, where labels are learned, the bi-level one; abstract."""
     shapes, shardings = abstract_params(model), parameter_shardings(model, mesh)
     trainable, frozen = split_trainable(model, _abstract(shapes, shardings))
     trainable_shardings, _ = split_trainable(model, shardings)
@@ -133,7 +136,9 @@ def training_steps(config: Config, model: DecoderConfig, mesh: Mesh | AbstractMe
     opt_state = _abstract(opt_shapes, optimizer_shardings(optimizer, trainable, trainable_shardings, mesh))
     batch = _abstract_batch(config, config.train.batch_size, config.train.accumulation, mesh)
 
-    plain_loss = make_inner_loss(model, None, config.train.outcome_weight)
+    online = any(plan.labelling in ONLINE for plan in plans(config.train))
+    infer = functools.partial(alive_posterior, hidden=0.05) if online else None  # any q: the program is the same
+    plain_loss = make_inner_loss(model, None, config.train.outcome_weight, infer=infer)
 
     # Both steps are compiled without LoRA's dropout.
     def plain(state: TrainState, frozen: Any, batch: Batch) -> Any:

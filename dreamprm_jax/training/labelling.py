@@ -33,7 +33,7 @@ class Plan:
 
     arm: str
     labelling: str
-    start: str  # the fixed labelling of the warm-up, and of phi's start
+    start: str  # the labelling of the warm-up, and of phi's start: a fixed one, or an online one itself
     loss: LossKind
     held_out: bool = False  # whether the meta programs' outcomes are kept out of its inner loss
 

@@ -1,8 +1,8 @@
 """The train stage: tokenizer, examples, and the arms one after another.
 
 Every step-labelled arm starts with a warm-up on its labels and the outcomes, which arms with equal labels share, and
-goes on from there: with the same labels, or learning them by the outer problem. ``orm`` trains on outcomes alone, for
-as many steps.
+goes on from there: with the same labels, inferring them in every step, or learning them by the outer problem. ``orm``
+trains on outcomes alone, for as many steps.
 """
 
 from __future__ import annotations

@@ -32,6 +32,7 @@ def test_an_arm_is_read_and_named_by_what_differs():
         ("weight_table:phase=retrain", "there is nothing to retrain on"),
         ("raw:unroll=2", "unroll has no effect on raw"),
         ("label_table:clean=1", "clean has no effect on label_table"),
+        ("hidden_fault_online:clean=1", "clean has no effect on hidden_fault_online"),
     ],
 )
 def test_a_wrong_arm_says_what_is_wrong(text, message):

@@ -13,7 +13,7 @@ import pytest
 from dreamprm_jax.config import LabelsConfig
 from dreamprm_jax.labeling.labellings import LEARNED, LabelSource, fixed_labels
 from dreamprm_jax.pipeline import run_stage
-from dreamprm_jax.schema import CorrectedLabel, DataError, StepLabel
+from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, StepLabel
 from dreamprm_jax.storage import read_records
 from dreamprm_jax.training.labelling import make_parametrisation, plans
 from dreamprm_jax.training.losses import elementwise_loss
@@ -97,6 +97,10 @@ def test_every_labelling_trains_and_leaves_its_labels(tiny_config, tmp_path):
     for arm, rows in labels.items():
         assert {(row.program_hash, row.step_index) for row in rows} == steps, arm
         assert all(row.method.startswith(arm) and 0.0 <= row.corrected <= 1.0 for row in rows)
+    passed = {row.program_hash for row in read_records(paths.outcomes("train"), Outcome) if row.passed}
+    online = [row.corrected for row in labels["hidden_fault_online"] if row.program_hash in passed]
+    assert online
+    assert min(online) > 0.999  # the posterior knows the outcome, which the evidence that it starts from does not
     for arm in ("table_on_em", "corrector_net"):
         start = {(r.program_hash, r.step_index): r.corrected for r in labels["em"]} if arm == "table_on_em" else raw
         moved = [abs(row.corrected - start[row.program_hash, row.step_index]) for row in labels[arm]]

@@ -88,7 +88,7 @@ def test_hazards_by_step_index_give_the_offline_posterior():
     found = fault_em(*counts, program, np.array([source.code(name) for _, name in programs]), max_iterations=200)
     evidence, hidden = fault_evidence(source)
     assert hidden == pytest.approx(found.hidden, abs=1e-3)
-    score = np.cumprod(1.0 - np.append(found.hazard, 0.5))
+    score = np.cumprod(1.0 - found.hazard)
     rows = PackedRows(examples("structure", None, world, keys)["train"], 64, 4, 0)
 
     def fitted(batch: Batch) -> np.ndarray:
@@ -96,7 +96,8 @@ def test_hazards_by_step_index_give_the_offline_posterior():
         for row in range(len(logits)):
             column = 0
             for slot in range(logits.shape[1]):
-                logits[row, slot] = np.log(score[min(column, 15)] / (1 - score[min(column, 15)]))
+                here = score[min(column, len(score) - 1)]  # slots beyond the last program count on
+                logits[row, slot] = np.log(here / (1 - here))
                 column = 0 if batch.outcome_mask[row, slot] else column + 1
         return logits
 
@@ -134,7 +135,7 @@ def test_no_gradient_flows_through_the_posterior(micro, micro_params):
     )
 
 
-def test_a_model_that_knows_moves_the_labels_and_one_that_does_not_leaves_them():
+def test_a_model_that_knows_mends_the_labels_and_one_that_guesses_costs_little():
     world = make_world(3, Sizes(train=150, meta=2, test=2, test_programs=1))
     programs = world.programs["train"]
     outcomes = {row.program_hash: row for row in world.outcomes("train")}
@@ -166,5 +167,5 @@ def test_a_model_that_knows_moves_the_labels_and_one_that_does_not_leaves_them()
     )
     assert auroc(informed, truth) > auroc(plain, truth) + 0.005
     assert np.mean((informed - truth) ** 2) < 0.8 * np.mean((plain - truth) ** 2)
-    assert auroc(ignorant, truth) > auroc(plain, truth) - 0.01
+    assert auroc(ignorant, truth) > auroc(plain, truth) - 0.03
     assert np.isnan(inferred_labels(functools.partial(knowing, right=0.5), infer, rows, len(keys) + 1)[-1])

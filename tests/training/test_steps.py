@@ -1,6 +1,7 @@
 """Steps over micro-batches, in bfloat16, and with master weights."""
 
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -16,6 +17,7 @@ from dreamprm_jax.training.checkpoint import TrainState
 from dreamprm_jax.training.global_batch import step_batch
 from dreamprm_jax.training.losses import make_inner_loss
 from dreamprm_jax.training.mesh import abstract_mesh, make_mesh, optimizer_shardings, parameter_shardings
+from dreamprm_jax.training.online_faults import alive_posterior
 from dreamprm_jax.training.steps import (
     StepInputs,
     make_bilevel_step,
@@ -67,8 +69,10 @@ def test_micro_batches_are_uneven_and_hold_the_batch(data):
     chex.assert_trees_all_equal(flat, whole)
 
 
-def test_plain_step_over_micro_batches_is_that_of_the_batch(micro, warm, data, settings):
-    optimizer, loss, mesh = make_optimizer(settings), make_inner_loss(micro, None, 0.7), make_mesh(MeshConfig())
+@pytest.mark.parametrize("infer", [None, functools.partial(alive_posterior, hidden=0.1)])
+def test_plain_step_over_micro_batches_is_that_of_the_batch(micro, warm, data, settings, infer):
+    loss = make_inner_loss(micro, None, 0.7, infer=infer)
+    optimizer, mesh = make_optimizer(settings), make_mesh(MeshConfig())
     whole = jax.jit(make_plain_step(loss, optimizer))(warm, StepInputs(data.inner.batch(2)))
     split = jax.jit(make_plain_step(loss, optimizer, 2))(warm, StepInputs(step_batch(data.inner, [2], 2, mesh)))
     assert float(split.metrics["inner_loss"]) == pytest.approx(float(whole.metrics["inner_loss"]), rel=1e-6)
