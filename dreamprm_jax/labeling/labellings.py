@@ -1,5 +1,5 @@
 """The labellings by name: which number each noisy step trains on, from counts, outcomes and, where there are any, clean
-labels. Those that the outer problem learns start from one of the fixed ones; one is inferred anew in every training step.
+labels. Those that the outer problem learns start from one of the fixed ones; one is inferred in every training step.
 
 A labelling concerns every step but the last of its program, whose label is the program's own outcome, known exactly.
 """

@@ -127,7 +127,7 @@ def _abstract_batch(config: Config, rows: int, micro: int, mesh: Mesh | Abstract
 
 
 def training_steps(config: Config, model: DecoderConfig, mesh: Mesh | AbstractMesh) -> list[Step]:
-    """The plain step (the online EM's, where an arm has it) and, where labels are learned, the bi-level one; abstract."""
+    """The plain step (an online arm's, if there is one) and, where labels are learned, the bi-level one; abstract."""
     shapes, shardings = abstract_params(model), parameter_shardings(model, mesh)
     trainable, frozen = split_trainable(model, _abstract(shapes, shardings))
     trainable_shardings, _ = split_trainable(model, shardings)
