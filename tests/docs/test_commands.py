@@ -90,7 +90,8 @@ def test_every_field_that_is_named_exists(name):
     text = (REPOSITORY / name).read_text(encoding="utf-8")
     for field in set(re.findall(r"config\.((?:[a-z_0-9]+\.)+[a-z_0-9]+)\b(?![(.])", text)):
         if not field.endswith((".py", ".json", ".yaml")):
-            assert known(field), f"{name}: config.{field}"
+            settings = StudySettings() if name.startswith("configs/study/") else Config()
+            assert known(field, settings), f"{name}: config.{field}"
     sections = "|".join(to_dict(Config()))
     for field in (
         set(re.findall(rf"`((?:{sections})\.[a-z_0-9.]*[a-z_0-9])(?:=[^`]*)?`", text)) if name in NAMES else ()
@@ -197,9 +198,9 @@ def shown_help(*names: str, scored: bool) -> str:
     return shown.getvalue() + " --help"
 
 
-def known(field: str) -> bool:
+def known(field: str, settings: Config | StudySettings | None = None) -> bool:
     """Whether a dotted name is a setting or a section of settings."""
-    value = to_dict(Config())
+    value = to_dict(settings or Config())
     for part in field.split("."):
         if not isinstance(value, dict) or part not in value:
             return False
