@@ -136,7 +136,8 @@ def training_steps(config: Config, model: DecoderConfig, mesh: Mesh | AbstractMe
     opt_state = _abstract(opt_shapes, optimizer_shardings(optimizer, trainable, trainable_shardings, mesh))
     batch = _abstract_batch(config, config.train.batch_size, config.train.accumulation, mesh)
 
-    online = any(plan.labelling in ONLINE for plan in plans(config.train))
+    arms = plans(config.train)
+    online = any(plan.labelling in ONLINE for plan in arms)
     infer = functools.partial(alive_posterior, hidden=0.05) if online else None  # any q: the program is the same
     plain_loss = make_inner_loss(model, None, config.train.outcome_weight, infer=infer)
 
@@ -147,7 +148,7 @@ def training_steps(config: Config, model: DecoderConfig, mesh: Mesh | AbstractMe
         )
 
     steps = [Step("plain step", plain, (TrainState(trainable, opt_state, (), ()), frozen, batch))]
-    if not any(plan.learned for plan in plans(config.train)):
+    if not any(plan.learned for plan in arms):
         return steps
     require_forward_mode(model)
     labels = LabelTable(config.train.labels.floor)

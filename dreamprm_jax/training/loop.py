@@ -212,15 +212,16 @@ class _Loop:
     def _measure(self, state: TrainState, chosen: EvaluationSet) -> Figures:
         """The reward model as it is now, on the evaluation set."""
 
-        def on_host(batch: Batch) -> np.ndarray:
-            placed = from_every_process(batch, self.mesh)
-            return np.asarray(forward(self.mesh)(self.model, state.params, self.frozen, placed))
+        return meta_figures(functools.partial(host_logits, self.model, self.mesh, state.params, self.frozen), chosen)
 
-        return meta_figures(on_host, chosen)
+
+def host_logits(model: DecoderConfig, mesh: Mesh, params: Any, frozen: Any, batch: Batch) -> np.ndarray:
+    """Logits of a batch on the host, by all devices; to be called within ``activate``."""
+    return np.asarray(_forward(mesh)(model, params, frozen, from_every_process(batch, mesh)))
 
 
 @functools.cache
-def forward(mesh: Mesh) -> Any:
+def _forward(mesh: Mesh) -> Any:
     """(model, trainable, frozen, batch) -> logits, whole on every device; compiled once for all arms."""
     return jax.jit(_logits, static_argnums=0, out_shardings=replicated(mesh))
 

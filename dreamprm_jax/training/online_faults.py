@@ -57,10 +57,11 @@ def alive_posterior(logits: Float[Array, "B S"], batch: Batch, hidden: float | A
     last = batch.outcome_mask.T
     first = jnp.concatenate([jnp.ones_like(last[:1]), last[:-1]])
     evidence = jnp.where(batch.label_mask, batch.raw, 0.5).T
+    seen = _log(evidence)
     passed = jnp.where(batch.outcome.T > 0.5, 0.0, _NEVER)
     failed = jnp.where(batch.outcome.T > 0.5, _NEVER, 0.0)
-    alive = jnp.where(last, passed, _log(evidence))
-    concealed = jnp.where(last, failed, _log(evidence))
+    alive = jnp.where(last, passed, seen)
+    concealed = jnp.where(last, failed, seen)
     dead = jnp.where(last, failed, _log(1.0 - evidence))
     return _posterior(_Steps(_hazards(logits.T, first), alive, concealed, dead, first, last), hidden).T
 

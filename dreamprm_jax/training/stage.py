@@ -41,10 +41,9 @@ from dreamprm_jax.training import distributed
 from dreamprm_jax.training.checkpoint import TrainState
 from dreamprm_jax.training.evaluate_during import EvaluationSet, evaluation_set
 from dreamprm_jax.training.examples import DROPPED_TOKENS, Example, build_examples
-from dreamprm_jax.training.feed import Batch, PackedRows
-from dreamprm_jax.training.global_batch import from_every_process
+from dreamprm_jax.training.feed import PackedRows
 from dreamprm_jax.training.labelling import ORM, Plan, describe, make_parametrisation, plans
-from dreamprm_jax.training.loop import Arm, Data, check_settings, forward, train_arm
+from dreamprm_jax.training.loop import Arm, Data, check_settings, host_logits, train_arm
 from dreamprm_jax.training.losses import Targets, make_inner_loss, make_outcome_loss
 from dreamprm_jax.training.mesh import activate, check_divisible, make_mesh, optimizer_shardings
 from dreamprm_jax.training.online_faults import alive_posterior, inferred_labels
@@ -163,10 +162,11 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
             if infer is not None:
                 size = settings.batch_size // settings.accumulation
                 each = PackedRows(examples["train"], settings.row_tokens, size, config.seed).relabelled(labels)
-                logits_of = functools.partial(_logits, model, mesh, state.params, frozen)
-                inferred = inferred_labels(logits_of, infer, each, len(keys))
-                # Programs that are no examples (too long, no verdict) have the labels that need no reward model.
-                corrected = np.where(np.isfinite(inferred), inferred, hidden_fault_labels(source))
+                logits_of = functools.partial(host_logits, model, mesh, state.params, frozen)
+                with activate(model, mesh):
+                    corrected = inferred_labels(logits_of, infer, each, len(keys))
+                if (left_out := np.isnan(corrected)).any():  # programs that are no examples: too long, no verdict
+                    corrected = np.where(left_out, hidden_fault_labels(source), corrected)
         if plan.labelling != "raw" and distributed.is_main():
             _write_labels(paths.corrected_labels(plan.arm), source, corrected, describe(plan, settings))
     return dict(counts)
@@ -257,12 +257,6 @@ def _learn(
     )
     state = train_arm(settings, model, mesh, arm, data, state, paths.arm(plan.arm), frozen)
     return np.asarray(labels.labels(distributed.to_host(state.phi), start))[: len(data.raw)]
-
-
-def _logits(model: DecoderConfig, mesh: jax.sharding.Mesh, params: Params, frozen: Params, batch: Batch) -> np.ndarray:
-    """Of a batch on the host, by all devices."""
-    with activate(model, mesh):
-        return np.asarray(forward(mesh)(model, params, frozen, from_every_process(batch, mesh)))
 
 
 def _write_labels(path: Path, source: LabelSource, labels: Float[np.ndarray, " n"], method: str) -> None:

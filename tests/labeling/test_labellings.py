@@ -12,29 +12,13 @@ from dreamprm_jax.labeling.change_point import change_point_em
 from dreamprm_jax.labeling.labellings import FIXED, LabelSource, fixed_labels, read_labels, step_features, step_key
 from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, StepLabel, Verdict
 from dreamprm_jax.storage import write_records
+from dreamprm_jax.study.world import drawn_label
 
 SETTINGS = LabelsConfig()
 
 
 def row(program: str, step: int, passes: int, rollouts: int) -> StepLabel:
-    return StepLabel(
-        problem_id=f"problem-{program[0]}",
-        program_hash=program,
-        step_index=step,
-        start=0,
-        end=0,
-        passes=passes,
-        rollouts=rollouts,
-        infrastructure_errors=0,
-        unforced=0,
-        posterior_alpha=1.0 + passes,
-        posterior_beta=1.0 + rollouts - passes,
-        policy="synthetic",
-        sampling="{}",
-        mode="faithful",
-        tier="PORTABLE",
-        config_hash="",
-    )
+    return drawn_label((f"problem-{program[0]}", program, step), passes, rollouts, "synthetic")
 
 
 def verdict(program: str, value: Verdict) -> Outcome:
