@@ -28,6 +28,7 @@ class Squares:
     wrong: tuple[str, ...] = ()  # units that raise
     hopeless: tuple[str, ...] = ()  # units that tell that nothing can be done
     pad: int = 0  # bytes of filling in a unit's value
+    together: int = 1  # processes that must have begun a unit before any ends one
 
     def __call__(self) -> SquaresWork:
         with open(self.log, "a") as handle:
@@ -48,6 +49,8 @@ class SquaresWork:
             raise ValueError(f"unit {key} is wrong")
         if key in self.settings.hopeless:
             raise DataError("the server does not know the model")
+        while self.settings.together > len(workers(self.settings.log)):
+            time.sleep(0.05)
         time.sleep(self.settings.seconds)
         return UnitResult([payload * payload, "x" * self.settings.pad], {"done": 1})
 
@@ -80,6 +83,12 @@ def executions(log: Path) -> dict[str, int]:
         if key not in "+-":
             counts[key] = counts.get(key, 0) + 1
     return counts
+
+
+def workers(log: Path) -> set[int]:
+    """The processes that have begun units."""
+    lines = [line.split() for line in log.read_text().splitlines()]
+    return {int(pid) for key, pid in lines if key not in "+-"}
 
 
 def values(journal: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ secret in the judge's own environment, a TCP port and an abstract unix socket th
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -23,6 +24,7 @@ from dreamprm_jax.sandbox import Judge, JudgeResult, JudgeTask, Limits
 from dreamprm_jax.schema import TestCase, Verdict
 
 LIMITS = Limits(cpu_seconds=2.0, wall_seconds=3.0, memory_bytes=1 << 30)
+PATIENT = dataclasses.replace(LIMITS, cpu_seconds=30.0, wall_seconds=90.0)
 SECRET = "topsecret"
 TCP_PORT = 45991
 UNIX_NAME = "\0pwnsock"
@@ -123,14 +125,17 @@ def run(attacks: list[dict[str, Any]], mode: str, tier: str, workers: int = 2) -
                 if SECRET in result.error:
                     wrong.append(f"{result.key}: the secret is in the error text")
                 wrong += [f"around {result.key}: {item}" for item in place.damage()]
-            for attack in attacks:  # as the judge does by default: over its time among others, it is run again, alone
-                if results[attack["id"]].verdict is Verdict.TLE and "TLE" not in acceptable(attack):
-                    results[attack["id"]] = next(judge.evaluate([task(attack, place)]))
-                    wrong += [f"around {attack['id']}, alone: {item}" for item in place.damage()]
             alive = next(judge.evaluate([SANE]))
             if alive.verdict is not Verdict.AC:
                 wrong.append(f"afterwards a sane program gets {alive.verdict}: {alive.error}")
             sessions = judge.worker_pids()
+        late = [a for a in attacks if results[a["id"]].verdict is Verdict.TLE and "TLE" not in acceptable(a)]
+        if late:  # to fill a gigabyte may take seconds on a busy machine: what else would they have ended in?
+            with Judge(mode, tier, PATIENT, 1) as judge:
+                for attack, result in zip(late, judge.evaluate(task(a, place) for a in late), strict=True):
+                    results[attack["id"]] = result
+                    wrong += [f"around {attack['id']}, alone: {item}" for item in place.damage()]
+                sessions |= judge.worker_pids()
         wrong += [f"process {pid} is left" for pid in session_members(sessions)]
     for attack in attacks:
         result = results[attack["id"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -87,22 +88,24 @@ class Real:
         self.candidates = {row["question_id"]: row for row in candidates}
         self.problems = read_problems(DATA / "livecodebench/problems.jsonl")
 
+    def task(self, problem: Problem, tests: tuple[TestCase, ...]) -> JudgeTask:
+        code = self.candidates[problem.problem_id]["code_list"][0]
+        return JudgeTask(problem.problem_id, code, tests, problem.func_name)
+
     def judge(self, mode: str, private: bool) -> dict[str, JudgeResult]:
         def tests(problem: Problem) -> tuple[TestCase, ...]:
             return problem.private_tests if private else problem.public_tests
 
-        tasks = (
-            JudgeTask(
-                problem.problem_id,
-                self.candidates[problem.problem_id]["code_list"][0],
-                tests(problem),
-                problem.func_name,
-            )
-            for problem in self.problems
-            if tests(problem) or not private
-        )
+        tasks = (self.task(problem, tests(problem)) for problem in self.problems if tests(problem) or not private)
         limits = Limits(cpu_seconds=4.0, wall_seconds=8.0)
         with Judge(mode, limits=limits, workers=2, retry_alone=False) as judge:
+            return {result.key: result for result in judge.evaluate(tasks)}
+
+    def judge_patiently(self, keys: Iterable[str], mode: str) -> dict[str, JudgeResult]:
+        """One at a time and with time in plenty, by the public tests: what a busy machine has no say in."""
+        by_key = {problem.problem_id: problem for problem in self.problems}
+        tasks = (self.task(by_key[key], by_key[key].public_tests) for key in keys)
+        with Judge(mode, limits=Limits(cpu_seconds=40.0, wall_seconds=80.0), workers=1) as judge:
             return {result.key: result for result in judge.evaluate(tasks)}
 
     def passes_hidden(self, key: str) -> bool:
@@ -137,6 +140,8 @@ def test_real_programs_in_official_mode(real: Real) -> None:
 @pytest.mark.slow
 def test_real_programs_as_plain_scripts(real: Real) -> None:
     results = real.judge("faithful", private=False)
+    late = [key for key, result in results.items() if result.verdict is Verdict.TLE and real.passes_hidden(key)]
+    results |= real.judge_patiently(late, "faithful")
     failed = {key for key, result in results.items() if real.passes_hidden(key) and result.verdict is not Verdict.AC}
     assert failed <= WITHOUT_TESTS
     assert sum(result.verdict is Verdict.AC for result in results.values()) >= 680
