@@ -38,7 +38,9 @@ _LATER = {"candidates": "", "optimizer": "adamw"}
 
 # Fields that may name a file of the user's, whose content counts instead of its place: edited, it is read again. Not so
 # the replay policy's: to answer what failed, its file grows, and the work that is done must stay.
-_FILES = {"problems.path", "generate.candidates"}
+_FILES = {
+    "problems.path", "generate.candidates", "policy.chat_template", "train.labels.stored", "train.labels.clean_labels",
+}  # fmt: skip
 
 
 def fingerprint(config: Config, name: str) -> str:

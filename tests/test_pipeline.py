@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -63,6 +64,33 @@ def replaced(config: Config, path: str, value) -> Config:
 def test_a_setting_redoes_its_stage_and_those_after_it(path, value, redone):
     before, after = Config(), replaced(Config(), path, value)
     assert [name for name in STAGES if fingerprint(before, name) != fingerprint(after, name)] == redone.split()
+
+
+@pytest.mark.parametrize(
+    ("path", "redone"),
+    [
+        ("problems.path", "generate label train score evaluate report"),
+        ("generate.candidates", "generate label train score evaluate report"),
+        ("policy.chat_template", "generate label train score evaluate report"),
+        ("policy.path", ""),  # the replay policy's file may grow
+        ("train.labels.stored", "train score evaluate report"),
+        ("train.labels.clean_labels", "train score evaluate report"),
+    ],
+)
+def test_an_edited_file_redoes_what_read_it_and_a_moved_one_nothing(tmp_path, path, redone):
+    def prints(file: Path) -> dict[str, str]:
+        config = replaced(Config(), path, str(file))
+        return {name: fingerprint(config, name) for name in STAGES}
+
+    file, moved = tmp_path / "file", tmp_path / "moved"
+    file.write_text("one", encoding="utf-8")
+    before = prints(file)
+    file.write_text("another", encoding="utf-8")
+    after = prints(file)
+    assert [name for name in STAGES if before[name] != after[name]] == redone.split()
+    if redone:
+        file.rename(moved)
+        assert prints(moved) == after
 
 
 def test_fingerprints_are_stable_and_differ_between_stages(tiny_config):
