@@ -16,7 +16,7 @@ from dreamprm_jax.sandbox.worker import Worker, find_offer
 Item = TypeVar("Item")
 
 _LOOK_SECONDS = 0.03  # how often a running child's finished tests are compared
-_ANSWER_SECONDS = 30.0  # beyond the wall limit: then the worker itself hangs
+_ANSWER_SECONDS = 30.0  # beyond the longest that a child may take: then the worker itself hangs
 
 
 @dataclass
@@ -101,7 +101,7 @@ class Pool(Generic[Item]):
             run=run,
             worker=worker,
             number=self._number,
-            deadline=now + run.request.wall_seconds + _ANSWER_SECONDS,
+            deadline=now + jobs.PATIENCE * run.request.wall_seconds + _ANSWER_SECONDS,
             next_look=now + _LOOK_SECONDS,
             overlapped=bool(others),
         )

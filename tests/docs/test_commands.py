@@ -254,7 +254,7 @@ def shell(tmp_path):
         }
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", text], cwd=tmp_path, env=environment, capture_output=True, text=True,
-            timeout=300, check=False,
+            timeout=1200, check=False,
         )  # fmt: skip
         assert done.returncode == 0, f"{block.text}\n{done.stdout}\n{done.stderr}"
         return done.stdout

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -65,10 +64,9 @@ def test_kill_9_leaves_every_acknowledged_unit(tmp_path: Path) -> None:
     )
     with subprocess.Popen([sys.executable, "-c", script, str(tmp_path / "j")], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(0.05)
+        acknowledged = [int(process.stdout.readline()) for _ in range(20)]
         process.send_signal(signal.SIGKILL)
-        acknowledged = [int(line) for line in process.stdout.read().split(b"\n")[:-1] if line]
+        acknowledged += [int(line) for line in process.stdout.read().split(b"\n")[:-1] if line]
     with Journal(tmp_path / "j") as journal:
         assert acknowledged
         assert all(journal.get(str(i)) == i * i for i in acknowledged)

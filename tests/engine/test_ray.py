@@ -18,6 +18,7 @@ from engine_toy import Broken, Squares, drive, executions, units, values
 
 from dreamprm_jax.config import EngineConfig
 from dreamprm_jax.engine.run import make_executor
+from dreamprm_jax.engine.schedule import STRIKES
 from dreamprm_jax.schema import DataError
 
 
@@ -66,7 +67,7 @@ def test_actors_killed_at_random_moments(cluster: Any, tmp_path: Path, seed: int
 
     def kill() -> None:
         nonlocal kills
-        while kills < 3 and not finished.wait(draw.uniform(0.2, 0.6)):
+        while kills < STRIKES - 1 and not finished.wait(draw.uniform(0.2, 0.6)):
             pids = [int(line.split()[1]) for line in log.read_text().splitlines()[-4:]] if log.exists() else []
             alive = [pid for pid in set(pids) if Path(f"/proc/{pid}").exists()]
             if alive:
@@ -119,6 +120,7 @@ def test_a_node_that_dies_loses_nothing(cluster: Any, tmp_path: Path, seed: int)
     deadline = time.monotonic() + 60
     while ray.cluster_resources().get("CPU") != 2 and time.monotonic() < deadline:
         time.sleep(0.1)
+    assert ray.cluster_resources().get("CPU") == 2
     (tmp_path / "more").mkdir()
     both = Squares(tmp_path / "more" / "log", seconds=0.02, together=2)  # no end unless both take part
     drive(tmp_path / "more", 100, both, executor="ray", workers=2)

@@ -70,7 +70,7 @@ def test_turns(tmp_path: Path) -> None:
 
 def test_verdicts_beside_other_judges() -> None:
     """Each text is judged once a problem; a time limit is tried again alone, and stays one."""
-    config = SandboxConfig(cpu_seconds=0.3, wall_seconds=5.0)
+    config = SandboxConfig(cpu_seconds=1.0, wall_seconds=60.0)
     codes = ["print(2 * int(input()))", "print(input())", "while True: pass", "1 / 0"]
     judge = SharedMachineJudge(config, 1, "test")
     evaluated: list[str] = []

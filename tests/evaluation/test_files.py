@@ -152,7 +152,7 @@ def test_killed_and_started_again_it_judges_only_what_is_missing(tmp_path):
     command += [f"--problems={rows}", f"--candidates={programs}", "--config.sandbox.workers=1"]
     run = subprocess.Popen([*command, f"--workdir={tmp_path / 'run'}"], cwd=REPOSITORY, stderr=subprocess.DEVNULL)
     journal = tmp_path / "run" / "evaluate_files" / "outcomes.journal"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not (journal.exists() and journal.read_bytes().count(b"\n") >= 4):
         assert time.monotonic() < deadline
         assert run.poll() is None

@@ -100,7 +100,7 @@ def test_two_processes_here_and_in_a_requeued_job_train_alike(labelled, launch, 
     )
     assert result.returncode == 0, result.stdout + result.stderr
     assert "launch: settings checked: train: 2 devices as data 2" in result.stdout
-    assert len(metrics(whole)) == 8
+    assert len(metrics(whole)) == 24
 
     run = start(repository, slurm, requeued)
     while len(metrics(requeued)) < 2:
@@ -112,7 +112,7 @@ def test_two_processes_here_and_in_a_requeued_job_train_alike(labelled, launch, 
     assert (status, len(tasks)) == (143, 2), output
     assert "asked to stop; the steps so far are saved" in output
     assert (tmp_path / "requeued").read_text() == f"requeue {slurm['SLURM_JOB_ID']}\n"
-    assert 2 <= len(metrics(requeued)) < 8
+    assert 2 <= len(metrics(requeued)) < 24
 
     status, output = finish(start(repository, slurm, requeued))
     assert status == 0, output

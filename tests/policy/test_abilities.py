@@ -108,9 +108,17 @@ def test_a_server_that_comes_back_is_waited_for_and_one_that_does_not_is_given_u
     server.shutdown()
     server.server_close()
     policy = ServerPolicy(PolicyConfig(model="plain:outage", **settings), None, Abilities(), 0.05)
+    refused, wait_seconds = [], policy._transport._wait_seconds
+
+    def counted(retries: int, error: Any) -> float:
+        refused.append(retries)
+        return wait_seconds(retries, error)
+
+    policy._transport._wait_seconds = counted  # type: ignore[method-assign]
     with ThreadPoolExecutor(3) as pool:
         answers = [pool.submit(policy.complete, REQUEST) for _ in range(3)]
-        time.sleep(0.5)
+        while len(refused) < 9:
+            time.sleep(0.02)
         assert not any(answer.done() for answer in answers)
         server = listen(port)
         assert [len(answer.result()) for answer in answers] == [2, 2, 2]

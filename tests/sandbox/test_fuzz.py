@@ -22,4 +22,4 @@ def test_fuzzing_finds_nothing(what: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     executed = re.search(r"number_of_executed_units: (\d+)", done.stderr)
     assert executed is not None
-    assert int(executed[1]) > 10_000
+    assert int(executed[1]) > 200

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,14 +111,58 @@ def test_time_limits_are_cpu_time_and_wall_time(judge: Judge) -> None:
     spin = one(judge, "while True: pass")
     assert spin.verdict is Verdict.TLE
     assert 0.9 < spin.cpu_seconds < 1.5  # alone already: not run again
-    start = time.monotonic()
-    sleep = one(judge, "import time\ntime.sleep(100)")
-    assert sleep.verdict is Verdict.TLE
-    assert "wall" in sleep.error
-    assert time.monotonic() - start < 4
+    for code in ("import time\ntime.sleep(100)", "import time\nwhile True: time.sleep(0.01)"):
+        sleep = one(judge, code)
+        assert sleep.verdict is Verdict.TLE
+        assert "wall" in sleep.error
+        assert sleep.cpu_seconds < 0.3
     # three tests of 0.5 s each are each within the limit of 1 s, though not together
     half = "import time\ns = time.process_time()\nwhile time.process_time() < s + 0.5: pass\n"
     assert one(judge, half + SUM).verdict is Verdict.AC
+
+
+def test_a_program_that_others_keep_from_a_core_has_its_cpu_time() -> None:
+    """Five processes on one core: a second of computing takes about five, of a wall limit of 1.5."""
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(own)})  # the judge's workers and the others take it over
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
+    try:
+        with Judge(limits=Limits(cpu_seconds=1.0, wall_seconds=1.5), workers=1) as judge:
+            computes = "import time\nwhile time.process_time() < 0.9: pass\n"
+            assert one(judge, computes + SUM).verdict is Verdict.AC
+            spin = one(judge, "while True: pass")
+            assert (spin.verdict, "CPU" in spin.error) == (Verdict.TLE, True)
+            sleep = one(
+                judge, "import time\ns = time.process_time()\nwhile time.process_time() < s + .3: pass\ntime.sleep(99)"
+            )
+            assert (sleep.verdict, "wall" in sleep.error) == (Verdict.TLE, True)
+    finally:
+        os.sched_setaffinity(0, own)
+        for other in others:
+            other.kill()
+            other.wait()
+
+
+def test_the_kernel_ends_a_program_whose_worker_is_late() -> None:
+    """The worker is stopped while its child computes: the kernel's limit is a time limit, not a lack of memory."""
+    with Judge(limits=Limits(cpu_seconds=1.0, wall_seconds=60.0), workers=1) as judge:
+        assert one(judge, SUM).verdict is Verdict.AC
+        (worker,) = judge.worker_pids()
+
+        def hold_up() -> None:
+            while len(session_members({worker})) < 2:
+                time.sleep(0.01)
+            os.kill(worker, signal.SIGSTOP)
+            while len(session_members({worker})) > 1:
+                time.sleep(0.05)
+            os.kill(worker, signal.SIGCONT)
+
+        holder = threading.Thread(target=hold_up)
+        holder.start()
+        spin = one(judge, "while True: pass")
+        holder.join()
+    assert (spin.verdict, spin.error) == (Verdict.TLE, "CPU time limit exceeded")
+    assert spin.cpu_seconds > 2
 
 
 def test_a_time_limit_beside_others_is_tried_again_alone() -> None:
@@ -230,7 +275,7 @@ def test_workers_end_with_a_killed_caller() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     sessions = {int(done.stdout)}
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while session_members(sessions) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert session_members(sessions) == []
@@ -245,10 +290,10 @@ def test_the_judge_is_not_stopped_by_a_slow_consumer(judge: Judge) -> None:
 
 def test_a_failure_ends_a_long_program_early(judge: Judge) -> None:
     code = "print(7)\nimport time\ns = time.process_time()\nwhile time.process_time() < s + 0.1: pass"
-    result = one(judge, code, SUMS * 20)
+    result = one(judge, code, SUMS * 40)
     assert result.verdict is Verdict.WA
     assert result.tests_passed == 1
-    assert result.cpu_seconds < 0.8
+    assert result.cpu_seconds < 3  # of 12
 
 
 def test_large_inputs_and_many_tests(judge: Judge) -> None:

@@ -243,7 +243,7 @@ def test_killed_and_run_again_ends_with_the_same_bytes(prm_folder, problems_file
 
     def command(output):
         options = {"prm": prm_folder, "problems": problems_file, "candidates": candidates_file, "output": output}
-        fixed = ["--chunk=3", "--row-tokens=512", "--batch-tokens=512"]
+        fixed = ["--chunk=1", "--row-tokens=512", "--batch-tokens=512"]
         return [sys.executable, "-m", "dreamprm_jax.cli", "score", *(f"--{k}={v}" for k, v in options.items()), *fixed]
 
     subprocess.run(command(tmp_path / "whole.parquet"), check=True, capture_output=True)
@@ -259,7 +259,7 @@ def test_killed_and_run_again_ends_with_the_same_bytes(prm_folder, problems_file
         process.communicate()
     assert not output.exists()
     done = len(list(parts.glob("*.parquet")))
-    assert 3 <= done < 11
+    assert 3 <= done < 32
     subprocess.run(command(output), check=True, capture_output=True)
     assert output.read_bytes() == (tmp_path / "whole.parquet").read_bytes()
     assert not parts.exists()

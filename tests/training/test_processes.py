@@ -54,7 +54,7 @@ def start(folders, mesh: str, devices: int, processes: int = 1) -> list[subproce
 def finish(runs: list[subprocess.Popen]) -> list[int]:
     """Their exit statuses."""
     try:
-        errors = [run.communicate(timeout=400)[1] for run in runs]
+        errors = [run.communicate(timeout=1200)[1] for run in runs]
     finally:
         for run in runs:
             run.kill()

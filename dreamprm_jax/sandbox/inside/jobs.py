@@ -11,6 +11,8 @@ EXITED, SIGNALLED, CPU_LIMIT, WALL_LIMIT, CANCELLED, FAILED = range(6)
 FAITHFUL, OFFICIAL = 0, 1
 SCRIPT, FUNCTION = 0, 1
 
+PATIENCE = 10  # times its wall time that a child has which never gets a core to itself
+
 _REQUEST = struct.Struct("<IQddQQ")
 _REPLY = struct.Struct("<QIidQ")
 

@@ -26,6 +26,8 @@ from .jobs import Job, Reply, Request
 from .report import RESULT_FD
 
 _POLL_SECONDS = 0.25  # a child with several threads spends its CPU time faster than the clock runs
+_LOOK_SECONDS = 0.5  # beyond its wall time: how often a child is asked whether it still computes
+_COMPUTES = 0.05  # the share of a core from which on it does
 _THREADS = 1024  # that one child may start, over its whole life
 _READY = b"R"
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
@@ -134,6 +136,8 @@ class Worker:
             signalled = os.WIFSIGNALED(status)
             ending = jobs.SIGNALLED if signalled else jobs.EXITED
             value = os.WTERMSIG(status) if signalled else os.WEXITSTATUS(status)
+            if signalled and value == signal.SIGKILL and cpu >= request.cpu_seconds:
+                ending = jobs.CPU_LIMIT  # the kernel's own limit, where this process came too late
         else:
             value = signal.SIGKILL
         return Reply(request.number, ending, value, cpu, usage.ru_maxrss)
@@ -146,7 +150,11 @@ class Worker:
             return b""
 
     def watch(self, pid: int, request: Request) -> int | None:
-        """Waits for the child's end; kills it at a limit or on request. Returns why it was killed, if it was."""
+        """Waits for the child's end; kills it at a limit or on request. Returns why it was killed, if it was.
+
+        The wall limit ends children that sleep. One that still computes when it is reached was kept from a core by
+        others: it goes on to its CPU limit, or to ``PATIENCE`` times the wall limit.
+        """
         ended = os.pidfd_open(pid)
         poll = select.poll()
         poll.register(ended, select.POLLIN)
@@ -156,8 +164,9 @@ class Worker:
             poll.register(questions, select.POLLIN)
         asked = 0
         clock = (~pid << 3) | 2  # the kernel's id of that process's CPU clock
-        deadline = time.monotonic() + request.wall_seconds
-        left = request.cpu_seconds
+        looked = started = time.monotonic()
+        deadline = started + request.wall_seconds
+        left = left_then = request.cpu_seconds
         reason = None
         try:
             while True:
@@ -173,14 +182,19 @@ class Worker:
                     data = self.control.recv(4096)
                     if not data:
                         os.kill(pid, signal.SIGKILL)
+                        os.waitpid(pid, 0)
                         os._exit(0)
                     if Request.unpack(data).number == request.number:
                         reason = jobs.CANCELLED
                 left = request.cpu_seconds - time.clock_gettime(clock)
                 if reason is None and left <= 0:
                     reason = jobs.CPU_LIMIT
-                if reason is None and time.monotonic() >= deadline:
-                    reason = jobs.WALL_LIMIT
+                now = time.monotonic()
+                if reason is None and now >= deadline:
+                    computes = left_then - left >= _COMPUTES * (now - looked)
+                    if not computes or now >= started + jobs.PATIENCE * request.wall_seconds:
+                        reason = jobs.WALL_LIMIT
+                    looked, left_then, deadline = now, left, now + _LOOK_SECONDS
                 if reason is not None:
                     os.kill(pid, signal.SIGKILL)
                     return reason
