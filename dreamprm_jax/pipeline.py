@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import functools
-import hashlib
 import importlib.metadata
 import platform
 import sys
@@ -15,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dreamprm_jax import own_files
 from dreamprm_jax.config import Config, to_dict
 from dreamprm_jax.own_code import identity, is_own
 from dreamprm_jax.schema import DataError, canonical_json, content_hash
@@ -36,29 +35,28 @@ _WITHOUT_EFFECT = {
 # Fields that came after FORMAT: at these values they do not count, so that earlier workdirs stay good.
 _LATER = {"candidates": "", "optimizer": "adamw"}
 
-# Fields that may name a file of the user's, whose content counts instead of its place: edited, it is read again. Not so
-# the replay policy's: to answer what failed, its file grows, and the work that is done must stay.
-_FILES = {
-    "problems.path", "generate.candidates", "policy.chat_template", "train.labels.stored", "train.labels.clean_labels",
-}  # fmt: skip
 
+def fingerprint(config: Config, name: str, root: Path | None = None) -> str:
+    """Hash of all settings that the stage's output depends on, its inputs' included.
 
-def fingerprint(config: Config, name: str) -> str:
-    """Hash of all settings that the stage's output depends on, its inputs' included."""
+    Args:
+      config: the run's settings.
+      name: of the stage.
+      root: the run's folder, which remembers files that are gone.
+    """
     stage = STAGES[name]
-    settings = _relevant({section: getattr(config, section) for section in stage.sections})
-    return content_hash(
-        str(FORMAT), name, canonical_json(settings), *(fingerprint(config, i) for i in stage.inputs), digits=16
-    )
+    settings = _relevant({section: getattr(config, section) for section in stage.sections}, own_files.remembered(root))
+    inputs = (fingerprint(config, needed, root) for needed in stage.inputs)
+    return content_hash(str(FORMAT), name, canonical_json(settings), *inputs, digits=16)
 
 
-def _relevant(value: Any) -> Any:
+def _relevant(value: Any, memory: dict[str, str]) -> Any:
     plain = {k: to_dict(v) if hasattr(v, "__dataclass_fields__") else v for k, v in value.items()}
 
     def strip(item: Any, place: str = "") -> Any:
         if isinstance(item, dict):
             return {
-                k: _meaning(f"{place}{k}", strip(v, f"{place}{k}."))
+                k: _meaning(f"{place}{k}", strip(v, f"{place}{k}."), memory)
                 for k, v in item.items()
                 if k not in _WITHOUT_EFFECT and not (k in _LATER and v == _LATER[k])
             }
@@ -67,20 +65,9 @@ def _relevant(value: Any) -> Any:
     return strip(plain)
 
 
-def _meaning(name: str, value: Any) -> Any:
+def _meaning(name: str, value: Any, memory: dict[str, str]) -> Any:
     """What the value of a setting stands for: the content of a file, or the value itself."""
-    if isinstance(value, str) and is_own(value):
-        return identity(value)
-    if name in _FILES and Path(value).is_file():
-        stat = Path(value).stat()
-        return _file_hash(value, stat.st_mtime_ns, stat.st_size)
-    return value
-
-
-@functools.lru_cache(maxsize=64)
-def _file_hash(path: str, modified: int, size: int) -> str:
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    return identity(value) if isinstance(value, str) and is_own(value) else own_files.content(name, value, memory)
 
 
 @dataclass(frozen=True)
@@ -115,16 +102,16 @@ def _run_stage(config: Config, root: Path, name: str, crew: Crew) -> bool:
     stage, paths, main = STAGES[name], Paths(root), crew.index == 0
     say = _say if main else _say_nothing
     if not main and not stage.together:
-        while not StageFolder(paths.stage(name), fingerprint(config, name)).is_done():
+        while not StageFolder(paths.stage(name), fingerprint(config, name, root)).is_done():
             time.sleep(1.0)
         return False
     for needed in stage.inputs:
-        if not StageFolder(paths.stage(needed), fingerprint(config, needed)).is_done():
+        if not StageFolder(paths.stage(needed), fingerprint(config, needed, root)).is_done():
             raise DataError(
                 f"{paths.stage(needed)}: stage {needed!r} has not finished for these settings; "
                 f"run `dreamprm {needed}` first, with the same --config and --workdir, or `dreamprm run`"
             )
-    folder = StageFolder(paths.stage(name), fingerprint(config, name))
+    folder = StageFolder(paths.stage(name), fingerprint(config, name, root))
     if folder.is_done():
         say(f"== {name}: already done for these settings, reused ({folder.path})")
         return False
@@ -151,7 +138,7 @@ def _run_stage(config: Config, root: Path, name: str, crew: Crew) -> bool:
 
 def require_trained(config: Config, paths: Paths) -> None:
     """Raises DataError where the run's train stage has not finished for these settings."""
-    if not StageFolder(paths.stage("train"), fingerprint(config, "train")).is_done():
+    if not StageFolder(paths.stage("train"), fingerprint(config, "train", paths.root)).is_done():
         raise DataError(
             f"{paths.stage('train')}: stage 'train' has not finished for these settings; "
             "run `dreamprm run` first, with the same --config and --workdir"
@@ -173,6 +160,7 @@ def owned(root: Path) -> Iterator[None]:
 def record_run(config: Config, root: Path) -> None:
     """Writes the resolved settings and the versions of everything that matters into the run's folder."""
     write_json(root / "config.json", to_dict(config))
+    own_files.remember(to_dict(config), root)
     versions = {"python": sys.version.split()[0], "platform": platform.platform()}
     for package in ("dreamprm-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pyarrow"):
         try:

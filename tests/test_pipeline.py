@@ -93,6 +93,31 @@ def test_an_edited_file_redoes_what_read_it_and_a_moved_one_nothing(tmp_path, pa
         assert prints(moved) == after
 
 
+def test_the_files_of_a_tokenizers_folder_count(tmp_path):
+    config = replaced(Config(), "policy.chat_template", str(tmp_path))
+    prints = [fingerprint(config, "label")]
+    for name, text in (("chat_template.jinja", "a"), ("chat_template.jinja", "bc"), ("model.safetensors", "weights")):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        prints.append(fingerprint(config, "label"))
+    assert len(set(prints[:3])) == 3
+    assert prints[2] == prints[3]
+
+
+def test_a_stage_is_known_without_its_files(tmp_path):
+    """As where a run was copied to another machine."""
+    file, root = tmp_path / "problems.jsonl", tmp_path / "run"
+    file.write_text("one", encoding="utf-8")
+    config = replaced(Config(), "problems.path", str(file))
+    pipeline.record_run(config, root)
+    known = fingerprint(config, "train", root)
+    file.unlink()
+    assert fingerprint(config, "train", root) == known != fingerprint(config, "train")
+    file.write_text("another", encoding="utf-8")
+    assert fingerprint(config, "train", root) != known
+    file.write_text("one", encoding="utf-8")
+    assert fingerprint(config, "train") == known
+
+
 def test_fingerprints_are_stable_and_differ_between_stages(tiny_config):
     again = freeze(json.loads(json.dumps(dataclasses.asdict(tiny_config)), object_hook=_tuples))
     prints = [fingerprint(tiny_config, name) for name in STAGES]

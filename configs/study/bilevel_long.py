@@ -1,4 +1,4 @@
-"""Do learned labels need more visits? Ten times the steps: a label is visited about 170 times while the table learns.
+"""Do learned labels need more visits? Ten times the steps: a label is visited about 75 times while the table learns.
 
 Command:  dreamprm study --config=configs/study/bilevel_long.py --workdir=runs/study_bilevel_long
 Cost:     1 to 4 minutes an arm on one core

@@ -1,7 +1,7 @@
-"""Confirmation of the finalists with the embedded text reward model, on fresh seeds.
+"""Confirmation of the finalists with the embedded text reward model, on ten seeds.
 
 Command:  dreamprm study --config=configs/study/confirm.py --workdir=runs/study_confirm
-Cost:     see docs/label_correction.md; resumable arm by arm
+Cost:     75 to 100 seconds of one core an arm: two and a half hours on two cores; resumable arm by arm
 Expected: docs/label_correction.md
 """
 
@@ -23,5 +23,6 @@ def get_config() -> config_dict.ConfigDict:
         "hidden_fault_online",
         "label_table:meta=same,rate=0.1",
         "clean",
+        "clean:target=value",
     )
     return config

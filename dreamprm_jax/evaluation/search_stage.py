@@ -63,7 +63,7 @@ def search_window(config: Config, paths: Paths, arm: str, make_scorer: MakeScore
     problems = read_records(paths.problems("test"), Problem)[: settings.problems or None]
     aggregator = arm_aggregator(arm, _aggregator(config, paths))
     mark = content_hash(
-        fingerprint(config, "train"), arm, aggregator, canonical_json(to_dict(settings)), str(config.seed),
+        fingerprint(config, "train", paths.root), arm, aggregator, canonical_json(to_dict(settings)), str(config.seed),
         str(config.evaluate.bootstrap_samples), digits=16,
     )  # fmt: skip
     folder = StageFolder(paths.stage(f"search_{arm}"), mark)

@@ -154,7 +154,7 @@ def _labels(config: Config, paths: Paths, journal: Journal) -> Iterator[StepLabe
     policy = make_policy(config.policy, compositions=paths.compositions(), folder=paths.stage("label"))
     name, sampling = policy.name, canonical_json(policy.sampling(config.label.temperature))
     policy.close()
-    digest = fingerprint(config, "label")
+    digest = fingerprint(config, "label", paths.root)
     for program in _unique_programs(paths, "train"):
         outcome = outcomes[program.program_hash]
         estimate = ProgramEstimate.from_json(journal.get(_unit(program, outcome.verdict)) or [])

@@ -211,9 +211,10 @@ def _run(task: JudgeTask, limits: Limits, mode: int, first: int, count: int, alo
         ).pack()
 
     cpu, wall, files = limits.cpu_seconds, limits.wall_seconds, limits.output_bytes + _FRAME_BYTES
-    if official:
-        cpu = wall = (limits.cpu_seconds + 1) * count + _OFFICIAL_GRACE
+    longest = jobs.PATIENCE * wall
+    if official:  # whose own clock is that on the wall
+        cpu = wall = longest = (limits.cpu_seconds + 1) * count + _OFFICIAL_GRACE
         files = limits.output_bytes * min(count, _OFFICIAL_OUTPUTS) + _FRAME_BYTES
-    request = jobs.Request(jobs.RUN, 0, cpu, wall, limits.memory_bytes, files)
+    request = jobs.Request(jobs.RUN, 0, cpu, wall, longest, limits.memory_bytes, files)
     grader = Grader(task, functional, official, first, limits.output_bytes)
     return Run(pack, request, grader, numpy="numpy" in task.code, alone=alone)

@@ -101,7 +101,7 @@ class Pool(Generic[Item]):
             run=run,
             worker=worker,
             number=self._number,
-            deadline=now + jobs.PATIENCE * run.request.wall_seconds + _ANSWER_SECONDS,
+            deadline=now + run.request.longest_seconds + _ANSWER_SECONDS,
             next_look=now + _LOOK_SECONDS,
             overlapped=bool(others),
         )

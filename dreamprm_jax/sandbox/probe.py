@@ -95,11 +95,11 @@ def _attack(worker: Worker, grader: Grader, task: JudgeTask) -> set[str]:
     source = os.memfd_create("job", os.MFD_CLOEXEC)
     try:
         os.write(source, job.pack())
-        request = jobs.Request(jobs.RUN, 0, 10.0, 20.0, 1 << 30, 1 << 20)
+        request = jobs.Request(jobs.RUN, 0, 10.0, 20.0, 60.0, 1 << 30, 1 << 20)
         worker.send(request, (source, grader.output_file, grader.result_file))
     finally:
         os.close(source)
-    readable, _, _ = select.select([worker], [], [], 30.0)
+    readable, _, _ = select.select([worker], [], [], 70.0)
     reply = worker.receive() if readable else None
     if reply is None or reply.ending == jobs.FAILED:
         raise SandboxUnavailable(f"the sandbox's start-up probe failed: {reply.error if reply else 'no answer'}")

@@ -25,7 +25,7 @@ class Limits:
     """What one test may use."""
 
     cpu_seconds: float = 6.0
-    wall_seconds: float = 12.0  # of a program that waits; one that others keep from a core has up to ten times as long
+    wall_seconds: float = 12.0  # of a program that waits; one that others keep from a core has up to four times as long
     memory_bytes: int = 1 << 30  # address space beyond the worker's own
     output_bytes: int = 16 << 20
 

@@ -88,7 +88,7 @@ def _from_run(run: Path, arm: str, options: PrmOptions) -> Prm:
     paths = Paths(run)
     if arm not in config.train.arms:
         raise DataError(f"--prm={run / arm}: the run's models are {', '.join(config.train.arms)}")
-    mark = fingerprint(config, "train")
+    mark = fingerprint(config, "train", run)
     if not StageFolder(paths.stage("train"), mark).is_done():
         raise DataError(f"{paths.stage('train')}: stage 'train' has not finished for the settings in config.json")
     settings = _limited(config.model, options)

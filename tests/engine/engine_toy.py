@@ -49,7 +49,10 @@ class SquaresWork:
             raise ValueError(f"unit {key} is wrong")
         if key in self.settings.hopeless:
             raise DataError("the server does not know the model")
+        deadline = time.monotonic() + 300
         while self.settings.together > len(workers(self.settings.log)):
+            if time.monotonic() > deadline:
+                raise TimeoutError("the others do not come")
             time.sleep(0.05)
         time.sleep(self.settings.seconds)
         return UnitResult([payload * payload, "x" * self.settings.pad], {"done": 1})

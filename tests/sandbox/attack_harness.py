@@ -134,6 +134,8 @@ def run(attacks: list[dict[str, Any]], mode: str, tier: str, workers: int = 2) -
             with Judge(mode, tier, PATIENT, 1) as judge:
                 for attack, result in zip(late, judge.evaluate(task(a, place) for a in late), strict=True):
                     results[attack["id"]] = result
+                    if SECRET in result.error:
+                        wrong.append(f"{result.key}: the secret is in the error text")
                     wrong += [f"around {attack['id']}, alone: {item}" for item in place.damage()]
                 sessions |= judge.worker_pids()
         wrong += [f"process {pid} is left" for pid in session_members(sessions)]

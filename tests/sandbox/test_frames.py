@@ -63,7 +63,7 @@ def test_job_files_come_back(code: bytes, function: bytes, inputs: list[bytes]) 
 
 
 def test_messages_come_back() -> None:
-    request = jobs.Request(jobs.RUN, 7, 1.5, 2.5, 1 << 30, 1 << 20)
+    request = jobs.Request(jobs.RUN, 7, 1.5, 2.5, 5.0, 1 << 30, 1 << 20)
     assert jobs.Request.unpack(request.pack()) == request
     reply = jobs.Reply(7, jobs.FAILED, 9, 0.25, 1000, "fork: é")
     assert jobs.Reply.unpack(reply.pack()) == reply

@@ -11,9 +11,9 @@ EXITED, SIGNALLED, CPU_LIMIT, WALL_LIMIT, CANCELLED, FAILED = range(6)
 FAITHFUL, OFFICIAL = 0, 1
 SCRIPT, FUNCTION = 0, 1
 
-PATIENCE = 10  # times its wall time that a child has which never gets a core to itself
+PATIENCE = 4.0  # times its wall time that a child has which others keep from a core
 
-_REQUEST = struct.Struct("<IQddQQ")
+_REQUEST = struct.Struct("<IQdddQQ")
 _REPLY = struct.Struct("<QIidQ")
 
 
@@ -23,7 +23,8 @@ class Request(NamedTuple):
     kind: int
     number: int
     cpu_seconds: float = 0.0
-    wall_seconds: float = 0.0
+    wall_seconds: float = 0.0  # of a child that waits
+    longest_seconds: float = 0.0  # of one that others keep from a core
     memory_bytes: int = 0
     file_bytes: int = 0  # largest size of a file that the child writes
 

@@ -28,6 +28,7 @@ from .report import RESULT_FD
 _POLL_SECONDS = 0.25  # a child with several threads spends its CPU time faster than the clock runs
 _LOOK_SECONDS = 0.5  # beyond its wall time: how often a child is asked whether it still computes
 _COMPUTES = 0.05  # the share of a core from which on it does
+_HAD_A_CORE = 0.9  # the share from which on nobody held it up
 _THREADS = 1024  # that one child may start, over its whole life
 _READY = b"R"
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
@@ -152,8 +153,8 @@ class Worker:
     def watch(self, pid: int, request: Request) -> int | None:
         """Waits for the child's end; kills it at a limit or on request. Returns why it was killed, if it was.
 
-        The wall limit ends children that sleep. One that still computes when it is reached was kept from a core by
-        others: it goes on to its CPU limit, or to ``PATIENCE`` times the wall limit.
+        The wall limit ends children that wait, and those that had a core. One that computes then, and had less than
+        its share of a core so far, goes on to its CPU limit, or to ``longest_seconds``.
         """
         ended = os.pidfd_open(pid)
         poll = select.poll()
@@ -192,7 +193,8 @@ class Worker:
                 now = time.monotonic()
                 if reason is None and now >= deadline:
                     computes = left_then - left >= _COMPUTES * (now - looked)
-                    if not computes or now >= started + jobs.PATIENCE * request.wall_seconds:
+                    held_up = request.cpu_seconds - left < _HAD_A_CORE * (now - started)
+                    if not (computes and held_up) or now >= started + request.longest_seconds:
                         reason = jobs.WALL_LIMIT
                     looked, left_then, deadline = now, left, now + _LOOK_SECONDS
                 if reason is not None:
