@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from pathlib import Path
 from typing import Any
 
-from dreamprm_jax.storage import read_json, write_json
+from dreamprm_jax.storage import file_hash, read_json, write_json
 
 # Edited, such a file is read again. Not so the replay policy's: to answer what failed, its file grows, and the work
 # that is done must stay.
@@ -29,14 +28,15 @@ def remember(settings: dict[str, Any], root: Path) -> None:
 
     A finished stage is then known where the files are gone: deleted, or not copied to another machine with the run.
     """
-    memory = remembered(root)
+    known = remembered(root)
+    memory = dict(known)
     for field in _FIELDS:
         value: Any = settings
         for part in field.split("."):
             value = value[part]
         if digest := _digest(value):
             memory[_key(field, value)] = digest
-    if memory != remembered(root):
+    if memory != known:
         write_json(root / _MEMORY, memory)
 
 
@@ -64,5 +64,4 @@ def _digest(value: str) -> str | None:
 
 @functools.lru_cache(maxsize=64)
 def _file_hash(path: str, modified: int, size: int) -> str:
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    return file_hash(Path(path))

@@ -44,9 +44,13 @@ def fingerprint(config: Config, name: str, root: Path | None = None) -> str:
       name: of the stage.
       root: the run's folder, which remembers files that are gone.
     """
+    return _fingerprint(config, name, own_files.remembered(root))
+
+
+def _fingerprint(config: Config, name: str, memory: dict[str, str]) -> str:
     stage = STAGES[name]
-    settings = _relevant({section: getattr(config, section) for section in stage.sections}, own_files.remembered(root))
-    inputs = (fingerprint(config, needed, root) for needed in stage.inputs)
+    settings = _relevant({section: getattr(config, section) for section in stage.sections}, memory)
+    inputs = (_fingerprint(config, needed, memory) for needed in stage.inputs)
     return content_hash(str(FORMAT), name, canonical_json(settings), *inputs, digits=16)
 
 

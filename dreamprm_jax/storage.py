@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import hashlib
 import itertools
 import json
 import os
@@ -26,6 +27,12 @@ TEMPORARY = ".*.tmp"  # matches what atomic_path leaves behind where the process
 _ROW_GROUP = 1 << 16  # rows that are written at once
 _READ_ROWS = 1024  # rows that are read at once
 _DACITE = dacite.Config(cast=[tuple, Verdict], check_types=True)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def disk_full_error(path: Path, error: OSError) -> DataError | None:

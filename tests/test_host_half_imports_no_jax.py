@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 PACKAGES = ("problems", "cof", "policy", "sandbox", "labeling", "engine", "selection", "evaluation", "stepbench")
-MODULES = ("schema", "storage", "config", "workdir", "own_code", "stages", "pipeline", "cli")
+MODULES = ("schema", "storage", "config", "workdir", "own_code", "own_files", "stages", "pipeline", "cli")
 FORBIDDEN = ("jax", "jaxlib", "flax", "optax", "orbax")
 
 IMPORT_EACH = """

@@ -7,7 +7,6 @@ again, it judges only what is missing.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ from dreamprm_jax.schema import (
     canonical_json,
     content_hash,
 )
-from dreamprm_jax.storage import read_json, write_json, write_records, write_text
+from dreamprm_jax.storage import file_hash, read_json, write_json, write_records, write_text
 from dreamprm_jax.workdir import StageFolder
 
 FOLDER = "evaluate_files"
@@ -141,8 +140,7 @@ def _digest(path: Path) -> str:
         return canonical_json([[item.name, stat.st_size, stat.st_mtime_ns] for item, stat in files])
     if not path.exists():  # a dataset of the hub
         return str(path)
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+    return file_hash(path)
 
 
 def _count_steps(program: Program, granularity: Granularity) -> int:

@@ -27,6 +27,7 @@ _ATTEMPTS = 3  # children started for one run while the sandbox itself fails
 _SHARED_TESTS = 64  # tests sent to one child: each holds a descriptor there
 _SHARED_BYTES = 64 << 20  # and their inputs together
 _FRAME_BYTES = 1 << 20  # room for frames beside the output
+_PATIENCE = 4.0  # times its wall time that a child has which others keep from a core
 _OFFICIAL_OUTPUTS = 4  # lcb mode: the one child may leave this many tests' largest outputs
 _OFFICIAL_GRACE = 5  # seconds beyond (limit + 1) a test, as in compute_code_generation_metrics
 
@@ -211,7 +212,7 @@ def _run(task: JudgeTask, limits: Limits, mode: int, first: int, count: int, alo
         ).pack()
 
     cpu, wall, files = limits.cpu_seconds, limits.wall_seconds, limits.output_bytes + _FRAME_BYTES
-    longest = jobs.PATIENCE * wall
+    longest = _PATIENCE * wall
     if official:  # whose own clock is that on the wall
         cpu = wall = longest = (limits.cpu_seconds + 1) * count + _OFFICIAL_GRACE
         files = limits.output_bytes * min(count, _OFFICIAL_OUTPUTS) + _FRAME_BYTES

@@ -9,7 +9,6 @@ joins them into the output, in order, so the bytes do not depend on who did what
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import re
 import shutil
 import time
@@ -31,7 +30,7 @@ from dreamprm_jax.schema import DataError, Problem, Program, Score, Skip, arrow_
 from dreamprm_jax.scoring.inputs import Item, read_items
 from dreamprm_jax.scoring.prm import Prm
 from dreamprm_jax.scoring.scorer import ProgramReading, Reading, Scorer, score_row
-from dreamprm_jax.storage import atomic_path, read_json, write_json, write_text
+from dreamprm_jax.storage import atomic_path, file_hash, read_json, write_json, write_text
 from dreamprm_jax.training.examples import tokenise
 
 FORMAT = 1  # raise when the output changes meaning
@@ -145,8 +144,7 @@ class ScoreJob:
             "overlong": limits.overlong, "dtype": limits.dtype, "attention": limits.attention,
             "granularity": self.prm.granularity, "source": options.source,
         }  # fmt: skip
-        with open(options.candidates, "rb") as handle:
-            candidates = hashlib.file_digest(handle, "sha256").hexdigest()
+        candidates = file_hash(options.candidates)
         prompts = content_hash(
             *(f"{p.problem_id}\0{p.platform}\0{p.title}\0{p.statement}" for p in options.problems.values())
         )

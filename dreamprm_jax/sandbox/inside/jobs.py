@@ -11,8 +11,6 @@ EXITED, SIGNALLED, CPU_LIMIT, WALL_LIMIT, CANCELLED, FAILED = range(6)
 FAITHFUL, OFFICIAL = 0, 1
 SCRIPT, FUNCTION = 0, 1
 
-PATIENCE = 4.0  # times its wall time that a child has which others keep from a core
-
 _REQUEST = struct.Struct("<IQdddQQ")
 _REPLY = struct.Struct("<QIidQ")
 
