@@ -29,10 +29,10 @@ from typing import Any
 from dreamprm_jax.config import EngineConfig
 from dreamprm_jax.engine.executors.local import LocalExecutor
 from dreamprm_jax.engine.executors.protocol import UnitResult
-from dreamprm_jax.engine.journal import Journal
-from dreamprm_jax.engine.key_index import KeyIndex
 from dreamprm_jax.engine.run import make_executor, run_units
 from dreamprm_jax.evaluation.text_table import text_table
+from dreamprm_jax.runs.journal import Journal
+from dreamprm_jax.runs.key_index import KeyIndex
 from dreamprm_jax.schema import content_hash
 
 TALLIES = [1, *[[4, 3, 1, 0, 0, 0, 0, 0, 4, 1234567]] * 5]  # what the label stage commits for a program of six steps

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from dreamprm_jax.cli import load_config
+from dreamprm_jax.cli.main import load_config
 from dreamprm_jax.config import Config
 from dreamprm_jax.schema import DataError
 
@@ -27,7 +27,7 @@ def check(config: Config, stage: str, devices: int) -> str:
         raise DataError("config.policy.model is empty; name the model as the server does")
     if stage not in TRAINS:
         return f"{stage}: one process"
-    from dreamprm_jax.training.labelling import plans
+    from dreamprm_jax.training.arms import plans
     from dreamprm_jax.training.loop import check_settings
     from dreamprm_jax.training.mesh import abstract_mesh, check_divisible
 

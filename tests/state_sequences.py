@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from dreamprm_jax.labeling.change_point import FAILED, PASSED
+from dreamprm_jax.labeling.correction.change_point import FAILED, PASSED
 
 
 def brute_force(hazard, hidden, alive, dead, outcome):

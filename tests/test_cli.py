@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from dreamprm_jax import cli
-from dreamprm_jax.stages import STAGES
+from dreamprm_jax.cli import main as cli
+from dreamprm_jax.runs.stage_graph import STAGES
 
 COMMANDS = [*STAGES, "run", "judge", "serve", "inspect", "export"]
 NO_JAX = "import sys; assert not {'jax', 'jaxlib', 'flax', 'optax', 'orbax'} & set(sys.modules)"

@@ -5,12 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from dreamprm_jax import pipeline
 from dreamprm_jax.config import Config
-from dreamprm_jax.pipeline import Crew, _run_stage
+from dreamprm_jax.runs.paths import DONE, STARTED, Paths
+from dreamprm_jax.runs.stage_graph import Stage
 from dreamprm_jax.schema import DataError
-from dreamprm_jax.stages import Stage
-from dreamprm_jax.workdir import DONE, STARTED, Paths
+from dreamprm_jax.stages import runner as pipeline
+from dreamprm_jax.stages.runner import Crew, _run_stage
 
 CALLS = []
 

@@ -9,12 +9,12 @@ import pytest
 
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import MetaConfig
-from dreamprm_jax.evaluation.truth import why_no_truth
-from dreamprm_jax.pipeline import run_stage
+from dreamprm_jax.labeling.exact_truth import why_no_truth
+from dreamprm_jax.runs.paths import Paths
+from dreamprm_jax.runs.stage_graph import STAGES
 from dreamprm_jax.schema import Program, Score, StepLabel
-from dreamprm_jax.stages import STAGES
+from dreamprm_jax.stages.runner import run_stage
 from dreamprm_jax.storage import read_records
-from dreamprm_jax.workdir import Paths
 
 
 @pytest.mark.slow

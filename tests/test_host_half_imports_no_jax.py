@@ -32,7 +32,7 @@ def host_modules(repository) -> list[str]:
 def test_every_module_of_the_host_half(repository):
     names = host_modules(repository)
     assert len(names) > 50
-    assert {"dreamprm_jax.labeling.stage", "dreamprm_jax.evaluation.report.stage"} < set(names)
+    assert {"dreamprm_jax.stages.label", "dreamprm_jax.stages.report"} < set(names)
     run = subprocess.run(
         [sys.executable, "-c", IMPORT_EACH, json.dumps(names), json.dumps(FORBIDDEN)],
         capture_output=True, text=True, check=False, cwd=repository,

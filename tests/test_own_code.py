@@ -4,10 +4,11 @@ import dataclasses
 
 import pytest
 
-from dreamprm_jax import own_code, pipeline
+from dreamprm_jax import user_code as own_code
 from dreamprm_jax.config import Config
-from dreamprm_jax.pipeline import fingerprint
 from dreamprm_jax.schema import DataError
+from dreamprm_jax.stages import runner as pipeline
+from dreamprm_jax.stages.runner import fingerprint
 
 
 def test_what_names_a_function():

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from dreamprm_jax import pipeline
 from dreamprm_jax.config import Config, MeshConfig, freeze
-from dreamprm_jax.pipeline import fingerprint, run_stage
+from dreamprm_jax.runs.paths import DONE, STARTED, Paths, StageFolder
+from dreamprm_jax.runs.stage_graph import STAGES, Stage
 from dreamprm_jax.schema import DataError
-from dreamprm_jax.stages import STAGES, Stage
-from dreamprm_jax.workdir import DONE, STARTED, Paths, StageFolder
+from dreamprm_jax.stages import runner as pipeline
+from dreamprm_jax.stages.runner import fingerprint, run_stage
 
 CALLS = []
 
@@ -230,7 +230,7 @@ def test_second_process_on_a_run_is_refused(stages, tmp_path):
     holder = textwrap.dedent(f"""
         import sys
         from pathlib import Path
-        from dreamprm_jax.pipeline import owned
+        from dreamprm_jax.stages.runner import owned
         with owned(Path({str(tmp_path)!r})):
             print("held", flush=True)
             sys.stdin.read()

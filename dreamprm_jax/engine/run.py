@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from dreamprm_jax.config import EngineConfig
-from dreamprm_jax.engine.account import Account
 from dreamprm_jax.engine.executors.protocol import Executor, WorkFactory
-from dreamprm_jax.engine.journal import Journal
 from dreamprm_jax.engine.schedule import Ended, Schedule
 from dreamprm_jax.engine.stop import StopRequest
+from dreamprm_jax.runs.journal import Journal
+from dreamprm_jax.runs.progress import Account
 from dreamprm_jax.schema import DataError
 
 _LOOK_SECONDS = 0.5  # how soon SIGTERM is seen while nothing else happens

@@ -9,10 +9,10 @@ import numpy as np
 from dreamprm_jax.config import Config
 from dreamprm_jax.evaluation.candidates import Candidates, load_candidates
 from dreamprm_jax.evaluation.methods import arm_method, is_outcome_model
+from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import Skip
 from dreamprm_jax.selection.aggregators import AGGREGATORS
 from dreamprm_jax.selection.choose_aggregator import Choice, automatic
-from dreamprm_jax.workdir import Paths
 
 DEFAULT = "last"
 """The value of the complete program, which is what a Monte-Carlo label of its last step estimates."""

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dreamprm_jax.policy.stage import MEAN_LOG_PROBABILITY
+from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import DataError, Outcome, Problem, Program, Score, Skip
+from dreamprm_jax.stages.generate import MEAN_LOG_PROBABILITY
 from dreamprm_jax.storage import read_records
-from dreamprm_jax.workdir import Paths
 
 DIFFICULTIES = ("easy", "medium", "hard")
 

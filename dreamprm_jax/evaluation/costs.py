@@ -12,7 +12,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from dreamprm_jax.evaluation.candidates import Candidates
-from dreamprm_jax.workdir import Paths
+from dreamprm_jax.runs.paths import Paths
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ import numpy as np
 from tqdm import tqdm
 
 from dreamprm_jax.config import Config
-from dreamprm_jax.engine.journal import Journal
 from dreamprm_jax.evaluation.candidates import Candidates, candidate_name
 from dreamprm_jax.problems.procedural.compose import Composition
+from dreamprm_jax.runs.journal import Journal
+from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.sandbox import Judge
 from dreamprm_jax.schema import Skip, Verdict
 from dreamprm_jax.selection.execution import Execution, ExecutionTask, clusters, run_on_inputs, vote_inputs
 from dreamprm_jax.storage import read_json
-from dreamprm_jax.workdir import Paths
 
 
 def execution_clusters(

@@ -15,12 +15,13 @@ from tqdm import tqdm
 
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import Config, to_dict
-from dreamprm_jax.engine.journal import Journal
 from dreamprm_jax.evaluation.eval_all import eval_all_row, write_eval_all
 from dreamprm_jax.evaluation.files_summary import Judged, summarise, summary_text
 from dreamprm_jax.evaluation.text_table import csv_text, finite
 from dreamprm_jax.problems.candidates import Candidate, CandidateFile, read_candidates
 from dreamprm_jax.problems.livecodebench import load_problems
+from dreamprm_jax.runs.journal import Journal
+from dreamprm_jax.runs.paths import StageFolder
 from dreamprm_jax.sandbox import Judge, JudgeTask
 from dreamprm_jax.schema import (
     DataError,
@@ -34,7 +35,6 @@ from dreamprm_jax.schema import (
     content_hash,
 )
 from dreamprm_jax.storage import file_hash, read_json, write_json, write_records, write_text
-from dreamprm_jax.workdir import StageFolder
 
 FOLDER = "evaluate_files"
 _FORMAT = "2"  # raise when the meaning of the output changes

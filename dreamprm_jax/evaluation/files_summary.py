@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from dreamprm_jax.evaluation.candidates import DIFFICULTIES
-from dreamprm_jax.evaluation.statistics import bootstrap_interval, pass_at_k
 from dreamprm_jax.evaluation.text_table import ABSENT, percent, percent_interval, text_table
+from dreamprm_jax.metrics.statistics import bootstrap_interval, pass_at_k
 from dreamprm_jax.schema import Problem, Skip, Verdict
 from dreamprm_jax.selection.best_of_n import powers_of_two
 

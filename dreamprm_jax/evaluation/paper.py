@@ -13,8 +13,8 @@ from typing import Any
 
 from dreamprm_jax.evaluation.candidates import DIFFICULTIES
 from dreamprm_jax.evaluation.methods import ORACLE, RANDOM
-from dreamprm_jax.evaluation.statistics import wilson_interval
 from dreamprm_jax.evaluation.text_table import Table, number, percent, percent_interval, signed
+from dreamprm_jax.metrics.statistics import wilson_interval
 
 GROUPS = (31, 39, 61)
 SOLVED: Mapping[str, tuple[float, float, float]] = {

@@ -10,8 +10,8 @@ import numpy as np
 
 from dreamprm_jax.evaluation.candidates import Candidates
 from dreamprm_jax.evaluation.methods import Method
-from dreamprm_jax.evaluation.statistics import percentile_interval
-from dreamprm_jax.evaluation.step_metrics import (
+from dreamprm_jax.metrics.statistics import percentile_interval
+from dreamprm_jax.metrics.step_metrics import (
     auroc,
     auroc_replicates,
     expected_calibration_error,

@@ -11,7 +11,7 @@ import numpy as np
 from dreamprm_jax.evaluation.candidates import DIFFICULTIES, Candidates
 from dreamprm_jax.evaluation.methods import BASELINE_ARM, RANDOM, Method, arm_method, methods
 from dreamprm_jax.evaluation.program_metrics import program_level
-from dreamprm_jax.evaluation.statistics import (
+from dreamprm_jax.metrics.statistics import (
     bootstrap_means,
     mcnemar,
     percentile_interval,

@@ -17,8 +17,9 @@ import numpy as np
 from dreamprm_jax.evaluation.candidates import Candidates
 from dreamprm_jax.evaluation.methods import BASELINE_ARM, arm_label
 from dreamprm_jax.evaluation.program_metrics import STEP_BOOTSTRAP
-from dreamprm_jax.evaluation.statistics import percentile_interval
-from dreamprm_jax.evaluation.step_metrics import (
+from dreamprm_jax.labeling.correction.methods import noisy_steps
+from dreamprm_jax.metrics.statistics import percentile_interval
+from dreamprm_jax.metrics.step_metrics import (
     auroc,
     auroc_replicates,
     average_precision,
@@ -29,7 +30,6 @@ from dreamprm_jax.evaluation.step_metrics import (
     reliability_bins,
     spearman,
 )
-from dreamprm_jax.labeling.labellings import noisy_steps
 from dreamprm_jax.schema import CorrectedLabel, Skip, StepLabel, StepTruth
 from dreamprm_jax.selection.aggregators import sigmoid
 

@@ -12,8 +12,8 @@ from dreamprm_jax.evaluation.candidates import Candidates
 from dreamprm_jax.evaluation.costs import TokenCosts
 from dreamprm_jax.evaluation.hacking import hacking_row
 from dreamprm_jax.evaluation.methods import ORACLE, RANDOM, arm_aggregator, methods
-from dreamprm_jax.evaluation.statistics import bootstrap_means, mcnemar, percentile_interval
 from dreamprm_jax.evaluation.strategies import PUBLIC, Strategy, prune_curve, public_filter, ranking, strategies
+from dreamprm_jax.metrics.statistics import bootstrap_means, mcnemar, percentile_interval
 from dreamprm_jax.selection.best_of_n import powers_of_two
 
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from dreamprm_jax.config import TrainConfig
-from dreamprm_jax.training.labelling import ORM, plans
+from dreamprm_jax.training.arms import ORM, plans
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from dreamprm_jax.planning.layouts import MOST_SHARDS, Batches, objection, parse
 from dreamprm_jax.planning.memory import USABLE, Memory, step_memory, step_works
 from dreamprm_jax.planning.roofline import Layout, Work, step_time
 from dreamprm_jax.schema import DataError
+from dreamprm_jax.training.arms import plans
 from dreamprm_jax.training.inspect import GB, target_devices, target_model
-from dreamprm_jax.training.labelling import plans
 from dreamprm_jax.training.loop import check_settings
 
 TRIES = 3  # meshes that the compiler is asked about

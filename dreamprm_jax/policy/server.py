@@ -30,7 +30,7 @@ from dreamprm_jax.policy.chat_template import load_chat_template
 from dreamprm_jax.policy.continuation import from_chat, from_completion
 from dreamprm_jax.policy.protocol import Completion, CompletionRequest, PolicyError
 from dreamprm_jax.policy.transport import ContextOverflow, Refused, Reply, Transport
-from dreamprm_jax.policy.usage import Usage, UsageLog
+from dreamprm_jax.runs.server_usage import Usage, UsageLog
 from dreamprm_jax.schema import DataError
 
 _SEED_STRIDE = 1_000_003  # between the seeds of the single requests that stand for one of n choices

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreamprm_jax.config import PolicyConfig
 from dreamprm_jax.policy.protocol import PolicyError
-from dreamprm_jax.policy.usage import Usage
+from dreamprm_jax.runs.server_usage import Usage
 from dreamprm_jax.schema import DataError
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dreamprm_jax.config import Config
-from dreamprm_jax.engine.journal import Journal
 from dreamprm_jax.problems import codeio
 from dreamprm_jax.problems.codeio_tests import MIN_DISTINCT, make_tests
 from dreamprm_jax.problems.windows import hash_order
+from dreamprm_jax.runs.journal import Journal
 from dreamprm_jax.schema import DataError, Problem, Skip
 
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dreamprm_jax.config import SandboxConfig
-from dreamprm_jax.engine.journal import Journal
 from dreamprm_jax.problems.codeio import ENTRY_POINT, GENERATOR, Signature, Task, signature
+from dreamprm_jax.runs.journal import Journal
 from dreamprm_jax.sandbox import Judge, JudgeTask, Limits
 from dreamprm_jax.schema import TestCase, Verdict, content_hash
 

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from dreamprm_jax.engine.ordered import ordered_map
+from dreamprm_jax.engine.concurrent import ordered_map
 from dreamprm_jax.schema import DataError, Problem, Program, Score, Skip, arrow_schema, canonical_json, content_hash
 from dreamprm_jax.scoring.inputs import Item, read_items
 from dreamprm_jax.scoring.prm import Prm

@@ -22,8 +22,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dreamprm_jax.cli.score import add_prm_arguments, check_positive, prm_options
 from dreamprm_jax.schema import DataError
-from dreamprm_jax.scoring.cli import add_prm_arguments, check_positive, prm_options
 
 if TYPE_CHECKING:
     from aiohttp import web

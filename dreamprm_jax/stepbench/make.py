@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import SandboxConfig
-from dreamprm_jax.engine.journal import Journal
 from dreamprm_jax.problems import codeio
 from dreamprm_jax.problems.codeio_tests import make_tests
+from dreamprm_jax.runs.journal import Journal
 from dreamprm_jax.schema import DataError, Problem, Program, Verdict, content_hash, program_hash
 from dreamprm_jax.stepbench import trial
 from dreamprm_jax.stepbench.card import card, card_text

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dreamprm_jax.evaluation.statistics import Interval, percentile_interval, resampled_counts
-from dreamprm_jax.evaluation.step_metrics import first_error_f1, predicted_first_errors
+from dreamprm_jax.metrics.statistics import Interval, percentile_interval, resampled_counts
+from dreamprm_jax.metrics.step_metrics import first_error_f1, predicted_first_errors
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.stepbench.records import Bench, Truth
 from dreamprm_jax.stepbench.scores import Said

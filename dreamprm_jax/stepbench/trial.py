@@ -10,8 +10,8 @@ from random import Random
 from typing import Any
 
 from dreamprm_jax.config import SandboxConfig
-from dreamprm_jax.engine.journal import Journal
 from dreamprm_jax.problems.codeio import ENTRY_POINT, Task
+from dreamprm_jax.runs.journal import Journal
 from dreamprm_jax.sandbox import Judge, JudgeResult, JudgeTask, Limits
 from dreamprm_jax.schema import TestCase, Verdict, content_hash
 from dreamprm_jax.stepbench.mutate import Mutant, draw_mutants

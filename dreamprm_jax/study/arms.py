@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import dacite
 
-from dreamprm_jax.labeling.labellings import FIXED, ONLINE
+from dreamprm_jax.labeling.correction.methods import FIXED, ONLINE
 from dreamprm_jax.schema import DataError
 
 ORM = "orm"

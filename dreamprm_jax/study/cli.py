@@ -22,7 +22,7 @@ seeds, regimes or arms may be added to a finished study.
 
 def main(arguments: list[str]) -> int:
     """Runs the command."""
-    from dreamprm_jax.cli import load_settings, settings_epilog, workdir  # the command line imports this module
+    from dreamprm_jax.cli.main import load_settings, settings_epilog, workdir  # the command line imports this module
 
     if arguments[:1] == ["codeio"]:
         from dreamprm_jax.study import codeio_cli
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
     settings = freeze_study(load_settings(options.config, overrides, StudySettings()))
     folder = workdir(options.workdir or f"runs/{settings.name}")
     if not options.report:
-        from dreamprm_jax.pipeline import owned
+        from dreamprm_jax.stages.runner import owned
         from dreamprm_jax.study.run import run_study
 
         with owned(folder):

@@ -36,7 +36,7 @@ COLUMNS = {
 
 def main(arguments: list[str]) -> int:
     """Runs the command."""
-    from dreamprm_jax.cli import load_settings, settings_epilog, workdir  # the command line imports this module
+    from dreamprm_jax.cli.main import load_settings, settings_epilog, workdir  # the command line imports this module
 
     parser = argparse.ArgumentParser(
         prog="dreamprm study codeio",

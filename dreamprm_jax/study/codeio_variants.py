@@ -20,8 +20,8 @@ from tqdm import tqdm
 
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import SandboxConfig
-from dreamprm_jax.engine.journal import Journal
 from dreamprm_jax.problems import codeio
+from dreamprm_jax.runs.journal import Journal
 from dreamprm_jax.sandbox import Judge, JudgeTask
 from dreamprm_jax.schema import TestCase, Verdict, content_hash, program_hash
 from dreamprm_jax.stepbench.make import Tally, usable_references

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
-from dreamprm_jax.evaluation.step_metrics import (
+from dreamprm_jax.metrics.step_metrics import (
     auroc,
     brier,
     expected_calibration_error,

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from dreamprm_jax.config import ModelConfig
-from dreamprm_jax.labeling.labellings import StepKey
+from dreamprm_jax.labeling.correction.methods import StepKey
 from dreamprm_jax.problems.procedural.compose import PRIMITIVES
 from dreamprm_jax.study.world import World
 from dreamprm_jax.training.examples import NO_LABEL, Example, build_examples

@@ -22,7 +22,14 @@ from jaxtyping import Float
 
 from dreamprm_jax.bilevel.labels import LabelTable, Parametrisation, WeightTable
 from dreamprm_jax.config import LabelsConfig, ModelConfig
-from dreamprm_jax.labeling.labellings import ONLINE, LabelSource, StepKey, fault_evidence, fixed_labels, step_key
+from dreamprm_jax.labeling.correction.methods import (
+    ONLINE,
+    LabelSource,
+    StepKey,
+    fault_evidence,
+    fixed_labels,
+    step_key,
+)
 from dreamprm_jax.models.decoder import decoder_config
 from dreamprm_jax.storage import read_json, write_json
 from dreamprm_jax.study import fit
@@ -33,9 +40,9 @@ from dreamprm_jax.study.regimes import Regime, regime
 from dreamprm_jax.study.results import Row, file_name, identity, missing, result_path
 from dreamprm_jax.study.settings import StudySettings, read_settings
 from dreamprm_jax.study.world import Known, World, draw_labels, make_world
+from dreamprm_jax.training.arms import make_parametrisation
 from dreamprm_jax.training.examples import Example
 from dreamprm_jax.training.feed import PackedRows
-from dreamprm_jax.training.labelling import make_parametrisation
 from dreamprm_jax.training.online_faults import alive_posterior, inferred_labels
 
 _LABELS = LabelsConfig(clean_target="recoverable")

@@ -21,8 +21,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from dreamprm_jax.config import DistributedConfig
-from dreamprm_jax.pipeline import Crew
 from dreamprm_jax.schema import DataError
+from dreamprm_jax.stages.runner import Crew
 
 FAREWELL_SECONDS = 3.0
 _requests: list[int] = []  # SIGTERMs received: there is one process and one list

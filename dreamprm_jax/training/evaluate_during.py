@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from dreamprm_jax.evaluation.step_metrics import auroc
+from dreamprm_jax.metrics.step_metrics import auroc
 from dreamprm_jax.training.examples import Example
 from dreamprm_jax.training.feed import Batch, Shape, collate, pack
 from dreamprm_jax.training.steps import LabelMove

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from tokenizers import Tokenizer
 
 from dreamprm_jax.config import ModelConfig
-from dreamprm_jax.labeling.labellings import StepKey
+from dreamprm_jax.labeling.correction.methods import StepKey
 from dreamprm_jax.schema import DataError, Granularity, Outcome, Problem, Program
 from dreamprm_jax.training.tokenizer import encode_prompt, encode_steps
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from dreamprm_jax.config import Config
 from dreamprm_jax.models.hf_export import export_model
 from dreamprm_jax.models.pretrained import model_config, weights_folder
-from dreamprm_jax.pipeline import require_trained
+from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import DataError
+from dreamprm_jax.stages.runner import require_trained
 from dreamprm_jax.training.mesh import make_mesh
 from dreamprm_jax.training.parameters import frozen_params, trained_params
-from dreamprm_jax.workdir import Paths
 
 
 def export(config: Config, paths: Paths, arm: str, output: Path) -> Path:

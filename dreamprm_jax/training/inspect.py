@@ -22,16 +22,17 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from dreamprm_jax.bilevel.labels import LabelTable
 from dreamprm_jax.config import Config
-from dreamprm_jax.labeling.labellings import ONLINE
+from dreamprm_jax.labeling.correction.methods import ONLINE
 from dreamprm_jax.models.decoder import DecoderConfig, decoder_config, require_forward_mode
 from dreamprm_jax.models.lora import split_trainable
 from dreamprm_jax.models.pretrained import check_weights, model_config
 from dreamprm_jax.models.reward import abstract_params
 from dreamprm_jax.schema import DataError
+from dreamprm_jax.training.arms import plans
 from dreamprm_jax.training.checkpoint import TrainState
 from dreamprm_jax.training.feed import Batch
 from dreamprm_jax.training.flops import matrix_flops
-from dreamprm_jax.training.labelling import plans
+from dreamprm_jax.training.label_table import padded_rows, table_sharding
 from dreamprm_jax.training.loop import check_settings
 from dreamprm_jax.training.losses import make_inner_loss
 from dreamprm_jax.training.mesh import (
@@ -53,7 +54,6 @@ from dreamprm_jax.training.steps import (
     make_optimizer,
     make_plain_step,
 )
-from dreamprm_jax.training.table import padded_rows, table_sharding
 
 GB = 1e9
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
+from dreamprm_jax.runs.paths import STARTED
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import write_text
-from dreamprm_jax.workdir import STARTED
 
 
 class MetricsWriter:

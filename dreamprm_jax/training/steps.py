@@ -17,13 +17,13 @@ from dreamprm_jax.bilevel.labels import Parametrisation
 from dreamprm_jax.bilevel.problem import Problem, tree_norm, uniform
 from dreamprm_jax.config import TrainConfig
 from dreamprm_jax.models.decoder import DecoderConfig
-from dreamprm_jax.own_code import call, is_own
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.training.checkpoint import TrainState
 from dreamprm_jax.training.feed import Batch, check_batch
+from dreamprm_jax.training.label_table import pad_labels
 from dreamprm_jax.training.losses import Loss, make_outer_loss
 from dreamprm_jax.training.master_weights import with_master_weights
-from dreamprm_jax.training.table import pad_labels
+from dreamprm_jax.user_code import call, is_own
 
 Metrics = dict[str, Array]
 META_FIGURES = ("outer_loss", "hypergradient_norm")  # 0 where phi rests: the outer problem is not looked at

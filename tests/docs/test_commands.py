@@ -22,14 +22,14 @@ from pathlib import Path
 import pytest
 from doc_blocks import REPOSITORY, Block, blocks, commands, documents, loose_commands
 
-from dreamprm_jax import cli
+from dreamprm_jax.cli import main as cli
 from dreamprm_jax.config import Config, to_dict
+from dreamprm_jax.runs.paths import Paths
+from dreamprm_jax.runs.stage_graph import STAGES
 from dreamprm_jax.schema import CorrectedLabel
-from dreamprm_jax.stages import STAGES
 from dreamprm_jax.storage import read_json, read_records
 from dreamprm_jax.study.codeio import CodeioSettings
 from dreamprm_jax.study.settings import StudySettings, freeze_study
-from dreamprm_jax.workdir import Paths
 
 NAMES = [str(path.relative_to(REPOSITORY)) for path in documents()]
 SCRIPTS = [

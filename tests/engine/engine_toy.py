@@ -13,8 +13,8 @@ from typing import Any
 
 from dreamprm_jax.config import EngineConfig
 from dreamprm_jax.engine.executors.protocol import UnitResult
-from dreamprm_jax.engine.journal import Journal
 from dreamprm_jax.engine.run import Summary, make_executor, run_units
+from dreamprm_jax.runs.journal import Journal
 from dreamprm_jax.schema import DataError
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from engine_toy import Squares, drive, executions, units, values
 
-from dreamprm_jax.engine.journal import Journal
+from dreamprm_jax.runs.journal import Journal
 from dreamprm_jax.schema import DataError, Program
 from dreamprm_jax.storage import read_records, write_json, write_records
 

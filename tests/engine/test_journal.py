@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dreamprm_jax.engine.journal import Journal
+from dreamprm_jax.runs.journal import Journal
 from dreamprm_jax.schema import DataError
 
 
@@ -57,7 +57,7 @@ def test_two_processes_cannot_own_it(tmp_path: Path) -> None:
 
 def test_kill_9_leaves_every_acknowledged_unit(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from dreamprm_jax.engine.journal import Journal\n"
+        "import sys; from pathlib import Path; from dreamprm_jax.runs.journal import Journal\n"
         "j = Journal(Path(sys.argv[1]))\n"
         "for i in range(10**9):\n"
         "    j.put(str(i), i * i); print(i, flush=True)\n"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import tracemalloc
 from pathlib import Path
 
-from dreamprm_jax.engine.journal import Journal
-from dreamprm_jax.engine.key_index import KeyIndex
+from dreamprm_jax.runs.journal import Journal
+from dreamprm_jax.runs.key_index import KeyIndex
 
 
 def test_every_key_is_found() -> None:

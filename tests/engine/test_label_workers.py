@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from dreamprm_jax.config import Config, EngineConfig
-from dreamprm_jax.engine.status import run_status
-from dreamprm_jax.labeling.work import shares
-from dreamprm_jax.pipeline import run_stage
-from dreamprm_jax.workdir import Paths
+from dreamprm_jax.labeling.rollouts.work import shares
+from dreamprm_jax.runs.paths import Paths
+from dreamprm_jax.runs.status import run_status
+from dreamprm_jax.stages.runner import run_stage
 
 
 def label(config: Config, generated: Path, folder: Path, **engine: Any) -> bytes:

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from dreamprm_jax.engine.ordered import ordered_map
+from dreamprm_jax.engine.concurrent import ordered_map
 
 
 def test_results_keep_the_order_of_the_items():

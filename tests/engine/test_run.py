@@ -18,10 +18,10 @@ import pytest
 from engine_toy import Broken, Squares, drive, executions, units, values
 
 from dreamprm_jax.config import EngineConfig
-from dreamprm_jax.engine.account import read_progress
 from dreamprm_jax.engine.executors.local import LocalExecutor
-from dreamprm_jax.engine.journal import Journal
 from dreamprm_jax.engine.run import make_executor, run_units
+from dreamprm_jax.runs.journal import Journal
+from dreamprm_jax.runs.progress import read_progress
 from dreamprm_jax.schema import DataError
 
 

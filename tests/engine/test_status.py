@@ -14,8 +14,8 @@ import engine_toy
 import pytest
 from engine_toy import Squares, drive
 
-from dreamprm_jax import cli
-from dreamprm_jax.engine.status import run_status
+from dreamprm_jax.cli import main as cli
+from dreamprm_jax.runs.status import run_status
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import write_json
 

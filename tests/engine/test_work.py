@@ -18,10 +18,10 @@ import pytest
 
 from dreamprm_jax.config import Config, SandboxConfig, to_dict
 from dreamprm_jax.engine.schedule import STRIKES
-from dreamprm_jax.labeling.work import SharedMachineJudge, Turns
-from dreamprm_jax.pipeline import run_stage
+from dreamprm_jax.labeling.rollouts.work import SharedMachineJudge, Turns
+from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import Problem, TestCase
-from dreamprm_jax.workdir import Paths
+from dreamprm_jax.stages.runner import run_stage
 
 DOUBLE = Problem(
     "double", "Double", "Print twice the number.", "own", "c", "2024-01-01T00:00:00", "easy",
@@ -118,7 +118,7 @@ def test_label_stage_whose_workers_are_killed(tmp_path: Path, tiny_config: Confi
         run_stage(config, tmp_path / name, "generate")
     script = (
         "import json, sys; from pathlib import Path; from dreamprm_jax.config import freeze\n"
-        "from dreamprm_jax.pipeline import run_stage\n"
+        "from dreamprm_jax.stages.runner import run_stage\n"
         "tuples = lambda d: {k: tuple(v) if isinstance(v, list) else v for k, v in d.items()}\n"
         "run_stage(freeze(json.loads(sys.argv[1], object_hook=tuples)), Path(sys.argv[2]), 'label')\n"
     )

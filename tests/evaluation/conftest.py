@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from dreamprm_jax import config as config_module
-from dreamprm_jax.evaluation.truth import load_truth
+from dreamprm_jax.labeling.exact_truth import load_truth
 from dreamprm_jax.policy.protocol import CompletionRequest
 from dreamprm_jax.policy.simulated import SimulatedPolicy
 from dreamprm_jax.problems.procedural.compose import compose
+from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import CorrectedLabel, Outcome, Problem, Program, Score, StepLabel, StepTruth, Verdict
 from dreamprm_jax.storage import write_json, write_records
-from dreamprm_jax.workdir import Paths
 
 NOISE = {"orm": 5.0, "raw": 3.5, "corrected": 2.0}
 

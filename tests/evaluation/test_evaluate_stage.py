@@ -11,11 +11,11 @@ import pytest
 from dreamprm_jax.evaluation.candidates import Candidates, load_candidates
 from dreamprm_jax.evaluation.hacking import hacking_row
 from dreamprm_jax.evaluation.methods import Method
-from dreamprm_jax.evaluation.stage import evaluate
-from dreamprm_jax.evaluation.truth import load_truth
+from dreamprm_jax.labeling.exact_truth import load_truth
+from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, Problem, Program, Score, StepLabel, Verdict
+from dreamprm_jax.stages.evaluate import evaluate
 from dreamprm_jax.storage import read_json, read_records, write_records
-from dreamprm_jax.workdir import Paths
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +206,7 @@ def test_no_verdict_at_all_is_an_error(copy, config):
 
 def test_evaluation_and_report_import_no_jax():
     code = (
-        "import sys, dreamprm_jax.evaluation.stage, dreamprm_jax.evaluation.report.stage, "
+        "import sys, dreamprm_jax.stages.evaluate, dreamprm_jax.stages.report, "
         "dreamprm_jax.selection.best_of_n\n"
         "print([m for m in ('jax', 'flax', 'optax', 'matplotlib') if m in sys.modules])"
     )

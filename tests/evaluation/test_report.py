@@ -11,11 +11,11 @@ import pytest
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.evaluation.candidates import load_candidates
 from dreamprm_jax.evaluation.report.heatmap import MAX_CHARACTERS, colour, json_for_script, viewer_data, visible
-from dreamprm_jax.evaluation.report.stage import report
-from dreamprm_jax.evaluation.stage import evaluate
+from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import CorrectedLabel, Outcome, Problem, Program, Score, StepLabel, StepTruth, Verdict
+from dreamprm_jax.stages.evaluate import evaluate
+from dreamprm_jax.stages.report import report
 from dreamprm_jax.storage import write_records
-from dreamprm_jax.workdir import Paths
 
 ATTACK = "<script>document.title = 'owned'</script>"
 TABLES = (

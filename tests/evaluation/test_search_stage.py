@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from dreamprm_jax.cli.search import main, run
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import SearchConfig
-from dreamprm_jax.evaluation.search_cli import main, run
-from dreamprm_jax.evaluation.search_judging import choose
-from dreamprm_jax.evaluation.search_stage import search_window
-from dreamprm_jax.evaluation.search_table import MethodOutcome, search_results, search_table
 from dreamprm_jax.problems.procedural.compose import Composition
 from dreamprm_jax.problems.procedural.truth import Valuer
 from dreamprm_jax.problems.procedural.writing import read
+from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import DataError, Outcome, Program
-from dreamprm_jax.selection.search import Candidate
+from dreamprm_jax.search.judging import choose
+from dreamprm_jax.search.methods import Candidate
+from dreamprm_jax.search.stage import search_window
+from dreamprm_jax.search.table import MethodOutcome, search_results, search_table
 from dreamprm_jax.storage import read_json, read_records
-from dreamprm_jax.workdir import Paths
 
 TOKENS = 1200
 

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from dreamprm_jax.evaluation.statistics import (
+from dreamprm_jax.metrics.statistics import (
     bootstrap_interval,
     bootstrap_means,
     mcnemar,

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from dreamprm_jax.evaluation.step_metrics import (
+from dreamprm_jax.metrics.step_metrics import (
     auroc,
     auroc_replicates,
     average_precision,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from dreamprm_jax.labeling.calibrator import fit_calibrator
+from dreamprm_jax.labeling.correction.calibrator import fit_calibrator
 from dreamprm_jax.schema import DataError
 
 

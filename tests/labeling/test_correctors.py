@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from dreamprm_jax.labeling.change_point import FAILED, PASSED, UNKNOWN, change_point_em
-from dreamprm_jax.labeling.correctors import beta_shrink, em, smoothing
+from dreamprm_jax.labeling.correction.change_point import FAILED, PASSED, UNKNOWN, change_point_em
+from dreamprm_jax.labeling.correction.correctors import beta_shrink, em, smoothing
 from dreamprm_jax.schema import DataError, Outcome, StepLabel, Verdict
 
 

@@ -7,9 +7,9 @@ import pytest
 
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import LabelConfig
-from dreamprm_jax.labeling.estimate import ProgramEstimate, StepTally, estimate_program
-from dreamprm_jax.labeling.identity import identity, prefixes_passed
-from dreamprm_jax.labeling.strategies import deviation
+from dreamprm_jax.labeling.rollouts.allocation import deviation
+from dreamprm_jax.labeling.rollouts.estimate import ProgramEstimate, StepTally, estimate_program
+from dreamprm_jax.labeling.rollouts.identity import identity, prefixes_passed
 from dreamprm_jax.policy.protocol import Completion, CompletionRequest, PolicyError
 from dreamprm_jax.policy.simulated import SimulatedPolicy
 from dreamprm_jax.problems.procedural.truth import Valuer

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from state_sequences import brute_force
 
-from dreamprm_jax.evaluation.step_metrics import auroc
-from dreamprm_jax.labeling.change_point import FAILED, PASSED, UNKNOWN, change_point_em
-from dreamprm_jax.labeling.fault_model import _Chain, fault_em
+from dreamprm_jax.labeling.correction.change_point import FAILED, PASSED, UNKNOWN, change_point_em
+from dreamprm_jax.labeling.correction.fault_model import _Chain, fault_em
+from dreamprm_jax.metrics.step_metrics import auroc
 from dreamprm_jax.schema import DataError
 
 

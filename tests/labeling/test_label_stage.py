@@ -12,16 +12,16 @@ import pytest
 
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import to_dict
-from dreamprm_jax.labeling import stage as label_stage
-from dreamprm_jax.pipeline import fingerprint, run_stage
 from dreamprm_jax.policy.simulated import SimulatedPolicy
 from dreamprm_jax.problems.procedural.truth import Valuer
 from dreamprm_jax.problems.procedural.writing import read
 from dreamprm_jax.problems.source import WINDOWS
+from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.sandbox import Judge, JudgeResult
 from dreamprm_jax.schema import DataError, Outcome, Problem, Program, StepLabel, Verdict
+from dreamprm_jax.stages import label as label_stage
+from dreamprm_jax.stages.runner import fingerprint, run_stage
 from dreamprm_jax.storage import read_records
-from dreamprm_jax.workdir import Paths
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_killed_and_resumed_labels_are_the_same(generated, reference, tiny_confi
     """SIGKILL, twice: while programs are judged and while prefixes are rolled out."""
     script = (
         "import json, sys; from pathlib import Path; from dreamprm_jax.config import freeze\n"
-        "from dreamprm_jax.pipeline import run_stage\n"
+        "from dreamprm_jax.stages.runner import run_stage\n"
         "tuples = lambda d: {k: tuple(v) if isinstance(v, list) else v for k, v in d.items()}\n"
         "run_stage(freeze(json.loads(sys.argv[1], object_hook=tuples)), Path(sys.argv[2]), 'label')\n"
         "assert not {'jax', 'jaxlib', 'flax', 'optax', 'orbax'} & set(sys.modules)\n"

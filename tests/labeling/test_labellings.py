@@ -8,8 +8,15 @@ import numpy as np
 import pytest
 
 from dreamprm_jax.config import LabelsConfig
-from dreamprm_jax.labeling.change_point import change_point_em
-from dreamprm_jax.labeling.labellings import FIXED, LabelSource, fixed_labels, read_labels, step_features, step_key
+from dreamprm_jax.labeling.correction.change_point import change_point_em
+from dreamprm_jax.labeling.correction.methods import (
+    FIXED,
+    LabelSource,
+    fixed_labels,
+    read_labels,
+    step_features,
+    step_key,
+)
 from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, StepLabel, Verdict
 from dreamprm_jax.storage import write_records
 from dreamprm_jax.study.world import drawn_label

@@ -5,10 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dreamprm_jax.evaluation.step_metrics import auroc, brier
-from dreamprm_jax.labeling import value_model
-from dreamprm_jax.labeling.change_point import FAILED, PASSED, UNKNOWN
-from dreamprm_jax.labeling.value_model import deviations, single_ratio, value_em, value_labels
+from dreamprm_jax.labeling.correction import value_model
+from dreamprm_jax.labeling.correction.change_point import FAILED, PASSED, UNKNOWN
+from dreamprm_jax.labeling.correction.value_model import deviations, single_ratio, value_em, value_labels
+from dreamprm_jax.metrics.step_metrics import auroc, brier
 from dreamprm_jax.schema import DataError, Outcome, StepLabel, Verdict
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from dreamprm_jax.cli import load_config
-from dreamprm_jax.pipeline import run_stage
+from dreamprm_jax.cli.main import load_config
+from dreamprm_jax.stages.runner import run_stage
 
 CONFIG = "tests/launch/tiny_run.py"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from planning_toy import CONFIG, LORA
 
-from dreamprm_jax import cli
+from dreamprm_jax.cli import main as cli
 from dreamprm_jax.config import Config, GenerateConfig, LabelConfig, MetaConfig, TrainConfig
 from dreamprm_jax.models.decoder import decoder_config
 from dreamprm_jax.planning import chips

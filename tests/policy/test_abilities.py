@@ -17,7 +17,7 @@ from dreamprm_jax.policy.abilities import Abilities
 from dreamprm_jax.policy.protocol import CompletionRequest, PolicyError
 from dreamprm_jax.policy.server import ServerPolicy
 from dreamprm_jax.policy.transport import _retry_after
-from dreamprm_jax.policy.usage import USAGE_FILE, Usage, UsageLog, spent
+from dreamprm_jax.runs.server_usage import USAGE_FILE, Usage, UsageLog, spent
 from dreamprm_jax.schema import DataError, Problem
 
 PROBLEM = Problem("p", "Double", "Print twice the number.", "own", "c", "2024-01-01", "easy")

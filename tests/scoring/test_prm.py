@@ -10,12 +10,12 @@ import pytest
 from dreamprm_jax.config import LabelConfig
 from dreamprm_jax.models.pretrained import model_config
 from dreamprm_jax.models.reward import abstract_params
-from dreamprm_jax.pipeline import fingerprint, record_run
+from dreamprm_jax.runs.paths import Paths, StageFolder
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.scoring.prm import PrmOptions, load_prm
+from dreamprm_jax.stages.runner import fingerprint, record_run
 from dreamprm_jax.training.checkpoint import Checkpoints, TrainState
 from dreamprm_jax.training.tokenizer import save_tokenizer, train_tokenizer
-from dreamprm_jax.workdir import Paths, StageFolder
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from dreamprm_jax import cli
+from dreamprm_jax.cli import main as cli
+from dreamprm_jax.cli.score import parse_shard, parser
 from dreamprm_jax.schema import DataError, Problem, Program, Score, arrow_schema, program_hash
-from dreamprm_jax.scoring.cli import parse_shard, parser
 from dreamprm_jax.scoring.inputs import json_array, read_items, read_problems
 from dreamprm_jax.scoring.job import JobOptions, ScoreJob, Shard
 from dreamprm_jax.scoring.protocol import parse_steps
@@ -244,7 +244,14 @@ def test_killed_and_run_again_ends_with_the_same_bytes(prm_folder, problems_file
     def command(output):
         options = {"prm": prm_folder, "problems": problems_file, "candidates": candidates_file, "output": output}
         fixed = ["--chunk=1", "--row-tokens=512", "--batch-tokens=512"]
-        return [sys.executable, "-m", "dreamprm_jax.cli", "score", *(f"--{k}={v}" for k, v in options.items()), *fixed]
+        return [
+            sys.executable,
+            "-m",
+            "dreamprm_jax.cli.main",
+            "score",
+            *(f"--{k}={v}" for k, v in options.items()),
+            *fixed,
+        ]
 
     subprocess.run(command(tmp_path / "whole.parquet"), check=True, capture_output=True)
     output = tmp_path / "killed.parquet"

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from dreamprm_jax import cli
+from dreamprm_jax.cli import main as cli
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.schema import Program, Score
 from dreamprm_jax.stepbench.records import BenchPaths, Truth

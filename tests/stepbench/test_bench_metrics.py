@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dreamprm_jax import cli
+from dreamprm_jax.cli import main as cli
 from dreamprm_jax.schema import DataError, Problem, Program
 from dreamprm_jax.stepbench.metrics import MISSING, baselines, best_threshold, evaluate, predictions
 from dreamprm_jax.stepbench.records import Bench, BenchPaths, Truth, read_bench

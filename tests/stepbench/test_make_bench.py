@@ -10,8 +10,8 @@ from stepbench_toy import TASKS, task
 
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import SandboxConfig
-from dreamprm_jax.engine.journal import Journal
 from dreamprm_jax.problems.codeio import read_tasks
+from dreamprm_jax.runs.journal import Journal
 from dreamprm_jax.sandbox import Judge, JudgeTask
 from dreamprm_jax.schema import DataError, Verdict, program_hash
 from dreamprm_jax.stepbench.make import make_bench, split_of, unsuitable

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from dreamprm_jax.cli.stepbench import _outputs
 from dreamprm_jax.schema import DataError, Score
-from dreamprm_jax.stepbench.cli import _outputs
 from dreamprm_jax.stepbench.records import Truth
 from dreamprm_jax.stepbench.scores import read_scores, step_logprobs
 from dreamprm_jax.storage import write_records

@@ -11,7 +11,7 @@ import pytest
 
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import SandboxConfig
-from dreamprm_jax.evaluation.statistics import resampled_counts
+from dreamprm_jax.metrics.statistics import resampled_counts
 from dreamprm_jax.problems.codeio import read_tasks
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.study.codeio import CodeioSettings, Steps, _replicates, draw_steps, mistake_weights

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from dreamprm_jax.config import freeze
-from dreamprm_jax.pipeline import run_stage
+from dreamprm_jax.stages.runner import run_stage
 
 
 def main(settings: str, workdir: str, stages: str) -> None:

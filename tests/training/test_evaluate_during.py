@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from training_toy import make_examples
 
-from dreamprm_jax.evaluation.step_metrics import auroc
+from dreamprm_jax.metrics.step_metrics import auroc
 from dreamprm_jax.training.evaluate_during import evaluation_set, label_figures, meta_figures
 from dreamprm_jax.training.feed import Shape, collate
 from dreamprm_jax.training.losses import batch_logits

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dreamprm_jax.labeling.labellings import LabelSource, step_key
+from dreamprm_jax.labeling.correction.methods import LabelSource, step_key
 from dreamprm_jax.study.reading import examples, structure_vocabulary
 from dreamprm_jax.study.regimes import REGIMES
 from dreamprm_jax.study.world import Sizes, draw_labels, make_world

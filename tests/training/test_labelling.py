@@ -11,14 +11,14 @@ import optax
 import pytest
 
 from dreamprm_jax.config import LabelsConfig
-from dreamprm_jax.labeling.labellings import LEARNED, LabelSource, fixed_labels
-from dreamprm_jax.pipeline import run_stage
+from dreamprm_jax.labeling.correction.methods import LEARNED, LabelSource, fixed_labels
+from dreamprm_jax.runs.paths import DONE, Paths
 from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, StepLabel
+from dreamprm_jax.stages.runner import run_stage
 from dreamprm_jax.storage import read_records
-from dreamprm_jax.training.labelling import make_parametrisation, plans
+from dreamprm_jax.training.arms import make_parametrisation, plans
 from dreamprm_jax.training.losses import elementwise_loss
 from dreamprm_jax.training.steps import make_optimizer
-from dreamprm_jax.workdir import DONE, Paths
 
 
 def test_plans_name_start_loss_and_warm_up(tiny_config):

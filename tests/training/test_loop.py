@@ -19,7 +19,7 @@ from dreamprm_jax.models.lora import split_trainable
 from dreamprm_jax.models.reward import init_params
 from dreamprm_jax.schema import DataError, Program
 from dreamprm_jax.scoring.scorer import ProgramReading, Reading, Scorer
-from dreamprm_jax.scoring.stage import score_programs
+from dreamprm_jax.stages.score import score_programs
 from dreamprm_jax.training.checkpoint import TrainState
 from dreamprm_jax.training.feed import Shape, collate
 from dreamprm_jax.training.loop import Arm, train_arm

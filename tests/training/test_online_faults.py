@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from state_sequences import brute_force
 
-from dreamprm_jax.evaluation.step_metrics import auroc
-from dreamprm_jax.labeling.change_point import FAILED, PASSED
-from dreamprm_jax.labeling.labellings import LabelSource, _faults, fault_evidence, hidden_fault_labels, step_key
+from dreamprm_jax.labeling.correction.change_point import FAILED, PASSED
+from dreamprm_jax.labeling.correction.methods import LabelSource, _faults, fault_evidence, hidden_fault_labels, step_key
+from dreamprm_jax.metrics.step_metrics import auroc
 from dreamprm_jax.study.reading import examples
 from dreamprm_jax.study.regimes import REGIMES
 from dreamprm_jax.study.world import Sizes, draw_labels, make_world

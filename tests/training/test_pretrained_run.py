@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from dreamprm_jax import cli
+from dreamprm_jax.cli import main as cli
 from dreamprm_jax.config import LoraConfig, MeshConfig, ModelConfig, to_dict
 from dreamprm_jax.models.decoder import decoder_config
 from dreamprm_jax.models.hf_config import read_config
@@ -19,17 +19,17 @@ from dreamprm_jax.models.hf_export import export_model
 from dreamprm_jax.models.hf_import import load_params
 from dreamprm_jax.models.pretrained import model_config
 from dreamprm_jax.models.reward import init_params
-from dreamprm_jax.pipeline import run_stage
+from dreamprm_jax.runs.paths import DONE, Paths
 from dreamprm_jax.schema import DataError, Problem, Program, Score
 from dreamprm_jax.scoring.scorer import ProgramReading, Reading, Scorer
-from dreamprm_jax.scoring.stage import score_programs
+from dreamprm_jax.stages.runner import run_stage
+from dreamprm_jax.stages.score import score_programs
 from dreamprm_jax.storage import read_records
 from dreamprm_jax.training.examples import tokenise
 from dreamprm_jax.training.export import export
 from dreamprm_jax.training.mesh import make_mesh
 from dreamprm_jax.training.parameters import frozen_params, initial_params, trained_params
 from dreamprm_jax.training.tokenizer import load_tokenizer, prompt_text, train_tokenizer
-from dreamprm_jax.workdir import DONE, Paths
 
 LORA = LoraConfig(rank=2, alpha=8.0, targets=("q", "v"))
 SHAPE = ModelConfig(

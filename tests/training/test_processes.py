@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from dreamprm_jax.config import DistributedConfig, to_dict
-from dreamprm_jax.pipeline import run_stage
+from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import Score
+from dreamprm_jax.stages.runner import run_stage
 from dreamprm_jax.storage import read_records
-from dreamprm_jax.workdir import Paths
 
 STAGES = Path(__file__).with_name("stage_process.py")
 PROGRAM = Path(__file__).with_name("train_process.py")

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from dreamprm_jax.training.table import MULTIPLE, PADDING, pad_labels, padded_rows
+from dreamprm_jax.training.label_table import MULTIPLE, PADDING, pad_labels, padded_rows
 
 PROGRAM = """
 import json
@@ -17,7 +17,7 @@ from dreamprm_jax.bilevel.labels import LabelTable
 from dreamprm_jax.bilevel.optimizers import lazy_adam, touched_rows
 from dreamprm_jax.config import MeshConfig
 from dreamprm_jax.training.mesh import make_mesh
-from dreamprm_jax.training.table import pad_labels, padded_rows, place_table
+from dreamprm_jax.training.label_table import pad_labels, padded_rows, place_table
 
 raw = np.linspace(0, 1, 10, dtype=np.float32)
 mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))

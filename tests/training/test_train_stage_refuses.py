@@ -2,10 +2,10 @@
 
 import pytest
 
+from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import DataError, Outcome, Problem, Program, StepLabel, Verdict
+from dreamprm_jax.stages.train import train
 from dreamprm_jax.storage import write_records
-from dreamprm_jax.training.stage import train
-from dreamprm_jax.workdir import Paths
 
 CODE = "def main():\n    print(1)\n\nmain()\n"
 

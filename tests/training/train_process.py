@@ -21,11 +21,11 @@ from dreamprm_jax.config import DistributedConfig, MeshConfig, MetaConfig, Model
 from dreamprm_jax.models.pretrained import make_params
 from dreamprm_jax.training import distributed
 from dreamprm_jax.training.checkpoint import TrainState
+from dreamprm_jax.training.label_table import pad_labels, padded_rows, place_table
 from dreamprm_jax.training.loop import Arm, train_arm
 from dreamprm_jax.training.losses import make_inner_loss
 from dreamprm_jax.training.mesh import activate, make_mesh, optimizer_shardings, parameter_shardings
 from dreamprm_jax.training.steps import make_meta_optimizer, make_optimizer
-from dreamprm_jax.training.table import pad_labels, padded_rows, place_table
 
 MODEL = dataclasses.replace(MICRO, num_kv_heads=2)
 LABELS = LabelTable(0.02)

@@ -1,0 +1,7 @@
+"""``python -m dreamprm_jax.cli``: the command line."""
+
+import sys
+
+from dreamprm_jax.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,207 @@
+"""StepBench: makes a benchmark of programs with one faulty function each, and scores scorers on it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from dreamprm_jax.config import SandboxConfig
+from dreamprm_jax.metrics.statistics import Interval
+from dreamprm_jax.sandbox.records import TIERS
+from dreamprm_jax.schema import DataError, content_hash
+from dreamprm_jax.stepbench.metrics import Result, baselines, evaluate
+from dreamprm_jax.stepbench.records import Bench, BenchPaths, read_bench
+from dreamprm_jax.stepbench.scores import REDUCTIONS, Said, read_scores
+from dreamprm_jax.storage import atomic_path, write_json
+
+SIZE = 2000
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the three commands and their options."""
+    commands = parser.add_subparsers(dest="action", required=True, metavar="make|export|score")
+
+    make = commands.add_parser("make", help="make a benchmark", description=_MAKE)
+    make.add_argument("--output", required=True, type=Path, metavar="DIR", help="the benchmark's folder")
+    make.add_argument("--seed", type=int, default=0, help="of inputs, faults and the choice among them (0)")
+    make.add_argument("--size", type=int, default=SIZE, help=f"number of programs, half of them erroneous ({SIZE})")
+    make.add_argument("--workers", type=int, default=0, help="programs that run at a time (one a core)")
+    make.add_argument(
+        "--tier", choices=TIERS, default=SandboxConfig().tier, help="isolation that must hold (%(default)s)"
+    )
+
+    export = commands.add_parser("export", help="write the programs alone", description=_EXPORT)
+    export.add_argument("--bench", required=True, type=Path, metavar="DIR", help="the benchmark's folder")
+    export.add_argument("--output", required=True, type=Path, metavar="FILE", help="the .jsonl file to write")
+
+    score = commands.add_parser("score", help="the metrics of scores", description=_SCORE)
+    score.add_argument("--bench", required=True, type=Path, metavar="DIR", help="the benchmark's folder")
+    score.add_argument(
+        "--scores", type=Path, nargs="+", default=[], metavar="FILE", help="a scorer's rows, .jsonl or .parquet"
+    )
+    score.add_argument(
+        "--prm",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="a reward model for `dreamprm score`, run first",
+    )
+    score.add_argument(
+        "--logprobs",
+        choices=REDUCTIONS,
+        default="mean",
+        help="how token log-probabilities become a step's score (mean)",
+    )
+    score.add_argument("--threshold", type=float, help="below which a step is called wrong (the best on dev)")
+    score.add_argument("--samples", type=int, default=10_000, help="bootstrap resamples of problems (10000)")
+    score.add_argument("--seed", type=int, default=0, help="of the resampling (0)")
+    score.add_argument("--output", type=Path, metavar="FILE", help="write the figures here, as JSON")
+
+
+_MAKE = (
+    "Makes a benchmark from the CodeI/O references of package reasoning-gym, injecting one fault into one function of "
+    "each. All programs run in the sandbox. The same seed and size give the same bytes. Killed, it resumes."
+)
+_EXPORT = (
+    "Writes one JSON line a program: problem_id, program_hash, statement (title, platform), code, step_ends. It is a "
+    "candidates file for `dreamprm score` and `dreamprm judge`, and the input of any scorer of your own. It does not "
+    "say which programs are wrong."
+)
+_SCORE = (
+    "Prints accuracy on erroneous programs (the first wrong step is named exactly), on clean ones (no step is called "
+    "wrong) and F1, their harmonic mean, with 95% intervals over problems, beside baselines that read nothing. Rows of "
+    "a scores file have program_hash and one of: step_scores (a number a step), first_wrong (an index or -1), or "
+    "token_logprobs with text_offset (and code_start)."
+)
+
+
+def main(args: argparse.Namespace) -> int:
+    """Runs one of the commands. Returns the exit status."""
+    return {"make": _make, "export": _export, "score": _score}[args.action](args)
+
+
+def _make(args: argparse.Namespace) -> int:
+    from dreamprm_jax.stepbench.make import make_bench
+
+    sandbox = dataclasses.replace(SandboxConfig(), workers=args.workers, tier=args.tier)
+    card: dict[str, Any] = make_bench(args.output, args.seed, args.size, sandbox)
+    counts, mutants = card["programs"], card["mutants"]
+    print(
+        f"{counts['all']} programs of {counts['problems']} problems: {counts['erroneous']} erroneous, "
+        f"{counts['clean']} clean\n"
+        f"{mutants['run']} mutants run: {mutants['shown by a test']} shown by a test, {mutants['survived']} survived, "
+        f"{mutants['no verdict']} without a verdict"
+    )
+    for reason, count in card["left_out"].items():
+        print(f"{count:>6} tasks left out: {reason}")
+    print(f"wrote {args.output.resolve()}; its data card is {BenchPaths(args.output).readme}")
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    bench = read_bench(args.bench)
+    if args.output.suffix != ".jsonl":
+        raise DataError(f"--output {args.output}: must end in .jsonl")
+    with atomic_path(args.output) as temporary, open(temporary, "w", encoding="utf-8") as handle:
+        for program in bench.programs:
+            problem = bench.problems[program.problem_id]
+            row = {
+                "problem_id": program.problem_id,
+                "program_hash": program.program_hash,
+                "statement": problem.statement,
+                "title": problem.title,
+                "platform": problem.platform,
+                "code": program.code,
+                "step_ends": bench.truth[program.program_hash].step_ends,
+            }
+            handle.write(json.dumps(row, ensure_ascii=False) + "\n")
+    problems = BenchPaths(args.bench).problems
+    print(f"wrote {len(bench.programs)} programs to {args.output}; their statements and tests are in {problems}")
+    return 0
+
+
+def _score(args: argparse.Namespace) -> int:
+    if args.samples < 1:
+        raise DataError(f"--samples {args.samples}: at least 1")
+    bench = read_bench(args.bench)
+    said: dict[str, Said] = {}
+    outputs = _outputs(args.prm, BenchPaths(args.bench).scores)
+    for path in [*args.scores, *(_scored_by(prm, args.bench, output) for prm, output in outputs.items())]:
+        name = path.stem if path.stem not in said else str(path)
+        said[name] = read_scores(path, bench.truth, args.logprobs)
+    results = [evaluate(bench, name, one, args.samples, args.seed, args.threshold) for name, one in said.items()]
+    print("\n".join(_report(bench, results, baselines(bench, args.samples, args.seed))))
+    for name, one in said.items():
+        if one.unknown:
+            print(f"{name}: {one.unknown} rows are of programs that are not in the benchmark")
+    if args.output is not None:
+        write_json(args.output, {result.name: dataclasses.asdict(result) for result in results})
+        print(f"figures written to {args.output}")
+    return 0
+
+
+def _outputs(prms: Sequence[Path], folder: Path) -> dict[Path, Path]:
+    """Where each reward model's scores go: named after its last two folders; where those are equal, its path too."""
+    places = {prm: prm.resolve() for prm in prms}
+    names = {prm: f"{place.parent.name}-{place.name}" for prm, place in places.items()}
+    often = Counter(names.values())
+    return {
+        prm: folder / (name + (f"-{content_hash(str(places[prm]), digits=8)}" if often[name] > 1 else "") + ".parquet")
+        for prm, name in names.items()
+    }
+
+
+def _scored_by(prm: Path, root: Path, output: Path) -> Path:
+    """Scores the benchmark's programs with a reward model, in a process of its own: this one stays free of jax.
+
+    Raises:
+      DataError: where ``dreamprm score`` fails; it has said why.
+    """
+    paths = BenchPaths(root)
+    options = {"prm": prm, "candidates": paths.programs, "problems": paths.problems, "output": output}
+    command = [
+        sys.executable,
+        "-m",
+        "dreamprm_jax.cli.main",
+        "score",
+        *(f"--{key}={value}" for key, value in options.items()),
+    ]
+    output.parent.mkdir(exist_ok=True)
+    if subprocess.run(command, check=False).returncode:
+        raise DataError(f"--prm {prm}: `dreamprm score` failed; its message is above")
+    return output
+
+
+def _report(bench: Bench, results: list[Result], trivial: list[Result]) -> Iterator[str]:
+    test = [row for row in bench.truth.values() if row.split == "test"]
+    erroneous = sum(row.first_wrong >= 0 for row in test)
+    yield (
+        f"StepBench, test split: {erroneous} erroneous programs, {len(test) - erroneous} clean, "
+        f"{len({row.problem_id for row in test})} problems; % with 95% intervals over problems\n"
+    )
+    yield f"{'':<24} {'F1':^20} {'erroneous':^20} {'clean':^20} {'threshold':>10} {'missing':>8}"
+    for result in [*results, *trivial]:
+        threshold = "" if result.threshold is None else f"{result.threshold:.4g}"
+        cells = " ".join(
+            f"{_percent(one):^20}" for one in (result.f1, result.accuracy_erroneous, result.accuracy_correct)
+        )
+        yield f"{result.name:<24} {cells} {threshold:>10} {result.missing or '':>8}"
+    for title, groups in (("fault", "by_operator"), ("place", "by_place"), ("failed by", "by_verdict")):
+        if results:
+            yield f"\n{title:<24} {'programs':>8} " + " ".join(f"{result.name[:14]:>14}" for result in results)
+        for group in getattr(results[0], groups) if results else ():
+            shares = [getattr(result, groups)[group] for result in results]
+            yield f"{group:<24} {shares[0][0]:>8} " + " ".join(f"{100 * share:>14.1f}" for _, share in shares)
+    yield ""
+
+
+def _percent(value: Interval) -> str:
+    return f"{100 * value.estimate:.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]"

@@ -1,0 +1,65 @@
+"""Fixed corrections of Monte-Carlo step labels, without a model: smoothing, Beta shrinkage, change-point EM.
+
+Each is a function on arrays; ``labellings`` applies one, by name, to the label stage's rows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from dreamprm_jax.labeling.correction.change_point import change_point_em
+from dreamprm_jax.schema import DataError
+
+SMOOTHING = 0.1  # of the released DreamPRM-Code
+STRENGTHS = np.array([0.1, 0.3, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0, 64.0])
+
+
+def smoothing(raw: Float[np.ndarray, " n"], amount: float = SMOOTHING) -> Float[np.ndarray, " n"]:
+    """Label smoothing: (1 - amount) raw + amount / 2.
+
+    Raises:
+      DataError: when ``amount`` is not in [0, 1].
+    """
+    if not 0.0 <= amount <= 1.0:
+        raise DataError(f"smoothing amount {amount}: must be in [0, 1]")
+    return (1.0 - amount) * np.asarray(raw, float) + 0.5 * amount
+
+
+def beta_shrink(passes: Int[np.ndarray, " n"], rollouts: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Posterior mean of each step's pass rate under a Beta(a, b) prior fitted to all steps (empirical Bayes).
+
+    The prior's mean is the pooled pass rate, a + b the best of STRENGTHS under the beta-binomial likelihood.
+
+    Returns:
+      (a + passes) / (a + b + rollouts): the pooled rate where there was no rollout.
+
+    Raises:
+      DataError: when no step has a rollout, or counts do not fit.
+    """
+    passes, rollouts = np.asarray(passes), np.asarray(rollouts)
+    if passes.shape != rollouts.shape or ((passes < 0) | (passes > rollouts)).any():
+        raise DataError("passes must have the shape of rollouts and lie between 0 and rollouts")
+    if rollouts.sum() == 0:
+        raise DataError("beta_shrink: no step has a judged rollout; there is nothing to fit")
+    mean = (passes.sum() + 0.5) / (rollouts.sum() + 1.0)
+    # log of the beta-binomial as products of factors: exact, and counts are small
+    pairs, counts = np.unique(np.stack([passes, rollouts], axis=1), axis=0, return_counts=True)
+    likelihood = np.zeros(len(STRENGTHS))
+    for (k, m), count in zip(pairs, counts, strict=True):
+        rising_a = np.log(mean * STRENGTHS[:, None] + np.arange(k)).sum(axis=1)
+        rising_b = np.log((1.0 - mean) * STRENGTHS[:, None] + np.arange(m - k)).sum(axis=1)
+        likelihood += count * (rising_a + rising_b - np.log(STRENGTHS[:, None] + np.arange(m)).sum(axis=1))
+    strength = STRENGTHS[np.argmax(likelihood)]
+    return (mean * strength + passes) / (strength + rollouts)
+
+
+def em(
+    passes: Int[np.ndarray, " n"],
+    rollouts: Int[np.ndarray, " n"],
+    program: Int[np.ndarray, " n"],
+    outcome: Int[np.ndarray, " programs"],
+    group: Int[np.ndarray, " programs"] | None = None,
+) -> Float[np.ndarray, " n"]:
+    """P(recoverable) of each step by the change-point EM; see ``change_point.change_point_em`` for the arguments."""
+    return change_point_em(passes, rollouts, program, outcome, group).recoverable

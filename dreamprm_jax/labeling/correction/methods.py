@@ -1,0 +1,259 @@
+"""The labellings by name: which number each noisy step trains on, from counts, outcomes and, where there are any, clean
+labels. Those that the outer problem learns start from one of the fixed ones; one is inferred in every training step.
+
+A labelling concerns every step but the last of its program, whose label is the program's own outcome, known exactly.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from dreamprm_jax.config import LabelsConfig
+from dreamprm_jax.labeling.correction.calibrator import fit_calibrator
+from dreamprm_jax.labeling.correction.change_point import FAILED, PASSED, UNKNOWN, outcome_code
+from dreamprm_jax.labeling.correction.correctors import beta_shrink, em, smoothing
+from dreamprm_jax.labeling.correction.fault_model import Faults, fault_em
+from dreamprm_jax.labeling.correction.value_model import value_labels
+from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, StepLabel
+from dreamprm_jax.storage import read_records
+
+StepKey = tuple[str, str, int]  # problem id, program hash, step index
+
+FIXED = {
+    "raw": "passes / rollouts, the soft estimate of the paper",
+    "soft": "mean of the Beta posterior: raw drawn to the prior where rollouts are few",
+    "hard": "1 where any rollout passed, else 0 (Math-Shepherd's hard estimate)",
+    "smoothing": "raw labels moved towards one half",
+    "gce": "raw labels under the generalised cross-entropy",
+    "beta_shrink": "posterior mean under a Beta prior fitted to all steps",
+    "em": "P(recoverable) by the change-point EM over the first fatal step",
+    "hidden_fault": "P(recoverable) by the hidden-fault EM: as em, for tests that miss faults too",
+    "value": "chance that a completion passes, by the value model: from all counts of a program together",
+    "calibrator": "logistic regression from the step's features to clean labels, where some steps have them",
+    "clean": "the exact truth (procedural benchmark), or clean labels from a file: the oracle",
+    "stored": "labels of an earlier run or of another tool, from a file",
+}
+# Inferred anew in every training step, with the model itself for a prior (``training.online_faults``).
+ONLINE = {"hidden_fault_online": "hidden_fault, whose hazards are those of the reward model in training"}
+# Learned by the outer problem -> the fixed labelling that warm-up and table start from.
+LEARNED = {"label_table": "raw", "weight_table": "raw", "corrector_net": "raw", "table_on_em": "em"}
+
+
+@dataclass(frozen=True)
+class LabelSource:
+    """What labellings draw on. ``steps`` are the noisy ones, in the order of the label table."""
+
+    labels: Sequence[StepLabel]  # of all steps, last ones too
+    outcomes: Mapping[str, Outcome]  # by program hash
+    clean: Mapping[StepKey, float] = field(default_factory=lambda: MappingProxyType({}))
+    clean_problems: int = 50  # the calibrator learns from the clean labels of so many problems, the first ones
+
+    @functools.cached_property
+    def steps(self) -> list[StepLabel]:
+        """``noisy_steps`` of the labels."""
+        return noisy_steps(self.labels)
+
+    def code(self, program_hash: str) -> int:
+        """The outcome of a program for the EM."""
+        outcome = self.outcomes.get(program_hash)
+        return outcome_code(outcome.verdict if outcome else None)
+
+
+def noisy_steps(labels: Sequence[StepLabel]) -> list[StepLabel]:
+    """Every step but the last of its program, whose label is the program's exact outcome and no estimate.
+
+    The steps of one program are consecutive and in order.
+    """
+    programs: dict[tuple[str, str], list[StepLabel]] = {}
+    for row in labels:
+        programs.setdefault((row.problem_id, row.program_hash), []).append(row)
+    return [row for rows in programs.values() for row in sorted(rows, key=lambda row: row.step_index)[:-1]]
+
+
+def step_key(row: StepLabel | CorrectedLabel) -> StepKey:
+    """What names a step in every file."""
+    return row.problem_id, row.program_hash, row.step_index
+
+
+def check_name(name: str, field_name: str) -> None:
+    """Raises DataError where ``name`` is no labelling."""
+    known = [*FIXED, *ONLINE, *LEARNED]
+    if name not in known:
+        raise DataError(f"{field_name}: no labelling {name!r}; choose among {', '.join(known)}")
+
+
+def fixed_labels(name: str, source: LabelSource, settings: LabelsConfig) -> Float[np.ndarray, " n"]:
+    """The labels of ``source.steps`` in [0, 1]; nan where a step has none.
+
+    ``em``, ``hidden_fault`` and ``value`` infer steps without rollouts from their neighbours and the outcome; ``soft``
+    and ``beta_shrink`` give them their prior; the other labellings leave them out.
+
+    Raises:
+      DataError: on an unknown name, or where clean or stored labels are needed and there are none.
+    """
+    steps = source.steps
+    raw = np.array([row.mean for row in steps], float)
+    if not len(steps) or name in ("raw", "gce"):
+        return raw
+    passes, rollouts = _counts(steps)
+    if name == "soft":
+        return np.array([row.posterior_alpha / (row.posterior_alpha + row.posterior_beta) for row in steps])
+    if name == "hard":
+        return np.where(rollouts > 0, passes > 0, np.nan).astype(float)
+    if name == "smoothing":
+        return smoothing(raw, settings.smoothing)
+    if name == "beta_shrink":
+        return beta_shrink(passes, rollouts)
+    if name == "em":
+        values = em_labels(source)
+        return np.array([values[step_key(row)] for row in steps])
+    if name == "hidden_fault":
+        return hidden_fault_labels(source)
+    if name == "value":
+        model = dict(zip(map(step_key, source.labels), value_labels(source.labels, source.outcomes), strict=True))
+        return np.array([model[step_key(row)].corrected for row in steps])
+    if name == "calibrator":
+        return _calibrated(source)
+    if name == "clean":
+        _require(source.clean, "clean", "config.train.labels.clean_labels")
+        return np.array([source.clean.get(step_key(row), np.nan) for row in steps])
+    if name == "stored":
+        if not settings.stored:
+            raise DataError(
+                "config.train.labels.stored: labelling 'stored' needs a Parquet file of CorrectedLabel rows"
+            )
+        stored = read_labels(Path(settings.stored))
+        values_ = np.array([stored.get(step_key(row), np.nan) for row in steps])
+        if not np.isfinite(values_).any():
+            raise DataError(f"{settings.stored}: none of its rows is a step of this run's training programs")
+        return values_
+    raise DataError(f"no fixed labelling {name!r}; choose among {', '.join(FIXED)}")
+
+
+def read_labels(path: Path) -> dict[StepKey, float]:
+    """The ``corrected`` column of a Parquet file of ``CorrectedLabel`` rows, by step.
+
+    Raises:
+      DataError: naming file and row where a label is not in [0, 1] or a step stands twice.
+    """
+    labels: dict[StepKey, float] = {}
+    for number, row in enumerate(read_records(path, CorrectedLabel)):
+        if np.isnan(row.corrected):
+            continue
+        if not 0.0 <= row.corrected <= 1.0:
+            raise DataError(f"{path}, row {number}: corrected={row.corrected}: a label must be in [0, 1]")
+        if step_key(row) in labels:
+            raise DataError(f"{path}, row {number}: a second label of step {row.step_index} of {row.program_hash}")
+        labels[step_key(row)] = row.corrected
+    return labels
+
+
+def em_labels(source: LabelSource) -> dict[StepKey, float]:
+    """P(recoverable) of every step, last ones too; pass rates are shared within a problem.
+
+    A last step's count is the program's outcome, which binds the EM as such and is no draw of a pass rate.
+    """
+    rows = sorted(source.labels, key=step_key)
+    passes, rollouts = _counts(rows)
+    programs, program, outcome = _programs(rows, source)
+    last = {step_key(row)[:2]: index for index, row in enumerate(rows)}
+    ends = np.array(sorted(last.values()), int)
+    passes[ends], rollouts[ends] = 0, 0
+    problems = {name: index for index, name in enumerate(sorted({problem for problem, _ in programs}))}
+    values = em(
+        passes,
+        rollouts,
+        program,
+        outcome,
+        np.array([problems[problem] for problem, _ in programs], int),
+    )
+    return {step_key(row): float(value) for row, value in zip(rows, values, strict=True)}
+
+
+def hidden_fault_labels(source: LabelSource) -> Float[np.ndarray, " n"]:
+    """P(recoverable) of ``source.steps`` by the hidden-fault EM."""
+    rows, found = _faults(source)
+    return _of_steps(source, rows, found.recoverable)
+
+
+def fault_evidence(source: LabelSource) -> tuple[Float[np.ndarray, " n"], float]:
+    """What the online hidden-fault EM starts from: the evidence of each of ``source.steps``, and q."""
+    rows, found = _faults(source)
+    return _of_steps(source, rows, found.evidence), found.hidden
+
+
+def _faults(source: LabelSource) -> tuple[list[StepLabel], Faults]:
+    rows = sorted(source.labels, key=step_key)
+    _, program, outcome = _programs(rows, source)
+    return rows, fault_em(*_counts(rows), program, outcome)
+
+
+def _of_steps(
+    source: LabelSource, rows: Sequence[StepLabel], values: Float[np.ndarray, " rows"]
+) -> Float[np.ndarray, " n"]:
+    """The values of ``rows``, in the order of the label table."""
+    by_key = dict(zip(map(step_key, rows), values, strict=True))
+    return np.array([by_key[step_key(row)] for row in source.steps])
+
+
+def step_features(source: LabelSource) -> Float[np.ndarray, "n F"]:
+    """Features of ``source.steps``: posterior mean, log rollouts, EM label, outcome, position, log number of steps."""
+    steps, inferred = source.steps, em_labels(source)
+    length: dict[tuple[str, str], int] = {}
+    for row in source.labels:
+        key = (row.problem_id, row.program_hash)
+        length[key] = max(row.step_index + 1, length.get(key, 0))
+    outcome = {PASSED: 1.0, FAILED: 0.0, UNKNOWN: 0.5}
+    return np.array(
+        [
+            (
+                row.posterior_alpha / (row.posterior_alpha + row.posterior_beta),
+                np.log1p(row.rollouts),
+                inferred[step_key(row)],
+                outcome[source.code(row.program_hash)],
+                (row.step_index + 1) / length[row.problem_id, row.program_hash],
+                np.log(length[row.problem_id, row.program_hash]),
+            )
+            for row in steps
+        ],
+        float,
+    ).reshape(len(steps), 6)
+
+
+def _programs(
+    rows: Sequence[StepLabel], source: LabelSource
+) -> tuple[list[tuple[str, str]], Int[np.ndarray, " n"], Int[np.ndarray, " programs"]]:
+    """(problem and hash of each program, the number of each row's program, outcome codes); ``rows`` are sorted."""
+    number = {key: index for index, key in enumerate(dict.fromkeys(step_key(row)[:2] for row in rows))}
+    program = np.array([number[step_key(row)[:2]] for row in rows], int)
+    return list(number), program, np.array([source.code(name) for _, name in number], int)
+
+
+def _calibrated(source: LabelSource) -> Float[np.ndarray, " n"]:
+    _require(source.clean, "calibrator", "config.train.labels.clean_labels")
+    features = step_features(source)
+    with_clean = dict.fromkeys(row.problem_id for row in source.steps if step_key(row) in source.clean)
+    first = set(list(with_clean)[: source.clean_problems])
+    clean = np.array([source.clean.get(step_key(row), np.nan) for row in source.steps])
+    known = np.isfinite(clean) & np.array([row.problem_id in first for row in source.steps])
+    if not known.any():
+        raise DataError("calibrator: no clean label belongs to a step of this run's training programs")
+    return fit_calibrator(features[known], clean[known])(features)
+
+
+def _require(clean: Mapping[StepKey, float], name: str, field_name: str) -> None:
+    if not clean:
+        raise DataError(
+            f"{field_name}: labelling {name!r} needs clean step labels: a Parquet file of CorrectedLabel rows"
+        )
+
+
+def _counts(rows: Sequence[StepLabel]) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+    return np.array([row.passes for row in rows], int), np.array([row.rollouts for row in rows], int)

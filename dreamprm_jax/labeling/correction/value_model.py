@@ -1,0 +1,366 @@
+"""The value model: a step's chance that a completion passes, from the counts of all steps of its program together.
+
+Write s_j for the chance that the policy gets step j right, given that all before it was. Then the value of a prefix
+that can still be saved is V_i = s_{i+1} ... s_{n-1}: it rises along the program, to 1 where the program ends well; from
+the first fatal step on it is 0. The program is itself a sample of the policy: step j was right with chance s_j. So a
+program is a hidden Markov chain over V, read from its end; the rollouts of a prefix are draws with chance V_i, and the
+outcome says whether a fatal step exists. The distribution of the s_j (one histogram each for the first, the inner and
+the last step after ``main``) is fitted to all programs by expectation maximisation; the posterior of every V_i is then
+exact, on a grid. A small share of steps may lower V without being fatal.
+
+The change-point EM (``change_point``) answers whether a prefix can be saved at all; this answers how likely it will be,
+which is what a soft label means, and both at once.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from dreamprm_jax.labeling.correction.change_point import FAILED, PASSED, UNKNOWN
+from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, StepLabel, Verdict
+
+SPACING = 0.05  # of the grid, in -log V
+LEVELS = 80  # grid points of V, from 1 down to 0.02
+RATIOS = 46  # grid points of s, from 1 down to 0.1
+PRIOR_RATIO, PRIOR_STRENGTH = 0.16, 10.0  # the prior of -log s: exponential with this mean, worth so many steps
+CLASSES = 3  # first, inner and last step after main
+CHUNK = 64  # programs at a time: so small that numpy's products stay in one thread, which is faster
+
+_VALUES = np.exp(-SPACING * np.arange(LEVELS))
+_RATIOS = np.exp(-SPACING * np.arange(RATIOS))
+_SHIFT = np.minimum(np.arange(LEVELS)[:, None] + np.arange(RATIOS), LEVELS - 1)  # level after a ratio: V s
+_BASE = np.exp(-SPACING * np.arange(RATIOS) / PRIOR_RATIO)
+_BASE /= _BASE.sum()
+# Where a step lowers V: the level before it is any of those at or above the level after it.
+_FALLS = np.tril(np.ones((LEVELS, LEVELS))) / np.arange(1, LEVELS + 1)[:, None]
+
+
+@dataclass(frozen=True)
+class Values:
+    """What ``value_em`` found."""
+
+    value: Float[np.ndarray, " n"]  # posterior mean of V
+    deviation: Float[np.ndarray, " n"]  # its posterior standard deviation
+    recoverable: Float[np.ndarray, " n"]  # P(V > 0)
+    right: Float[np.ndarray, " 3"]  # mean of s: first step after main, inner ones, last one
+    log_posterior: tuple[float, ...]  # nats, up to a constant, before each maximisation: never falls
+
+
+@dataclass(frozen=True)
+class _Parameters:
+    ratios: Float[np.ndarray, "classes ratios"]  # distribution of s
+    falls: float  # share of the steps after main that lower V without being fatal
+    first: float  # P(main is fatal)
+
+
+_PRIOR = _Parameters(np.tile(_BASE, (CLASSES, 1)), falls=0.02, first=0.1)
+
+
+@dataclass
+class _Expected:
+    """Expected counts of an E-step."""
+
+    ratios: Float[np.ndarray, "classes ratios"]
+    falls: float = 0.0
+    steps: float = 0.0
+    first: float = 0.0
+    programs: int = 0
+    log_likelihood: float = 0.0
+
+
+def value_em(
+    passes: Int[np.ndarray, " n"],
+    rollouts: Int[np.ndarray, " n"],
+    program: Int[np.ndarray, " n"],
+    outcome: Int[np.ndarray, " programs"],
+    unjudged: Int[np.ndarray, " n"] | None = None,
+    ratio: float = 1.0,
+    max_iterations: int = 40,
+    tolerance: float = 1e-4,
+) -> Values:
+    """Fits the model and gives the posterior of every step.
+
+    Args:
+      passes: passing rollouts of each step's prefix; the rows of one program consecutive and in order, the last row the
+        complete program (its counts are not read: the outcome says it all).
+      rollouts: judged rollouts, 0 where there were none. A rollout that counts at several steps is taken for several.
+      program: the program of each row, 0..programs-1, not falling, none left out.
+      outcome: PASSED, FAILED or UNKNOWN for each program.
+      unjudged: rollouts of each step that were left without a verdict, as no other rollout wrote their program.
+      ratio: how much likelier a passing rollout is one of a kind than a failing one (``single_ratio``).
+      max_iterations: bound of the loop.
+      tolerance: stop when the log-posterior per program rises by less.
+
+    Returns:
+      Values, for every row.
+
+    Raises:
+      DataError: on arrays that do not fit together.
+    """
+    passes, rollouts, program, outcome = (np.asarray(array) for array in (passes, rollouts, program, outcome))
+    unjudged = np.zeros_like(rollouts) if unjudged is None else np.asarray(unjudged)
+    _check(passes, rollouts, program, outcome, unjudged)
+    counts = _evidence(passes, rollouts, unjudged, ratio)
+    lengths = np.bincount(program, minlength=len(outcome))
+    start = np.cumsum(lengths) - lengths
+    parameters = _PRIOR
+    history: list[float] = []
+    while True:
+        transitions = _transitions(parameters)
+        expected = _Expected(np.zeros((CLASSES, RATIOS)))
+        moments = np.zeros((3, len(passes)))
+        for low in range(0, len(outcome), CHUNK):
+            chunk = slice(low, low + CHUNK)
+            programs = _Programs(start[chunk], lengths[chunk], outcome[chunk])
+            _expectation(counts, programs, parameters, transitions, expected, moments)
+        history.append(expected.log_likelihood + _log_prior(parameters))
+        enough = tolerance * max(len(outcome), 1)
+        if len(history) == max_iterations or (len(history) > 1 and history[-1] - history[-2] < enough):
+            break
+        ratios = expected.ratios + PRIOR_STRENGTH * _BASE
+        parameters = _Parameters(
+            ratios / ratios.sum(axis=1, keepdims=True),
+            (expected.falls + 0.5) / (expected.steps + 50.0),
+            (expected.first + 1.0) / (expected.programs + 10.0),
+        )
+    mean, square, recoverable = moments
+    deviation = np.sqrt((square - mean**2).clip(0.0))
+    return Values(mean, deviation, recoverable.clip(0.0, 1.0), parameters.ratios @ _RATIOS, tuple(history))
+
+
+def value_labels(labels: Sequence[StepLabel], outcomes: Mapping[str, Outcome]) -> list[CorrectedLabel]:
+    """The value of every step of the label stage's rows, in their order.
+
+    Args:
+      labels: all rows of the programs, the last steps' too, in any order.
+      outcomes: by program hash; a program without one, or whose verdict is no label, counts as unknown.
+    """
+    keys = [(row.problem_id, row.program_hash, row.step_index) for row in labels]
+    order = sorted(range(len(keys)), key=lambda index: keys[index])
+    rows = [labels[index] for index in order]
+    names = sorted({key[:2] for key in keys})
+    number = {name: index for index, name in enumerate(names)}
+    verdicts = [outcomes[name].verdict if name in outcomes else Verdict.SANDBOX_ERROR for _, name in names]
+    outcome = [int(verdict is Verdict.AC) if verdict.is_label else UNKNOWN for verdict in verdicts]
+    program = np.array([number[row.problem_id, row.program_hash] for row in rows], int)
+    passes, rollouts = (np.array([getattr(row, name) for row in rows], int) for name in ("passes", "rollouts"))
+    # The program itself is in the model as what it is; where it also counted as a rollout, it would be there twice.
+    known = np.array(outcome, int)[program] != UNKNOWN
+    twice = known & np.array([row.strategy.endswith("+program") for row in rows], bool)
+    twice &= np.diff(program, append=len(names)) == 0  # not the last steps
+    passes, rollouts = passes - twice * (np.array(outcome, int)[program] == PASSED), rollouts - twice
+    inner = [row for row in rows if row.asked]
+    ratio = single_ratio(
+        passes=sum(row.passes for row in inner),
+        rollouts=sum(row.rollouts for row in inner),
+        singles=sum(row.singles for row in inner),
+        single_passes=sum(row.single_passes for row in inner),
+        unjudged=sum(row.unjudged for row in inner),
+    )
+    unjudged = np.array([row.unjudged for row in rows], int)
+    values = np.empty(len(rows))
+    values[order] = value_em(passes, rollouts, program, np.array(outcome, int), unjudged, ratio).value
+    return [
+        CorrectedLabel(row.problem_id, row.program_hash, row.step_index, row.mean, float(value), "value")
+        for row, value in zip(labels, values, strict=True)
+    ]
+
+
+def _log_prior(parameters: _Parameters) -> float:
+    """Dirichlet over the ratios, Beta over the two shares."""
+    ratios = float((PRIOR_STRENGTH * _BASE * np.log(parameters.ratios)).sum())
+    falls = 0.5 * np.log(parameters.falls) + 49.5 * np.log1p(-parameters.falls)
+    return ratios + float(falls + np.log(parameters.first) + 9.0 * np.log1p(-parameters.first))
+
+
+def deviations(passes: Int[np.ndarray, " n"], rollouts: Int[np.ndarray, " n"], outcome: int) -> Float[np.ndarray, " n"]:
+    """Posterior standard deviation of V at each step of one program, its last one left out, before anything is fitted.
+
+    Args:
+      passes: passing rollouts of each step but the last.
+      rollouts: judged ones.
+      outcome: PASSED, FAILED or UNKNOWN.
+    """
+    padded = np.append(passes, 0), np.append(rollouts, 0)
+    moments = np.zeros((3, len(passes) + 1))
+    _expectation(
+        _evidence(*padded, np.zeros(len(passes) + 1, int), 1.0),
+        _Programs(np.array([0]), np.array([len(passes) + 1]), np.array([outcome])),
+        _PRIOR,
+        _prior_transitions(),
+        _Expected(np.zeros((CLASSES, RATIOS))),
+        moments,
+    )
+    return np.sqrt((moments[1] - moments[0] ** 2).clip(0.0))[:-1]
+
+
+@dataclass(frozen=True)
+class _Programs:
+    """Where the rows of some programs lie."""
+
+    start: Int[np.ndarray, " programs"]
+    lengths: Int[np.ndarray, " programs"]
+    outcome: Int[np.ndarray, " programs"]
+
+
+def _expectation(
+    counts: _Evidence,
+    programs: _Programs,
+    parameters: _Parameters,
+    transitions: tuple[np.ndarray, np.ndarray, np.ndarray],
+    expected: _Expected,
+    moments: Float[np.ndarray, "3 n"],
+) -> None:
+    """One chunk of programs: adds to ``expected``, fills its rows of ``moments`` (V, V squared, V > 0).
+
+    ``alive[r]`` is the likelihood of everything from the r-th last step on, by the level of V there, where that step
+    can be saved; ``hypothetical[r]`` is the distribution of V there were all steps after it right; ``dead[r]`` the
+    likelihood where a fatal step came before.
+    """
+    right, wrong, any_ratio = transitions
+    start, lengths, outcome = programs.start, programs.lengths, programs.outcome
+    reach = int(lengths.max(initial=1))
+    shape = (reach, len(start), LEVELS)
+    alive, hypothetical, dead = np.zeros(shape), np.zeros(shape), np.zeros(shape[:2])
+    alive[0, :, 0], hypothetical[0, :, 0], dead[0] = outcome != FAILED, 1.0, outcome != PASSED
+    evidence, gone, scale = np.ones(shape), np.ones(shape[:2]), np.zeros(shape[:2])
+    kinds, active = np.zeros(shape[:2], int), np.zeros(shape[:2], bool)
+    for r in range(1, reach):
+        active[r] = lengths > r
+        rows = (start + lengths - 1 - r)[active[r]]
+        # the edge to the step after: its class
+        kinds[r] = np.where(r == 1, 2, np.where(r == lengths - 1, 0, 1))
+        evidence[r, active[r]], scale[r, active[r]] = (
+            counts.likelihood[counts.pair[rows]],
+            counts.scale[counts.pair[rows]],
+        )
+        gone[r, active[r]] = counts.none_passed[counts.pair[rows]]
+        here = active[r, :, None]
+        ended_well = _through(right, alive[r - 1], kinds[r])
+        ends_here = _through(wrong, hypothetical[r - 1], kinds[r]) * dead[r - 1, :, None]
+        alive[r] = np.where(here, evidence[r] * (ended_well + ends_here), alive[r - 1])
+        hypothetical[r] = np.where(here, _through(any_ratio, hypothetical[r - 1], kinds[r]), hypothetical[r - 1])
+        dead[r] = np.where(active[r], gone[r] * dead[r - 1], dead[r - 1])
+    total = (1.0 - parameters.first) * alive[-1].sum(axis=1) + parameters.first * dead[-1]
+    expected.log_likelihood += float((np.log(total) + scale.sum(axis=0)).sum())
+    expected.first += float((parameters.first * dead[-1] / total).sum())
+    expected.programs += len(start)
+    outer = np.repeat((1.0 - parameters.first) / total[:, None], LEVELS, axis=1)  # of alive[r]
+    for r in range(reach - 1, -1, -1):
+        there = lengths > r
+        marginal = (outer * alive[r])[there]
+        moments[:, (start + lengths - 1 - r)[there]] = (
+            marginal @ _VALUES, marginal @ _VALUES**2, marginal.sum(axis=1)
+        )  # fmt: skip
+        if r == 0:
+            break
+        passed_on = np.where(active[r, :, None], outer * evidence[r], 0.0)
+        for kind in range(CLASSES):
+            chosen = kinds[r] == kind
+            to_alive = passed_on[chosen].T @ alive[r - 1][chosen]
+            to_fatal = (passed_on * dead[r - 1, :, None])[chosen].T @ hypothetical[r - 1][chosen]
+            _count(expected, kind, to_alive, to_fatal, parameters)
+        outer = np.where(active[r, :, None], _through(right.transpose(0, 2, 1), passed_on, kinds[r]), outer)
+
+
+def _transitions(parameters: _Parameters) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """[class, V after the step, V before it]: for a step that is right (or lowers V), fatal, and any."""
+    after = np.arange(LEVELS)[:, None]
+    matrices = np.zeros((3, CLASSES, LEVELS, LEVELS))
+    weights = (_RATIOS * (1.0 - parameters.falls), (1.0 - _RATIOS) * (1.0 - parameters.falls), np.ones(RATIOS))
+    for matrix, weight in zip(matrices, weights, strict=True):
+        for kind in range(CLASSES):
+            np.add.at(matrix[kind], (after, _SHIFT), parameters.ratios[kind] * weight)
+    matrices[0] += parameters.falls * _FALLS
+    return matrices[0], matrices[1], matrices[2]
+
+
+@functools.cache
+def _prior_transitions() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return _transitions(_PRIOR)
+
+
+def _through(
+    matrices: Float[np.ndarray, "classes after before"],
+    values: Float[np.ndarray, "programs after"],
+    kinds: Int[np.ndarray, " programs"],
+) -> Float[np.ndarray, "programs before"]:
+    out = np.empty((len(values), matrices.shape[2]))
+    for kind, matrix in enumerate(matrices):
+        out[kinds == kind] = values[kinds == kind] @ matrix
+    return out
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """Likelihoods of the few counts that occur; ``pair`` numbers those of each row."""
+
+    pair: Int[np.ndarray, " n"]
+    likelihood: Float[np.ndarray, "pairs levels"]  # at each level of V, over ``scale``
+    scale: Float[np.ndarray, " pairs"]  # log
+    none_passed: Float[np.ndarray, " pairs"]  # likelihood at V = 0
+
+
+def _evidence(
+    passes: Int[np.ndarray, " n"], rollouts: Int[np.ndarray, " n"], unjudged: Int[np.ndarray, " n"], ratio: float
+) -> _Evidence:
+    """Passes, failures, and rollouts that passed with odds of ``ratio`` times V : 1 - V."""
+    pairs, pair = np.unique(np.stack([passes, rollouts, unjudged], axis=1), axis=0, return_inverse=True)
+    k, n, u = pairs[:, 0, None], pairs[:, 1, None], pairs[:, 2, None]
+    below_one = _VALUES.clip(0.0, 1.0 - 1e-3)
+    logs = k * np.log(_VALUES) + (n - k) * np.log1p(-below_one) + u * np.log1p(below_one * (ratio - 1.0))
+    scale = np.where(pairs[:, 0] > 0, logs.max(axis=1), 0.0)  # without a pass, V = 0 stays comparable
+    return _Evidence(pair.reshape(-1), np.exp(logs - scale[:, None]), scale, (pairs[:, 0] == 0).astype(float))
+
+
+def single_ratio(passes: int, rollouts: int, singles: int, single_passes: int, unjudged: int) -> float:
+    """P(one of a kind | passes) / P(one of a kind | fails), from the sums over all steps of ``StepTally``'s fields.
+
+    The judged singles stand for the unjudged ones too: which are judged does not depend on their verdict.
+    """
+    if not unjudged:
+        return 1.0
+    weight = (singles + unjudged) / max(singles, 1)
+    passing, failing = weight * (single_passes + 0.5), weight * (singles - single_passes + 0.5)
+    often_passing, often_failing = passes - single_passes, rollouts - passes - (singles - single_passes)
+    return float((passing / (passing + often_passing + 0.5)) / (failing / (failing + often_failing + 0.5)))
+
+
+def _count(
+    expected: _Expected,
+    kind: int,
+    to_alive: Float[np.ndarray, "before after"],
+    to_fatal: Float[np.ndarray, "before after"],
+    parameters: _Parameters,
+) -> None:
+    """Expected numbers of each ratio at the steps of one class."""
+    after = np.arange(LEVELS)[:, None]
+    per_ratio = parameters.ratios[kind] * (1.0 - parameters.falls)
+    found = per_ratio * (_RATIOS * to_alive[_SHIFT, after] + (1.0 - _RATIOS) * to_fatal[_SHIFT, after]).sum(axis=0)
+    fell = parameters.falls * float((_FALLS.T * to_alive).sum())
+    expected.ratios[kind] += found
+    expected.falls += fell
+    expected.steps += float(found.sum()) + fell
+
+
+def _check(
+    passes: np.ndarray, rollouts: np.ndarray, program: np.ndarray, outcome: np.ndarray, unjudged: np.ndarray
+) -> None:
+    if not passes.shape == rollouts.shape == program.shape == unjudged.shape or passes.ndim != 1:
+        raise DataError(
+            f"passes {passes.shape}, rollouts {rollouts.shape}, program {program.shape}: vectors of one length expected"
+        )
+    if ((passes < 0) | (passes > rollouts)).any():
+        row = int(np.argmax((passes < 0) | (passes > rollouts)))
+        raise DataError(f"row {row}: passes={passes[row]} is not between 0 and rollouts={rollouts[row]}")
+    if not np.array_equal(np.unique(program), np.arange(len(outcome))) or (np.diff(program) < 0).any():
+        raise DataError(
+            f"program: every number from 0 to {len(outcome) - 1}, never falling, is expected; sort the rows"
+        )
+    if not np.isin(outcome, (PASSED, FAILED, UNKNOWN)).all():
+        raise DataError("outcome: 1 (passed), 0 (failed) or -1 (unknown) expected for each program")

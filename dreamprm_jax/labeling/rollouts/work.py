@@ -1,0 +1,188 @@
+"""The label stage's work in the engine's workers: each owns a judge and a policy client, and estimates programs."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import fcntl
+import math
+import os
+import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dreamprm_jax.config import Config, EngineConfig, SandboxConfig
+from dreamprm_jax.engine.executors.protocol import UnitResult
+from dreamprm_jax.labeling.rollouts.estimate import ProgramEstimate, estimate_program
+from dreamprm_jax.labeling.rollouts.identity import identity
+from dreamprm_jax.policy.factory import make_policy
+from dreamprm_jax.sandbox import Judge, JudgeTask, Limits
+from dreamprm_jax.schema import Problem, Program, Verdict, content_hash
+
+_REMEMBERED = 256  # problems whose verdicts a worker keeps: the programs of one problem come one after another
+
+ProgramPayload = tuple[Problem, Program, Verdict]  # the verdict is that of the program itself
+
+
+def shares(config: Config) -> tuple[EngineConfig, int, int]:
+    """How the machine is shared out: ``sandbox.workers`` judged programs at a time in all, and at least one a worker.
+
+    Returns:
+      The engine's settings with the number of workers; the judge's children in each worker; the units at a time in
+      each, where the settings leave it open: enough for ``policy.concurrency`` requests to a server in all.
+    """
+    engine, cores = config.engine, config.sandbox.workers or len(os.sched_getaffinity(0))
+    if engine.executor == "local":
+        engine = dataclasses.replace(engine, workers=engine.workers or cores)
+    children = max(1, cores // engine.workers) if engine.executor == "local" else 1
+    if config.policy.kind != "server":
+        return engine, children, 1
+    return engine, children, math.ceil(config.policy.concurrency / (engine.workers or cores))
+
+
+@dataclass(frozen=True)
+class EstimateFactory:
+    """Makes a worker's ``EstimateWork``.
+
+    Attributes:
+      config: of the run.
+      compositions: what the simulated policy knows; on a cluster, a path that every node can read.
+      folder: of the stage, where a server's abilities and what it was asked for are kept; every node can write there.
+      children: programs that one worker's judge runs at a time.
+    """
+
+    config: Config
+    compositions: Path
+    folder: Path
+    children: int = 1
+
+    def __call__(self) -> EstimateWork:
+        """Starts the judge and opens the client."""
+        return EstimateWork(self)
+
+
+class EstimateWork:
+    """Estimates the steps of one program a unit. Threads share the judge: one round of one program at a time."""
+
+    def __init__(self, settings: EstimateFactory) -> None:
+        self.config = settings.config
+        self._policy = make_policy(self.config.policy, settings.compositions, settings.folder)
+        self._judge = SharedMachineJudge(self.config.sandbox, settings.children, str(settings.folder.resolve()))
+
+    def __call__(self, key: str, payload: ProgramPayload) -> UnitResult:
+        """Estimates one program; once more if the sandbox failed on some of its rollouts."""
+        problem, program, verdict = payload
+        how = self.config.label.identical
+
+        def judge(codes: list[str]) -> list[Verdict]:
+            return self._judge(problem, codes, [identity(code, how) for code in codes])
+
+        def estimate() -> ProgramEstimate:
+            return estimate_program(
+                problem, program, verdict, self.config.label, self.config.seed, self._policy.complete, judge
+            )
+
+        result = estimate()
+        if result.sandbox_errors:
+            result = estimate()
+        errors = sum(step.infrastructure_errors for step in result.steps)
+        return UnitResult(result.to_json(), {"infrastructure errors": errors})
+
+    def close(self) -> None:
+        """Ends the judge and the client."""
+        self._judge.close()
+        self._policy.close()
+
+
+class SharedMachineJudge:
+    """A judge beside those of other workers on the same machine.
+
+    A time limit exceeded while other programs ran is tried once more, alone: as within one judge, so among several.
+    """
+
+    def __init__(self, config: SandboxConfig, children: int, run: str) -> None:
+        """Starts the judge.
+
+        Args:
+          config: of the sandbox; ``children`` stands for its ``workers``.
+          children: programs at a time.
+          run: names the run whose workers must give way to each other.
+        """
+        limits = Limits(config.cpu_seconds, config.wall_seconds, config.memory_bytes, config.output_bytes)
+        self.judge = Judge(config.mode, config.tier, limits, children, retry_alone=False)
+        self._turns = Turns(Path(tempfile.gettempdir()) / f"dreamprm-{os.getuid()}-{content_hash(run, digits=16)}")
+        self._lock = threading.Lock()
+        self._known: OrderedDict[str, dict[str, Verdict]] = OrderedDict()  # by problem, by identity
+
+    def __call__(self, problem: Problem, codes: list[str], identities: list[str]) -> list[Verdict]:
+        """Verdicts of programs for one problem; of equal ones, by identity, from what is known."""
+        with self._lock:
+            known = self._known.setdefault(problem.problem_id, {})
+            self._known.move_to_end(problem.problem_id)
+            if len(self._known) > _REMEMBERED:
+                self._known.popitem(last=False)
+            verdicts = {name: known[name] for name in identities if name in known}
+            tasks = {
+                name: JudgeTask(name, code, problem.tests, problem.func_name)
+                for name, code in zip(identities, codes, strict=True)
+                if name not in known
+            }
+            if tasks:
+                with self._turns.among_others():
+                    fresh = {result.key: result.verdict for result in self.judge.evaluate(tasks.values())}
+                slow = [tasks[name] for name, verdict in fresh.items() if verdict is Verdict.TLE]
+                if slow:
+                    with self._turns.alone():
+                        for task in slow:  # one after the other
+                            (result,) = self.judge.evaluate([task])
+                            fresh[task.key] = result.verdict
+                known.update((name, v) for name, v in fresh.items() if v is not Verdict.SANDBOX_ERROR)
+                verdicts.update(fresh)
+            return [verdicts[name] for name in identities]
+
+    def close(self) -> None:
+        """Ends the judge."""
+        self.judge.close()
+        self._turns.close()
+
+
+class Turns:
+    """A lock among processes of one machine: many may run together, or one alone. Who waits to be alone gets its turn.
+
+    Whoever dies gives back what it held.
+    """
+
+    def __init__(self, name: Path) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._door = os.open(f"{name}.door", flags, 0o600)
+        self._room = os.open(f"{name}.room", flags, 0o600)
+
+    @contextlib.contextmanager
+    def among_others(self) -> Iterator[None]:
+        """Nobody is alone meanwhile."""
+        fcntl.flock(self._door, fcntl.LOCK_EX)
+        fcntl.flock(self._room, fcntl.LOCK_SH)
+        fcntl.flock(self._door, fcntl.LOCK_UN)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._room, fcntl.LOCK_UN)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nobody else is in; newcomers wait at the door."""
+        fcntl.flock(self._door, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(self._room, fcntl.LOCK_EX)
+            yield
+        finally:
+            fcntl.flock(self._room, fcntl.LOCK_UN)
+            fcntl.flock(self._door, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        """Closes the files."""
+        os.close(self._door)
+        os.close(self._room)

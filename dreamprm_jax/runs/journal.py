@@ -1,0 +1,162 @@
+"""The journal of finished work units: append-only, checked line by line, first commit wins.
+
+One line a unit: CRC-32 of the rest, then JSON ``[key, value]``. A line is written in a single ``write`` call, so a
+killed process leaves at most one torn line at the end; opening the journal cuts it off. Values stay on disk: memory
+holds only where each key's line lies (``key_index``).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from dreamprm_jax.runs.key_index import KeyIndex
+from dreamprm_jax.schema import DataError, canonical_json
+from dreamprm_jax.storage import disk_full_error
+
+
+class Journal:
+    """A persistent map from unit key to JSON value, owned by one process at a time.
+
+    Raises:
+      DataError: when another process holds the journal.
+    """
+
+    def __init__(self, path: Path, sync: bool = False):
+        """Opens or creates the journal; ``sync`` forces every line to the disk (against power loss, not just kills)."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self.sync = sync
+        self.dropped = 0  # damaged lines, whose units will be done again
+        self._index = KeyIndex()
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(self._file)
+            raise DataError(f"{path}: another process is working on this run; wait for it or stop it") from error
+        self._end = self._load()
+
+    def _load(self) -> int:
+        offset = 0
+        with open(self.path, "rb") as handle:
+            for line in handle:
+                if not line.endswith(b"\n"):
+                    self.dropped += 1
+                    break
+                key = _key(line)
+                if key is None:
+                    self.dropped += 1
+                else:
+                    self._index.add(key, offset, len(line))
+                offset += len(line)
+        os.ftruncate(self._file, offset)
+        return offset
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._index
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def keys(self) -> Iterator[str]:
+        """Keys in the order in which they were committed."""
+        for offset, length in self._index.spans():
+            yield self._read(offset, length)[0]
+
+    def get(self, key: str) -> Any | None:
+        """The committed value of ``key``, or None."""
+        span = self._index.find(key)
+        return None if span is None else self._read(*span)[1]
+
+    def _read(self, offset: int, length: int) -> tuple[str, Any]:
+        entry = _parse(os.pread(self._file, length, offset))
+        if entry is None:
+            raise DataError(
+                f"{self.path}: the line at byte {offset} changed on disk; remove the file to redo its units"
+            )
+        return entry
+
+    def put(self, key: str, value: Any) -> bool:
+        """Commits a unit's value (any JSON). Returns False, changing nothing, where the key is committed already.
+
+        Raises:
+          DataError: when the disk is full. What was committed before stays whole.
+        """
+        if key in self._index:
+            return False
+        body = canonical_json([key, value]).encode("utf-8", "surrogatepass")
+        line = b"%08x %s\n" % (zlib.crc32(body), body)
+        try:
+            written = os.write(self._file, line)
+            if written != len(line):  # the rest does not fit: the next attempt says why
+                written += os.write(self._file, line[written:])
+            if written != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if self.sync:
+                os.fsync(self._file)
+        except OSError as error:
+            os.ftruncate(self._file, self._end)  # take a torn line back, so that the journal stays whole
+            raise disk_full_error(self.path, error) or error from error
+        self._index.add(key, self._end, len(line))
+        self._end += len(line)
+        return True
+
+    def close(self) -> None:
+        """Flushes to the disk and lets other processes have the journal."""
+        if self._file >= 0:
+            try:
+                os.fsync(self._file)
+            finally:
+                os.close(self._file)
+                self._file = -1
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _body(line: bytes) -> bytes | None:
+    """The line's JSON, where its checksum is right."""
+    if len(line) < 10 or line[8:9] != b" ":
+        return None
+    body = line[9:].rstrip(b"\n")
+    try:
+        return body if int(line[:8], 16) == zlib.crc32(body) else None
+    except ValueError:
+        return None
+
+
+def _parse(line: bytes) -> tuple[str, Any] | None:
+    body = _body(line)
+    if body is None:
+        return None
+    try:
+        key, value = json.loads(body.decode("utf-8", "surrogatepass"))
+    except ValueError:
+        return None
+    return key, value
+
+
+def _key(line: bytes) -> str | None:
+    """The line's key, without reading its value where the key is plain."""
+    body = _body(line)
+    if body is None:
+        return None
+    end = body.find(b'",', 2)
+    plain = body[2:end]
+    if not body.startswith(b'["') or end < 0 or b"\\" in plain or b'"' in plain:
+        entry = _parse(line)
+        return None if entry is None else entry[0]
+    return plain.decode("utf-8", "surrogatepass")

@@ -1,0 +1,123 @@
+"""Drives searches over many problems: asks the policy in threads, reads all new programs in one scorer call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dreamprm_jax.cof.splitter import Granularity, split_steps
+from dreamprm_jax.engine.concurrent import ordered_map
+from dreamprm_jax.policy.protocol import Completion, CompletionRequest, Policy
+from dreamprm_jax.schema import Problem
+from dreamprm_jax.search.methods import ProgramScorer, Search, SearchResult, SearchSettings, Written, search
+from dreamprm_jax.stages.generate import request_seed
+
+TokenCounter = Callable[[Sequence[str]], list[int]]
+"""Texts -> how many tokens each has."""
+
+
+@dataclass
+class _Running:
+    """One problem's search: the generator, and the requests that it waits for."""
+
+    problem: Problem
+    steps: Search
+    requests: list[CompletionRequest]
+
+
+def run_searches(
+    problems: Sequence[Problem],
+    settings: SearchSettings,
+    policy: Policy,
+    scorer: ProgramScorer,
+    count_tokens: TokenCounter,
+    seed: int,
+    threads: int = 16,
+    together: int = 16,
+    granularity: Granularity = "function",
+) -> Iterator[tuple[Problem, SearchResult]]:
+    """Searches every problem.
+
+    The first programs of a problem are the same for every method (the seeds do not name it), so that methods are
+    compared on the same draws.
+
+    Args:
+      problems: to search.
+      settings: of the search.
+      policy: writes.
+      scorer: reads whole programs; called once a level for all problems that search together.
+      count_tokens: of what the policy wrote.
+      seed: of the run.
+      threads: requests to the policy at a time.
+      together: problems that search at a time.
+      granularity: what a step is.
+
+    Yields:
+      (problem, result), those that search together as they end.
+
+    Raises:
+      PolicyError: where the policy failed; results yielded before stand.
+    """
+    waiting = list(reversed(problems))
+    running: list[_Running] = []
+    cache: dict[tuple[str, str], np.ndarray] = {}
+    while waiting or running:
+        while waiting and len(running) < together:
+            problem = waiting.pop()
+            steps = search(problem, settings, lambda *parts: request_seed(seed, "search", *parts))
+            running.append(_Running(problem, steps, next(steps)))
+        answers = _answers(running, policy, scorer, count_tokens, cache, threads, granularity)
+        going = []
+        for one, answer in zip(running, answers, strict=True):
+            try:
+                one.requests = one.steps.send(answer)
+                going.append(one)
+            except StopIteration as stop:
+                for key in [key for key in cache if key[0] == one.problem.problem_id]:
+                    del cache[key]
+                yield one.problem, stop.value
+        running = going
+
+
+def _answers(
+    running: Sequence[_Running],
+    policy: Policy,
+    scorer: ProgramScorer,
+    count_tokens: TokenCounter,
+    cache: dict[tuple[str, str], np.ndarray],
+    threads: int,
+    granularity: Granularity,
+) -> list[list[list[Written]]]:
+    requests = [request for one in running for request in one.requests]
+    completions: list[list[Completion]] = [answer for _, answer in ordered_map(policy.complete, requests, threads)]
+    new: dict[tuple[str, str], Problem] = {}
+    for request, answer in zip(requests, completions, strict=True):
+        for completion in answer:
+            key = (request.problem.problem_id, completion.code)
+            if key not in cache:
+                new[key] = request.problem
+    read = scorer([(problem, code) for (_, code), problem in new.items()]) if new else []
+    cache.update(zip(new, read, strict=True))
+    texts = [
+        completion.code.removeprefix(request.prefix)
+        for request, answer in zip(requests, completions, strict=True)
+        for completion in answer
+    ]
+    tokens = iter(count_tokens(texts))
+    written = iter(
+        [
+            [
+                Written(
+                    completion.code,
+                    tuple(split_steps(completion.code, granularity)),
+                    cache[request.problem.problem_id, completion.code],
+                    next(tokens),
+                )
+                for completion in answer
+            ]
+            for request, answer in zip(requests, completions, strict=True)
+        ]
+    )
+    return [[next(written) for _ in one.requests] for one in running]

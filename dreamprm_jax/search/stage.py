@@ -1,0 +1,165 @@
+"""The search command's work: search every test problem with every method, judge what they chose, compare.
+
+The folder ``search_ARM`` of the run receives ``results.json``, ``table.txt``, ``search.csv`` and ``choices.csv``. Every
+problem's search and every verdict is journaled: killed and started again, it goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+from tqdm import tqdm
+
+from dreamprm_jax.config import Config, to_dict
+from dreamprm_jax.evaluation.methods import arm_aggregator, arm_label
+from dreamprm_jax.evaluation.text_table import csv_text
+from dreamprm_jax.policy.factory import make_policy
+from dreamprm_jax.policy.protocol import PolicyError
+from dreamprm_jax.runs.journal import Journal
+from dreamprm_jax.runs.paths import Paths, StageFolder
+from dreamprm_jax.schema import DataError, Problem, canonical_json, content_hash
+from dreamprm_jax.search.judging import Found, judge_searches
+from dreamprm_jax.search.methods import METHODS, Candidate, ProgramScorer, SearchSettings, ranked
+from dreamprm_jax.search.run import TokenCounter, run_searches
+from dreamprm_jax.search.table import search_results, search_table
+from dreamprm_jax.stages.runner import fingerprint
+from dreamprm_jax.storage import read_json, read_records, write_json, write_text
+
+MakeScorer = Callable[[], ProgramScorer]
+
+
+def search_window(config: Config, paths: Paths, arm: str, make_scorer: MakeScorer) -> dict[str, Any]:
+    """Searches the test window with one arm, and compares with best-of-N on the same budget.
+
+    Args:
+      config: ``search`` says how; ``evaluate.aggregator`` how step scores become one number ("auto": the one that the
+        evaluate stage chose, else "last").
+      paths: of the run; its train stage is done.
+      arm: which reward model.
+      make_scorer: called when there is something to search.
+
+    Returns:
+      The figures, as in ``results.json``.
+
+    Raises:
+      DataError: on an unknown method or no problem; or where the policy failed: run again to go on.
+    """
+    settings = config.search
+    if unknown := [name for name in settings.methods if name not in METHODS]:
+        raise DataError(f"config.search.methods: unknown {', '.join(unknown)}; choose among {', '.join(METHODS)}")
+    for name, least in (
+        ("width", 1),
+        ("expansions", 1),
+        ("tokens", 1),
+        ("lookahead", 0),
+        ("judged", 0),
+        ("problems", 0),
+    ):
+        if getattr(settings, name) < least:
+            raise DataError(f"config.search.{name} is {getattr(settings, name)}; it must be at least {least}")
+    problems = read_records(paths.problems("test"), Problem)[: settings.problems or None]
+    aggregator = arm_aggregator(arm, _aggregator(config, paths))
+    mark = content_hash(
+        fingerprint(config, "train", paths.root), arm, aggregator, canonical_json(to_dict(settings)), str(config.seed),
+        str(config.evaluate.bootstrap_samples), digits=16,
+    )  # fmt: skip
+    folder = StageFolder(paths.stage(f"search_{arm}"), mark)
+    if folder.is_done():
+        print((folder.path / "table.txt").read_text(encoding="utf-8"), end="")
+        print(f"already done for these settings, reused ({folder.path})")
+        return read_json(folder.path / "results.json")
+    moved = folder.open()
+    if moved is not None:
+        print(f"earlier output was made with other settings; kept in {moved}")
+    found = _search(config, paths, problems, aggregator, make_scorer, folder)
+    outcomes, choices = judge_searches(config, problems, found, folder.path / "verdicts.journal")
+    title = (
+        f"Search on {len(problems)} test problems by {arm_label(arm)} ({aggregator}), "
+        f"at most {settings.tokens} tokens a problem"
+    )
+    rows = search_results(outcomes, config.evaluate.bootstrap_samples, config.seed)
+    results = {"arm": arm, "aggregator": aggregator, "problems": len(problems), "table": rows}
+    text = search_table(rows, title).text() + "\n"
+    write_text(folder.path / "search.csv", csv_text(rows))
+    write_text(folder.path / "choices.csv", csv_text(choices))
+    write_text(folder.path / "table.txt", text)
+    write_json(folder.path / "results.json", results)
+    print(f"\n{text}\nwrote {folder.path}", flush=True)
+    folder.finish({"problems": len(problems), "methods": len(settings.methods)})
+    return results
+
+
+def _aggregator(config: Config, paths: Paths) -> str:
+    if config.evaluate.aggregator != "auto":
+        return config.evaluate.aggregator
+    return read_json(paths.results())["aggregator"] if paths.results().exists() else "last"
+
+
+def _search(
+    config: Config,
+    paths: Paths,
+    problems: Sequence[Problem],
+    aggregator: str,
+    make_scorer: MakeScorer,
+    folder: StageFolder,
+) -> dict[str, dict[str, Found]]:
+    """Method -> problem -> what its search found."""
+    settings = config.search
+    with Journal(folder.path / "searches.journal") as journal:
+        todo = {
+            method: [one for one in problems if f"{method}/{one.problem_id}" not in journal]
+            for method in settings.methods
+        }
+        if any(todo.values()):
+            scorer, count = make_scorer(), _token_counter(paths)
+            policy = make_policy(config.policy, compositions=paths.compositions(), folder=folder.path)
+            try:
+                for method, rest in todo.items():
+                    how = SearchSettings(
+                        method, settings.width, settings.expansions, settings.lookahead, settings.tokens,
+                        settings.temperature, aggregator,
+                    )  # fmt: skip
+                    done = len(problems) - len(rest)
+                    searches = run_searches(
+                        rest, how, policy, scorer, count, config.seed, config.policy.concurrency,
+                        granularity=config.label.granularity,
+                    )  # fmt: skip
+                    for problem, result in tqdm(searches, method, len(problems), initial=done, unit="problem"):
+                        row: dict[str, Any] = {"tokens": result.tokens, "forwards": result.forwards}
+                        row["candidates"] = [[one.code, _plain(one.number)] for one in result.candidates]
+                        journal.put(f"{method}/{problem.problem_id}", row)
+            except PolicyError as error:
+                raise DataError(
+                    f"the policy failed: {error}; what it answered is kept: run the same command again"
+                ) from error
+            finally:
+                policy.close()
+        return {
+            method: {one.problem_id: _found(journal.get(f"{method}/{one.problem_id}")) for one in problems}
+            for method in settings.methods
+        }
+
+
+def _found(row: Any) -> Found:
+    candidates = [
+        Candidate(code, float("nan") if number is None else number, order)
+        for order, (code, number) in enumerate(row["candidates"])
+    ]
+    return Found(ranked(candidates), row["tokens"], row["forwards"])
+
+
+def _plain(number: float) -> float | None:
+    return None if np.isnan(number) else number
+
+
+def _token_counter(paths: Paths) -> TokenCounter:
+    tokenizer = Tokenizer.from_file(str(paths.tokenizer()))
+
+    def count(texts: Sequence[str]) -> list[int]:
+        clean = [text.encode("utf-8", "replace").decode() for text in texts]
+        return [len(one.ids) for one in tokenizer.encode_batch_fast(clean, add_special_tokens=False)]
+
+    return count

@@ -1,0 +1,123 @@
+"""What an arm trains on: its labels at the start, its loss, and the label-side parameters of a learned labelling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from dreamprm_jax.bilevel.corrector_net import corrector_net
+from dreamprm_jax.bilevel.labels import LabelTable, Parametrisation, WeightTable
+from dreamprm_jax.config import LabelsConfig, TrainConfig
+from dreamprm_jax.labeling.correction.methods import (
+    FIXED,
+    LEARNED,
+    ONLINE,
+    LabelSource,
+    check_name,
+    fixed_labels,
+    step_features,
+)
+from dreamprm_jax.schema import DataError
+from dreamprm_jax.training.losses import LossKind
+from dreamprm_jax.user_code import call, is_own
+
+ORM, CORRECTED = "orm", "corrected"
+_PARTS = ("is_table", "init", "targets_and_weights", "labels", "project")  # of a Parametrisation
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One step-labelled arm of the train stage."""
+
+    arm: str
+    labelling: str
+    start: str  # the labelling of the warm-up, and of phi's start: a fixed one, or an online one itself
+    loss: LossKind
+    held_out: bool = False  # whether the meta programs' outcomes are kept out of its inner loss
+
+    @property
+    def learned(self) -> bool:
+        """Whether the outer problem learns the labels."""
+        return _is_learned(self.labelling)
+
+    @property
+    def warmup(self) -> str:
+        """The arm that this one goes on from; arms with equal labels and programs share it."""
+        return "warmup" + ("" if self.start == "raw" else f"_{self.start}") + ("_held_out" if self.held_out else "")
+
+
+def plans(settings: TrainConfig) -> list[Plan]:
+    """The step-labelled arms of ``settings.arms``, in order; ``orm`` has no step labels and is not among them.
+
+    Raises:
+      DataError: naming an arm or a labelling that does not exist, or an arm that stands twice.
+    """
+    if len(set(settings.arms)) < len(settings.arms):
+        raise DataError(f"config.train.arms: {', '.join(settings.arms)}: an arm stands twice")
+    if not is_own(settings.labels.method):
+        check_name(settings.labels.method, "config.train.labels.method")
+    found = []
+    for arm in settings.arms:
+        if arm == ORM:
+            continue
+        if arm not in (CORRECTED, *FIXED, *ONLINE, *LEARNED):
+            choices = ", ".join([ORM, CORRECTED, *FIXED, *ONLINE, *LEARNED])
+            raise DataError(f"config.train.arms: unknown arm {arm!r}; choose among {choices}")
+        labelling = settings.labels.method if arm == CORRECTED else arm
+        loss: LossKind = "gce" if labelling == "gce" else settings.loss
+        start = "raw" if is_own(labelling) else LEARNED.get(labelling, labelling)
+        found.append(Plan(arm, labelling, start, loss, settings.meta.held_out and _is_learned(labelling)))
+    return found
+
+
+def _is_learned(labelling: str) -> bool:
+    return labelling in LEARNED or is_own(labelling)
+
+
+def make_parametrisation(
+    labelling: str, start: Float[np.ndarray, " n"], source: LabelSource, settings: LabelsConfig, seed: int
+) -> Parametrisation:
+    """The label-side parameters of a learned labelling.
+
+    Args:
+      labelling: a key of ``LEARNED``, or FILE.py:FUNCTION, which is called with the other arguments.
+      start: labels of ``source.steps`` to start from; nan where a step has none.
+      source: counts and outcomes, for the corrector network's features.
+      settings: floor and sizes.
+      seed: of the corrector network.
+
+    Raises:
+      DataError: where the user's function fails or gives no parametrisation.
+    """
+    if is_own(labelling):
+        field = "config.train.labels.method"
+        own = call(labelling, field, start, source, settings, seed)
+        if missing := [name for name in _PARTS if not hasattr(own, name)]:
+            raise DataError(f"{field}: {labelling} gave {type(own).__name__}, which lacks {', '.join(missing)}")
+        return own
+    if labelling == "weight_table":
+        return WeightTable()
+    if labelling == "corrector_net":
+        # The network needs a number for every step of a program: without rollouts, the prior's mean.
+        whole = np.where(np.isfinite(start), start, fixed_labels("soft", source, settings))
+        programs = {key: number for number, key in enumerate(dict.fromkeys(s.program_hash for s in source.steps))}
+        program = np.array([programs[step.program_hash] for step in source.steps])
+        return corrector_net(whole, step_features(source), program, settings.corrector_hidden, seed, settings.floor)
+    return LabelTable(settings.floor)
+
+
+def describe(plan: Plan, settings: TrainConfig) -> str:
+    """The labelling and the settings that decide its labels, in one line: the provenance of stored rows."""
+    labels, meta = settings.labels, settings.meta
+    parts = {
+        "smoothing": [f"amount={labels.smoothing}"],
+        "gce": [f"q={labels.gce_q}"],
+        "calibrator": [f"target={labels.clean_target}"],
+        "clean": [f"target={labels.clean_target}"],
+        "stored": [labels.stored],
+    }.get(plan.labelling, [])
+    if plan.learned:
+        parts = [f"from={plan.start}", meta.method, f"K={meta.unroll}", f"learning_rate={meta.learning_rate}"]
+    return "/".join([plan.labelling, *parts])
