@@ -27,14 +27,13 @@ from dreamprm_jax.labeling.correction.correctors import beta_shrink
 from dreamprm_jax.labeling.correction.value_model import single_ratio, value_em
 from dreamprm_jax.labeling.rollouts.estimate import ProgramEstimate, estimate_program
 from dreamprm_jax.metrics.step_metrics import auroc, brier
-from dreamprm_jax.policy.protocol import Completion, CompletionRequest
+from dreamprm_jax.policy.protocol import Completion, CompletionRequest, request_seed
 from dreamprm_jax.policy.simulated import SimulatedPolicy
 from dreamprm_jax.problems.procedural.compose import compose
 from dreamprm_jax.problems.procedural.truth import Valuer, program_truth
 from dreamprm_jax.problems.procedural.writing import read
 from dreamprm_jax.sandbox import Judge, JudgeTask
 from dreamprm_jax.schema import Problem, Program, StepTruth, Verdict
-from dreamprm_jax.stages.generate import request_seed
 
 REFERENCE = "fixed K=16, plain"
 JudgeCodes = Callable[[Problem, list[str]], list[Verdict]]

@@ -61,7 +61,7 @@ class TestCase:
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One programming problem, the fields of a LiveCodeBench row."""
+    """One programming problem: the fields of a LiveCodeBench row, without the hidden tests."""
 
     problem_id: str
     title: str
@@ -73,12 +73,33 @@ class Problem:
     starter_code: str = ""
     func_name: str | None = None  # set for function-call problems
     public_tests: tuple[TestCase, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class ProblemTests:
+    """The hidden tests of one problem. They may be gigabytes in all, so only the stages that judge read them."""
+
+    problem_id: str
+    private_tests: tuple[TestCase, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class TestedProblem(Problem):
+    """A problem together with its hidden tests, as a source yields it and before it is stored."""
+
+    __test__ = False
+
     private_tests: tuple[TestCase, ...] = ()
 
     @property
     def tests(self) -> tuple[TestCase, ...]:
         """All tests in judging order: public before private."""
         return self.public_tests + self.private_tests
+
+    def split(self) -> tuple[Problem, ProblemTests]:
+        """The two records that are stored."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(Problem)}
+        return Problem(**fields), ProblemTests(self.problem_id, self.private_tests)
 
 
 @dataclasses.dataclass(frozen=True)

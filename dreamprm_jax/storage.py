@@ -24,8 +24,9 @@ Record = TypeVar("Record")
 
 TEMPORARY = ".*.tmp"  # matches what atomic_path leaves behind where the process is killed
 
-_ROW_GROUP = 1 << 16  # rows that are written at once
-_READ_ROWS = 1024  # rows that are read at once
+_WRITE_ROWS = 256  # rows that are converted to Arrow at once
+_ROW_GROUP_ROWS, _ROW_GROUP_BYTES = 1 << 16, 32 << 20  # a row group ends at whichever comes first
+_READ_ROWS, _READ_BYTES = 1024, 32 << 20  # a batch is read of at most so many rows, and about so many bytes
 _DACITE = dacite.Config(cast=[tuple, Verdict], check_types=True)
 
 
@@ -87,25 +88,34 @@ def read_json(path: Path) -> Any:
 
 
 def write_records(path: Path, cls: type[Record], records: Iterable[Record]) -> int:
-    """Writes records of one dataclass as Parquet, atomically, without holding them all. Returns how many.
+    """Writes records of one dataclass as Parquet, atomically, a bounded number of bytes at a time.
+
+    Args:
+      path: of the file; its folder is created.
+      cls: whose fields are the columns. A record may be of a subclass; its further fields are not written.
+      records: consumed as they are written.
+
+    Returns:
+      The number of records.
 
     Raises:
       DataError: naming the file, the row and the field of a value that the column cannot hold; when the disk is full.
     """
     schema, count, remaining = arrow_schema(cls), 0, iter(records)
+    group: list[pa.Table] = []
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        while True:
-            rows = [_row(record) for record in itertools.islice(remaining, _ROW_GROUP)]
-            if rows or not count:
-                try:
-                    writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-                except (pa.ArrowException, UnicodeEncodeError) as error:
-                    raise DataError(
-                        f"{path}{_first_misfit(rows, schema, count)}: cannot be stored ({error})"
-                    ) from error
+        while rows := [_row(record) for record in itertools.islice(remaining, _WRITE_ROWS)]:
+            try:
+                group.append(pa.Table.from_pylist(rows, schema=schema))
+            except (pa.ArrowException, UnicodeEncodeError) as error:
+                raise DataError(f"{path}{_first_misfit(rows, schema, count)}: cannot be stored ({error})") from error
             count += len(rows)
-            if len(rows) < _ROW_GROUP:
-                return count
+            if sum(map(len, group)) >= _ROW_GROUP_ROWS or sum(table.nbytes for table in group) >= _ROW_GROUP_BYTES:
+                writer.write_table(pa.concat_tables(group), row_group_size=_ROW_GROUP_ROWS)
+                group = []
+        if group or not count:
+            writer.write_table(pa.concat_tables(group) if group else schema.empty_table())
+    return count
 
 
 def _row(record: Any) -> dict[str, Any]:
@@ -141,12 +151,15 @@ def read_records(path: Path, cls: type[Record]) -> list[Record]:
 def iterate_records(path: Path, cls: type[Record]) -> Iterator[Record]:
     """As ``read_records``, some rows at a time."""
     names = arrow_schema(cls).names
-    with _open_parquet(path) as file:
+    with open_parquet(path) as file:
         missing = [name for name in names if name not in file.schema_arrow.names]
         if missing:
             raise DataError(f"{path}: column(s) {', '.join(missing)} missing; a {cls.__name__} file needs them")
         index = 0
-        batches = file.iter_batches(_READ_ROWS, columns=names)
+        row_bytes = sum(file.metadata.row_group(i).total_byte_size for i in range(file.num_row_groups)) // max(
+            file.metadata.num_rows, 1
+        )
+        batches = file.iter_batches(min(_READ_ROWS, max(1, _READ_BYTES // max(row_bytes, 1))), columns=names)
         while True:
             try:
                 rows = next(batches, None)
@@ -159,13 +172,20 @@ def iterate_records(path: Path, cls: type[Record]) -> Iterator[Record]:
                 index += 1
 
 
+def column_names(path: Path) -> list[str]:
+    """The names of a Parquet file's columns."""
+    with open_parquet(path) as file:
+        return file.schema_arrow.names
+
+
 def read_column(path: Path, name: str) -> list[Any]:
     """The values of one column."""
-    with _open_parquet(path) as file:
+    with open_parquet(path) as file:
         return file.read([name]).column(0).to_pylist()
 
 
-def _open_parquet(path: Path) -> pq.ParquetFile:
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """Opens a Parquet file. Raises DataError that names it when it is missing or not Parquet."""
     try:
         return pq.ParquetFile(path)
     except FileNotFoundError as error:

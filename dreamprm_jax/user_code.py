@@ -1,10 +1,12 @@
-"""Functions of the user's own: a config file's ``get_config``, and what a setting names as FILE.py:FUNCTION.
+"""Python files of the user: a config file's ``get_config``, and functions that a setting names as FILE.py:FUNCTION.
 
 Such a file is the user's program and runs in this process with all rights, unlike the programs that the judge is given.
+It may import modules that lie beside it.
 """
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import sys
 import traceback
@@ -16,40 +18,77 @@ from typing import Any
 from dreamprm_jax.schema import DataError, content_hash
 
 
-def is_own(setting: str) -> bool:
+def is_user_function(setting: str) -> bool:
     """Whether a setting names a function in a file, FILE.py:FUNCTION, and not one of the package's by its name."""
     file, _, function = setting.rpartition(":")
     return file.endswith(".py") and function.isidentifier()
 
 
-def identity(setting: str) -> str:
-    """What a setting FILE.py:FUNCTION means: the function's name and a hash of the file's text, wherever it lies."""
+def user_function_digest(setting: str) -> str:
+    """The function's name and a hash of its file and of the modules beside it that the file imports.
+
+    Raises:
+      DataError: when a file cannot be read.
+    """
     file, _, function = setting.rpartition(":")
+    texts: dict[Path, str] = {}
+
+    def read(path: Path) -> None:
+        try:
+            texts[path] = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{setting}: {path} cannot be read ({error})") from error
+        for name in _imported(texts[path]):
+            sibling = path.parent / f"{name}.py"
+            if sibling not in texts and sibling.is_file():
+                read(sibling)
+
+    read(Path(file))
+    return f"{function}/{content_hash(*texts.values(), digits=16)}"
+
+
+def _imported(text: str) -> list[str]:
+    """Top-level names of the modules that a program imports, in a fixed order."""
     try:
-        return f"{function}/{content_hash(Path(file).read_text(encoding='utf-8'), digits=16)}"
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{setting}: {file} cannot be read ({error})") from error
+        tree = ast.parse(text)
+    except SyntaxError:
+        return []
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.append(node.module)
+    return sorted({name.split(".")[0] for name in names})
 
 
-def call(setting: str, field: str, *arguments: Any) -> Any:
+def call_user_function(setting: str, field: str, *arguments: Any) -> Any:
     """Calls the function that ``setting``, the value of ``field``, names.
 
     Raises:
       DataError: when the file or the function is missing, or anything raises in it; with the line, where there is one.
     """
     file, _, name = setting.rpartition(":")
-    with errors_named(file, field):
-        function: Callable[..., Any] | None = getattr(load_module(file, field), name, None)
-        if function is not None:
-            return function(*arguments)
-    raise DataError(f"{field}: {file} has no function {name!r}")
+    return call_file(file, name, field, *arguments)
 
 
-def load_module(path: str, field: str) -> ModuleType:
-    """Runs a Python file as a module of its own. Raises DataError where there is none, and what the file raises."""
+def call_file(path: str, name: str, field: str, *arguments: Any) -> Any:
+    """Runs a Python file as a module and calls a function of it. ``field`` names the setting in errors.
+
+    Raises:
+      DataError: when the file or the function is missing, or anything raises in it; with the line, where there is one.
+    """
     if not Path(path).is_file():
         raise DataError(f"{field}: {path}: no such file")
-    module = ModuleType(f"dreamprm_own_{content_hash(str(Path(path).resolve()), digits=8)}")
+    with _errors_named(path, field), _sibling_imports(Path(path).resolve().parent):
+        function: Callable[..., Any] | None = getattr(_run(path), name, None)
+        if function is not None:
+            return function(*arguments)
+    raise DataError(f"{field}: {path} has no function {name!r}")
+
+
+def _run(path: str) -> ModuleType:
+    module = ModuleType(f"dreamprm_user_{content_hash(str(Path(path).resolve()), digits=8)}")
     module.__file__ = path
     sys.modules[module.__name__] = module  # where dataclasses look up the annotations of a class
     exec(compile(Path(path).read_bytes(), path, "exec"), module.__dict__)  # no cached bytecode beside the file
@@ -57,7 +96,25 @@ def load_module(path: str, field: str) -> ModuleType:
 
 
 @contextlib.contextmanager
-def errors_named(path: str, field: str) -> Iterator[None]:
+def _sibling_imports(folder: Path) -> Iterator[None]:
+    """Within it, modules of ``folder`` can be imported; afterwards they are forgotten, since other folders may have
+    modules of the same names."""
+    before, bytecode = set(sys.modules), sys.dont_write_bytecode
+    sys.path.insert(0, str(folder))
+    sys.dont_write_bytecode = True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = bytecode
+        sys.path.remove(str(folder))
+        for name in set(sys.modules) - before:
+            file = getattr(sys.modules[name], "__file__", None)
+            if file and Path(file).resolve().parent == folder and not name.startswith("dreamprm_user_"):
+                del sys.modules[name]
+
+
+@contextlib.contextmanager
+def _errors_named(path: str, field: str) -> Iterator[None]:
     """Turns any error in the user's file into a DataError that names file and line."""
     try:
         yield

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,11 +17,12 @@ from tqdm import tqdm
 
 from dreamprm_jax.config import SandboxConfig
 from dreamprm_jax.problems.candidates import Candidate, CandidateFile, read_candidates
-from dreamprm_jax.problems.livecodebench import load_problems
+from dreamprm_jax.problems.hidden_tests import HiddenTests
+from dreamprm_jax.problems.problem_files import read_for_judging
 from dreamprm_jax.sandbox.judge import Judge
 from dreamprm_jax.sandbox.records import MODES, TIERS, JudgeResult, JudgeTask, Limits
 from dreamprm_jax.schema import DataError, Problem, Verdict
-from dreamprm_jax.storage import atomic_path, read_records
+from dreamprm_jax.storage import atomic_path
 
 _DEFAULTS = SandboxConfig()
 
@@ -54,32 +55,23 @@ def main(args: argparse.Namespace) -> int:
     Returns:
       0 if every candidate has a verdict, 1 if some have none (invalid tasks, sandbox errors), 2 on unusable input.
     """
-    try:
-        problems = {problem.problem_id: problem for problem in _read_problems(args.problems, args.release)}
-        file = read_candidates(args.candidates)
+    file = read_candidates(args.candidates)
+    wanted = {candidate.program.problem_id for candidate in file.usable}
+    with tempfile.TemporaryDirectory() as folder:
+        hidden = Path(folder) / "hidden_tests.parquet"
+        problems, tests = read_for_judging(str(args.problems), hidden, wanted, args.release)
         known, unknown = _split(file, problems)
         if not known:
             raise DataError(f"{args.candidates}: no candidate's problem is in {args.problems}")
         limits = Limits(args.cpu_seconds, args.wall_seconds, args.memory_bytes, args.output_bytes)
         with Judge(args.mode, args.tier, limits, args.workers, args.cache) as judge:
-            results = list(_judge(judge, known, problems))
-        if args.output is not None:
-            _write(args.output, known, results)
-    except DataError as error:
-        print(f"dreamprm judge: {error}", file=sys.stderr)
-        return 2
+            results = list(_judge(judge, known, problems, tests))
+    if args.output is not None:
+        _write(args.output, known, results)
     print(_summary(file, known, unknown, problems, results, args.mode, args.tier))
     if args.output is not None:
         print(f"verdicts written to {args.output}")
     return 0 if all(result.verdict.is_label for result in results) and not unknown else 1
-
-
-def _read_problems(path: Path, release: str) -> list[Problem]:
-    if path.suffix == ".parquet":
-        return read_records(path, Problem)
-    if not path.exists():
-        raise DataError(f"{path}: no such file")
-    return load_problems(str(path), release)
 
 
 def _split(file: CandidateFile, problems: dict[str, Problem]) -> tuple[list[Candidate], list[Candidate]]:
@@ -88,12 +80,14 @@ def _split(file: CandidateFile, problems: dict[str, Problem]) -> tuple[list[Cand
     return known, unknown
 
 
-def _judge(judge: Judge, candidates: list[Candidate], problems: dict[str, Problem]) -> Iterator[JudgeResult]:
+def _judge(
+    judge: Judge, candidates: list[Candidate], problems: dict[str, Problem], tests: HiddenTests
+) -> Iterator[JudgeResult]:
     tasks = (
         JudgeTask(
             candidate.program.program_hash,
             candidate.program.code,
-            problems[candidate.program.problem_id].tests,
+            tests.all_of(problems[candidate.program.problem_id]),
             problems[candidate.program.problem_id].func_name,
         )
         for candidate in candidates

@@ -1,8 +1,6 @@
-"""What a run would take on chips that need not be here: memory, time, price, and the cost of its labels.
-
-Chooses a mesh, compiles the dearest training step on abstract arrays, and prints memory of a device, FLOPs and time of
-a step, hours and price of all arms of the run, and what its labels cost in tokens, judged programs and hours. FLOPs
-are counted in the traced step; memory is the state's exact size and the CPU compiler's temporaries (--topology asks
+"""Chooses a mesh, compiles the largest training step on abstract arrays, and prints memory of a device, FLOPs and time
+of a step, hours and price of all arms, and what the labels cost in tokens, judged programs and hours. FLOPs are
+counted in the traced step; memory is the state's exact size and the CPU compiler's temporaries (--topology asks
 libtpu instead); times are a roofline from data sheets, under the assumptions that are printed along. Nothing is
 written, and no chip is needed. Ends with status 1 where the run does not fit.
 
@@ -13,27 +11,18 @@ written, and no chip is needed. Ends with status 1 where the run does not fit.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
-from typing import TYPE_CHECKING, Any
 
+from dreamprm_jax.cli.options import add_config, config_of
 from dreamprm_jax.planning.chips import CHIPS, find_chip, make_fleet
 from dreamprm_jax.schema import DataError
-
-if TYPE_CHECKING:
-    from dreamprm_jax.config import Config
-
-_ASSUMED = ("functions", "program_tokens", "prompt_tokens", "distinct", "judge_seconds", "decode_rate", "prompt_rate")
-LIVECODEBENCH_TRAIN = 601  # of the 880 problems up to January 2025, those before 2024-08-01
-LIVECODEBENCH_TEST = 131  # from 2025-02-01 on, in release_v6
+from dreamprm_jax.stages.validation import validate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's own options."""
+    add_config(parser, workdir=False)
     add = parser.add_argument
-    add(
-        "--config", required=True, metavar="FILE", help="Python file with get_config(); --config.FIELD=VALUE changes it"
-    )
     add("--chip", required=True, metavar="KIND", help=f"one of {', '.join(CHIPS)}")
     add("--chips", required=True, type=int, metavar="N", help="how many of them train")
     add("--slices", type=int, default=0, metavar="S", help="TPU slices (default: as few as hold the chips)")
@@ -55,8 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--policy-price", type=float, default=3.0, metavar="DOLLARS", help="of an hour of such a GPU (3)")
 
 
-def main(arguments: list[str]) -> int:
-    """Runs the command.
+def main(args: argparse.Namespace) -> int:
+    """Plans and prints.
 
     Returns:
       0; 1 where the run does not fit the chips.
@@ -64,53 +53,14 @@ def main(arguments: list[str]) -> int:
     Raises:
       DataError: on unknown chips, and settings that do not go together.
     """
-    parser = argparse.ArgumentParser(
-        prog="dreamprm plan",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add_arguments(parser)
-    options, overrides = parser.parse_known_args(arguments)
-    chip = find_chip(options.chip)
-    make_fleet(chip, options.chips, options.slices)  # bad numbers are told before jax is loaded
-    if not 0 < options.efficiency <= 1:
-        raise DataError(f"--efficiency={options.efficiency:g}: must be above 0 and at most 1")
-
-    from dreamprm_jax.cli.main import load_config  # the command line imports this module
+    make_fleet(find_chip(args.chip), args.chips, args.slices)  # bad numbers are told before jax is loaded
+    if not 0 < args.efficiency <= 1:
+        raise DataError(f"--efficiency={args.efficiency:g}: must be above 0 and at most 1")
+    from dreamprm_jax.planning.plan import make_plan
     from dreamprm_jax.planning.table import lines
 
-    config = load_config(options.config, overrides)
-    plan = make_plan(config, options)
-    print(json.dumps(plan, indent=1) if options.json else "\n".join(lines(plan)))
+    config = config_of(args)
+    validate(config)
+    plan = make_plan(config, args)
+    print(json.dumps(plan, indent=1) if args.json else "\n".join(lines(plan)))
     return 0 if plan["memory"]["fits"] != "no" else 1
-
-
-def make_plan(config: Config, options: argparse.Namespace) -> dict[str, Any]:
-    """The whole plan as plain values."""
-    from dreamprm_jax.planning.labels import Assumptions, label_cost
-    from dreamprm_jax.planning.training import plan_training
-
-    chip = find_chip(options.chip)
-    fleet = make_fleet(chip, options.chips, options.slices)
-    counts = _problem_counts(config, options.problems)
-    assumed = Assumptions(*counts, **{name: getattr(options, name) for name in _ASSUMED})
-    labels = label_cost(config, assumed)
-    price = chip.price if options.price is None else options.price
-    training = plan_training(config, fleet, options.mesh, options.topology, options.efficiency, price)
-    return {
-        **training,
-        "labels": {**dataclasses.asdict(labels), "policy_price": labels.policy_hours * options.policy_price},
-        "label_assumptions": {**dataclasses.asdict(assumed), "policy_price": options.policy_price},
-    }
-
-
-def _problem_counts(config: Config, problems: int | None) -> tuple[int, int, int]:
-    """Problems of the train, meta and test window."""
-    if problems is not None and problems < 1:
-        raise DataError(f"--problems={problems}: must be at least 1")
-    settings = config.problems
-    meta = settings.meta_count
-    if settings.source == "livecodebench":
-        return problems or max(1, LIVECODEBENCH_TRAIN - meta), meta, LIVECODEBENCH_TEST
-    return problems or settings.train_count, meta, settings.test_count

@@ -34,16 +34,6 @@ _RANKS = (
 )
 
 
-def run(command: str, arguments: list[str]) -> int:
-    """Runs ``dreamprm score`` (the batch job) or ``dreamprm serve``."""
-    if command == "serve":
-        from dreamprm_jax.scoring.serve import main as serve
-        from dreamprm_jax.scoring.serve import parser as serve_parser
-
-        return serve(serve_parser().parse_args(arguments))
-    return main(parser().parse_args(arguments))
-
-
 def add_prm_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options that say which model, and how it computes."""
     parser.add_argument(
@@ -94,18 +84,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="do the I-th of N parts, I from 0; 'auto' asks SLURM, Open MPI, RANK and WORLD_SIZE, or the TPU pod. All "
         "parts write to the same --output on a shared disk; the last one joins them",
     )  # fmt: skip
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command's parser."""
-    result = argparse.ArgumentParser(
-        prog="dreamprm score",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add_arguments(result)
-    return result
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -1,64 +1,45 @@
-"""``dreamprm search``: function-level search with the run's policy and a trained reward model, against best-of-N."""
+"""Lets the policy of a finished run continue the prefixes that its reward model prefers, function by function (beam,
+lookahead, diverse beam), and compares with best-of-N on the same budget of tokens, on the problems of the test window.
+Writes RUN/search_ARM: results.json, table.txt, search.csv, choices.csv. Killed and run again, it continues.
+"""
 
 from __future__ import annotations
 
 import argparse
 import importlib
-from pathlib import Path
 
-from dreamprm_jax.config import Config
+from dreamprm_jax.cli.options import add_config, config_of, workdir_of
+from dreamprm_jax.runs.locks import run_lock
 from dreamprm_jax.runs.paths import Paths
+from dreamprm_jax.runs.stage_folder import require_done
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.search.methods import ProgramScorer
 from dreamprm_jax.search.stage import search_window
-from dreamprm_jax.stages.runner import owned, require_trained
-
-DESCRIPTION = """\
-Lets the policy of a finished run continue the prefixes that its reward model likes, function by function (beam,
-lookahead, diverse beam), and compares with best-of-N on the same budget of tokens, on the problems of the test window.
-Writes RUN/search_ARM: results.json, table.txt, search.csv, choices.csv. Killed and run again, it goes on.
-"""
+from dreamprm_jax.stages.validation import validate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command's own options."""
-    parser.add_argument("--config", required=True, metavar="FILE", help="Python file with get_config(); the run's own")
-    parser.add_argument("--workdir", metavar="DIR", help="folder of the run (default: runs/NAME of the config)")
+    """Adds the options of the command."""
+    add_config(parser)
     parser.add_argument("--arm", default="raw", help="which reward model of config.train.arms (default: raw)")
 
 
-def main(arguments: list[str]) -> int:
-    """Runs the command."""
-    from dreamprm_jax.cli.main import load_config, settings_epilog, workdir  # the command line imports this module
-
-    parser = argparse.ArgumentParser(
-        prog="dreamprm search",
-        description=DESCRIPTION,
-        epilog=settings_epilog(Config(), {"seed", "policy", "search", "evaluate", "sandbox"}),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    add_arguments(parser)
-    options, overrides = parser.parse_known_args(arguments)
-    config = load_config(options.config, overrides)
-    run(config, workdir(options.workdir or f"runs/{config.name}"), options.arm)
-    return 0
-
-
-def run(config: Config, root: Path, arm: str) -> None:
+def main(args: argparse.Namespace) -> int:
     """Searches with one arm of a run.
 
     Raises:
       DataError: on an arm that the run does not have, or a run whose train stage has not finished.
     """
-    paths = Paths(root)
-    if arm not in config.train.arms:
-        raise DataError(f"--arm={arm}: the run's reward models are {', '.join(config.train.arms)}")
-    require_trained(config, paths)
-    with owned(root):
-        search_window(config, paths, arm, lambda: _scorer(config, paths, arm))
+    config = config_of(args)
+    root = workdir_of(args, config)
+    validate(config)
+    if args.arm not in config.train.arms:
+        raise DataError(f"--arm={args.arm}: the run's reward models are {', '.join(config.train.arms)}")
+    require_done(config, root, "train")
 
+    def make_scorer() -> ProgramScorer:  # imported when it is needed: the host half never loads jax by itself
+        return importlib.import_module("dreamprm_jax.scoring.live").load(config, Paths(root), args.arm)
 
-def _scorer(config: Config, paths: Paths, arm: str) -> ProgramScorer:
-    """The trained model, imported when it is needed: the host half never loads jax by itself."""
-    return importlib.import_module("dreamprm_jax.scoring.live").load(config, paths, arm)
+    with run_lock(root):
+        search_window(config, Paths(root), args.arm, make_scorer)
+    return 0

@@ -19,7 +19,7 @@ from dreamprm_jax.engine.executors.protocol import Executor, WorkFactory
 from dreamprm_jax.engine.schedule import Ended, Schedule
 from dreamprm_jax.engine.stop import StopRequest
 from dreamprm_jax.runs.journal import Journal
-from dreamprm_jax.runs.progress import Account
+from dreamprm_jax.runs.progress import Progress
 from dreamprm_jax.schema import DataError
 
 _LOOK_SECONDS = 0.5  # how soon SIGTERM is seen while nothing else happens
@@ -29,8 +29,7 @@ _LOOK_SECONDS = 0.5  # how soon SIGTERM is seen while nothing else happens
 class Summary:
     """What a run over the units came to."""
 
-    done: int  # units in the journal now
-    fresh: int  # of them, by this run
+    fresh: int  # units that this run added to the journal
     worker_deaths: int
     counts: dict[str, int]  # what the units of this run counted
 
@@ -77,6 +76,7 @@ def run_units(
     journal: Journal,
     *,
     planned: int,
+    done: int = 0,
     description: str,
     unit: str = "unit",
     grace_seconds: float = 20.0,
@@ -90,22 +90,23 @@ def run_units(
       executor: not started; it is closed when this returns or raises.
       journal: where values are committed.
       planned: how many different units there are, done ones included; for progress.
+      done: how many of them the journal has.
       description: of the progress bar.
       unit: what one is called there.
-      grace_seconds: how long after SIGTERM units in flight may take to finish; what has not is dropped.
+      grace_seconds: how long after a signal to stop units in flight may take to finish; what has not is done again.
       objection: why a unit's value is not to be committed, or None; with one the unit counts as failed.
 
     Raises:
       DataError: with the number of units that failed and the first of them, after all others were done; where workers
         cannot be started; when the disk is full. In each case what was finished is kept.
-      SystemExit: 143, after SIGTERM.
+      SystemExit: after SIGTERM (143) or Ctrl-C (130).
     """
     missing = ((key, payload) for key, payload in units if key not in journal)
     first = next(missing, None)
     before = len(journal)
-    with Account(journal, planned, description, unit) as account:
+    with Progress(description, planned, unit, done, journal.path) as progress:
         if first is None:
-            return Summary(before, 0, 0, {})
+            return Summary(0, 0, {})
         in_flight: int | None = None
         try:
             with StopRequest(grace_seconds) as stop:
@@ -122,36 +123,36 @@ def run_units(
                     if (exhausted or stop.requested) and not schedule.in_flight:
                         break
                     for ended in schedule.wait(_LOOK_SECONDS):
-                        _commit(ended, journal, account, objection)
-                    account.note_deaths(schedule.deaths)
+                        _commit(ended, journal, progress, objection)
+                    progress.note_deaths(schedule.deaths)
                 in_flight = schedule.in_flight
         finally:
             executor.close(finished=in_flight == 0)
     if stop.requested:
         print(
-            f"stopped with {len(journal)} of {planned} done, {in_flight} in flight dropped; run the same command "
-            "again to go on",
+            f"stopped with {progress.record.done} of {planned} done, {in_flight} in flight dropped; run the same "
+            "command again to continue",
             file=sys.stderr,
             flush=True,
         )
-        raise SystemExit(143)
-    progress = account.progress
-    if progress.failed:
+        raise SystemExit(stop.exit_status)
+    record = progress.record
+    if record.failed:
         raise DataError(
-            f"{progress.failed} {unit}(s) failed, first {progress.first_failure}; the others are kept: run the same "
+            f"{record.failed} {unit}(s) failed, first {record.first_failure}; the others are kept: run the same "
             "command again to do the failed ones alone"
         )
-    return Summary(len(journal), len(journal) - before, schedule.deaths, progress.counts)
+    return Summary(len(journal) - before, schedule.deaths, record.counts)
 
 
 def _commit(
-    ended: Ended, journal: Journal, account: Account, objection: Callable[[str, Any], str | None] | None
+    ended: Ended, journal: Journal, progress: Progress, objection: Callable[[str, Any], str | None] | None
 ) -> None:
     if ended.kind == "failed":
-        account.add(ended.key, failure=ended.value)
+        progress.add(ended.key, failure=ended.value)
         return
     value, counts = ended.value
     failure = objection(ended.key, value) if objection else None
     if failure is None:
         journal.put(ended.key, value)
-    account.add(ended.key, failure, counts)
+    progress.add(ended.key, failure, counts)

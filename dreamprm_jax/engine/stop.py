@@ -1,4 +1,4 @@
-"""SIGTERM (preemption, a queue's time limit) as a wish to stop, so that work in flight may end in order."""
+"""SIGTERM (preemption, a queue's limit) and Ctrl-C as requests to stop, so that work in flight may end in order."""
 
 from __future__ import annotations
 
@@ -7,47 +7,57 @@ import sys
 import threading
 import time
 from types import FrameType, TracebackType
+from typing import Any
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """Context manager: within it, the first SIGTERM only sets ``requested``; a second one ends the process at once.
+    """Context manager: within it, the first signal only sets ``requested``; a second one ends the process at once.
 
     In a thread other than the main one, where no handler can be set, it does nothing.
     """
 
     def __init__(self, grace_seconds: float) -> None:
+        """``grace_seconds``: how long work in flight may take after the signal."""
         self.grace_seconds = grace_seconds
-        self._at: float | None = None
-        self._previous: object = None
+        self.signal: int | None = None
+        self._at = 0.0
+        self._previous: dict[int, Any] = {}
 
     @property
     def requested(self) -> bool:
-        """Whether SIGTERM has come."""
-        return self._at is not None
+        """Whether a signal has come."""
+        return self.signal is not None
 
     @property
     def overdue(self) -> bool:
-        """Whether SIGTERM came more than ``grace_seconds`` ago."""
-        return self._at is not None and time.monotonic() > self._at + self.grace_seconds
+        """Whether it came more than ``grace_seconds`` ago."""
+        return self.requested and time.monotonic() > self._at + self.grace_seconds
+
+    @property
+    def exit_status(self) -> int:
+        """What a process that a signal stopped ends with: 130 or 143."""
+        return 128 + (self.signal or 0)
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGTERM, self._request)
+            self._previous = {number: signal.signal(number, self._request) for number in _SIGNALS}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)  # type: ignore[arg-type]
-            self._previous = None
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        if self._at is not None:
-            raise SystemExit(143)
-        self._at = time.monotonic()
+        if self.requested:
+            raise SystemExit(self.exit_status)
+        self.signal, self._at = number, time.monotonic()
         print(
-            f"\nSIGTERM: no new work; waiting up to {self.grace_seconds:g} s for what is in flight",
+            f"\n{signal.Signals(number).name}: no new work; waiting up to {self.grace_seconds:g} s for work in flight",
             file=sys.stderr,
             flush=True,
         )

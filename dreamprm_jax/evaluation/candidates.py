@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dreamprm_jax.policy.protocol import MEAN_LOG_PROBABILITY
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import DataError, Outcome, Problem, Program, Score, Skip
-from dreamprm_jax.stages.generate import MEAN_LOG_PROBABILITY
 from dreamprm_jax.storage import read_records
 
 DIFFICULTIES = ("easy", "medium", "hard")

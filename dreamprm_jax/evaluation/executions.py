@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
-from tqdm import tqdm
 
 from dreamprm_jax.config import Config
 from dreamprm_jax.evaluation.candidates import Candidates, candidate_name
+from dreamprm_jax.problems.hidden_tests import HiddenTests, tests_digest
 from dreamprm_jax.problems.procedural.compose import Composition
+from dreamprm_jax.runs.fingerprint import settings_digest
+from dreamprm_jax.runs.input_digests import InputDigests
 from dreamprm_jax.runs.journal import Journal
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.sandbox import Judge
-from dreamprm_jax.schema import Skip, Verdict
-from dreamprm_jax.selection.execution import Execution, ExecutionTask, clusters, run_on_inputs, vote_inputs
+from dreamprm_jax.sandbox.judging import judge_into
+from dreamprm_jax.schema import Skip, Verdict, content_hash
+from dreamprm_jax.selection.execution import Execution, ExecutionTask, clusters, recording_tasks, vote_inputs
 from dreamprm_jax.storage import read_json
 
 
@@ -34,7 +38,17 @@ def execution_clusters(
         rows = (Composition.from_json(row) for row in read_json(paths.compositions()))
         compositions = {composition.problem_id: composition for composition in rows}
     count, seed = config.evaluate.vote_inputs, config.seed
-    inputs = [vote_inputs(one.problem, compositions.get(one.problem.problem_id), count, seed) for one in candidates]
+    hidden = HiddenTests(paths.hidden_tests()) if compositions else None
+    inputs = [
+        vote_inputs(
+            one.problem,
+            {test.input for test in hidden.of(one.problem.problem_id)} if hidden is not None else set(),
+            compositions.get(one.problem.problem_id),
+            count,
+            seed,
+        )
+        for one in candidates
+    ]
     without = sum(not own for own in inputs)
     if without:
         notes.append(f"{without} problems have no input to run candidates on: a vote there is a random choice")
@@ -55,19 +69,22 @@ def execution_clusters(
 
 
 def _run(config: Config, paths: Paths, tasks: dict[str, ExecutionTask]) -> dict[str, Execution]:
+    """Executions by program hash, without those on which the sandbox failed."""
+    sandbox = settings_digest(config, {"sandbox"}, InputDigests(paths.root))
+    keys = {name: content_hash(name, tests_digest(task.inputs), sandbox) for name, task in tasks.items()}
     with Journal(paths.results().parent / "executions.journal") as journal:
-        todo = [task for key, task in tasks.items() if key not in journal]
-        if todo:
-            with Judge.from_config(config.sandbox) as judge:
-                done = len(tasks) - len(todo)
-                for key, execution in tqdm(
-                    run_on_inputs(judge, _each(todo)), "run for votes", len(tasks), initial=done, unit="program"
-                ):
-                    if execution.verdict is not Verdict.SANDBOX_ERROR:  # its own failure: run again next time
-                        journal.put(key, [execution.verdict.value, *execution.outputs])
-        rows = {key: journal.get(key) for key in tasks}
-    return {key: Execution(tuple(row[1:]), Verdict(row[0])) for key, row in rows.items() if row is not None}
-
-
-def _each(tasks: list[ExecutionTask]) -> Iterator[ExecutionTask]:
-    yield from tasks
+        missing = (
+            dataclasses.replace(task, key=keys[name]) for name, task in tasks.items() if keys[name] not in journal
+        )
+        judge_tasks, execution = recording_tasks(missing)
+        judge_into(
+            journal,
+            lambda: Judge.from_config(config.sandbox),
+            judge_tasks,
+            execution,
+            planned=len(tasks),
+            done=sum(key in journal for key in keys.values()),
+            description="run for votes",
+        )
+        rows = {name: journal.get(key) for name, key in keys.items()}
+    return {name: Execution(tuple(row[1:]), Verdict(row[0])) for name, row in rows.items() if row is not None}

@@ -7,22 +7,25 @@ again, it judges only what is missing.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from dreamprm_jax.cof.splitter import split_steps
-from dreamprm_jax.config import Config, to_dict
+from dreamprm_jax.config import Config, SettingInfo, to_dict
 from dreamprm_jax.evaluation.eval_all import eval_all_row, write_eval_all
 from dreamprm_jax.evaluation.files_summary import Judged, summarise, summary_text
 from dreamprm_jax.evaluation.text_table import csv_text, finite
-from dreamprm_jax.problems.candidates import Candidate, CandidateFile, read_candidates
-from dreamprm_jax.problems.livecodebench import load_problems
+from dreamprm_jax.problems.candidates import CandidateFile, read_candidates
+from dreamprm_jax.problems.hidden_tests import HiddenTests
+from dreamprm_jax.problems.problem_files import read_for_judging
+from dreamprm_jax.runs.fingerprint import settings_digest
+from dreamprm_jax.runs.input_digests import InputDigests
 from dreamprm_jax.runs.journal import Journal
-from dreamprm_jax.runs.paths import StageFolder
+from dreamprm_jax.runs.stage_folder import StageFolder
 from dreamprm_jax.sandbox import Judge, JudgeTask
+from dreamprm_jax.sandbox.judging import judge_into, outcome_values
 from dreamprm_jax.schema import (
     DataError,
     Granularity,
@@ -34,11 +37,10 @@ from dreamprm_jax.schema import (
     canonical_json,
     content_hash,
 )
-from dreamprm_jax.storage import file_hash, read_json, write_json, write_records, write_text
+from dreamprm_jax.storage import read_json, write_json, write_records, write_text
 
 FOLDER = "evaluate_files"
-_FORMAT = "2"  # raise when the meaning of the output changes
-_SPEED_ONLY = ("workers",)  # sandbox settings without effect on verdicts
+_FORMAT = "3"  # raise when the meaning of the output changes
 
 
 def evaluate_files(config: Config, problems: Path, candidates: Path, workdir: Path) -> dict[str, Any]:
@@ -57,11 +59,17 @@ def evaluate_files(config: Config, problems: Path, candidates: Path, workdir: Pa
     Raises:
       DataError: naming the file, the row and the field; or when no candidate belongs to a known problem.
     """
-    rows = {
-        problem.problem_id: problem
-        for problem in load_problems(str(problems), config.problems.release, config.problems.max_private_test_bytes)
-    }
+    started, inputs = time.monotonic(), InputDigests(workdir)
+    folder = StageFolder(workdir / FOLDER, _fingerprint(config, inputs, problems, candidates))
+    if folder.is_done():
+        results = read_json(folder.path / "results.json")
+        print(f"{summary_text(results)}\nalready done for these files and settings, reused ({folder.path})")
+        return results
     file = read_candidates(candidates)
+    hidden = workdir / f".hidden_tests_{folder.fingerprint}.parquet"  # kept until the judging is done
+    answered = {one.program.problem_id for one in [*file.usable, *file.unusable]}
+    settings = config.problems
+    rows, tests = read_for_judging(str(problems), hidden, answered, settings.release, settings.max_private_test_bytes)
     print(f"read {len(rows)} problems from {problems}")
     print(f"read {len(file.usable) + len(file.unusable)} candidates from {candidates}: {_contents(file)}", flush=True)
     known = [candidate for candidate in file.usable if candidate.program.problem_id in rows]
@@ -70,17 +78,14 @@ def evaluate_files(config: Config, problems: Path, candidates: Path, workdir: Pa
     everything = [*file.usable, *file.unusable]
     granularity = config.label.granularity
     steps = {one.program.program_hash: _count_steps(one.program, granularity) for one in everything}
-    folder = StageFolder(workdir / FOLDER, _fingerprint(config, problems, candidates))
-    if folder.is_done():
-        results = read_json(folder.path / "results.json")
-        print(f"\n{summary_text(results)}\nalready done for these files and settings, reused ({folder.path})")
-        return results
-    moved = folder.open()
+    moved = folder.open(to_dict(config), reuse="*.journal")
     if moved is not None:
         print(f"earlier output was made with other files or settings; kept in {moved}")
-    outcomes = _judge(config, rows, known, folder.path / "outcomes.journal")
+    inputs.save()
+    programs = [candidate.program for candidate in known]
+    outcomes = _judge(config, rows, tests, programs, folder.path / "outcomes.journal")
     skips = [*file.skips, *_left_out(file, rows, problems, candidates), *_unjudged(outcomes)]
-    judged = _judged(file, rows, outcomes, steps)
+    judged = _judged(file, rows, tests, outcomes, steps)
     results = {
         "problems_file": problems.name,
         "candidates_file": candidates.name,
@@ -91,7 +96,7 @@ def evaluate_files(config: Config, problems: Path, candidates: Path, workdir: Pa
     }
     results = finite(results)
     text = summary_text(results)
-    write_records(folder.path / "programs.parquet", Program, [candidate.program for candidate in known])
+    write_records(folder.path / "programs.parquet", Program, programs)
     write_records(folder.path / "outcomes.parquet", Outcome, outcomes.values())
     skipped = [{"source": skip.source, "row": skip.row, "reason": skip.reason} for skip in skips]
     write_text(folder.path / "skipped.csv", csv_text(skipped) if skipped else "source,row,reason\n")
@@ -100,7 +105,9 @@ def evaluate_files(config: Config, problems: Path, candidates: Path, workdir: Pa
     write_json(folder.path / "results.json", results)
     print(f"\n{text}\nwrote {folder.path}", flush=True)
     if not any(outcome.verdict is Verdict.SANDBOX_ERROR for outcome in outcomes.values()):
-        folder.finish({"candidates": len(judged), "programs": len(outcomes), "skipped": len(skips)})
+        counts = {"candidates": len(judged), "programs": len(outcomes), "skipped": len(skips)}
+        folder.finish(counts, time.monotonic() - started)
+        hidden.unlink(missing_ok=True)
     return results
 
 
@@ -126,21 +133,12 @@ def _contents(file: CandidateFile) -> str:
     return ", ".join(parts)
 
 
-def _fingerprint(config: Config, problems: Path, candidates: Path) -> str:
-    """Of the settings and of both files' contents (of a folder: names, sizes and times; of the hub: its id)."""
-    sandbox = {name: value for name, value in to_dict(config.sandbox).items() if name not in _SPEED_ONLY}
-    settings = [_FORMAT, sandbox, config.evaluate.bootstrap_samples, config.seed, config.problems.release]
-    settings.append(config.label.granularity)
-    return content_hash(canonical_json(settings), _digest(problems), _digest(candidates), digits=16)
-
-
-def _digest(path: Path) -> str:
-    if path.is_dir():
-        files = sorted((item, item.stat()) for item in path.glob("*.jsonl"))
-        return canonical_json([[item.name, stat.st_size, stat.st_mtime_ns] for item, stat in files])
-    if not path.exists():  # a dataset of the hub
-        return str(path)
-    return file_hash(path)
+def _fingerprint(config: Config, inputs: InputDigests, problems: Path, candidates: Path) -> str:
+    """Of the settings that count, and of both files' contents (of the hub: its id)."""
+    named = (("problems", problems), ("candidates", candidates))
+    files = [inputs.meaning(name, str(path), SettingInfo(reads="path")) for name, path in named]
+    others = [config.seed, config.evaluate.bootstrap_samples, config.problems.release, config.label.granularity]
+    return settings_digest(config, {"sandbox"}, inputs, _FORMAT, canonical_json(others), *files)
 
 
 def _count_steps(program: Program, granularity: Granularity) -> int:
@@ -152,34 +150,36 @@ def _count_steps(program: Program, granularity: Granularity) -> int:
 
 
 def _judge(
-    config: Config, problems: Mapping[str, Problem], candidates: Sequence[Candidate], journal_path: Path
+    config: Config, problems: Mapping[str, Problem], tests: HiddenTests, programs: Sequence[Program], path: Path
 ) -> dict[str, Outcome]:
-    """The outcome of every distinct program, by hash. The judge's own faults are not journalled: they are redone."""
-    programs = {candidate.program.program_hash: candidate.program for candidate in candidates}
-    outcomes: dict[str, Outcome] = {}
+    """The outcome of every distinct program, by hash."""
+    sandbox = settings_digest(config, {"sandbox"}, InputDigests(None))
+    keys = {
+        program.program_hash: content_hash(program.program_hash, tests.digest(problems[program.problem_id]), sandbox)
+        for program in programs
+    }
 
     def tasks() -> Iterator[JudgeTask]:
-        for key, program in programs.items():
-            if key not in journal:
-                problem = problems[program.problem_id]
-                yield JudgeTask(key, program.code, problem.tests, problem.func_name)
+        for program in sorted(distinct.values(), key=lambda one: order[one.problem_id]):
+            problem = problems[program.problem_id]
+            if (key := keys[program.program_hash]) not in journal:
+                yield JudgeTask(key, program.code, tests.all_of(problem), problem.func_name)
 
-    with Journal(journal_path) as journal:
-        done = sum(key in journal for key in programs)
-        if done < len(programs):
-            with Judge.from_config(config.sandbox) as judge:
-                bar = tqdm(judge.evaluate(tasks()), "judge", len(programs), initial=done, unit="program")
-                for result in bar:
-                    row = [result.tests_passed, result.tests_total, result.error, result.cpu_seconds]
-                    row = [result.verdict.value, *row, result.mode, result.tier]
-                    if result.verdict is Verdict.SANDBOX_ERROR:
-                        outcomes[result.key] = _outcome(programs[result.key], row)
-                    else:
-                        journal.put(result.key, row)
-        for key, program in programs.items():
-            if key in journal:
-                outcomes[key] = _outcome(program, journal.get(key))
-    return {key: outcomes[key] for key in programs}
+    distinct = {program.program_hash: program for program in programs}
+    order = {problem_id: index for index, problem_id in enumerate(problems)}  # so that tests are read once
+    with Journal(path) as journal:
+        failed = judge_into(
+            journal,
+            lambda: Judge.from_config(config.sandbox),
+            tasks(),
+            outcome_values,
+            planned=len(distinct),
+            done=sum(key in journal for key in keys.values()),
+            description="judge",
+        )
+        return {
+            name: _outcome(program, journal.get(keys[name]) or failed[keys[name]]) for name, program in distinct.items()
+        }
 
 
 def _outcome(program: Program, row: Any) -> Outcome:
@@ -213,7 +213,11 @@ def _unjudged(outcomes: Mapping[str, Outcome]) -> Iterator[Skip]:
 
 
 def _judged(
-    file: CandidateFile, problems: Mapping[str, Problem], outcomes: Mapping[str, Outcome], steps: Mapping[str, int]
+    file: CandidateFile,
+    problems: Mapping[str, Problem],
+    tests: HiddenTests,
+    outcomes: Mapping[str, Outcome],
+    steps: Mapping[str, int],
 ) -> list[Judged]:
     judged = []
     for candidate in sorted([*file.usable, *file.unusable], key=lambda one: one.program.sample_index):
@@ -227,6 +231,7 @@ def _judged(
                     verdict=outcome.verdict if outcome else None,
                     file_passed=candidate.file_passed,
                     steps=steps[program.program_hash],
+                    has_tests=tests.has_tests(problems[program.problem_id]),
                 )
             )
     return judged

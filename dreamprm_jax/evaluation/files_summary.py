@@ -33,11 +33,12 @@ class Judged:
     verdict: Verdict | None  # None: not judged, as its code is empty or cannot be stored; counts as failed
     file_passed: bool | None
     steps: int
+    has_tests: bool
 
     @property
     def counts(self) -> bool:
         """Whether it counts in pass@1: the judge's own faults and tasks without tests do not."""
-        return bool(self.problem.tests) if self.verdict is None else self.verdict.is_label
+        return self.has_tests if self.verdict is None else self.verdict.is_label
 
     @property
     def passed(self) -> bool:

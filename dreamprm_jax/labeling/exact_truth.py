@@ -1,13 +1,16 @@
-"""The exact truth of a window's steps. No labelling of training reads it but the oracles, which are named so.
+"""The exact truth of a window's steps, on the procedural benchmark.
 
-The trainer's figures do (``training/evaluate_during.py``), and change no step.
+The label stage writes it, as it needs the hidden tests. Only the labelings that are named as oracles read it; the
+trainer's figures (``training/evaluate_during.py``) read it too, and change no step.
 """
 
 from __future__ import annotations
 
 from dreamprm_jax.config import Config
+from dreamprm_jax.labeling.window import problems_by_id, unique_programs
+from dreamprm_jax.problems.hidden_tests import HiddenTests
 from dreamprm_jax.runs.paths import Paths
-from dreamprm_jax.schema import Problem, Program, StepTruth
+from dreamprm_jax.schema import StepTruth, TestedProblem
 from dreamprm_jax.storage import read_json, read_records, write_records
 
 
@@ -22,28 +25,34 @@ def why_no_truth(config: Config) -> str | None:
     return None
 
 
-def compute_truth(config: Config, paths: Paths, window: str) -> list[StepTruth]:
-    """The truth of every step of a window's programs, each text once; nothing is written.
+def load_truth(config: Config, paths: Paths, window: str) -> list[StepTruth]:
+    """The truth of every step of a window's programs, each text once; computed and stored where it is missing.
 
     Raises:
       DataError: if a file of the generate stage is missing, or a program is not one of the simulated policy.
     """
+    path = paths.truth(window)
+    if not path.exists():
+        write_records(path, StepTruth, _compute(config, paths, window))
+    return read_truth(paths, window)
+
+
+def read_truth(paths: Paths, window: str) -> list[StepTruth]:
+    """The truth of a window's steps, as it was stored."""
+    return read_records(paths.truth(window), StepTruth)
+
+
+def _compute(config: Config, paths: Paths, window: str) -> list[StepTruth]:
     from dreamprm_jax.problems.procedural.compose import Composition
     from dreamprm_jax.problems.procedural.truth import step_truth
 
-    compositions = [Composition.from_json(row) for row in read_json(paths.compositions())]
-    programs = {(row.problem_id, row.program_hash): row for row in read_records(paths.programs(window), Program)}
+    tests = HiddenTests(paths.hidden_tests())
     return step_truth(
-        read_records(paths.problems(window), Problem),
-        {composition.problem_id: composition for composition in compositions},
-        programs.values(),
+        [
+            TestedProblem(**vars(problem), private_tests=tests.of(problem_id))
+            for problem_id, problem in problems_by_id(paths, window).items()
+        ],
+        {row["problem_id"]: Composition.from_json(row) for row in read_json(paths.compositions())},
+        unique_programs(paths, window),
         config.policy.wrong_rate_scale,
     )
-
-
-def load_truth(config: Config, paths: Paths, window: str) -> list[StepTruth]:
-    """``compute_truth``, made on first use and kept beside the results."""
-    path = paths.truth(window)
-    if not path.exists():
-        write_records(path, StepTruth, compute_truth(config, paths, window))
-    return read_records(path, StepTruth)

@@ -12,6 +12,13 @@ from typing import Any, Protocol
 
 from dreamprm_jax import schema
 
+MEAN_LOG_PROBABILITY = "mean_logprob"  # key, among a program's sampling parameters, of its tokens' mean
+
+
+def request_seed(config_seed: int, *parts: str) -> int:
+    """A seed that depends on what is asked, not on when or by which worker."""
+    return int(schema.content_hash(str(config_seed), *parts, digits=8), 16) & 0x7FFFFFFF
+
 
 class PolicyError(RuntimeError):
     """The policy could not answer (server down, rate limit, malformed reply) although it was asked again.

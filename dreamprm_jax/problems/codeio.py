@@ -15,7 +15,7 @@ from typing import Any
 
 from dreamprm_jax.problems.installed import gzip_lines, installed_file
 from dreamprm_jax.problems.json_rows import json_type, parse_json, text_field
-from dreamprm_jax.schema import DataError, Difficulty, Problem, TestCase, canonical_json, content_hash
+from dreamprm_jax.schema import DataError, Difficulty, TestCase, TestedProblem, canonical_json, content_hash
 
 DISTRIBUTION, VERSION = "reasoning-gym", "0.1.25"
 DATA_FILE = "reasoning_gym/data/codeio.jsonl.gz"
@@ -104,10 +104,10 @@ def signature(task: Task) -> Signature | None:
     return Signature(ast.unparse(arguments), names, len(names) - len(arguments.defaults))
 
 
-def problem(task: Task, parameters: Signature, tests: Iterable[TestCase]) -> Problem:
+def problem(task: Task, parameters: Signature, tests: Iterable[TestCase]) -> TestedProblem:
     """The task as a function-call problem; the reference stays apart."""
     cases = tuple(tests)
-    return Problem(
+    return TestedProblem(
         problem_id=task.task_id,
         title="",
         statement=f"{task.description.strip()}\n\n{task.specification.strip()}\n",

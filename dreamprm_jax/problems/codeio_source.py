@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from tqdm import tqdm
-
 from dreamprm_jax.config import Config
 from dreamprm_jax.problems import codeio
 from dreamprm_jax.problems.codeio_tests import MIN_DISTINCT, make_tests
 from dreamprm_jax.problems.windows import hash_order
 from dreamprm_jax.runs.journal import Journal
-from dreamprm_jax.schema import DataError, Problem, Skip
+from dreamprm_jax.runs.progress import Progress
+from dreamprm_jax.schema import DataError, Skip, TestedProblem
 
 
-def load_codeio(config: Config, excluded: frozenset[str], cache: Path | None) -> tuple[list[Problem], list[Skip]]:
+def load_codeio(config: Config, excluded: frozenset[str], cache: Path | None) -> tuple[list[TestedProblem], list[Skip]]:
     """As many problems as the windows want, or all that there are.
 
     Beyond what ``codeio_tests`` leaves out, so are tasks whose outputs hold floats that are not rounded: the judge
@@ -34,7 +33,7 @@ def load_codeio(config: Config, excluded: frozenset[str], cache: Path | None) ->
         raise DataError(f"problems.made_tests is {settings.made_tests}; it must be {MIN_DISTINCT} or more")
     wanted = settings.train_count + settings.meta_count + settings.test_count
     tasks = sorted(codeio.read_tasks(), key=lambda task: hash_order(task.task_id, config.seed))
-    problems: list[Problem] = []
+    problems: list[TestedProblem] = []
     skips = [
         Skip(codeio.DISTRIBUTION, task.task_id, "left out by problems.exclude")
         for task in tasks
@@ -42,7 +41,7 @@ def load_codeio(config: Config, excluded: frozenset[str], cache: Path | None) ->
     ]
     tasks = [task for task in tasks if task.task_id not in excluded]
     with contextlib.ExitStack() as stack:
-        bar = stack.enter_context(tqdm(total=min(wanted, len(tasks)), desc="make tests", unit="problem"))
+        progress = stack.enter_context(Progress("make tests", min(wanted, len(tasks)), "problem"))
         journal = None if cache is None else stack.enter_context(Journal(cache / "codeio_tests.journal"))
         for task, made in make_tests(tasks, settings.made_tests, config.seed, config.sandbox, journal):
             if len(problems) == wanted:
@@ -55,5 +54,5 @@ def load_codeio(config: Config, excluded: frozenset[str], cache: Path | None) ->
                 skips.append(Skip(codeio.DISTRIBUTION, task.task_id, reason))
             else:
                 problems.append(codeio.problem(task, parameters, made.tests))
-                bar.update()
+                progress.add()
     return problems, skips

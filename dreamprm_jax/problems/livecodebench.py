@@ -1,22 +1,22 @@
 """LiveCodeBench problems: a local .jsonl file, a folder laid out as the hub's dataset, or the hub itself.
 
-The hub's dataset ``livecodebench/code_generation_lite`` comes with a loading script, which ``datasets`` no longer
-runs; its data files are plain JSON lines (``test.jsonl``, ``test2.jsonl``, ...), one a release window, and are read
-as such. Releases are cumulative: ``release_v3`` is the first three files; ``v3`` is the third alone, ``v2_v4`` the
-second to the fourth. Field names are the official ones (LiveCodeBench commit 28fef95).
+The data files of ``livecodebench/code_generation_lite`` are plain JSON lines (``test.jsonl``, ``test2.jsonl``, ...),
+one a release window. Releases are cumulative: ``release_v3`` is the first three files; ``v3`` is the third alone,
+``v2_v4`` the second to the fourth. Field names are the official ones (LiveCodeBench commit 28fef95).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from dreamprm_jax.problems.json_rows import json_type, parse_json, read_jsonl, text_field
 from dreamprm_jax.problems.private_tests import DEFAULT_MAX_BYTES, parse_tests
-from dreamprm_jax.schema import DataError, Problem
+from dreamprm_jax.schema import DataError, Problem, TestedProblem
 
 DATA_FILES = ("test.jsonl", "test2.jsonl", "test3.jsonl", "test4.jsonl", "test5.jsonl", "test6.jsonl")
 COLUMNS = (
@@ -34,38 +34,61 @@ COLUMNS = (
 )
 
 
-def load_problems(
-    path: str, release: str, max_bytes: int = DEFAULT_MAX_BYTES, cache_dir: Path | None = None
-) -> list[Problem]:
-    """All problems of a source.
+def iterate_problems(
+    path: str, release: str, max_bytes: int = DEFAULT_MAX_BYTES, wants_tests: Callable[[Problem], bool] | None = None
+) -> Iterator[TestedProblem]:
+    """The problems of a source, one row in memory at a time.
 
     Args:
       path: A .jsonl file, a folder in the hub's layout, or a dataset id of the hub.
       release: Which release windows to read, of folder and hub (``release_files``).
       max_bytes: The most that one row's packed tests may inflate to.
-      cache_dir: Where ``datasets`` keeps its copies; None takes its own default.
+      wants_tests: Problems for which it returns False are yielded without their hidden tests, which are then not
+        decoded. None decodes all.
 
     Raises:
       DataError: naming the file, the row and the field; or saying that the hub cannot be reached.
     """
+    seen: dict[str, str] = {}
+    for file in _files(path, release):
+        for where, row in read_jsonl(file):
+            problem = problem_from_row(row, where, max_bytes, wants_tests)
+            if problem.problem_id in seen:
+                raise DataError(
+                    f"{where}, field question_id: {problem.problem_id!r} is also at {seen[problem.problem_id]}; "
+                    "remove one"
+                )
+            seen[problem.problem_id] = where
+            yield problem
+    if not seen:
+        raise DataError(f"{path}: holds no row")
+
+
+def load_problems(path: str, release: str, max_bytes: int = DEFAULT_MAX_BYTES) -> list[TestedProblem]:
+    """All problems of a source with all tests in memory; see ``iterate_problems``."""
+    return list(iterate_problems(path, release, max_bytes))
+
+
+def _files(path: str, release: str) -> list[Path]:
     local = Path(path)
     if local.is_file() or local.suffix == ".jsonl":
-        return read_problems(local, max_bytes)
+        return [local]
     if local.is_dir():
-        files = [str(local / name) for name in release_files(release)]
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+", path):
-        files = [f"hf://datasets/{path}/{name}" for name in release_files(release)]
-    else:
+        return [local / name for name in release_files(release)]
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
         raise DataError(f"problems.path {path!r}: no such file or folder, nor a dataset id like owner/name")
-    return _problems((row for file in files for row in _dataset_rows(file, cache_dir)), max_bytes)
+    import huggingface_hub  # here, as the import takes most of a second
 
-
-def read_problems(path: Path, max_bytes: int = DEFAULT_MAX_BYTES) -> list[Problem]:
-    """Problems from one .jsonl file in the official row format."""
-    problems = _problems(read_jsonl(path), max_bytes)
-    if not problems:
-        raise DataError(f"{path}: holds no row")
-    return problems
+    names = release_files(release)
+    try:
+        folder = Path(huggingface_hub.snapshot_download(path, repo_type="dataset", allow_patterns=names))
+    except Exception as error:  # the library and its transports raise many unrelated types
+        raise DataError(
+            f"problems.path {path!r}: cannot be read from the hub; check the network (and HF_HUB_OFFLINE, "
+            "HF_ENDPOINT), or download the dataset's test*.jsonl files elsewhere and set problems.path to their folder "
+            f"({type(error).__name__}: {error})"
+        ) from error
+    return [folder / name for name in names]
 
 
 def release_files(release: str) -> list[str]:
@@ -89,20 +112,22 @@ def release_files(release: str) -> list[str]:
     )
 
 
-def problem_from_row(row: Mapping[str, Any], where: str, max_bytes: int = DEFAULT_MAX_BYTES) -> Problem:
-    """One official row as a Problem; further columns are ignored. Raises DataError that names the field."""
+def problem_from_row(
+    row: Mapping[str, Any],
+    where: str,
+    max_bytes: int = DEFAULT_MAX_BYTES,
+    wants_tests: Callable[[Problem], bool] | None = None,
+) -> TestedProblem:
+    """One official row; further columns are ignored. The arguments are those of ``iterate_problems``.
+
+    Raises:
+      DataError: naming the field.
+    """
     text = {name: text_field(row, name, where) for name in COLUMNS}
     if not text["question_id"].strip():
         raise DataError(f"{where}, field question_id: empty")
     where = f"{where} (question_id {text['question_id']})"
-    public, private = (
-        parse_tests(text[name], f"{where}, field {name}", max_bytes)
-        for name in ("public_test_cases", "private_test_cases")
-    )
-    func_name = _func_name(text["metadata"], f"{where}, field metadata")
-    if func_name is None and any(test.testtype == "functional" for test in public + private):
-        raise DataError(f"{where}, field metadata: the tests call a function, but no func_name is given")
-    return Problem(
+    problem = TestedProblem(
         problem_id=text["question_id"],
         title=text["question_title"],
         statement=text["question_content"],
@@ -111,53 +136,15 @@ def problem_from_row(row: Mapping[str, Any], where: str, max_bytes: int = DEFAUL
         contest_date=_iso_date(text["contest_date"], f"{where}, field contest_date"),
         difficulty=text["difficulty"],
         starter_code=text["starter_code"],
-        func_name=func_name,
-        public_tests=public,
-        private_tests=private,
+        func_name=_func_name(text["metadata"], f"{where}, field metadata"),
+        public_tests=parse_tests(text["public_test_cases"], f"{where}, field public_test_cases", max_bytes),
     )
-
-
-def _problems(rows: Iterable[tuple[str, Mapping[str, Any]]], max_bytes: int) -> list[Problem]:
-    problems: list[Problem] = []
-    seen: dict[str, str] = {}
-    for where, row in rows:
-        problem = problem_from_row(row, where, max_bytes)
-        if problem.problem_id in seen:
-            raise DataError(
-                f"{where}, field question_id: {problem.problem_id!r} is also at {seen[problem.problem_id]}; remove one"
-            )
-        seen[problem.problem_id] = where
-        problems.append(problem)
-    return problems
-
-
-def _dataset_rows(file: str, cache_dir: Path | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    import datasets  # here, as the import takes a second that most runs do not need
-
-    # every column as text: Arrow would otherwise guess a type for each
-    features = datasets.Features({name: datasets.Value("string") for name in COLUMNS})
-    try:
-        rows = datasets.load_dataset(
-            "json",
-            data_files=[file],
-            split="train",
-            features=features,
-            cache_dir=None if cache_dir is None else str(cache_dir),
-        )
-    except Exception as error:  # the library and its transports raise many unrelated types
-        cause = error.__cause__ or error
-        raise DataError(f"{file}: {_advice(file, error)} ({type(cause).__name__}: {cause})") from error
-    for number, row in enumerate(rows, start=1):
-        yield f"{file}, row {number}", row
-
-
-def _advice(file: str, error: Exception) -> str:
-    if not file.startswith("hf://"):
-        return "no such file" if isinstance(error, FileNotFoundError) else "not JSON lines in the official row format"
-    return (
-        "cannot be read from the hub; check the network (and HF_HUB_OFFLINE, HF_ENDPOINT), or download the dataset's "
-        "test*.jsonl files elsewhere and set problems.path to their folder"
-    )
+    if wants_tests is None or wants_tests(problem):
+        hidden = parse_tests(text["private_test_cases"], f"{where}, field private_test_cases", max_bytes)
+        problem = dataclasses.replace(problem, private_tests=hidden)
+    if problem.func_name is None and any(test.testtype == "functional" for test in problem.tests):
+        raise DataError(f"{where}, field metadata: the tests call a function, but no func_name is given")
+    return problem
 
 
 def _func_name(metadata: str, where: str) -> str | None:
@@ -171,7 +158,6 @@ def _func_name(metadata: str, where: str) -> str | None:
 
 
 def _iso_date(text: str, where: str) -> str:
-    # Arrow rewrites dates with a space; one spelling everywhere
     try:
         return datetime.fromisoformat(text).isoformat()
     except ValueError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,17 +11,22 @@ import pyarrow.parquet as pq
 
 from dreamprm_jax.config import Config
 from dreamprm_jax.problems.codeio_source import load_codeio
+from dreamprm_jax.problems.hidden_tests import write_hidden_tests
 from dreamprm_jax.problems.humaneval import read_humaneval
 from dreamprm_jax.problems.leetcode import read_leetcode
-from dreamprm_jax.problems.livecodebench import load_problems
+from dreamprm_jax.problems.livecodebench import iterate_problems
 from dreamprm_jax.problems.procedural.compose import Composition, compose
-from dreamprm_jax.problems.windows import split_counts, split_windows
-from dreamprm_jax.schema import DataError, Problem, Skip
+from dreamprm_jax.problems.windows import dated_window, split_counts, split_windows
+from dreamprm_jax.runs.progress import progress_of
+from dreamprm_jax.schema import DataError, Problem, ProblemTests, Skip, TestedProblem
 
 WINDOWS = ("train", "meta", "test")
+EXCLUDED = "left out by problems.exclude"
 
 
-def load_windows(config: Config, cache: Path | None = None) -> tuple[dict[str, list[Problem]], list[Composition]]:
+def load_windows(
+    config: Config, tests: Path, cache: Path | None = None
+) -> tuple[dict[str, list[Problem]], list[Composition]]:
     """Problems by window, and the compositions of the procedural benchmark (empty for other sources).
 
     ``meta`` problems lie in the training window of dates; they give outcomes only, no step labels. What was left out is
@@ -29,36 +34,55 @@ def load_windows(config: Config, cache: Path | None = None) -> tuple[dict[str, l
 
     Args:
       config: all settings.
+      tests: the file to which the hidden tests of all problems are written, while they are read.
       cache: folder in which tests that take long to make are kept.
 
     Raises:
-      DataError: where a window is empty, or the policy cannot know the source.
+      DataError: where a window is empty.
     """
     settings = config.problems
-    if settings.source != "procedural" and config.policy.kind == "simulated":
-        raise DataError(
-            f"problems.source {settings.source!r} needs a policy that can write: set policy.kind to 'server' or "
-            "'replay' ('simulated' knows only the procedural benchmark)"
-        )
-    if settings.source == "procedural" and settings.exclude:
-        raise DataError("problems.exclude: the procedural benchmark has no problem to leave out; set it to ''")
+    excluded = excluded_ids(settings.exclude)
     windows: dict[str, list[Problem]] = {window: [] for window in WINDOWS}
+    problems: list[Problem] = []
     compositions = []
+    skips: list[Skip] = []
+
+    def hidden_tests(source: Iterable[TestedProblem]) -> Iterator[ProblemTests]:
+        """Keeps the problems and passes their hidden tests on."""
+        for tested in source:
+            problem, of_problem = tested.split()
+            if problem.problem_id in excluded:
+                skips.append(Skip(settings.source, problem.problem_id, EXCLUDED))
+            else:
+                problems.append(problem)
+                yield of_problem
+
     if settings.source == "procedural":
         counts = {"train": settings.train_count, "meta": settings.meta_count, "test": settings.test_count}
-        for window, problem, composition in compose(config.seed, counts, settings.private_tests):
+        composed = list(compose(config.seed, counts, settings.private_tests))
+        write_hidden_tests(tests, hidden_tests(tested for _, tested, _ in composed))
+        for problem, (window, _, composition) in zip(problems, composed, strict=True):
             windows[window].append(problem)
             compositions.append(composition)
     elif settings.source == "livecodebench":
-        problems = _without(load_problems(settings.path, settings.release, settings.max_private_test_bytes), config)
+        window_of = dated_window(settings)
+        rows = iterate_problems(
+            settings.path,
+            settings.release,
+            settings.max_private_test_bytes,
+            lambda problem: window_of(problem) is not None and problem.problem_id not in excluded,
+        )
+        write_hidden_tests(tests, hidden_tests(progress_of(rows, "read problems", None, "problem")))
         windows, between = split_windows(problems, settings)
-        _report(len(problems), between)
+        skips += between
     else:
-        problems, skips = _packaged(config, cache)
-        _report(len(problems) + len(skips), skips)
+        found, left_out = _packaged(config, excluded, cache)
+        skips += left_out
+        write_hidden_tests(tests, hidden_tests(found))
         windows = split_counts(problems, settings, config.seed)
         sizes = ", ".join(f"{window} {len(windows[window])}" for window in WINDOWS)
         print(f"   {settings.source}: {len(problems)} problems; windows drawn by hash: {sizes}")
+    _report(sum(map(len, windows.values())) + len(skips), skips)
     dated = f"train before {settings.train_before}, test from {settings.test_from}"
     for window in WINDOWS:
         if not windows[window]:
@@ -69,25 +93,16 @@ def load_windows(config: Config, cache: Path | None = None) -> tuple[dict[str, l
     return windows, compositions
 
 
-def _packaged(config: Config, cache: Path | None) -> tuple[list[Problem], list[Skip]]:
+def _packaged(
+    config: Config, excluded: frozenset[str], cache: Path | None
+) -> tuple[Sequence[TestedProblem], list[Skip]]:
     """Problems of a source that comes as an installed package, and what was left out of it."""
-    source = config.problems.source
-    if source == "codeio":
-        return load_codeio(config, excluded_ids(config.problems.exclude), cache)
-    if source == "humaneval":
+    if config.problems.source == "codeio":
+        return load_codeio(config, excluded, cache)
+    if config.problems.source == "humaneval":
         found = read_humaneval()
-        problems, skips = found.problems, found.skips
-    else:
-        problems, skips = read_leetcode()
-    return _without(problems, config), skips
-
-
-def _without(problems: list[Problem], config: Config) -> list[Problem]:
-    excluded = excluded_ids(config.problems.exclude)
-    kept = [problem for problem in problems if problem.problem_id not in excluded]
-    if excluded:
-        print(f"   {len(problems) - len(kept)} of {len(problems)} problems left out by problems.exclude")
-    return kept
+        return found.problems, found.skips
+    return read_leetcode()
 
 
 def excluded_ids(path: str) -> frozenset[str]:

@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from dreamprm_jax.config import ProblemsConfig
 from dreamprm_jax.schema import DataError, Problem, Skip, content_hash
+
+
+def dated_window(config: ProblemsConfig) -> Callable[[Problem], str | None]:
+    """Returns a function from a problem to "train" or "test" by its contest date, or None between the two.
+
+    Raises:
+      DataError: when a date is malformed or the windows overlap.
+    """
+    before = _date(config.train_before, "problems.train_before")
+    start = _date(config.test_from, "problems.test_from")
+    if before > start:
+        raise DataError(
+            f"problems.train_before {config.train_before} is after problems.test_from {config.test_from}: "
+            "the windows would overlap"
+        )
+
+    def window_of(problem: Problem) -> str | None:
+        date = _date(problem.contest_date, f"problem {problem.problem_id}, contest_date")
+        return "train" if date < before else "test" if date >= start else None
+
+    return window_of
 
 
 def split_windows(problems: Sequence[Problem], config: ProblemsConfig) -> tuple[dict[str, list[Problem]], list[Skip]]:
@@ -24,23 +45,15 @@ def split_windows(problems: Sequence[Problem], config: ProblemsConfig) -> tuple[
     Raises:
       DataError: when a date is malformed or the windows overlap.
     """
-    before = _date(config.train_before, "problems.train_before")
-    start = _date(config.test_from, "problems.test_from")
-    if before > start:
-        raise DataError(
-            f"problems.train_before {config.train_before} is after problems.test_from {config.test_from}: "
-            "the windows would overlap"
-        )
+    window_of = dated_window(config)
     windows: dict[str, list[Problem]] = {"train": [], "meta": [], "test": []}
     between = []
     for problem in problems:
-        date = _date(problem.contest_date, f"problem {problem.problem_id}, contest_date")
-        if date < before:
-            windows["train"].append(problem)
-        elif date >= start:
-            windows["test"].append(problem)
-        else:
+        window = window_of(problem)
+        if window is None:
             between.append(Skip("problems", problem.problem_id, "between the train and the test window"))
+        else:
+            windows[window].append(problem)
     drawn = sorted(windows["train"], key=lambda problem: content_hash("meta", problem.problem_id))
     meta = {problem.problem_id for problem in drawn[: config.meta_count]}
     windows["meta"] = [problem for problem in windows["train"] if problem.problem_id in meta]

@@ -1,4 +1,8 @@
-"""Files of the user's that settings name: they count with their content, not their place."""
+"""Content digests of the files that settings name: a stage is redone when a file changes, not when it moves.
+
+The digests of a run are kept in its folder, so that finished work is known as such where the files are gone (deleted,
+or not copied to another machine with the run), and large files are hashed once.
+"""
 
 from __future__ import annotations
 
@@ -6,62 +10,86 @@ import functools
 from pathlib import Path
 from typing import Any
 
+from dreamprm_jax.config import SettingInfo
+from dreamprm_jax.schema import DataError, content_hash
 from dreamprm_jax.storage import file_hash, read_json, write_json
+from dreamprm_jax.user_code import is_user_function, user_function_digest
 
-# Edited, such a file is read again. Not so the replay policy's: to answer what failed, its file grows, and the work
-# that is done must stay.
-_FIELDS = (
-    "problems.path", "generate.candidates", "policy.chat_template", "train.labels.stored", "train.labels.clean_labels",
-)  # fmt: skip
-_OF_A_FOLDER = ("chat_template.jinja", "tokenizer_config.json")  # what is read of a tokenizer's
-_MEMORY = "files.json"
-
-
-def remembered(root: Path | None) -> dict[str, str]:
-    """What the files of a run held when it last worked: hash by field and path."""
-    path = None if root is None else root / _MEMORY
-    return read_json(path) if path is not None and path.is_file() else {}
+FILE = "inputs.json"
+_READ_OF_A_FOLDER = {  # where not all of it counts
+    "tokenizer": ("chat_template.jinja", "tokenizer_config.json"),
+    "problem_ids": ("problems.parquet",),
+}
 
 
-def remember(settings: dict[str, Any], root: Path) -> None:
-    """Writes into the run's folder what the files that its settings name hold now.
+class InputDigests:
+    """The content digests of one run's input files, by setting and value."""
 
-    A finished stage is then known where the files are gone: deleted, or not copied to another machine with the run.
-    """
-    known = remembered(root)
-    memory = dict(known)
-    for field in _FIELDS:
-        value: Any = settings
-        for part in field.split("."):
-            value = value[part]
-        if digest := _digest(value):
-            memory[_key(field, value)] = digest
-    if memory != known:
-        write_json(root / _MEMORY, memory)
+    def __init__(self, root: Path | None) -> None:
+        """Reads what the run in ``root`` remembers; None remembers nothing."""
+        self._path = None if root is None else root / FILE
+        known = read_json(self._path) if self._path is not None and self._path.is_file() else {}
+        self._known: dict[str, dict[str, Any]] = known
+        self._saved = dict(known)
+
+    def meaning(self, name: str, value: Any, info: SettingInfo) -> Any:
+        """What a setting's value stands for: the digest of what it names, or else the value itself.
+
+        Args:
+          name: dotted name of the field.
+          value: its value.
+          info: its metadata.
+
+        Raises:
+          DataError: when a file cannot be read.
+        """
+        if info.reads == "function":
+            names = value if isinstance(value, tuple) else (value,)
+            digests = tuple(user_function_digest(one) if is_user_function(one) else one for one in names)
+            return digests if isinstance(value, tuple) else digests[0]
+        if not info.reads or not value:
+            return value
+        key = f"{name}={value}"
+        found = self._digest(Path(value), info.reads, self._known.get(key, {}).get("files", {}))
+        if found is not None:
+            self._known[key] = found
+        return self._known.get(key, {}).get("digest", value)
+
+    def save(self) -> None:
+        """Writes the digests that are new into the run's folder."""
+        if self._path is not None and self._known != self._saved:
+            write_json(self._path, self._known)
+            self._saved = dict(self._known)
+
+    @staticmethod
+    def _digest(path: Path, reads: str, known: dict[str, list[Any]]) -> dict[str, Any] | None:
+        """The digest of a file or folder; None where there is none. Files of known size and time are not read again."""
+        try:
+            if path.is_file():
+                files = {"": path}
+            elif path.is_dir():
+                names = _READ_OF_A_FOLDER.get(reads)
+                inside = [path / name for name in names] if names else sorted(path.rglob("*"))
+                files = {str(one.relative_to(path)): one for one in inside if one.is_file() and not _hidden(one, path)}
+            else:
+                return None
+            stats = {name: (one.stat().st_size, one.stat().st_mtime_ns) for name, one in files.items()}
+            hashes = {
+                name: known[name][2]
+                if name in known and tuple(known[name][:2]) == stats[name]
+                else _file_hash(str(one.resolve()), *stats[name])
+                for name, one in files.items()
+            }
+        except OSError as error:
+            raise DataError(f"{error.filename or path}: cannot be read ({error.strerror or error})") from error
+        digest = content_hash(*(text for item in sorted(hashes.items()) for text in item))
+        return {"digest": digest, "files": {name: [*stats[name], hashes[name]] for name in files}}
 
 
-def content(field: str, value: Any, memory: dict[str, str]) -> Any:
-    """What a setting stands for: the content of the file that it names, now or as remembered, or the value itself."""
-    if field not in _FIELDS or not isinstance(value, str):
-        return value
-    return _digest(value) or memory.get(_key(field, value), value)
+def _hidden(path: Path, root: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(root).parts)
 
 
-def _key(field: str, value: str) -> str:
-    return f"{field}={value}"
-
-
-def _digest(value: str) -> str | None:
-    path = Path(value)
-    if not value:
-        return None
-    if path.is_file():
-        stat = path.stat()
-        return _file_hash(value, stat.st_mtime_ns, stat.st_size)
-    found = [digest for name in _OF_A_FOLDER if (digest := _digest(str(path / name)))] if path.is_dir() else []
-    return " ".join(found) or None
-
-
-@functools.lru_cache(maxsize=64)
-def _file_hash(path: str, modified: int, size: int) -> str:
+@functools.lru_cache(maxsize=4096)
+def _file_hash(path: str, size: int, modified: int) -> str:
     return file_hash(Path(path))

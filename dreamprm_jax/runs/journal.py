@@ -8,9 +8,9 @@ holds only where each key's line lies (``key_index``).
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from dreamprm_jax.runs.key_index import KeyIndex
+from dreamprm_jax.runs.locks import try_lock
 from dreamprm_jax.schema import DataError, canonical_json
 from dreamprm_jax.storage import disk_full_error
 
@@ -38,11 +39,17 @@ class Journal:
         self._index = KeyIndex()
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            try_lock(self._file, path)
+        except DataError:
             os.close(self._file)
-            raise DataError(f"{path}: another process is working on this run; wait for it or stop it") from error
+            raise
         self._end = self._load()
+        if self.dropped:
+            print(
+                f"   {path}: {self.dropped} damaged line(s) left out (a kill or a full disk); their units are done again",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _load(self) -> int:
         offset = 0

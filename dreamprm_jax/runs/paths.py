@@ -1,15 +1,9 @@
-"""One folder per run: where each stage's files lie, and the fingerprints by which a stage knows its work is done."""
+"""Where every file of a run lies: the only place where file names are written down."""
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
-
-from dreamprm_jax.storage import TEMPORARY, read_json, write_json
-
-STARTED = "STARTED.json"
-DONE = "DONE.json"
 
 
 @dataclass(frozen=True)
@@ -26,13 +20,16 @@ class Paths:
         """``schema.Problem`` rows of one window."""
         return self.root / "generate" / f"problems_{window}.parquet"
 
+    def hidden_tests(self) -> Path:
+        """The hidden tests of all problems (``problems/hidden_tests.py``); only stages that judge read them."""
+        return self.root / "generate" / "hidden_tests.parquet"
+
     def programs(self, window: str) -> Path:
         """``schema.Program`` rows: the candidates of one window."""
         return self.root / "generate" / f"programs_{window}.parquet"
 
     def compositions(self) -> Path:
-        """Procedural benchmark: what the simulated policy knows of each problem. Training reads it for the truth
-        (``evaluation/truth.py``) alone."""
+        """Procedural benchmark: what the simulated policy knows of each problem."""
         return self.root / "generate" / "compositions.json"
 
     def outcomes(self, window: str) -> Path:
@@ -44,8 +41,9 @@ class Paths:
         return self.root / "label" / "step_labels.parquet"
 
     def truth(self, window: str) -> Path:
-        """``schema.StepTruth`` rows (procedural benchmark), written and read by ``evaluate`` alone."""
-        return self.root / "evaluate" / f"truth_{window}.parquet"
+        """``schema.StepTruth`` rows of the train, meta and test windows (procedural benchmark). Training reads them only
+        to measure, and for the labelings that are named as oracles."""
+        return self.root / "label" / f"truth_{window}.parquet"
 
     def arm(self, arm: str) -> Path:
         """The training folder of one arm: checkpoints, metrics.jsonl, TensorBoard events."""
@@ -78,60 +76,3 @@ class Paths:
     def report(self) -> Path:
         """The HTML report."""
         return self.root / "report" / "report.html"
-
-
-@dataclass(frozen=True)
-class StageFolder:
-    """A stage's folder with its completion marker."""
-
-    path: Path
-    fingerprint: str  # hash of the settings and inputs that the stage's output depends on
-
-    def is_done(self) -> bool:
-        """Whether the folder holds the finished output for this fingerprint."""
-        marker = self.path / DONE
-        return marker.exists() and read_json(marker)["fingerprint"] == self.fingerprint
-
-    def open(self) -> Path | None:
-        """Readies the folder: keeps work of the same fingerprint, moves other work aside, brings earlier work back.
-
-        What a killed run left half-written is removed; the caller holds the run's lock, so nobody writes here now.
-
-        Returns:
-          Where earlier work for other settings was moved to, or None.
-        """
-        moved = None
-        for half_written in [*self.path.rglob(TEMPORARY)]:
-            if half_written.is_file():
-                half_written.unlink()
-        if self.path.exists() and _started_for(self.path) != self.fingerprint:
-            moved = self._move_aside()
-        if not self.path.exists():
-            for earlier in sorted(self._old.glob(f"{self.path.name}-*")):
-                if _started_for(earlier) == self.fingerprint:
-                    shutil.move(earlier, self.path)
-                    return moved
-            self.path.mkdir(parents=True)
-            write_json(self.path / STARTED, {"fingerprint": self.fingerprint})
-        return moved
-
-    def finish(self, counts: dict[str, int]) -> None:
-        """Marks the stage as done, with its counts of read, written and skipped."""
-        write_json(self.path / DONE, {"fingerprint": self.fingerprint, "counts": counts})
-
-    @property
-    def _old(self) -> Path:
-        return self.path.parent / "old"
-
-    def _move_aside(self) -> Path:
-        self._old.mkdir(exist_ok=True)
-        number = 1
-        while (target := self._old / f"{self.path.name}-{number}").exists():
-            number += 1
-        shutil.move(self.path, target)
-        return target
-
-
-def _started_for(folder: Path) -> str | None:
-    marker = folder / STARTED
-    return read_json(marker)["fingerprint"] if marker.exists() else None

@@ -1,65 +1,65 @@
-"""The stages in their order: what each does, needs and depends on.
+"""The six stages of a run: what each is for, which settings its output depends on, and which stages it reads.
 
-The command line's help reads this table; it imports nothing else, so that help comes at once.
+The functions are in ``dreamprm_jax/stages``, one module of the same name each.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from dreamprm_jax.config import Config
-    from dreamprm_jax.runs.paths import Paths
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of the pipeline."""
+    """One stage of the pipeline.
+
+    Attributes:
+      name: Of the stage, its folder and its module.
+      sections: Sections of the settings that its output depends on, besides those of its inputs.
+      inputs: Stages whose folders it reads.
+      summary: One line for the console and ``--help``.
+      runs_on_all_processes: Whether all processes of a run work on it; otherwise the first process does it alone.
+      stops_in_sync: Whether all processes stop at the same step after SIGTERM; otherwise the process that receives it
+        stops the others at once.
+    """
 
     name: str
-    function: str  # "module:function", imported when the stage runs, so that host stages never load jax
-    sections: tuple[str, ...]  # settings that its output depends on, beside its inputs
-    inputs: tuple[str, ...]  # stages whose folders it reads
+    sections: tuple[str, ...]
+    inputs: tuple[str, ...]
     summary: str
-    together: bool = False  # all processes of a run work on it; the others are the first process's alone
-    agreed: bool = False  # and after SIGTERM they stop at the same step; else whoever gets it stops the others at once
-
-    def load(self) -> Callable[[Config, Paths], dict[str, int]]:
-        """The stage's function."""
-        module, function = self.function.split(":")
-        return getattr(importlib.import_module(module), function)
+    runs_on_all_processes: bool = False
+    stops_in_sync: bool = False
 
 
 STAGES = {
     stage.name: stage
     for stage in (
         Stage(
-            "generate", "dreamprm_jax.stages.generate:generate", ("seed", "problems", "policy", "generate"), (),
+            "generate", ("seed", "problems", "policy", "generate"), (),
             "load the problems and let the policy write candidate programs",
         ),
         Stage(
-            "label", "dreamprm_jax.stages.label:label", ("label", "sandbox", "engine"), ("generate",),
+            "label", ("label", "sandbox", "engine"), ("generate",),
             "judge every program; roll out and judge every prefix: outcomes and Monte-Carlo step labels",
         ),
         Stage(
-            "train", "dreamprm_jax.stages.train:train", ("model", "train"), ("generate", "label"),
-            "train the reward models: outcomes only, raw labels, corrected labels", together=True, agreed=True,
+            "train", ("model", "train"), ("generate", "label"),
+            "train the reward models: outcomes only, raw labels, corrected labels",
+            runs_on_all_processes=True, stops_in_sync=True,
         ),
         Stage(
-            "score", "dreamprm_jax.stages.score:score", ("score",), ("generate", "train"),
-            "score every step of every test candidate in one pass", together=True,
+            "score", ("score",), ("generate", "train"),
+            "score every step of every test candidate in one pass", runs_on_all_processes=True,
         ),
         Stage(
-            "evaluate", "dreamprm_jax.stages.evaluate:evaluate", ("evaluate",),
-            ("generate", "label", "train", "score"),
+            "evaluate", ("evaluate",), ("generate", "label", "train", "score"),
             "select programs, compare methods with paired statistics, print the table",
         ),
-        Stage(
-            "report", "dreamprm_jax.stages.report:report", (), ("evaluate",),
-            "write the HTML report",
-        ),
+        Stage("report", (), ("evaluate",), "write the HTML report"),
     )
 }  # fmt: skip
+
+
+def with_inputs(name: str) -> tuple[str, ...]:
+    """A stage and all stages that it depends on, in the order of the pipeline."""
+    needed = {name}.union(*(with_inputs(one) for one in STAGES[name].inputs))
+    return tuple(stage for stage in STAGES if stage in needed)

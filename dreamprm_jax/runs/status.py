@@ -1,55 +1,49 @@
-"""How far a run is, stage by stage, read from its folder without disturbing whoever works in it.
+"""How far a run is, stage by stage, read from its folder without disturbing the process that works in it.
 
-No lock is taken and nothing is written: units are counted in the journals, the rest stands in the small files that the
-driver leaves beside them.
+No lock is taken and nothing is written. The working process leaves small progress files beside its journals.
 """
 
 from __future__ import annotations
 
-import argparse
-import datetime
 import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dreamprm_jax.runs.progress import Progress, read_progress
+from dreamprm_jax.config import Config, freeze
+from dreamprm_jax.runs.fingerprint import fingerprint
+from dreamprm_jax.runs.progress import ProgressRecord, duration
 from dreamprm_jax.runs.server_usage import spent
-from dreamprm_jax.schema import DataError
+from dreamprm_jax.runs.stage_folder import DONE, STARTED
 from dreamprm_jax.runs.stage_graph import STAGES
+from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import read_json
-from dreamprm_jax.runs.paths import DONE, STARTED
 
-_ALIVE_SECONDS = 600.0  # a driver on another machine whose journal grew within this time is believed to go on
+_ALIVE_SECONDS = 600.0  # a process on another machine whose progress was written within this time is taken as running
 
-
-@dataclass(frozen=True)
-class UnitStatus:
-    """One journal."""
-
-    name: str
-    done: int
-    progress: Progress  # what its latest run left
-    age: float  # seconds since the journal last grew
-
-    @property
-    def rate(self) -> float | None:
-        """Units a second of the latest run, until its last unit."""
-        fresh = self.done - self.progress.done_before
-        seconds = time.time() - self.age - self.progress.started
-        return fresh / seconds if fresh > 0 and seconds > 0 else None
+State = Literal["done", "other settings", "started", "pending"]
 
 
 @dataclass(frozen=True)
 class StageStatus:
-    """One stage."""
+    """One stage.
+
+    Attributes:
+      name: Of the stage.
+      state: "done" for the settings in the run's config.json; "other settings": finished, but for others.
+      counts: Of a stage that is done.
+      seconds: How long a stage that is done took in its last run; None where it is not done.
+      work: The progress records of its latest run.
+      spent: What a policy's server was asked for.
+    """
 
     name: str
-    state: Literal["done", "started", "pending"]
-    counts: dict[str, int]  # of a stage that is done
-    units: tuple[UnitStatus, ...]
-    spent: dict[str, int]  # what a policy's server was asked for
+    state: State
+    counts: dict[str, int]
+    seconds: float | None
+    work: tuple[ProgressRecord, ...]
+    spent: dict[str, int]
 
 
 def run_status(root: Path) -> list[StageStatus]:
@@ -60,7 +54,8 @@ def run_status(root: Path) -> list[StageStatus]:
     """
     if not (root / "config.json").exists():
         raise DataError(f"{root}: no run there (no config.json); name the folder that --workdir named")
-    return [_stage(name, root / name) for name in STAGES]
+    config = freeze(read_json(root / "config.json"))
+    return [_stage(config, root, name) for name in STAGES]
 
 
 def owner(root: Path) -> int | None:
@@ -76,25 +71,15 @@ def owner(root: Path) -> int | None:
     return None
 
 
-def _stage(name: str, folder: Path) -> StageStatus:
-    done = folder / DONE
-    counts = read_json(done)["counts"] if done.exists() else {}
-    state: Literal["done", "started", "pending"] = "pending"
-    if done.exists():
-        state = "done"
-    elif (folder / STARTED).exists():
-        state = "started"
-    accounts = [(journal, read_progress(journal)) for journal in sorted(folder.glob("*.journal"))]
-    units = [_units(journal, progress) for journal, progress in accounts if progress is not None]
-    return StageStatus(name, state, counts, tuple(sorted(units, key=lambda one: one.progress.started)), spent(folder))
-
-
-def _units(journal: Path, progress: Progress) -> UnitStatus:
-    done = 0
-    with open(journal, "rb") as handle:
-        while block := handle.read(1 << 20):
-            done += block.count(b"\n")
-    return UnitStatus(journal.stem, done, progress, time.time() - journal.stat().st_mtime)
+def _stage(config: Config, root: Path, name: str) -> StageStatus:
+    folder = root / name
+    marker = read_json(folder / DONE) if (folder / DONE).exists() else {}
+    state: State = "started" if (folder / STARTED).exists() else "pending"
+    if marker:
+        state = "done" if marker["fingerprint"] == fingerprint(config, name, root) else "other settings"
+    files = [*folder.glob("*.progress.json")]
+    work = sorted((ProgressRecord(**read_json(path)) for path in files), key=lambda one: one.started)
+    return StageStatus(name, state, marker.get("counts", {}), marker.get("seconds"), tuple(work), spent(folder))
 
 
 def format_status(root: Path) -> str:
@@ -104,46 +89,33 @@ def format_status(root: Path) -> str:
     lines = [f"{root}: " + ("no process works on it here" if pid is None else f"process {pid} works on it")]
     for stage in stages:
         counts = ", ".join(f"{value} {key}" for key, value in stage.counts.items())
-        lines.append(f"{stage.name:<10} {stage.state:<8} {counts}".rstrip())
-        for units in stage.units:
-            lines += [f"  {line}" for line in _unit_lines(units, pid is not None)]
+        took = "" if stage.seconds is None else f"{duration(stage.seconds):>8}  "
+        state = "done for other settings" if stage.state == "other settings" else stage.state
+        lines.append(f"{stage.name:<10} {state:<8} {took}{counts}".rstrip())
+        for record in stage.work:
+            lines += [f"  {line}" for line in _lines(record, pid is not None)]
         if stage.spent and stage.state == "started":
             lines.append("  asked of the server: " + ", ".join(f"{n} {name}" for name, n in stage.spent.items()))
     return "\n".join(lines)
 
 
-def _unit_lines(units: UnitStatus, owned: bool) -> list[str]:
-    progress = units.progress
-    share = f" ({100 * units.done / progress.planned:.1f} %)" if progress.planned else ""
-    line = f"{progress.description}: {units.done} of {progress.planned} {progress.unit}s{share}"
-    left = progress.planned - units.done
-    here = progress.host == socket.gethostname()
-    if left > 0 and not progress.ended and (owned if here else units.age < _ALIVE_SECONDS):
-        time_left = f"{units.rate:.3g} a second, {_duration(left / units.rate)} left" if units.rate else "just begun"
-        line += f", {time_left}, the last {_duration(units.age)} ago"
+def _lines(record: ProgressRecord, owned: bool) -> list[str]:
+    share = f" ({100 * record.done / record.planned:.1f} %)" if record.planned else ""
+    line = f"{record.description}: {record.done} of {record.planned} {record.unit}s{share}"
+    left, age = record.planned - record.done, time.time() - record.updated
+    fresh, seconds = record.done - record.done_before, record.updated - record.started
+    here = record.host == socket.gethostname()
+    if left > 0 and not record.ended and (owned if here else age < _ALIVE_SECONDS):
+        rate = fresh / seconds if fresh > 0 and seconds > 0 else None
+        line += f", {rate:.3g} a second, {duration(left / rate)} left" if rate else ", just begun"
+        line += f", as of {duration(age)} ago"
     elif left > 0:
-        line += f", the last {_duration(units.age)} ago; run the same command again to go on"
-    lines = [line]
-    notes = {**progress.counts, "worker processes replaced": progress.worker_deaths}
+        line += f", stopped {duration(age)} ago; run the same command again to continue"
+    lines = [line + (f", {record.notes}" if record.notes else "")]
+    notes = {**record.counts, "worker processes replaced": record.worker_deaths}
     shown = ", ".join(f"{count} {name}" for name, count in notes.items() if count)
     if shown:
         lines.append(f"  latest run: {shown}")
-    if progress.failed and left > 0:
-        lines.append(f"  failed in the latest run: {progress.failed}, first {progress.first_failure}")
+    if record.failed and left > 0:
+        lines.append(f"  failed in the latest run: {record.failed}, first {record.first_failure}")
     return lines
-
-
-def _duration(seconds: float) -> str:
-    return str(datetime.timedelta(seconds=round(seconds)))
-
-
-def main(arguments: list[str]) -> int:
-    """``dreamprm status``."""
-    parser = argparse.ArgumentParser(
-        prog="dreamprm status",
-        description="Says how far a run is: stages, units of work, rate and time left, errors. It may be asked while "
-        "the run goes on, from anywhere that sees the folder.",
-    )
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run")
-    print(format_status(Path(parser.parse_args(arguments).workdir)))
-    return 0

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from dreamprm_jax.problems.candidates import ID_FIELDS, codes_of_row
 from dreamprm_jax.problems.json_rows import is_unicode, json_type, parse_json, read_jsonl
-from dreamprm_jax.problems.livecodebench import load_problems
+from dreamprm_jax.problems.livecodebench import iterate_problems
 from dreamprm_jax.schema import DataError, Problem, Skip, content_hash
 
 # Our names and LiveCodeBench's of what the prompt holds.
@@ -94,7 +94,7 @@ def read_problems(path: str, release: str) -> dict[str, Problem]:
     """Problems by id, only what a prompt needs: official rows or ``{problem_id, statement, title, platform}``.
 
     Args:
-      path: .jsonl or .parquet; anything else goes to ``problems.livecodebench.load_problems``.
+      path: .jsonl or .parquet; anything else goes to ``problems.livecodebench.iterate_problems``.
       release: which release windows to read, where ``path`` is a folder or a dataset of the hub.
 
     Raises:
@@ -107,7 +107,7 @@ def read_problems(path: str, release: str) -> dict[str, Problem]:
     elif file.suffix == ".parquet":
         rows = ((f"{path}, row {number}", row) for number, row in _parquet_rows(file))
     else:
-        return {problem.problem_id: problem for problem in load_problems(path, release)}
+        return {one.problem_id: one.split()[0] for one in iterate_problems(path, release, wants_tests=lambda _: False)}
     for where, row in rows:
         problem = inline_problem(row, where)
         if problem is None:

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from dreamprm_jax.engine.concurrent import ordered_map
+from dreamprm_jax.engine.concurrent import concurrent_map
 from dreamprm_jax.schema import DataError, Problem, Program, Score, Skip, arrow_schema, canonical_json, content_hash
 from dreamprm_jax.scoring.inputs import Item, read_items
 from dreamprm_jax.scoring.prm import Prm
@@ -201,7 +201,7 @@ class ScoreJob:
 
         with tqdm(desc=f"score {self.prm.name}", unit="program", smoothing=0.05) as bar:
             # While the devices score one chunk a thread reads and tokenises the next.
-            for chunk, prepared in ordered_map(self._prepare, mine(), threads=1, ahead=2):
+            for chunk, prepared in concurrent_map(self._prepare, mine(), threads=1, ahead=2):
                 self._finish(chunk, prepared, bar)
         return seen
 

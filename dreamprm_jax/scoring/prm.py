@@ -11,15 +11,14 @@ from typing import Any
 import jax
 from tokenizers import Tokenizer
 
-from dreamprm_jax.config import Config, MeshConfig, ModelConfig, freeze
+from dreamprm_jax.config import MeshConfig, ModelConfig
 from dreamprm_jax.models import pretrained
 from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.models.hf_config import read_config
 from dreamprm_jax.models.hf_import import Checkpoint, load_params
 from dreamprm_jax.models.reward import Params
-from dreamprm_jax.runs.paths import Paths, StageFolder
+from dreamprm_jax.runs.trained import TrainedArm, trained_arm
 from dreamprm_jax.schema import DataError, Granularity
-from dreamprm_jax.stages.runner import fingerprint
 from dreamprm_jax.storage import read_json
 from dreamprm_jax.training.mesh import activate, make_mesh, parameter_shardings
 from dreamprm_jax.training.parameters import frozen_params, trained_params
@@ -74,30 +73,23 @@ def load_prm(path: Path, options: PrmOptions) -> Prm:
         if isinstance(values, dict) and "train" in values:
             arms = ", ".join(str(path / arm) for arm in values["train"].get("arms", ()))
             raise DataError(f"--prm={path}: is a run with several models; name one of them: {arms}")
-    run = path.parent.parent if path.parent.name == "train" else path.parent
-    if (run / "config.json").is_file():
-        return _from_run(run, path.name, options)
-    raise DataError(
-        f"--prm={path}: neither a Hugging Face folder (no config.json in it) nor an arm of a run "
-        f"(no config.json in {run}); give RUN/ARM, or a folder that `dreamprm export` wrote"
-    )
+    try:
+        arm = trained_arm(path)
+    except DataError as error:
+        raise DataError(f"--prm={error}, or a Hugging Face folder") from error
+    return _from_run(arm, options)
 
 
-def _from_run(run: Path, arm: str, options: PrmOptions) -> Prm:
-    config: Config = freeze(read_json(run / "config.json"))
-    paths = Paths(run)
-    if arm not in config.train.arms:
-        raise DataError(f"--prm={run / arm}: the run's models are {', '.join(config.train.arms)}")
-    mark = fingerprint(config, "train", run)
-    if not StageFolder(paths.stage("train"), mark).is_done():
-        raise DataError(f"{paths.stage('train')}: stage 'train' has not finished for the settings in config.json")
+def _from_run(arm: TrainedArm, options: PrmOptions) -> Prm:
+    config = arm.config
     settings = _limited(config.model, options)
     model, mesh = pretrained.model_config(settings), _mesh(options)
     frozen = frozen_params(dataclasses.replace(config, model=settings), model, mesh)
-    step, params = trained_params(model, mesh, paths.arm(arm) / "checkpoints", frozen)
-    tokenizer = load_tokenizer(paths.tokenizer())
+    step, params = trained_params(model, mesh, arm.checkpoints, frozen)
+    tokenizer = load_tokenizer(arm.tokenizer)
     granularity = options.granularity or config.label.granularity
-    return Prm(model, mesh, params, tokenizer, settings, granularity, arm, f"{arm}/{step}@{mark}")
+    name = f"{arm.name}/{step}@{arm.fingerprint}"
+    return Prm(model, mesh, params, tokenizer, settings, granularity, arm.name, name)
 
 
 def _from_folder(folder: Path, options: PrmOptions) -> Prm:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from dreamprm_jax.config import Config
+from dreamprm_jax.problems.hidden_tests import HiddenTests
 from dreamprm_jax.runs.journal import Journal
 from dreamprm_jax.sandbox import Judge, JudgeTask
+from dreamprm_jax.sandbox.judging import judge_into
 from dreamprm_jax.schema import DataError, Problem, Verdict, program_hash
 from dreamprm_jax.search.methods import Candidate
 from dreamprm_jax.search.table import BASELINE, MethodOutcome
@@ -30,7 +31,11 @@ class Found:
 
 
 def judge_searches(
-    config: Config, problems: Sequence[Problem], found: Mapping[str, Mapping[str, Found]], journal_path: Path
+    config: Config,
+    problems: Sequence[Problem],
+    tests: HiddenTests,
+    found: Mapping[str, Mapping[str, Found]],
+    journal_path: Path,
 ) -> tuple[list[MethodOutcome], list[dict[str, Any]]]:
     """The outcome of every method, and a row for each of its choices.
 
@@ -41,6 +46,7 @@ def judge_searches(
       config: ``search.judged`` candidates of a problem may be run on its public tests, best first, up to the first
         pass, which is then chosen; ``sandbox`` says how.
       problems: that were searched.
+      tests: their hidden tests.
       found: method -> problem id -> its search.
       journal_path: keeps verdicts.
 
@@ -56,7 +62,7 @@ def judge_searches(
             for searches in found.values()
             for candidate in searches[problem.problem_id].candidates[:most]
         ]
-        passes_public = _judge(judge, journal, public, public_only=True)
+        passes_public = _judge(judge, journal, tests, public, public_only=True)
         chosen: dict[str, list[tuple[Candidate | None, int]]] = {
             method: [
                 choose(searches[one.problem_id].candidates, one.problem_id, most, passes_public) for one in problems
@@ -71,7 +77,7 @@ def judge_searches(
         ]
         pool = found.get(BASELINE, {})
         final += [(one, c.code) for one in problems if one.problem_id in pool for c in pool[one.problem_id].candidates]
-        passed = _judge(judge, journal, final, public_only=False)
+        passed = _judge(judge, journal, tests, final, public_only=False)
     outcomes, rows = [], []
     for method, searches in found.items():
         solved = [
@@ -137,22 +143,31 @@ def _pool(problems: Sequence[Problem], own: Sequence[Found], passed: Mapping[Pla
 
 
 def _judge(
-    judge: Judge, journal: Journal, programs: Sequence[tuple[Problem, str]], public_only: bool
+    judge: Judge, journal: Journal, tests: HiddenTests, programs: Sequence[tuple[Problem, str]], public_only: bool
 ) -> dict[Place, bool]:
     """Whether each program passes; a task that cannot be judged counts as failed, for every method alike."""
-    tasks = {}
-    for problem, code in programs:
-        tests = problem.public_tests if public_only else problem.tests
-        key = f"{'public' if public_only else 'all'}/{program_hash(problem.problem_id, code)}"
-        tasks[problem.problem_id, code] = JudgeTask(key, code, tests, problem.func_name)
-    todo = [task for task in tasks.values() if task.key not in journal]
-    failed = 0
-    name = "public tests" if public_only else "judge choices"
-    for result in tqdm(judge.evaluate(todo), name, len(tasks), initial=len(tasks) - len(todo), unit="program"):
-        if result.verdict is Verdict.SANDBOX_ERROR:
-            failed += 1  # not kept: judged again next time
-        else:
-            journal.put(result.key, result.verdict.value)
+    kind = "public" if public_only else "all"
+    keys = {
+        (problem.problem_id, code): f"{kind}/{program_hash(problem.problem_id, code)}" for problem, code in programs
+    }
+    problems = {problem.problem_id: problem for problem, _ in programs}
+
+    def tasks() -> Iterator[JudgeTask]:
+        for (problem_id, code), key in sorted(keys.items()):  # by problem, so that its tests are read once
+            if key not in journal:
+                problem = problems[problem_id]
+                given = problem.public_tests if public_only else tests.all_of(problem)
+                yield JudgeTask(key, code, given, problem.func_name)
+
+    failed = judge_into(
+        journal,
+        judge,
+        tasks(),
+        lambda result: result.verdict.value,
+        planned=len(keys),
+        done=sum(key in journal for key in keys.values()),
+        description="public tests" if public_only else "judge choices",
+    )
     if failed:
-        raise DataError(f"the sandbox failed on {failed} programs; run the same command again to judge them")
-    return {place: journal.get(task.key) == Verdict.AC.value for place, task in tasks.items()}
+        raise DataError(f"the sandbox failed on {len(failed)} programs; run the same command again to judge them")
+    return {place: journal.get(key) == Verdict.AC.value for place, key in keys.items()}

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from dreamprm_jax.cof.splitter import Granularity, split_steps
-from dreamprm_jax.engine.concurrent import ordered_map
-from dreamprm_jax.policy.protocol import Completion, CompletionRequest, Policy
+from dreamprm_jax.engine.concurrent import concurrent_map
+from dreamprm_jax.policy.protocol import Completion, CompletionRequest, Policy, request_seed
 from dreamprm_jax.schema import Problem
 from dreamprm_jax.search.methods import ProgramScorer, Search, SearchResult, SearchSettings, Written, search
-from dreamprm_jax.stages.generate import request_seed
 
 TokenCounter = Callable[[Sequence[str]], list[int]]
 """Texts -> how many tokens each has."""
@@ -91,7 +90,7 @@ def _answers(
     granularity: Granularity,
 ) -> list[list[list[Written]]]:
     requests = [request for one in running for request in one.requests]
-    completions: list[list[Completion]] = [answer for _, answer in ordered_map(policy.complete, requests, threads)]
+    completions: list[list[Completion]] = [answer for _, answer in concurrent_map(policy.complete, requests, threads)]
     new: dict[tuple[str, str], Problem] = {}
     for request, answer in zip(requests, completions, strict=True):
         for completion in answer:

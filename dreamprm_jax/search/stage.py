@@ -11,21 +11,23 @@ from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
-from tqdm import tqdm
 
 from dreamprm_jax.config import Config, to_dict
 from dreamprm_jax.evaluation.methods import arm_aggregator, arm_label
 from dreamprm_jax.evaluation.text_table import csv_text
 from dreamprm_jax.policy.factory import make_policy
 from dreamprm_jax.policy.protocol import PolicyError
+from dreamprm_jax.problems.hidden_tests import HiddenTests
+from dreamprm_jax.runs.fingerprint import fingerprint
 from dreamprm_jax.runs.journal import Journal
-from dreamprm_jax.runs.paths import Paths, StageFolder
+from dreamprm_jax.runs.paths import Paths
+from dreamprm_jax.runs.progress import progress_of
+from dreamprm_jax.runs.stage_folder import StageFolder
 from dreamprm_jax.schema import DataError, Problem, canonical_json, content_hash
 from dreamprm_jax.search.judging import Found, judge_searches
 from dreamprm_jax.search.methods import METHODS, Candidate, ProgramScorer, SearchSettings, ranked
 from dreamprm_jax.search.run import TokenCounter, run_searches
 from dreamprm_jax.search.table import search_results, search_table
-from dreamprm_jax.stages.runner import fingerprint
 from dreamprm_jax.storage import read_json, read_records, write_json, write_text
 
 MakeScorer = Callable[[], ProgramScorer]
@@ -47,7 +49,7 @@ def search_window(config: Config, paths: Paths, arm: str, make_scorer: MakeScore
     Raises:
       DataError: on an unknown method or no problem; or where the policy failed: run again to go on.
     """
-    settings = config.search
+    settings, started = config.search, time.monotonic()
     if unknown := [name for name in settings.methods if name not in METHODS]:
         raise DataError(f"config.search.methods: unknown {', '.join(unknown)}; choose among {', '.join(METHODS)}")
     for name, least in (
@@ -71,11 +73,13 @@ def search_window(config: Config, paths: Paths, arm: str, make_scorer: MakeScore
         print((folder.path / "table.txt").read_text(encoding="utf-8"), end="")
         print(f"already done for these settings, reused ({folder.path})")
         return read_json(folder.path / "results.json")
-    moved = folder.open()
+    moved = folder.open(to_dict(config))
     if moved is not None:
         print(f"earlier output was made with other settings; kept in {moved}")
     found = _search(config, paths, problems, aggregator, make_scorer, folder)
-    outcomes, choices = judge_searches(config, problems, found, folder.path / "verdicts.journal")
+    outcomes, choices = judge_searches(
+        config, problems, HiddenTests(paths.hidden_tests()), found, folder.path / "verdicts.journal"
+    )
     title = (
         f"Search on {len(problems)} test problems by {arm_label(arm)} ({aggregator}), "
         f"at most {settings.tokens} tokens a problem"
@@ -88,7 +92,7 @@ def search_window(config: Config, paths: Paths, arm: str, make_scorer: MakeScore
     write_text(folder.path / "table.txt", text)
     write_json(folder.path / "results.json", results)
     print(f"\n{text}\nwrote {folder.path}", flush=True)
-    folder.finish({"problems": len(problems), "methods": len(settings.methods)})
+    folder.finish({"problems": len(problems), "methods": len(settings.methods)}, time.monotonic() - started)
     return results
 
 
@@ -127,7 +131,7 @@ def _search(
                         rest, how, policy, scorer, count, config.seed, config.policy.concurrency,
                         granularity=config.label.granularity,
                     )  # fmt: skip
-                    for problem, result in tqdm(searches, method, len(problems), initial=done, unit="problem"):
+                    for problem, result in progress_of(searches, method, len(problems), "problem", done):
                         row: dict[str, Any] = {"tokens": result.tokens, "forwards": result.forwards}
                         row["candidates"] = [[one.code, _plain(one.number)] for one in result.candidates]
                         journal.put(f"{method}/{problem.problem_id}", row)

@@ -6,13 +6,13 @@ Outputs are kept as hashes of their normalised text: every byte of them is hosti
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from dreamprm_jax.problems.procedural.compose import Composition
-from dreamprm_jax.sandbox import Judge, JudgeTask
+from dreamprm_jax.sandbox import JudgeResult, JudgeTask
 from dreamprm_jax.schema import Problem, TestCase, Verdict, content_hash
 
 DIGITS = 16
@@ -31,14 +31,15 @@ class Execution:
         return self.verdict is Verdict.AC
 
 
-def vote_inputs(problem: Problem, composition: Composition | None, count: int, seed: int) -> tuple[TestCase, ...]:
+def vote_inputs(
+    problem: Problem, hidden: Collection[str], composition: Composition | None, count: int, seed: int
+) -> tuple[TestCase, ...]:
     """Inputs to vote on: those of the public tests, and on the procedural benchmark ``count`` from its input writer.
 
     The writer stands for the model that AlphaCode (arXiv 2203.07814) asks for inputs. No expected output is used, and
-    no hidden input: one that happens to be equal is left out.
+    no hidden input: one that equals an item of ``hidden`` is left out.
     """
     inputs = {test.input: TestCase(test.input, "", test.testtype) for test in problem.public_tests}
-    hidden = {test.input for test in problem.private_tests}
     write = composition.primitives[0].write if composition is not None else None
     if write is not None:
         rng = random.Random(f"vote/{seed}/{problem.problem_id}")
@@ -67,11 +68,16 @@ class ExecutionTask:
     func_name: str | None = None
 
 
-def run_on_inputs(judge: Judge, tasks: Iterable[ExecutionTask]) -> Iterator[tuple[str, Execution]]:
-    """Runs programs, all inputs of each. A failure on one input ends that program's run.
+def recording_tasks(
+    tasks: Iterable[ExecutionTask],
+) -> tuple[Iterator[JudgeTask], Callable[[JudgeResult], list[str]]]:
+    """Judge tasks that run programs on inputs, and what they recorded.
 
-    Yields:
-      (key, execution), in the order of the tasks.
+    A failure on one input ends that program's run.
+
+    Returns:
+      The judge tasks, made lazily; and a function from a result to [verdict, hash of the output on each input that the
+      program answered]: ``Execution`` as JSON. It is called once a result.
     """
     outputs: dict[str, dict[str, str]] = {}
     inputs: dict[str, tuple[TestCase, ...]] = {}
@@ -87,10 +93,11 @@ def run_on_inputs(judge: Judge, tasks: Iterable[ExecutionTask]) -> Iterator[tupl
             inputs[task.key] = task.inputs
             yield JudgeTask(task.key, task.code, task.inputs, task.func_name, record)
 
-    for result in judge.evaluate(judge_tasks()):
-        seen = outputs.pop(result.key)
-        hashes = [seen[test.input] for test in inputs.pop(result.key)[: result.tests_passed]]
-        yield result.key, Execution(tuple(hashes), result.verdict)
+    def execution(result: JudgeResult) -> list[str]:
+        seen, given = outputs.pop(result.key), inputs.pop(result.key)
+        return [result.verdict.value, *(seen[test.input] for test in given[: result.tests_passed])]
+
+    return judge_tasks(), execution
 
 
 def clusters(executions: Sequence[Execution | None]) -> np.ndarray:

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from dreamprm_jax.config import Config
-from dreamprm_jax.engine.concurrent import ordered_map
+from dreamprm_jax.policy.candidates import ask_for_candidates
 from dreamprm_jax.policy.factory import make_policy
-from dreamprm_jax.policy.protocol import Completion, CompletionRequest, Policy, PolicyError
+from dreamprm_jax.policy.protocol import MEAN_LOG_PROBABILITY, CompletionRequest, request_seed
 from dreamprm_jax.policy.replay import ReplayPolicy
-from dreamprm_jax.problems.source import load_windows
+from dreamprm_jax.problems.source import WINDOWS, load_windows
+from dreamprm_jax.runs.fingerprint import effective_settings
+from dreamprm_jax.runs.input_digests import InputDigests
 from dreamprm_jax.runs.journal import Journal
 from dreamprm_jax.runs.paths import Paths
-from dreamprm_jax.runs.progress import Account
 from dreamprm_jax.runs.server_usage import spent
-from dreamprm_jax.schema import DataError, Problem, Program, content_hash
-from dreamprm_jax.storage import write_json, write_records
-
-MEAN_LOG_PROBABILITY = "mean_logprob"  # of a program's tokens under its policy, among its sampling parameters
-
-
-def request_seed(config_seed: int, *parts: str) -> int:
-    """A seed that depends on what is asked, not on when or by which worker."""
-    return int(content_hash(str(config_seed), *parts, digits=8), 16) & 0x7FFFFFFF
+from dreamprm_jax.schema import Problem, Program, canonical_json, content_hash
+from dreamprm_jax.storage import read_records, write_json, write_records
 
 
 def generate(config: Config, paths: Paths) -> dict[str, int]:
-    """Writes the problems and candidate programs of every window.
+    """Writes the problems, their hidden tests, and the candidate programs of every window.
 
     Returns:
       Counts: problems, programs, candidates left out by reason, and what a server was asked for.
@@ -35,56 +31,62 @@ def generate(config: Config, paths: Paths) -> dict[str, int]:
     Raises:
       DataError: where the policy failed on some problems (run again to ask it for those alone), or cannot be used.
     """
-    windows, compositions = load_windows(config, cache=paths.stage("generate"))
-    write_json(paths.compositions(), [composition.to_json() for composition in compositions])
-    for window, problems in windows.items():
-        write_records(paths.problems(window), Problem, problems)
-    counts: Counter[str] = Counter()
     folder = paths.stage("generate")
-    written = config.generate.candidates
-    policy: Policy = (
-        ReplayPolicy(Path(written))
-        if written
+    windows = _problems(config, paths)
+    policy = (
+        ReplayPolicy(Path(config.generate.candidates))
+        if config.generate.candidates
         else make_policy(config.policy, compositions=paths.compositions(), folder=folder)
     )
-
-    def ask(item: tuple[str, Problem]) -> list[Completion] | PolicyError:
-        window, problem = item
-        wanted = config.generate.test_programs if window == "test" else config.generate.train_programs
-        seed = request_seed(config.seed, "candidates", problem.problem_id)
-        try:
-            return policy.complete(CompletionRequest(problem, "", wanted, config.generate.temperature, seed))
-        except PolicyError as error:
-            return error
-
+    requests = {window: [_request(config, window, problem) for problem in rows] for window, rows in windows.items()}
+    key = _journal_key(config, paths)
+    counts: Counter[str] = Counter()
     try:
         with Journal(folder / "candidates.journal") as journal:
-            every = [(window, problem) for window, problems in windows.items() for problem in problems]
-            todo = [item for item in every if item[1].problem_id not in journal]
-            planned = len({problem.problem_id for _, problem in every})
-            with Account(journal, planned, "generate", "problem") as account:
-                for (_, problem), answer in ordered_map(ask, todo, config.policy.concurrency):
-                    if isinstance(answer, PolicyError):
-                        account.add(problem.problem_id, failure=str(answer))
-                    else:
-                        journal.put(problem.problem_id, [[one.code, one.log_probability] for one in answer])
-                        account.add(problem.problem_id)
-            if account.progress.failed:
-                raise DataError(
-                    f"the policy failed on {account.progress.failed} problem(s), first "
-                    f"{account.progress.first_failure}; "
-                    "what it answered is kept: run the same command again to ask for the rest"
-                )
+            everything = [request for asked in requests.values() for request in asked]
+            ask_for_candidates(policy, everything, key, journal, config.policy.concurrency)
             sampling = policy.sampling(config.generate.temperature)
-            for window, problems in windows.items():
+            for window, asked in requests.items():
                 programs = []
-                for problem in problems:
-                    for index, (code, log_probability) in enumerate(journal.get(problem.problem_id) or []):
+                for request in asked:
+                    for index, (code, log_probability) in enumerate(journal.get(key(request)) or []):
                         counts["empty candidates"] += not code.strip()  # kept: the judge fails them
-                        said = {} if log_probability is None else {MEAN_LOG_PROBABILITY: log_probability}
-                        programs.append(Program.make(problem.problem_id, code, index, policy.name, sampling | said))
-                counts[f"{window} problems"] = len(problems)
+                        extra = {} if log_probability is None else {MEAN_LOG_PROBABILITY: log_probability}
+                        problem_id = request.problem.problem_id
+                        programs.append(Program.make(problem_id, code, index, policy.name, sampling | extra))
+                counts[f"{window} problems"] = len(asked)
                 counts[f"{window} programs"] = write_records(paths.programs(window), Program, programs)
     finally:
         policy.close()
     return dict(counts) | spent(folder)
+
+
+def _problems(config: Config, paths: Paths) -> dict[str, list[Problem]]:
+    """Problems by window: read from their source once, afterwards from the stage's own files."""
+    files = [paths.problems(window) for window in WINDOWS]
+    if not all(path.exists() for path in files):
+        windows, compositions = load_windows(config, paths.hidden_tests(), cache=paths.stage("generate"))
+        write_json(paths.compositions(), [composition.to_json() for composition in compositions])
+        for window, problems in windows.items():
+            write_records(paths.problems(window), Problem, problems)
+    return {window: read_records(paths.problems(window), Problem) for window in WINDOWS}
+
+
+def _request(config: Config, window: str, problem: Problem) -> CompletionRequest:
+    wanted = config.generate.test_programs if window == "test" else config.generate.train_programs
+    seed = request_seed(config.seed, "candidates", problem.problem_id)
+    return CompletionRequest(problem, "", wanted, config.generate.temperature, seed)
+
+
+def _journal_key(config: Config, paths: Paths) -> Callable[[CompletionRequest], str]:
+    """A key that names everything that an answer depends on: the problem, who writes, and how it is asked."""
+    settings = effective_settings(config, {"policy", "generate"}, InputDigests(paths.root))
+    writer = canonical_json(
+        {name: value for name, value in settings.items() if name.startswith("policy.") or name == "generate.candidates"}
+    )
+
+    def key(request: CompletionRequest) -> str:
+        problem = canonical_json(asdict(request.problem))
+        return content_hash(problem, writer, f"{request.n} {request.temperature} {request.seed}")
+
+    return key

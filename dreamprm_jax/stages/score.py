@@ -16,11 +16,11 @@ from pathlib import Path
 
 import jax
 from tokenizers import Tokenizer
-from tqdm import tqdm
 
 from dreamprm_jax.config import Config
 from dreamprm_jax.models.pretrained import model_config
 from dreamprm_jax.runs.paths import Paths
+from dreamprm_jax.runs.progress import Progress
 from dreamprm_jax.schema import DataError, Problem, Program, Score
 from dreamprm_jax.scoring.scorer import ProgramReading, Reading, Scorer, score_row
 from dreamprm_jax.storage import read_records, write_records
@@ -142,6 +142,6 @@ def score_programs(scorer: Scorer, name: str, checkpoint: str, programs: Sequenc
       checkpoint: where the parameters are from, in the rows.
       programs: programs after their prompts.
     """
-    with tqdm(total=len(programs), desc=f"score {name}", unit="program") as bar:
-        logits = scorer.logits([p.reading for p in programs], bar.update)
+    with Progress(f"score {name}", len(programs), "program") as progress:
+        logits = scorer.logits([p.reading for p in programs], lambda count: progress.add(units=count))
     return [score_row(p.program, values, name, checkpoint) for p, values in zip(programs, logits, strict=True)]

@@ -31,7 +31,7 @@ from dreamprm_jax.labeling.correction.methods import (
     read_labels,
     step_key,
 )
-from dreamprm_jax.labeling.exact_truth import compute_truth, why_no_truth
+from dreamprm_jax.labeling.exact_truth import read_truth, why_no_truth
 from dreamprm_jax.models import pretrained
 from dreamprm_jax.models.decoder import DecoderConfig, require_forward_mode
 from dreamprm_jax.models.reward import Params
@@ -77,7 +77,7 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
         "tokenizer", lambda: _tokenizer(config, model, paths, problems["train"], programs["train"])
     )
     outcomes = {w: read_records(paths.outcomes(w), Outcome) for w in ("train", "meta")}
-    truth = functools.cache(lambda window: compute_truth(config, paths, window))  # seconds of work, read by two
+    truth = functools.cache(functools.partial(read_truth, paths))
     source = label_source(config, paths, arms, outcomes["train"], truth)
     keys = [step_key(step) for step in source.steps]
     examples: dict[str, list[Example]] = {}

@@ -14,14 +14,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tqdm import tqdm
-
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import SandboxConfig
 from dreamprm_jax.problems import codeio
 from dreamprm_jax.problems.codeio_tests import make_tests
 from dreamprm_jax.runs.journal import Journal
-from dreamprm_jax.schema import DataError, Problem, Program, Verdict, content_hash, program_hash
+from dreamprm_jax.runs.progress import Progress
+from dreamprm_jax.schema import DataError, Program, TestedProblem, Verdict, content_hash, program_hash
 from dreamprm_jax.stepbench import trial
 from dreamprm_jax.stepbench.card import card, card_text
 from dreamprm_jax.stepbench.mutate import Mutant
@@ -82,11 +81,11 @@ def make_bench(
     with (
         Journal(paths.work / "tests.journal") as tests,
         Journal(paths.work / "verdicts.journal") as verdicts,
-        tqdm(total=pairs, desc="stepbench make", unit="problem") as bar,
+        Progress("stepbench make", pairs, "problem") as progress,
     ):
         for tried in usable_references(everything, seed, sandbox, tests, verdicts, tally):
             usable.append(tried)
-            bar.update()
+            progress.add()
             if len(usable) == pairs:
                 break
     chosen = choose(usable, size - min(pairs, len(usable)))
@@ -203,7 +202,7 @@ def _write(
         parameters = codeio.signature(tried.task)
         assert parameters is not None  # it has tests
         problems.append(codeio.problem(tried.task, parameters, tried.tests))
-    write_records(paths.problems, Problem, problems)
+    write_records(paths.problems, TestedProblem, problems)
     write_records(paths.programs, Program, programs)
     write_records(paths.truth, Truth, [truth for truth, _ in rows])
     value = card([truth for truth, _ in rows], seed, tally.tasks, tally.source, tally.dropped, tally.drawn)

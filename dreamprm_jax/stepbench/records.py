@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dreamprm_jax.schema import DataError, Problem, Program
+from dreamprm_jax.schema import DataError, Program, TestedProblem
 from dreamprm_jax.storage import read_json, read_records
 
 CLEAN = "clean"  # stands for the operator of a program without a fault
@@ -76,7 +76,7 @@ class BenchPaths:
 class Bench:
     """A benchmark, read."""
 
-    problems: dict[str, Problem]
+    problems: dict[str, TestedProblem]
     programs: list[Program]
     truth: dict[str, Truth]  # by program hash
 
@@ -93,7 +93,7 @@ def read_bench(root: Path) -> Bench:
             f"{root}: no StepBench here (no {paths.card.name}); make one: dreamprm stepbench make --output DIR"
         )
     read_json(paths.card)
-    problems = {problem.problem_id: problem for problem in read_records(paths.problems, Problem)}
+    problems = {problem.problem_id: problem for problem in read_records(paths.problems, TestedProblem)}
     programs = read_records(paths.programs, Program)
     truth = {row.program_hash: row for row in read_records(paths.truth, Truth)}
     if [program.program_hash for program in programs] != list(truth):

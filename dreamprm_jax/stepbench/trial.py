@@ -13,6 +13,7 @@ from dreamprm_jax.config import SandboxConfig
 from dreamprm_jax.problems.codeio import ENTRY_POINT, Task
 from dreamprm_jax.runs.journal import Journal
 from dreamprm_jax.sandbox import Judge, JudgeResult, JudgeTask, Limits
+from dreamprm_jax.sandbox.judging import judge_into
 from dreamprm_jax.schema import TestCase, Verdict, content_hash
 from dreamprm_jax.stepbench.mutate import Mutant, draw_mutants
 
@@ -76,12 +77,10 @@ def try_mutants(
     for task, tests in tasks:
         for code in (task.reference, *(mutant.code for mutant in drawn[task.task_id])):
             wanted[_key(code, tests)] = JudgeTask(_key(code, tests), code, tests, ENTRY_POINT, close_enough, _FORMAT)
-    unjudged: dict[str, str] = {}  # by the sandbox's fault: counted, and not kept, so that the next run tries again
-    for result in judge.evaluate([one for key, one in wanted.items() if key not in journal]):
-        if result.verdict is Verdict.SANDBOX_ERROR:
-            unjudged[result.key] = result.verdict.value
-        else:
-            journal.put(result.key, _outcome(result))
+    done = sum(key in journal for key in wanted)
+    unjudged = judge_into(
+        journal, judge, wanted.values(), _outcome, planned=len(wanted), done=done, description="", visible=False
+    )
 
     def known(code: str, tests: tuple[TestCase, ...]) -> str:
         key = _key(code, tests)

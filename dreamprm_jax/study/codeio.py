@@ -19,8 +19,8 @@ from dreamprm_jax.config import LabelsConfig
 from dreamprm_jax.labeling.correction.methods import FIXED, LabelSource, StepKey, fixed_labels, step_key
 from dreamprm_jax.metrics.statistics import percentile_interval, resampled_counts
 from dreamprm_jax.metrics.step_metrics import auroc_replicates
+from dreamprm_jax.policy.protocol import request_seed
 from dreamprm_jax.schema import DataError, Outcome, StepLabel, Verdict
-from dreamprm_jax.stages.generate import request_seed
 from dreamprm_jax.study.codeio_variants import Limits, Variants
 from dreamprm_jax.study.measures import label_measures
 from dreamprm_jax.study.regimes import Regime, regime

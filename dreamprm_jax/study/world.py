@@ -16,13 +16,12 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from dreamprm_jax.labeling.correction.methods import StepKey
-from dreamprm_jax.policy.protocol import CompletionRequest
+from dreamprm_jax.policy.protocol import CompletionRequest, request_seed
 from dreamprm_jax.policy.simulated import SimulatedPolicy
 from dreamprm_jax.problems.procedural.compose import Composition, compose
 from dreamprm_jax.problems.procedural.truth import Valuer
 from dreamprm_jax.problems.procedural.writing import Written, read
 from dreamprm_jax.schema import Outcome, Problem, Program, StepLabel, Verdict
-from dreamprm_jax.stages.generate import request_seed
 from dreamprm_jax.study.regimes import Regime
 
 WINDOWS = ("train", "meta", "test")

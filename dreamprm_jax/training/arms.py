@@ -21,7 +21,7 @@ from dreamprm_jax.labeling.correction.methods import (
 )
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.training.losses import LossKind
-from dreamprm_jax.user_code import call, is_own
+from dreamprm_jax.user_code import call_user_function, is_user_function
 
 ORM, CORRECTED = "orm", "corrected"
 _PARTS = ("is_table", "init", "targets_and_weights", "labels", "project")  # of a Parametrisation
@@ -56,7 +56,7 @@ def plans(settings: TrainConfig) -> list[Plan]:
     """
     if len(set(settings.arms)) < len(settings.arms):
         raise DataError(f"config.train.arms: {', '.join(settings.arms)}: an arm stands twice")
-    if not is_own(settings.labels.method):
+    if not is_user_function(settings.labels.method):
         check_name(settings.labels.method, "config.train.labels.method")
     found = []
     for arm in settings.arms:
@@ -67,13 +67,13 @@ def plans(settings: TrainConfig) -> list[Plan]:
             raise DataError(f"config.train.arms: unknown arm {arm!r}; choose among {choices}")
         labelling = settings.labels.method if arm == CORRECTED else arm
         loss: LossKind = "gce" if labelling == "gce" else settings.loss
-        start = "raw" if is_own(labelling) else LEARNED.get(labelling, labelling)
+        start = "raw" if is_user_function(labelling) else LEARNED.get(labelling, labelling)
         found.append(Plan(arm, labelling, start, loss, settings.meta.held_out and _is_learned(labelling)))
     return found
 
 
 def _is_learned(labelling: str) -> bool:
-    return labelling in LEARNED or is_own(labelling)
+    return labelling in LEARNED or is_user_function(labelling)
 
 
 def make_parametrisation(
@@ -91,9 +91,9 @@ def make_parametrisation(
     Raises:
       DataError: where the user's function fails or gives no parametrisation.
     """
-    if is_own(labelling):
+    if is_user_function(labelling):
         field = "config.train.labels.method"
-        own = call(labelling, field, start, source, settings, seed)
+        own = call_user_function(labelling, field, start, source, settings, seed)
         if missing := [name for name in _PARTS if not hasattr(own, name)]:
             raise DataError(f"{field}: {labelling} gave {type(own).__name__}, which lacks {', '.join(missing)}")
         return own

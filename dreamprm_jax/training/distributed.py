@@ -21,8 +21,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from dreamprm_jax.config import DistributedConfig
+from dreamprm_jax.runs.process_group import ProcessGroup
 from dreamprm_jax.schema import DataError
-from dreamprm_jax.stages.runner import Crew
 
 FAREWELL_SECONDS = 3.0
 _requests: list[int] = []  # SIGTERMs received: there is one process and one list
@@ -129,28 +129,28 @@ def stop_if_any_was_asked() -> None:
 
 
 @contextmanager
-def crew_member(config: DistributedConfig, agreed: bool) -> Iterator[Crew]:
+def process_group(config: DistributedConfig, stops_in_sync: bool) -> Iterator[ProcessGroup]:
     """This process among those of the run, for one stage.
 
     Args:
       config: how they find each other.
-      agreed: whether all work on the stage. SIGTERM is then kept until they agree to stop: at a step of the loop, or
-        at one of the crew's barriers.
+      stops_in_sync: whether all processes stop together. SIGTERM is then kept until they agree to stop: at a step of
+        the loop, or at one of the group's barriers.
 
     An error ends the process here: the others would wait for it at a barrier, and with it gone the coordinator ends
     them too.
     """
     initialize(config)
 
-    def meet(name: str) -> None:
+    def stoppable_barrier(name: str) -> None:
         barrier(name)
         stop_if_any_was_asked()
 
     try:
-        with stop_requests() if agreed else nullcontext():
-            yield Crew(jax.process_index(), meet)
+        with stop_requests() if stops_in_sync else nullcontext():
+            yield ProcessGroup(jax.process_index(), stoppable_barrier)
     except BaseException as error:
-        if jax.process_count() == 1 or (agreed and isinstance(error, SystemExit)):
+        if jax.process_count() == 1 or (stops_in_sync and isinstance(error, SystemExit)):
             raise
         place = f"process {jax.process_index()} of {jax.process_count()}"
         if isinstance(error, SystemExit):

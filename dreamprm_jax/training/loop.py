@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Bool
-from tqdm import tqdm
 
 from dreamprm_jax.bilevel.labels import Parametrisation
 from dreamprm_jax.bilevel.partition import merge
 from dreamprm_jax.config import TrainConfig
 from dreamprm_jax.models.decoder import DecoderConfig
+from dreamprm_jax.runs.progress import Progress
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.training import distributed
 from dreamprm_jax.training.checkpoint import Checkpoints, TrainState
@@ -137,7 +137,7 @@ class _Loop:
             distributed.stop_requests() as requests,
             MetricsWriter(self.folder, first, main, config.wandb_project) as writer,
             ProfilerWindow(self.folder / "profile", config.profile_from, config.profile_steps * main) as profiler,
-            tqdm(total=length, initial=done, desc=f"train {arm.name}", disable=not main) as bar,
+            Progress(f"train {arm.name}", length, "step", done, self.folder, visible=main) as progress,
         ):
             for step in range(first, arm.last_step, stride):
                 profiler.before(step, stride)
@@ -164,8 +164,8 @@ class _Loop:
                         if measuring:
                             values |= self._measure(state, self.data.evaluation)
                     writer.write(step, values)
-                    bar.set_postfix(loss=f"{values['inner_loss']:.3f}")
-                bar.update(stride)
+                    progress.note(loss=f"{values['inner_loss']:.3f}")
+                progress.add(units=stride)
                 profiler.after(following, state)
                 if saving:
                     self.checkpoints.save(following, state, force=True)

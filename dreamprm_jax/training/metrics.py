@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from dreamprm_jax.runs.paths import STARTED
+from dreamprm_jax.runs.stage_folder import STARTED
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import write_text
 

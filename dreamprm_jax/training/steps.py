@@ -23,7 +23,7 @@ from dreamprm_jax.training.feed import Batch, check_batch
 from dreamprm_jax.training.label_table import pad_labels
 from dreamprm_jax.training.losses import Loss, make_outer_loss
 from dreamprm_jax.training.master_weights import with_master_weights
-from dreamprm_jax.user_code import call, is_own
+from dreamprm_jax.user_code import call_user_function, is_user_function
 
 Metrics = dict[str, Array]
 META_FIGURES = ("outer_loss", "hypergradient_norm")  # 0 where phi rests: the outer problem is not looked at
@@ -71,11 +71,11 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
         optimizer = _adamw(config)
     else:
         field = "config.train.optimizer"
-        if not is_own(config.optimizer):
+        if not is_user_function(config.optimizer):
             raise DataError(
                 f"{field}: no optimizer {config.optimizer!r}; 'adamw', or one of your own: FILE.py:FUNCTION"
             )
-        optimizer = call(config.optimizer, field, config)
+        optimizer = call_user_function(config.optimizer, field, config)
         if not isinstance(optimizer, optax.GradientTransformation):
             raise DataError(f"{field}: {config.optimizer} gave {type(optimizer).__name__}, no GradientTransformation")
     return with_master_weights(optimizer) if config.master_weights else optimizer

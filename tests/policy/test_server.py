@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import PolicyConfig
-from dreamprm_jax.engine.concurrent import ordered_map
+from dreamprm_jax.engine.concurrent import concurrent_map
 from dreamprm_jax.policy.abilities import Abilities
 from dreamprm_jax.policy.chat_template import load_chat_template
 from dreamprm_jax.policy.continuation import from_chat, from_completion
@@ -210,7 +210,7 @@ def test_requests_run_at_once_and_keep_their_order(server):
     policy = server("slow")
     requests = [request(n=1, seed=seed) for seed in range(8)]
     start = time.monotonic()
-    answers = list(ordered_map(policy.complete, requests, threads=8))
+    answers = list(concurrent_map(policy.complete, requests, threads=8))
     assert time.monotonic() - start < 5  # eight answers of a second each
     assert seeds([completions[0].code for _, completions in answers]) == [str(seed) for seed in range(8)]
 

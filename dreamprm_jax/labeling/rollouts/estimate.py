@@ -29,9 +29,8 @@ from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import LabelConfig
 from dreamprm_jax.labeling.rollouts.allocation import rounds
 from dreamprm_jax.labeling.rollouts.identity import identity, prefixes_passed
-from dreamprm_jax.policy.protocol import Completion, CompletionRequest
+from dreamprm_jax.policy.protocol import Completion, CompletionRequest, request_seed
 from dreamprm_jax.schema import DataError, Problem, Program, Verdict, content_hash
-from dreamprm_jax.stages.generate import request_seed
 
 # Requests for completions, answered with those; or programs to judge, by identity, answered with verdicts.
 Wanted = list[CompletionRequest] | dict[str, str]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import math
 import os
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +16,10 @@ from dreamprm_jax.engine.executors.protocol import UnitResult
 from dreamprm_jax.labeling.rollouts.estimate import ProgramEstimate, estimate_program
 from dreamprm_jax.labeling.rollouts.identity import identity
 from dreamprm_jax.policy.factory import make_policy
+from dreamprm_jax.problems.hidden_tests import HiddenTests
+from dreamprm_jax.runs.locks import FairFileLock
 from dreamprm_jax.sandbox import Judge, JudgeTask, Limits
-from dreamprm_jax.schema import Problem, Program, Verdict, content_hash
+from dreamprm_jax.schema import Problem, Program, TestCase, Verdict, content_hash
 
 _REMEMBERED = 256  # problems whose verdicts a worker keeps: the programs of one problem come one after another
 
@@ -50,12 +49,14 @@ class EstimateFactory:
     Attributes:
       config: of the run.
       compositions: what the simulated policy knows; on a cluster, a path that every node can read.
+      hidden_tests: of all problems; on a cluster, a path that every node can read.
       folder: of the stage, where a server's abilities and what it was asked for are kept; every node can write there.
       children: programs that one worker's judge runs at a time.
     """
 
     config: Config
     compositions: Path
+    hidden_tests: Path
     folder: Path
     children: int = 1
 
@@ -71,14 +72,15 @@ class EstimateWork:
         self.config = settings.config
         self._policy = make_policy(self.config.policy, settings.compositions, settings.folder)
         self._judge = SharedMachineJudge(self.config.sandbox, settings.children, str(settings.folder.resolve()))
+        self._tests = HiddenTests(settings.hidden_tests)
 
     def __call__(self, key: str, payload: ProgramPayload) -> UnitResult:
         """Estimates one program; once more if the sandbox failed on some of its rollouts."""
         problem, program, verdict = payload
-        how = self.config.label.identical
+        how, tests = self.config.label.identical, self._tests.all_of(problem)
 
         def judge(codes: list[str]) -> list[Verdict]:
-            return self._judge(problem, codes, [identity(code, how) for code in codes])
+            return self._judge(problem, tests, codes, [identity(code, how) for code in codes])
 
         def estimate() -> ProgramEstimate:
             return estimate_program(
@@ -113,12 +115,16 @@ class SharedMachineJudge:
         """
         limits = Limits(config.cpu_seconds, config.wall_seconds, config.memory_bytes, config.output_bytes)
         self.judge = Judge(config.mode, config.tier, limits, children, retry_alone=False)
-        self._turns = Turns(Path(tempfile.gettempdir()) / f"dreamprm-{os.getuid()}-{content_hash(run, digits=16)}")
+        self._lock_of_cores = FairFileLock(
+            Path(tempfile.gettempdir()) / f"dreamprm-{os.getuid()}-{content_hash(run, digits=16)}"
+        )
         self._lock = threading.Lock()
         self._known: OrderedDict[str, dict[str, Verdict]] = OrderedDict()  # by problem, by identity
 
-    def __call__(self, problem: Problem, codes: list[str], identities: list[str]) -> list[Verdict]:
-        """Verdicts of programs for one problem; of equal ones, by identity, from what is known."""
+    def __call__(
+        self, problem: Problem, tests: tuple[TestCase, ...], codes: list[str], identities: list[str]
+    ) -> list[Verdict]:
+        """Verdicts of programs for one problem with all its tests; of equal ones, by identity, from what is known."""
         with self._lock:
             known = self._known.setdefault(problem.problem_id, {})
             self._known.move_to_end(problem.problem_id)
@@ -126,16 +132,16 @@ class SharedMachineJudge:
                 self._known.popitem(last=False)
             verdicts = {name: known[name] for name in identities if name in known}
             tasks = {
-                name: JudgeTask(name, code, problem.tests, problem.func_name)
+                name: JudgeTask(name, code, tests, problem.func_name)
                 for name, code in zip(identities, codes, strict=True)
                 if name not in known
             }
             if tasks:
-                with self._turns.among_others():
+                with self._lock_of_cores.shared():
                     fresh = {result.key: result.verdict for result in self.judge.evaluate(tasks.values())}
                 slow = [tasks[name] for name, verdict in fresh.items() if verdict is Verdict.TLE]
                 if slow:
-                    with self._turns.alone():
+                    with self._lock_of_cores.exclusive():
                         for task in slow:  # one after the other
                             (result,) = self.judge.evaluate([task])
                             fresh[task.key] = result.verdict
@@ -146,43 +152,4 @@ class SharedMachineJudge:
     def close(self) -> None:
         """Ends the judge."""
         self.judge.close()
-        self._turns.close()
-
-
-class Turns:
-    """A lock among processes of one machine: many may run together, or one alone. Who waits to be alone gets its turn.
-
-    Whoever dies gives back what it held.
-    """
-
-    def __init__(self, name: Path) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._door = os.open(f"{name}.door", flags, 0o600)
-        self._room = os.open(f"{name}.room", flags, 0o600)
-
-    @contextlib.contextmanager
-    def among_others(self) -> Iterator[None]:
-        """Nobody is alone meanwhile."""
-        fcntl.flock(self._door, fcntl.LOCK_EX)
-        fcntl.flock(self._room, fcntl.LOCK_SH)
-        fcntl.flock(self._door, fcntl.LOCK_UN)
-        try:
-            yield
-        finally:
-            fcntl.flock(self._room, fcntl.LOCK_UN)
-
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Nobody else is in; newcomers wait at the door."""
-        fcntl.flock(self._door, fcntl.LOCK_EX)
-        try:
-            fcntl.flock(self._room, fcntl.LOCK_EX)
-            yield
-        finally:
-            fcntl.flock(self._room, fcntl.LOCK_UN)
-            fcntl.flock(self._door, fcntl.LOCK_UN)
-
-    def close(self) -> None:
-        """Closes the files."""
-        os.close(self._door)
-        os.close(self._room)
+        self._lock_of_cores.close()

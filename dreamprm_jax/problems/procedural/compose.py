@@ -13,7 +13,7 @@ from dreamprm_jax.problems.procedural.endings import AGGREGATES, FORMATS
 from dreamprm_jax.problems.procedural.inputs import PARSERS
 from dreamprm_jax.problems.procedural.primitive import Kind, Primitive
 from dreamprm_jax.problems.procedural.stages import INTEGER_STAGES, WORD_STAGES
-from dreamprm_jax.schema import Problem, TestCase
+from dreamprm_jax.schema import TestCase, TestedProblem
 
 PRIMITIVES = {p.name: p for p in (*PARSERS, *INTEGER_STAGES, *WORD_STAGES, *AGGREGATES, *FORMATS)}
 DIFFICULTY_STAGES = {"easy": 1, "medium": 2, "hard": 3}  # stages between reading and aggregating
@@ -150,7 +150,7 @@ def _statement(composition: Composition, rng: random.Random) -> str:
     return f"{opening.format(said[0])} {middle} {ending}"
 
 
-def compose(seed: int, counts: dict[str, int], private_tests: int) -> Iterator[tuple[str, Problem, Composition]]:
+def compose(seed: int, counts: dict[str, int], private_tests: int) -> Iterator[tuple[str, TestedProblem, Composition]]:
     """Makes the benchmark: no two problems share a composition, so no test composition occurs in training.
 
     Args:
@@ -184,7 +184,7 @@ def compose(seed: int, counts: dict[str, int], private_tests: int) -> Iterator[t
             date = datetime.date.fromisoformat(start) + datetime.timedelta(days=index * days // max(count, 1))
             yield (
                 window,
-                Problem(
+                TestedProblem(
                     problem_id=composition.problem_id,
                     title="Composed task",
                     statement=_statement(composition, rng),

@@ -14,7 +14,7 @@ from dreamprm_jax.problems.procedural.compose import Composition, run_form
 from dreamprm_jax.problems.procedural.mistakes import Plan, form_probabilities, plan_probabilities, plans
 from dreamprm_jax.problems.procedural.writing import Written, read
 from dreamprm_jax.sandbox.compare import output_mismatch
-from dreamprm_jax.schema import DataError, Problem, Program, StepTruth
+from dreamprm_jax.schema import DataError, Program, StepTruth, TestedProblem
 
 FAILED = ("failed",)  # the state of a program that has crashed on some test: it cannot pass any more
 State = tuple[Any, ...]  # one intermediate value per test
@@ -24,7 +24,7 @@ class Valuer:
     """Exact values of one problem's prefixes, memoised."""
 
     def __init__(
-        self, composition: Composition, problem: Problem, scale: float, weak: frozenset[str] = frozenset()
+        self, composition: Composition, problem: TestedProblem, scale: float, weak: frozenset[str] = frozenset()
     ) -> None:
         """Of a policy whose mistake rates are ``scale`` times the benchmark's, and highest on the primitives ``weak``."""
         self.composition = composition
@@ -104,7 +104,7 @@ def program_truth(valuer: Valuer, program: Program) -> list[StepTruth]:
 
 
 def step_truth(
-    problems: Iterable[Problem], compositions: dict[str, Composition], programs: Iterable[Program], scale: float
+    problems: Iterable[TestedProblem], compositions: dict[str, Composition], programs: Iterable[Program], scale: float
 ) -> list[StepTruth]:
     """The truth of every step of every program, in the programs' order.
 

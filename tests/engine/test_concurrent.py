@@ -5,19 +5,19 @@ import time
 
 import pytest
 
-from dreamprm_jax.engine.concurrent import ordered_map
+from dreamprm_jax.engine.concurrent import concurrent_map
 
 
 def test_results_keep_the_order_of_the_items():
     delays = [0.02, 0.0, 0.01, 0.0, 0.03, 0.0]
-    got = list(ordered_map(lambda i: (time.sleep(delays[i]), i * i)[1], range(6), threads=3))
+    got = list(concurrent_map(lambda i: (time.sleep(delays[i]), i * i)[1], range(6), threads=3))
     assert got == [(i, i * i) for i in range(6)]
-    assert list(ordered_map(lambda i: i, [], threads=2)) == []
+    assert list(concurrent_map(lambda i: i, [], threads=2)) == []
 
 
 def test_calls_run_at_once():
     barrier = threading.Barrier(3, timeout=5)  # passes only if three calls wait together
-    assert [r for _, r in ordered_map(lambda i: barrier.wait() >= 0, range(6), threads=3)] == [True] * 6
+    assert [r for _, r in concurrent_map(lambda i: barrier.wait() >= 0, range(6), threads=3)] == [True] * 6
 
 
 @pytest.mark.parametrize(("threads", "ahead", "bound"), [(2, None, 8), (2, 3, 3), (1, 1, 1)])
@@ -30,14 +30,14 @@ def test_items_are_taken_a_bounded_number_ahead(threads, ahead, bound):
             taken += 1
             yield i
 
-    for used, (item, _) in enumerate(ordered_map(lambda i: i, items(), threads, ahead)):
+    for used, (item, _) in enumerate(concurrent_map(lambda i: i, items(), threads, ahead)):
         assert item == used
         assert taken <= used + bound
     assert taken == 50
 
 
 def test_an_error_is_raised_in_its_turn():
-    results = ordered_map(lambda i: 1 // (i - 2), range(10), threads=4)
+    results = concurrent_map(lambda i: 1 // (i - 2), range(10), threads=4)
     assert [next(results), next(results)] == [(0, -1), (1, -1)]
     with pytest.raises(ZeroDivisionError):
         next(results)
@@ -51,7 +51,7 @@ def test_leaving_early_cancels_what_has_not_begun():
         time.sleep(0.01)
         return i
 
-    results = ordered_map(call, range(1000), threads=1, ahead=100)
+    results = concurrent_map(call, range(1000), threads=1, ahead=100)
     next(results)
     results.close()
     count = len(begun)

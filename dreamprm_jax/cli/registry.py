@@ -1,0 +1,141 @@
+"""All commands of ``dreamprm``: the only list of them, and how each is parsed and run.
+
+A command is a module of this package. Its docstring is the description; ``add_arguments(parser)`` adds its options, and
+``main(args)`` runs it and returns the exit status. Modules are imported when they are run, so that ``--help`` is fast
+and the host half never loads jax.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+from dataclasses import dataclass
+
+from dreamprm_jax.runs.stage_graph import STAGES, with_inputs
+from dreamprm_jax.schema import DataError
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Attributes:
+      name: As it is typed.
+      module: Of ``dreamprm_jax.cli``.
+      summary: One line for ``dreamprm --help``.
+      sections: Sections of the settings that ``--config.SECTION.FIELD=VALUE`` may set; None where the command reads no
+        config file.
+    """
+
+    name: str
+    module: str
+    summary: str
+    sections: frozenset[str] | None = None
+
+
+def _sections(*stages: str) -> frozenset[str]:
+    return frozenset({"distributed"}.union(*(STAGES[one].sections for name in stages for one in with_inputs(name))))
+
+
+STAGE_COMMANDS = {
+    **{name: Command(name, "stage", stage.summary, _sections(name)) for name, stage in STAGES.items()},
+    "run": Command(
+        "run", "stage", "all of these; finished stages are reused, a killed one resumes", _sections(*STAGES)
+    ),
+}
+OTHER_COMMANDS = {
+    command.name: command
+    for command in (
+        Command("validate", "validate", "checks a config file and everything that it names", _sections(*STAGES)),
+        Command("status", "status", "how far a run is: units, rate, time left, errors"),
+        Command("judge", "judge", "run candidate programs in the sandbox and print their verdicts"),
+        Command("score", "score", "with --prm=FOLDER --candidates=FILE: score programs made elsewhere"),
+        Command("serve", "serve", "a reward model behind HTTP (/pooling, /score_steps)"),
+        Command(
+            "search",
+            "search",
+            "beam search over functions with a trained reward model, against best-of-N on the same budget",
+            frozenset({"seed", "policy", "search", "evaluate", "sandbox"}),
+        ),
+        Command(
+            "stepbench", "stepbench", "make and score a benchmark: which function of a program is the first wrong one?"
+        ),
+        Command(
+            "plan",
+            "plan",
+            "memory, time, price and label cost of a run on chips that need not be here",
+            _sections("train"),
+        ),
+        Command(
+            "inspect",
+            "inspect",
+            "parameters, shardings, compiled memory and FLOPs of a training step, for devices that need not exist",
+            _sections("train") | {"inspect"},
+        ),
+        Command("export", "export", "a trained reward model as a Hugging Face folder"),
+    )
+}
+USAGE = """\
+usage: dreamprm STAGE --config=FILE [--config.FIELD=VALUE ...] [--workdir=DIR]
+
+Process reward models for code, trained by exact bi-level label correction in JAX.
+
+stages of the main job, in order
+{stages}
+
+other commands
+{others}
+
+`dreamprm COMMAND --help` lists a command's options and the settings that it reads. Example:
+  dreamprm run --config=configs/embedded.py --workdir=runs/embedded --config.train.steps=50
+"""
+
+
+def usage() -> str:
+    """The text of ``dreamprm --help``."""
+    stages, others = (
+        "\n".join(f"  {one.name:<10} {one.summary}" for one in commands.values())
+        for commands in (STAGE_COMMANDS, OTHER_COMMANDS)
+    )
+    return USAGE.format(stages=stages, others=others)
+
+
+def find_command(name: str, arguments: list[str]) -> Command:
+    """The command of that name. ``score`` is a stage where a config file is given.
+
+    Raises:
+      DataError: where there is none, with the nearest name.
+    """
+    if name == "score" and not any(argument.startswith("--config") for argument in arguments):
+        return OTHER_COMMANDS["score"]
+    known = {**OTHER_COMMANDS, **STAGE_COMMANDS}
+    if name not in known:
+        close = difflib.get_close_matches(name, known, 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        moved = "; the study is `python -m research.study` in a checkout" if name == "study" else hint
+        raise DataError(f"unknown command {name!r}{moved} (`dreamprm --help` lists them)")
+    return known[name]
+
+
+def run_command(command: Command, arguments: list[str]) -> int:
+    """Parses the arguments and runs the command. Returns its exit status."""
+    module = importlib.import_module(f"dreamprm_jax.cli.{command.module}")
+    parser = argparse.ArgumentParser(
+        prog=f"dreamprm {command.name}",
+        description=f"{command.summary[0].upper()}{command.summary[1:]}.\n\n{module.__doc__}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.set_defaults(command=command.name)
+    module.add_arguments(parser)
+    if command.sections is None:
+        return module.main(parser.parse_args(arguments))
+    from dreamprm_jax.cli.options import settings_help
+    from dreamprm_jax.config import Config
+
+    if any(argument in ("-h", "--help") for argument in arguments):
+        parser.epilog = settings_help(Config(), command.sections)
+    args, overrides = parser.parse_known_args(arguments)
+    args.overrides = overrides
+    return module.main(args)

@@ -1,0 +1,64 @@
+"""POST /pooling and /score_steps, GET /health and /v1/models (``scoring/serve.py``). SIGTERM ends the server after it
+has answered what it has taken. Needs the extra 'serve' (pip install 'dreamprm-jax[serve]').
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import socket
+
+from dreamprm_jax.cli.score import add_prm_arguments, check_positive, prm_options
+from dreamprm_jax.schema import DataError
+
+SHUTDOWN_SECONDS = 60.0  # for the requests that have been taken
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    add_prm_arguments(parser)
+    parser.add_argument("--name", help="of the model, as clients give it (default: the folder's or arm's)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8000, help="0 takes any free one and prints it (default: 8000)")
+    parser.add_argument("--max-body-bytes", type=int, default=16 << 20, help="of a request (default: 16 MiB)")
+    parser.add_argument("--max-request-tokens", type=int, default=1 << 17, help="of a request (default: 131072)")
+    parser.add_argument("--max-queue-tokens", type=int, default=1 << 20, help="that may wait (default: 1048576)")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Loads the model and serves it until SIGTERM or SIGINT.
+
+    Raises:
+      DataError: without the extra, a model or the port.
+    """
+    check_positive(
+        args, "max_length", "row_tokens", "batch_tokens", "fsdp", "tensor", "max_body_bytes", "max_request_tokens",
+        "max_queue_tokens",
+    )  # fmt: skip
+    try:
+        from aiohttp import web
+    except ImportError as error:
+        raise DataError("dreamprm serve needs aiohttp: pip install 'dreamprm-jax[serve]'") from error
+    import numpy as np
+
+    from dreamprm_jax.scoring.batcher import Batcher
+    from dreamprm_jax.scoring.prm import load_prm
+    from dreamprm_jax.scoring.scorer import Reading, Scorer
+    from dreamprm_jax.scoring.serve import Limits, make_app
+
+    try:
+        listener = socket.create_server((args.host, args.port))
+    except (OSError, OverflowError) as error:
+        raise DataError(f"--host={args.host} --port={args.port}: cannot be listened on ({error})") from error
+    with listener:
+        prm = load_prm(args.prm, prm_options(args))
+        prm = dataclasses.replace(prm, name=args.name or prm.name)
+        scorer = Scorer(prm.model, prm.mesh, prm.params, args.row_tokens, args.batch_tokens)
+        scorer.logits([Reading(np.zeros(1, np.int32), np.zeros(1, np.int32))])  # fails now, if it fails
+        with Batcher(scorer, args.max_queue_tokens) as batcher:
+            app = make_app(prm, batcher, Limits(args.max_body_bytes, args.max_request_tokens))
+            host, port = listener.getsockname()[:2]
+            print(f"serving {prm.name} ({prm.checkpoint}) on http://{host}:{port}", flush=True)
+            web.run_app(app, sock=listener, print=None, shutdown_timeout=SHUTDOWN_SECONDS, access_log=None)
+    print("stopped", flush=True)
+    return 0

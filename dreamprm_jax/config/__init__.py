@@ -1,0 +1,64 @@
+"""Settings: frozen dataclasses inside, an ml_collections ConfigDict at the edge.
+
+A config file (``configs/*.py``) calls ``defaults()``, overrides what it needs and returns the ConfigDict; the command
+line overrides single fields (``--config.train.steps=50``); ``freeze`` turns the result into a ``Config`` once, with
+every type checked. Nothing below the command line sees a ConfigDict.
+"""
+
+from dreamprm_jax.config.data import (
+    EngineConfig,
+    GenerateConfig,
+    LabelConfig,
+    PolicyConfig,
+    ProblemsConfig,
+    SandboxConfig,
+)
+from dreamprm_jax.config.loading import check_names, defaults, freeze, load_config, load_settings, to_dict
+from dreamprm_jax.config.model import (
+    LabelsConfig,
+    LoraConfig,
+    MeshConfig,
+    MetaConfig,
+    ModelConfig,
+    TrainConfig,
+)
+from dreamprm_jax.config.run import (
+    Config,
+    DistributedConfig,
+    EvaluateConfig,
+    InspectConfig,
+    ScoreConfig,
+    SearchConfig,
+)
+from dreamprm_jax.config.setting import SettingInfo, leaves, section, setting
+
+__all__ = [
+    "Config",
+    "DistributedConfig",
+    "EngineConfig",
+    "EvaluateConfig",
+    "GenerateConfig",
+    "InspectConfig",
+    "LabelConfig",
+    "LabelsConfig",
+    "LoraConfig",
+    "MeshConfig",
+    "MetaConfig",
+    "ModelConfig",
+    "PolicyConfig",
+    "ProblemsConfig",
+    "SandboxConfig",
+    "ScoreConfig",
+    "SearchConfig",
+    "SettingInfo",
+    "TrainConfig",
+    "check_names",
+    "defaults",
+    "freeze",
+    "leaves",
+    "load_config",
+    "load_settings",
+    "section",
+    "setting",
+    "to_dict",
+]

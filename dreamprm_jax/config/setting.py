@@ -1,0 +1,58 @@
+"""What a settings field carries besides its type and default: help, effect on the output, files read, valid range."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Reads = Literal["", "path", "problem_ids", "tokenizer", "function"]
+_KEY = "setting"
+
+
+@dataclass(frozen=True)
+class SettingInfo:
+    """The metadata of one settings field.
+
+    Attributes:
+      help: One or more sentences for ``--help`` and the reference page.
+      affects_output: Whether a stage's output can depend on the value. A change of any other field redoes nothing.
+      reads: What the value may name. "path": a file or a folder, of which all content counts; "problem_ids": a file, or
+        a folder, of which problems.parquet counts; "tokenizer": a file, or
+        a tokenizer's folder, of which the chat template counts; "function": FILE.py:FUNCTION, whose file counts. A
+        value that names nothing on this disk (a hub id, a built-in name) counts as it is. "": the value is no path.
+      minimum: The least valid number, inclusive; None for no limit. Applies to every item of a tuple.
+      maximum: The greatest valid number, inclusive; None for no limit.
+      above: The exclusive lower limit; None for no limit.
+      nonempty: Whether an empty text or tuple is refused.
+    """
+
+    help: str = ""
+    affects_output: bool = True
+    reads: Reads = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    above: float | None = None
+    nonempty: bool = False
+
+
+def setting(default: Any, help: str, **info: Any) -> Any:
+    """A dataclass field with a default and a ``SettingInfo``."""
+    return dataclasses.field(default=default, metadata={_KEY: SettingInfo(help, **info)})
+
+
+def section(cls: type, affects_output: bool = True) -> Any:
+    """A dataclass field that holds a section of settings. ``affects_output=False`` holds for all fields below it."""
+    return dataclasses.field(default_factory=cls, metadata={_KEY: SettingInfo("", affects_output)})
+
+
+def leaves(config: Any, prefix: str = "", affects_output: bool = True) -> Iterator[tuple[str, Any, SettingInfo]]:
+    """Yields (dotted name, value, info) for every field of nested settings."""
+    for field in dataclasses.fields(config):
+        value, info = getattr(config, field.name), field.metadata.get(_KEY, SettingInfo())
+        info = dataclasses.replace(info, affects_output=info.affects_output and affects_output)
+        if dataclasses.is_dataclass(value):
+            yield from leaves(value, f"{prefix}{field.name}.", info.affects_output)
+        else:
+            yield prefix + field.name, value, info

@@ -1,0 +1,113 @@
+"""Monte-Carlo labels of the train window: rolls out the prefixes of every program, and turns the tallies into rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from dreamprm_jax.config import Config
+from dreamprm_jax.engine.run import make_executor, run_units
+from dreamprm_jax.labeling.rollouts.estimate import ProgramEstimate
+from dreamprm_jax.labeling.rollouts.rows import step_labels
+from dreamprm_jax.labeling.rollouts.work import EstimateFactory, shares
+from dreamprm_jax.labeling.window import problems_by_id, unique_programs
+from dreamprm_jax.policy.factory import make_policy
+from dreamprm_jax.policy.protocol import MEAN_LOG_PROBABILITY
+from dreamprm_jax.problems.hidden_tests import HiddenTests
+from dreamprm_jax.runs.fingerprint import fingerprint, settings_digest
+from dreamprm_jax.runs.input_digests import InputDigests
+from dreamprm_jax.runs.journal import Journal
+from dreamprm_jax.runs.paths import Paths
+from dreamprm_jax.schema import DataError, Outcome, Program, StepLabel, canonical_json, content_hash
+from dreamprm_jax.storage import iterate_records
+
+ATTEMPTS = 3  # at a program whose rollouts the sandbox fails on
+
+
+class PrefixRollouts:
+    """The estimates of the train window's programs, one unit of work a program."""
+
+    def __init__(self, config: Config, paths: Paths, tests: HiddenTests, journal: Journal) -> None:
+        """Reads problems and outcomes. ``journal`` holds unit key -> estimate."""
+        self.config, self.paths, self.journal = config, paths, journal
+        self._tests = tests
+        self._problems = problems_by_id(paths, "train")
+        self._outcomes = {row.program_hash: row for row in iterate_records(paths.outcomes("train"), Outcome)}
+        self._settings = settings_digest(config, {"seed", "policy", "label", "sandbox"}, InputDigests(paths.root))
+
+    def _key(self, program: Program) -> str:
+        """The key of a program's unit, which names everything that its estimate depends on."""
+        problem, verdict = self._problems[program.problem_id], self._outcomes[program.program_hash].verdict
+        statement = canonical_json([problem.title, problem.statement, problem.starter_code, problem.func_name])
+        return content_hash(program.program_hash, verdict, statement, self._tests.digest(problem), self._settings)
+
+    def run(self) -> None:
+        """Does the units that the journal does not have, in the engine's workers.
+
+        Raises:
+          DataError: where the policy or the sandbox failed on some programs, after all others were done.
+        """
+        config, folder = self.config, self.paths.stage("label")
+        if config.label.count_program:
+            self._check_counts_as_rollouts()
+        settings, children, threads = shares(config)
+        factory = EstimateFactory(config, self.paths.compositions(), self.paths.hidden_tests(), folder, children)
+
+        def units() -> Iterator[tuple[str, Any]]:
+            for program in unique_programs(self.paths, "train"):
+                verdict = self._outcomes[program.program_hash].verdict
+                yield self._key(program), (self._problems[program.problem_id], program, verdict)
+
+        with Journal(folder / "attempts.journal") as attempts:
+
+            def objection(key: str, value: Any) -> str | None:
+                """Rollouts that the sandbox failed on are done again by the next run, ``ATTEMPTS`` times in all."""
+                errors = ProgramEstimate.from_json(value).sandbox_errors
+                attempt = next(n for n in range(1, ATTEMPTS + 1) if f"{key}/{n}" not in attempts)
+                if not errors or attempt == ATTEMPTS:
+                    return None  # as it is, the missing ones counted
+                attempts.put(f"{key}/{attempt}", value)
+                return f"the sandbox failed on {errors} rollouts (attempt {attempt} of {ATTEMPTS})"
+
+            run_units(
+                units(),
+                make_executor(settings, factory, threads),
+                self.journal,
+                planned=len(self._outcomes),
+                done=sum(self._key(program) in self.journal for program in unique_programs(self.paths, "train")),
+                description="roll out prefixes",
+                unit="program",
+                grace_seconds=config.engine.grace_seconds,
+                objection=objection,
+            )
+
+    def rows(self) -> Iterator[StepLabel]:
+        """The step labels of all programs, in the programs' order."""
+        policy = make_policy(
+            self.config.policy, compositions=self.paths.compositions(), folder=self.paths.stage("label")
+        )
+        name, sampling = policy.name, canonical_json(policy.sampling(self.config.label.temperature))
+        policy.close()
+        digest = fingerprint(self.config, "label", self.paths.root)
+        for program in unique_programs(self.paths, "train"):
+            estimate = ProgramEstimate.from_json(self.journal.get(self._key(program)) or [])
+            outcome = self._outcomes[program.program_hash]
+            yield from step_labels(self.config.label, program, outcome, estimate, name, sampling, digest)
+
+    def _check_counts_as_rollouts(self) -> None:
+        """Whether every program is a sample of the very distribution that its rollouts have."""
+        config, paths = self.config, self.paths
+        policy = make_policy(config.policy, compositions=paths.compositions(), folder=paths.stage("label"))
+        wanted = canonical_json(policy.sampling(config.label.temperature))
+        policy.close()
+        for program in unique_programs(paths, "train"):
+            drawn = {
+                k: v for k, v in json.loads(program.sampling).items() if k != MEAN_LOG_PROBABILITY
+            }  # of the answer
+            if (program.policy, canonical_json(drawn)) != (policy.name, wanted):
+                raise DataError(
+                    f"config.label.count_program: program {program.program_hash} is by {program.policy} with "
+                    f"{program.sampling}, rollouts are by {policy.name} with {wanted}; they must be the same: "
+                    "set config.generate.temperature and config.label.temperature alike, or count_program=False"
+                )

@@ -1,0 +1,58 @@
+"""Asks a policy for candidate programs, many problems at a time, and journals every answer as it arrives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dreamprm_jax.engine.concurrent import concurrent_map
+from dreamprm_jax.policy.protocol import Completion, CompletionRequest, Policy, PolicyError
+from dreamprm_jax.runs.journal import Journal
+from dreamprm_jax.runs.progress import Progress
+from dreamprm_jax.schema import DataError
+
+
+def ask_for_candidates(
+    policy: Policy,
+    requests: Sequence[CompletionRequest],
+    key: Callable[[CompletionRequest], str],
+    journal: Journal,
+    threads: int,
+) -> None:
+    """Asks for what the journal does not have.
+
+    Args:
+      policy: who writes.
+      requests: one a problem.
+      key: the journal's key of a request, which names everything that the answer depends on.
+      journal: request key -> [[code, mean log-probability or None], ...].
+      threads: requests at a time.
+
+    Raises:
+      DataError: with the number of problems on which the policy failed, after all others were answered.
+    """
+    keys = {key(request): request for request in requests}
+    missing = [item for item in keys.items() if item[0] not in journal]
+
+    def ask(item: tuple[str, CompletionRequest]) -> list[Completion] | PolicyError:
+        try:
+            return policy.complete(item[1])
+        except PolicyError as error:
+            return error
+
+    with Progress("generate", len(keys), "problem", len(keys) - len(missing), journal.path) as progress:
+        for (name, request), answer in concurrent_map(ask, missing, threads, in_order=False):
+            if isinstance(answer, PolicyError):
+                progress.add(request.problem.problem_id, failure=str(answer))
+            else:
+                journal.put(name, [_row(one) for one in answer])
+                progress.add()
+    if progress.record.failed:
+        raise DataError(
+            f"the policy failed on {progress.record.failed} problem(s), first {progress.record.first_failure}; "
+            "what it answered is kept: run the same command again to ask for the rest"
+        )
+
+
+def _row(completion: Completion) -> list[Any]:
+    return [completion.code, completion.log_probability]

