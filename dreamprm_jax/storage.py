@@ -107,6 +107,8 @@ def write_records(path: Path, cls: type[Record], records: Iterable[Record]) -> i
         while rows := [_row(record) for record in itertools.islice(remaining, _WRITE_ROWS)]:
             try:
                 group.append(pa.Table.from_pylist(rows, schema=schema))
+                if missing := [f.name for f in schema if not f.nullable and group[-1][f.name].null_count]:
+                    raise pa.ArrowInvalid(f"{missing[0]} is missing")
             except (pa.ArrowException, UnicodeEncodeError) as error:
                 raise DataError(f"{path}{_first_misfit(rows, schema, count)}: cannot be stored ({error})") from error
             count += len(rows)

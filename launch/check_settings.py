@@ -9,8 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from dreamprm_jax.cli.main import load_config
-from dreamprm_jax.config import Config
+from dreamprm_jax.config import Config, load_config
 from dreamprm_jax.schema import DataError
 
 TRAINS = ("train", "run")

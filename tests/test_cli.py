@@ -5,10 +5,11 @@ import sys
 
 import pytest
 
-from dreamprm_jax.cli import main as cli
-from dreamprm_jax.runs.stage_graph import STAGES
+from dreamprm_jax.cli.main import main as cli_main
+from dreamprm_jax.cli.registry import OTHER_COMMANDS, STAGE_COMMANDS
+from dreamprm_jax.config import load_config
 
-COMMANDS = [*STAGES, "run", "judge", "serve", "inspect", "export"]
+COMMANDS = list({**STAGE_COMMANDS, **OTHER_COMMANDS})
 NO_JAX = "import sys; assert not {'jax', 'jaxlib', 'flax', 'optax', 'orbax'} & set(sys.modules)"
 CONFIG = """
 from dreamprm_jax.config import defaults
@@ -32,7 +33,7 @@ def config_file(tmp_path):
 def dreamprm(capsys, *arguments):
     """(exit status, standard output, standard error) of one command."""
     try:
-        status = cli.main([str(argument) for argument in arguments])
+        status = cli_main([str(argument) for argument in arguments])
     except SystemExit as stop:
         status = stop.code
     shown = capsys.readouterr()
@@ -43,7 +44,7 @@ def test_help_and_imports_load_no_jax():
     script = (
         "import dreamprm_jax\n"
         f"{NO_JAX}\n"
-        "from dreamprm_jax import cli\n"
+        "from dreamprm_jax.cli import main as cli\n"
         "assert cli.main(['--help']) == 0\n"
         f"for command in {COMMANDS}:\n"
         "    try:\n"
@@ -128,7 +129,7 @@ def test_config_file_that_is_missing_or_wrong(capsys, tmp_path):
 
 
 def test_overrides_reach_the_settings(config_file):
-    config = cli.load_config(
+    config = load_config(
         str(config_file),
         ["--config.train.learning_rate=3e-4", "--config.train.arms=('raw',)", "--config.problems.path=a=b.jsonl"],
     )

@@ -4,8 +4,12 @@ import json
 import subprocess
 import sys
 
-PACKAGES = ("problems", "cof", "policy", "sandbox", "labeling", "engine", "selection", "evaluation", "stepbench")
-MODULES = ("schema", "storage", "config", "workdir", "own_code", "own_files", "stages", "pipeline", "cli")
+PACKAGES = (
+    "config", "runs", "problems", "cof", "policy", "sandbox", "labeling", "engine", "selection", "search", "metrics",
+    "evaluation", "stepbench", "cli",
+)  # fmt: skip
+MODULES = ("schema", "storage", "user_code", "tables")
+STAGES = ("runner", "validation", "generate", "label", "evaluate", "report")  # train and score are the device half
 FORBIDDEN = ("jax", "jaxlib", "flax", "optax", "orbax")
 
 IMPORT_EACH = """
@@ -22,7 +26,9 @@ print(json.dumps(guilty))
 
 
 def host_modules(repository) -> list[str]:
-    files = [repository / "dreamprm_jax" / f"{name}.py" for name in MODULES]
+    package_folder = repository / "dreamprm_jax"
+    files = [package_folder / f"{name}.py" for name in MODULES if (package_folder / f"{name}.py").exists()]
+    files += [package_folder / "stages" / f"{name}.py" for name in STAGES]
     for package in PACKAGES:
         files += sorted((repository / "dreamprm_jax" / package).rglob("*.py"))
     names = [".".join(file.relative_to(repository).with_suffix("").parts) for file in files]

@@ -38,7 +38,7 @@ def get_config():
 """
 
 
-@pytest.mark.parametrize("script", ["import dreamprm_jax", "from dreamprm_jax import cli; cli.main(['--help'])"])
+@pytest.mark.parametrize("script", ["import dreamprm_jax", "from dreamprm_jax.cli.main import main; main(['--help'])"])
 def test_import_and_help_load_nothing_heavy(script):
     check = f"import sys; {script}; print('LOADED', *sorted({HEAVY!r} & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)

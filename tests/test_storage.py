@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dreamprm_jax import schema
-from dreamprm_jax.schema import DataError, Outcome, Problem, Program, Score, StepLabel, TestCase, Verdict
+from dreamprm_jax.schema import DataError, Outcome, Problem, Program, Score, StepLabel, TestCase, TestedProblem, Verdict
 from dreamprm_jax.storage import (
     atomic_path,
     read_json,
@@ -23,12 +23,15 @@ from dreamprm_jax.storage import (
 OUTCOME = Outcome("p", "h", Verdict.AC, 1, 2, "", 0.25, "faithful", "PORTABLE")
 PROBLEM = Problem(
     "id", "Title", "Zeile\n\ttab é \U0001f600 \x00", "atcoder", "abc", "2024-01-01", "easy", "", None,
-    (TestCase("1\n", "2\n"),), (TestCase("[1]", "2", "functional"), TestCase("", "")),
+    (TestCase("1\n", "2\n"),),
 )  # fmt: skip
+TESTED = schema.TestedProblem(**vars(PROBLEM), private_tests=(TestCase("[1]", "2", "functional"), TestCase("", "")))
 RECORDS = [
     OUTCOME,
     PROBLEM,
-    dataclasses.replace(PROBLEM, func_name="solve", public_tests=(), private_tests=()),
+    dataclasses.replace(PROBLEM, func_name="solve", public_tests=()),
+    TESTED,
+    schema.ProblemTests("id", TESTED.private_tests),
     Program.make("p", "print('ü')\r\n", 3, "policy", {"temperature": 0.2, "b": [1, None]}),
     schema.Step(0, 0, 10, "main"),
     StepLabel("p", "h", 0, 0, 9, 2, 4, 1, 0, 3.0, 3.0, "policy", "{}", "lcb", "PORTABLE", "c"),
@@ -103,14 +106,15 @@ def test_row_and_field_that_do_not_fit_are_named(tmp_path):
 
 
 def test_record_from_dict_names_nested_fields():
-    row = json.loads(json.dumps(dataclasses.asdict(PROBLEM)))
-    assert record_from_dict(Problem, row, "x") == PROBLEM
+    row = json.loads(json.dumps(dataclasses.asdict(TESTED)))
+    assert record_from_dict(TestedProblem, row, "x") == TESTED
+    assert TESTED.split() == (PROBLEM, schema.ProblemTests("id", TESTED.private_tests))
     row["private_tests"][1]["testtype"] = "file"
     with pytest.raises(DataError, match=r'a\.jsonl, row 7: wrong value type for field "private_tests\.testtype"'):
-        record_from_dict(Problem, row, "a.jsonl, row 7")
+        record_from_dict(TestedProblem, row, "a.jsonl, row 7")
     del row["title"], row["private_tests"]
     with pytest.raises(DataError, match=r'a\.jsonl, row 7: missing value for field "title"'):
-        record_from_dict(Problem, row, "a.jsonl, row 7")
+        record_from_dict(TestedProblem, row, "a.jsonl, row 7")
 
 
 @pytest.mark.parametrize(
@@ -168,6 +172,6 @@ def test_verdicts_that_are_labels():
 
 
 def test_label_mean():
-    label = RECORDS[5]
+    (label,) = (record for record in RECORDS if isinstance(record, StepLabel))
     assert label.mean == 0.5
     assert dataclasses.replace(label, rollouts=0, passes=0).mean != dataclasses.replace(label, rollouts=0).mean  # nan

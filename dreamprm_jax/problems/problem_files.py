@@ -1,4 +1,4 @@
-"""Problems with tests from a file that the user names, for the commands that judge: rows of LiveCodeBench, or Parquet."""
+"""Problems with tests from a file that the user names, for commands that judge: LiveCodeBench rows, or Parquet."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from dreamprm_jax.schema import Skip, StepLabel
 from dreamprm_jax.stages.evaluate import read_corrected
 from dreamprm_jax.storage import atomic_path, read_json, read_records, write_text
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1] / "evaluation" / "report"
 PACKAGES = ("jax", "flax", "optax", "numpy", "pyarrow", "tokenizers", "matplotlib")
 
 

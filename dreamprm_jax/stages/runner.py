@@ -8,6 +8,7 @@ import importlib.metadata
 import platform
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from dreamprm_jax.config import Config, leaves, to_dict
@@ -72,8 +73,7 @@ def _run(config: Config, root: Path, stage: Stage, group: ProcessGroup) -> bool:
             _log(main, f"   an earlier run with these settings had finished; reused ({folder.path})")
             return False
         started = time.monotonic()
-        module = importlib.import_module(f"dreamprm_jax.stages.{stage.name}")
-        counts = getattr(module, stage.name)(config, Paths(root))
+        counts = stage_function(stage.name)(config, Paths(root))
         barrier(f"{stage.name} done")
         seconds = time.monotonic() - started
         if main:
@@ -82,6 +82,11 @@ def _run(config: Config, root: Path, stage: Stage, group: ProcessGroup) -> bool:
     counted = ", ".join(f"{value} {key}" for key, value in counts.items())
     _log(main, f"   {stage.name} took {duration(seconds)} and wrote {folder.path}: {counted}")
     return True
+
+
+def stage_function(name: str) -> Callable[[Config, Paths], dict[str, int]]:
+    """The function of a stage, imported when it runs, so that host stages never load jax."""
+    return getattr(importlib.import_module(f"dreamprm_jax.stages.{name}"), name)
 
 
 def record_run(config: Config, root: Path) -> None:

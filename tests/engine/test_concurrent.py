@@ -30,7 +30,7 @@ def test_items_are_taken_a_bounded_number_ahead(threads, ahead, bound):
             taken += 1
             yield i
 
-    for used, (item, _) in enumerate(concurrent_map(lambda i: i, items(), threads, ahead)):
+    for used, (item, _) in enumerate(concurrent_map(lambda i: i, items(), threads, ahead=ahead)):
         assert item == used
         assert taken <= used + bound
     assert taken == 50

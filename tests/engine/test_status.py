@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -15,6 +16,9 @@ import pytest
 from engine_toy import Squares, drive
 
 from dreamprm_jax.cli import main as cli
+from dreamprm_jax.config import Config, to_dict
+from dreamprm_jax.runs.progress import Progress
+from dreamprm_jax.runs.stage_folder import stage_folder
 from dreamprm_jax.runs.status import run_status
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import write_json
@@ -23,9 +27,10 @@ from dreamprm_jax.storage import write_json
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A run's folder whose label stage has begun."""
-    write_json(tmp_path / "config.json", {})
-    write_json(tmp_path / "generate" / "STARTED.json", {"fingerprint": "f"})
-    write_json(tmp_path / "generate" / "DONE.json", {"fingerprint": "f", "counts": {"train problems": 7}})
+    write_json(tmp_path / "config.json", to_dict(Config()))
+    folder = stage_folder(Config(), tmp_path, "generate")
+    folder.open({})
+    folder.finish({"train problems": 7}, 65.0)
     write_json(tmp_path / "label" / "STARTED.json", {"fingerprint": "f"})
     return tmp_path
 
@@ -48,19 +53,17 @@ def test_a_run_that_goes_on(root: Path, capsys: pytest.CaptureFixture[str]) -> N
         while time.monotonic() < deadline and not any("a second" in line for line in status(capsys, root)):
             time.sleep(0.1)
         lines = status(capsys, root)
-        (units,) = run_status(root)[1].units
+        (record,) = run_status(root)[1].work
         assert driver.poll() is None
         driver.kill()
     assert lines[0] == f"{root}: process {os.getpid()} works on it"
-    assert lines[1] == "generate   done     7 train problems"
+    assert lines[1] == "generate   done        1:05  7 train problems"
     assert lines[2] == "label      started"
     assert lines[3].startswith("  toy: ")
     assert " of 10000 units (0." in lines[3]
-    assert " left, the last 0:00:" in lines[3]
+    assert re.search(r" left, as of \d+\.\d s ago$", lines[3])
     assert lines[-1] == "report     pending"
-    assert 0 < units.done < 10_000
-    assert units.rate is not None
-    assert 0 < units.rate < 100  # two workers, 20 ms a unit at least
+    assert 0 < record.done < 10_000
 
 
 def test_a_run_that_stopped(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,8 +72,8 @@ def test_a_run_that_stopped(root: Path, capsys: pytest.CaptureFixture[str]) -> N
         drive(root / "label", 4, factory, workers=1)
     lines = status(capsys, root)
     assert lines[0] == f"{root}: no process works on it here"
-    assert lines[3].startswith("  toy: 2 of 4 units (50.0 %), the last 0:00:")
-    assert lines[3].endswith("ago; run the same command again to go on")
+    assert lines[3].startswith("  toy: 2 of 4 units (50.0 %), stopped ")
+    assert lines[3].endswith("ago; run the same command again to continue")
     assert lines[4] == "    latest run: 2 done, 3 worker processes replaced"
     assert lines[5].startswith("    failed in the latest run: 2, first unit1: ValueError: unit unit1 is wrong (")
 
@@ -78,3 +81,24 @@ def test_a_run_that_stopped(root: Path, capsys: pytest.CaptureFixture[str]) -> N
 def test_a_folder_without_a_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["status", f"--workdir={tmp_path}"]) == 2
     assert "no run there" in capsys.readouterr().err
+
+
+def test_work_for_other_settings_is_not_done(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_json(root / "config.json", to_dict(Config(seed=1)))
+    assert status(capsys, root)[1].startswith("generate   done for other settings")
+    write_json(root / "config.json", to_dict(Config(name="other")))  # has no effect on the output
+    assert status(capsys, root)[1].startswith("generate   done ")
+
+
+def test_training_shows_arm_step_loss_and_time_left(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stage_folder(Config(), root, "train").open({})
+    with open(root / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        progress = Progress("train raw", 400, "step", 100, root / "train" / "raw")
+        progress.note(loss="0.512")
+        progress.record.started -= 10
+        progress.add(units=50)
+        progress._write()
+        (line,) = (line for line in status(capsys, root) if "train raw" in line)
+    assert re.match(r"  train raw: 150 of 400 steps \(37\.5 %\), \d\.?\d* a second, \d+\.\d s left", line)
+    assert line.endswith(", loss 0.512")

@@ -18,54 +18,13 @@ import pytest
 
 from dreamprm_jax.config import Config, SandboxConfig, to_dict
 from dreamprm_jax.engine.schedule import STRIKES
-from dreamprm_jax.labeling.rollouts.work import SharedMachineJudge, Turns
+from dreamprm_jax.labeling.rollouts.work import SharedMachineJudge
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import Problem, TestCase
 from dreamprm_jax.stages.runner import run_stage
 
-DOUBLE = Problem(
-    "double", "Double", "Print twice the number.", "own", "c", "2024-01-01T00:00:00", "easy",
-    public_tests=(TestCase("2\n", "4\n"), TestCase("5\n", "10\n")),
-)  # fmt: skip
-
-
-def test_turns(tmp_path: Path) -> None:
-    """Many are in together; who wants to be alone waits for them, gets its turn before newcomers, and is alone."""
-    rooms = [Turns(tmp_path / "turns") for _ in range(4)]  # as of four processes
-    inside: list[str] = []
-    together, leave = threading.Barrier(3, timeout=20), threading.Event()
-
-    def join(room: Turns) -> None:
-        with room.among_others():
-            together.wait()
-            leave.wait(20)
-            inside.append("early")
-
-    def alone() -> None:
-        with rooms[2].alone():
-            inside.append("alone begins")
-            time.sleep(0.1)
-            inside.append("alone ends")
-
-    def newcomer() -> None:
-        with rooms[3].among_others():
-            inside.append("late")
-
-    threads = [threading.Thread(target=join, args=(room,)) for room in rooms[:2]]
-    for thread in threads:
-        thread.start()
-    together.wait()
-    for late in (alone, newcomer):
-        threads.append(threading.Thread(target=late))
-        threads[-1].start()
-        time.sleep(0.2)
-    assert inside == []
-    leave.set()
-    for thread in threads:
-        thread.join(20)
-    assert inside == ["early", "early", "alone begins", "alone ends", "late"]
-    for room in rooms:
-        room.close()
+DOUBLE = Problem("double", "Double", "Print twice the number.", "own", "c", "2024-01-01T00:00:00", "easy")
+TESTS = (TestCase("2\n", "4\n"), TestCase("5\n", "10\n"))
 
 
 def test_verdicts_beside_other_judges() -> None:
@@ -83,12 +42,12 @@ def test_verdicts_beside_other_judges() -> None:
 
     judge.judge.evaluate = noting  # type: ignore[method-assign]
     try:
-        assert judge(DOUBLE, codes, codes) == ["AC", "WA", "TLE", "RE"]
+        assert judge(DOUBLE, TESTS, codes, codes) == ["AC", "WA", "TLE", "RE"]
         assert evaluated == [*codes, "while True: pass"]
-        assert judge(DOUBLE, codes[::-1], codes[::-1]) == ["RE", "TLE", "WA", "AC"]
+        assert judge(DOUBLE, TESTS, codes[::-1], codes[::-1]) == ["RE", "TLE", "WA", "AC"]
         assert len(evaluated) == 5
         other = dataclasses.replace(DOUBLE, problem_id="other")
-        assert judge(other, codes[:1], codes[:1]) == ["AC"]
+        assert judge(other, TESTS, codes[:1], codes[:1]) == ["AC"]
         assert len(evaluated) == 6
     finally:
         judge.close()

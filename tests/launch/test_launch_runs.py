@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from dreamprm_jax.cli.main import load_config
+from dreamprm_jax.config import load_config
 from dreamprm_jax.stages.runner import run_stage
 
 CONFIG = "tests/launch/tiny_run.py"

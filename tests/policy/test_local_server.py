@@ -17,9 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from dreamprm_jax.cli.main import load_config
 from dreamprm_jax.cof.splitter import split_steps
-from dreamprm_jax.config import Config, PolicyConfig, SandboxConfig
+from dreamprm_jax.config import Config, PolicyConfig, SandboxConfig, load_config
 from dreamprm_jax.policy.abilities import Abilities
 from dreamprm_jax.policy.local_server import LocalServer
 from dreamprm_jax.policy.local_server import main as serve

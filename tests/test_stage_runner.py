@@ -3,6 +3,7 @@
 import dataclasses
 import fcntl
 import json
+import re
 import subprocess
 import sys
 import textwrap
@@ -10,12 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from dreamprm_jax.config import Config, MeshConfig, freeze
-from dreamprm_jax.runs.paths import DONE, STARTED, Paths, StageFolder
+from dreamprm_jax.config import Config, MeshConfig, freeze, leaves
+from dreamprm_jax.runs.fingerprint import fingerprint
+from dreamprm_jax.runs.paths import Paths
+from dreamprm_jax.runs.stage_folder import DONE, STARTED, StageFolder
 from dreamprm_jax.runs.stage_graph import STAGES, Stage
 from dreamprm_jax.schema import DataError
-from dreamprm_jax.stages import runner as pipeline
-from dreamprm_jax.stages.runner import fingerprint, run_stage
+from dreamprm_jax.stages import runner
+from dreamprm_jax.stages.runner import record_run, run_stage
 
 CALLS = []
 
@@ -66,31 +69,72 @@ def test_a_setting_redoes_its_stage_and_those_after_it(path, value, redone):
     assert [name for name in STAGES if fingerprint(before, name) != fingerprint(after, name)] == redone.split()
 
 
-@pytest.mark.parametrize(
-    ("path", "redone"),
-    [
-        ("problems.path", "generate label train score evaluate report"),
-        ("generate.candidates", "generate label train score evaluate report"),
-        ("policy.chat_template", "generate label train score evaluate report"),
-        ("policy.path", ""),  # the replay policy's file may grow
-        ("train.labels.stored", "train score evaluate report"),
-        ("train.labels.clean_labels", "train score evaluate report"),
-    ],
-)
-def test_an_edited_file_redoes_what_read_it_and_a_moved_one_nothing(tmp_path, path, redone):
+GENERATE_ON = "generate label train score evaluate report"
+READ_BY = {  # every setting that names a file -> the stages that change with its content
+    "problems.exclude": GENERATE_ON,
+    "problems.path": GENERATE_ON,
+    "policy.chat_template": GENERATE_ON,
+    "policy.path": GENERATE_ON,
+    "generate.candidates": GENERATE_ON,
+    "model.weights": "train score evaluate report",
+    "train.arms": "train score evaluate report",
+    "train.optimizer": "train score evaluate report",
+    "train.labels.method": "train score evaluate report",
+    "train.labels.stored": "train score evaluate report",
+    "train.labels.clean_labels": "train score evaluate report",
+}
+
+
+def test_every_setting_that_names_a_file_is_known_here():
+    assert {name for name, _, info in leaves(Config()) if info.reads} == set(READ_BY)
+    suspicious = re.compile(r"\b(path|file|folder|FILE)\b")
+    reading = {name for name, value, info in leaves(Config()) if suspicious.search(info.help)}
+    assert reading - set(READ_BY) == {"policy.kind", "name", "train.profile_steps", "distributed.compile_cache"}
+
+
+@pytest.mark.parametrize(("path", "redone"), READ_BY.items())
+def test_an_edited_file_redoes_what_read_it_and_nothing_else(tmp_path, path, redone):
+    info = {name: info for name, _, info in leaves(Config())}[path]
+
     def prints(file: Path) -> dict[str, str]:
-        config = replaced(Config(), path, str(file))
+        value = f"{file}:make" if info.reads == "function" else str(file)
+        config = replaced(Config(), path, (value,) if path == "train.arms" else value)
         return {name: fingerprint(config, name) for name in STAGES}
 
-    file, moved = tmp_path / "file", tmp_path / "moved"
+    file, moved = tmp_path / "file.py", tmp_path / "moved.py"
     file.write_text("one", encoding="utf-8")
     before = prints(file)
     file.write_text("another", encoding="utf-8")
     after = prints(file)
     assert [name for name in STAGES if before[name] != after[name]] == redone.split()
-    if redone:
-        file.rename(moved)
-        assert prints(moved) == after
+    file.rename(moved)
+    assert prints(moved) == after
+
+
+@pytest.mark.parametrize("path", ["problems.path", "policy.path", "model.weights"])
+def test_a_file_inside_a_folder_counts(tmp_path, path):
+    def prints() -> dict[str, str]:
+        config = replaced(Config(), path, str(tmp_path))
+        return {name: fingerprint(config, name) for name in STAGES}
+
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "test2.jsonl").write_text("one", encoding="utf-8")
+    before = prints()
+    (tmp_path / "inner" / "test2.jsonl").write_text("two", encoding="utf-8")  # the same size
+    after = prints()
+    assert [name for name in STAGES if before[name] != after[name]] == READ_BY[path].split()
+    (tmp_path / ".cache").write_text("hidden files do not count", encoding="utf-8")
+    assert prints() == after
+
+
+def test_of_an_excluded_benchmark_the_problems_count(tmp_path):
+    config = replaced(Config(), "problems.exclude", str(tmp_path))
+    prints = [fingerprint(config, "generate")]
+    for name, text in (("problems.parquet", "a"), ("problems.parquet", "bc"), ("README.md", "card")):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        prints.append(fingerprint(config, "generate"))
+    assert len(set(prints[:3])) == 3
+    assert prints[2] == prints[3]
 
 
 def test_the_files_of_a_tokenizers_folder_count(tmp_path):
@@ -108,7 +152,8 @@ def test_a_stage_is_known_without_its_files(tmp_path):
     file, root = tmp_path / "problems.jsonl", tmp_path / "run"
     file.write_text("one", encoding="utf-8")
     config = replaced(Config(), "problems.path", str(file))
-    pipeline.record_run(config, root)
+    root.mkdir()
+    record_run(config, root)
     known = fingerprint(config, "train", root)
     file.unlink()
     assert fingerprint(config, "train", root) == known != fingerprint(config, "train")
@@ -148,12 +193,10 @@ def second_stage(config: Config, paths: Paths) -> dict[str, int]:
 def stages(monkeypatch):
     """Two small stages in the place of the real ones."""
     CALLS.clear()
-    table = {
-        "first": Stage("first", f"{__name__}:first_stage", ("seed",), (), "makes"),
-        "second": Stage("second", f"{__name__}:second_stage", ("train",), ("first",), "uses"),
-    }
-    monkeypatch.setattr(pipeline, "STAGES", table)
-    return table
+    monkeypatch.setitem(STAGES, "first", Stage("first", ("seed",), (), "makes"))
+    monkeypatch.setitem(STAGES, "second", Stage("second", ("train",), ("first",), "uses"))
+    functions = {"first": first_stage, "second": second_stage}
+    monkeypatch.setattr(runner, "stage_function", functions.__getitem__)
 
 
 def test_done_work_is_reused(stages, tmp_path, capsys):
@@ -163,9 +206,11 @@ def test_done_work_is_reused(stages, tmp_path, capsys):
         run_stage(config, tmp_path, "second")
     assert CALLS == [("first", 0), ("second", 300)]
     marker = json.loads((tmp_path / "second" / DONE).read_text(encoding="utf-8"))
-    assert marker == {"fingerprint": fingerprint(config, "second"), "counts": {"rows": 1, "skipped": 2}}
+    assert marker["fingerprint"] == fingerprint(config, "second")
+    assert marker["counts"] == {"rows": 1, "skipped": 2}
+    assert marker["seconds"] >= 0
     out = capsys.readouterr().out
-    assert "second wrote" in out
+    assert re.search(r"second took .* and wrote", out)
     assert "1 rows, 2 skipped" in out
     assert "== first: already done for these settings, reused" in out
     versions = json.loads((tmp_path / "versions.json").read_text(encoding="utf-8"))
@@ -219,9 +264,9 @@ def test_folder_of_a_kill_at_the_very_start_is_moved_aside(tmp_path):
     (tmp_path / "train" / "junk").touch()
     folder = StageFolder(tmp_path / "train", "abc")
     assert not folder.is_done()
-    assert folder.open() == tmp_path / "old" / "train-1"
+    assert folder.open({}) == tmp_path / "old" / "train-1"
     assert [path.name for path in (tmp_path / "train").iterdir()] == [STARTED]
-    folder.finish({})
+    folder.finish({}, 0.5)
     assert folder.is_done()
     assert not StageFolder(tmp_path / "train", "abd").is_done()
 
@@ -230,8 +275,8 @@ def test_second_process_on_a_run_is_refused(stages, tmp_path):
     holder = textwrap.dedent(f"""
         import sys
         from pathlib import Path
-        from dreamprm_jax.stages.runner import owned
-        with owned(Path({str(tmp_path)!r})):
+        from dreamprm_jax.runs.locks import run_lock
+        with run_lock(Path({str(tmp_path)!r})):
             print("held", flush=True)
             sys.stdin.read()
     """)
@@ -254,7 +299,12 @@ def test_paths_lie_in_their_stage(tmp_path):
     assert paths.problems("meta") == tmp_path / "generate" / "problems_meta.parquet"
     assert paths.corrected_labels("corrected").parent == paths.arm("corrected") == tmp_path / "train" / "corrected"
     for path, stage in (
-        (paths.compositions(), "generate"), (paths.outcomes("test"), "label"), (paths.tokenizer(), "train"),
-        (paths.scores("orm"), "score"), (paths.truth("train"), "evaluate"), (paths.report(), "report"),
-    ):  # fmt: skip
+        (paths.compositions(), "generate"),
+        (paths.hidden_tests(), "generate"),
+        (paths.outcomes("test"), "label"),
+        (paths.truth("train"), "label"),
+        (paths.tokenizer(), "train"),
+        (paths.scores("orm"), "score"),
+        (paths.report(), "report"),
+    ):
         assert path.is_relative_to(paths.stage(stage))

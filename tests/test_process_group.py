@@ -6,11 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from dreamprm_jax.config import Config
-from dreamprm_jax.runs.paths import DONE, STARTED, Paths
-from dreamprm_jax.runs.stage_graph import Stage
+from dreamprm_jax.runs.paths import Paths
+from dreamprm_jax.runs.process_group import ProcessGroup
+from dreamprm_jax.runs.stage_folder import DONE, STARTED
+from dreamprm_jax.runs.stage_graph import STAGES, Stage
 from dreamprm_jax.schema import DataError
-from dreamprm_jax.stages import runner as pipeline
-from dreamprm_jax.stages.runner import Crew, _run_stage
+from dreamprm_jax.stages import runner
 
 CALLS = []
 
@@ -32,30 +33,30 @@ def together_stage(config: Config, paths: Paths) -> dict[str, int]:
 @pytest.fixture
 def stages(monkeypatch):
     CALLS.clear()
-    table = {
-        "alone": Stage("alone", f"{__name__}:alone_stage", ("seed",), (), "one process"),
-        "together": Stage("together", f"{__name__}:together_stage", ("train",), ("alone",), "all", together=True),
-    }
-    monkeypatch.setattr(pipeline, "STAGES", table)
+    monkeypatch.setitem(STAGES, "alone", Stage("alone", ("seed",), (), "one process"))
+    together = Stage("together", ("train",), ("alone",), "all", runs_on_all_processes=True)
+    monkeypatch.setitem(STAGES, "together", together)
+    functions = {"alone": alone_stage, "together": together_stage}
+    monkeypatch.setattr(runner, "stage_function", functions.__getitem__)
 
 
 def test_two_members_run_all_stages(stages, tmp_path, capsys):
     meeting = threading.Barrier(2, timeout=60)
 
     def member(index):
-        crew = Crew(index, lambda name: meeting.wait())
-        return [_run_stage(Config(), tmp_path, name, crew) for name in ("alone", "together")]
+        group = ProcessGroup(index, lambda name: meeting.wait())
+        return [runner._run(Config(), tmp_path, STAGES[name], group) for name in ("alone", "together")]
 
     for expected in ([[True, True], [False, True]], [[False, False], [False, False]]):  # worked on, then reused
         with ThreadPoolExecutor(2) as pool:
             assert list(pool.map(member, range(2))) == expected
     assert sorted(CALLS) == ["alone", "together", "together"]
     out = capsys.readouterr().out
-    assert out.count("together wrote") == out.count("alone wrote") == 1
+    assert out.count("together took") == out.count("alone took") == 1
     assert out.count("already done for these settings") == 2
 
 
 def test_a_member_names_the_missing_input_of_a_stage_that_it_takes_part_in(stages, tmp_path):
     with pytest.raises(DataError, match=r"stage 'alone' has not finished for these settings"):
-        _run_stage(Config(), tmp_path, "together", Crew(1))
+        runner._run(Config(), tmp_path, STAGES["together"], ProcessGroup(1))
     assert not (tmp_path / ".lock").exists()

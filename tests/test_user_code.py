@@ -4,16 +4,15 @@ import dataclasses
 
 import pytest
 
-from dreamprm_jax import user_code as own_code
-from dreamprm_jax.config import Config
+from dreamprm_jax.config import Config, load_config
+from dreamprm_jax.runs.fingerprint import fingerprint
 from dreamprm_jax.schema import DataError
-from dreamprm_jax.stages import runner as pipeline
-from dreamprm_jax.stages.runner import fingerprint
+from dreamprm_jax.user_code import call_user_function, is_user_function
 
 
 def test_what_names_a_function():
-    assert [own_code.is_own(name) for name in ("a.py:f", "/x/a b.py:make_it")] == [True, True]
-    assert not any(own_code.is_own(name) for name in ("adamw", "a.py", "a.txt:f", "a.py:", "a.py:f()", "http://h:80"))
+    assert [is_user_function(name) for name in ("a.py:f", "/x/a b.py:make_it")] == [True, True]
+    assert not any(is_user_function(name) for name in ("adamw", "a.py", "a.txt:f", "a.py:", "a.py:f()", "http://h:80"))
 
 
 def test_call_and_its_errors(tmp_path):
@@ -23,7 +22,7 @@ def test_call_and_its_errors(tmp_path):
         "@dataclasses.dataclass\nclass Sum:\n    total: int\n    kind: ClassVar[str] = 'sum'\n\n"
         "def add(a, b):\n    return Sum(a + b)\n"
     )
-    assert own_code.call(f"{file}:add", "config.x", 2, 3).total == 5
+    assert call_user_function(f"{file}:add", "config.x", 2, 3).total == 5
     assert not list(tmp_path.rglob("*.pyc"))
     for setting, arguments, message in (
         (f"{file}:sub", (), f"config.x: {file} has no function 'sub'"),
@@ -32,7 +31,7 @@ def test_call_and_its_errors(tmp_path):
         (f"{file}:add", (1,), "config.x: .*: TypeError: .*missing 1 required positional argument"),
     ):
         with pytest.raises(DataError, match=message):
-            own_code.call(setting, "config.x", *arguments)
+            call_user_function(setting, "config.x", *arguments)
 
 
 def test_a_file_counts_with_its_content_not_its_place(tmp_path):
@@ -57,11 +56,31 @@ def test_a_file_counts_with_its_content_not_its_place(tmp_path):
         prints("b")
 
 
-def test_fields_that_came_later_leave_earlier_workdirs_good(monkeypatch):
-    """At their defaults they are no part of a fingerprint, as before they were fields."""
-    before = fingerprint(Config(), "train")
-    config = Config(train=dataclasses.replace(Config().train, optimizer="other"))
+def test_modules_beside_a_file_are_imported_and_count(tmp_path):
+    """Two folders may have modules of one name."""
+    for folder, number in (("a", 1), ("b", 2)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "common.py").write_text(f"STEPS = {number}\n")
+        (tmp_path / folder / "config.py").write_text(
+            "from common import STEPS\nfrom dreamprm_jax.config import defaults\n\n\ndef get_config():\n"
+            "    config = defaults()\n    config.train.steps = STEPS\n    return config\n\n\n"
+            "def make(settings):\n    import common\n    return common.STEPS\n"
+        )
+    for folder, number in (("a", 1), ("b", 2), ("a", 1)):
+        file = tmp_path / folder / "config.py"
+        assert load_config(str(file), []).train.steps == number
+        assert call_user_function(f"{file}:make", "config.x", None) == number
+    assert not list(tmp_path.rglob("*.pyc"))
+    config = Config(train=dataclasses.replace(Config().train, optimizer=f"{tmp_path}/a/config.py:make"))
+    before = fingerprint(config, "train")
+    (tmp_path / "a" / "common.py").write_text("STEPS = 3\n")
     assert fingerprint(config, "train") != before
-    monkeypatch.setattr(pipeline, "_LATER", {"candidates": "", "optimizer": "other"})
-    assert fingerprint(config, "generate") == fingerprint(Config(), "generate")
-    assert fingerprint(config, "train") == before
+
+
+def test_settings_at_their_defaults_are_no_part_of_a_fingerprint(monkeypatch):
+    """So that a field that is added later leaves earlier workdirs valid."""
+    seen = []
+    monkeypatch.setattr("dreamprm_jax.runs.fingerprint.canonical_json", lambda value: seen.append(value) or "")
+    fingerprint(Config(), "report")
+    fingerprint(Config(seed=3, name="other"), "report")
+    assert seen == [{}, {"seed": 3}]
