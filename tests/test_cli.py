@@ -115,7 +115,7 @@ def test_config_file_that_is_missing_or_wrong(capsys, tmp_path):
     assert dreamprm(capsys, "train")[0] == 2
     path = tmp_path / "wrong.py"
     for text, message in (
-        ("x = 1\n", f"{path}: needs a function get_config()"),
+        ("x = 1\n", f"{path} has no function 'get_config'"),
         ("def get_config():\n    pass\n", f"{path}: needs a function get_config() that returns config.defaults()"),
         ("def get_config(:\n", f"{path}, line 1: invalid syntax"),
         ("import math\n\nmath.inf / 0\n", f"{path}, line 3: ZeroDivisionError"),

@@ -89,7 +89,7 @@ def test_every_setting_that_names_a_file_is_known_here():
     assert {name for name, _, info in leaves(Config()) if info.reads} == set(READ_BY)
     suspicious = re.compile(r"\b(path|file|folder|FILE)\b")
     reading = {name for name, value, info in leaves(Config()) if suspicious.search(info.help)}
-    assert reading - set(READ_BY) == {"policy.kind", "name", "train.profile_steps", "distributed.compile_cache"}
+    assert reading - set(READ_BY) == {"policy.kind", "name", "train.profile_steps"}
 
 
 @pytest.mark.parametrize(("path", "redone"), READ_BY.items())

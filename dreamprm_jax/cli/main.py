@@ -28,11 +28,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"dreamprm {__version__}")
         return 0
     from dreamprm_jax.cli.registry import find_command, run_command, usage
-    from dreamprm_jax.schema import DataError
 
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if arguments else 2
+    from dreamprm_jax.schema import DataError
+
     name, rest = arguments[0], arguments[1:]
     signal.signal(signal.SIGTERM, _terminate)
     try:

@@ -13,7 +13,6 @@ import importlib
 from dataclasses import dataclass
 
 from dreamprm_jax.runs.stage_graph import STAGES, with_inputs
-from dreamprm_jax.schema import DataError
 
 
 @dataclass(frozen=True)
@@ -111,6 +110,8 @@ def find_command(name: str, arguments: list[str]) -> Command:
         return OTHER_COMMANDS["score"]
     known = {**OTHER_COMMANDS, **STAGE_COMMANDS}
     if name not in known:
+        from dreamprm_jax.schema import DataError  # here, as it takes longer to import than --help to print
+
         close = difflib.get_close_matches(name, known, 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         moved = "; the study is `python -m research.study` in a checkout" if name == "study" else hint

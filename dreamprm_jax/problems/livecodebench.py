@@ -64,7 +64,7 @@ def iterate_problems(
         raise DataError(f"{path}: holds no row")
 
 
-def load_problems(path: str, release: str, max_bytes: int = DEFAULT_MAX_BYTES) -> list[TestedProblem]:
+def load_problems(path: str, release: str = "release_v6", max_bytes: int = DEFAULT_MAX_BYTES) -> list[TestedProblem]:
     """All problems of a source with all tests in memory; see ``iterate_problems``."""
     return list(iterate_problems(path, release, max_bytes))
 

@@ -165,4 +165,4 @@ def duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
     text = str(datetime.timedelta(seconds=round(seconds)))
-    return text.removeprefix("0:") if seconds < 3600 else text
+    return text.removeprefix("0:").removeprefix("0") if seconds < 3600 else text

@@ -24,7 +24,7 @@ from dreamprm_jax.policy.local_server import LocalServer
 from dreamprm_jax.policy.local_server import main as serve
 from dreamprm_jax.policy.protocol import CompletionRequest
 from dreamprm_jax.policy.server import ServerPolicy
-from dreamprm_jax.problems.livecodebench import read_problems
+from dreamprm_jax.problems.livecodebench import load_problems
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.sandbox import Judge, JudgeTask
 from dreamprm_jax.schema import Outcome, Problem, Program, StepLabel, Verdict
@@ -50,7 +50,7 @@ def server() -> Iterator[LocalServer]:
 
 @pytest.fixture(scope="module")
 def problems() -> dict[str, Problem]:
-    return {one.problem_id: one for one in read_problems(CONFIGS / "data" / "tiny_problems.jsonl")}
+    return {one.problem_id: one for one in load_problems(str(CONFIGS / "data" / "tiny_problems.jsonl"))}
 
 
 def settings(server: LocalServer, **changes: object) -> PolicyConfig:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dreamprm_jax.problems.livecodebench import load_problems, read_problems, release_files
+from dreamprm_jax.problems.livecodebench import load_problems, release_files
 from dreamprm_jax.schema import DataError, TestCase
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "livecodebench"
@@ -56,7 +56,7 @@ def test_rows_of_a_file(tmp_path):
     ]
     rows[2]["starter_code"] = starter
     rows[0]["further_column"] = 3
-    first, second, third = read_problems(write(tmp_path / "p.jsonl", rows))
+    first, second, third = load_problems(str(write(tmp_path / "p.jsonl", rows)))
     assert (first.problem_id, first.title, first.platform, first.difficulty) == (
         "abc1_a",
         "Double 1",
@@ -69,21 +69,20 @@ def test_rows_of_a_file(tmp_path):
     assert third.tests == (TestCase("1", "2", "functional"),)
 
 
-def test_a_folder_in_the_hubs_layout_goes_through_datasets_and_gives_the_same_rows(tmp_path):
+def test_a_folder_in_the_hubs_layout_gives_the_same_rows(tmp_path):
     for number, name in enumerate(release_files("release_v3")):
         write(tmp_path / name, [row(2 * number), row(2 * number + 1)])
-    cache = tmp_path / "cache"
-    problems = load_problems(str(tmp_path), "release_v2", cache_dir=cache)
-    assert problems == [p for name in ("test.jsonl", "test2.jsonl") for p in read_problems(tmp_path / name)]
-    assert [p.problem_id for p in load_problems(str(tmp_path), "v3", cache_dir=cache)] == ["abc4_a", "abc5_a"]
+    problems = load_problems(str(tmp_path), "release_v2")
+    assert problems == [p for name in ("test.jsonl", "test2.jsonl") for p in load_problems(str(tmp_path / name))]
+    assert [p.problem_id for p in load_problems(str(tmp_path), "v3")] == ["abc4_a", "abc5_a"]
     with pytest.raises(DataError, match=r"test4\.jsonl: no such file"):
-        load_problems(str(tmp_path), "release_v4", cache_dir=cache)
+        load_problems(str(tmp_path), "release_v4")
     write(tmp_path / "test2.jsonl", [row(0)])
     with pytest.raises(DataError, match=r"test2\.jsonl, row 1, field question_id: 'abc0_a' is also at .*test\.jsonl"):
-        load_problems(str(tmp_path), "release_v2", cache_dir=cache)
+        load_problems(str(tmp_path), "release_v2")
     (tmp_path / "test.jsonl").write_text("{")
-    with pytest.raises(DataError, match=r"test\.jsonl: not JSON lines"):
-        load_problems(str(tmp_path), "release_v1", cache_dir=cache)
+    with pytest.raises(DataError, match=r"test\.jsonl, row 1: not valid JSON"):
+        load_problems(str(tmp_path), "release_v1")
 
 
 @pytest.mark.parametrize(
@@ -135,7 +134,7 @@ def test_unknown_releases(release):
 def test_malformed_rows_name_file_row_and_field(tmp_path, changes, message):
     path = write(tmp_path / "p.jsonl", [row(1), row(2, **changes)])
     with pytest.raises(DataError) as error:
-        read_problems(path)
+        load_problems(str(path))
     assert str(error.value).startswith(f"{path}, row 2")
     assert message in str(error.value)
 
@@ -154,7 +153,7 @@ def test_malformed_files(tmp_path, content, message):
     path = tmp_path / "p.jsonl"
     path.write_bytes(content)
     with pytest.raises(DataError) as error:
-        read_problems(path)
+        load_problems(str(path))
     assert f"{path}" in str(error.value)
     assert message in str(error.value)
 
@@ -175,7 +174,7 @@ def test_a_hub_that_cannot_be_reached_is_a_clear_error():
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=60)
     assert run.stdout.startswith(
-        "DataError hf://datasets/livecodebench/code_generation_lite/test.jsonl: cannot be read"
+        "DataError problems.path 'livecodebench/code_generation_lite': cannot be read from the hub"
     )
     assert "set problems.path to their folder" in run.stdout
 
@@ -184,9 +183,9 @@ def test_all_real_rows(tmp_path):
     path = SHARED / "problems.jsonl"
     if not path.exists():
         pytest.skip(f"{path} is not here: the 880 real rows are read from it")
-    problems = read_problems(path)
+    problems = load_problems(str(path))
     assert len(problems) == 880
     assert sum(problem.func_name is not None for problem in problems) == 381
     assert sum(not problem.tests for problem in problems) == 4
     (tmp_path / "test.jsonl").symlink_to(path)
-    assert load_problems(str(tmp_path), "release_v1", cache_dir=tmp_path / "cache") == problems
+    assert load_problems(str(tmp_path), "release_v1") == problems

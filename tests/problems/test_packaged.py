@@ -191,9 +191,9 @@ def test_the_installed_leetcode(monkeypatch, tmp_path):
 
     monkeypatch.setattr(source, "read_leetcode", lambda: (problems, skips))
     config = Config(problems=ProblemsConfig(source="leetcode"), policy=PolicyConfig(kind="replay"))
-    windows, _ = source.load_windows(config)
+    windows, _ = source.load_windows(config, tmp_path / "tests.parquet")
     assert {window: len(found) for window, found in windows.items()} == {"train": 200, "meta": 100, "test": 100}
     (tmp_path / "ids.txt").write_text(windows["test"][0].problem_id)
     without = dataclasses.replace(config.problems, exclude=str(tmp_path / "ids.txt"))
-    fewer, _ = source.load_windows(dataclasses.replace(config, problems=without))
+    fewer, _ = source.load_windows(dataclasses.replace(config, problems=without), tmp_path / "tests.parquet")
     assert fewer["test"][:99] == windows["test"][1:]

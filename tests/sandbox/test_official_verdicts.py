@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
-from dreamprm_jax.problems.livecodebench import read_problems
+from dreamprm_jax.problems.livecodebench import load_problems
 from dreamprm_jax.sandbox import Judge, JudgeResult, JudgeTask, Limits
 from dreamprm_jax.schema import Problem, TestCase, Verdict
 
@@ -86,7 +86,7 @@ class Real:
         self.official = {row["question_id"]: row for row in rows("livecodebench/official_verdicts_o1_mini.jsonl")}
         candidates = json.loads((DATA / "livecodebench/candidates_o1_mini.json").read_text())
         self.candidates = {row["question_id"]: row for row in candidates}
-        self.problems = read_problems(DATA / "livecodebench/problems.jsonl")
+        self.problems = load_problems(str(DATA / "livecodebench/problems.jsonl"))
 
     def task(self, problem: Problem, tests: tuple[TestCase, ...]) -> JudgeTask:
         code = self.candidates[problem.problem_id]["code_list"][0]

@@ -1,0 +1,182 @@
+"""Settings are checked before anything is opened or moved; a failed start changes nothing in the workdir."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dreamprm_jax.cli.main import main
+from dreamprm_jax.config import Config, freeze, to_dict
+from dreamprm_jax.schema import DataError
+from dreamprm_jax.stages.validation import check_environment, validate
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def changed(**values: Any) -> Config:
+    """The defaults with dotted fields changed (dots written as double underscores)."""
+    settings = to_dict(Config())
+    for name, value in values.items():
+        *sections, field = name.split("__")
+        place = settings
+        for section in sections:
+            place = place[section]
+        place[field] = value
+    return freeze(settings)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"train__arms": ("raw", "labeltable")}, "config.train.arms: unknown arm 'labeltable'; choose among orm"),
+        ({"train__arms": ()}, "config.train.arms is empty"),
+        ({"train__arms": ("raw", "raw")}, "config.train.arms: raw, raw: an item is repeated"),
+        ({"train__labels__method": "ems"}, "config.train.labels.method: no labeling 'ems'"),
+        ({"train__optimizer": "adam"}, "config.train.optimizer='adam': must be 'adamw' or FILE.py:FUNCTION"),
+        ({"train__learning_rate": -1.0}, "config.train.learning_rate=-1.0: must be above 0"),
+        ({"train__learning_rate": float("nan")}, "config.train.learning_rate=nan: must be finite"),
+        ({"train__clip_norm": 0.0}, "config.train.clip_norm=0.0: must be above 0"),
+        ({"train__steps": 0}, "config.train.steps=0: must be at least 1"),
+        ({"train__accumulation": 3}, "config.train.accumulation=3: must divide batch_size=8"),
+        ({"train__meta__accumulation": 3}, "config.train.meta.accumulation=3: must divide meta.batch_size=8"),
+        ({"train__master_weights": True}, "config.train.master_weights is for bfloat16 parameters"),
+        ({"train__mesh__fsdp": 0}, "at most one is -1"),
+        ({"train__arms": ("stored",)}, "config.train.labels.stored is empty"),
+        (
+            {"train__arms": ("clean",), "problems__source": "leetcode", "policy__kind": "replay", "policy__path": "x"},
+            "config.train.labels.clean_labels: labelings clean and calibrator need a file",
+        ),
+        ({"model__num_heads": 3}, "config.model.hidden_size=128: must be a multiple of num_heads=3"),
+        ({"model__num_kv_heads": 3}, "config.model.num_heads=4: must be a multiple of num_kv_heads=3"),
+        ({"model__attention": "cudnn", "train__arms": ("label_table",)}, "has no forward mode, which label_table needs"),
+        ({"generate__test_programs": 0}, "config.generate.test_programs=0: must be at least 1"),
+        ({"generate__temperature": -0.1}, "config.generate.temperature=-0.1: must be at least 0"),
+        ({"label__rollouts": -4}, "config.label.rollouts=-4: must be at least 1"),
+        ({"label__judge_share": 0.0}, "config.label.judge_share=0.0: must be above 0"),
+        ({"problems__test_count": 0}, "config.problems.test_count=0: must be at least 1"),
+        ({"evaluate__bootstrap_samples": 0}, "config.evaluate.bootstrap_samples=0: must be at least 1"),
+        ({"sandbox__wall_seconds": 0.0}, "config.sandbox.wall_seconds=0.0: must be above 0"),
+        ({"problems__source": "leetcode"}, "needs a policy that can write"),
+        ({"problems__exclude": "x"}, "config.problems.exclude: the procedural benchmark has no problem to leave out"),
+        ({"policy__kind": "replay"}, "config.policy.path is empty"),
+        ({"policy__kind": "server"}, "config.policy.model is empty"),
+        ({"policy__extra_body": "{"}, "config.policy.extra_body: not valid JSON"),
+        ({"policy__extra_body": "[1]"}, "config.policy.extra_body: must be a JSON object"),
+        (
+            {"problems__source": "livecodebench", "policy__kind": "replay", "policy__path": "x",
+             "problems__train_before": "2025-13-01"},
+            "problems.train_before: '2025-13-01' is not an ISO 8601 date",
+        ),
+        (
+            {"problems__source": "livecodebench", "policy__kind": "replay", "policy__path": "x",
+             "problems__release": "release_v9"},
+            "problems.release 'release_v9': no such release",
+        ),
+    ],
+)  # fmt: skip
+def test_wrong_values_are_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError) as error:
+        validate(changed(**values))
+    assert message in str(error.value)
+
+
+def test_wrong_types_and_choices_are_named_with_their_field() -> None:
+    with pytest.raises(DataError, match=r"model\.lora\.targets.*'qq'|model\.lora\.targets"):
+        changed(model__lora__targets=("q", "qq"))
+    with pytest.raises(DataError, match=r"search\.methods"):
+        changed(search__methods=("beams",))
+
+
+def test_all_faults_are_listed_at_once() -> None:
+    with pytest.raises(DataError) as error:
+        validate(changed(train__steps=0, model__num_kv_heads=3, train__arms=("x",)))
+    assert [line.split("=")[0].split(":")[0] for line in str(error.value).splitlines()[1:]] == [
+        "  config.train.steps",
+        "  config.model.num_heads",
+        "  config.train.arms",
+    ]
+
+
+@pytest.mark.parametrize("path", sorted(REPOSITORY.glob("configs/**/*.py")), ids=lambda path: path.stem)
+def test_shipped_configs_are_valid(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if "study" in path.parts:
+        pytest.skip("the settings of the study")
+    from dreamprm_jax.config import load_config
+
+    validate(load_config(str(path), []))
+
+
+def test_missing_files_and_packages_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dreamprm_jax.stages.validation._installed", lambda package: False)
+    config = changed(
+        policy__kind="server", policy__model="m", policy__chat_template=str(tmp_path / "no.jinja"),
+        engine__executor="ray", train__wandb_project="p", model__weights=str(tmp_path / "weights"),
+        train__optimizer=f"{tmp_path}/mine.py:make", problems__source="livecodebench",
+        problems__path=str(tmp_path / "rows.jsonl"), train__arms=("stored",), train__labels__stored="stored.parquet",
+    )  # fmt: skip
+    with pytest.raises(DataError) as error:
+        check_environment(config)
+    for part in (
+        "no.jinja: no such file", "weights: no such file", "mine.py: no such file", "rows.jsonl: no such file",
+        "config.train.labels.stored: stored.parquet", "package openai is not", "package ray is not", "package wandb",
+    ):  # fmt: skip
+        assert part in str(error.value), part
+    with pytest.raises(DataError) as error:
+        check_environment(config, ("label",))
+    assert "rows.jsonl" not in str(error.value)
+    assert "package ray" in str(error.value)
+    check_environment(changed(model__weights="Qwen/Qwen2.5-Coder-3B"))  # a hub id
+
+
+def snapshot(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["--config.train.arms=('raw','labeltable')", "--config.train.labels.stored=/no/file", "--config.train.steps=0"],
+)
+def test_a_failed_start_changes_nothing(tmp_path: Path, tiny_config: Config, override: str) -> None:
+    """A typo must not take a finished model out of service."""
+    root = tmp_path / "run"
+    (root / "train" / "raw").mkdir(parents=True)
+    (root / "config.json").write_text("{}")
+    (root / "train" / "DONE.json").write_text('{"fingerprint": "f", "counts": {}}')
+    before = snapshot(root)
+    arguments = [f"--config={REPOSITORY / 'configs/embedded.py'}", f"--workdir={root}", override]
+    if "stored" in override:
+        arguments.append("--config.train.arms=('stored',)")
+    for command in ("run", "train"):
+        assert main([command, *arguments]) == 2
+    assert main(["validate", *(argument for argument in arguments if "workdir" not in argument)]) == 2
+    assert snapshot(root) == before
+    assert not (root / "old").exists()
+
+
+def test_validate_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", f"--config={REPOSITORY / 'configs/embedded.py'}"]) == 0
+    assert capsys.readouterr().out.endswith("embedded.py: valid\n")
+
+
+def test_ranges_of_every_number() -> None:
+    """Numbers without limits are those that may have any value."""
+    from dreamprm_jax.config import leaves
+
+    free = {
+        name
+        for name, value, info in leaves(Config())
+        if isinstance(value, (int, float)) and not isinstance(value, bool)
+        and info.minimum is info.maximum is info.above is None
+    }  # fmt: skip
+    assert free == {"seed"}
+
+
+def test_every_setting_has_a_description() -> None:
+    from dreamprm_jax.config import leaves
+
+    for name, _, info in leaves(Config()):
+        assert info.help.endswith("."), name
+    assert dataclasses.is_dataclass(Config)
