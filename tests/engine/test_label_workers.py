@@ -42,7 +42,7 @@ def test_rows_do_not_depend_on_the_workers(
     assert label(tiny_config, generated, tmp_path / "run", **engine) == with_one_worker
     stages = {stage.name: stage for stage in run_status(tmp_path / "run")}
     assert (stages["generate"].state, stages["label"].state, stages["train"].state) == ("done", "done", "pending")
-    units = {units.progress.description: (units.done, units.progress.planned) for units in stages["label"].units}
+    units = {record.description: (record.done, record.planned) for record in stages["label"].work}
     assert units == {f"judge {w}": (6, 6) for w in ("train", "meta", "test")} | {"roll out prefixes": (6, 6)}
 
 
