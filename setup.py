@@ -52,6 +52,7 @@ EXTRAS = {
     "dev": [
         "aiohttp>=3.10",
         "hypothesis>=6.100",
+        "import-linter>=2.1",
         "jsonschema>=4.20",
         "mypy>=1.13",
         "openai>=1.50",

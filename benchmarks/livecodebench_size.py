@@ -3,7 +3,8 @@
     python benchmarks/livecodebench_size.py [--problems=700] [--gigabytes=4] [--largest-mb=80] [--keep=DIR]
 
 Makes two folders in the hub's layout (``livecodebench_folder.py``), one with the true sizes and one with small tests,
-runs the six stages on both (replayed programs, a tiny model) and prints, for each stage, the time of both, their ratio,
+runs the six stages on both (replayed programs, a tiny model trained as in the
+embedded job) and prints, for each stage, the time of both, their ratio,
 and the peak resident memory of every host process: the command itself and the engine's workers. The judge's workers
 hold the tests of the programs that they run and are listed apart. Ends with status 1 where a host process needed more
 than 2 GiB. Cost at full size: about 20 minutes and 10 GB of disk on two cores.
@@ -54,14 +55,13 @@ def settings(folder: Path, problems: int) -> list[str]:
         "model.hidden_size": 32,
         "model.intermediate_size": 64,
         "model.num_layers": 1,
-        "train.arms": "('orm','raw')",
-        "train.warmup_steps": 20,
-        "train.steps": 20,
     }
     return [f"--config.{name}={value}" for name, value in values.items()]
 
 
-def run_stages(folder: Path, problems: int, workdir: Path, watch: Callable[[int], Peak]) -> dict[str, tuple[float, Peak]]:
+def run_stages(
+    folder: Path, problems: int, workdir: Path, watch: Callable[[int], Peak]
+) -> dict[str, tuple[float, Peak]]:
     """Seconds and peak memory of every stage, each in a process of its own."""
     figures = {}
     for stage in STAGES:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up (first time only) and runs lint, type check and tests. Arguments go to pytest, for example:
+# Sets up (first time only) and runs lint, type check, import contracts and tests. Arguments go to pytest, for example:
 #   bash launch/test.sh -m "not slow"      the quick tests
 #   bash launch/test.sh tests/sandbox -x   one folder
 # Two test processes run at once; DREAMPRM_TEST_WORKERS=4 runs four, 0 runs all tests in one.
@@ -14,5 +14,7 @@ echo "launch: ruff"
 "$VENV/bin/ruff" format --check .
 echo "launch: mypy"
 "$VENV/bin/mypy"
+echo "launch: import-linter"
+"$VENV/bin/lint-imports" --no-logo
 echo "launch: pytest"
 exec "$VENV/bin/python" -m pytest -n "${DREAMPRM_TEST_WORKERS:-2}" --dist loadfile --no-loadscope-reorder "$@"

@@ -13,11 +13,12 @@ from dreamprm_jax.problems.procedural.endings import AGGREGATES, FORMATS
 from dreamprm_jax.problems.procedural.inputs import PARSERS
 from dreamprm_jax.problems.procedural.primitive import Kind, Primitive
 from dreamprm_jax.problems.procedural.stages import INTEGER_STAGES, WORD_STAGES
-from dreamprm_jax.schema import TestCase, TestedProblem
+from dreamprm_jax.schema import DataError, TestCase, TestedProblem
 
 PRIMITIVES = {p.name: p for p in (*PARSERS, *INTEGER_STAGES, *WORD_STAGES, *AGGREGATES, *FORMATS)}
 DIFFICULTY_STAGES = {"easy": 1, "medium": 2, "hard": 3}  # stages between reading and aggregating
 PUBLIC_TESTS = 2
+MAX_DRAWS = 10_000  # in a row without a new composition: then a difficulty is used up
 WINDOW_DATES = {  # contest dates, so that the loaders' date windows apply to this benchmark as to the real one
     "train": ("2023-05-01", 300),
     "meta": ("2024-03-01", 140),
@@ -158,6 +159,9 @@ def compose(seed: int, counts: dict[str, int], private_tests: int) -> Iterator[t
       counts: problems per window (``train``, ``meta``, ``test``).
       private_tests: hidden tests of a problem, beside two public ones.
 
+    Raises:
+      DataError: when there are no more compositions of a difficulty.
+
     Yields:
       (window, problem, composition), the same for the same arguments.
     """
@@ -168,7 +172,7 @@ def compose(seed: int, counts: dict[str, int], private_tests: int) -> Iterator[t
         start, days = WINDOW_DATES[window]
         for index in range(count):
             difficulty = ("easy", "medium", "hard")[index % 3]
-            while True:
+            for _ in range(MAX_DRAWS):
                 names = _choose(rng, DIFFICULTY_STAGES[difficulty])
                 if names in used:
                     continue
@@ -180,6 +184,12 @@ def compose(seed: int, counts: dict[str, int], private_tests: int) -> Iterator[t
                 tests = _tests(composition, rng, PUBLIC_TESTS + private_tests)
                 if tests is not None:
                     break
+            else:
+                made = sum(len(names) == DIFFICULTY_STAGES[difficulty] + 3 for names in used)
+                raise DataError(
+                    f"config.problems: the procedural benchmark has no more {difficulty} problems after {made} of them, "
+                    f"and {window}_count={count} needs more; ask for fewer problems in all"
+                )
             used.add(names)
             date = datetime.date.fromisoformat(start) + datetime.timedelta(days=index * days // max(count, 1))
             yield (
