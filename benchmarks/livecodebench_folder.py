@@ -1,4 +1,4 @@
-"""Makes a folder with the shape of the LiveCodeBench data set: file names, dates, official encoding, sizes of hidden tests.
+"""Makes a folder with the shape of the LiveCodeBench data set: file names, dates, official encoding, hidden tests.
 
     python benchmarks/livecodebench_folder.py --output=DIR [--problems=700] [--gigabytes=4] [--largest-mb=80]
 

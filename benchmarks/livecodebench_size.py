@@ -3,11 +3,10 @@
     python benchmarks/livecodebench_size.py [--problems=700] [--gigabytes=4] [--largest-mb=80] [--keep=DIR]
 
 Makes two folders in the hub's layout (``livecodebench_folder.py``), one with the true sizes and one with small tests,
-runs the six stages on both (replayed programs, a tiny model trained as in the
-embedded job) and prints, for each stage, the time of both, their ratio,
-and the peak resident memory of every host process: the command itself and the engine's workers. The judge's workers
-hold the tests of the programs that they run and are listed apart. Ends with status 1 where a host process needed more
-than 2 GiB. Cost at full size: about 20 minutes and 10 GB of disk on two cores.
+runs the six stages on both (replayed programs, a tiny model trained as in the embedded job) and prints, for each stage,
+the time of both, their ratio, and the peak resident memory of every host process: the command itself and the engine's
+workers. The judge's workers hold the tests of the programs that they run and are listed apart. Ends with status 1 where
+a host process needed more than 2 GiB. Cost at full size: about 20 minutes and 10 GB of disk on two cores.
 """
 
 from __future__ import annotations

@@ -1,0 +1,64 @@
+"""A trained reward model inside a run's folder, found by the train stage's own marker.
+
+What is edited afterwards (problems, settings, other stages) does not take a finished model out of service.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dreamprm_jax.config import Config, freeze
+from dreamprm_jax.runs.stage_folder import DONE, STARTED
+from dreamprm_jax.schema import DataError
+from dreamprm_jax.storage import read_json
+
+
+@dataclass(frozen=True)
+class TrainedArm:
+    """One arm of a finished train stage.
+
+    Attributes:
+      folder: Of the arm, with its checkpoints.
+      config: The settings that it was trained with.
+      fingerprint: Of the train stage.
+    """
+
+    folder: Path
+    config: Config
+    fingerprint: str
+
+    @property
+    def name(self) -> str:
+        """Of the arm."""
+        return self.folder.name
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.folder / "checkpoints"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer's file."""
+        return self.folder.parent / "tokenizer.json"
+
+
+def trained_arm(path: Path) -> TrainedArm:
+    """The arm at RUN/ARM or RUN/train/ARM; or RUN/old/train-N/ARM, where the run was trained anew since.
+
+    Raises:
+      DataError: where the train stage has not finished there, or has no such arm.
+    """
+    train = path.parent if (path.parent / STARTED).is_file() else path.parent / "train"
+    if not (train / STARTED).is_file():
+        raise DataError(f"{path}: no trained model there; give RUN/ARM, RUN being the folder of a run")
+    if not (train / DONE).is_file():
+        earlier = sorted(one.parent for one in (train.parent / "old").glob(f"train-*/{DONE}"))
+        hint = f"; an earlier one is {earlier[-1] / path.name}" if earlier else ""
+        raise DataError(f"{train}: training has not finished; run `dreamprm run` with the same settings again{hint}")
+    started = read_json(train / STARTED)
+    config = freeze(started["config"])
+    if path.name not in config.train.arms:
+        raise DataError(f"{path}: the models trained there are {', '.join(config.train.arms)}")
+    return TrainedArm(train / path.name, config, started["fingerprint"])
