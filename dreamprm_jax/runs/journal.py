@@ -46,7 +46,7 @@ class Journal:
         self._end = self._load()
         if self.dropped:
             print(
-                f"   {path}: {self.dropped} damaged line(s) left out (a kill or a full disk); their units are done again",
+                f"   {path}: {self.dropped} damaged line(s) left out (a kill, a full disk); their units are done again",
                 file=sys.stderr,
                 flush=True,
             )

@@ -1,4 +1,4 @@
-"""File locks between processes: of a run, of a journal, and of a machine's cores. The kernel frees what a process held."""
+"""File locks between processes: of a run, of a journal, and of a machine's cores; freed when their holder ends."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def run_lock(root: Path) -> Iterator[None]:
 class FairFileLock:
     """A lock that many processes may hold shared, or one exclusively. Exclusive requests are not starved.
 
-    Everyone passes the lock ``.queue`` first; an exclusive request keeps it while it waits, so that later requests queue.
+    Every request takes the lock ``.queue`` first; an exclusive one keeps it while it waits, so that later ones queue.
     """
 
     def __init__(self, path: Path) -> None:

@@ -41,8 +41,8 @@ class Paths:
         return self.root / "label" / "step_labels.parquet"
 
     def truth(self, window: str) -> Path:
-        """``schema.StepTruth`` rows of the train, meta and test windows (procedural benchmark). Training reads them only
-        to measure, and for the labelings that are named as oracles."""
+        """``schema.StepTruth`` rows (procedural benchmark). Training reads them only to measure, and for the labelings
+        that are named as oracles."""
         return self.root / "label" / f"truth_{window}.parquet"
 
     def arm(self, arm: str) -> Path:
