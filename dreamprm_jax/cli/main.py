@@ -114,7 +114,7 @@ def _dispatch(command: str, arguments: list[str]) -> int:
 
         return scoring_cli.run(command, arguments)
     if command == "study":
-        from dreamprm_jax.study import cli as study_cli
+        from research.study import cli as study_cli
 
         return study_cli.main(arguments)
     if command == "search":

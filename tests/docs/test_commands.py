@@ -28,8 +28,8 @@ from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.runs.stage_graph import STAGES
 from dreamprm_jax.schema import CorrectedLabel
 from dreamprm_jax.storage import read_json, read_records
-from dreamprm_jax.study.codeio import CodeioSettings
-from dreamprm_jax.study.settings import StudySettings, freeze_study
+from research.study.codeio import CodeioSettings
+from research.study.settings import StudySettings, freeze_study
 
 NAMES = [str(path.relative_to(REPOSITORY)) for path in documents()]
 SCRIPTS = [
@@ -55,7 +55,7 @@ ELSEWHERE = {
     "dreamprm inspect": "tests/training/test_inspect.py",
     "dreamprm export": "tests/training/test_pretrained_run.py",
     "dreamprm plan": "tests/planning",
-    "dreamprm study": "tests/study",
+    "python -m research.study": "tests/research",
     "python -m dreamprm_jax.policy.local_server": "tests/policy/test_local_server.py",
     "pip install": "tests/test_packaging.py",
     "bash launch/local.sh": "tests/test_main_job.py",
@@ -90,7 +90,7 @@ def test_every_field_that_is_named_exists(name):
     text = (REPOSITORY / name).read_text(encoding="utf-8")
     for field in set(re.findall(r"config\.((?:[a-z_0-9]+\.)+[a-z_0-9]+)\b(?![(.])", text)):
         if not field.endswith((".py", ".json", ".yaml")):
-            settings = StudySettings() if name.startswith("configs/study/") else Config()
+            settings = StudySettings() if name.startswith("research/configs/") else Config()
             assert known(field, settings), f"{name}: config.{field}"
     sections = "|".join(to_dict(Config()))
     for field in (

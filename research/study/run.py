@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import read_json, write_json
-from dreamprm_jax.study.results import missing, relevant
-from dreamprm_jax.study.settings import StudySettings
+from research.study.results import missing, relevant
+from research.study.settings import StudySettings
 
 Unit = tuple[str, int]
 
@@ -107,7 +107,7 @@ def _start(settings: StudySettings, folder: Path, unit: Unit) -> subprocess.Pope
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "dreamprm_jax.study.unit", str(folder), regime, str(seed)],
+            [sys.executable, "-m", "research.study.unit", str(folder), regime, str(seed)],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,

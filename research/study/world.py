@@ -23,7 +23,7 @@ from dreamprm_jax.problems.procedural.truth import Valuer
 from dreamprm_jax.problems.procedural.writing import Written, read
 from dreamprm_jax.schema import Outcome, Problem, Program, StepLabel, Verdict
 from dreamprm_jax.stages.generate import request_seed
-from dreamprm_jax.study.regimes import Regime
+from research.study.regimes import Regime
 
 WINDOWS = ("train", "meta", "test")
 

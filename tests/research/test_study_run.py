@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 CONFIG = """
-from dreamprm_jax.study.presets import structural
+from research.study.presets import structural
 
 def get_config():
     config = structural()

@@ -1,4 +1,4 @@
-"""``dreamprm study codeio``: the labellings on real programs, whose truth is known because every variant was run."""
+"""``python -m research.study codeio``: the labellings on real programs, whose truth is known because every variant was run."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from dreamprm_jax.evaluation.text_table import csv_text, number, percent, signed
 from dreamprm_jax.problems.codeio import Task
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import write_text
-from dreamprm_jax.study.codeio import BASELINE, CodeioSettings, Steps, compare, draw_steps
-from dreamprm_jax.study.codeio_variants import LeftOut, Variants, read_variants
-from dreamprm_jax.study.regimes import Regime, regime
-from dreamprm_jax.study.results import Row
-from dreamprm_jax.study.settings import typed
+from research.study.codeio import BASELINE, CodeioSettings, Steps, compare, draw_steps
+from research.study.codeio_variants import LeftOut, Variants, read_variants
+from research.study.regimes import Regime, regime
+from research.study.results import Row
+from research.study.settings import typed
 
 DESCRIPTION = """\
 Takes the reference programs of CodeI/O problems, makes a few wrong variants of their functions, runs every combination
@@ -39,13 +39,13 @@ def main(arguments: list[str]) -> int:
     from dreamprm_jax.cli.main import load_settings, settings_epilog, workdir  # the command line imports this module
 
     parser = argparse.ArgumentParser(
-        prog="dreamprm study codeio",
+        prog="python -m research.study codeio",
         description=DESCRIPTION,
         epilog=settings_epilog(CodeioSettings()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", required=True, metavar="FILE", help="Python file: configs/study/codeio.py")
+    parser.add_argument("--config", required=True, metavar="FILE", help="Python file: research/configs/codeio.py")
     parser.add_argument("--workdir", metavar="DIR", help="folder of the study (default: runs/NAME of the config)")
     options, overrides = parser.parse_known_args(arguments)
     settings = typed(CodeioSettings, load_settings(options.config, overrides, CodeioSettings()))

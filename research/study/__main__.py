@@ -1,4 +1,4 @@
-"""``dreamprm study``: every labelling in every regime of label noise, over many seeds; tables and plots."""
+"""``python -m research.study``: every labelling in every regime of label noise, over many seeds; tables and plots."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 from dreamprm_jax.evaluation.text_table import csv_text
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import atomic_path, write_text
-from dreamprm_jax.study.results import read_results
-from dreamprm_jax.study.settings import StudySettings, freeze_study
+from research.study.results import read_results
+from research.study.settings import StudySettings, freeze_study
 
 DESCRIPTION = """\
 Trains a small reward model on each labelling (arm) in each regime of label noise for each seed, on the procedural
 benchmark with its exact truth, and compares every arm with the baseline, seed by seed. Writes WORKDIR/results (one
 file for each regime, seed and arm), study.md (tables), study.csv and plots. Killed and run again, it goes on; more
 seeds, regimes or arms may be added to a finished study.
-`dreamprm study codeio --help`: the labellings alone, on real programs.
+`python -m research.study codeio --help`: the labellings alone, on real programs.
 """
 
 
@@ -25,11 +25,11 @@ def main(arguments: list[str]) -> int:
     from dreamprm_jax.cli.main import load_settings, settings_epilog, workdir  # the command line imports this module
 
     if arguments[:1] == ["codeio"]:
-        from dreamprm_jax.study import codeio_cli
+        from research.study import codeio_cli
 
         return codeio_cli.main(arguments[1:])
     parser = argparse.ArgumentParser(
-        prog="dreamprm study",
+        prog="python -m research.study",
         description=DESCRIPTION,
         epilog=settings_epilog(StudySettings()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
     folder = workdir(options.workdir or f"runs/{settings.name}")
     if not options.report:
         from dreamprm_jax.stages.runner import owned
-        from dreamprm_jax.study.run import run_study
+        from research.study.run import run_study
 
         with owned(folder):
             run_study(settings, folder)
@@ -58,8 +58,8 @@ def report(folder: Path, baseline: str) -> list[Path]:
     Raises:
       DataError: where there are no results, or none of the baseline.
     """
-    from dreamprm_jax.study.plots import differences
-    from dreamprm_jax.study.tables import markdown
+    from research.study.plots import differences
+    from research.study.tables import markdown
 
     rows = read_results(folder)
     if not any(row["arm"] == baseline for row in rows):

@@ -1,6 +1,6 @@
 """One unit of work of a study: every arm of one regime and one seed, each result written as soon as it is known.
 
-Run as a process of its own by ``study.run``: ``python -m dreamprm_jax.study.unit FOLDER REGIME SEED``.
+Run as a process of its own by ``study.run``: ``python -m research.study.unit FOLDER REGIME SEED``.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from dreamprm_jax.labeling.correction.methods import (
 )
 from dreamprm_jax.models.decoder import decoder_config
 from dreamprm_jax.storage import read_json, write_json
-from dreamprm_jax.study import fit
-from dreamprm_jax.study.arms import ORM, ArmSpec, parse_arm, same_everywhere
-from dreamprm_jax.study.measures import Figures, label_measures, model_measures, program_measures
-from dreamprm_jax.study.reading import examples, structure_vocabulary
-from dreamprm_jax.study.regimes import Regime, regime
-from dreamprm_jax.study.results import Row, file_name, identity, missing, result_path
-from dreamprm_jax.study.settings import StudySettings, read_settings
-from dreamprm_jax.study.world import Known, World, draw_labels, make_world
+from research.study import fit
+from research.study.arms import ORM, ArmSpec, parse_arm, same_everywhere
+from research.study.measures import Figures, label_measures, model_measures, program_measures
+from research.study.reading import examples, structure_vocabulary
+from research.study.regimes import Regime, regime
+from research.study.results import Row, file_name, identity, missing, result_path
+from research.study.settings import StudySettings, read_settings
+from research.study.world import Known, World, draw_labels, make_world
 from dreamprm_jax.training.arms import make_parametrisation
 from dreamprm_jax.training.examples import Example
 from dreamprm_jax.training.feed import PackedRows
