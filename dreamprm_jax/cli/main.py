@@ -32,7 +32,6 @@ other commands
   status     with --workdir=DIR: how far a run is: units, rate, time left, errors
   search     beam search over functions with a trained reward model, against best-of-N on the same budget
   plan       with --chip=KIND --chips=N: memory, time, price and label cost of a run on chips that need not be here
-  study      compare labellings over regimes of label noise and many seeds
   inspect    parameters, shardings, compiled memory and FLOPs of a training step, for devices that need not exist
   export     with --arm=ARM --output=DIR: a trained reward model as a Hugging Face folder
 
@@ -41,7 +40,7 @@ other commands
 """
 
 
-OTHER_COMMANDS = ("judge", "serve", "stepbench", "status", "search", "study", "plan", "inspect", "export")
+OTHER_COMMANDS = ("judge", "serve", "stepbench", "status", "search", "plan", "inspect", "export")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -113,10 +112,6 @@ def _dispatch(command: str, arguments: list[str]) -> int:
         from dreamprm_jax.cli import score as scoring_cli
 
         return scoring_cli.run(command, arguments)
-    if command == "study":
-        from research.study import cli as study_cli
-
-        return study_cli.main(arguments)
     if command == "search":
         from dreamprm_jax.cli import search as search_cli
 
@@ -128,6 +123,7 @@ def _dispatch(command: str, arguments: list[str]) -> int:
     if command not in (*STAGES, "run", "inspect", "export"):
         close = difflib.get_close_matches(command, [*STAGES, "run", *OTHER_COMMANDS], 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = "; the study is `python -m research.study` in a checkout" if command == "study" else hint
         print(f"dreamprm: unknown command {command!r}{hint}\n\n{_usage()}", file=sys.stderr)
         return 2
     options, overrides = _parser(command).parse_known_args(arguments)

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from dreamprm_jax.runs.paths import DONE, STARTED
 from dreamprm_jax.runs.progress import Progress, read_progress
 from dreamprm_jax.runs.server_usage import spent
-from dreamprm_jax.schema import DataError
 from dreamprm_jax.runs.stage_graph import STAGES
+from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import read_json
-from dreamprm_jax.runs.paths import DONE, STARTED
 
 _ALIVE_SECONDS = 600.0  # a driver on another machine whose journal grew within this time is believed to go on
 

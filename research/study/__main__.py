@@ -1,10 +1,14 @@
-"""``python -m research.study``: every labelling in every regime of label noise, over many seeds; tables and plots."""
+"""``python -m research.study``: every labeling in every regime of label noise, over many seeds; tables and plots."""
 
 from __future__ import annotations
 
 import argparse
+import signal
+import sys
 from pathlib import Path
+from typing import Any
 
+from dreamprm_jax.cli.main import load_settings, settings_epilog, workdir
 from dreamprm_jax.evaluation.text_table import csv_text
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import atomic_path, write_text
@@ -12,36 +16,52 @@ from research.study.results import read_results
 from research.study.settings import StudySettings, freeze_study
 
 DESCRIPTION = """\
-Trains a small reward model on each labelling (arm) in each regime of label noise for each seed, on the procedural
+Trains a small reward model on each labeling (arm) in each regime of label noise for each seed, on the procedural
 benchmark with its exact truth, and compares every arm with the baseline, seed by seed. Writes WORKDIR/results (one
-file for each regime, seed and arm), study.md (tables), study.csv and plots. Killed and run again, it goes on; more
-seeds, regimes or arms may be added to a finished study.
-`python -m research.study codeio --help`: the labellings alone, on real programs.
+file for each regime, seed and arm), study.md (tables), study.csv and plots. A stopped study continues where it was;
+seeds, regimes and arms may be added to a finished one.
+`python -m research.study codeio --help`: the labelings alone, on real programs.
 """
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the command."""
-    from dreamprm_jax.cli.main import load_settings, settings_epilog, workdir  # the command line imports this module
+    """Runs the command. Returns the exit status: 0, 2 (bad input) or 130 (interrupted)."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # unwinds, so that the units' processes end
+    try:
+        if arguments[:1] == ["codeio"]:
+            from research.study import codeio_cli
 
-    if arguments[:1] == ["codeio"]:
-        from research.study import codeio_cli
+            return codeio_cli.main(arguments[1:])
+        return _study(arguments)
+    except DataError as error:
+        print(f"research.study: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; run the same command again to continue", file=sys.stderr)
+        return 130
 
-        return codeio_cli.main(arguments[1:])
-    parser = argparse.ArgumentParser(
-        prog="python -m research.study",
-        description=DESCRIPTION,
-        epilog=settings_epilog(StudySettings()),
+
+def parser(program: str, description: str, defaults: Any) -> argparse.ArgumentParser:
+    """The options that both studies share; the settings are listed by ``--help``."""
+    made = argparse.ArgumentParser(
+        prog=program,
+        description=description,
+        epilog=settings_epilog(defaults),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", required=True, metavar="FILE", help="Python file with get_config(): configs/study")
-    parser.add_argument("--workdir", metavar="DIR", help="folder of the study (default: runs/NAME of the config)")
-    parser.add_argument("--report", action="store_true", help="make tables and plots of what is there, train nothing")
-    options, overrides = parser.parse_known_args(arguments)
-    settings = freeze_study(load_settings(options.config, overrides, StudySettings()))
-    folder = workdir(options.workdir or f"runs/{settings.name}")
-    if not options.report:
+    made.add_argument("--config", required=True, metavar="FILE", help="Python file with get_config(): research/configs")
+    made.add_argument("--workdir", metavar="DIR", help="folder of the study (default: runs/NAME of the config)")
+    return made
+
+
+def _study(arguments: list[str]) -> int:
+    options = parser("python -m research.study", DESCRIPTION, StudySettings())
+    options.add_argument("--report", action="store_true", help="make tables and plots of what is there, train nothing")
+    given, overrides = options.parse_known_args(arguments)
+    settings = freeze_study(load_settings(given.config, overrides, StudySettings()))
+    folder = workdir(given.workdir or f"runs/{settings.name}")
+    if not given.report:
         from dreamprm_jax.stages.runner import owned
         from research.study.run import run_study
 
@@ -56,7 +76,7 @@ def report(folder: Path, baseline: str) -> list[Path]:
     """Writes tables and plots of all results in the folder. Returns the files.
 
     Raises:
-      DataError: where there are no results, or none of the baseline.
+      DataError: If there are no results, or none of the baseline.
     """
     from research.study.plots import differences
     from research.study.tables import markdown
@@ -74,3 +94,7 @@ def report(folder: Path, baseline: str) -> list[Path]:
             differences(rows, baseline, figure).savefig(temporary, format="svg")
         written.append(path)
     return written
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,8 +1,7 @@
-"""``python -m research.study codeio``: the labellings on real programs, whose truth is known because every variant was run."""
+"""``python -m research.study codeio``: the labelings on real programs, where running every variant gives the truth."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,18 +35,11 @@ COLUMNS = {
 
 def main(arguments: list[str]) -> int:
     """Runs the command."""
-    from dreamprm_jax.cli.main import load_settings, settings_epilog, workdir  # the command line imports this module
+    from research.study.__main__ import load_settings, parser, workdir
 
-    parser = argparse.ArgumentParser(
-        prog="python -m research.study codeio",
-        description=DESCRIPTION,
-        epilog=settings_epilog(CodeioSettings()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    options, overrides = parser("python -m research.study codeio", DESCRIPTION, CodeioSettings()).parse_known_args(
+        arguments
     )
-    parser.add_argument("--config", required=True, metavar="FILE", help="Python file: research/configs/codeio.py")
-    parser.add_argument("--workdir", metavar="DIR", help="folder of the study (default: runs/NAME of the config)")
-    options, overrides = parser.parse_known_args(arguments)
     settings = typed(CodeioSettings, load_settings(options.config, overrides, CodeioSettings()))
     for path in run_codeio(settings, workdir(options.workdir or f"runs/{settings.name}")):
         print(f"wrote {path.resolve()}")

@@ -1,35 +1,40 @@
-"""Training of the study's reward models: the package's losses, hypergradient and optimizers, many steps in one program.
+"""Fits the study's reward models with the trainer's losses and steps, many steps in one compiled program.
 
 A study trains hundreds of small models of a few shapes. So all steps of a fit are one ``lax.scan`` over batches made
-beforehand, compiled once for all labellings, regimes and seeds: labels and loss weights are arguments.
+beforehand. Labels are in the batches, and q is an argument: one program serves all labelings, regimes and seeds.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, cast
+from pathlib import Path
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float
 
-from dreamprm_jax.bilevel import optimizers
-from dreamprm_jax.bilevel.hypergradient import make_meta_gradient
 from dreamprm_jax.bilevel.labels import Parametrisation
+from dreamprm_jax.config import TrainConfig
 from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.models.reward import Params, init_params
-from dreamprm_jax.training.every_step import every_step
+from dreamprm_jax.training.checkpoint import TrainState
 from dreamprm_jax.training.feed import Batch, PackedRows
-from dreamprm_jax.training.losses import batch_logits, elementwise_loss, outcome_loss, step_loss
+from dreamprm_jax.training.losses import batch_logits, make_inner_loss, make_outcome_loss
 from dreamprm_jax.training.online_faults import alive_posterior
-from dreamprm_jax.training.steps import learning_rate_schedule
+from dreamprm_jax.training.steps import (
+    LabelMove,
+    StepInputs,
+    make_bilevel_step,
+    make_meta_optimizer,
+    make_optimizer,
+    make_plain_step,
+)
 
 Inner = Literal["adamw", "sgd"]
-WRONG_BY = 0.1  # above the floor that labels are clipped to before a table starts from them
+SGD = f"{Path(__file__).with_name('sgd.py')}:clipped_sgd"
 
 
 @dataclass(frozen=True)
@@ -44,50 +49,82 @@ class Recipe:
     optimizer: Inner = "adamw"
     sgd_rate: float = 0.3  # learning rate of "sgd"
 
-
-class Weights(NamedTuple):
-    """What the terms of the inner loss count."""
-
-    steps: float = 1.0
-    outcomes: float = 1.0
-
-
-class State(NamedTuple):
-    """Parameters and their optimizer's state."""
-
-    params: Params
-    opt_state: Any
-
-
-class MetaState(NamedTuple):
-    """Label-side parameters and their optimizer's state."""
-
-    phi: Any
-    opt_state: Any
+    def train_config(self, **others: Any) -> TrainConfig:
+        """The trainer's settings; ``others`` are set on top."""
+        sgd = self.optimizer == "sgd"
+        return TrainConfig(
+            warmup_steps=0,
+            steps=self.steps,
+            optimizer=SGD if sgd else "adamw",
+            learning_rate=self.sgd_rate if sgd else self.learning_rate,
+            weight_decay=self.weight_decay,
+            clip_norm=self.clip_norm,
+            adam_b2=self.adam_b2,
+            **others,
+        )
 
 
-class Trace(NamedTuple):
-    """Of every bi-level step."""
-
-    outer_loss: Float[Array, " steps"]
-    # of the touched labels that are wrong by more than WRONG_BY, the share that the hypergradient moves to the truth
-    agreement: Float[Array, "steps truths"]
+def batches(rows: PackedRows, first: int, last: int) -> Batch:
+    """The batches of steps ``first`` to ``last`` (exclusive), stacked along a new leading axis."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *(rows.batch(step) for step in range(first, last)))
 
 
-def make_optimizer(recipe: Recipe) -> optax.GradientTransformation:
-    """Clipping, and AdamW or SGD, on a linear rise and a cosine fall over all steps."""
-    rate = recipe.learning_rate if recipe.optimizer == "adamw" else recipe.sgd_rate
-    schedule = learning_rate_schedule(rate, recipe.steps)
-    clip = optimizers.clip_by_global_norm(recipe.clip_norm)
-    if recipe.optimizer == "sgd":
-        return optax.chain(clip, optax.sgd(schedule))
-    return optax.chain(clip, optimizers.adamw(schedule, b2=recipe.adam_b2, weight_decay=recipe.weight_decay))
+@dataclass(frozen=True)
+class Fitter:
+    """A reward model's shape and the settings of its training."""
 
+    model: DecoderConfig
+    config: TrainConfig
 
-def start(model: DecoderConfig, recipe: Recipe, seed: int) -> State:
-    """A random model."""
-    params = _init(model)(jax.random.key(seed))
-    return State(params, make_optimizer(recipe).init(params))
+    def start(self, seed: int) -> TrainState:
+        """A random model."""
+        params = _init(self.model)(jax.random.key(seed))
+        return TrainState(params, make_optimizer(self.config).init(params), (), ())
+
+    def fit(
+        self, state: TrainState, data: Batch, outcomes_only: bool = False, hidden: float | None = None
+    ) -> TrainState:
+        """First-order training.
+
+        Args:
+          state: Where to start.
+          data: Batches with leaves [steps, B, ...].
+          outcomes_only: Whether to train an outcome reward model, which sees no step label.
+          hidden: q of the online inference. The label slots then hold evidence; without q they hold labels.
+        """
+        run = _plain(self, outcomes_only)
+        return run(state, data, None if hidden is None else jnp.float32(hidden))
+
+    def with_labels(self, state: TrainState, labels: Parametrisation, raw: Float[np.ndarray, " n"]) -> TrainState:
+        """The state with label-side parameters that start from ``raw``."""
+        phi = labels.init(jnp.asarray(raw))
+        return state._replace(phi=phi, meta_opt_state=make_meta_optimizer(self.config, labels).init(phi))
+
+    def fit_bilevel(
+        self,
+        state: TrainState,
+        inputs: StepInputs,
+        labels: Parametrisation,
+        raw: Float[np.ndarray, " n"],
+        clean_steps: bool = False,
+    ) -> tuple[TrainState, LabelMove]:
+        """Bi-level training: K inner steps, then one step of phi along the exact hypergradient.
+
+        Args:
+          state: The result of ``with_labels``.
+          inputs: Leaves of ``batch`` [calls * K, B, ...], of ``outer`` [calls, B, ...].
+          labels: What phi means.
+          raw: float32[n], the labels that phi started from.
+          clean_steps: Whether the outer loss also reads the step labels in ``inputs.outer``.
+
+        Returns:
+          The last state, and what became of the labels in every call, leaves [calls, n].
+        """
+        unroll = self.config.meta.unroll
+        batch = inputs.batch
+        if unroll > 1:
+            batch = jax.tree.map(lambda leaf: leaf.reshape(-1, unroll, *leaf.shape[1:]), batch)
+        return _bilevel(self, labels, clean_steps)(state, batch, inputs.outer, jnp.asarray(raw))
 
 
 @functools.cache
@@ -95,168 +132,54 @@ def _init(model: DecoderConfig) -> Any:
     return jax.jit(functools.partial(init_params, model))
 
 
-def batches(rows: PackedRows, first: int, last: int) -> Batch:
-    """The batches of steps ``first`` to ``last``, stacked."""
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *(rows.batch(step) for step in range(first, last)))
-
-
-def fit(
-    model: DecoderConfig,
-    recipe: Recipe,
-    state: State,
-    data: Batch,
-    weights: Weights,
-    loss: str = "bce",
-    hidden: float | None = None,
-) -> State:
-    """First-order training on the labels in ``data``; given q, on what the online EM makes of the evidence there."""
-    return _plain(model, recipe, loss)(state, data, weights, None if hidden is None else jnp.float32(hidden))
-
-
 @functools.cache
-def _plain(model: DecoderConfig, recipe: Recipe, kind: str) -> Any:
-    optimizer = make_optimizer(recipe)
-
-    def loss(params: Params, batch: Batch, weights: Weights, hidden: Array | None) -> Float[Array, ""]:
-        logits = batch_logits(model, params, batch)
-        targets = batch.raw
-        if hidden is not None:
-            targets = alive_posterior(jax.lax.stop_gradient(logits), batch, hidden)
-        losses = elementwise_loss(kind, logits, targets)  # type: ignore[arg-type]
-        steps = step_loss(losses, jnp.ones_like(batch.raw), batch)
-        return weights.steps * steps + weights.outcomes * outcome_loss(logits, batch)
+def _plain(fitter: Fitter, outcomes_only: bool) -> Any:
+    model, config = fitter.model, fitter.config
 
     @jax.jit
-    def run(state: State, data: Batch, weights: Weights, hidden: Array | None) -> State:
-        def step(state: State, batch: Batch) -> tuple[State, None]:
-            gradient = jax.grad(loss)(state.params, batch, weights, hidden)
-            updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-            return State(optax.apply_updates(state.params, updates), opt_state), None
-
-        return jax.lax.scan(step, state, data)[0]
+    def run(state: TrainState, data: Batch, hidden: Array | None) -> TrainState:
+        infer = None if hidden is None else functools.partial(alive_posterior, hidden=hidden)
+        loss = (
+            make_outcome_loss(model)
+            if outcomes_only
+            else make_inner_loss(model, None, config.outcome_weight, config.loss, infer=infer)
+        )
+        step = make_plain_step(loss, make_optimizer(config))
+        return jax.lax.scan(lambda state, batch: (step(state, StepInputs(batch)).state, None), state, data)[0]
 
     return run
-
-
-def fit_bilevel(
-    model: DecoderConfig,
-    recipe: Recipe,
-    labels: Parametrisation,
-    unroll: int,
-    meta_rate: float,
-    state: State,
-    meta: MetaState,
-    data: Batch,
-    outer: Batch,
-    weights: Weights,
-    clean_weight: float,
-    raw: Float[np.ndarray, " n"],
-    truths: Float[np.ndarray, "truths n"],
-) -> tuple[State, MetaState, Trace]:
-    """Bi-level training: K inner steps, then one step of phi along the exact hypergradient.
-
-    Args:
-      model: the reward model.
-      recipe: the inner optimizer.
-      labels: what phi means.
-      unroll: K.
-      meta_rate: learning rate of phi's Adam.
-      state: theta.
-      meta: phi.
-      data: leaves [calls * K, B, ...].
-      outer: leaves [calls, B, ...]; its label slots hold clean step labels, where it has any.
-      weights: of the inner loss.
-      clean_weight: of the clean step labels in the outer loss.
-      raw: labels that phi started from.
-      truths: of the labels; nan where unknown. For the diagnosis alone.
-    """
-    calls = jax.tree.map(lambda leaf: leaf.reshape(-1, unroll, *leaf.shape[1:]) if unroll > 1 else leaf, data)
-    run = _bilevel(model, recipe, cast(Hashable, labels), unroll)
-    figures = (jnp.float32(meta_rate), jnp.float32(clean_weight))
-    return run(state, meta, calls, outer, weights, *figures, jnp.asarray(raw), jnp.asarray(truths))
-
-
-def meta_start(labels: Parametrisation, raw: Float[np.ndarray, " n"]) -> MetaState:
-    """phi at the start."""
-    phi = labels.init(jnp.asarray(raw, jnp.float32))
-    return MetaState(phi, _meta_optimizer(labels).init(phi))
-
-
-def _meta_optimizer(labels: Parametrisation) -> optax.GradientTransformationExtraArgs:
-    """Adam with rate 1: the rate is an argument of the compiled program, which multiplies the update."""
-    if labels.is_table:
-        return optimizers.lazy_adam(1.0)
-    return optax.with_extra_args_support(optimizers.adamw(1.0, weight_decay=0.0))
 
 
 @functools.lru_cache(maxsize=16)
-def _bilevel(model: DecoderConfig, recipe: Recipe, labels: Any, unroll: int) -> Any:
-    """Compiled once for each parametrisation: tables that hold no data may be shared, networks hold their features."""
-    optimizer, meta_optimizer = make_optimizer(recipe), _meta_optimizer(labels)
+def _bilevel(fitter: Fitter, labels: Any, clean_steps: bool) -> Any:
+    """Compiled once for each parametrisation: tables hold no data and are shared, networks hold their features."""
+    model, config = fitter.model, fitter.config
+    inner_loss = make_inner_loss(model, labels, config.outcome_weight)
+    steps_and_outcomes = make_inner_loss(model, None, 1.0)
 
-    def inner_loss(params: Params, phi_and_weights: Any, batch: Batch) -> Float[Array, ""]:
-        phi, weights = phi_and_weights
-        logits = batch_logits(model, params, batch)
-        targets, scale = labels.targets_and_weights(phi, batch.label_index, batch.raw)
-        steps = step_loss(elementwise_loss("bce", logits, targets), scale, batch)
-        return weights.steps * steps + weights.outcomes * outcome_loss(logits, batch)
-
-    def outer_loss(params: Params, batch_and_weight: Any) -> Float[Array, ""]:
-        batch, clean = batch_and_weight
-        logits = batch_logits(model, params, batch)
-        steps = step_loss(elementwise_loss("bce", logits, batch.raw), jnp.ones_like(batch.raw), batch)
-        return outcome_loss(logits, batch) + clean * steps
-
-    gradient = make_meta_gradient(inner_loss, outer_loss, optimizer, unroll=unroll)
+    def outer_loss(params: Params, batch: Batch) -> Float[Array, ""]:
+        return steps_and_outcomes(params, (), batch)
 
     @jax.jit
-    def run(
-        state: State,
-        meta: MetaState,
-        data: Batch,
-        outer: Batch,
-        weights: Weights,
-        rate: Array,
-        clean: Array,
-        raw: Array,
-        truths: Array,
-    ) -> tuple[State, MetaState, Trace]:
-        weights = jax.tree.map(lambda weight: jnp.asarray(weight, jnp.float32), weights)
+    def run(state: TrainState, data: Batch, outer: Batch, raw: Array) -> tuple[TrainState, LabelMove]:
+        step = make_bilevel_step(
+            model, inner_loss, labels, make_optimizer(config), config, raw, outer_loss if clean_steps else None
+        )
 
-        def step(carry: tuple[State, MetaState], both: tuple[Batch, Batch]) -> tuple[tuple[State, MetaState], Trace]:
-            (state, meta), (batch, held) = carry, both
-            result = gradient(*state, (meta.phi, weights), batch, (held, clean), do_meta=jnp.asarray(True))
-            slope = result.hypergradient[0]
-            touched = optimizers.touched_rows(batch.label_index, len(raw), batch.label_mask)
-            updates, opt_state = meta_optimizer.update(slope, meta.opt_state, meta.phi, touched=touched)
-            updates = jax.tree.map(lambda update: rate * update, updates)
-            phi = labels.project(optax.apply_updates(meta.phi, updates))
-            before, direction = jax.jvp(
-                lambda phi: labels.labels(phi, raw), (meta.phi,), (jax.tree.map(jnp.negative, slope),)
-            )
-            error = jnp.where(jnp.isfinite(truths), truths - before, 0.0)  # [truths, n]
-            counted = touched & (jnp.abs(error) > WRONG_BY) & (direction != 0)
-            right = jnp.sum(counted & (jnp.sign(error) == jnp.sign(direction)), axis=1)
-            total = jnp.sum(counted, axis=1)
-            trace = Trace(result.outer_loss, jnp.where(total > 0, right / jnp.maximum(total, 1), jnp.nan))
-            return (State(result.params, result.opt_state), MetaState(phi, opt_state)), trace
+        def one(state: TrainState, both: tuple[Batch, Batch]) -> tuple[TrainState, LabelMove | None]:
+            result = step(state, StepInputs(*both, do_meta=True))
+            return result.state, result.label_move
 
-        (state, meta), trace = jax.lax.scan(step, (state, meta), (data, outer))
-        return state, meta, trace
+        return jax.lax.scan(one, state, (data, outer))
 
     return run
-
-
-def score(model: DecoderConfig, params: Params, rows: PackedRows) -> list[Float[np.ndarray, " steps"]]:
-    """The logits of every step of every program, in the order of ``rows.examples``."""
-    return every_step(reader(model, params), rows)
-
-
-def reader(model: DecoderConfig, params: Params) -> Callable[[Batch], Any]:
-    """batch -> logits."""
-    return functools.partial(_forward(model), params)
 
 
 @functools.cache
 def _forward(model: DecoderConfig) -> Any:
     return jax.jit(functools.partial(batch_logits, model))
+
+
+def reader(model: DecoderConfig, params: Params) -> Any:
+    """A function from a batch to its logits [B, S]."""
+    return functools.partial(_forward(model), params)

@@ -20,6 +20,7 @@ from research.study.results import missing, relevant
 from research.study.settings import StudySettings
 
 Unit = tuple[str, int]
+_REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def run_study(settings: StudySettings, folder: Path) -> None:
@@ -107,7 +108,8 @@ def _start(settings: StudySettings, folder: Path, unit: Unit) -> subprocess.Pope
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "research.study.unit", str(folder), regime, str(seed)],
+            [sys.executable, "-m", "research.study.unit", str(folder.resolve()), regime, str(seed)],
+            cwd=_REPOSITORY,  # where the package research is found
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,
