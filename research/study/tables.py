@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
+from scipy import stats
 
 from dreamprm_jax.evaluation.text_table import ABSENT
 from research.study.results import Row
