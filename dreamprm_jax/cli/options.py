@@ -24,8 +24,8 @@ def config_of(args: argparse.Namespace) -> Config:
     return load_config(args.config, args.overrides)
 
 
-def workdir_of(args: argparse.Namespace, config: Config) -> Path:
-    """The folder of the run.
+def workdir_of(args: argparse.Namespace, config: Any) -> Path:
+    """The folder of the run: ``--workdir``, or runs/NAME of the settings.
 
     Raises:
       DataError: on an address, which as a path would be a folder of that name on this disk; on a file.

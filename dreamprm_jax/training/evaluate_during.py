@@ -92,18 +92,23 @@ def meta_figures(logits_of: Callable[[Batch], Float[np.ndarray, "B S"]], chosen:
     return _defined(figures) | {"dropped_tokens": float(chosen.dropped_tokens)}
 
 
-def label_figures(move: LabelMove, truth: Float[np.ndarray, " n"]) -> Figures:
+def label_figures(move: LabelMove, truth: Float[np.ndarray, " n"], margin: float = 0.0) -> Figures:
     """The labels and the hypergradient of one step against the truth.
+
+    Args:
+      move: The labels before the step, and the direction that minus the hypergradient gives them.
+      truth: float32[n]; nan where it is unknown.
+      margin: Labels within this distance of the truth do not count for the sign agreement.
 
     Returns:
       ``label_error``: mean |label - truth| before the step. ``hypergradient_sign_agreement``: of the rows that the
-      step touched, the share that minus the hypergradient moves towards the truth (rows at rest or at the truth are
-      left out). Absent where there is no such row.
+      step touched, the share that moves towards the truth (rows at rest or at the truth are left out). A figure
+      without any row is absent.
     """
     label, direction, touched = (np.asarray(leaf) for leaf in move)
     known = np.isfinite(truth)
     error = np.where(known, truth - label, 0.0)
-    counted: Bool[np.ndarray, " n"] = touched & known & (error != 0) & (direction != 0)
+    counted: Bool[np.ndarray, " n"] = touched & (np.abs(error) > margin) & (direction != 0)
     agrees = np.sign(direction[counted]) == np.sign(error[counted])
     return _defined(
         {

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from dreamprm_jax.training.mesh import batch_sharding, batch_ways, replicated
 
@@ -23,9 +23,9 @@ def padded_rows(count: int) -> int:
     return -(-count // MULTIPLE) * MULTIPLE
 
 
-def pad_labels(raw: Float[np.ndarray, " n"], rows: int) -> Float[np.ndarray, " rows"]:
+def pad_labels(raw: Float[Any, " n"], rows: int) -> Float[Array, " rows"]:
     """The raw labels, then padding."""
-    return np.pad(raw, (0, rows - len(raw)), constant_values=PADDING)
+    return jnp.pad(jnp.asarray(raw), (0, rows - len(raw)), constant_values=PADDING)
 
 
 def table_sharding(mesh: Mesh | Any, rows: int) -> NamedSharding:

@@ -66,15 +66,15 @@ def commands(text: str) -> Iterator[list[str]]:
 
 
 def loose_commands(document: Path) -> Iterator[list[str]]:
-    """``dreamprm`` commands outside of bash blocks: in plain blocks, indented lines and inline code."""
+    """``dreamprm`` and study commands outside of bash blocks: in plain blocks, indented lines and inline code."""
     text = document.read_text(encoding="utf-8")
     for block in blocks(document):
         if block.language != "bash":
             for line in block.text.replace("\\\n", " ").splitlines():
-                if line.startswith("dreamprm "):
+                if line.startswith(("dreamprm ", "python -m research.study")):
                     yield shlex.split(line, comments=True)
     outside = _FENCE.sub("", text)
-    for line in re.findall(r"^ {4}(dreamprm [^\n]+)$", outside, re.MULTILINE):
+    for line in re.findall(r"^ {4}((?:dreamprm|python -m research\.study)[^\n]*)$", outside, re.MULTILINE):
         yield shlex.split(line, comments=True)
-    for code in re.findall(r"`(dreamprm [^`]+)`", outside):
+    for code in re.findall(r"`((?:dreamprm |python -m research\.study)[^`]*)`", outside):
         yield shlex.split(code.replace("\n", " "))

@@ -28,13 +28,14 @@ from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.runs.stage_graph import STAGES
 from dreamprm_jax.schema import CorrectedLabel
 from dreamprm_jax.storage import read_json, read_records
-from dreamprm_jax.study.codeio import CodeioSettings
-from dreamprm_jax.study.settings import StudySettings, freeze_study
+from research.study import __main__ as study
+from research.study.codeio import CodeioSettings
+from research.study.settings import StudySettings, freeze_study
 
 NAMES = [str(path.relative_to(REPOSITORY)) for path in documents()]
 SCRIPTS = [
     str(path.relative_to(REPOSITORY))
-    for folder in ("configs", "launch", "benchmarks")
+    for folder in ("configs", "launch", "benchmarks", "research/configs")
     for path in sorted((REPOSITORY / folder).rglob("*"))
     if path.suffix in (".py", ".sh", ".sbatch", ".yaml")
 ]
@@ -55,7 +56,8 @@ ELSEWHERE = {
     "dreamprm inspect": "tests/training/test_inspect.py",
     "dreamprm export": "tests/training/test_pretrained_run.py",
     "dreamprm plan": "tests/planning",
-    "dreamprm study": "tests/study",
+    "python -m research.study": "tests/research/test_study_run.py",
+    "python -m research.study codeio": "tests/research/test_study_codeio.py",
     "python -m dreamprm_jax.policy.local_server": "tests/policy/test_local_server.py",
     "pip install": "tests/test_packaging.py",
     "bash launch/local.sh": "tests/test_main_job.py",
@@ -90,7 +92,7 @@ def test_every_field_that_is_named_exists(name):
     text = (REPOSITORY / name).read_text(encoding="utf-8")
     for field in set(re.findall(r"config\.((?:[a-z_0-9]+\.)+[a-z_0-9]+)\b(?![(.])", text)):
         if not field.endswith((".py", ".json", ".yaml")):
-            settings = StudySettings() if name.startswith("configs/study/") else Config()
+            settings = StudySettings() if name.startswith("research/configs/") else Config()
             assert known(field, settings), f"{name}: config.{field}"
     sections = "|".join(to_dict(Config()))
     for field in (
@@ -118,6 +120,8 @@ def test_the_checks_notice_what_is_wrong():
         ("dreamprm run --config=configs/embedded.py --config.train.stepz=5", "no field 'train.stepz'"),
         ("dreamprm run --config=configs/embedded.py --config.train.steps=many", "steps"),
         ("dreamprm trian --config=configs/embedded.py", "unknown command"),
+        ("python -m research.study --config=research/configs/none.py", "no such config"),
+        ("python -m research.study --config=research/configs/confirm.py --config.recipe.stepz=5", "stepz"),
         ("dreamprm judge --problem=x", "--problem is no flag"),
         ("python benchmarks/none.py", "no such file"),
         ("python benchmarks/labels.py --problemz=3", "--problemz is no flag"),
@@ -132,6 +136,8 @@ def check_command(words: list[str]) -> None:
     """Raises where a command of the package, its flags or its fields do not exist."""
     if words[0] == "dreamprm":
         check_dreamprm([word for word in words[1:] if not re.fullmatch(r"\[.*\]|\.\.\.", word)])
+    elif words[:3] == ["python", "-m", "research.study"]:
+        check_study(words[3:])
     elif words[:2] == ["python", "-m"] and words[2].startswith("dreamprm_jax."):
         spec = importlib.util.find_spec(words[2])
         assert spec is not None, f"no module {words[2]}"
@@ -165,13 +171,21 @@ def check_dreamprm(arguments: list[str]) -> None:
         assert path.is_file(), f"{config}: no such config"
     # A word in capitals stands for the reader's own value.
     given = [word for word in overrides if not re.search(r"=[A-Z]+$", word)]
-    if names[0] == "study":
-        settings = CodeioSettings() if names[1:] == ["codeio"] else StudySettings()
-        values = cli.load_settings(str(path), given, settings)
-        assert names[1:] or freeze_study(values)
-        return
     assert all(known(word.removeprefix("--config.").partition("=")[0]) for word in set(overrides) - set(given))
     cli.load_config(str(path if path.is_file() else REPOSITORY / "configs/embedded.py"), given)
+
+
+def check_study(arguments: list[str]) -> None:
+    """A ``python -m research.study`` command: its flags, config file and fields."""
+    codeio, defaults = arguments[:1] == ["codeio"], StudySettings()
+    options = study.parser("study", "", CodeioSettings() if codeio else defaults)
+    options.add_argument("--report", action="store_true")
+    given, overrides = options.parse_known_args([*arguments[codeio:], *([] if arguments else ["--config="])])
+    assert all(word.startswith("--config.") for word in overrides), f"{overrides}: no flags of this command"
+    if given.config:
+        assert (REPOSITORY / given.config).is_file(), f"{given.config}: no such config"
+        values = cli.load_settings(str(REPOSITORY / given.config), overrides, CodeioSettings() if codeio else defaults)
+        assert codeio or freeze_study(values)
 
 
 def check_flags(words: list[str], text: str) -> None:

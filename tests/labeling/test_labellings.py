@@ -19,7 +19,7 @@ from dreamprm_jax.labeling.correction.methods import (
 )
 from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, StepLabel, Verdict
 from dreamprm_jax.storage import write_records
-from dreamprm_jax.study.world import drawn_label
+from research.study.world import drawn_label
 
 SETTINGS = LabelsConfig()
 

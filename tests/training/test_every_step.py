@@ -3,11 +3,11 @@
 import numpy as np
 
 from dreamprm_jax.labeling.correction.methods import LabelSource, step_key
-from dreamprm_jax.study.reading import examples, structure_vocabulary
-from dreamprm_jax.study.regimes import REGIMES
-from dreamprm_jax.study.world import Sizes, draw_labels, make_world
 from dreamprm_jax.training.every_step import every_step
 from dreamprm_jax.training.feed import PackedRows
+from research.study.reading import examples, structure_vocabulary
+from research.study.regimes import REGIMES
+from research.study.world import Sizes, draw_labels, make_world
 
 
 def test_every_step_keeps_the_order_of_the_programs():

@@ -11,13 +11,13 @@ from state_sequences import brute_force
 from dreamprm_jax.labeling.correction.change_point import FAILED, PASSED
 from dreamprm_jax.labeling.correction.methods import LabelSource, _faults, fault_evidence, hidden_fault_labels, step_key
 from dreamprm_jax.metrics.step_metrics import auroc
-from dreamprm_jax.study.reading import examples
-from dreamprm_jax.study.regimes import REGIMES
-from dreamprm_jax.study.world import Sizes, draw_labels, make_world
 from dreamprm_jax.training.examples import NO_LABEL, Example
 from dreamprm_jax.training.feed import Batch, PackedRows, Shape, collate
 from dreamprm_jax.training.losses import batch_logits, elementwise_loss, make_inner_loss, outcome_loss, step_loss
 from dreamprm_jax.training.online_faults import SMALLEST_HAZARD, alive_posterior, inferred_labels
+from research.study.reading import examples
+from research.study.regimes import REGIMES
+from research.study.world import Sizes, draw_labels, make_world
 
 HIDDEN = 0.15
 

@@ -1,13 +1,13 @@
 """The finalists with the text reward model, trained three times as long: which labels last?
 
-Command:  dreamprm study --config=configs/study/confirm_long.py --workdir=runs/study_confirm_long
+Command:  python -m research.study --config=research/configs/confirm_long.py --workdir=runs/study_confirm_long
 Cost:     see docs/label_correction.md; resumable arm by arm
 Expected: docs/label_correction.md
 """
 
 from ml_collections import config_dict
 
-from dreamprm_jax.study.presets import text
+from research.study.presets import text
 
 
 def get_config() -> config_dict.ConfigDict:

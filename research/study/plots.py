@@ -8,8 +8,8 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from dreamprm_jax.evaluation.report.plots import GRID, INK, SETTINGS
-from dreamprm_jax.study.results import Row
-from dreamprm_jax.study.tables import MODEL_COLUMNS, paired
+from research.study.results import Row
+from research.study.tables import MODEL_COLUMNS, paired
 
 MOST_ARMS = 16  # the best ones; all are in the tables
 

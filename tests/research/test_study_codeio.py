@@ -14,11 +14,11 @@ from dreamprm_jax.config import SandboxConfig
 from dreamprm_jax.metrics.statistics import resampled_counts
 from dreamprm_jax.problems.codeio import read_tasks
 from dreamprm_jax.schema import DataError
-from dreamprm_jax.study.codeio import CodeioSettings, Steps, _replicates, draw_steps, mistake_weights
-from dreamprm_jax.study.codeio_cli import run_codeio
-from dreamprm_jax.study.codeio_variants import Limits, read_variants
-from dreamprm_jax.study.measures import label_measures
-from dreamprm_jax.study.regimes import regime
+from research.study.codeio import CodeioSettings, Steps, _replicates, draw_steps, mistake_weights
+from research.study.codeio_cli import run_codeio
+from research.study.codeio_variants import Limits, read_variants
+from research.study.measures import label_measures
+from research.study.regimes import regime
 
 IDS = ("codeio/0120", "codeio/1643", "codeio/1473", "codeio/2409")
 LIMITS = Limits(problems=4, wrong_variants=1, combinations=8)

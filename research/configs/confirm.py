@@ -1,13 +1,13 @@
 """Confirmation of the finalists with the embedded text reward model, on ten seeds.
 
-Command:  dreamprm study --config=configs/study/confirm.py --workdir=runs/study_confirm
+Command:  python -m research.study --config=research/configs/confirm.py --workdir=runs/study_confirm
 Cost:     75 to 100 seconds of one core an arm: two and a half hours on two cores; resumable arm by arm
 Expected: docs/label_correction.md
 """
 
 from ml_collections import config_dict
 
-from dreamprm_jax.study.presets import text
+from research.study.presets import text
 
 
 def get_config() -> config_dict.ConfigDict:

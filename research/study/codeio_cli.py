@@ -1,24 +1,24 @@
-"""``dreamprm study codeio``: the labellings on real programs, whose truth is known because every variant was run."""
+"""``python -m research.study codeio``: the labelings on real programs, where running every variant gives the truth."""
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from dreamprm_jax.config import SandboxConfig
+from dreamprm_jax.cli.options import workdir_of
+from dreamprm_jax.config import SandboxConfig, load_settings
 from dreamprm_jax.evaluation.text_table import csv_text, number, percent, signed
 from dreamprm_jax.problems.codeio import Task
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import write_text
-from dreamprm_jax.study.codeio import BASELINE, CodeioSettings, Steps, compare, draw_steps
-from dreamprm_jax.study.codeio_variants import LeftOut, Variants, read_variants
-from dreamprm_jax.study.regimes import Regime, regime
-from dreamprm_jax.study.results import Row
-from dreamprm_jax.study.settings import typed
+from research.study.codeio import BASELINE, CodeioSettings, Steps, compare, draw_steps
+from research.study.codeio_variants import LeftOut, Variants, read_variants
+from research.study.regimes import Regime, regime
+from research.study.results import Row
+from research.study.settings import typed
 
 DESCRIPTION = """\
 Takes the reference programs of CodeI/O problems, makes a few wrong variants of their functions, runs every combination
@@ -36,20 +36,13 @@ COLUMNS = {
 
 def main(arguments: list[str]) -> int:
     """Runs the command."""
-    from dreamprm_jax.cli.main import load_settings, settings_epilog, workdir  # the command line imports this module
+    from research.study.__main__ import parser
 
-    parser = argparse.ArgumentParser(
-        prog="dreamprm study codeio",
-        description=DESCRIPTION,
-        epilog=settings_epilog(CodeioSettings()),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    options, overrides = parser("python -m research.study codeio", DESCRIPTION, CodeioSettings()).parse_known_args(
+        arguments
     )
-    parser.add_argument("--config", required=True, metavar="FILE", help="Python file: configs/study/codeio.py")
-    parser.add_argument("--workdir", metavar="DIR", help="folder of the study (default: runs/NAME of the config)")
-    options, overrides = parser.parse_known_args(arguments)
     settings = typed(CodeioSettings, load_settings(options.config, overrides, CodeioSettings()))
-    for path in run_codeio(settings, workdir(options.workdir or f"runs/{settings.name}")):
+    for path in run_codeio(settings, workdir_of(options, settings)):
         print(f"wrote {path.resolve()}")
     return 0
 

@@ -15,7 +15,7 @@ from dreamprm_jax.metrics.step_metrics import (
     predicted_first_errors,
 )
 from dreamprm_jax.selection.aggregators import aggregate, sigmoid
-from dreamprm_jax.study.world import Known
+from research.study.world import Known
 
 AGGREGATED = ("last", "mean", "min", "sum_log_odds")
 THRESHOLDS = np.linspace(0.05, 0.95, 37)

@@ -1,4 +1,4 @@
-"""Settings of a study: frozen dataclasses, and the ConfigDict that ``configs/study/*.py`` starts from."""
+"""Settings of a study: frozen dataclasses, and the ConfigDict that ``research/configs/*.py`` starts from."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ml_collections import config_dict
 
 from dreamprm_jax.config import ModelConfig, check_names
 from dreamprm_jax.schema import DataError
-from dreamprm_jax.study.arms import parse_arm
-from dreamprm_jax.study.fit import Recipe
-from dreamprm_jax.study.reading import Reading
-from dreamprm_jax.study.regimes import regime
-from dreamprm_jax.study.world import Sizes
+from research.study.arms import parse_arm
+from research.study.fit import Recipe
+from research.study.reading import Reading
+from research.study.regimes import regime
+from research.study.world import Sizes
 
 Settings = TypeVar("Settings", bound=Any)  # a dataclass whose fields all have defaults
 

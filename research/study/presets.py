@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ml_collections import config_dict
 
-from dreamprm_jax.study.settings import study_defaults
+from research.study.settings import study_defaults
 
 
 def structural() -> config_dict.ConfigDict:

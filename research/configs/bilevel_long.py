@@ -1,13 +1,13 @@
 """Do learned labels need more visits? Ten times the steps: a label is visited about 75 times while the table learns.
 
-Command:  dreamprm study --config=configs/study/bilevel_long.py --workdir=runs/study_bilevel_long
+Command:  python -m research.study --config=research/configs/bilevel_long.py --workdir=runs/study_bilevel_long
 Cost:     1 to 4 minutes an arm on one core
 Expected: docs/label_correction.md
 """
 
 from ml_collections import config_dict
 
-from dreamprm_jax.study.presets import structural
+from research.study.presets import structural
 
 
 def get_config() -> config_dict.ConfigDict:

@@ -5,10 +5,10 @@ import pytest
 from scipy import stats
 
 from dreamprm_jax.schema import DataError
-from dreamprm_jax.study.arms import parse_arm
-from dreamprm_jax.study.plots import differences
-from dreamprm_jax.study.settings import freeze_study, study_defaults
-from dreamprm_jax.study.tables import markdown, paired
+from research.study.arms import parse_arm
+from research.study.plots import differences
+from research.study.settings import freeze_study, study_defaults
+from research.study.tables import markdown, paired
 
 
 def test_an_arm_is_read_and_named_by_what_differs():

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from dreamprm_jax.evaluation.text_table import ABSENT
-from dreamprm_jax.study.results import Row
+from research.study.results import Row
 
 # figure -> column
 LABEL_COLUMNS = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 CONFIG = """
-from dreamprm_jax.study.presets import structural
+from research.study.presets import structural
 
 def get_config():
     config = structural()
@@ -30,7 +30,7 @@ def get_config():
 def study(folder: Path, *options: str) -> list[str]:
     (folder / "tiny.py").write_text(CONFIG)
     config = f"--config={folder / 'tiny.py'}"
-    return [sys.executable, "-m", "dreamprm_jax.cli", "study", config, f"--workdir={folder / 'run'}", *options]
+    return [sys.executable, "-m", "research.study", config, f"--workdir={folder / 'run'}", *options]
 
 
 def results(folder: Path) -> dict[str, dict]:

@@ -1,13 +1,13 @@
 """Screening of labellings and of bi-level design choices, with a small reward model that reads a program's structure.
 
-Command:  dreamprm study --config=configs/study/screen.py --workdir=runs/study_screen
+Command:  python -m research.study --config=research/configs/screen.py --workdir=runs/study_screen
 Cost:     about 5 seconds a fixed arm and 10 to 30 a learned one, on one core: 25 minutes on two cores
 Expected: docs/label_correction.md
 """
 
 from ml_collections import config_dict
 
-from dreamprm_jax.study.presets import structural
+from research.study.presets import structural
 
 
 def get_config() -> config_dict.ConfigDict:

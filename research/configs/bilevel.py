@@ -1,13 +1,13 @@
 """Design choices of the bi-level arms, on the small structural reward model.
 
-Command:  dreamprm study --config=configs/study/bilevel.py --workdir=runs/study_bilevel
+Command:  python -m research.study --config=research/configs/bilevel.py --workdir=runs/study_bilevel
 Cost:     about 10 seconds an arm on one core
 Expected: docs/label_correction.md
 """
 
 from ml_collections import config_dict
 
-from dreamprm_jax.study.presets import structural
+from research.study.presets import structural
 
 
 def get_config() -> config_dict.ConfigDict:

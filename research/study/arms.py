@@ -92,6 +92,8 @@ def parse_arm(text: str) -> ArmSpec:
     idle: tuple[str, ...] = ("clean", "without_meta") if spec.learned else learned_keys
     if labelling not in ("clean", "calibrator"):
         idle += ("target",)
+    if labelling == ORM:
+        idle += ("outcomes", "clean")  # it trains on outcomes alone
     if labelling in ONLINE:
         idle += ("clean",)  # its steps' slots hold evidence, not labels
     if labelling == "weight_table" and spec.phase == "retrain":

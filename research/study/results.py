@@ -9,7 +9,7 @@ from typing import Any
 
 from dreamprm_jax.schema import DataError, canonical_json, content_hash
 from dreamprm_jax.storage import read_json
-from dreamprm_jax.study.settings import StudySettings
+from research.study.settings import StudySettings
 
 Row = dict[str, Any]  # regime, seed, arm and figures
 FORMAT = 1  # raise when results change their meaning
@@ -51,7 +51,7 @@ def read_results(folder: Path) -> list[Row]:
     """
     rows = [read_json(path) for path in sorted((folder / "results").glob("*/*/*.json"))]
     if not rows:
-        raise DataError(f"{folder}: no results of a study; `dreamprm study` makes them")
+        raise DataError(f"{folder}: no results of a study; `python -m research.study` makes them")
     if len(kinds := {row["settings"] for row in rows if "settings" in row}) > 1:
         raise DataError(f"{folder}: results of {len(kinds)} different settings; remove it and run the study again")
     return rows

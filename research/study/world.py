@@ -21,8 +21,8 @@ from dreamprm_jax.policy.simulated import SimulatedPolicy
 from dreamprm_jax.problems.procedural.compose import Composition, compose
 from dreamprm_jax.problems.procedural.truth import Valuer
 from dreamprm_jax.problems.procedural.writing import Written, read
-from dreamprm_jax.schema import Outcome, Problem, Program, StepLabel, Verdict
-from dreamprm_jax.study.regimes import Regime
+from dreamprm_jax.schema import Outcome, Program, StepLabel, TestedProblem, Verdict
+from research.study.regimes import Regime
 
 WINDOWS = ("train", "meta", "test")
 
@@ -60,7 +60,7 @@ class World:
     """The problems and programs of one seed; the same in all regimes."""
 
     seed: int
-    problems: dict[str, dict[str, Problem]]  # by window, by problem id
+    problems: dict[str, dict[str, TestedProblem]]  # by window, by problem id
     compositions: dict[str, Composition]
     programs: dict[str, list[Known]]  # by window, those of one problem together
 
@@ -84,7 +84,7 @@ class World:
 
 def make_world(seed: int, sizes: Sizes) -> World:
     """Composes problems, lets the simulated policy write programs, and works out their truth."""
-    problems: dict[str, dict[str, Problem]] = {window: {} for window in WINDOWS}
+    problems: dict[str, dict[str, TestedProblem]] = {window: {} for window in WINDOWS}
     compositions: dict[str, Composition] = {}
     counts = {"train": sizes.train, "meta": sizes.meta, "test": sizes.test}
     for window, problem, composition in compose(seed, counts, sizes.private_tests):
@@ -140,7 +140,7 @@ def rollout_chances(
     return chances
 
 
-def _with_tests(problem: Problem, count: int) -> Problem:
+def _with_tests(problem: TestedProblem, count: int) -> TestedProblem:
     if not count:
         return problem
     return dataclasses.replace(problem, public_tests=problem.tests[:count], private_tests=())

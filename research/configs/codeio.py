@@ -1,6 +1,6 @@
 """The labellings on real programs: CodeI/O references with wrong variants of their functions, every combination run.
 
-Command:  dreamprm study codeio --config=configs/study/codeio.py --workdir=runs/study_codeio
+Command:  python -m research.study codeio --config=research/configs/codeio.py --workdir=runs/study_codeio
 Cost:     about 4 minutes of one core; resumable problem by problem
 Expected: docs/label_correction.md
 """
@@ -9,7 +9,7 @@ import dataclasses
 
 from ml_collections import config_dict
 
-from dreamprm_jax.study.codeio import CodeioSettings
+from research.study.codeio import CodeioSettings
 
 
 def get_config() -> config_dict.ConfigDict:

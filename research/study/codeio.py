@@ -21,11 +21,11 @@ from dreamprm_jax.metrics.statistics import percentile_interval, resampled_count
 from dreamprm_jax.metrics.step_metrics import auroc_replicates
 from dreamprm_jax.policy.protocol import request_seed
 from dreamprm_jax.schema import DataError, Outcome, StepLabel, Verdict
-from dreamprm_jax.study.codeio_variants import Limits, Variants
-from dreamprm_jax.study.measures import label_measures
-from dreamprm_jax.study.regimes import Regime, regime
-from dreamprm_jax.study.results import Row
-from dreamprm_jax.study.world import drawn_label
+from research.study.codeio_variants import Limits, Variants
+from research.study.measures import label_measures
+from research.study.regimes import Regime, regime
+from research.study.results import Row
+from research.study.world import drawn_label
 
 BASELINE = "raw"
 TRUE_VALUE = "true_value"  # a reference, not a labelling: what infinitely many rollouts of the writing policy give

@@ -14,8 +14,8 @@ from dreamprm_jax.problems.procedural.mistakes import HIGHEST_RATE, form_probabi
 from dreamprm_jax.problems.procedural.truth import Valuer
 from dreamprm_jax.problems.procedural.writing import read
 from dreamprm_jax.sandbox.compare import output_mismatch
-from dreamprm_jax.study.regimes import REGIMES, Regime
-from dreamprm_jax.study.world import Sizes, draw_labels, make_world, rollout_chances
+from research.study.regimes import REGIMES, Regime
+from research.study.world import Sizes, draw_labels, make_world, rollout_chances
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """One unit of work of a study: every arm of one regime and one seed, each result written as soon as it is known.
 
-Run as a process of its own by ``study.run``: ``python -m dreamprm_jax.study.unit FOLDER REGIME SEED``.
+Run as a process of its own by ``study.run``: ``python -m research.study.unit FOLDER REGIME SEED``.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from dreamprm_jax.bilevel.labels import LabelTable, Parametrisation, WeightTable
-from dreamprm_jax.config import LabelsConfig, ModelConfig
+from dreamprm_jax.config import LabelsConfig, MetaConfig, ModelConfig
 from dreamprm_jax.labeling.correction.methods import (
     ONLINE,
     LabelSource,
@@ -30,21 +29,26 @@ from dreamprm_jax.labeling.correction.methods import (
     fixed_labels,
     step_key,
 )
-from dreamprm_jax.models.decoder import decoder_config
+from dreamprm_jax.models.decoder import DecoderConfig, decoder_config
 from dreamprm_jax.storage import read_json, write_json
-from dreamprm_jax.study import fit
-from dreamprm_jax.study.arms import ORM, ArmSpec, parse_arm, same_everywhere
-from dreamprm_jax.study.measures import Figures, label_measures, model_measures, program_measures
-from dreamprm_jax.study.reading import examples, structure_vocabulary
-from dreamprm_jax.study.regimes import Regime, regime
-from dreamprm_jax.study.results import Row, file_name, identity, missing, result_path
-from dreamprm_jax.study.settings import StudySettings, read_settings
-from dreamprm_jax.study.world import Known, World, draw_labels, make_world
 from dreamprm_jax.training.arms import make_parametrisation
+from dreamprm_jax.training.checkpoint import TrainState
+from dreamprm_jax.training.evaluate_during import label_figures
+from dreamprm_jax.training.every_step import every_step
 from dreamprm_jax.training.examples import Example
 from dreamprm_jax.training.feed import PackedRows
 from dreamprm_jax.training.online_faults import alive_posterior, inferred_labels
+from dreamprm_jax.training.steps import LabelMove, StepInputs
+from research.study.arms import ORM, ArmSpec, parse_arm, same_everywhere
+from research.study.fit import Fitter, batches, reader
+from research.study.measures import Figures, label_measures, model_measures, program_measures
+from research.study.reading import examples, structure_vocabulary
+from research.study.regimes import Regime, regime
+from research.study.results import Row, file_name, identity, missing, result_path
+from research.study.settings import StudySettings, read_settings
+from research.study.world import Known, World, draw_labels, make_world
 
+WRONG_BY = 0.1  # above the floor that labels are clipped to before a table starts from them
 _LABELS = LabelsConfig(clean_target="recoverable")
 # Shared by all arms, so that a step is compiled once.
 _TABLES: dict[str, Parametrisation] = {"label_table": LabelTable(_LABELS.floor), "weight_table": WeightTable()}
@@ -89,21 +93,23 @@ class Unit:
         """Of the world, and of all training."""
         return self.world.seed
 
+    @property
+    def decoder(self) -> DecoderConfig:
+        """The reward model's shape."""
+        return decoder_config(self.model)
+
     def run(self, arm: ArmSpec) -> Figures:
         """Trains one arm and measures it."""
         figures: Figures = {}
-        recipe = dataclasses.replace(self.settings.recipe, optimizer=arm.inner)
-        weights = fit.Weights(float(arm.labelling != ORM), float(arm.outcomes))
         if arm.learned:
-            state, labels, figures = self._learn(arm, recipe, weights)
+            state, labels, figures = self._learn(arm)
             if arm.phase == "retrain":
-                state = self.train(self._inner(labels, arm), self.settings.recipe, fit.Weights(), self.seed)
+                state = self._train(self._inner(labels, arm))
         elif arm.labelling in ONLINE:
-            state, labels = self._online(recipe, weights, arm)
+            state, labels = self._online(arm)
         else:
             labels = self._labels(arm.labelling, arm.target)
-            kind = "gce" if arm.labelling == "gce" else "bce"
-            state = self.train(self._inner(labels, arm, arm.without_meta), recipe, weights, self.seed, kind)
+            state = self._train(self._inner(labels, arm, arm.without_meta), arm)
         if arm.labelling != ORM:
             own = self.own > 0
             figures |= label_measures(labels[own], self.recoverable[own] > 0.5, self.value[own])
@@ -129,34 +135,33 @@ class Unit:
                 self.found[key] = fixed_labels(name, source, _LABELS)
         return self.found[key]
 
-    def _online(
-        self, recipe: fit.Recipe, weights: fit.Weights, arm: ArmSpec
-    ) -> tuple[fit.State, Float[np.ndarray, " n"]]:
+    def _online(self, arm: ArmSpec) -> tuple[TrainState, Float[np.ndarray, " n"]]:
         """A model trained by the online hidden-fault EM, and the labels that it ends with."""
         evidence, hidden = fault_evidence(self.source)
-        rows = self._inner(evidence, arm, arm.without_meta)
-        state = self.train(rows, recipe, weights, self.seed, hidden=hidden)
+        state = self._train(self._inner(evidence, arm, arm.without_meta), arm, hidden)
         own = self._pack(self.examples["train"]).relabelled(evidence.astype(np.float32))
         infer = functools.partial(alive_posterior, hidden=hidden)
-        return state, inferred_labels(fit.reader(decoder_config(self.model), state.params), infer, own, len(evidence))
+        return state, inferred_labels(reader(self.decoder, state.params), infer, own, len(evidence))
 
-    def train(
-        self,
-        rows: PackedRows,
-        recipe: fit.Recipe,
-        weights: fit.Weights,
-        seed: int,
-        kind: str = "bce",
-        hidden: float | None = None,
-    ) -> fit.State:
-        """A new model on labels, or (given q) on evidence."""
-        model = decoder_config(self.model)
-        data = fit.batches(rows, 0, recipe.steps)
-        return fit.fit(model, recipe, fit.start(model, recipe, seed), data, weights, kind, hidden)
+    def _train(self, rows: PackedRows, arm: ArmSpec | None = None, hidden: float | None = None) -> TrainState:
+        """A new model on labels, or (given q) on evidence; by default as the second phase trains."""
+        fitter, data = self._fitter(arm), batches(rows, 0, self.settings.recipe.steps)
+        return fitter.fit(fitter.start(self.seed), data, arm is not None and arm.labelling == ORM, hidden)
 
-    def score(self, state: fit.State, programs: Sequence[Example]) -> list[Float[np.ndarray, " steps"]]:
+    def _fitter(self, arm: ArmSpec | None) -> Fitter:
+        recipe = self.settings.recipe
+        if arm is None:
+            return Fitter(self.decoder, recipe.train_config())
+        config = dataclasses.replace(recipe, optimizer=arm.inner).train_config(
+            outcome_weight=float(arm.outcomes),
+            loss="gce" if arm.labelling == "gce" else "bce",
+            meta=MetaConfig(learning_rate=arm.rate, unroll=arm.unroll),
+        )
+        return Fitter(self.decoder, config)
+
+    def score(self, state: TrainState, programs: Sequence[Example]) -> list[Float[np.ndarray, " steps"]]:
         """Logits of every step of every program, in their order."""
-        return fit.score(decoder_config(self.model), state.params, self._pack(programs))
+        return every_step(reader(self.decoder, state.params), self._pack(programs))
 
     def _pack(self, programs: Sequence[Example]) -> PackedRows:
         return PackedRows(programs, self.settings.row_tokens, self.settings.rows, self.seed)
@@ -167,46 +172,32 @@ class Unit:
         programs = self.examples["train"] + ([] if held_out else self.examples["meta"])
         return self._pack(programs).relabelled(chosen.astype(np.float32))
 
-    def _learn(
-        self, arm: ArmSpec, recipe: fit.Recipe, weights: fit.Weights
-    ) -> tuple[fit.State, Float[np.ndarray, " n"], Figures]:
+    def _learn(self, arm: ArmSpec) -> tuple[TrainState, Float[np.ndarray, " n"], Figures]:
         """Warm-up on the starting labels, then bi-level training."""
-        model = decoder_config(self.model)
-        begin = self._labels(arm.start)
+        fitter, steps = self._fitter(arm), self.settings.recipe.steps
+        begin = self._labels(arm.start).astype(np.float32)
         learner = self._parametrisation(arm, begin)
-        calls = round((1 - self.settings.warm_share) * recipe.steps / arm.unroll)
-        warm = recipe.steps - calls * arm.unroll
+        calls = round((1 - self.settings.warm_share) * steps / arm.unroll)
+        warm = steps - calls * arm.unroll
         rows = self._inner(begin, arm, held_out=arm.meta != "same")
-        state = fit.start(model, recipe, self.seed)
-        state = fit.fit(model, recipe, state, fit.batches(rows, 0, warm), weights)
+        state = fitter.with_labels(fitter.fit(fitter.start(self.seed), batches(rows, 0, warm)), learner, begin)
+        before = np.asarray(learner.labels(state.phi, begin))  # clipped to the floor
         looked_at = self._pack(self.examples["train" if arm.meta == "same" else "meta"])
         clean = np.where(self.own > 0, np.nan, self.recoverable) if arm.meta == "clean_steps" else self.own * np.nan
-        outer = fit.batches(looked_at.relabelled(clean.astype(np.float32)), 0, calls)
-        first = fit.meta_start(learner, begin)
-        state, meta, trace = fit.fit_bilevel(
-            model,
-            recipe,
-            learner,
-            arm.unroll,
-            arm.rate,
-            state,
-            first,
-            fit.batches(rows, warm, recipe.steps),
-            outer,
-            weights,
-            float(arm.meta == "clean_steps"),
-            begin.astype(np.float32),
-            np.stack([np.where(self.own > 0, truth, np.nan) for truth in (self.value, self.recoverable)]),
-        )
-        labels = np.asarray(learner.labels(meta.phi, jnp.asarray(begin, jnp.float32)))
-        before = np.asarray(learner.labels(first.phi, jnp.asarray(begin, jnp.float32)))  # clipped to the floor
+        outer = batches(looked_at.relabelled(clean.astype(np.float32)), 0, calls)
+        inputs = StepInputs(batches(rows, warm, steps), outer)
+        state, moves = fitter.fit_bilevel(state, inputs, learner, begin, arm.meta == "clean_steps")
+        labels = np.asarray(learner.labels(state.phi, begin))
         figures = {"label_moved": float(np.mean(np.abs(labels - before)[self.own > 0]))}
-        agreement = np.asarray(trace.agreement)
-        for name, column in zip(("value", "recoverable"), agreement.T, strict=True):
-            if np.isfinite(column).any():  # a weight table moves no label
-                figures[f"sign_agreement_{name}"] = float(np.nanmean(column))
+        label_moves = [LabelMove(*move) for move in zip(*map(np.asarray, moves), strict=True)]
+        for name, truth in (("value", self.value), ("recoverable", self.recoverable)):
+            known = np.where(self.own > 0, truth, np.nan).astype(np.float32)
+            each = (label_figures(move, known, WRONG_BY) for move in label_moves)
+            signs = [found["hypergradient_sign_agreement"] for found in each if "hypergradient_sign_agreement" in found]
+            if signs:  # a weight table moves no label
+                figures[f"sign_agreement_{name}"] = float(np.mean(signs))
         if arm.labelling == "weight_table":
-            figures["mean_weight"] = float(np.mean(np.asarray(meta.phi)[self.own > 0]))
+            figures["mean_weight"] = float(np.mean(np.asarray(state.phi)[self.own > 0]))
         return state, labels, figures
 
     def _parametrisation(self, arm: ArmSpec, begin: Float[np.ndarray, " n"]) -> Parametrisation:

@@ -16,10 +16,11 @@ from tqdm import tqdm
 
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import read_json, write_json
-from dreamprm_jax.study.results import missing, relevant
-from dreamprm_jax.study.settings import StudySettings
+from research.study.results import missing, relevant
+from research.study.settings import StudySettings
 
 Unit = tuple[str, int]
+_REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def run_study(settings: StudySettings, folder: Path) -> None:
@@ -107,7 +108,8 @@ def _start(settings: StudySettings, folder: Path, unit: Unit) -> subprocess.Pope
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "dreamprm_jax.study.unit", str(folder), regime, str(seed)],
+            [sys.executable, "-m", "research.study.unit", str(folder.resolve()), regime, str(seed)],
+            cwd=_REPOSITORY,  # where the package research is found
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,

@@ -1,13 +1,13 @@
 """Confirmation of the finalists with the small structural reward model, on ten seeds that nothing was chosen by.
 
-Command:  dreamprm study --config=configs/study/confirm_structure.py --workdir=runs/study_confirm_structure
+Command:  python -m research.study --config=research/configs/confirm_structure.py --workdir=runs/study_confirm_structure
 Cost:     100 seconds of one core for each regime and seed: 35 minutes on two cores
 Expected: docs/label_correction.md
 """
 
 from ml_collections import config_dict
 
-from dreamprm_jax.study.presets import structural
+from research.study.presets import structural
 
 
 def get_config() -> config_dict.ConfigDict:

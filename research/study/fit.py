@@ -1,0 +1,185 @@
+"""Fits the study's reward models with the trainer's losses and steps, many steps in one compiled program.
+
+A study trains hundreds of small models of a few shapes. So all steps of a fit are one ``lax.scan`` over batches made
+beforehand. Labels are in the batches, and q is an argument: one program serves all labelings, regimes and seeds.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from dreamprm_jax.bilevel.labels import Parametrisation
+from dreamprm_jax.config import TrainConfig
+from dreamprm_jax.models.decoder import DecoderConfig
+from dreamprm_jax.models.reward import Params, init_params
+from dreamprm_jax.training.checkpoint import TrainState
+from dreamprm_jax.training.feed import Batch, PackedRows
+from dreamprm_jax.training.losses import batch_logits, make_inner_loss, make_outcome_loss
+from dreamprm_jax.training.online_faults import alive_posterior
+from dreamprm_jax.training.steps import (
+    LabelMove,
+    StepInputs,
+    make_bilevel_step,
+    make_meta_optimizer,
+    make_optimizer,
+    make_plain_step,
+)
+
+Inner = Literal["adamw", "sgd"]
+SGD = f"{Path(__file__).with_name('sgd.py')}:clipped_sgd"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the reward model's parameters are trained."""
+
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    adam_b2: float = 0.98
+    steps: int = 400  # of a whole training
+    optimizer: Inner = "adamw"
+    sgd_rate: float = 0.3  # learning rate of "sgd"
+
+    def train_config(self, **others: Any) -> TrainConfig:
+        """The trainer's settings; ``others`` are set on top."""
+        sgd = self.optimizer == "sgd"
+        return TrainConfig(
+            warmup_steps=0,
+            steps=self.steps,
+            optimizer=SGD if sgd else "adamw",
+            learning_rate=self.sgd_rate if sgd else self.learning_rate,
+            weight_decay=self.weight_decay,
+            clip_norm=self.clip_norm,
+            adam_b2=self.adam_b2,
+            **others,
+        )
+
+
+def batches(rows: PackedRows, first: int, last: int) -> Batch:
+    """The batches of steps ``first`` to ``last`` (exclusive), stacked along a new leading axis."""
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *(rows.batch(step) for step in range(first, last)))
+
+
+@dataclass(frozen=True)
+class Fitter:
+    """A reward model's shape and the settings of its training."""
+
+    model: DecoderConfig
+    config: TrainConfig
+
+    def start(self, seed: int) -> TrainState:
+        """A random model."""
+        params = _init(self.model)(jax.random.key(seed))
+        return TrainState(params, make_optimizer(self.config).init(params), (), ())
+
+    def fit(
+        self, state: TrainState, data: Batch, outcomes_only: bool = False, hidden: float | None = None
+    ) -> TrainState:
+        """First-order training.
+
+        Args:
+          state: Where to start.
+          data: Batches with leaves [steps, B, ...].
+          outcomes_only: Whether to train an outcome reward model, which sees no step label.
+          hidden: q of the online inference. The label slots then hold evidence; without q they hold labels.
+        """
+        run = _plain(self, outcomes_only)
+        return run(state, data, None if hidden is None else jnp.float32(hidden))
+
+    def with_labels(self, state: TrainState, labels: Parametrisation, raw: Float[np.ndarray, " n"]) -> TrainState:
+        """The state with label-side parameters that start from ``raw``."""
+        phi = labels.init(jnp.asarray(raw))
+        return state._replace(phi=phi, meta_opt_state=make_meta_optimizer(self.config, labels).init(phi))
+
+    def fit_bilevel(
+        self,
+        state: TrainState,
+        inputs: StepInputs,
+        labels: Parametrisation,
+        raw: Float[np.ndarray, " n"],
+        clean_steps: bool = False,
+    ) -> tuple[TrainState, LabelMove]:
+        """Bi-level training: K inner steps, then one step of phi along the exact hypergradient.
+
+        Args:
+          state: The result of ``with_labels``.
+          inputs: Leaves of ``batch`` [calls * K, B, ...], of ``outer`` [calls, B, ...].
+          labels: What phi means.
+          raw: float32[n], the labels that phi started from.
+          clean_steps: Whether the outer loss also reads the step labels in ``inputs.outer``.
+
+        Returns:
+          The last state, and what became of the labels in every call, leaves [calls, n].
+        """
+        unroll = self.config.meta.unroll
+        batch = inputs.batch
+        if unroll > 1:
+            batch = jax.tree.map(lambda leaf: leaf.reshape(-1, unroll, *leaf.shape[1:]), batch)
+        return _bilevel(self, labels, clean_steps)(state, batch, inputs.outer, jnp.asarray(raw))
+
+
+@functools.cache
+def _init(model: DecoderConfig) -> Any:
+    return jax.jit(functools.partial(init_params, model))
+
+
+@functools.cache
+def _plain(fitter: Fitter, outcomes_only: bool) -> Any:
+    model, config = fitter.model, fitter.config
+
+    @jax.jit
+    def run(state: TrainState, data: Batch, hidden: Array | None) -> TrainState:
+        infer = None if hidden is None else functools.partial(alive_posterior, hidden=hidden)
+        loss = (
+            make_outcome_loss(model)
+            if outcomes_only
+            else make_inner_loss(model, None, config.outcome_weight, config.loss, infer=infer)
+        )
+        step = make_plain_step(loss, make_optimizer(config))
+        return jax.lax.scan(lambda state, batch: (step(state, StepInputs(batch)).state, None), state, data)[0]
+
+    return run
+
+
+@functools.lru_cache(maxsize=16)
+def _bilevel(fitter: Fitter, labels: Any, clean_steps: bool) -> Any:
+    """Compiled once for each parametrisation: tables hold no data and are shared, networks hold their features."""
+    model, config = fitter.model, fitter.config
+    inner_loss = make_inner_loss(model, labels, config.outcome_weight)
+    steps_and_outcomes = make_inner_loss(model, None, 1.0)
+
+    def outer_loss(params: Params, batch: Batch) -> Float[Array, ""]:
+        return steps_and_outcomes(params, (), batch)
+
+    @jax.jit
+    def run(state: TrainState, data: Batch, outer: Batch, raw: Array) -> tuple[TrainState, LabelMove]:
+        step = make_bilevel_step(
+            model, inner_loss, labels, make_optimizer(config), config, raw, outer_loss if clean_steps else None
+        )
+
+        def one(state: TrainState, both: tuple[Batch, Batch]) -> tuple[TrainState, LabelMove | None]:
+            result = step(state, StepInputs(*both, do_meta=True))
+            return result.state, result.label_move
+
+        return jax.lax.scan(one, state, (data, outer))
+
+    return run
+
+
+@functools.cache
+def _forward(model: DecoderConfig) -> Any:
+    return jax.jit(functools.partial(batch_logits, model))
+
+
+def reader(model: DecoderConfig, params: Params) -> Any:
+    """A function from a batch to its logits [B, S]."""
+    return functools.partial(_forward(model), params)
