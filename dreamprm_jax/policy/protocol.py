@@ -27,6 +27,9 @@ class PolicyError(RuntimeError):
     """
 
 
+CONTEXT_OVERFLOW = "context_overflow"  # finish_reason where the context had no room for an answer
+
+
 @dataclass(frozen=True)
 class CompletionRequest:
     """``n`` programs that begin with one prefix.
@@ -52,7 +55,8 @@ class Completion:
 
     Attributes:
       code: The whole program: the prefix and its continuation.
-      finish_reason: Why the policy stopped: "stop", "length" (cut short), or the server's own word.
+      finish_reason: Why the policy stopped: "stop", "length" (cut short), ``CONTEXT_OVERFLOW`` (there is no answer, and
+        the code is the prefix), or the server's own word.
       forced: True where the policy really continued the prefix, character for character; False where the prefix was
         only shown to it ("starter code") and the answer may differ. With an empty prefix it is True.
       log_probability: The mean log-probability of the tokens that were sampled, where the policy tells it.

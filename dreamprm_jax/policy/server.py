@@ -28,7 +28,7 @@ from dreamprm_jax.config import PolicyConfig
 from dreamprm_jax.policy.abilities import Abilities, probe, record, recorded
 from dreamprm_jax.policy.chat_template import load_chat_template
 from dreamprm_jax.policy.continuation import from_chat, from_completion
-from dreamprm_jax.policy.protocol import Completion, CompletionRequest, PolicyError
+from dreamprm_jax.policy.protocol import CONTEXT_OVERFLOW, Completion, CompletionRequest, PolicyError
 from dreamprm_jax.policy.transport import ContextOverflow, Refused, Reply, Transport
 from dreamprm_jax.runs.server_usage import Usage, UsageLog
 from dreamprm_jax.schema import DataError
@@ -104,7 +104,7 @@ class ServerPolicy:
 
         A greedy request (temperature 0) is asked once: its n answers are equal. A server that gives one choice a
         request, or only so many, is asked again until there are n, so that its cache holds the prefix meanwhile. Where
-        the context has no room for an answer, the answers are empty ones that were cut short.
+        the context has no room for an answer, the answers have ``finish_reason`` ``CONTEXT_OVERFLOW``.
 
         Raises:
           PolicyError: when the server refuses, or still fails after its retries.
@@ -175,7 +175,7 @@ class ServerPolicy:
                 limit //= 2  # only the limit may be too long, not the prompt
                 if limit < _LEAST_TOKENS:
                     self._log.add(Usage(truncated_answers=request.n, context_overflows=request.n))
-                    return [Completion(request.prefix, "length", forced=True)] * request.n
+                    return [Completion(request.prefix, CONTEXT_OVERFLOW, forced=True)] * request.n
 
     def _parameters(self, request: CompletionRequest, given: str, limit: int) -> dict[str, Any]:
         parameters: dict[str, Any] = {

@@ -6,6 +6,7 @@ The model's name asks for a behaviour, the part after ":" keeps the counts of di
   plain         answers as it should
   fail500_K     HTTP 500 for the first K requests, then plain (also fail429_K with Retry-After, malformed_K, empty_K)
   slow          waits a second before it answers
+  hang_K        never answers request number K
   one           one choice, whatever n is
   few           one choice less than n
   echo          repeats the prompt in the answer
@@ -83,6 +84,10 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse(f"Unsupported parameter: '{name}' is not supported with this model.", name)
         elif behaviour == "quota":
             self.reply(429, {"error": {"message": "pay first", "code": "insufficient_quota"}})
+        elif behaviour == "hang" and number == int(count):
+            time.sleep(3600)
+        elif behaviour == "hang":
+            self.complete(body, "plain")
         elif count and number <= int(count):
             self.fail(behaviour)
         elif behaviour == "denied":
@@ -177,6 +182,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
+    ThreadingHTTPServer.daemon_threads = True
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     print(server.server_address[1], flush=True)
     server.serve_forever()

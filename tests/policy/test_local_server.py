@@ -22,7 +22,7 @@ from dreamprm_jax.config import Config, PolicyConfig, SandboxConfig, load_config
 from dreamprm_jax.policy.abilities import Abilities
 from dreamprm_jax.policy.local_server import LocalServer
 from dreamprm_jax.policy.local_server import main as serve
-from dreamprm_jax.policy.protocol import CompletionRequest
+from dreamprm_jax.policy.protocol import CONTEXT_OVERFLOW, CompletionRequest
 from dreamprm_jax.policy.server import ServerPolicy
 from dreamprm_jax.problems.livecodebench import load_problems
 from dreamprm_jax.runs.paths import Paths
@@ -91,7 +91,7 @@ def test_a_context_without_room(server, problems):
     policy = ServerPolicy(settings(server), abilities=Abilities())
     prefix = "x = 1\n" * 700
     (answer,) = policy.complete(CompletionRequest(problems["tiny-add"], prefix, 1, 0.3, 5))
-    assert (answer.code, answer.finish_reason) == (prefix, "length")
+    assert (answer.code, answer.finish_reason) == (prefix, CONTEXT_OVERFLOW)
     assert policy.usage.context_overflows == 1
 
 

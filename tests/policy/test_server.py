@@ -21,7 +21,7 @@ from dreamprm_jax.policy.abilities import Abilities
 from dreamprm_jax.policy.chat_template import load_chat_template
 from dreamprm_jax.policy.continuation import from_chat, from_completion
 from dreamprm_jax.policy.factory import make_policy
-from dreamprm_jax.policy.protocol import CompletionRequest, PolicyError
+from dreamprm_jax.policy.protocol import CONTEXT_OVERFLOW, CompletionRequest, PolicyError
 from dreamprm_jax.policy.server import ServerPolicy, Usage
 from dreamprm_jax.schema import DataError, Problem
 
@@ -191,7 +191,7 @@ def test_where_the_context_is_short_the_answer_is(server):
     assert [sent["max_tokens"] for sent in log(policy)] == [2048, 1024, 512]
     full = server("overflow_1")
     completions = full.complete(request())
-    assert [(c.code, c.finish_reason) for c in completions] == [(PREFIX, "length")] * 4
+    assert [(c.code, c.finish_reason) for c in completions] == [(PREFIX, CONTEXT_OVERFLOW)] * 4
     assert (full.usage.truncated_answers, full.usage.context_overflows, full.usage.requests) == (4, 4, 0)
 
 
