@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dreamprm_jax.evaluation.text_table import csv_text
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import atomic_path, write_text
 from dreamprm_jax.study.results import read_results
 from dreamprm_jax.study.settings import StudySettings, freeze_study
+from dreamprm_jax.tables import csv_text
 
 DESCRIPTION = """\
 Trains a small reward model on each labelling (arm) in each regime of label noise for each seed, on the procedural

@@ -10,7 +10,6 @@ import numpy as np
 from tqdm import tqdm
 
 from dreamprm_jax.config import SandboxConfig
-from dreamprm_jax.evaluation.text_table import csv_text, number, percent, signed
 from dreamprm_jax.problems.codeio import Task
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import write_text
@@ -19,6 +18,7 @@ from dreamprm_jax.study.codeio_variants import LeftOut, Variants, read_variants
 from dreamprm_jax.study.regimes import Regime, regime
 from dreamprm_jax.study.results import Row
 from dreamprm_jax.study.settings import typed
+from dreamprm_jax.tables import csv_text, number, percent, signed
 
 DESCRIPTION = """\
 Takes the reference programs of CodeI/O problems, makes a few wrong variants of their functions, runs every combination

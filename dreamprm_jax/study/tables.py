@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from dreamprm_jax.evaluation.text_table import ABSENT
 from dreamprm_jax.study.results import Row
+from dreamprm_jax.tables import ABSENT
 
 # figure -> column
 LABEL_COLUMNS = {
