@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from dreamprm_jax.evaluation.candidates import Candidates, load_candidates
 from dreamprm_jax.evaluation.hacking import hacking_row
-from dreamprm_jax.evaluation.methods import Method
+from dreamprm_jax.evaluation.judged_candidates import Candidates, load_candidates
+from dreamprm_jax.evaluation.ranking import Method
 from dreamprm_jax.labeling.exact_truth import load_truth
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, Problem, Program, Score, StepLabel, Verdict
