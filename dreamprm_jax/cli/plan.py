@@ -57,7 +57,7 @@ def main(args: argparse.Namespace) -> int:
     if not 0 < args.efficiency <= 1:
         raise DataError(f"--efficiency={args.efficiency:g}: must be above 0 and at most 1")
     from dreamprm_jax.planning.plan import make_plan
-    from dreamprm_jax.planning.table import lines
+    from dreamprm_jax.planning.text import lines
 
     config = config_of(args)
     validate(config)

@@ -13,8 +13,8 @@ from dreamprm_jax.runs.locks import run_lock
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.runs.stage_folder import require_done
 from dreamprm_jax.schema import DataError
-from dreamprm_jax.search.methods import ProgramScorer
-from dreamprm_jax.search.stage import search_window
+from dreamprm_jax.search.algorithms import ProgramScorer
+from dreamprm_jax.search.comparison import search_window
 from dreamprm_jax.stages.validation import validate
 
 

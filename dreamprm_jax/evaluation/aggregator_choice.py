@@ -1,21 +1,88 @@
-"""``evaluate.aggregator = "auto"``: the aggregator that selects best on the meta window's candidates."""
+"""Chooses the aggregator on candidates other than those that it is used on.
+
+The best of eight aggregators looks too good on the problems that it was picked on. So it is picked on other problems:
+the meta window's, if that has several scored candidates a problem (``evaluate.aggregator = "auto"``), or the test
+window's other folds (``cross_fitted``: the accuracy to expect from choosing on labeled problems of the same kind).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from dreamprm_jax.config import Config
-from dreamprm_jax.evaluation.candidates import Candidates, load_candidates
-from dreamprm_jax.evaluation.methods import arm_method, is_outcome_model
+from dreamprm_jax.evaluation.judged_candidates import Candidates, load_candidates
+from dreamprm_jax.evaluation.ranking import arm_method
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import Skip
 from dreamprm_jax.selection.aggregators import AGGREGATORS
-from dreamprm_jax.selection.choose_aggregator import Choice, automatic
+from dreamprm_jax.selection.reward_models import is_outcome_model
 
 DEFAULT = "last"
 """The value of the complete program, which is what a Monte-Carlo label of its last step estimates."""
+
+MIN_PROBLEMS = 20
+"""Problems with both passing and failing candidates below which nothing is chosen: the choice would be noise."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which aggregator, and why."""
+
+    name: str
+    reason: str
+    accuracies: Mapping[str, float]  # of each aggregator where it was chosen; empty where it was not
+
+
+def automatic(
+    accuracies: Mapping[str, np.ndarray] | None, mixed: int, default: str, where: str, missing: str = ""
+) -> Choice:
+    """The aggregator with the highest mean accuracy; ties go to the default, then to the order of the mapping.
+
+    Args:
+      accuracies: aggregator -> (P,) best-of-N accuracy on each held-out problem, mean over the reward models; None
+        where there is nothing to choose on.
+      mixed: how many of those problems have both passing and failing candidates.
+      default: kept where there is too little to choose on.
+      where: names the held-out candidates.
+      missing: why there are none.
+    """
+    if accuracies is None or mixed < MIN_PROBLEMS:
+        reason = missing or f"{where}: {mixed} problems with passing and failing candidates, {MIN_PROBLEMS} are needed"
+        return Choice(default, f"{default} kept, nothing to choose on ({reason})", {})
+    means = {name: float(np.mean(values)) for name, values in accuracies.items()}
+    best = max(means.values())
+    ties = [name for name, value in means.items() if value >= best - 1e-12]
+    name = default if default in ties else ties[0]
+    return Choice(name, f"chosen on {where}, {mixed} with passing and failing candidates", means)
+
+
+def cross_fitted(accuracies: Sequence[np.ndarray], folds: int = 5, repeats: int = 20, seed: int = 0) -> np.ndarray:
+    """Accuracy on each problem under the aggregator that is best on the other folds.
+
+    Args:
+      accuracies: (P,) of each aggregator.
+      folds: parts of the problems.
+      repeats: random partitions that are averaged.
+      seed: of the partitions.
+
+    Returns:
+      (P,); their mean is what choosing on other problems is worth.
+    """
+    values = np.stack(accuracies)
+    problems = values.shape[1]
+    if problems < folds:
+        return np.full(problems, np.nan)
+    rng = np.random.default_rng(seed)
+    total = np.zeros(problems)
+    for _ in range(repeats):
+        fold = rng.permutation(problems) % folds
+        for part in range(folds):
+            best = int(np.argmax(values[:, fold != part].mean(axis=1)))
+            total[fold == part] += values[best, fold == part]
+    return total / repeats
 
 
 def choose_aggregator(config: Config, paths: Paths, skips: list[Skip]) -> Choice:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from tokenizers import Tokenizer
 
-from dreamprm_jax.evaluation.candidates import Candidates
+from dreamprm_jax.evaluation.judged_candidates import Candidates
 from dreamprm_jax.runs.paths import Paths
 
 

@@ -1,34 +1,135 @@
-"""Runs the test candidates on inputs without their answers, for the votes: journaled, so that a kill loses nothing."""
+"""Clusters of the test candidates by what they print, for the votes.
+
+Candidates are run in the sandbox on inputs without expected outputs. A journal keeps the results, so that a killed run
+continues. Outputs are stored as hashes of their normalized text: they are untrusted, and only equality matters.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from dreamprm_jax.config import Config
-from dreamprm_jax.evaluation.candidates import Candidates, candidate_name
+from dreamprm_jax.evaluation.judged_candidates import Candidates, candidate_name
 from dreamprm_jax.problems.hidden_tests import HiddenTests, tests_digest
 from dreamprm_jax.problems.procedural.compose import Composition
 from dreamprm_jax.runs.fingerprint import settings_digest
 from dreamprm_jax.runs.input_digests import InputDigests
 from dreamprm_jax.runs.journal import Journal
 from dreamprm_jax.runs.paths import Paths
-from dreamprm_jax.sandbox import Judge
+from dreamprm_jax.sandbox import Judge, JudgeResult, JudgeTask
 from dreamprm_jax.sandbox.judging import judge_into
-from dreamprm_jax.schema import Skip, Verdict, content_hash
-from dreamprm_jax.selection.execution import Execution, ExecutionTask, clusters, recording_tasks, vote_inputs
+from dreamprm_jax.schema import Problem, Skip, TestCase, Verdict, content_hash
 from dreamprm_jax.storage import read_json
+
+_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What one program did on the inputs."""
+
+    outputs: tuple[str, ...]  # hash of the output on each input, up to the first on which it failed
+    verdict: Verdict  # AC: it ran on all of them
+
+    @property
+    def ran(self) -> bool:
+        """Whether it gave an output for every input."""
+        return self.verdict is Verdict.AC
+
+
+def vote_inputs(
+    problem: Problem, hidden: Collection[str], composition: Composition | None, count: int, seed: int
+) -> tuple[TestCase, ...]:
+    """Inputs to vote on: those of the public tests, and on the procedural benchmark ``count`` from its input writer.
+
+    The writer stands for the model that AlphaCode (arXiv 2203.07814) asks for inputs. No expected output is used, and
+    no hidden input: one that equals an item of ``hidden`` is left out.
+    """
+    inputs = {test.input: TestCase(test.input, "", test.testtype) for test in problem.public_tests}
+    write = composition.primitives[0].write if composition is not None else None
+    if write is not None:
+        rng = random.Random(f"vote/{seed}/{problem.problem_id}")
+        target = len(inputs) + count
+        for _ in range(20 * count):
+            if len(inputs) == target:
+                break
+            text = write(rng)
+            if text not in hidden:
+                inputs.setdefault(text, TestCase(text, ""))
+    return tuple(inputs.values())
+
+
+def normalized(output: str) -> str:
+    """Output as votes compare it: without trailing spaces and outer blank lines."""
+    return "\n".join(line.rstrip() for line in output.strip().split("\n"))
+
+
+@dataclass(frozen=True)
+class ExecutionTask:
+    """One program and the inputs to run it on."""
+
+    key: str
+    code: str
+    inputs: tuple[TestCase, ...]  # distinct, at least one
+    func_name: str | None = None
+
+
+def recording_tasks(
+    tasks: Iterable[ExecutionTask],
+) -> tuple[Iterator[JudgeTask], Callable[[JudgeResult], list[str]]]:
+    """Judge tasks that run programs on inputs, and what they recorded.
+
+    A failure on one input ends that program's run.
+
+    Returns:
+      The judge tasks, made lazily; and a function from a result to [verdict, hash of the output on each input that the
+      program answered]: ``Execution`` as JSON. It is called once a result.
+    """
+    outputs: dict[str, dict[str, str]] = {}
+    inputs: dict[str, tuple[TestCase, ...]] = {}
+
+    def judge_tasks() -> Iterator[JudgeTask]:
+        for task in tasks:
+            seen = outputs[task.key] = {}
+
+            def record(given: str, _: str, answer: str, seen: dict[str, str] = seen) -> bool:
+                seen[given] = content_hash(normalized(answer), digits=_DIGITS)  # again, where a run was repeated
+                return True
+
+            inputs[task.key] = task.inputs
+            yield JudgeTask(task.key, task.code, task.inputs, task.func_name, record)
+
+    def execution(result: JudgeResult) -> list[str]:
+        seen, given = outputs.pop(result.key), inputs.pop(result.key)
+        return [result.verdict.value, *(seen[test.input] for test in given[: result.tests_passed])]
+
+    return judge_tasks(), execution
+
+
+def clusters(executions: Sequence[Execution | None]) -> np.ndarray:
+    """(n,) cluster of each program, numbered as they first occur: equal outputs on every input.
+
+    -1 for a program that failed on an input or was not run: its failure is no answer that others could share.
+    """
+    known: dict[tuple[str, ...], int] = {}
+    return np.array(
+        [known.setdefault(one.outputs, len(known)) if one is not None and one.ran else -1 for one in executions],
+        dtype=int,
+    )
 
 
 def execution_clusters(
     config: Config, paths: Paths, candidates: Sequence[Candidates], skips: list[Skip], notes: list[str]
 ) -> tuple[np.ndarray, ...] | None:
-    """The clusters of each problem's candidates (``selection.execution.clusters``), or None with a note.
+    """The clusters of each problem's candidates (``clusters``), or None with a note.
 
-    Every distinct program of a problem that has inputs is run once; a candidate on which the sandbox itself failed is
-    named in ``skips`` and joins no cluster.
+    Each distinct program of a problem with inputs is run once. A candidate on which the sandbox itself failed is named
+    in ``skips`` and joins no cluster.
     """
     if not config.evaluate.execute:
         notes.append("no votes: evaluate.execute is false")

@@ -16,7 +16,7 @@ from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import Config, SettingInfo, to_dict
 from dreamprm_jax.evaluation.eval_all import eval_all_row, write_eval_all
 from dreamprm_jax.evaluation.files_summary import Judged, summarise, summary_text
-from dreamprm_jax.evaluation.text_table import csv_text, finite
+from dreamprm_jax.evaluation.result_files import skip_rows
 from dreamprm_jax.problems.candidates import CandidateFile, read_candidates
 from dreamprm_jax.problems.hidden_tests import HiddenTests
 from dreamprm_jax.problems.problem_files import read_for_judging
@@ -38,6 +38,7 @@ from dreamprm_jax.schema import (
     content_hash,
 )
 from dreamprm_jax.storage import read_json, write_json, write_records, write_text
+from dreamprm_jax.tables import csv_text, finite
 
 FOLDER = "evaluate_files"
 _FORMAT = "3"  # raise when the meaning of the output changes
@@ -98,7 +99,7 @@ def evaluate_files(config: Config, problems: Path, candidates: Path, workdir: Pa
     text = summary_text(results)
     write_records(folder.path / "programs.parquet", Program, programs)
     write_records(folder.path / "outcomes.parquet", Outcome, outcomes.values())
-    skipped = [{"source": skip.source, "row": skip.row, "reason": skip.reason} for skip in skips]
+    skipped = skip_rows(skips)
     write_text(folder.path / "skipped.csv", csv_text(skipped) if skipped else "source,row,reason\n")
     write_eval_all(folder.path / "eval_all.json", _eval_all(file, rows, outcomes))
     write_text(folder.path / "table.txt", text)

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from dreamprm_jax.evaluation.candidates import DIFFICULTIES
-from dreamprm_jax.evaluation.text_table import ABSENT, percent, percent_interval, text_table
+from dreamprm_jax.evaluation.judged_candidates import DIFFICULTIES
+from dreamprm_jax.evaluation.result_files import skip_counts
 from dreamprm_jax.metrics.statistics import bootstrap_interval, pass_at_k
 from dreamprm_jax.schema import Problem, Skip, Verdict
 from dreamprm_jax.selection.best_of_n import powers_of_two
+from dreamprm_jax.tables import ABSENT, percent, percent_interval, text_table
 
 _CONFUSION = (
     ("ours_pass_file_pass", True, True),
@@ -73,10 +74,7 @@ def summarise(judged: Sequence[Judged], skips: Sequence[Skip], samples: int, see
             "programs_by_steps": {str(count): step_counts[count] for count in sorted(step_counts)},
         },
         "agreement": _agreement(judged),
-        "skips": [
-            {"source": source, "reason": reason, "count": count}
-            for (source, reason), count in sorted(Counter((skip.source, skip.reason) for skip in skips).items())
-        ],
+        "skips": skip_counts(skips),
     }
 
 

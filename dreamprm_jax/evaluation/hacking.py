@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from dreamprm_jax.evaluation.candidates import Candidates
-from dreamprm_jax.evaluation.methods import Method
+from dreamprm_jax.evaluation.judged_candidates import Candidates
+from dreamprm_jax.evaluation.ranking import Method
 from dreamprm_jax.metrics.statistics import bootstrap_means, percentile_interval
 from dreamprm_jax.selection.aggregators import as_probability
 from dreamprm_jax.selection.best_of_n import best_of_k_weights

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from dreamprm_jax.evaluation.candidates import DIFFICULTIES
-from dreamprm_jax.evaluation.methods import ORACLE, RANDOM
-from dreamprm_jax.evaluation.text_table import Table, number, percent, percent_interval, signed
+from dreamprm_jax.evaluation.judged_candidates import DIFFICULTIES
+from dreamprm_jax.evaluation.ranking import ORACLE, RANDOM
 from dreamprm_jax.metrics.statistics import wilson_interval
+from dreamprm_jax.tables import Table, number, percent, percent_interval, signed
 
 GROUPS = (31, 39, 61)
 SOLVED: Mapping[str, tuple[float, float, float]] = {

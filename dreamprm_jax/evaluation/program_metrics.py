@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from dreamprm_jax.evaluation.candidates import Candidates
-from dreamprm_jax.evaluation.methods import Method
+from dreamprm_jax.evaluation.judged_candidates import Candidates
+from dreamprm_jax.evaluation.ranking import Method
 from dreamprm_jax.metrics.statistics import percentile_interval
 from dreamprm_jax.metrics.step_metrics import (
     auroc,

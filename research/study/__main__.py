@@ -10,9 +10,9 @@ from typing import Any
 
 from dreamprm_jax.cli.options import settings_help, workdir_of
 from dreamprm_jax.config import load_settings
-from dreamprm_jax.evaluation.text_table import csv_text
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import atomic_path, write_text
+from dreamprm_jax.tables import csv_text
 from research.study.results import read_results
 from research.study.settings import StudySettings, freeze_study
 

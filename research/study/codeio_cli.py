@@ -10,10 +10,10 @@ from tqdm import tqdm
 
 from dreamprm_jax.cli.options import workdir_of
 from dreamprm_jax.config import SandboxConfig, load_settings
-from dreamprm_jax.evaluation.text_table import csv_text, number, percent, signed
 from dreamprm_jax.problems.codeio import Task
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import write_text
+from dreamprm_jax.tables import csv_text, number, percent, signed
 from research.study.codeio import BASELINE, CodeioSettings, Steps, compare, draw_steps
 from research.study.codeio_variants import LeftOut, Variants, read_variants
 from research.study.regimes import Regime, regime

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from dreamprm_jax.evaluation.text_table import ABSENT
+from dreamprm_jax.tables import ABSENT
 from research.study.results import Row
 
 # figure -> column

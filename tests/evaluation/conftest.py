@@ -14,6 +14,7 @@ from dreamprm_jax import config as config_module
 from dreamprm_jax.labeling.exact_truth import load_truth
 from dreamprm_jax.policy.protocol import CompletionRequest
 from dreamprm_jax.policy.simulated import SimulatedPolicy
+from dreamprm_jax.problems.hidden_tests import write_hidden_tests
 from dreamprm_jax.problems.procedural.compose import compose
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import CorrectedLabel, Outcome, Problem, Program, Score, StepLabel, StepTruth, Verdict
@@ -64,9 +65,10 @@ def write_run(paths: Paths, config: config_module.Config) -> None:
     made = list(compose(0, counts, private_tests=4))
     compositions = {composition.problem_id: composition for _, _, composition in made}
     write_json(paths.compositions(), [composition.to_json() for composition in compositions.values()])
+    write_hidden_tests(paths.hidden_tests(), (problem.split()[1] for _, problem, _ in made))
     policy = SimulatedPolicy(compositions)
     for window, programs_each in (("train", 2), ("test", 8)):
-        problems = [problem for name, problem, _ in made if name == window]
+        problems = [problem.split()[0] for name, problem, _ in made if name == window]
         programs = [
             Program.make(problem.problem_id, completion.code, index, policy.name, {})
             for problem in problems

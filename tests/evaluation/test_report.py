@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dreamprm_jax.cof.splitter import split_steps
-from dreamprm_jax.evaluation.candidates import load_candidates
+from dreamprm_jax.evaluation.judged_candidates import load_candidates
 from dreamprm_jax.evaluation.report.heatmap import MAX_CHARACTERS, colour, json_for_script, viewer_data, visible
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import CorrectedLabel, Outcome, Problem, Program, Score, StepLabel, StepTruth, Verdict

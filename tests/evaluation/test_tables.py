@@ -5,13 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from dreamprm_jax.evaluation.candidates import Candidates
+from dreamprm_jax.evaluation.judged_candidates import Candidates
 from dreamprm_jax.evaluation.paper import paper_table
-from dreamprm_jax.evaluation.selection_table import selection_results
-from dreamprm_jax.evaluation.strategy_table import strategy_results
-from dreamprm_jax.evaluation.tables import result_tables
-from dreamprm_jax.evaluation.text_table import csv_text, finite, number, p_value, percent, signed, text_table
+from dreamprm_jax.evaluation.printing import result_tables
+from dreamprm_jax.evaluation.selection_results import selection_results
+from dreamprm_jax.evaluation.strategy_results import strategy_results
 from dreamprm_jax.schema import Problem, Program
+from dreamprm_jax.tables import csv_text, finite, number, p_value, percent, signed, text_table
 
 
 def candidates(passed: list[list[int]], logits: list[list[list[float]]], platforms: list[str]) -> list[Candidates]:

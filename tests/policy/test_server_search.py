@@ -7,8 +7,8 @@ import numpy as np
 
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.schema import Problem
-from dreamprm_jax.search.methods import SearchSettings, ranked
-from dreamprm_jax.search.run import run_searches
+from dreamprm_jax.search.algorithms import SearchSettings, ranked
+from dreamprm_jax.search.driver import run_searches
 
 PROBLEM = Problem("double", "Double", "Print twice the number.", "x", "c", "2025-01-01", "easy")
 

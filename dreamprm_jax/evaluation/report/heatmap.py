@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from dreamprm_jax.cof.splitter import split_steps
-from dreamprm_jax.evaluation.candidates import Candidates
-from dreamprm_jax.evaluation.methods import arm_label, methods
+from dreamprm_jax.evaluation.judged_candidates import Candidates
+from dreamprm_jax.evaluation.ranking import methods
 from dreamprm_jax.schema import Granularity, Step, StepTruth
 from dreamprm_jax.selection.aggregators import sigmoid
 from dreamprm_jax.selection.best_of_n import choose
+from dreamprm_jax.selection.reward_models import arm_label
 
 MAX_CHARACTERS, MAX_STEPS = 20_000, 100
 """Characters of one program or statement, and steps of one program, that the page shows; the files hold the rest."""

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from dreamprm_jax.evaluation.methods import arm_label
-from dreamprm_jax.evaluation.step_table import StepRows
+from dreamprm_jax.evaluation.step_results import StepRows
 from dreamprm_jax.labeling.correction.methods import noisy_steps
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import CorrectedLabel, StepLabel, StepTruth
+from dreamprm_jax.selection.reward_models import arm_label
 
 NEAR = 3
 """Steps before and after the first wrong one that a profile shows."""

@@ -17,7 +17,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dreamprm_jax.evaluation.methods import ORACLE, RANDOM, short_label
+from dreamprm_jax.evaluation.ranking import ORACLE, RANDOM
+from dreamprm_jax.selection.reward_models import short_label
 
 INK, PAPER, GRID = "#1b1f28", "#fefefe", "#8b93a3"
 GOOD, BAD = "#2b83ba", "#d1571b"

@@ -8,7 +8,6 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from dreamprm_jax.evaluation.methods import short_label
 from dreamprm_jax.evaluation.report.label_data import LabelPlot, StepProfile, TrainingCurve
 from dreamprm_jax.evaluation.report.plots import (
     ARM_STYLES,
@@ -21,6 +20,7 @@ from dreamprm_jax.evaluation.report.plots import (
     panel_grid,
     style,
 )
+from dreamprm_jax.selection.reward_models import short_label
 
 MOST_ARMS = 4
 """Arms whose labels are drawn; further arms are in the tables alone."""

@@ -10,8 +10,9 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from dreamprm_jax.evaluation.methods import ORACLE, RANDOM, short_label
+from dreamprm_jax.evaluation.ranking import ORACLE, RANDOM
 from dreamprm_jax.evaluation.report.plots import GRID, INK, PAPER, SETTINGS, panel_figure, style
+from dreamprm_jax.selection.reward_models import short_label
 
 BASELINES = {
     "public": ("#7a6a52", "*"),

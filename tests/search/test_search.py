@@ -12,8 +12,8 @@ from dreamprm_jax.policy.simulated import SimulatedPolicy
 from dreamprm_jax.problems.procedural.truth import Valuer
 from dreamprm_jax.problems.procedural.writing import read
 from dreamprm_jax.schema import Problem
-from dreamprm_jax.search.methods import METHODS, Candidate, SearchSettings, ranked, search
-from dreamprm_jax.search.run import run_searches
+from dreamprm_jax.search.algorithms import METHODS, Candidate, SearchSettings, ranked, search
+from dreamprm_jax.search.driver import run_searches
 
 BUDGET = 12000  # characters: about ten programs
 MISTAKES = 1.5  # times the benchmark's rates: one program of four passes

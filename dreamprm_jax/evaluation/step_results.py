@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamprm_jax.evaluation.candidates import Candidates
-from dreamprm_jax.evaluation.methods import BASELINE_ARM, arm_label
+from dreamprm_jax.evaluation.judged_candidates import Candidates
 from dreamprm_jax.evaluation.program_metrics import STEP_BOOTSTRAP
 from dreamprm_jax.labeling.correction.methods import noisy_steps
 from dreamprm_jax.metrics.statistics import percentile_interval
@@ -32,6 +31,7 @@ from dreamprm_jax.metrics.step_metrics import (
 )
 from dreamprm_jax.schema import CorrectedLabel, Skip, StepLabel, StepTruth
 from dreamprm_jax.selection.aggregators import sigmoid
+from dreamprm_jax.selection.reward_models import BASELINE_ARM, arm_label
 
 POSITION = "position"
 TARGETS = ("recoverable", "before_error")

@@ -16,10 +16,10 @@ from dreamprm_jax.problems.procedural.truth import Valuer
 from dreamprm_jax.problems.procedural.writing import read
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import DataError, Outcome, Program
-from dreamprm_jax.search.judging import choose
-from dreamprm_jax.search.methods import Candidate
-from dreamprm_jax.search.stage import search_window
-from dreamprm_jax.search.table import MethodOutcome, search_results, search_table
+from dreamprm_jax.search.algorithms import Candidate
+from dreamprm_jax.search.choices import choose
+from dreamprm_jax.search.comparison import search_window
+from dreamprm_jax.search.results import MethodOutcome, search_results, search_table
 from dreamprm_jax.storage import read_json, read_records
 
 TOKENS = 1200

@@ -15,8 +15,8 @@ from dreamprm_jax.runs.journal import Journal
 from dreamprm_jax.sandbox import Judge, JudgeTask
 from dreamprm_jax.sandbox.judging import judge_into
 from dreamprm_jax.schema import DataError, Problem, Verdict, program_hash
-from dreamprm_jax.search.methods import Candidate
-from dreamprm_jax.search.table import BASELINE, MethodOutcome
+from dreamprm_jax.search.algorithms import Candidate
+from dreamprm_jax.search.results import BASELINE, MethodOutcome
 
 Place = tuple[str, str]  # problem id, code
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from dreamprm_jax.evaluation.candidates import DIFFICULTIES, Candidates
-from dreamprm_jax.evaluation.methods import BASELINE_ARM, RANDOM, Method, arm_method, methods
+from dreamprm_jax.evaluation.aggregator_choice import cross_fitted
+from dreamprm_jax.evaluation.judged_candidates import DIFFICULTIES, Candidates
 from dreamprm_jax.evaluation.program_metrics import program_level
+from dreamprm_jax.evaluation.ranking import RANDOM, Method, arm_method, methods
 from dreamprm_jax.metrics.statistics import (
     bootstrap_means,
     mcnemar,
@@ -20,7 +21,7 @@ from dreamprm_jax.metrics.statistics import (
 )
 from dreamprm_jax.selection.aggregators import AGGREGATORS
 from dreamprm_jax.selection.best_of_n import powers_of_two
-from dreamprm_jax.selection.choose_aggregator import cross_fitted
+from dreamprm_jax.selection.reward_models import BASELINE_ARM
 
 
 def selection_results(

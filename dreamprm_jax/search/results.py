@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from dreamprm_jax.evaluation.text_table import Table, number, p_value, percent, percent_interval, signed
 from dreamprm_jax.metrics.statistics import bootstrap_means, mcnemar, percentile_interval
+from dreamprm_jax.tables import Table, number, p_value, percent, percent_interval, signed
 
 BASELINE = "best_of_n"
 LABELS = {

@@ -11,7 +11,7 @@ from dreamprm_jax.cof.splitter import Granularity, split_steps
 from dreamprm_jax.engine.concurrent import concurrent_map
 from dreamprm_jax.policy.protocol import Completion, CompletionRequest, Policy, request_seed
 from dreamprm_jax.schema import Problem
-from dreamprm_jax.search.methods import ProgramScorer, Search, SearchResult, SearchSettings, Written, search
+from dreamprm_jax.search.algorithms import ProgramScorer, Search, SearchResult, SearchSettings, Written, search
 
 TokenCounter = Callable[[Sequence[str]], list[int]]
 """Texts -> how many tokens each has."""

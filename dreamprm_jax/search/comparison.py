@@ -6,6 +6,7 @@ problem's search and every verdict is journaled: killed and started again, it go
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,8 +14,6 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from dreamprm_jax.config import Config, to_dict
-from dreamprm_jax.evaluation.methods import arm_aggregator, arm_label
-from dreamprm_jax.evaluation.text_table import csv_text
 from dreamprm_jax.policy.factory import make_policy
 from dreamprm_jax.policy.protocol import PolicyError
 from dreamprm_jax.problems.hidden_tests import HiddenTests
@@ -24,11 +23,13 @@ from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.runs.progress import progress_of
 from dreamprm_jax.runs.stage_folder import StageFolder
 from dreamprm_jax.schema import DataError, Problem, canonical_json, content_hash
-from dreamprm_jax.search.judging import Found, judge_searches
-from dreamprm_jax.search.methods import METHODS, Candidate, ProgramScorer, SearchSettings, ranked
-from dreamprm_jax.search.run import TokenCounter, run_searches
-from dreamprm_jax.search.table import search_results, search_table
+from dreamprm_jax.search.algorithms import METHODS, Candidate, ProgramScorer, SearchSettings, ranked
+from dreamprm_jax.search.choices import Found, judge_searches
+from dreamprm_jax.search.driver import TokenCounter, run_searches
+from dreamprm_jax.search.results import search_results, search_table
+from dreamprm_jax.selection.reward_models import arm_aggregator, arm_label
 from dreamprm_jax.storage import read_json, read_records, write_json, write_text
+from dreamprm_jax.tables import csv_text
 
 MakeScorer = Callable[[], ProgramScorer]
 

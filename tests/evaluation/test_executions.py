@@ -1,8 +1,15 @@
 import pytest
 
+from dreamprm_jax.evaluation.executions import (
+    Execution,
+    ExecutionTask,
+    clusters,
+    normalized,
+    recording_tasks,
+    vote_inputs,
+)
 from dreamprm_jax.sandbox import Judge, Limits
 from dreamprm_jax.schema import Problem, TestCase, Verdict
-from dreamprm_jax.selection.execution import ExecutionTask, clusters, normalised, run_on_inputs, vote_inputs
 
 PROGRAMS = {
     "double": "print(2 * int(input()))",
@@ -21,7 +28,9 @@ def executions():
         ExecutionTask("function", "def f(n):\n    return n * 2", (TestCase("2", "", "functional"),), func_name="f")
     )
     with Judge(workers=1, limits=Limits(2.0, 4.0)) as judge:
-        return dict(run_on_inputs(judge, iter(tasks)))
+        judge_tasks, execution = recording_tasks(tasks)
+        rows = {result.key: execution(result) for result in judge.evaluate(judge_tasks)}
+    return {key: Execution(tuple(row[1:]), Verdict(row[0])) for key, row in rows.items()}
 
 
 def test_programs_are_equal_where_they_print_the_same(executions):
@@ -40,17 +49,18 @@ def test_a_program_that_was_not_run_has_no_cluster(executions):
 
 def test_inputs_are_the_public_ones_and_more_of_their_kind_but_no_hidden_one(benchmark):
     _, problem, composition = benchmark[0]
-    inputs = vote_inputs(problem, composition, 6, seed=0)
+    hidden = {test.input for test in problem.private_tests}
+    inputs = vote_inputs(problem, hidden, composition, 6, seed=0)
     assert [test.input for test in inputs[: len(problem.public_tests)]] == [t.input for t in problem.public_tests]
     assert len(inputs) == len({test.input for test in inputs}) == len(problem.public_tests) + 6
-    assert not {test.input for test in inputs} & {test.input for test in problem.private_tests}
+    assert not {test.input for test in inputs} & hidden
     assert all(test.output == "" for test in inputs)
-    assert vote_inputs(problem, composition, 6, seed=0) == inputs
-    assert vote_inputs(problem, None, 6, seed=0) == inputs[: len(problem.public_tests)]
+    assert vote_inputs(problem, hidden, composition, 6, seed=0) == inputs
+    assert vote_inputs(problem, hidden, None, 6, seed=0) == inputs[: len(problem.public_tests)]
     bare = Problem("p", "", "", "x", "c", "2025-01-01", "easy")
-    assert vote_inputs(bare, None, 6, seed=0) == ()
+    assert vote_inputs(bare, set(), None, 6, seed=0) == ()
 
 
-def test_normalised_output():
-    assert normalised("\n a \nb\t\n\n") == "a\nb"
-    assert normalised("a b") != normalised("ab")
+def test_normalized_output():
+    assert normalized("\n a \nb\t\n\n") == "a\nb"
+    assert normalized("a b") != normalized("ab")

@@ -1,20 +1,31 @@
-"""The figures of all selection strategies: accuracy, paired gain over what each extends, cost, reward hacking."""
+"""Figures of all selection strategies: accuracy, paired gain over the extended method, cost, reward hacking."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from dreamprm_jax.evaluation.candidates import Candidates
+from dreamprm_jax.engine.concurrent import concurrent_map
 from dreamprm_jax.evaluation.costs import TokenCosts
+from dreamprm_jax.evaluation.execution_strategies import (
+    PUBLIC,
+    Strategy,
+    execution_strategies,
+    prune_curve,
+    public_filter,
+    ranking,
+)
 from dreamprm_jax.evaluation.hacking import hacking_row
-from dreamprm_jax.evaluation.methods import ORACLE, RANDOM, arm_aggregator, methods
-from dreamprm_jax.evaluation.strategies import PUBLIC, Strategy, prune_curve, public_filter, ranking, strategies
+from dreamprm_jax.evaluation.judged_candidates import Candidates
+from dreamprm_jax.evaluation.ranking import ORACLE, RANDOM, methods
 from dreamprm_jax.metrics.statistics import bootstrap_means, mcnemar, percentile_interval
+from dreamprm_jax.runs.progress import progress_of
 from dreamprm_jax.selection.best_of_n import powers_of_two
+from dreamprm_jax.selection.reward_models import arm_aggregator
 
 
 def strategy_results(
@@ -45,18 +56,20 @@ def strategy_results(
     """
     chosen = methods(candidates, arms, aggregator)
     by_arm = [method for method in chosen if method.key in arms]
-    rows = [
-        *(
-            ranking(method, RANDOM, method.label, forwards=method.key in arms)
-            for method in chosen
-            if method.key != ORACLE
-        ),
-        *strategies(candidates, by_arm, aggregator, clusters, prune_top, seed),
-    ]
+    rows = [ranking(one, RANDOM, one.label, forwards=one.key in arms) for one in chosen if one.key != ORACLE]
+    rows += execution_strategies(candidates, by_arm, aggregator, clusters, prune_top, seed)
     most = max(len(one.passed) for one in candidates)
     points = sorted({*powers_of_two(most), most})
-    accuracy = np.array([[_accuracies(row, candidates, k) for k in points] for row in rows])  # (R, k, P)
-    judged = np.array([[_judged(row, candidates, k) for k in points] for row in rows])  # (R, k)
+
+    def select(index: int) -> list[list[tuple[float, float]]]:
+        passed = candidates[index].passed
+        chances = [[row.select(index, min(k, len(passed))) for k in points] for row in rows]
+        return [[(weights @ passed, judged) for weights, judged in row] for row in chances]
+
+    problems = concurrent_map(select, range(len(candidates)), os.cpu_count() or 1)
+    by_problem = [figures for _, figures in progress_of(problems, "select", len(candidates), "problem")]
+    accuracy, runs = np.ascontiguousarray(np.moveaxis(np.array(by_problem), (3, 0), (0, 3)))  # (R, k, P) each
+    judged = runs.mean(axis=2)  # (R, k)
     final = accuracy[:, -1]
     replicates = bootstrap_means(final, samples, seed)
     keys = [row.key for row in rows]
@@ -90,14 +103,6 @@ def strategy_results(
             ]
         ],
     }
-
-
-def _accuracies(row: Strategy, candidates: Sequence[Candidates], k: int) -> np.ndarray:
-    return np.array([row.weights(i, min(k, len(one.passed))) @ one.passed for i, one in enumerate(candidates)])
-
-
-def _judged(row: Strategy, candidates: Sequence[Candidates], k: int) -> float:
-    return float(np.mean([row.judged(i, min(k, len(one.passed))) for i, one in enumerate(candidates)]))
 
 
 def _row(

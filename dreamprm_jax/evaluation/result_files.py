@@ -1,0 +1,93 @@
+"""Writes the results of a run: results.json, table.txt, a CSV file for each table, eval_all.json."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dreamprm_jax.evaluation.eval_all import eval_all_row, write_eval_all
+from dreamprm_jax.evaluation.judged_candidates import Candidates
+from dreamprm_jax.evaluation.printing import results_text
+from dreamprm_jax.evaluation.ranking import methods
+from dreamprm_jax.schema import Skip
+from dreamprm_jax.storage import write_json, write_text
+from dreamprm_jax.tables import csv_text
+
+_HACKING = ("accuracy", "score", "passes_public", "hacking_rate", "hacking_rate_of_public")
+
+
+def write_results(
+    folder: Path, results: dict[str, Any], candidates: Sequence[Candidates], skips: Sequence[Skip]
+) -> None:
+    """Writes all files of the evaluate folder and prints the tables."""
+    _write_tables(folder, results, candidates, skips)
+    rows = [eval_all_row(one.problem, [row.code for row in one.programs], list(one.passed > 0)) for one in candidates]
+    write_eval_all(folder / "eval_all.json", rows)
+    write_json(folder / "results.json", results)
+    text = results_text(results)
+    write_text(folder / "table.txt", text)
+    print(text, end="", flush=True)
+
+
+def skip_counts(skips: Sequence[Skip]) -> list[dict[str, Any]]:
+    """How many rows were left out, for each source and reason."""
+    counts = Counter((skip.source, skip.reason) for skip in skips)
+    return [{"source": source, "reason": reason, "count": count} for (source, reason), count in sorted(counts.items())]
+
+
+def skip_rows(skips: Sequence[Skip]) -> list[dict[str, Any]]:
+    """The rows of skipped.csv."""
+    return [{"source": row.source, "row": row.row, "reason": row.reason} for row in skips]
+
+
+def _write_tables(
+    folder: Path, results: dict[str, Any], candidates: Sequence[Candidates], skips: Sequence[Skip]
+) -> None:
+    selection, strategies = results["selection"], results["strategies"]
+    tables: dict[str, Sequence[dict[str, Any]]] = {
+        "table": selection["table"],
+        "differences": selection["differences"],
+        "programs": selection["programs"],
+        "platforms": selection["platforms"],
+        "months": selection["months"],
+        "curve": [
+            {"method": key, "k": k, **point}
+            for key, points in selection["curve"]["methods"].items()
+            for k, point in zip(selection["curve"]["k"], points, strict=True)
+        ],
+        "aggregators": [{"arm": arm, **row} for arm, row in selection["aggregators"].items()],
+        "strategies": strategies["table"],
+        "costs": strategies["curve"],
+        "hacking": [
+            {"method": row["method"], "n": n, **{name: row[name][column] for name in _HACKING}}
+            for row in strategies["hacking"]
+            for column, n in enumerate(row["n"])
+        ],
+        "candidates": _candidate_rows(candidates, results["arms"], results["aggregator"]),
+        "skipped": skip_rows(skips),
+    }
+    for section in ("steps", "labels"):
+        if results[section]:
+            tables[section] = results[section]["table"]
+    for name, rows in tables.items():
+        write_text(folder / f"{name}.csv", csv_text(rows))
+
+
+def _candidate_rows(candidates: Sequence[Candidates], arms: Sequence[str], aggregator: str) -> list[dict[str, Any]]:
+    """One row for each candidate: verdict, length, and the number by which each arm ranks it."""
+    numbers = {method.key: method.numbers for method in methods(candidates, arms, aggregator) if method.key in arms}
+    return [
+        {
+            "problem_id": one.problem.problem_id,
+            "difficulty": one.problem.difficulty,
+            "program_hash": program.program_hash,
+            "sample_index": program.sample_index,
+            "passed": int(one.passed[position]),
+            "characters": len(program.code),
+            **{arm: float(numbers[arm][row][position]) for arm in arms},
+        }
+        for row, one in enumerate(candidates)
+        for position, program in enumerate(one.programs)
+    ]
