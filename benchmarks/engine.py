@@ -30,10 +30,10 @@ from dreamprm_jax.config import EngineConfig
 from dreamprm_jax.engine.executors.local import LocalExecutor
 from dreamprm_jax.engine.executors.protocol import UnitResult
 from dreamprm_jax.engine.run import make_executor, run_units
-from dreamprm_jax.tables import text_table
 from dreamprm_jax.runs.journal import Journal
 from dreamprm_jax.runs.key_index import KeyIndex
 from dreamprm_jax.schema import content_hash
+from dreamprm_jax.tables import text_table
 
 TALLIES = [1, *[[4, 3, 1, 0, 0, 0, 0, 0, 4, 1234567]] * 5]  # what the label stage commits for a program of six steps
 
