@@ -141,6 +141,8 @@ def test_files_are_strict_json_and_csv_and_the_text_fits(evaluated, run_folder):
 def test_running_again_gives_the_same_bytes(evaluated, run_folder, copy, config):
     evaluate(config, copy)
     for path in sorted(run_folder.results().parent.iterdir()):
+        if path.name.endswith(".progress.json"):  # times
+            continue
         assert (copy.results().parent / path.name).read_bytes() == path.read_bytes(), path.name
 
 
@@ -170,6 +172,7 @@ def test_verdicts_that_are_no_labels_and_missing_rows_are_named_and_counted(copy
 
 def test_real_problems_have_no_truth_and_the_output_says_so(copy, without_truth, capsys):
     shutil.rmtree(copy.results().parent)
+    copy.truth("test").unlink()
     counts = evaluate(without_truth, copy)
     results = read_json(copy.results())
     assert results["steps"] is None
