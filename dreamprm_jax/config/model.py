@@ -37,7 +37,7 @@ class ModelConfig:
         reads="path",
     )
     architecture: Literal["qwen2", "qwen3", "llama"] = setting("qwen2", "The decoder's architecture.")
-    vocab_size: int = setting(4096, "Tokens of the tokenizer that is trained.", minimum=300)
+    vocab_size: int = setting(4096, "Tokens of the tokenizer that is trained.", minimum=2)
     tokenizer_pieces: Literal["words", "lines"] = setting("words", "lines: tokens may span words (superword BPE).")
     hidden_size: int = setting(128, "Width of the residual stream.", minimum=1)
     intermediate_size: int = setting(384, "Width of the feed-forward layers.", minimum=1)

@@ -89,7 +89,7 @@ def format_status(root: Path) -> str:
     lines = [f"{root}: " + ("no process works on it here" if pid is None else f"process {pid} works on it")]
     for stage in stages:
         counts = ", ".join(f"{value} {key}" for key, value in stage.counts.items())
-        took = "" if stage.seconds is None else f"{duration(stage.seconds):>8}  "
+        took = "" if stage.seconds is None else f"{duration(stage.seconds):>7}  "
         state = "done for other settings" if stage.state == "other settings" else stage.state
         lines.append(f"{stage.name:<10} {state:<8} {took}{counts}".rstrip())
         for record in stage.work:

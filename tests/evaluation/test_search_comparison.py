@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from dreamprm_jax.cli.search import main, run
+from dreamprm_jax.cli.main import main
 from dreamprm_jax.cof.splitter import split_steps
-from dreamprm_jax.config import SearchConfig
+from dreamprm_jax.config import SearchConfig, to_dict
 from dreamprm_jax.problems.procedural.compose import Composition
 from dreamprm_jax.problems.procedural.truth import Valuer
 from dreamprm_jax.problems.procedural.writing import read
@@ -149,11 +149,19 @@ def test_differences_are_paired():
     assert len(search_table(rows, "").rows) == 3
 
 
-def test_mistakes_are_named(folder, settings, tmp_path):
-    with pytest.raises(DataError, match="--arm=none: the run's reward models are orm, raw, corrected"):
-        run(settings, folder.root, "none")
-    with pytest.raises(DataError, match="stage 'train' has not finished"):
-        run(settings, folder.root, "raw")
+def test_mistakes_are_named(folder, settings, tmp_path, capsys):
+    config_file = tmp_path / "config.py"
+    config_file.write_text(
+        "from ml_collections import config_dict\n\n\ndef get_config():\n"
+        f"    return config_dict.ConfigDict({to_dict(settings)!r})\n"
+    )
+    command = ["search", f"--config={config_file}", f"--workdir={folder.root}"]
+    for arm, message in (
+        ("none", "--arm=none: the run's reward models are orm, raw, corrected"),
+        ("raw", "stage 'train' has not finished"),
+    ):
+        assert main([*command, f"--arm={arm}"]) == 2
+        assert message in capsys.readouterr().err
     unknown = dataclasses.replace(settings, search=dataclasses.replace(settings.search, methods=("mcts",)))
     with pytest.raises(DataError, match="unknown mcts; choose among best_of_n, beam"):
         search_window(unknown, folder, "raw", lambda: Exact(folder))
@@ -161,7 +169,7 @@ def test_mistakes_are_named(folder, settings, tmp_path):
     with pytest.raises(DataError, match=r"config.search.width is 0; it must be at least 1"):
         search_window(narrow, folder, "raw", lambda: Exact(folder))
     with pytest.raises(SystemExit):
-        main(["--workdir", str(tmp_path)])
+        main(["search", "--workdir", str(tmp_path)])
 
 
 def test_the_run_is_as_it_was(searched, folder, run_folder):

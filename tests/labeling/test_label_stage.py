@@ -16,11 +16,12 @@ from dreamprm_jax.policy.simulated import SimulatedPolicy
 from dreamprm_jax.problems.procedural.truth import Valuer
 from dreamprm_jax.problems.procedural.writing import read
 from dreamprm_jax.problems.source import WINDOWS
+from dreamprm_jax.runs.fingerprint import fingerprint
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.sandbox import Judge, JudgeResult
 from dreamprm_jax.schema import DataError, Outcome, Problem, Program, StepLabel, Verdict
 from dreamprm_jax.stages import label as label_stage
-from dreamprm_jax.stages.runner import fingerprint, run_stage
+from dreamprm_jax.stages.runner import run_stage
 from dreamprm_jax.storage import read_records
 
 

@@ -1,19 +1,22 @@
 """A reward model from an arm of a run, and what is told where there is none."""
 
 import dataclasses
+import shutil
 
 import chex
 import jax
 import jax.numpy as jnp
 import pytest
 
-from dreamprm_jax.config import LabelConfig
+from dreamprm_jax.config import LabelConfig, to_dict
 from dreamprm_jax.models.pretrained import model_config
 from dreamprm_jax.models.reward import abstract_params
-from dreamprm_jax.runs.paths import Paths, StageFolder
+from dreamprm_jax.runs.fingerprint import fingerprint
+from dreamprm_jax.runs.paths import Paths
+from dreamprm_jax.runs.stage_folder import StageFolder
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.scoring.prm import PrmOptions, load_prm
-from dreamprm_jax.stages.runner import fingerprint, record_run
+from dreamprm_jax.stages.runner import record_run
 from dreamprm_jax.training.checkpoint import Checkpoints, TrainState
 from dreamprm_jax.training.tokenizer import save_tokenizer, train_tokenizer
 
@@ -26,14 +29,14 @@ def run(tiny_config, tmp_path_factory):
     paths = Paths(root)
     record_run(config, root)
     folder = StageFolder(paths.stage("train"), fingerprint(config, "train"))
-    folder.open()
+    folder.open(to_dict(config))
     params = jax.tree.map(
         lambda leaf: jnp.full(leaf.shape, 0.5, leaf.dtype), abstract_params(model_config(config.model))
     )
     with Checkpoints(paths.arm("raw") / "checkpoints", every=1, keep=1) as checkpoints:
         checkpoints.save(3, TrainState(params, (), (), ()))
     save_tokenizer(train_tokenizer(["def main():"], 300), paths.tokenizer())
-    folder.finish({})
+    folder.finish({}, 1.0)
     return root, config, params
 
 
@@ -52,14 +55,14 @@ def test_what_is_no_model_is_told(run, tmp_path):
     root, _, _ = run
     with pytest.raises(DataError, match=r"is a run with several models; name one of them: .*orm, .*raw, .*corrected"):
         load_prm(root, PrmOptions())
-    with pytest.raises(DataError, match=r"the run's models are orm, raw, corrected"):
+    with pytest.raises(DataError, match=r"the models trained there are orm, raw, corrected"):
         load_prm(root / "other", PrmOptions())
     with pytest.raises(DataError, match=r"orm.checkpoints: no checkpoint"):
         load_prm(root / "orm", PrmOptions())
-    with pytest.raises(DataError, match=r"neither a Hugging Face folder .* nor an arm of a run"):
+    with pytest.raises(DataError, match=r"no trained model there; give RUN/ARM.*or a Hugging Face folder"):
         load_prm(tmp_path, PrmOptions())
     (root / "train" / "DONE.json").rename(root / "train" / "later.json")
-    with pytest.raises(DataError, match=r"stage 'train' has not finished"):
+    with pytest.raises(DataError, match=r"training has not finished"):
         load_prm(root / "raw", PrmOptions())
     (root / "train" / "later.json").rename(root / "train" / "DONE.json")
 
@@ -73,3 +76,17 @@ def test_a_folder_without_a_head_is_refused(prm_folder, tmp_path):
         (tmp_path / name).write_bytes((prm_folder / name).read_bytes())
     with pytest.raises(DataError, match=r"has no reward head \(tensor 'score\.weight'\)"):
         load_prm(tmp_path, PrmOptions())
+
+
+def test_no_later_edit_takes_a_model_out_of_service(run, tmp_path):
+    """Edited problems, settings and other stages, a training that begins anew: the finished model is still loaded."""
+    root, config, params = run
+    copy = tmp_path / "run"
+    shutil.copytree(root, copy)
+    record_run(dataclasses.replace(config, seed=5, problems=dataclasses.replace(config.problems, test_count=9)), copy)
+    chex.assert_trees_all_equal(load_prm(copy / "raw", PrmOptions()).params, params)
+    other = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=99))
+    StageFolder(Paths(copy).stage("train"), fingerprint(other, "train")).open(to_dict(other))
+    with pytest.raises(DataError, match=r"training has not finished.* an earlier one is .*old/train-1/raw"):
+        load_prm(copy / "raw", PrmOptions())
+    chex.assert_trees_all_equal(load_prm(copy / "old" / "train-1" / "raw", PrmOptions()).params, params)

@@ -1,5 +1,6 @@
 """dreamprm score: any input, every candidate scored or named, the same bytes whatever happens in between."""
 
+import argparse
 import io
 import json
 import os
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dreamprm_jax.cli import main as cli
-from dreamprm_jax.cli.score import parse_shard, parser
+from dreamprm_jax.cli.score import add_arguments, parse_shard
 from dreamprm_jax.schema import DataError, Problem, Program, Score, arrow_schema, program_hash
 from dreamprm_jax.scoring.inputs import json_array, read_items, read_problems
 from dreamprm_jax.scoring.job import JobOptions, ScoreJob, Shard
@@ -223,7 +224,9 @@ def test_shard_from_the_environment(monkeypatch):
     monkeypatch.setenv("TPU_WORKER_ID", "1")
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b,c,d")
     assert parse_shard("auto") == (1, 4)
-    assert parser().parse_args(["--candidates=-", "--prm=x", "--output=y"]).shard == "0/1"
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    assert parser.parse_args(["--candidates=-", "--prm=x", "--output=y"]).shard == "0/1"
 
 
 def test_stdin(prm_folder, problems_file, candidates_file, tmp_path, monkeypatch, capsys):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from dreamprm_jax.cli import main as cli
-from dreamprm_jax.schema import DataError, Problem, Program
+from dreamprm_jax.schema import DataError, Program, TestedProblem
 from dreamprm_jax.stepbench.metrics import MISSING, baselines, best_threshold, evaluate, predictions
 from dreamprm_jax.stepbench.records import Bench, BenchPaths, Truth, read_bench
 from dreamprm_jax.stepbench.scores import Said
@@ -108,7 +108,9 @@ def folder(tmp_path) -> Path:
     paths = BenchPaths(tmp_path / "bench")
     names = [program.problem_id for program in programs]
     write_records(
-        paths.problems, Problem, [Problem(n, "T", "Do it.", "codeio", "c", "2025-01-01", "easy") for n in names]
+        paths.problems,
+        TestedProblem,
+        [TestedProblem(n, "T", "Do it.", "codeio", "c", "2025-01-01", "easy") for n in names],
     )
     write_records(paths.programs, Program, programs)
     write_records(paths.truth, Truth, rows)

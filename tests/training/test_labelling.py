@@ -12,7 +12,8 @@ import pytest
 
 from dreamprm_jax.config import LabelsConfig
 from dreamprm_jax.labeling.correction.methods import LEARNED, LabelSource, fixed_labels
-from dreamprm_jax.runs.paths import DONE, Paths
+from dreamprm_jax.runs.paths import Paths
+from dreamprm_jax.runs.stage_folder import DONE
 from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, StepLabel
 from dreamprm_jax.stages.runner import run_stage
 from dreamprm_jax.storage import read_records

@@ -19,8 +19,10 @@ from dreamprm_jax.models.hf_export import export_model
 from dreamprm_jax.models.hf_import import load_params
 from dreamprm_jax.models.pretrained import model_config
 from dreamprm_jax.models.reward import init_params
-from dreamprm_jax.runs.paths import DONE, Paths
-from dreamprm_jax.schema import DataError, Problem, Program, Score
+from dreamprm_jax.runs.paths import Paths
+from dreamprm_jax.runs.stage_folder import DONE
+from dreamprm_jax.runs.trained import trained_arm
+from dreamprm_jax.schema import Problem, Program, Score
 from dreamprm_jax.scoring.scorer import ProgramReading, Reading, Scorer
 from dreamprm_jax.stages.runner import run_stage
 from dreamprm_jax.stages.score import score_programs
@@ -89,7 +91,7 @@ def mesh():
 
 @pytest.fixture(scope="module")
 def exported(settings, root, tmp_path_factory):
-    return export(settings, Paths(root), "corrected", tmp_path_factory.mktemp("exported"))
+    return export(trained_arm(root / "corrected"), tmp_path_factory.mktemp("exported"))
 
 
 def flat(tree):
@@ -208,13 +210,16 @@ def test_export_command(settings, root, exported, tmp_path, capsys):
     for name, tensor in load_file(exported / "model.safetensors").items():
         np.testing.assert_array_equal(load_file(output / "model.safetensors")[name], tensor)
     assert cli.main(command) == 2
-    assert f"--output={output}: is there and not an empty folder" in capsys.readouterr().err
+    assert f"--output={output}: exists and is not an empty folder" in capsys.readouterr().err
 
 
-def test_export_of_what_is_not_there(settings, root, tmp_path):
-    with pytest.raises(DataError, match=r"--arm=orm: not among config\.train\.arms: corrected"):
-        export(settings, Paths(root), "orm", tmp_path / "out")
-    other = dataclasses.replace(settings, seed=1)
-    with pytest.raises(DataError, match=r"stage 'train' has not finished for these settings"):
-        export(other, Paths(root), "corrected", tmp_path / "out")
+def test_export_of_what_is_not_there(root, tmp_path, capsys):
+    for path, message in (
+        (root / "orm", "the models trained there are corrected"),
+        (tmp_path / "run" / "corrected", "no trained model there; give RUN/ARM"),
+    ):
+        assert cli.main(["export", f"--prm={path}", f"--output={tmp_path / 'out'}"]) == 2
+        assert message in capsys.readouterr().err
+    assert cli.main(["export", f"--output={tmp_path / 'out'}"]) == 2
+    assert "which model? give --prm=RUN/ARM" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
