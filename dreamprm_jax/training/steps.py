@@ -58,7 +58,7 @@ class StepResult(NamedTuple):
     label_move: LabelMove | None
 
 
-Step = Callable[[TrainState, StepInputs], StepResult]
+StepFunction = Callable[[TrainState, StepInputs], StepResult]
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
@@ -109,7 +109,7 @@ def draws_dropout(model: DecoderConfig) -> bool:
     return model.lora is not None and model.lora.dropout > 0
 
 
-def make_plain_step(inner_loss: Loss, optimizer: optax.GradientTransformation, accumulation: int = 1) -> Step:
+def make_plain_step(inner_loss: Loss, optimizer: optax.GradientTransformation, accumulation: int = 1) -> StepFunction:
     """One first-order step on the inner loss, over ``accumulation`` micro-batches."""
 
     def step(state: TrainState, inputs: StepInputs) -> StepResult:
@@ -132,7 +132,7 @@ def make_bilevel_step(
     config: TrainConfig,
     raw: np.ndarray,
     outer_loss: Loss | None = None,
-) -> Step:
+) -> StepFunction:
     """K inner steps on theta, and one outer step on phi with the exact hypergradient through them.
 
     Args:

@@ -23,7 +23,7 @@ from dreamprm_jax.models.reward import Params, init_params
 from dreamprm_jax.training.checkpoint import TrainState
 from dreamprm_jax.training.feed import Batch, PackedRows
 from dreamprm_jax.training.losses import batch_logits, make_inner_loss, make_outcome_loss
-from dreamprm_jax.training.online_faults import alive_posterior
+from dreamprm_jax.training.online_label_inference import alive_posterior
 from dreamprm_jax.training.steps import (
     LabelMove,
     StepInputs,

@@ -37,7 +37,7 @@ class StudySettings:
     recipe: Recipe = field(default_factory=Recipe)
     row_tokens: int = 128
     rows: int = 4  # of a batch, inner and outer
-    warm_share: float = 0.6  # of the steps, before the labels of a learned labelling begin to move
+    warm_share: float = 0.6  # of the steps, before the labels of a learned labeling begin to move
     clean_problems: int = 50  # meta problems whose steps have clean labels, for those arms that may see them
     workers: int = 0  # processes; 0: one a core
     threads: int = 1  # of a process

@@ -22,13 +22,13 @@ def test_an_arm_is_read_and_named_by_what_differs():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("magic", "no labelling 'magic'"),
+        ("magic", "no labeling 'magic'"),
         ("raw:speed=3", "'speed=3' is no KEY=VALUE with a key among outcomes, target"),
         ("label_table:rate=fast", "rate='fast' is no float"),
         ("label_table:meta=other", "meta must be one of same, held_out, clean_steps"),
-        ("label_table:start=label_table", "start='label_table' is no fixed labelling"),
+        ("label_table:start=label_table", "start='label_table' is no fixed labeling"),
         ("label_table:unroll=0", "unroll must be at least 1"),
-        ("stored", "no labelling 'stored'"),
+        ("stored", "no labeling 'stored'"),
         ("weight_table:phase=retrain", "there is nothing to retrain on"),
         ("raw:unroll=2", "unroll has no effect on raw"),
         ("label_table:clean=1", "clean has no effect on label_table"),
