@@ -27,9 +27,9 @@ from dreamprm_jax.labeling.correction.methods import (
     StepKey,
     fault_evidence,
     fixed_labels,
-    hidden_fault_labels,
     read_labels,
     step_key,
+    undetected_fault_labels,
 )
 from dreamprm_jax.labeling.exact_truth import read_truth, why_no_truth
 from dreamprm_jax.models import pretrained
@@ -166,7 +166,7 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
                 with activate(model, mesh):
                     corrected = inferred_labels(logits_of, infer, each, len(keys))
                 if (left_out := np.isnan(corrected)).any():  # programs that are no examples: too long, no verdict
-                    corrected = np.where(left_out, hidden_fault_labels(source), corrected)
+                    corrected = np.where(left_out, undetected_fault_labels(source), corrected)
         if plan.labeling != "raw" and distributed.is_main():
             _write_labels(paths.corrected_labels(plan.arm), source, corrected, describe(plan, settings))
     return dict(counts)

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import dacite
 
+from dreamprm_jax.config.renamed import current_name
 from dreamprm_jax.labeling.correction.methods import FIXED, ONLINE
 from dreamprm_jax.schema import DataError
 
@@ -63,6 +64,7 @@ def parse_arm(text: str) -> ArmSpec:
       DataError: on an unknown labeling, key or value.
     """
     labeling, _, rest = text.partition(":")
+    labeling = current_name(labeling, f"arm {text!r}")
     known = (ORM, *FIXED, *ONLINE, *LEARNED)
     if labeling not in known or labeling == "stored":
         raise DataError(f"arm {text!r}: no labeling {labeling!r}; choose among {', '.join(known)}")
@@ -79,6 +81,8 @@ def parse_arm(text: str) -> ArmSpec:
             )
         except ValueError as error:
             raise DataError(f"arm {text!r}: {key}={value!r} is no {hints[key].__name__}") from error
+    if "start" in values:
+        values["start"] = current_name(values["start"], f"arm {text!r}")
     try:
         spec = dacite.from_dict(ArmSpec, values)
     except dacite.WrongTypeError as error:

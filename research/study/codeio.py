@@ -45,7 +45,7 @@ class CodeioSettings:
     lowest_rate: float = 0.05  # of mistakes in a function: uniform between these two
     highest_rate: float = 0.35
     regimes: tuple[str, ...] = ("k1", "k2", "k4", "weak_tests", "weak_completer")
-    labelings: tuple[str, ...] = (BASELINE, "hard", "smoothing", "beta_shrink", "em", "hidden_fault", "calibrator")
+    labelings: tuple[str, ...] = (BASELINE, "hard", "smoothing", "beta_shrink", "em", "undetected_fault", "calibrator")
     clean_problems: int = 50  # whose steps the calibrator may know; no labeling is measured on them
     bootstrap_samples: int = 2000
     tier: Literal["FULL", "PORTABLE", "EXTERNAL", "UNSAFE"] = "PORTABLE"  # of the sandbox

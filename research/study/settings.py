@@ -30,7 +30,7 @@ class StudySettings:
     reading: Reading = "structure"
     regimes: tuple[str, ...] = ("k1", "k4", "weak_tests", "family_bias")
     seeds: tuple[int, ...] = (0, 1, 2)
-    arms: tuple[str, ...] = ("raw", "hidden_fault", "hidden_fault_online", "label_table", "clean")
+    arms: tuple[str, ...] = ("raw", "undetected_fault", "undetected_fault_online", "label_table", "clean")
     baseline: str = "raw"  # the arm that the others are compared with: "mix"
     sizes: Sizes = field(default_factory=Sizes)
     model: ModelConfig = field(default_factory=ModelConfig)

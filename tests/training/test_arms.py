@@ -83,7 +83,7 @@ def test_losses_of_one_logit():
 
 @pytest.mark.slow
 def test_every_labeling_trains_and_leaves_its_labels(tiny_config, tmp_path):
-    arms = ("raw", "gce", "em", "hidden_fault_online", "calibrator", "clean", "corrector_net", "table_on_em")
+    arms = ("raw", "gce", "em", "undetected_fault_online", "calibrator", "clean", "corrector_net", "table_on_em")
     train = dataclasses.replace(tiny_config.train, warmup_steps=2, steps=2, arms=arms)
     train = dataclasses.replace(train, meta=dataclasses.replace(train.meta, learning_rate=0.5))
     model = dataclasses.replace(tiny_config.model, max_length=1536)
@@ -100,7 +100,7 @@ def test_every_labeling_trains_and_leaves_its_labels(tiny_config, tmp_path):
         assert {(row.program_hash, row.step_index) for row in rows} == steps, arm
         assert all(row.method.startswith(arm) and 0.0 <= row.corrected <= 1.0 for row in rows)
     passed = {row.program_hash for row in read_records(paths.outcomes("train"), Outcome) if row.passed}
-    online = [row.corrected for row in labels["hidden_fault_online"] if row.program_hash in passed]
+    online = [row.corrected for row in labels["undetected_fault_online"] if row.program_hash in passed]
     assert online
     assert min(online) > 0.999  # the posterior knows the outcome, which the evidence that it starts from does not
     for arm in ("table_on_em", "corrector_net"):

@@ -9,7 +9,13 @@ import pytest
 from state_sequences import brute_force
 
 from dreamprm_jax.labeling.correction.change_point import FAILED, PASSED
-from dreamprm_jax.labeling.correction.methods import LabelSource, _faults, fault_evidence, hidden_fault_labels, step_key
+from dreamprm_jax.labeling.correction.methods import (
+    LabelSource,
+    _faults,
+    fault_evidence,
+    step_key,
+    undetected_fault_labels,
+)
 from dreamprm_jax.metrics.step_metrics import auroc
 from dreamprm_jax.training.examples import NO_LABEL, Example
 from dreamprm_jax.training.feed import Batch, PackedRows, Shape, collate
@@ -83,7 +89,7 @@ def test_hazards_by_step_index_give_the_offline_posterior():
 
     infer = functools.partial(alive_posterior, hidden=hidden)
     labels = inferred_labels(fitted, infer, rows.relabeled(evidence.astype(np.float32)), len(keys))
-    np.testing.assert_allclose(labels, hidden_fault_labels(source), atol=2e-3)
+    np.testing.assert_allclose(labels, undetected_fault_labels(source), atol=2e-3)
 
 
 @pytest.mark.parametrize("logit", [-100.0, 0.0, 100.0])
@@ -141,7 +147,7 @@ def test_a_model_that_knows_mends_the_labels_and_one_that_guesses_costs_little()
                 place += len(state)
         return logits
 
-    plain = hidden_fault_labels(source)
+    plain = undetected_fault_labels(source)
     informed, ignorant = (
         inferred_labels(functools.partial(knowing, right=right), infer, rows, len(keys)) for right in (0.9, 0.5)
     )

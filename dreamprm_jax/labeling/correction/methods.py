@@ -34,14 +34,14 @@ FIXED = {
     "gce": "raw labels under the generalized cross-entropy",
     "beta_shrink": "posterior mean under a Beta prior fitted to all steps",
     "em": "P(recoverable) by the change-point EM over the first fatal step",
-    "hidden_fault": "P(recoverable) by the hidden-fault EM: as em, for tests that miss faults too",
+    "undetected_fault": "P(recoverable) by the hidden-fault EM: as em, for tests that miss faults too",
     "value": "chance that a completion passes, by the value model: from all counts of a program together",
     "calibrator": "logistic regression from the step's features to clean labels, where some steps have them",
     "clean": "the exact truth (procedural benchmark), or clean labels from a file: the oracle",
     "stored": "labels of an earlier run or of another tool, from a file",
 }
 # Inferred anew in every training step, with the model itself for a prior (``training.online_label_inference``).
-ONLINE = {"hidden_fault_online": "hidden_fault, whose hazards are those of the reward model in training"}
+ONLINE = {"undetected_fault_online": "undetected_fault, whose hazards are those of the reward model in training"}
 # Learned by the outer problem -> the fixed labeling that warm-up and table start from.
 LEARNED = {"label_table": "raw", "weight_table": "raw", "corrector_net": "raw", "table_on_em": "em"}
 
@@ -92,8 +92,8 @@ def check_name(name: str, field_name: str) -> None:
 def fixed_labels(name: str, source: LabelSource, settings: LabelsConfig) -> Float[np.ndarray, " n"]:
     """The labels of ``source.steps`` in [0, 1]; nan where a step has none.
 
-    ``em``, ``hidden_fault`` and ``value`` infer steps without rollouts from their neighbors and the outcome; ``soft``
-    and ``beta_shrink`` give them their prior; the other labelings leave them out.
+    ``em``, ``undetected_fault`` and ``value`` infer steps without rollouts from their neighbors and the outcome;
+    ``soft`` and ``beta_shrink`` give them their prior; the other labelings leave them out.
 
     Raises:
       DataError: on an unknown name, or where clean or stored labels are needed and there are none.
@@ -114,8 +114,8 @@ def fixed_labels(name: str, source: LabelSource, settings: LabelsConfig) -> Floa
     if name == "em":
         values = em_labels(source)
         return np.array([values[step_key(row)] for row in steps])
-    if name == "hidden_fault":
-        return hidden_fault_labels(source)
+    if name == "undetected_fault":
+        return undetected_fault_labels(source)
     if name == "value":
         model = dict(zip(map(step_key, source.labels), value_labels(source.labels, source.outcomes), strict=True))
         return np.array([model[step_key(row)].corrected for row in steps])
@@ -175,7 +175,7 @@ def em_labels(source: LabelSource) -> dict[StepKey, float]:
     return {step_key(row): float(value) for row, value in zip(rows, values, strict=True)}
 
 
-def hidden_fault_labels(source: LabelSource) -> Float[np.ndarray, " n"]:
+def undetected_fault_labels(source: LabelSource) -> Float[np.ndarray, " n"]:
     """P(recoverable) of ``source.steps`` by the hidden-fault EM."""
     rows, found = _faults(source)
     return _of_steps(source, rows, found.recoverable)
