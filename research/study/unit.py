@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -181,13 +182,13 @@ class Unit:
         warm = steps - calls * arm.unroll
         rows = self._inner(begin, arm, held_out=arm.meta != "same")
         state = fitter.with_labels(fitter.fit(fitter.start(self.seed), batches(rows, 0, warm)), learner, begin)
-        before = np.asarray(learner.labels(state.phi, begin))  # clipped to the floor
+        before = np.asarray(learner.labels(state.phi, jnp.asarray(begin)))  # clipped to the floor
         looked_at = self._pack(self.examples["train" if arm.meta == "same" else "meta"])
         clean = np.where(self.own > 0, np.nan, self.recoverable) if arm.meta == "clean_steps" else self.own * np.nan
         outer = batches(looked_at.relabeled(clean.astype(np.float32)), 0, calls)
         inputs = StepInputs(batches(rows, warm, steps), outer)
         state, moves = fitter.fit_bilevel(state, inputs, learner, begin, arm.meta == "clean_steps")
-        labels = np.asarray(learner.labels(state.phi, begin))
+        labels = np.asarray(learner.labels(state.phi, jnp.asarray(begin)))
         figures = {"label_moved": float(np.mean(np.abs(labels - before)[self.own > 0]))}
         label_moves = [LabelMove(*move) for move in zip(*map(np.asarray, moves), strict=True)]
         for name, truth in (("value", self.value), ("recoverable", self.recoverable)):

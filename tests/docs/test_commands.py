@@ -23,9 +23,8 @@ import pytest
 from doc_blocks import REPOSITORY, Block, blocks, commands, documents, loose_commands
 
 from dreamprm_jax.cli import main as cli
-from dreamprm_jax.config import Config, to_dict
+from dreamprm_jax.config import Config, load_config, load_settings, to_dict
 from dreamprm_jax.runs.paths import Paths
-from dreamprm_jax.runs.stage_graph import STAGES
 from dreamprm_jax.schema import CorrectedLabel
 from dreamprm_jax.storage import read_json, read_records
 from research.study import __main__ as study
@@ -39,7 +38,6 @@ SCRIPTS = [
     for path in sorted((REPOSITORY / folder).rglob("*"))
     if path.suffix in (".py", ".sh", ".sbatch", ".yaml")
 ]
-SETTINGS_COMMANDS = (*STAGES, "run", "inspect", "export")
 # Beginning of a command -> the test that runs such commands with small settings, or "" for the shell's own.
 ELSEWHERE = {
     "dreamprm run": "tests/test_main_job.py",
@@ -48,7 +46,7 @@ ELSEWHERE = {
     "dreamprm train": "tests/training/test_processes.py",
     "dreamprm evaluate": "tests/evaluation/test_files.py",
     "dreamprm status": "tests/engine/test_status.py",
-    "dreamprm search": "tests/evaluation/test_search_stage.py",
+    "dreamprm search": "tests/evaluation/test_search_comparison.py",
     "dreamprm judge": "tests/sandbox/test_judge_cli.py",
     "dreamprm score": "tests/scoring/test_score_job.py",
     "dreamprm serve": "tests/scoring/test_serve.py",
@@ -164,15 +162,13 @@ def check_dreamprm(arguments: list[str]) -> None:
     check_flags([word for word in arguments if word not in overrides], shown_help(*names, scored=config is not None))
     if config is None:
         return
-    if names[0] in SETTINGS_COMMANDS:
-        cli._parser(names[0]).parse_known_args(arguments)
     path = REPOSITORY / ("configs/embedded.py" if re.fullmatch(r"[A-Z]+", config) else config)
     if config.startswith("configs/"):
         assert path.is_file(), f"{config}: no such config"
     # A word in capitals stands for the reader's own value.
     given = [word for word in overrides if not re.search(r"=[A-Z]+$", word)]
     assert all(known(word.removeprefix("--config.").partition("=")[0]) for word in set(overrides) - set(given))
-    cli.load_config(str(path if path.is_file() else REPOSITORY / "configs/embedded.py"), given)
+    load_config(str(path if path.is_file() else REPOSITORY / "configs/embedded.py"), given)
 
 
 def check_study(arguments: list[str]) -> None:
@@ -184,7 +180,7 @@ def check_study(arguments: list[str]) -> None:
     assert all(word.startswith("--config.") for word in overrides), f"{overrides}: no flags of this command"
     if given.config:
         assert (REPOSITORY / given.config).is_file(), f"{given.config}: no such config"
-        values = cli.load_settings(str(REPOSITORY / given.config), overrides, CodeioSettings() if codeio else defaults)
+        values = load_settings(str(REPOSITORY / given.config), overrides, CodeioSettings() if codeio else defaults)
         assert codeio or freeze_study(values)
 
 
