@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
@@ -130,7 +129,7 @@ def make_bilevel_step(
     labels: Parametrisation,
     optimizer: optax.GradientTransformation,
     config: TrainConfig,
-    raw: np.ndarray,
+    raw: Float[Any, " n"],
     outer_loss: Loss | None = None,
 ) -> StepFunction:
     """K inner steps on theta, and one outer step on phi with the exact hypergradient through them.
