@@ -26,6 +26,6 @@ def get_config() -> config_dict.ConfigDict:
     config.train.row_tokens = 384
     config.train.warmup_steps = 260
     config.train.steps = 140
-    config.train.arms = ("orm", "raw", "label_table", "corrected")  # corrected: by the default, hidden_fault_online
+    config.train.arms = ("orm", "raw", "label_table", "corrected")  # corrected: by the default, undetected_fault_online
     config.train.meta.learning_rate = 0.1  # of the label table; a label is visited a few times only
     return config

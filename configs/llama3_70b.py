@@ -39,7 +39,7 @@ def get_config() -> config_dict.ConfigDict:
     config.model.remat = "full"
     config.model.attention = "chunked"
 
-    config.train.labels.method = "label_table"  # bi-level, as in the paper; the default is hidden_fault_online
+    config.train.labels.method = "label_table"  # bi-level, as in the paper; the default is undetected_fault_online
     config.train.row_tokens = 4096
     config.train.batch_size = 256
     config.train.warmup_steps = 100

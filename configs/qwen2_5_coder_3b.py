@@ -58,7 +58,7 @@ def get_config() -> config_dict.ConfigDict:
     config.train.weight_decay = 0.01
     config.train.clip_norm = 1.0
     config.train.adam_b2 = 0.999
-    config.train.labels.method = "label_table"  # the paper; the package's default is hidden_fault_online
+    config.train.labels.method = "label_table"  # the paper; the package's default is undetected_fault_online
     config.train.meta.learning_rate = 1e-2
     config.train.meta.weight_decay = 0.002
     config.train.meta.batch_size = 8

@@ -45,7 +45,7 @@ def get_config() -> config_dict.ConfigDict:
     config.train.steps = 4_000
     config.train.learning_rate = 1e-5
     config.train.adam_b2 = 0.95
-    config.train.labels.method = "label_table"  # the paper; the package's default is hidden_fault_online
+    config.train.labels.method = "label_table"  # the paper; the package's default is undetected_fault_online
     config.train.meta.learning_rate = 1e-2
     config.train.meta.batch_size = 16
     config.train.checkpoint_every = 250

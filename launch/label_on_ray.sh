@@ -37,7 +37,7 @@ dreamprm="$(command -v dreamprm || echo "${DREAMPRM_VENV:-$REPO/.venv}/bin/dream
 [ -n "$DRY_RUN" ] || [ -x "$dreamprm" ] || fail "dreamprm is not installed on this node"
 cd "$REPO"
 
-# What it costs to wait for is paid already; what must not happen is that labelling starts, fails and leaves it idle.
+# What it costs to wait for is paid already; what must not happen is that labeling starts, fails and leaves it idle.
 answers() { curl --silent --fail --max-time 10 --output /dev/null "$SERVER/models"; }
 say "waiting for $SERVER/models, at most $WAIT seconds"
 if [ -z "$DRY_RUN" ]; then

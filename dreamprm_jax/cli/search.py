@@ -9,6 +9,7 @@ import argparse
 import importlib
 
 from dreamprm_jax.cli.options import add_config, config_of, workdir_of
+from dreamprm_jax.config.renamed import current_name
 from dreamprm_jax.runs.locks import run_lock
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.runs.stage_folder import require_done
@@ -33,6 +34,7 @@ def main(args: argparse.Namespace) -> int:
     config = config_of(args)
     root = workdir_of(args, config)
     validate(config)
+    args.arm = current_name(args.arm, "--arm")
     if args.arm not in config.train.arms:
         raise DataError(f"--arm={args.arm}: the run's reward models are {', '.join(config.train.arms)}")
     require_done(config, root, "train")

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 import dacite
 from ml_collections import config_dict
 
+from dreamprm_jax.config.renamed import with_current_names
 from dreamprm_jax.config.run import Config
 from dreamprm_jax.config.setting import leaves
 from dreamprm_jax.schema import DataError
@@ -33,6 +34,7 @@ def freeze(settings: config_dict.ConfigDict | dict[str, Any]) -> Config:
     """
     values = settings.to_dict() if isinstance(settings, config_dict.ConfigDict) else settings
     check_names(values, to_dict(Config()), "")
+    values = with_current_names(values)
     try:
         return dacite.from_dict(Config, values, config=dacite.Config(strict=True, cast=[tuple]))
     except dacite.WrongTypeError as error:

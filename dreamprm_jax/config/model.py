@@ -99,11 +99,11 @@ class LabelsConfig:
     """Which step labels the arm ``corrected`` trains on, and the settings of all labelings."""
 
     method: str = setting(
-        "hidden_fault_online",
-        "The labeling of the arm `corrected`. Fixed: raw, soft, hard, smoothing, gce, beta_shrink, em, hidden_fault, "
-        "value, calibrator, clean, stored. Inferred in every training step: hidden_fault_online. Learned by the outer "
-        "problem: label_table (the paper), weight_table (the authors' code), corrector_net, table_on_em "
-        "(docs/labels.md). Or FILE.py:FUNCTION, a labeling of your own (docs/extending.md).",
+        "undetected_fault_online",
+        "The labeling of the arm `corrected`. Fixed: raw, soft, hard, smoothing, gce, beta_shrink, em, "
+        "undetected_fault, value, calibrator, clean, stored. Inferred in every training step: undetected_fault_online. "
+        "Learned by the outer problem: label_table (the paper), weight_table (the authors' code), corrector_net, "
+        "table_on_em (docs/labels.md). Or FILE.py:FUNCTION, a labeling of your own (docs/extending.md).",
         reads="function",
     )
     floor: float = setting(

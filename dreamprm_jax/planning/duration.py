@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from dreamprm_jax.config import TrainConfig
-from dreamprm_jax.training.arms import ORM, plans
+from dreamprm_jax.training.arms import ORM, arm_plans
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Steps:
 
 def run_steps(settings: TrainConfig) -> Steps:
     """Counts as ``training/stage.py`` trains: arms with equal labels share their warm-up."""
-    arms, meta = plans(settings), settings.meta
+    arms, meta = arm_plans(settings), settings.meta
     plain = len({plan.warmup for plan in arms}) * settings.warmup_steps
     if ORM in settings.arms:
         plain += settings.warmup_steps + settings.steps

@@ -1,4 +1,4 @@
-"""What labelling costs: requests and tokens of the policy, with and without its server's prefix cache; judged programs.
+"""What labeling costs: requests and tokens of the policy, with and without its server's prefix cache; judged programs.
 
 A program of S steps and L tokens behind a prompt of P tokens has S - 1 prefixes to roll out (the last step's label is
 the program's own outcome). Steps are taken as equally long, so the i-th prefix has i L / S tokens and its completion

@@ -15,7 +15,7 @@ from dreamprm_jax.planning.layouts import MOST_SHARDS, Batches, objection, parse
 from dreamprm_jax.planning.memory import USABLE, Memory, step_memory, step_works
 from dreamprm_jax.planning.roofline import Layout, Work, step_time
 from dreamprm_jax.schema import DataError
-from dreamprm_jax.training.arms import plans
+from dreamprm_jax.training.arms import arm_plans
 from dreamprm_jax.training.inspect import GB, target_devices, target_model
 from dreamprm_jax.training.loop import check_settings
 
@@ -45,7 +45,7 @@ def plan_training(
     )
     devices = target_devices(dataclasses.replace(config, inspect=inspect))
     model, source = target_model(config)
-    batches = Batches.of(config.train, any(plan.learned for plan in plans(config.train)))
+    batches = Batches.of(config.train, any(plan.learned for plan in arm_plans(config.train)))
     if wanted is not None and (why := objection(wanted, fleet, model, batches)):
         raise DataError(f"--mesh={mesh}: {why}")
     works = step_works(config, model)

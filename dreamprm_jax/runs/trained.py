@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dreamprm_jax.config import Config, freeze
+from dreamprm_jax.config.renamed import RENAMED
 from dreamprm_jax.runs.stage_folder import DONE, STARTED
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import read_json
@@ -59,6 +60,6 @@ def trained_arm(path: Path) -> TrainedArm:
         raise DataError(f"{train}: training has not finished; run `dreamprm run` with the same settings again{hint}")
     started = read_json(train / STARTED)
     config = freeze(started["config"])
-    if path.name not in config.train.arms:
+    if RENAMED.get(path.name, path.name) not in config.train.arms:  # the folder may bear an old name
         raise DataError(f"{path}: the models trained there are {', '.join(config.train.arms)}")
     return TrainedArm(train / path.name, config, started["fingerprint"])

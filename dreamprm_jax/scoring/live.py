@@ -12,7 +12,7 @@ from dreamprm_jax.models.pretrained import model_config
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import Problem, Program
 from dreamprm_jax.scoring.scorer import Reading, Scorer
-from dreamprm_jax.training.examples import tokenise
+from dreamprm_jax.training.examples import tokenize
 from dreamprm_jax.training.mesh import make_mesh
 from dreamprm_jax.training.parameters import frozen_params, trained_params
 from dreamprm_jax.training.tokenizer import load_tokenizer
@@ -48,7 +48,7 @@ class ArmScorer:
         found: list[str] = []
         readings: list[Reading] = []
         for problem, programs in groups.values():
-            for program, tokens, ends in tokenise(
+            for program, tokens, ends in tokenize(
                 self._tokenizer, self._model, problem, programs, self.counts, self._granularity
             ):
                 found.append(program.program_hash)

@@ -28,7 +28,7 @@ from dreamprm_jax.schema import DataError, Program, Step
 from dreamprm_jax.scoring.inputs import inline_problem, unusable
 from dreamprm_jax.scoring.prm import Prm
 from dreamprm_jax.scoring.scorer import Reading, sigmoid
-from dreamprm_jax.training.examples import tokenise
+from dreamprm_jax.training.examples import tokenize
 from dreamprm_jax.training.tokenizer import encode_steps
 
 TASKS = ("token_classify", "classify")
@@ -213,7 +213,7 @@ def parse_steps(body: Mapping[str, Any], prm: Prm) -> Steps:
             raise DataError(f"{where}: {reason}")
     programs = [Program.make(problem.problem_id, code, index, "", {}) for index, code in enumerate(codes)]
     counts: Counter[str] = Counter()
-    rows = tokenise(prm.tokenizer, prm.limits, problem, programs, counts, prm.granularity)
+    rows = tokenize(prm.tokenizer, prm.limits, problem, programs, counts, prm.granularity)
     if len(rows) < len(programs):
         left_out = min({program.sample_index for program in programs} - {row[0].sample_index for row in rows})
         raise TooLong(f"{name}[{left_out}]: longer than the model's context of {prm.limits.max_length} tokens")

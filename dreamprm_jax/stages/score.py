@@ -25,7 +25,7 @@ from dreamprm_jax.schema import DataError, Problem, Program, Score
 from dreamprm_jax.scoring.scorer import ProgramReading, Reading, Scorer, score_row
 from dreamprm_jax.storage import read_records, write_records
 from dreamprm_jax.training import distributed
-from dreamprm_jax.training.examples import tokenise
+from dreamprm_jax.training.examples import tokenize
 from dreamprm_jax.training.mesh import own_mesh
 from dreamprm_jax.training.parameters import frozen_params, trained_params
 from dreamprm_jax.training.tokenizer import load_tokenizer
@@ -129,7 +129,7 @@ def _readings(
     return [
         ProgramReading(program, Reading(tokens, ends))
         for key, of_problem in by_problem.items()
-        for program, tokens, ends in tokenise(tokenizer, config.model, problems[key], of_problem, counts, granularity)
+        for program, tokens, ends in tokenize(tokenizer, config.model, problems[key], of_problem, counts, granularity)
     ]
 
 

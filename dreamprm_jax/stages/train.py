@@ -1,6 +1,6 @@
 """The train stage: tokenizer, examples, and the arms one after another.
 
-Every step-labelled arm starts with a warm-up on its labels and the outcomes, which arms with equal labels share, and
+Every step-labeled arm starts with a warm-up on its labels and the outcomes, which arms with equal labels share, and
 goes on from there: with the same labels, inferring them in every step, or learning them by the outer problem. ``orm``
 trains on outcomes alone, for as many steps.
 """
@@ -27,9 +27,9 @@ from dreamprm_jax.labeling.correction.methods import (
     StepKey,
     fault_evidence,
     fixed_labels,
-    hidden_fault_labels,
     read_labels,
     step_key,
+    undetected_fault_labels,
 )
 from dreamprm_jax.labeling.exact_truth import read_truth, why_no_truth
 from dreamprm_jax.models import pretrained
@@ -39,16 +39,16 @@ from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, Problem, Program, StepLabel, StepTruth
 from dreamprm_jax.storage import read_records, write_records
 from dreamprm_jax.training import distributed
-from dreamprm_jax.training.arms import ORM, Plan, describe, make_parametrisation, plans
+from dreamprm_jax.training.arms import ORM, ArmPlan, arm_plans, describe, make_parametrisation
 from dreamprm_jax.training.checkpoint import TrainState
 from dreamprm_jax.training.evaluate_during import EvaluationSet, evaluation_set
 from dreamprm_jax.training.examples import DROPPED_TOKENS, Example, build_examples
 from dreamprm_jax.training.feed import PackedRows
 from dreamprm_jax.training.label_table import PADDING, pad_labels, padded_rows, place_replicated, place_table
-from dreamprm_jax.training.loop import Arm, Data, check_settings, host_logits, train_arm
+from dreamprm_jax.training.loop import Arm, ArmData, check_settings, host_logits, train_arm
 from dreamprm_jax.training.losses import Targets, make_inner_loss, make_outcome_loss
 from dreamprm_jax.training.mesh import activate, check_divisible, make_mesh, optimizer_shardings
-from dreamprm_jax.training.online_faults import alive_posterior, inferred_labels
+from dreamprm_jax.training.online_label_inference import alive_posterior, inferred_labels
 from dreamprm_jax.training.parameters import initial_params
 from dreamprm_jax.training.steps import make_meta_optimizer, make_optimizer
 from dreamprm_jax.training.tokenizer import load_tokenizer, prompt_text, save_tokenizer, train_tokenizer
@@ -66,7 +66,7 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
     """
     settings, counts = config.train, Counter[str]()
     check_settings(settings)
-    arms = plans(settings)
+    arms = arm_plans(settings)
     problems = {w: {p.problem_id: p for p in read_records(paths.problems(w), Problem)} for w in WINDOWS}
     for window in ("train", "meta"):
         if leaked := problems[window].keys() & problems["test"].keys():
@@ -121,13 +121,13 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
         counts["trainable parameters"] = sum(leaf.size for leaf in jax.tree.leaves(params))
     counts["packed rows"] = len(inner.rows)
     counts["tokens a row"] = inner.shape.tokens
-    counts["percent of tokens that are no padding"] = round(100 * inner.fill)
+    counts["packing efficiency, percent"] = round(100 * inner.packing_efficiency)
 
     measured = _evaluation_set(config, truth, examples["meta"], keys, counts[DROPPED_TOKENS])
     end = settings.warmup_steps + settings.steps
     if ORM in settings.arms:
         arm = Arm(ORM, make_outcome_loss(model, settings.loss), 0, end)
-        data = Data(inner, outer, np.zeros(0, np.float32), config.seed, measured)
+        data = ArmData(inner, outer, np.zeros(0, np.float32), config.seed, measured)
         train_arm(settings, model, mesh, arm, data, start, paths.arm(ORM), frozen)
     warm: dict[str, TrainState] = {}
 
@@ -141,19 +141,19 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
 
     for plan in arms:
         labels, infer = labels_at_start(plan.start)
-        counts[f"steps labelled {plan.start}"] = int(np.isfinite(labels).sum())
+        counts[f"steps labeled {plan.start}"] = int(np.isfinite(labels).sum())
         if keys and not np.isfinite(labels).any():
-            raise DataError(f"arm {plan.arm}: labelling {plan.start!r} gives none of the {len(keys)} steps a label")
+            raise DataError(f"arm {plan.arm}: labeling {plan.start!r} gives none of the {len(keys)} steps a label")
         table = np.where(np.isfinite(labels), labels, PADDING)  # rows without a label are in no batch
         chosen = held_out if plan.held_out else inner
-        data = Data(chosen.relabelled(labels), outer, table, config.seed, measured)
+        data = ArmData(chosen.relabeled(labels), outer, table, config.seed, measured)
         loss = make_inner_loss(model, None, settings.outcome_weight, plan.loss, settings.labels.gce_q, infer)
         if plan.warmup not in warm:
             arm = Arm(plan.warmup, loss, 0, settings.warmup_steps)
             warm[plan.warmup] = train_arm(settings, model, mesh, arm, data, start, paths.arm(plan.warmup), frozen)
         first, corrected = warm[plan.warmup], labels
         if plan.learned:
-            learner = make_parametrisation(plan.labelling, labels, source, settings.labels, config.seed)
+            learner = make_parametrisation(plan.labeling, labels, source, settings.labels, config.seed)
             values = _learn(config, paths, model, mesh, plan, learner, data, first, frozen)
             corrected = np.where(np.isfinite(labels), values, np.nan)
         else:
@@ -161,21 +161,23 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
             state = train_arm(settings, model, mesh, arm, data, first, paths.arm(plan.arm), frozen)
             if infer is not None:
                 size = settings.batch_size // settings.accumulation
-                each = PackedRows(examples["train"], settings.row_tokens, size, config.seed).relabelled(labels)
+                each = PackedRows(examples["train"], settings.row_tokens, size, config.seed).relabeled(labels)
                 logits_of = functools.partial(host_logits, model, mesh, state.params, frozen)
                 with activate(model, mesh):
                     corrected = inferred_labels(logits_of, infer, each, len(keys))
                 if (left_out := np.isnan(corrected)).any():  # programs that are no examples: too long, no verdict
-                    corrected = np.where(left_out, hidden_fault_labels(source), corrected)
-        if plan.labelling != "raw" and distributed.is_main():
+                    corrected = np.where(left_out, undetected_fault_labels(source), corrected)
+        if plan.labeling != "raw" and distributed.is_main():
             _write_labels(paths.corrected_labels(plan.arm), source, corrected, describe(plan, settings))
     return dict(counts)
 
 
-def label_source(config: Config, paths: Paths, arms: list[Plan], outcomes: list[Outcome], truth: Truth) -> LabelSource:
+def label_source(
+    config: Config, paths: Paths, arms: list[ArmPlan], outcomes: list[Outcome], truth: Truth
+) -> LabelSource:
     """Counts, outcomes and, where an arm asks for them, clean labels."""
     settings = config.train.labels
-    wanted = {plan.labelling for plan in arms} & {"clean", "calibrator"}
+    wanted = {plan.labeling for plan in arms} & {"clean", "calibrator"}
     clean: dict[StepKey, float] = {}
     if wanted and settings.clean_labels:
         clean = read_labels(Path(settings.clean_labels))
@@ -188,7 +190,7 @@ def label_source(config: Config, paths: Paths, arms: list[Plan], outcomes: list[
 def _exact_truth(config: Config, truth: Truth) -> dict[StepKey, float]:
     """The one place where training sees the truth: for the oracle and the calibrator, which are told apart by name."""
     if reason := why_no_truth(config):
-        raise DataError(f"config.train.labels.clean_labels: labellings clean and calibrator need a file: {reason}")
+        raise DataError(f"config.train.labels.clean_labels: labelings clean and calibrator need a file: {reason}")
     target = config.train.labels.clean_target
     return {(row.problem_id, row.program_hash, row.step_index): float(getattr(row, target)) for row in truth("train")}
 
@@ -232,9 +234,9 @@ def _learn(
     paths: Paths,
     model: DecoderConfig,
     mesh: jax.sharding.Mesh,
-    plan: Plan,
+    plan: ArmPlan,
     labels: Parametrisation,
-    data: Data,
+    data: ArmData,
     warm: TrainState,
     frozen: Params,
 ) -> Float[np.ndarray, " n"]:

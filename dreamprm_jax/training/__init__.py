@@ -1,1 +1,1 @@
-"""Tokenise, pack, shard, train, checkpoint."""
+"""Tokenize, pack, shard, train, checkpoint."""

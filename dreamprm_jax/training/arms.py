@@ -1,4 +1,4 @@
-"""What an arm trains on: its labels at the start, its loss, and the label-side parameters of a learned labelling."""
+"""What an arm trains on: its labels at the start, its loss, and the label-side parameters of a learned labeling."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ _PARTS = ("is_table", "init", "targets_and_weights", "labels", "project")  # of 
 
 
 @dataclass(frozen=True)
-class Plan:
-    """One step-labelled arm of the train stage."""
+class ArmPlan:
+    """One step-labeled arm of the train stage."""
 
     arm: str
-    labelling: str
-    start: str  # the labelling of the warm-up, and of phi's start: a fixed one, or an online one itself
+    labeling: str
+    start: str  # the labeling of the warm-up, and of phi's start: a fixed one, or an online one itself
     loss: LossKind
     held_out: bool = False  # whether the meta programs' outcomes are kept out of its inner loss
 
     @property
     def learned(self) -> bool:
         """Whether the outer problem learns the labels."""
-        return _is_learned(self.labelling)
+        return _is_learned(self.labeling)
 
     @property
     def warmup(self) -> str:
@@ -48,11 +48,11 @@ class Plan:
         return "warmup" + ("" if self.start == "raw" else f"_{self.start}") + ("_held_out" if self.held_out else "")
 
 
-def plans(settings: TrainConfig) -> list[Plan]:
-    """The step-labelled arms of ``settings.arms``, in order; ``orm`` has no step labels and is not among them.
+def arm_plans(settings: TrainConfig) -> list[ArmPlan]:
+    """The step-labeled arms of ``settings.arms``, in order; ``orm`` has no step labels and is not among them.
 
     Raises:
-      DataError: naming an arm or a labelling that does not exist, or an arm that stands twice.
+      DataError: naming an arm or a labeling that does not exist, or an arm that stands twice.
     """
     if len(set(settings.arms)) < len(settings.arms):
         raise DataError(f"config.train.arms: {', '.join(settings.arms)}: an arm stands twice")
@@ -65,24 +65,24 @@ def plans(settings: TrainConfig) -> list[Plan]:
         if arm not in (CORRECTED, *FIXED, *ONLINE, *LEARNED):
             choices = ", ".join([ORM, CORRECTED, *FIXED, *ONLINE, *LEARNED])
             raise DataError(f"config.train.arms: unknown arm {arm!r}; choose among {choices}")
-        labelling = settings.labels.method if arm == CORRECTED else arm
-        loss: LossKind = "gce" if labelling == "gce" else settings.loss
-        start = "raw" if is_user_function(labelling) else LEARNED.get(labelling, labelling)
-        found.append(Plan(arm, labelling, start, loss, settings.meta.held_out and _is_learned(labelling)))
+        labeling = settings.labels.method if arm == CORRECTED else arm
+        loss: LossKind = "gce" if labeling == "gce" else settings.loss
+        start = "raw" if is_user_function(labeling) else LEARNED.get(labeling, labeling)
+        found.append(ArmPlan(arm, labeling, start, loss, settings.meta.held_out and _is_learned(labeling)))
     return found
 
 
-def _is_learned(labelling: str) -> bool:
-    return labelling in LEARNED or is_user_function(labelling)
+def _is_learned(labeling: str) -> bool:
+    return labeling in LEARNED or is_user_function(labeling)
 
 
 def make_parametrisation(
-    labelling: str, start: Float[np.ndarray, " n"], source: LabelSource, settings: LabelsConfig, seed: int
+    labeling: str, start: Float[np.ndarray, " n"], source: LabelSource, settings: LabelsConfig, seed: int
 ) -> Parametrisation:
-    """The label-side parameters of a learned labelling.
+    """The label-side parameters of a learned labeling.
 
     Args:
-      labelling: a key of ``LEARNED``, or FILE.py:FUNCTION, which is called with the other arguments.
+      labeling: a key of ``LEARNED``, or FILE.py:FUNCTION, which is called with the other arguments.
       start: labels of ``source.steps`` to start from; nan where a step has none.
       source: counts and outcomes, for the corrector network's features.
       settings: floor and sizes.
@@ -91,15 +91,15 @@ def make_parametrisation(
     Raises:
       DataError: where the user's function fails or gives no parametrisation.
     """
-    if is_user_function(labelling):
+    if is_user_function(labeling):
         field = "config.train.labels.method"
-        own = call_user_function(labelling, field, start, source, settings, seed)
+        own = call_user_function(labeling, field, start, source, settings, seed)
         if missing := [name for name in _PARTS if not hasattr(own, name)]:
-            raise DataError(f"{field}: {labelling} gave {type(own).__name__}, which lacks {', '.join(missing)}")
+            raise DataError(f"{field}: {labeling} gave {type(own).__name__}, which lacks {', '.join(missing)}")
         return own
-    if labelling == "weight_table":
+    if labeling == "weight_table":
         return WeightTable()
-    if labelling == "corrector_net":
+    if labeling == "corrector_net":
         # The network needs a number for every step of a program: without rollouts, the prior's mean.
         whole = np.where(np.isfinite(start), start, fixed_labels("soft", source, settings))
         programs = {key: number for number, key in enumerate(dict.fromkeys(s.program_hash for s in source.steps))}
@@ -108,8 +108,8 @@ def make_parametrisation(
     return LabelTable(settings.floor)
 
 
-def describe(plan: Plan, settings: TrainConfig) -> str:
-    """The labelling and the settings that decide its labels, in one line: the provenance of stored rows."""
+def describe(plan: ArmPlan, settings: TrainConfig) -> str:
+    """The labeling and the settings that decide its labels, in one line: the provenance of stored rows."""
     labels, meta = settings.labels, settings.meta
     parts = {
         "smoothing": [f"amount={labels.smoothing}"],
@@ -117,7 +117,7 @@ def describe(plan: Plan, settings: TrainConfig) -> str:
         "calibrator": [f"target={labels.clean_target}"],
         "clean": [f"target={labels.clean_target}"],
         "stored": [labels.stored],
-    }.get(plan.labelling, [])
+    }.get(plan.labeling, [])
     if plan.learned:
         parts = [f"from={plan.start}", meta.method, f"K={meta.unroll}", f"learning_rate={meta.learning_rate}"]
-    return "/".join([plan.labelling, *parts])
+    return "/".join([plan.labeling, *parts])

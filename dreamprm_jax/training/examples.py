@@ -34,7 +34,7 @@ class Example:
 
 
 def relabel(examples: Iterable[Example], labels: Float[np.ndarray, " n"]) -> list[Example]:
-    """The examples with the table's labels; a step whose label is nan counts as not labelled."""
+    """The examples with the table's labels; a step whose label is nan counts as not labeled."""
 
     def one(example: Example) -> Example:
         if not (example.label_index != NO_LABEL).any():
@@ -50,7 +50,7 @@ def relabel(examples: Iterable[Example], labels: Float[np.ndarray, " n"]) -> lis
     return [one(example) for example in examples]
 
 
-def tokenise(
+def tokenize(
     tokenizer: Tokenizer,
     model: ModelConfig,
     problem: Problem,
@@ -115,7 +115,7 @@ def build_examples(
         by_problem.setdefault(program.problem_id, {})[program.program_hash] = program
     examples = []
     for problem_id, unique in by_problem.items():
-        found = tokenise(tokenizer, model, problems[problem_id], list(unique.values()), counts, granularity)
+        found = tokenize(tokenizer, model, problems[problem_id], list(unique.values()), counts, granularity)
         for program, tokens, ends in found:
             index = np.asarray([rows.get((program.program_hash, i), NO_LABEL) for i in range(len(ends))], np.int32)
             outcome = known.get(program.program_hash, float("nan"))

@@ -82,7 +82,7 @@ class PackedRows:
         self.batch_size = batch_size
         self._indices = grain.MapDataset.range(len(self.rows)).seed(seed).shuffle().repeat(None).batch(batch_size)
 
-    def relabelled(self, labels: Float[np.ndarray, " n"]) -> PackedRows:
+    def relabeled(self, labels: Float[np.ndarray, " n"]) -> PackedRows:
         """The same rows in the same order, with other labels in the label table; see ``examples.relabel``."""
         other = copy.copy(self)
         other.examples = relabel(self.examples, labels)
@@ -104,8 +104,8 @@ class PackedRows:
         return part._replace(**dict(zip(("label_share", "outcome_share"), shares, strict=True)))
 
     @property
-    def fill(self) -> float:
-        """Share of a row's tokens that are no padding, on average."""
+    def packing_efficiency(self) -> float:
+        """Packing efficiency: the share of a row's tokens that are not padding, on average."""
         return sum(len(e.tokens) for e in self.examples) / (len(self.rows) * self.shape.tokens)
 
 
@@ -131,13 +131,13 @@ def collate(rows: Sequence[Sequence[Example]], shape: Shape) -> Batch:
         for segment, example in enumerate(examples, 1):
             length, steps = len(example.tokens), len(example.step_index)
             here, slots = slice(token, token + length), slice(step, step + steps)
-            labelled = example.label_index != NO_LABEL
+            labeled = example.label_index != NO_LABEL
             batch.tokens[row, here] = example.tokens
             batch.positions[row, here] = np.arange(length)
             batch.segments[row, here] = segment
             batch.step_index[row, slots] = token + example.step_index
-            batch.label_mask[row, slots] = labelled
-            batch.label_index[row, slots] = np.where(labelled, example.label_index, 0)
+            batch.label_mask[row, slots] = labeled
+            batch.label_index[row, slots] = np.where(labeled, example.label_index, 0)
             batch.raw[row, slots] = example.raw
             batch.outcome_mask[row, step + steps - 1] = True
             batch.outcome[row, step + steps - 1] = example.outcome
@@ -146,7 +146,7 @@ def collate(rows: Sequence[Sequence[Example]], shape: Shape) -> Batch:
 
 
 def _shares(rows: Sequence[Sequence[Example]]) -> tuple[float, float]:
-    """Labelled steps and outcomes of a batch, over its rows."""
+    """Labeled steps and outcomes of a batch, over its rows."""
     labels = sum(int((example.label_index != NO_LABEL).sum()) for row in rows for example in row)
     return max(labels, 1) / len(rows), max(sum(map(len, rows)), 1) / len(rows)
 

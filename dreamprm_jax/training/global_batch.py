@@ -61,7 +61,7 @@ def from_every_process(batch: Batch, mesh: Mesh) -> Batch:
     return Batch(*(place(np.asarray(leaf)) for leaf in batch))
 
 
-def flag_of_each_device(value: bool, mesh: Mesh) -> jax.Array:
+def flag_per_device(value: bool, mesh: Mesh) -> jax.Array:
     """One flag a device, each the value of its own process."""
     if jax.process_count() == 1:
         return jax.device_put(np.full(mesh.size, value), replicated(mesh))

@@ -28,7 +28,7 @@ from dreamprm_jax.models.lora import split_trainable
 from dreamprm_jax.models.pretrained import check_weights, model_config
 from dreamprm_jax.models.reward import abstract_params
 from dreamprm_jax.schema import DataError
-from dreamprm_jax.training.arms import plans
+from dreamprm_jax.training.arms import arm_plans
 from dreamprm_jax.training.checkpoint import TrainState
 from dreamprm_jax.training.feed import Batch
 from dreamprm_jax.training.flops import matrix_flops
@@ -46,7 +46,7 @@ from dreamprm_jax.training.mesh import (
     parameter_shardings,
     replicated,
 )
-from dreamprm_jax.training.online_faults import alive_posterior
+from dreamprm_jax.training.online_label_inference import alive_posterior
 from dreamprm_jax.training.steps import (
     StepInputs,
     make_bilevel_step,
@@ -136,8 +136,8 @@ def training_steps(config: Config, model: DecoderConfig, mesh: Mesh | AbstractMe
     opt_state = _abstract(opt_shapes, optimizer_shardings(optimizer, trainable, trainable_shardings, mesh))
     batch = _abstract_batch(config, config.train.batch_size, config.train.accumulation, mesh)
 
-    arms = plans(config.train)
-    online = any(plan.labelling in ONLINE for plan in arms)
+    arms = arm_plans(config.train)
+    online = any(plan.labeling in ONLINE for plan in arms)
     infer = functools.partial(alive_posterior, hidden=0.05) if online else None  # any q: the program is the same
     plain_loss = make_inner_loss(model, None, config.train.outcome_weight, infer=infer)
 

@@ -24,7 +24,7 @@ from dreamprm_jax.training.checkpoint import Checkpoints, TrainState
 from dreamprm_jax.training.evaluate_during import EvaluationSet, Figures, label_figures, meta_figures
 from dreamprm_jax.training.examples import NO_LABEL
 from dreamprm_jax.training.feed import Batch, PackedRows
-from dreamprm_jax.training.global_batch import flag_of_each_device, from_every_process, step_batch, whole_batches
+from dreamprm_jax.training.global_batch import flag_per_device, from_every_process, step_batch, whole_batches
 from dreamprm_jax.training.guard import FiniteGuard, all_finite
 from dreamprm_jax.training.losses import Loss, batch_logits
 from dreamprm_jax.training.master_weights import check_needed
@@ -33,7 +33,7 @@ from dreamprm_jax.training.metrics import MetricsWriter
 from dreamprm_jax.training.profiling import ProfilerWindow
 from dreamprm_jax.training.steps import (
     META_FIGURES,
-    Step,
+    StepFunction,
     StepInputs,
     StepResult,
     draws_dropout,
@@ -56,7 +56,7 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Data:
+class ArmData:
     """The inner and outer problem's rows, the label table's labels at the start, and the seed of LoRA's dropout."""
 
     inner: PackedRows
@@ -66,7 +66,7 @@ class Data:
     evaluation: EvaluationSet | None = None  # what to measure on during training
 
 
-class Watched(NamedTuple):
+class CheckedStep(NamedTuple):
     """A step's result with the flags that the loop reads one step later."""
 
     result: StepResult
@@ -79,7 +79,7 @@ def train_arm(
     model: DecoderConfig,
     mesh: Mesh,
     arm: Arm,
-    data: Data,
+    data: ArmData,
     start: TrainState,
     folder: Path,
     frozen: Any = None,
@@ -116,7 +116,7 @@ class _Loop:
     model: DecoderConfig
     mesh: Mesh
     arm: Arm
-    data: Data
+    data: ArmData
     folder: Path
     frozen: Any
     checkpoints: Checkpoints
@@ -131,7 +131,7 @@ class _Loop:
         config, arm, stride, main = self.config, self.arm, self.stride, distributed.is_main()
         compiled, guard = self._compile(state), FiniteGuard(self.folder, self._host_batches, main)
         length, done = arm.last_step - arm.first_step, first - arm.first_step
-        agreed: Any = False  # whether any process was asked to stop before the last step
+        stop_agreed: Any = False  # whether any process was asked to stop before the last step
         with (
             activate(self.model, self.mesh),
             distributed.stop_requests() as requests,
@@ -142,13 +142,13 @@ class _Loop:
             for step in range(first, arm.last_step, stride):
                 profiler.before(step, stride)
                 inputs = self._inputs(step)
-                asked = flag_of_each_device(bool(requests), self.mesh)
+                asked = flag_per_device(bool(requests), self.mesh)
                 (state, metrics, move), finite, stop = compiled(state, inputs, asked)
                 guard.watch(step, finite, metrics)  # waits for the step before, while this one runs
                 following, last = step + stride, step + stride >= arm.last_step
                 # One process stops at once; several after the step at which all of them have read the flag.
-                stopping = bool(requests) if jax.process_count() == 1 else bool(agreed)
-                agreed = stop
+                stopping = bool(requests) if jax.process_count() == 1 else bool(stop_agreed)
+                stop_agreed = stop
                 logging = last or step % config.log_every < stride
                 measuring = bool(config.evaluate_every) and (last or following % config.evaluate_every < stride)
                 saving = last or stopping or self.checkpoints.due(following, stride)
@@ -177,19 +177,19 @@ class _Loop:
         """The step with its flags. The state comes out as it went in, so that the second step does not compile anew."""
         config, arm, optimizer = self.config, self.arm, make_optimizer(self.config)
         if arm.labels is None:
-            step: Step = make_plain_step(arm.inner_loss, optimizer, config.accumulation)
+            step: StepFunction = make_plain_step(arm.inner_loss, optimizer, config.accumulation)
         else:
             step = make_bilevel_step(
                 self.model, arm.inner_loss, arm.labels, optimizer, config, self.data.raw, arm.outer_loss
             )
 
-        def watched(state: TrainState, inputs: StepInputs, asked: Bool[Array, " devices"]) -> Watched:
+        def checked_step(state: TrainState, inputs: StepInputs, asked: Bool[Array, " devices"]) -> CheckedStep:
             result = step(state, inputs)
-            return Watched(result, all_finite(result), jnp.any(asked))
+            return CheckedStep(result, all_finite(result), jnp.any(asked))
 
         everywhere = replicated(self.mesh)
         shardings = StepResult(jax.tree.map(lambda leaf: leaf.sharding, state), everywhere, everywhere)  # type: ignore[arg-type]
-        return jax.jit(watched, donate_argnums=0, out_shardings=Watched(shardings, everywhere, everywhere))  # type: ignore[arg-type]
+        return jax.jit(checked_step, donate_argnums=0, out_shardings=CheckedStep(shardings, everywhere, everywhere))  # type: ignore[arg-type]
 
     def _inputs(self, step: int) -> StepInputs:
         """What the call of one step, or of K from it on, reads."""
@@ -258,7 +258,7 @@ def check_settings(config: TrainConfig) -> None:
             raise DataError(f"config.train.labels.{name}={getattr(labels, name)}: must be {wanted}")
 
 
-def _check(config: TrainConfig, mesh: Mesh, arm: Arm, data: Data, start: TrainState) -> None:
+def _check(config: TrainConfig, mesh: Mesh, arm: Arm, data: ArmData, start: TrainState) -> None:
     """Raises DataError on what would fail, or mean nothing, later."""
     check_settings(config)
     batches = [("", config.batch_size, config.accumulation)]

@@ -38,7 +38,7 @@ def elementwise_loss(
     """The loss of each logit against its target in [0, 1], with p = sigmoid(logit).
 
     ``bce``: -t log p - (1 - t) log(1 - p). ``mse``: (p - t)^2. ``gce``: t (1 - p^q) / q + (1 - t) (1 - (1 - p)^q) / q,
-    the generalised cross-entropy (arXiv 1805.07836): bce as q goes to 0, the mean absolute error at q = 1; labels that
+    the generalized cross-entropy (arXiv 1805.07836): bce as q goes to 0, the mean absolute error at q = 1; labels that
     the model finds absurd weigh less.
     """
     if kind == "bce":
@@ -51,7 +51,7 @@ def elementwise_loss(
 
 
 def step_loss(losses: Float[Array, "B S"], weights: Float[Array, "B S"], batch: Batch) -> Float[Array, ""]:
-    """Weighted losses of the noisy step labels, mean over the labelled steps."""
+    """Weighted losses of the noisy step labels, mean over the labeled steps."""
     return jnp.sum(jnp.where(batch.label_mask, weights * losses, 0.0)) / jnp.sum(batch.label_share)
 
 

@@ -68,7 +68,7 @@ def mesh_shape(config: MeshConfig, device_count: int) -> tuple[int, int, int]:
 
 
 def device_grid(shape: tuple[int, int, int], devices: Sequence[Any]) -> np.ndarray:
-    """The devices in the mesh's shape, neighbours on the network next to each other; ``data`` alone crosses slices.
+    """The devices in the mesh's shape, neighbors on the network next to each other; ``data`` alone crosses slices.
 
     What jax calls a slice is a TPU slice, or the GPUs of one node. Nodes are joined by a faster network than slices:
     there ``fsdp`` may cross them too where ``data`` does not, and ``tensor`` never does.

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jaxtyping import Array, Bool, Float
 
@@ -58,7 +57,7 @@ class StepResult(NamedTuple):
     label_move: LabelMove | None
 
 
-Step = Callable[[TrainState, StepInputs], StepResult]
+StepFunction = Callable[[TrainState, StepInputs], StepResult]
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
@@ -109,7 +108,7 @@ def draws_dropout(model: DecoderConfig) -> bool:
     return model.lora is not None and model.lora.dropout > 0
 
 
-def make_plain_step(inner_loss: Loss, optimizer: optax.GradientTransformation, accumulation: int = 1) -> Step:
+def make_plain_step(inner_loss: Loss, optimizer: optax.GradientTransformation, accumulation: int = 1) -> StepFunction:
     """One first-order step on the inner loss, over ``accumulation`` micro-batches."""
 
     def step(state: TrainState, inputs: StepInputs) -> StepResult:
@@ -130,9 +129,9 @@ def make_bilevel_step(
     labels: Parametrisation,
     optimizer: optax.GradientTransformation,
     config: TrainConfig,
-    raw: np.ndarray,
+    raw: Float[Any, " n"],
     outer_loss: Loss | None = None,
-) -> Step:
+) -> StepFunction:
     """K inner steps on theta, and one outer step on phi with the exact hypergradient through them.
 
     Args:

@@ -1,6 +1,6 @@
 """Text to tokens: a byte-level BPE tokenizer made from the training window, and the reward model's input format.
 
-The prompt and every step are tokenised apart, so that a step always ends at a token's end, in training and in scoring
+The prompt and every step are tokenized apart, so that a step always ends at a token's end, in training and in scoring
 alike, and so that the tokens of a prefix do not depend on what follows it.
 """
 

@@ -46,12 +46,12 @@ def get_config() -> config_dict.ConfigDict:
         "corrector_net:rate=0.003,phase=retrain",
         "corrector_net:meta=clean_steps,rate=0.01,phase=retrain",
         # bi-level refinement of inferred labels
-        "hidden_fault",
-        "hidden_fault_online",
-        "label_table:start=hidden_fault,rate=0.1,phase=retrain",
-        "label_table:start=hidden_fault,meta=clean_steps,rate=0.1,phase=retrain",
-        "corrector_net:start=hidden_fault,rate=0.003,phase=retrain",
-        "corrector_net:start=hidden_fault,meta=clean_steps,rate=0.01,phase=retrain",
+        "undetected_fault",
+        "undetected_fault_online",
+        "label_table:start=undetected_fault,rate=0.1,phase=retrain",
+        "label_table:start=undetected_fault,meta=clean_steps,rate=0.1,phase=retrain",
+        "corrector_net:start=undetected_fault,rate=0.003,phase=retrain",
+        "corrector_net:start=undetected_fault,meta=clean_steps,rate=0.01,phase=retrain",
         "calibrator",
         "clean",
     )

@@ -20,12 +20,12 @@ def get_config() -> config_dict.ConfigDict:
     config.warm_share = 0.1
     config.arms = (
         "raw",
-        "hidden_fault",
-        "hidden_fault_online",
+        "undetected_fault",
+        "undetected_fault_online",
         "clean",
         "label_table:meta=same,rate=0.02",
         "label_table:rate=0.02,phase=retrain",
         "label_table:outcomes=0,rate=0.02,phase=retrain",
-        "label_table:start=hidden_fault,rate=0.02,phase=retrain",
+        "label_table:start=undetected_fault,rate=0.02,phase=retrain",
     )
     return config

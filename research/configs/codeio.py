@@ -1,4 +1,4 @@
-"""The labellings on real programs: CodeI/O references with wrong variants of their functions, every combination run.
+"""The labelings on real programs: CodeI/O references with wrong variants of their functions, every combination run.
 
 Command:  python -m research.study codeio --config=research/configs/codeio.py --workdir=runs/study_codeio
 Cost:     about 4 minutes of one core; resumable problem by problem

@@ -19,8 +19,8 @@ def get_config() -> config_dict.ConfigDict:
     config.arms = (
         "raw",
         "em",
-        "hidden_fault",
-        "hidden_fault_online",
+        "undetected_fault",
+        "undetected_fault_online",
         "label_table:meta=same,rate=0.1",
         "clean",
         "clean:target=value",

@@ -17,5 +17,5 @@ def get_config() -> config_dict.ConfigDict:
     config.recipe.steps = 900
     config.seeds = tuple(range(1000, 1003))
     config.regimes = ("k1",)
-    config.arms = ("raw", "hidden_fault", "hidden_fault_online", "clean")
+    config.arms = ("raw", "undetected_fault", "undetected_fault_online", "clean")
     return config

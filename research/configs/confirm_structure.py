@@ -19,10 +19,10 @@ def get_config() -> config_dict.ConfigDict:
     config.arms = (
         "raw",
         "em",
-        "hidden_fault",
-        "hidden_fault_online",
+        "undetected_fault",
+        "undetected_fault_online",
         "label_table:meta=same",
-        "label_table:start=hidden_fault,rate=0.1,phase=retrain",
+        "label_table:start=undetected_fault,rate=0.1,phase=retrain",
         "clean",
         "clean:target=value",
     )

@@ -1,4 +1,4 @@
-"""Screening of labellings and of bi-level design choices, with a small reward model that reads a program's structure.
+"""Screening of labelings and of bi-level design choices, with a small reward model that reads a program's structure.
 
 Command:  python -m research.study --config=research/configs/screen.py --workdir=runs/study_screen
 Cost:     about 5 seconds a fixed arm and 10 to 30 a learned one, on one core: 25 minutes on two cores
@@ -25,8 +25,8 @@ def get_config() -> config_dict.ConfigDict:
         "gce",
         "beta_shrink",
         "em",
-        "hidden_fault",
-        "hidden_fault_online",
+        "undetected_fault",
+        "undetected_fault_online",
         "calibrator",
         "clean",
         "clean:target=value",

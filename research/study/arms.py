@@ -1,4 +1,4 @@
-"""Arms of the study: which labelling, and how its reward model is trained. One line of text names an arm.
+"""Arms of the study: which labeling, and how its reward model is trained. One line of text names an arm.
 
 LABELLING[:KEY=VALUE,...]     for example  raw    label_table:meta=same,rate=0.3    label_table:start=em,phase=retrain
 """
@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import dacite
 
+from dreamprm_jax.config.renamed import current_name
 from dreamprm_jax.labeling.correction.methods import FIXED, ONLINE
 from dreamprm_jax.schema import DataError
 
@@ -21,14 +22,14 @@ Meta = Literal["same", "held_out", "clean_steps"]
 
 @dataclass(frozen=True)
 class ArmSpec:
-    """One arm. The keys from ``start`` on are those of the learned labellings."""
+    """One arm. The keys from ``start`` on are those of the learned labelings."""
 
-    labelling: str
+    labeling: str
     outcomes: bool = True  # the outcome term in the inner loss
     target: Literal["recoverable", "value"] = "recoverable"  # of clean and calibrator
-    clean: bool = False  # fixed labellings: the clean steps of the meta problems are training data
+    clean: bool = False  # fixed labelings: the clean steps of the meta problems are training data
     without_meta: bool = False  # not of learned ones: without the meta programs' outcomes, the control of held_out
-    start: str = "raw"  # the fixed labelling that phi starts from
+    start: str = "raw"  # the fixed labeling that phi starts from
     meta: Meta = "held_out"  # whose outcomes the outer loss looks at; clean_steps: held-out ones, and their clean steps
     rate: float = 0.5  # learning rate of phi
     unroll: int = 1
@@ -38,18 +39,18 @@ class ArmSpec:
     @property
     def learned(self) -> bool:
         """Whether the outer problem learns the labels."""
-        return self.labelling in LEARNED
+        return self.labeling in LEARNED
 
     @property
     def name(self) -> str:
         """The canonical text: what differs from the defaults."""
-        default = ArmSpec(self.labelling)
+        default = ArmSpec(self.labeling)
         parts = [
             f"{field.name}={_text(getattr(self, field.name))}"
             for field in dataclasses.fields(self)
             if getattr(self, field.name) != getattr(default, field.name)
         ]
-        return self.labelling + (":" + ",".join(parts) if parts else "")
+        return self.labeling + (":" + ",".join(parts) if parts else "")
 
 
 def _text(value: Any) -> str:
@@ -60,18 +61,19 @@ def parse_arm(text: str) -> ArmSpec:
     """Reads an arm.
 
     Raises:
-      DataError: on an unknown labelling, key or value.
+      DataError: on an unknown labeling, key or value.
     """
-    labelling, _, rest = text.partition(":")
+    labeling, _, rest = text.partition(":")
+    labeling = current_name(labeling, f"arm {text!r}")
     known = (ORM, *FIXED, *ONLINE, *LEARNED)
-    if labelling not in known or labelling == "stored":
-        raise DataError(f"arm {text!r}: no labelling {labelling!r}; choose among {', '.join(known)}")
+    if labeling not in known or labeling == "stored":
+        raise DataError(f"arm {text!r}: no labeling {labeling!r}; choose among {', '.join(known)}")
     hints = get_type_hints(ArmSpec)
-    values: dict[str, Any] = {"labelling": labelling}
+    values: dict[str, Any] = {"labeling": labeling}
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")
-        if key not in hints or key == "labelling" or not equals:
-            keys = ", ".join(name for name in hints if name != "labelling")
+        if key not in hints or key == "labeling" or not equals:
+            keys = ", ".join(name for name in hints if name != "labeling")
             raise DataError(f"arm {text!r}: {part!r} is no KEY=VALUE with a key among {keys}")
         try:
             values[key] = (
@@ -79,31 +81,33 @@ def parse_arm(text: str) -> ArmSpec:
             )
         except ValueError as error:
             raise DataError(f"arm {text!r}: {key}={value!r} is no {hints[key].__name__}") from error
+    if "start" in values:
+        values["start"] = current_name(values["start"], f"arm {text!r}")
     try:
         spec = dacite.from_dict(ArmSpec, values)
     except dacite.WrongTypeError as error:
         choices = ", ".join(map(str, get_args(hints[str(error.field_path)])))
         raise DataError(f"arm {text!r}: {error.field_path} must be one of {choices}") from error
     if spec.start not in FIXED or spec.start == "stored":
-        raise DataError(f"arm {text!r}: start={spec.start!r} is no fixed labelling")
+        raise DataError(f"arm {text!r}: start={spec.start!r} is no fixed labeling")
     if spec.unroll < 1 or spec.rate <= 0:
         raise DataError(f"arm {text!r}: unroll must be at least 1 and rate above 0")
-    default, learned_keys = ArmSpec(labelling), ("start", "meta", "rate", "unroll", "phase")
+    default, learned_keys = ArmSpec(labeling), ("start", "meta", "rate", "unroll", "phase")
     idle: tuple[str, ...] = ("clean", "without_meta") if spec.learned else learned_keys
-    if labelling not in ("clean", "calibrator"):
+    if labeling not in ("clean", "calibrator"):
         idle += ("target",)
-    if labelling == ORM:
+    if labeling == ORM:
         idle += ("outcomes", "clean")  # it trains on outcomes alone
-    if labelling in ONLINE:
+    if labeling in ONLINE:
         idle += ("clean",)  # its steps' slots hold evidence, not labels
-    if labelling == "weight_table" and spec.phase == "retrain":
+    if labeling == "weight_table" and spec.phase == "retrain":
         raise DataError(f"arm {text!r}: weights correct no label, so there is nothing to retrain on")
     for key in idle:
         if getattr(spec, key) != getattr(default, key):
-            raise DataError(f"arm {text!r}: {key} has no effect on {labelling}")
+            raise DataError(f"arm {text!r}: {key} has no effect on {labeling}")
     return spec
 
 
 def same_everywhere(spec: ArmSpec) -> bool:
     """Whether an arm's result is the same in every regime, as it looks at no Monte-Carlo label."""
-    return spec.labelling in (ORM, "clean")
+    return spec.labeling in (ORM, "clean")

@@ -1,4 +1,4 @@
-"""Labellings compared on real programs: CodeI/O references with wrong variants of their functions, truth by execution.
+"""Labelings compared on real programs: CodeI/O references with wrong variants of their functions, truth by execution.
 
 A program is drawn function by function, with a chance of a wrong variant that is each function's own. Its outcome, the
 truth of its prefixes and the chance that a rollout of them passes come from the verdicts on all combinations
@@ -28,7 +28,7 @@ from research.study.results import Row
 from research.study.world import drawn_label
 
 BASELINE = "raw"
-TRUE_VALUE = "true_value"  # a reference, not a labelling: what infinitely many rollouts of the writing policy give
+TRUE_VALUE = "true_value"  # a reference, not a labeling: what infinitely many rollouts of the writing policy give
 HIGHEST_RATE = 0.7  # of mistakes, however weak the completer
 _BINS = 10
 
@@ -45,8 +45,8 @@ class CodeioSettings:
     lowest_rate: float = 0.05  # of mistakes in a function: uniform between these two
     highest_rate: float = 0.35
     regimes: tuple[str, ...] = ("k1", "k2", "k4", "weak_tests", "weak_completer")
-    labellings: tuple[str, ...] = (BASELINE, "hard", "smoothing", "beta_shrink", "em", "hidden_fault", "calibrator")
-    clean_problems: int = 50  # whose steps the calibrator may know; no labelling is measured on them
+    labelings: tuple[str, ...] = (BASELINE, "hard", "smoothing", "beta_shrink", "em", "undetected_fault", "calibrator")
+    clean_problems: int = 50  # whose steps the calibrator may know; no labeling is measured on them
     bootstrap_samples: int = 2000
     tier: Literal["FULL", "PORTABLE", "EXTERNAL", "UNSAFE"] = "PORTABLE"  # of the sandbox
     workers: int = 0  # programs that run at a time; 0: one a core
@@ -56,11 +56,11 @@ class CodeioSettings:
         for name in self.regimes:
             if regime(name).weak_share:
                 raise DataError(f"config.regimes: {name!r} is of the procedural benchmark's primitives; none are here")
-        unfit = [name for name in self.labellings if name not in FIXED or name in ("clean", "stored")]
-        if unfit or BASELINE not in self.labellings:
+        unfit = [name for name in self.labelings if name not in FIXED or name in ("clean", "stored")]
+        if unfit or BASELINE not in self.labelings:
             known = ", ".join(name for name in FIXED if name not in ("clean", "stored"))
             raise DataError(
-                f"config.labellings: {BASELINE!r} and others of {known}; not {', '.join(unfit) or 'without'}"
+                f"config.labelings: {BASELINE!r} and others of {known}; not {', '.join(unfit) or 'without'}"
             )
         if not 0.0 <= self.lowest_rate <= self.highest_rate <= HIGHEST_RATE:
             raise DataError(f"config.lowest_rate, config.highest_rate: between 0 and {HIGHEST_RATE}, in this order")
@@ -77,7 +77,7 @@ class Steps:
     problem: Int[np.ndarray, " n"]  # index of each step's problem
     recoverable: Bool[np.ndarray, " n"]
     value: Float[np.ndarray, " n"]  # V of the writing policy
-    labels: dict[str, Float[np.ndarray, " n"]]  # by labelling
+    labels: dict[str, Float[np.ndarray, " n"]]  # by labeling
     chance: Float[np.ndarray, " n"]  # that a rollout counts as a pass in this regime
     passed: Float[np.ndarray, " programs"]  # outcomes
 
@@ -100,12 +100,12 @@ def draw_steps(problems: Sequence[Variants], settings: CodeioSettings, here: Reg
     """Programs, labels and truth of one regime. Programs and truth are the same in all regimes."""
     measured = {one.problem_id: index for index, one in enumerate(problems[settings.clean_problems :])}
     found: list[tuple[int, bool, float, float]] = []
-    columns: dict[str, list[float]] = {name: [] for name in settings.labellings}
+    columns: dict[str, list[float]] = {name: [] for name in settings.labelings}
     outcomes = []
     for seed in settings.seeds:
         source, truth = _draw(problems, settings, here, seed)
         keep = [index for index, row in enumerate(source.steps) if row.problem_id in measured]
-        for name in settings.labellings:
+        for name in settings.labelings:
             columns[name] += fixed_labels(name, source, LabelsConfig())[keep].tolist()
         keys = [step_key(source.steps[index]) for index in keep]
         found += [(measured[key[0]], *truth[key]) for key in keys]
@@ -118,7 +118,7 @@ def draw_steps(problems: Sequence[Variants], settings: CodeioSettings, here: Reg
 def _draw(
     problems: Sequence[Variants], settings: CodeioSettings, here: Regime, seed: int
 ) -> tuple[LabelSource, dict[StepKey, tuple[bool, float, float]]]:
-    """What the labellings see, and of every step: recoverable, V, chance of a rollout to pass."""
+    """What the labelings see, and of every step: recoverable, V, chance of a rollout to pass."""
     labels: list[StepLabel] = []
     outcomes: dict[str, Outcome] = {}
     truth: dict[StepKey, tuple[bool, float, float]] = {}
@@ -148,14 +148,14 @@ def _draw(
 
 
 def compare(steps: Steps, here: Regime, samples: int) -> list[Row]:
-    """A row a labelling: each measure with its 95% interval over problems, and its paired difference from raw."""
+    """A row a labeling: each measure with its 95% interval over problems, and its paired difference from raw."""
     rows: list[Row] = []
     base = label_measures(steps.labels[BASELINE], steps.recoverable, steps.value)
     base_replicates = _replicates(steps, BASELINE, samples)
     for name in steps.labels:
         figures = label_measures(steps.labels[name], steps.recoverable, steps.value)
         replicates = _replicates(steps, name, samples)
-        row: Row = {"regime": here.name, "labelling": name}
+        row: Row = {"regime": here.name, "labeling": name}
         for measure, value in figures.items():
             whole = percentile_interval(value, replicates[measure])
             paired = percentile_interval(value - base[measure], replicates[measure] - base_replicates[measure])
@@ -166,7 +166,7 @@ def compare(steps: Steps, here: Regime, samples: int) -> list[Row]:
 
 
 def _replicates(steps: Steps, name: str, samples: int) -> dict[str, Float[np.ndarray, " samples"]]:
-    """The measures of ``label_measures`` over resampled problems; the same resamples for every labelling."""
+    """The measures of ``label_measures`` over resampled problems; the same resamples for every labeling."""
     labels, problems = steps.labels[name], int(steps.problem.max()) + 1
     surplus = np.zeros((problems, _BINS))  # labels - recoverable, summed by bin: its absolute value is the ECE's
     np.add.at(surplus, (steps.problem, np.clip((labels * _BINS).astype(int), 0, _BINS - 1)), labels - steps.recoverable)

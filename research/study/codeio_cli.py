@@ -22,7 +22,7 @@ from research.study.settings import typed
 
 DESCRIPTION = """\
 Takes the reference programs of CodeI/O problems, makes a few wrong variants of their functions, runs every combination
-of them in the sandbox, and compares the labellings of their steps with the truth so known. No reward model is trained.
+of them in the sandbox, and compares the labelings of their steps with the truth so known. No reward model is trained.
 Writes WORKDIR/study.md (tables) and study.csv; verdicts are kept, so that the command, killed and run again, goes on.
 Needs the package reasoning-gym: pip install --no-deps reasoning-gym==0.1.25
 """
@@ -64,7 +64,7 @@ def run_codeio(settings: CodeioSettings, folder: Path, tasks: list[Task] | None 
         raise DataError(f"{len(problems)} usable problems, {settings.clean_problems} of them for config.clean_problems")
     rows: list[Row] = []
     texts = [_data_text(problems, left_out, settings)]
-    for name in tqdm(settings.regimes, desc="compare labellings", unit="regime"):
+    for name in tqdm(settings.regimes, desc="compare labelings", unit="regime"):
         here = regime(name)
         steps = draw_steps(problems, settings, here)
         found = compare(steps, here, settings.bootstrap_samples)
@@ -83,7 +83,7 @@ def _data_text(problems: Sequence[Variants], left_out: LeftOut, settings: Codeio
     hidden = sum(int((one.passed(1) & ~one.passed()).sum()) for one in problems)
     failing = sum(int((~one.passed()).sum()) for one in problems)
     lines = [
-        "# Labellings on CodeI/O variants",
+        "# Labelings on CodeI/O variants",
         "",
         f"{len(problems)} problems with {steps} function steps, {functions} of them with wrong variants; {runs} "
         f"programs run, of which {failing} fail, {hidden} of these ({percent(hidden / failing)}%) only after the first "
@@ -110,16 +110,16 @@ def _regime_text(here: Regime, steps: Steps, rows: Sequence[Row]) -> str:
         f"{number(float(np.mean(steps.chance[~good])))}, one of a prefix that can fails with chance "
         f"{number(float(np.mean(1.0 - steps.chance[good])))}.",
         "",
-        "| labelling | " + " | ".join(f"{column} | - {BASELINE}" for column in COLUMNS.values()) + " |",
+        "| labeling | " + " | ".join(f"{column} | - {BASELINE}" for column in COLUMNS.values()) + " |",
         "| --- |" + " --- |" * (2 * len(COLUMNS)),
     ]
     for row in sorted(rows, key=lambda row: -row["label_auroc"]["value"]):
-        cells = [f"`{row['labelling']}`"]
+        cells = [f"`{row['labeling']}`"]
         for measure in COLUMNS:
             figure = row[measure]
             ends = ", ".join(signed(figure[end], 3) for end in ("minus_raw_low", "minus_raw_high"))
             difference = f"{signed(figure['minus_raw'], 3)} [{ends}]"
-            cells += [number(figure["value"]), "" if row["labelling"] == BASELINE else difference]
+            cells += [number(figure["value"]), "" if row["labeling"] == BASELINE else difference]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 

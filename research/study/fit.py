@@ -7,9 +7,10 @@ beforehand. Labels are in the batches, and q is an argument: one program serves 
 from __future__ import annotations
 
 import functools
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from dreamprm_jax.models.reward import Params, init_params
 from dreamprm_jax.training.checkpoint import TrainState
 from dreamprm_jax.training.feed import Batch, PackedRows
 from dreamprm_jax.training.losses import batch_logits, make_inner_loss, make_outcome_loss
-from dreamprm_jax.training.online_faults import alive_posterior
+from dreamprm_jax.training.online_label_inference import alive_posterior
 from dreamprm_jax.training.steps import (
     LabelMove,
     StepInputs,
@@ -124,7 +125,7 @@ class Fitter:
         batch = inputs.batch
         if unroll > 1:
             batch = jax.tree.map(lambda leaf: leaf.reshape(-1, unroll, *leaf.shape[1:]), batch)
-        return _bilevel(self, labels, clean_steps)(state, batch, inputs.outer, jnp.asarray(raw))
+        return _bilevel(self, cast(Hashable, labels), clean_steps)(state, batch, inputs.outer, jnp.asarray(raw))
 
 
 @functools.cache
@@ -166,7 +167,7 @@ def _bilevel(fitter: Fitter, labels: Any, clean_steps: bool) -> Any:
             model, inner_loss, labels, make_optimizer(config), config, raw, outer_loss if clean_steps else None
         )
 
-        def one(state: TrainState, both: tuple[Batch, Batch]) -> tuple[TrainState, LabelMove | None]:
+        def one(state: TrainState, both: tuple[Batch, Batch]) -> tuple[TrainState, Any]:
             result = step(state, StepInputs(*both, do_meta=True))
             return result.state, result.label_move
 

@@ -30,14 +30,14 @@ class StudySettings:
     reading: Reading = "structure"
     regimes: tuple[str, ...] = ("k1", "k4", "weak_tests", "family_bias")
     seeds: tuple[int, ...] = (0, 1, 2)
-    arms: tuple[str, ...] = ("raw", "hidden_fault", "hidden_fault_online", "label_table", "clean")
+    arms: tuple[str, ...] = ("raw", "undetected_fault", "undetected_fault_online", "label_table", "clean")
     baseline: str = "raw"  # the arm that the others are compared with: "mix"
     sizes: Sizes = field(default_factory=Sizes)
     model: ModelConfig = field(default_factory=ModelConfig)
     recipe: Recipe = field(default_factory=Recipe)
     row_tokens: int = 128
     rows: int = 4  # of a batch, inner and outer
-    warm_share: float = 0.6  # of the steps, before the labels of a learned labelling begin to move
+    warm_share: float = 0.6  # of the steps, before the labels of a learned labeling begin to move
     clean_problems: int = 50  # meta problems whose steps have clean labels, for those arms that may see them
     workers: int = 0  # processes; 0: one a core
     threads: int = 1  # of a process

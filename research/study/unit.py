@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -34,10 +35,10 @@ from dreamprm_jax.storage import read_json, write_json
 from dreamprm_jax.training.arms import make_parametrisation
 from dreamprm_jax.training.checkpoint import TrainState
 from dreamprm_jax.training.evaluate_during import label_figures
-from dreamprm_jax.training.every_step import every_step
 from dreamprm_jax.training.examples import Example
 from dreamprm_jax.training.feed import PackedRows
-from dreamprm_jax.training.online_faults import alive_posterior, inferred_labels
+from dreamprm_jax.training.online_label_inference import alive_posterior, inferred_labels
+from dreamprm_jax.training.score_all_steps import score_all_steps
 from dreamprm_jax.training.steps import LabelMove, StepInputs
 from research.study.arms import ORM, ArmSpec, parse_arm, same_everywhere
 from research.study.fit import Fitter, batches, reader
@@ -105,12 +106,12 @@ class Unit:
             state, labels, figures = self._learn(arm)
             if arm.phase == "retrain":
                 state = self._train(self._inner(labels, arm))
-        elif arm.labelling in ONLINE:
+        elif arm.labeling in ONLINE:
             state, labels = self._online(arm)
         else:
-            labels = self._labels(arm.labelling, arm.target)
+            labels = self._labels(arm.labeling, arm.target)
             state = self._train(self._inner(labels, arm, arm.without_meta), arm)
-        if arm.labelling != ORM:
+        if arm.labeling != ORM:
             own = self.own > 0
             figures |= label_measures(labels[own], self.recoverable[own] > 0.5, self.value[own])
         test, meta = self.world.programs["test"], self.world.programs["meta"]
@@ -139,14 +140,14 @@ class Unit:
         """A model trained by the online hidden-fault EM, and the labels that it ends with."""
         evidence, hidden = fault_evidence(self.source)
         state = self._train(self._inner(evidence, arm, arm.without_meta), arm, hidden)
-        own = self._pack(self.examples["train"]).relabelled(evidence.astype(np.float32))
+        own = self._pack(self.examples["train"]).relabeled(evidence.astype(np.float32))
         infer = functools.partial(alive_posterior, hidden=hidden)
         return state, inferred_labels(reader(self.decoder, state.params), infer, own, len(evidence))
 
     def _train(self, rows: PackedRows, arm: ArmSpec | None = None, hidden: float | None = None) -> TrainState:
         """A new model on labels, or (given q) on evidence; by default as the second phase trains."""
         fitter, data = self._fitter(arm), batches(rows, 0, self.settings.recipe.steps)
-        return fitter.fit(fitter.start(self.seed), data, arm is not None and arm.labelling == ORM, hidden)
+        return fitter.fit(fitter.start(self.seed), data, arm is not None and arm.labeling == ORM, hidden)
 
     def _fitter(self, arm: ArmSpec | None) -> Fitter:
         recipe = self.settings.recipe
@@ -154,14 +155,14 @@ class Unit:
             return Fitter(self.decoder, recipe.train_config())
         config = dataclasses.replace(recipe, optimizer=arm.inner).train_config(
             outcome_weight=float(arm.outcomes),
-            loss="gce" if arm.labelling == "gce" else "bce",
+            loss="gce" if arm.labeling == "gce" else "bce",
             meta=MetaConfig(learning_rate=arm.rate, unroll=arm.unroll),
         )
         return Fitter(self.decoder, config)
 
     def score(self, state: TrainState, programs: Sequence[Example]) -> list[Float[np.ndarray, " steps"]]:
         """Logits of every step of every program, in their order."""
-        return every_step(reader(self.decoder, state.params), self._pack(programs))
+        return score_all_steps(reader(self.decoder, state.params), self._pack(programs))
 
     def _pack(self, programs: Sequence[Example]) -> PackedRows:
         return PackedRows(programs, self.settings.row_tokens, self.settings.rows, self.seed)
@@ -170,7 +171,7 @@ class Unit:
         """Training programs with their labels, and the meta programs' outcomes unless those are held out."""
         chosen = np.where(self.own > 0, labels, self.recoverable if arm.clean else np.nan)
         programs = self.examples["train"] + ([] if held_out else self.examples["meta"])
-        return self._pack(programs).relabelled(chosen.astype(np.float32))
+        return self._pack(programs).relabeled(chosen.astype(np.float32))
 
     def _learn(self, arm: ArmSpec) -> tuple[TrainState, Float[np.ndarray, " n"], Figures]:
         """Warm-up on the starting labels, then bi-level training."""
@@ -181,13 +182,13 @@ class Unit:
         warm = steps - calls * arm.unroll
         rows = self._inner(begin, arm, held_out=arm.meta != "same")
         state = fitter.with_labels(fitter.fit(fitter.start(self.seed), batches(rows, 0, warm)), learner, begin)
-        before = np.asarray(learner.labels(state.phi, begin))  # clipped to the floor
+        before = np.asarray(learner.labels(state.phi, jnp.asarray(begin)))  # clipped to the floor
         looked_at = self._pack(self.examples["train" if arm.meta == "same" else "meta"])
         clean = np.where(self.own > 0, np.nan, self.recoverable) if arm.meta == "clean_steps" else self.own * np.nan
-        outer = batches(looked_at.relabelled(clean.astype(np.float32)), 0, calls)
+        outer = batches(looked_at.relabeled(clean.astype(np.float32)), 0, calls)
         inputs = StepInputs(batches(rows, warm, steps), outer)
         state, moves = fitter.fit_bilevel(state, inputs, learner, begin, arm.meta == "clean_steps")
-        labels = np.asarray(learner.labels(state.phi, begin))
+        labels = np.asarray(learner.labels(state.phi, jnp.asarray(begin)))
         figures = {"label_moved": float(np.mean(np.abs(labels - before)[self.own > 0]))}
         label_moves = [LabelMove(*move) for move in zip(*map(np.asarray, moves), strict=True)]
         for name, truth in (("value", self.value), ("recoverable", self.recoverable)):
@@ -196,14 +197,14 @@ class Unit:
             signs = [found["hypergradient_sign_agreement"] for found in each if "hypergradient_sign_agreement" in found]
             if signs:  # a weight table moves no label
                 figures[f"sign_agreement_{name}"] = float(np.mean(signs))
-        if arm.labelling == "weight_table":
+        if arm.labeling == "weight_table":
             figures["mean_weight"] = float(np.mean(np.asarray(state.phi)[self.own > 0]))
         return state, labels, figures
 
     def _parametrisation(self, arm: ArmSpec, begin: Float[np.ndarray, " n"]) -> Parametrisation:
-        if arm.labelling in _TABLES:
-            return _TABLES[arm.labelling]
-        return make_parametrisation(arm.labelling, begin, self.source, _LABELS, self.seed)
+        if arm.labeling in _TABLES:
+            return _TABLES[arm.labeling]
+        return make_parametrisation(arm.labeling, begin, self.source, _LABELS, self.seed)
 
 
 def make_unit(settings: StudySettings, here: Regime, seed: int) -> Unit:

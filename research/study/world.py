@@ -161,7 +161,7 @@ def draw_labels(world: World, regime: Regime, window: str, programs: Sequence[Kn
 
 
 def drawn_label(key: StepKey, passes: int, rollouts: int, policy: str) -> StepLabel:
-    """The label stage's row for counts that were drawn: what the labellings read is in it, provenance is not."""
+    """The label stage's row for counts that were drawn: what the labelings read is in it, provenance is not."""
     return StepLabel(
         *key,
         start=0,

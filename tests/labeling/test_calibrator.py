@@ -13,9 +13,9 @@ def test_it_is_ridge_logistic_regression() -> None:
     features = rng.normal(size=(300, 3)) * [1.0, 10.0, 0.1] + [0.0, 5.0, -1.0]
     labels = (rng.random(300) < 1 / (1 + np.exp(-(features[:, 0] - 0.2 * features[:, 1] + 1)))).astype(float)
     fitted = fit_calibrator(features, labels, ridge=0.5)
-    standardised = (features - features.mean(0)) / features.std(0)
-    reference = LogisticRegression(C=2.0, tol=1e-10, max_iter=1000).fit(standardised, labels)
-    np.testing.assert_allclose(fitted(features), reference.predict_proba(standardised)[:, 1], atol=1e-5)
+    standardized = (features - features.mean(0)) / features.std(0)
+    reference = LogisticRegression(C=2.0, tol=1e-10, max_iter=1000).fit(standardized, labels)
+    np.testing.assert_allclose(fitted(features), reference.predict_proba(standardized)[:, 1], atol=1e-5)
     assert fitted(features).mean() == pytest.approx(labels.mean(), abs=1e-6)
 
 

@@ -32,7 +32,7 @@ def generated(tmp_path, tiny_config):
     return Paths(tmp_path)
 
 
-def labelled(paths):
+def labeled(paths):
     """Everything that the label stage wrote, but the CPU times."""
     outcomes = [
         dataclasses.replace(row, cpu_seconds=0.0)
@@ -52,7 +52,7 @@ def reference(tmp_path_factory, tiny_config):
 
 
 def test_labels_describe_the_programs(reference, tiny_config):
-    outcomes, labels = labelled(reference)
+    outcomes, labels = labeled(reference)
     programs = {p.program_hash: p for p in read_records(reference.programs("train"), Program)}
     passed = {row.program_hash: row.passed for row in outcomes}
     assert set(programs) <= set(passed)
@@ -80,7 +80,7 @@ def test_labels_do_not_depend_on_the_number_of_workers(generated, reference, tin
     sandbox = dataclasses.replace(tiny_config.sandbox, workers=1)
     policy = dataclasses.replace(tiny_config.policy, concurrency=1)
     run_stage(dataclasses.replace(tiny_config, sandbox=sandbox, policy=policy), generated.root, "label")
-    assert labelled(generated) == labelled(reference)
+    assert labeled(generated) == labeled(reference)
 
 
 def test_killed_and_resumed_labels_are_the_same(generated, reference, tiny_config):
@@ -106,18 +106,18 @@ def test_killed_and_resumed_labels_are_the_same(generated, reference, tiny_confi
     assert killed  # a starved machine may let the second one finish
     resumed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert resumed.returncode == 0, resumed.stderr
-    assert labelled(generated) == labelled(reference)
+    assert labeled(generated) == labeled(reference)
 
 
 def test_finished_work_is_not_done_again(generated, tiny_config, monkeypatch):
     run_stage(tiny_config, generated.root, "label")
-    before = labelled(generated)
+    before = labeled(generated)
     (generated.stage("label") / "DONE.json").unlink()
     asked = []
     monkeypatch.setattr(SimulatedPolicy, "complete", lambda self, request: asked.append(request))
     run_stage(tiny_config, generated.root, "label")
     assert asked == []
-    assert labelled(generated) == before
+    assert labeled(generated) == before
 
 
 def test_a_policy_that_fails_keeps_other_work(generated, tmp_path, tiny_config):
@@ -170,14 +170,14 @@ def test_sandbox_error_of_a_program_is_not_committed(generated, reference, tiny_
     monkeypatch.setattr(Judge, "evaluate", losing)
     counts = label_stage.label(tiny_config, generated)
     assert counts["train SANDBOX_ERROR"] == 1
-    outcomes, labels = labelled(generated)
+    outcomes, labels = labeled(generated)
     assert next(row for row in outcomes if row.program_hash == lost).verdict is Verdict.SANDBOX_ERROR
     last = [row for row in labels if row.program_hash == lost][-1]
     assert (last.passes, last.rollouts, last.infrastructure_errors) == (0, 0, 1)
     monkeypatch.undo()
     counts = label_stage.label(tiny_config, generated)
     assert "train SANDBOX_ERROR" not in counts
-    assert labelled(generated) == labelled(reference)  # its prefixes too are estimated again, with its verdict known
+    assert labeled(generated) == labeled(reference)  # its prefixes too are estimated again, with its verdict known
 
 
 def test_labels_estimate_the_true_values(reference, tiny_config):

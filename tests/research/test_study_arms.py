@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from dreamprm_jax.config import defaults, freeze
 from dreamprm_jax.schema import DataError
 from research.study.arms import parse_arm
 from research.study.plots import differences
@@ -22,17 +23,17 @@ def test_an_arm_is_read_and_named_by_what_differs():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("magic", "no labelling 'magic'"),
+        ("magic", "no labeling 'magic'"),
         ("raw:speed=3", "'speed=3' is no KEY=VALUE with a key among outcomes, target"),
         ("label_table:rate=fast", "rate='fast' is no float"),
         ("label_table:meta=other", "meta must be one of same, held_out, clean_steps"),
-        ("label_table:start=label_table", "start='label_table' is no fixed labelling"),
+        ("label_table:start=label_table", "start='label_table' is no fixed labeling"),
         ("label_table:unroll=0", "unroll must be at least 1"),
-        ("stored", "no labelling 'stored'"),
+        ("stored", "no labeling 'stored'"),
         ("weight_table:phase=retrain", "there is nothing to retrain on"),
         ("raw:unroll=2", "unroll has no effect on raw"),
         ("label_table:clean=1", "clean has no effect on label_table"),
-        ("hidden_fault_online:clean=1", "clean has no effect on hidden_fault_online"),
+        ("undetected_fault_online:clean=1", "clean has no effect on undetected_fault_online"),
     ],
 )
 def test_a_wrong_arm_says_what_is_wrong(text, message):
@@ -78,3 +79,13 @@ def test_differences_are_paired_by_seed():
     assert here.index("`em`") < here.index("`raw`")  # the better first
     assert found.text().startswith(f"+.{round(1000 * found.mean):03d} [+.0")
     assert differences(rows({"raw": base, "em": other}), "raw").axes[0].get_title(loc="left") == "k1"
+
+
+def test_old_names_of_labelings_are_read_with_a_warning():
+    with pytest.warns(FutureWarning, match="'hidden_fault' is now called 'undetected_fault'"):
+        assert parse_arm("label_table:start=hidden_fault") == parse_arm("label_table:start=undetected_fault")
+    config = defaults()
+    config.train.arms, config.train.labels.method = ("raw", "hidden_fault"), "hidden_fault_online"
+    with pytest.warns(FutureWarning, match=r"config.train.labels.method: 'hidden_fault_online' is now called"):
+        train = freeze(config).train
+    assert (train.arms, train.labels.method) == (("raw", "undetected_fault"), "undetected_fault_online")

@@ -27,7 +27,7 @@ SETTINGS = CodeioSettings(
     seeds=(0, 1),
     programs=8,
     regimes=("k1", "weak_tests"),
-    labellings=("raw", "em", "hidden_fault", "calibrator"),
+    labelings=("raw", "em", "undetected_fault", "calibrator"),
     clean_problems=2,
     bootstrap_samples=50,
     workers=2,
@@ -106,21 +106,21 @@ def test_a_second_run_judges_nothing_and_writes_the_same(made, tasks):
     assert [path.read_bytes() for path in written] == first
     with written[1].open() as file:
         rows = list(csv.DictReader(file))
-    assert [(row["regime"], row["labelling"]) for row in rows] == [
-        (name, labelling) for name in SETTINGS.regimes for labelling in (*SETTINGS.labellings, "true_value")
+    assert [(row["regime"], row["labeling"]) for row in rows] == [
+        (name, labeling) for name in SETTINGS.regimes for labeling in (*SETTINGS.labelings, "true_value")
     ]
     for row in rows:
         assert float(row["label_brier.low"]) <= float(row["label_brier.value"]) <= float(row["label_brier.high"])
-        if row["labelling"] == "raw":
+        if row["labeling"] == "raw":
             assert float(row["label_auroc.minus_raw_low"]) == float(row["label_auroc.minus_raw_high"]) == 0.0
-        if row["labelling"] == "true_value":
+        if row["labeling"] == "true_value":
             assert float(row["label_brier_value.value"]) == 0.0
-    assert written[0].read_text().startswith("# Labellings on CodeI/O variants\n\n4 problems with ")
+    assert written[0].read_text().startswith("# Labelings on CodeI/O variants\n\n4 problems with ")
 
 
 def test_a_regime_changes_the_labels_and_not_the_truth(made):
     problems = made[1]
-    many = dataclasses.replace(SETTINGS, labellings=("raw",))
+    many = dataclasses.replace(SETTINGS, labelings=("raw",))
     exact = dataclasses.replace(regime("k1"), rollouts=4000)
     plain, weak = (
         draw_steps(problems, many, dataclasses.replace(exact, judge_tests=tests, completer_scale=scale))
@@ -150,8 +150,8 @@ def test_replicates_are_the_measures_of_repeated_problems():
     ("change", "message"),
     [
         ({"regimes": ("family_bias",)}, "primitives"),
-        ({"labellings": ("raw", "label_table")}, "label_table"),
-        ({"labellings": ("em",)}, "raw"),
+        ({"labelings": ("raw", "label_table")}, "label_table"),
+        ({"labelings": ("em",)}, "raw"),
         ({"highest_rate": 0.9}, "highest_rate"),
         ({"clean_problems": 250}, "clean_problems"),
     ],

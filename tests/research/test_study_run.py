@@ -16,7 +16,7 @@ def get_config():
     config.name = "tiny"
     config.regimes = ("k1",)
     config.seeds = (7,)
-    config.arms = ("raw", "hidden_fault_online", "label_table:unroll=2,phase=retrain")
+    config.arms = ("raw", "undetected_fault_online", "label_table:unroll=2,phase=retrain")
     config.sizes.train, config.sizes.meta, config.sizes.test, config.sizes.test_programs = 40, 12, 8, 4
     config.model.hidden_size, config.model.intermediate_size, config.model.num_layers = 16, 32, 1
     config.model.num_heads = config.model.num_kv_heads = 2
@@ -55,11 +55,11 @@ def test_a_killed_study_goes_on_and_gives_the_same(tmp_path, monkeypatch):
     done = subprocess.run(study(killed), check=True, capture_output=True, text=True, timeout=1200)
     assert "step_auroc.svg" in done.stdout
     assert results(killed) == results(whole)
-    assert set(results(whole)) == {"raw", "hidden_fault_online", "label_table:unroll=2,phase=retrain"}
+    assert set(results(whole)) == {"raw", "undetected_fault_online", "label_table:unroll=2,phase=retrain"}
     assert 0.0 <= results(whole)["label_table:unroll=2,phase=retrain"]["sign_agreement_recoverable"] <= 1.0
     table = (killed / "run" / "study.md").read_text()
     assert "### k1: 1 seed(s); of the candidates" in table
-    assert "| `hidden_fault_online` | 1 |" in table
+    assert "| `undetected_fault_online` | 1 |" in table
 
     # Other settings do not mix with these results; another arm joins them.
     other = subprocess.run(study(killed, "--config.recipe.steps=21"), capture_output=True, text=True, timeout=600)

@@ -16,7 +16,7 @@ FORWARD = jax.jit(batch_logits, static_argnums=0)
 
 @pytest.fixture(scope="module")
 def meta():
-    return make_examples(11, seed=5, labelled=False)
+    return make_examples(11, seed=5, labeled=False)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 
 from dreamprm_jax.config import ModelConfig
 from dreamprm_jax.schema import DataError, Outcome, Program, Verdict
-from dreamprm_jax.training.examples import DROPPED_TOKENS, NO_LABEL, build_examples, relabel, tokenise
+from dreamprm_jax.training.examples import DROPPED_TOKENS, NO_LABEL, build_examples, relabel, tokenize
 from dreamprm_jax.training.tokenizer import encode_prompt, encode_steps
 
 CODE = "def main():\n    a()\n\n\ndef a():\n    b()\n\n\ndef b():\n    pass\n\n\nmain()\n"
@@ -33,7 +33,7 @@ def lengths(tokenizer, problem):
     return len(encode_prompt(tokenizer, problem)), sum(map(len, encode_steps(tokenizer, CODE)))
 
 
-def test_relabelled_steps_without_a_label_leave_the_table(tokenizer, problem, program):
+def test_relabeled_steps_without_a_label_leave_the_table(tokenizer, problem, program):
     keys = [(problem.problem_id, program.program_hash, 0), (problem.problem_id, program.program_hash, 1)]
     built = build_examples(
         tokenizer, ModelConfig(), {problem.problem_id: problem}, [program], [outcome(program, Verdict.AC)], keys,
@@ -76,7 +76,7 @@ def test_examples_join_labels_and_outcomes(tokenizer, problem, program):
 
 def test_what_fits_exactly_is_left_alone(tokenizer, problem, program, lengths):
     counts = Counter()
-    ((_, tokens, _),) = tokenise(tokenizer, ModelConfig(max_length=sum(lengths)), problem, [program], counts)
+    ((_, tokens, _),) = tokenize(tokenizer, ModelConfig(max_length=sum(lengths)), problem, [program], counts)
     assert len(tokens) == sum(lengths)
     assert not counts
 
@@ -84,7 +84,7 @@ def test_what_fits_exactly_is_left_alone(tokenizer, problem, program, lengths):
 def test_statement_is_truncated_on_the_left(tokenizer, problem, program, lengths):
     counts = Counter()
     model = ModelConfig(max_length=sum(lengths) - 5, overlong="truncate_statement")
-    ((_, tokens, ends),) = tokenise(tokenizer, model, problem, [program], counts)
+    ((_, tokens, ends),) = tokenize(tokenizer, model, problem, [program], counts)
     assert len(tokens) == model.max_length == ends[-1] + 1
     whole = np.concatenate([encode_prompt(tokenizer, problem), *encode_steps(tokenizer, CODE)])
     np.testing.assert_array_equal(tokens, whole[5:])
@@ -98,7 +98,7 @@ def test_what_does_not_fit_is_dropped_and_counted(tokenizer, problem, program, l
     short = Program.make(problem.problem_id, "1\n", 1, "x", {})
     counts = Counter()
     model = ModelConfig(max_length=length, overlong=overlong)
-    rows = tokenise(tokenizer, model, problem, [program, short], counts)
+    rows = tokenize(tokenizer, model, problem, [program, short], counts)
     assert program not in [row[0] for row in rows]
     assert counts["dropped: longer than the model's context"] == 1
     assert len(rows) == 1
@@ -108,4 +108,4 @@ def test_raise_names_the_program(tokenizer, problem, program, lengths):
     model = ModelConfig(max_length=sum(lengths) - 1, overlong="raise")
     message = rf"program {program.program_hash} of {problem.problem_id}: {lengths[0]} \+ {lengths[1]} tokens exceed"
     with pytest.raises(DataError, match=message):
-        tokenise(tokenizer, model, problem, [program], Counter())
+        tokenize(tokenizer, model, problem, [program], Counter())

@@ -40,7 +40,7 @@ def test_every_example_is_seen_once_an_epoch():
         assert Counter(order) == Counter(tuple(e.tokens) for e in examples)
         epochs.append(order)
     assert epochs[0] != epochs[1] != epochs[2]
-    assert rows.fill == pytest.approx(sum(len(e.tokens) for e in examples) / (32 * len(rows.rows)))
+    assert rows.packing_efficiency == pytest.approx(sum(len(e.tokens) for e in examples) / (32 * len(rows.rows)))
 
 
 def test_rows_of_an_epoch_fill_whole_batches():

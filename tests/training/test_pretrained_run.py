@@ -27,7 +27,7 @@ from dreamprm_jax.scoring.scorer import ProgramReading, Reading, Scorer
 from dreamprm_jax.stages.runner import run_stage
 from dreamprm_jax.stages.score import score_programs
 from dreamprm_jax.storage import read_records
-from dreamprm_jax.training.examples import tokenise
+from dreamprm_jax.training.examples import tokenize
 from dreamprm_jax.training.export import export
 from dreamprm_jax.training.mesh import make_mesh
 from dreamprm_jax.training.parameters import frozen_params, initial_params, trained_params
@@ -165,7 +165,7 @@ def test_exported_folder_gives_the_scores_of_the_score_stage(settings, root, bas
     sequences = [
         ProgramReading(scored, Reading(tokens, ends))
         for program in programs
-        for scored, tokens, ends in tokenise(
+        for scored, tokens, ends in tokenize(
             tokenizer, settings.model, problems[program.problem_id], [program], Counter()
         )
     ]

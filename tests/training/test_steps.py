@@ -17,7 +17,7 @@ from dreamprm_jax.training.checkpoint import TrainState
 from dreamprm_jax.training.global_batch import step_batch
 from dreamprm_jax.training.losses import make_inner_loss
 from dreamprm_jax.training.mesh import abstract_mesh, make_mesh, optimizer_shardings, parameter_shardings
-from dreamprm_jax.training.online_faults import alive_posterior
+from dreamprm_jax.training.online_label_inference import alive_posterior
 from dreamprm_jax.training.steps import (
     StepInputs,
     make_bilevel_step,

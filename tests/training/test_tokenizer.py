@@ -49,7 +49,7 @@ def test_no_token_crosses_a_piece():
     assert len(lines.encode(PROGRAM).ids) < len(tokens)
 
 
-def test_steps_are_tokenised_apart(tokenizer):
+def test_steps_are_tokenized_apart(tokenizer):
     steps = encode_steps(tokenizer, PROGRAM)
     assert len(steps) == 2
     spans = [PROGRAM[s.start : s.end] for s in split_steps(PROGRAM)]

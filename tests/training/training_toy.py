@@ -6,14 +6,14 @@ from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.training.evaluate_during import evaluation_set
 from dreamprm_jax.training.examples import NO_LABEL, Example
 from dreamprm_jax.training.feed import PackedRows
-from dreamprm_jax.training.loop import Data
+from dreamprm_jax.training.loop import ArmData
 
 MICRO = DecoderConfig(
     vocab_size=32, hidden_size=16, intermediate_size=24, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=8
 )
 
 
-def make_examples(count: int, seed: int = 0, labelled: bool = True) -> list[Example]:
+def make_examples(count: int, seed: int = 0, labeled: bool = True) -> list[Example]:
     """Programs of 6 to 14 random tokens and 1 to 3 steps; the last step has no noisy label."""
     rng = np.random.default_rng(seed)
     examples, rows = [], 0
@@ -21,7 +21,7 @@ def make_examples(count: int, seed: int = 0, labelled: bool = True) -> list[Exam
         length, steps = int(rng.integers(6, 15)), int(rng.integers(1, 4))
         ends = [*np.sort(rng.choice(np.arange(2, length - 1), steps - 1, replace=False)).tolist(), length - 1]
         labels = np.full(steps, NO_LABEL, np.int32)
-        if labelled:
+        if labeled:
             labels[:-1] = rows + np.arange(steps - 1)
             rows += steps - 1
         examples.append(
@@ -60,12 +60,12 @@ def label_table(examples: list[Example]) -> np.ndarray:
     return raw
 
 
-def make_data(examples, config, at=None, event=None, truth_seed=None) -> Data:
-    """Labelled programs and meta programs for the inner problem, five meta programs for the outer one.
+def make_data(examples, config, at=None, event=None, truth_seed=None) -> ArmData:
+    """Labeled programs and meta programs for the inner problem, five meta programs for the outer one.
 
     ``truth_seed``: with measurements of the meta programs, against a truth that is drawn at random.
     """
-    meta = make_examples(5, seed=1, labelled=False)
+    meta = make_examples(5, seed=1, labeled=False)
     raw, evaluation = label_table(examples), None
     if truth_seed is not None:
         rng = np.random.default_rng(truth_seed)
@@ -73,4 +73,4 @@ def make_data(examples, config, at=None, event=None, truth_seed=None) -> Data:
         truth = rng.uniform(size=len(raw)).astype(np.float32)
         evaluation = evaluation_set(meta, config.row_tokens, config.batch_size, 0, recoverable, truth, 7)
     inner = Events(examples + meta, config.row_tokens, config.batch_size, 0, at=at, event=event)
-    return Data(inner, PackedRows(meta, config.row_tokens, config.meta.batch_size, 1), raw, evaluation=evaluation)
+    return ArmData(inner, PackedRows(meta, config.row_tokens, config.meta.batch_size, 1), raw, evaluation=evaluation)

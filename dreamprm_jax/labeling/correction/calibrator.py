@@ -15,7 +15,7 @@ from dreamprm_jax.schema import DataError
 
 @dataclass(frozen=True)
 class Calibrator:
-    """P(label = 1) = sigmoid(weight . standardised features + bias). Build it with ``fit_calibrator``."""
+    """P(label = 1) = sigmoid(weight . standardized features + bias). Build it with ``fit_calibrator``."""
 
     mean: Float[np.ndarray, " F"]
     scale: Float[np.ndarray, " F"]
@@ -38,7 +38,7 @@ def fit_calibrator(
     Args:
       features: of the steps with clean labels (Monte-Carlo estimate, position, outcome, EM label, ...).
       labels: clean labels in [0, 1].
-      ridge: ridge / 2 times the squared weights (of standardised features, without the bias) joins the summed loss.
+      ridge: ridge / 2 times the squared weights (of standardized features, without the bias) joins the summed loss.
       max_iterations: of Newton's method; it stops when the largest step is below 1e-8.
 
     Returns:

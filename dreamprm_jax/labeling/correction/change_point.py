@@ -25,7 +25,7 @@ def outcome_code(verdict: Verdict | None) -> int:
     return PASSED if verdict is Verdict.AC else FAILED
 
 
-# The maximisation over pass rates runs on a grid: exact, and one table of likelihoods serves every iteration.
+# The maximization over pass rates runs on a grid: exact, and one table of likelihoods serves every iteration.
 RATES = np.linspace(0.02, 0.98, 49)
 CONCENTRATIONS = np.array([0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0])
 GROUP_STRENGTH = 8.0  # the overall pass rate counts as this many rollouts in each group
@@ -39,7 +39,7 @@ class ChangePoint:
     hazard: Float[np.ndarray, " positions"]  # P(step i is fatal | none before it was), by step index
     pass_rate: Float[np.ndarray, " groups"]  # mean pass rate of a rollout from a recoverable prefix
     concentration: float  # a + b of the Beta distribution of a prefix's pass rate around its group's
-    log_posterior: tuple[float, ...]  # nats, up to a constant, before each maximisation: never falls
+    log_posterior: tuple[float, ...]  # nats, up to a constant, before each maximization: never falls
 
 
 def change_point_em(
@@ -51,7 +51,7 @@ def change_point_em(
     max_iterations: int = 100,
     tolerance: float = 1e-6,
 ) -> ChangePoint:
-    """Expectation maximisation over the first fatal step T of each program.
+    """Expectation maximization over the first fatal step T of each program.
 
     Given T, the passes of a step before T are beta-binomial, those of the others are 0; P(T = i) = h_i prod_{j<i} (1 -
     h_j). The outcome binds T: a passed program has no fatal step; a failed one has, as its last prefix is the program

@@ -1,6 +1,6 @@
 """Fixed corrections of Monte-Carlo step labels, without a model: smoothing, Beta shrinkage, change-point EM.
 
-Each is a function on arrays; ``labellings`` applies one, by name, to the label stage's rows.
+Each is a function on arrays; ``labelings`` applies one, by name, to the label stage's rows.
 """
 
 from __future__ import annotations

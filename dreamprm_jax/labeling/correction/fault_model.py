@@ -12,8 +12,9 @@ Markov chain with three states, from its first step on:
     alive -> hidden with chance h_i q, alive -> dead with h_i (1 - q), hidden -> dead with h_i (1 - q)
 
 The outcome binds the end: a passed program was alive all along, a failed one ends hidden or dead. Fitted by expectation
-maximisation: the hazards h_i by step index, q, and the pass rates (beta-binomial) by the number of steps to come.
-``training.online_faults`` goes on from there: a reward model in training knows the hazards better than the step index.
+maximization: the hazards h_i by step index, q, and the pass rates (beta-binomial) by the number of steps to come.
+``training.online_label_inference`` starts there: a reward model in training knows the hazards better than the step
+index.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Faults:
     # passed, one half where there was none; all that a reward model's own chain needs to know of them
     evidence: Float[np.ndarray, " n"]
     pass_rate: Float[np.ndarray, " remaining"]  # mean pass rate of a rollout with 0, 1, ... steps to come; 0: no counts
-    # Nats, up to a constant, before each maximisation. It rises; as the rates' own weak prior is not in it and a hidden
+    # Nats, up to a constant, before each maximization. It rises; as the rates' own weak prior is not in it and a hidden
     # fault's successors do not count for the hazards, not by necessity: where it does not, the fit stops.
     log_posterior: tuple[float, ...]
 

@@ -1,7 +1,7 @@
-"""The labellings by name: which number each noisy step trains on, from counts, outcomes and, where there are any, clean
+"""The labelings by name: which number each noisy step trains on, from counts, outcomes and, where there are any, clean
 labels. Those that the outer problem learns start from one of the fixed ones; one is inferred in every training step.
 
-A labelling concerns every step but the last of its program, whose label is the program's own outcome, known exactly.
+A labeling concerns every step but the last of its program, whose label is the program's own outcome, known exactly.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ FIXED = {
     "soft": "mean of the Beta posterior: raw drawn to the prior where rollouts are few",
     "hard": "1 where any rollout passed, else 0 (Math-Shepherd's hard estimate)",
     "smoothing": "raw labels moved towards one half",
-    "gce": "raw labels under the generalised cross-entropy",
+    "gce": "raw labels under the generalized cross-entropy",
     "beta_shrink": "posterior mean under a Beta prior fitted to all steps",
     "em": "P(recoverable) by the change-point EM over the first fatal step",
-    "hidden_fault": "P(recoverable) by the hidden-fault EM: as em, for tests that miss faults too",
+    "undetected_fault": "P(recoverable) by the hidden-fault EM: as em, for tests that miss faults too",
     "value": "chance that a completion passes, by the value model: from all counts of a program together",
     "calibrator": "logistic regression from the step's features to clean labels, where some steps have them",
     "clean": "the exact truth (procedural benchmark), or clean labels from a file: the oracle",
     "stored": "labels of an earlier run or of another tool, from a file",
 }
-# Inferred anew in every training step, with the model itself for a prior (``training.online_faults``).
-ONLINE = {"hidden_fault_online": "hidden_fault, whose hazards are those of the reward model in training"}
-# Learned by the outer problem -> the fixed labelling that warm-up and table start from.
+# Inferred anew in every training step, with the model itself for a prior (``training.online_label_inference``).
+ONLINE = {"undetected_fault_online": "undetected_fault, whose hazards are those of the reward model in training"}
+# Learned by the outer problem -> the fixed labeling that warm-up and table start from.
 LEARNED = {"label_table": "raw", "weight_table": "raw", "corrector_net": "raw", "table_on_em": "em"}
 
 
 @dataclass(frozen=True)
 class LabelSource:
-    """What labellings draw on. ``steps`` are the noisy ones, in the order of the label table."""
+    """What labelings draw on. ``steps`` are the noisy ones, in the order of the label table."""
 
     labels: Sequence[StepLabel]  # of all steps, last ones too
     outcomes: Mapping[str, Outcome]  # by program hash
@@ -83,17 +83,17 @@ def step_key(row: StepLabel | CorrectedLabel) -> StepKey:
 
 
 def check_name(name: str, field_name: str) -> None:
-    """Raises DataError where ``name`` is no labelling."""
+    """Raises DataError where ``name`` is no labeling."""
     known = [*FIXED, *ONLINE, *LEARNED]
     if name not in known:
-        raise DataError(f"{field_name}: no labelling {name!r}; choose among {', '.join(known)}")
+        raise DataError(f"{field_name}: no labeling {name!r}; choose among {', '.join(known)}")
 
 
 def fixed_labels(name: str, source: LabelSource, settings: LabelsConfig) -> Float[np.ndarray, " n"]:
     """The labels of ``source.steps`` in [0, 1]; nan where a step has none.
 
-    ``em``, ``hidden_fault`` and ``value`` infer steps without rollouts from their neighbours and the outcome; ``soft``
-    and ``beta_shrink`` give them their prior; the other labellings leave them out.
+    ``em``, ``undetected_fault`` and ``value`` infer steps without rollouts from their neighbors and the outcome;
+    ``soft`` and ``beta_shrink`` give them their prior; the other labelings leave them out.
 
     Raises:
       DataError: on an unknown name, or where clean or stored labels are needed and there are none.
@@ -114,8 +114,8 @@ def fixed_labels(name: str, source: LabelSource, settings: LabelsConfig) -> Floa
     if name == "em":
         values = em_labels(source)
         return np.array([values[step_key(row)] for row in steps])
-    if name == "hidden_fault":
-        return hidden_fault_labels(source)
+    if name == "undetected_fault":
+        return undetected_fault_labels(source)
     if name == "value":
         model = dict(zip(map(step_key, source.labels), value_labels(source.labels, source.outcomes), strict=True))
         return np.array([model[step_key(row)].corrected for row in steps])
@@ -126,15 +126,13 @@ def fixed_labels(name: str, source: LabelSource, settings: LabelsConfig) -> Floa
         return np.array([source.clean.get(step_key(row), np.nan) for row in steps])
     if name == "stored":
         if not settings.stored:
-            raise DataError(
-                "config.train.labels.stored: labelling 'stored' needs a Parquet file of CorrectedLabel rows"
-            )
+            raise DataError("config.train.labels.stored: labeling 'stored' needs a Parquet file of CorrectedLabel rows")
         stored = read_labels(Path(settings.stored))
         values_ = np.array([stored.get(step_key(row), np.nan) for row in steps])
         if not np.isfinite(values_).any():
             raise DataError(f"{settings.stored}: none of its rows is a step of this run's training programs")
         return values_
-    raise DataError(f"no fixed labelling {name!r}; choose among {', '.join(FIXED)}")
+    raise DataError(f"no fixed labeling {name!r}; choose among {', '.join(FIXED)}")
 
 
 def read_labels(path: Path) -> dict[StepKey, float]:
@@ -177,7 +175,7 @@ def em_labels(source: LabelSource) -> dict[StepKey, float]:
     return {step_key(row): float(value) for row, value in zip(rows, values, strict=True)}
 
 
-def hidden_fault_labels(source: LabelSource) -> Float[np.ndarray, " n"]:
+def undetected_fault_labels(source: LabelSource) -> Float[np.ndarray, " n"]:
     """P(recoverable) of ``source.steps`` by the hidden-fault EM."""
     rows, found = _faults(source)
     return _of_steps(source, rows, found.recoverable)
@@ -251,7 +249,7 @@ def _calibrated(source: LabelSource) -> Float[np.ndarray, " n"]:
 def _require(clean: Mapping[StepKey, float], name: str, field_name: str) -> None:
     if not clean:
         raise DataError(
-            f"{field_name}: labelling {name!r} needs clean step labels: a Parquet file of CorrectedLabel rows"
+            f"{field_name}: labeling {name!r} needs clean step labels: a Parquet file of CorrectedLabel rows"
         )
 
 

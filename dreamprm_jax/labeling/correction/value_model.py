@@ -5,7 +5,7 @@ that can still be saved is V_i = s_{i+1} ... s_{n-1}: it rises along the program
 the first fatal step on it is 0. The program is itself a sample of the policy: step j was right with chance s_j. So a
 program is a hidden Markov chain over V, read from its end; the rollouts of a prefix are draws with chance V_i, and the
 outcome says whether a fatal step exists. The distribution of the s_j (one histogram each for the first, the inner and
-the last step after ``main``) is fitted to all programs by expectation maximisation; the posterior of every V_i is then
+the last step after ``main``) is fitted to all programs by expectation maximization; the posterior of every V_i is then
 exact, on a grid. A small share of steps may lower V without being fatal.
 
 The change-point EM (``change_point``) answers whether a prefix can be saved at all; this answers how likely it will be,
@@ -48,7 +48,7 @@ class Values:
     deviation: Float[np.ndarray, " n"]  # its posterior standard deviation
     recoverable: Float[np.ndarray, " n"]  # P(V > 0)
     right: Float[np.ndarray, " 3"]  # mean of s: first step after main, inner ones, last one
-    log_posterior: tuple[float, ...]  # nats, up to a constant, before each maximisation: never falls
+    log_posterior: tuple[float, ...]  # nats, up to a constant, before each maximization: never falls
 
 
 @dataclass(frozen=True)

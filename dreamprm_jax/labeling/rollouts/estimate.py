@@ -4,9 +4,8 @@ Complete a prefix K times, run the unit tests, count: Math-Shepherd (arXiv 2312.
 2512.15000, section 3.2), with functions as steps. The last step is not rolled out: its label is the program's own
 outcome, known exactly.
 
-``estimation`` is the algorithm, a generator that asks for completions, then for verdicts, in rounds;
-``estimate_program`` drives it with a worker's policy and judge. The estimate depends on the program, the settings and
-the seed alone, not on who makes it, when, or in which order.
+``estimate_program`` asks the policy for completions, then the judge for verdicts, in rounds. The estimate depends on
+the program, the settings and the seed alone, not on who makes it, when, or in which order.
 
 Reuse. A rollout of step i whose text begins with the prefix of a later step j of the same program counts for j too. A
 policy that samples token by token continues a text in the same way whether it was given or has just been written, so
@@ -21,8 +20,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from dreamprm_jax.cof.splitter import split_steps
@@ -31,11 +30,6 @@ from dreamprm_jax.labeling.rollouts.allocation import rounds
 from dreamprm_jax.labeling.rollouts.identity import identity, prefixes_passed
 from dreamprm_jax.policy.protocol import Completion, CompletionRequest, request_seed
 from dreamprm_jax.schema import DataError, Problem, Program, Verdict, content_hash
-
-# Requests for completions, answered with those; or programs to judge, by identity, answered with verdicts.
-Wanted = list[CompletionRequest] | dict[str, str]
-Answer = list[list[Completion]] | dict[str, Verdict]
-Estimation = Generator[Wanted, Any, "ProgramEstimate"]
 
 
 @dataclass
@@ -115,114 +109,10 @@ class _Rollout:
     forced: bool
 
 
-def estimation(problem: Problem, program: Program, verdict: Verdict, settings: LabelConfig, seed: int) -> Estimation:
-    """The algorithm. Yields what it wants next, is sent it, returns the estimate.
-
-    Args:
-      problem: what the program solves.
-      program: the program whose steps are estimated.
-      verdict: the judge's on the program itself.
-      settings: strategy, budget, reuse.
-      seed: of the run; each request's seed derives from it, the program, the step and the rollouts asked before.
-
-    Raises:
-      DataError: on settings that contradict each other.
-    """
-    if not 0.0 < settings.judge_share <= 1.0 or (settings.judge_share < 1.0 and settings.strategy != "fixed"):
-        raise DataError(
-            f"config.label.judge_share={settings.judge_share} must be above 0 and at most 1, and 1 with "
-            f"config.label.strategy={settings.strategy!r}, unless that is 'fixed': the others look at every verdict"
-        )
-    prefixes = [program.code[: step.end] for step in split_steps(program.code, settings.granularity)[:-1]]
-    verdicts = {identity(program.code, settings.identical): verdict} if verdict.is_label else {}
-    own = set(verdicts)
-    extra = verdict if settings.count_program and verdict.is_label else None
-    rollouts: list[_Rollout] = []
-    seeds: dict[int, int] = {}
-    tallies = _tallies(len(prefixes), rollouts, verdicts, own, seeds, extra)
-    asked = 0
-    for planned in rounds(settings, tallies, verdict):
-        requests = []
-        for step, count in planned:
-            key = f"{program.program_hash}/{step}" + (f"/{tallies[step].asked}" if tallies[step].asked else "")
-            request_number = request_seed(seed, "rollouts", key)
-            seeds.setdefault(step, request_number)
-            requests.append(CompletionRequest(problem, prefixes[step], count, settings.temperature, request_number))
-        asked += 1
-        answers: list[list[Completion]] = yield requests
-        codes: dict[str, str] = {}
-        for (step, _), answer in zip(planned, answers, strict=True):
-            for completion in answer:
-                same = identity(completion.code, settings.identical)
-                codes.setdefault(same, completion.code)
-                later = 0
-                if settings.reuse != "none" and completion.forced:
-                    later = prefixes_passed(completion.code, prefixes[step + 1 :], settings.reuse)
-                rollouts.append(_Rollout(step, later, same, completion.forced))
-        fresh = {same: code for same, code in codes.items() if same not in verdicts}
-        if settings.judge_share < 1.0:
-            often = Counter(rollout.same for rollout in rollouts)
-            place = f"{seed}/{program.program_hash}"
-            fresh = {s: c for s, c in fresh.items() if often[s] > 1 or _share(place, s) < settings.judge_share}
-        if fresh:
-            verdicts.update((yield fresh))
-        tallies[:] = _tallies(len(prefixes), rollouts, verdicts, own, seeds, extra)
-    return ProgramEstimate(tuple(tallies), asked)
-
-
-def _share(place: str, same: str) -> float:
-    """A number in [0, 1) that depends on the program alone, not on its verdict."""
-    return int(content_hash(place, same, digits=8), 16) / 16**8
-
-
-def _tallies(
-    count: int,
-    rollouts: Sequence[_Rollout],
-    verdicts: Mapping[str, Verdict],
-    own: Set[str],
-    seeds: Mapping[int, int],
-    extra: Verdict | None,
-) -> list[StepTally]:
-    """Counts every rollout where it informs; ``extra`` is the program's own verdict, where it counts as a rollout."""
-    tallies = [StepTally(seed=seeds.get(step, 0)) for step in range(count)]
-    often = Counter(rollout.same for rollout in rollouts)
-    charged = set(own)
-    for tally in tallies if extra is not None else ():
-        _count(tally, extra is Verdict.AC, borrowed=True, single=False)
-    for rollout in rollouts:
-        tally, verdict = tallies[rollout.step], verdicts.get(rollout.same)
-        tally.asked += 1
-        tally.unforced += not rollout.forced
-        informs = tallies[rollout.step : rollout.step + rollout.later + 1]
-        if verdict is None:
-            for informed in informs:
-                informed.unjudged += 1
-            continue
-        tally.judged += rollout.same not in charged
-        charged.add(rollout.same)
-        if not verdict.is_label:
-            tally.infrastructure_errors += 1
-            tally.sandbox_errors += verdict is Verdict.SANDBOX_ERROR
-            continue
-        single = often[rollout.same] == 1 and rollout.same not in own
-        for informed in informs:
-            _count(informed, verdict is Verdict.AC, informed is not tally, single)
-    return tallies
-
-
-def _count(tally: StepTally, passed: bool, borrowed: bool, single: bool) -> None:
-    tally.passes += passed
-    tally.failures += not passed
-    tally.borrowed += borrowed
-    tally.borrowed_passes += borrowed and passed
-    tally.singles += single
-    tally.single_passes += single and passed
-
-
 def estimate_program(
     problem: Problem,
     program: Program,
-    verdict_of_program: Verdict,
+    verdict: Verdict,
     settings: LabelConfig,
     seed: int,
     complete: Callable[[CompletionRequest], list[Completion]],
@@ -231,31 +121,114 @@ def estimate_program(
     """Estimates the steps of one program with blocking calls.
 
     Args:
-      problem: what the program solves.
-      program: the program.
-      verdict_of_program: so that completions equal to the program need no judging.
-      settings: ``Config.label``.
-      seed: ``Config.seed``.
-      complete: the policy's; what it raises passes through, and nothing is counted.
-      judge: verdicts of programs for this problem, in their order; it is given only programs that differ.
+      problem: What the program solves.
+      program: The program whose steps are estimated.
+      verdict: The judge's on the program itself, so that completions equal to it need no judging.
+      settings: Strategy, budget, reuse (``Config.label``).
+      seed: Of the run (``Config.seed``); each request's seed derives from it, the program, the step and the rollouts
+        asked before.
+      complete: The policy. What it raises passes through, and nothing is counted.
+      judge: Returns verdicts of programs for this problem, in their order; it is given each distinct program once.
 
     Returns:
-      The estimate; the same for the same program, settings and seed, wherever and whenever it is made, as far as policy
-      and judge are. With ``sandbox_errors`` it is worth making again.
+      The estimate: the same for the same program, settings and seed, as far as policy and judge are deterministic. With
+      ``sandbox_errors`` it is worth making again.
+
+    Raises:
+      DataError: On settings that contradict each other.
     """
-    work = estimation(problem, program, verdict_of_program, settings, seed)
-    state = advance(work, None)
-    while not isinstance(state, ProgramEstimate):
-        if isinstance(state, list):
-            state = advance(work, [complete(request) for request in state])
-        else:
-            state = advance(work, dict(zip(state, judge(list(state.values())), strict=True)))
-    return state
+    if not 0.0 < settings.judge_share <= 1.0 or (settings.judge_share < 1.0 and settings.strategy != "fixed"):
+        raise DataError(
+            f"config.label.judge_share={settings.judge_share} must be above 0 and at most 1, and 1 with "
+            f"config.label.strategy={settings.strategy!r}, unless that is 'fixed': the others look at every verdict"
+        )
+    prefixes = [program.code[: step.end] for step in split_steps(program.code, settings.granularity)[:-1]]
+    seen = _Seen(len(prefixes), verdict, identity(program.code, settings.identical), settings.count_program)
+    tallies = seen.tallies()
+    asked = 0
+    for planned in rounds(settings, tallies, verdict):
+        asked += 1
+        codes: dict[str, str] = {}  # by identity
+        requests = []
+        for step, count in planned:
+            key = f"{program.program_hash}/{step}" + (f"/{tallies[step].asked}" if tallies[step].asked else "")
+            request_number = request_seed(seed, "rollouts", key)
+            seen.seeds.setdefault(step, request_number)
+            requests.append(CompletionRequest(problem, prefixes[step], count, settings.temperature, request_number))
+        for (step, _), request in zip(planned, requests, strict=True):
+            for completion in complete(request):
+                same = identity(completion.code, settings.identical)
+                codes.setdefault(same, completion.code)
+                later = 0
+                if settings.reuse != "none" and completion.forced:
+                    later = prefixes_passed(completion.code, prefixes[step + 1 :], settings.reuse)
+                seen.rollouts.append(_Rollout(step, later, same, completion.forced))
+        fresh = {same: code for same, code in codes.items() if same not in seen.verdicts}
+        if settings.judge_share < 1.0:
+            often = Counter(rollout.same for rollout in seen.rollouts)
+            place = f"{seed}/{program.program_hash}"
+            fresh = {s: c for s, c in fresh.items() if often[s] > 1 or _share(place, s) < settings.judge_share}
+        if fresh:
+            seen.verdicts.update(zip(fresh, judge(list(fresh.values())), strict=True))
+        tallies[:] = seen.tallies()
+    return ProgramEstimate(tuple(tallies), asked)
 
 
-def advance(work: Estimation, answer: Answer | None) -> Wanted | ProgramEstimate:
-    """Sends what was wanted (None at the start): what is wanted next, or the finished estimate."""
-    try:
-        return work.send(answer)
-    except StopIteration as stop:
-        return stop.value
+def _share(place: str, same: str) -> float:
+    """A number in [0, 1) that depends on the program alone, not on its verdict."""
+    return int(content_hash(place, same, digits=8), 16) / 16**8
+
+
+@dataclass
+class _Seen:
+    """Everything seen so far of one program's rollouts."""
+
+    steps: int
+    verdict: Verdict  # of the program itself
+    own: str  # its identity
+    count_program: bool  # whether the program counts as a rollout of its own prefixes
+    rollouts: list[_Rollout] = field(default_factory=list)
+    verdicts: dict[str, Verdict] = field(default_factory=dict)  # by identity
+    seeds: dict[int, int] = field(default_factory=dict)  # by step
+
+    def __post_init__(self) -> None:
+        """The program's own verdict is known."""
+        if self.verdict.is_label:
+            self.verdicts[self.own] = self.verdict
+
+    def tallies(self) -> list[StepTally]:
+        """Counts every rollout at each step that it informs."""
+        tallies = [StepTally(seed=self.seeds.get(step, 0)) for step in range(self.steps)]
+        often = Counter(rollout.same for rollout in self.rollouts)
+        charged = {self.own} if self.verdict.is_label else set()
+        if self.count_program and self.verdict.is_label:
+            for tally in tallies:
+                _count(tally, passed=self.verdict is Verdict.AC, borrowed=True, single=False)
+        for rollout in self.rollouts:
+            tally, verdict = tallies[rollout.step], self.verdicts.get(rollout.same)
+            tally.asked += 1
+            tally.unforced += not rollout.forced
+            informs = tallies[rollout.step : rollout.step + rollout.later + 1]
+            if verdict is None:
+                for informed in informs:
+                    informed.unjudged += 1
+                continue
+            tally.judged += rollout.same not in charged
+            charged.add(rollout.same)
+            if not verdict.is_label:
+                tally.infrastructure_errors += 1
+                tally.sandbox_errors += verdict is Verdict.SANDBOX_ERROR
+                continue
+            single = often[rollout.same] == 1 and not (self.verdict.is_label and rollout.same == self.own)
+            for informed in informs:
+                _count(informed, passed=verdict is Verdict.AC, borrowed=informed is not tally, single=single)
+        return tallies
+
+
+def _count(tally: StepTally, *, passed: bool, borrowed: bool, single: bool) -> None:
+    tally.passes += passed
+    tally.failures += not passed
+    tally.borrowed += borrowed
+    tally.borrowed_passes += borrowed and passed
+    tally.singles += single
+    tally.single_passes += single and passed

@@ -9,12 +9,18 @@ import pytest
 from state_sequences import brute_force
 
 from dreamprm_jax.labeling.correction.change_point import FAILED, PASSED
-from dreamprm_jax.labeling.correction.methods import LabelSource, _faults, fault_evidence, hidden_fault_labels, step_key
+from dreamprm_jax.labeling.correction.methods import (
+    LabelSource,
+    _faults,
+    fault_evidence,
+    step_key,
+    undetected_fault_labels,
+)
 from dreamprm_jax.metrics.step_metrics import auroc
 from dreamprm_jax.training.examples import NO_LABEL, Example
 from dreamprm_jax.training.feed import Batch, PackedRows, Shape, collate
 from dreamprm_jax.training.losses import batch_logits, elementwise_loss, make_inner_loss, outcome_loss, step_loss
-from dreamprm_jax.training.online_faults import SMALLEST_HAZARD, alive_posterior, inferred_labels
+from dreamprm_jax.training.online_label_inference import SMALLEST_HAZARD, alive_posterior, inferred_labels
 from research.study.reading import examples
 from research.study.regimes import REGIMES
 from research.study.world import Sizes, draw_labels, make_world
@@ -82,8 +88,8 @@ def test_hazards_by_step_index_give_the_offline_posterior():
         return logits
 
     infer = functools.partial(alive_posterior, hidden=hidden)
-    labels = inferred_labels(fitted, infer, rows.relabelled(evidence.astype(np.float32)), len(keys))
-    np.testing.assert_allclose(labels, hidden_fault_labels(source), atol=2e-3)
+    labels = inferred_labels(fitted, infer, rows.relabeled(evidence.astype(np.float32)), len(keys))
+    np.testing.assert_allclose(labels, undetected_fault_labels(source), atol=2e-3)
 
 
 @pytest.mark.parametrize("logit", [-100.0, 0.0, 100.0])
@@ -125,7 +131,7 @@ def test_a_model_that_knows_mends_the_labels_and_one_that_guesses_costs_little()
     truth = np.array([alive[key[1]][key[2]] for key in keys])
     evidence, hidden = fault_evidence(source)
     found = examples("structure", None, world, keys)["train"]
-    rows = PackedRows(found, 64, 4, 0).relabelled(evidence.astype(np.float32))
+    rows = PackedRows(found, 64, 4, 0).relabeled(evidence.astype(np.float32))
     infer = functools.partial(alive_posterior, hidden=hidden)
     by_tokens = {tuple(one.tokens): alive[one.program_hash] for one in found}
 
@@ -141,7 +147,7 @@ def test_a_model_that_knows_mends_the_labels_and_one_that_guesses_costs_little()
                 place += len(state)
         return logits
 
-    plain = hidden_fault_labels(source)
+    plain = undetected_fault_labels(source)
     informed, ignorant = (
         inferred_labels(functools.partial(knowing, right=right), infer, rows, len(keys)) for right in (0.9, 0.5)
     )

@@ -1,4 +1,4 @@
-"""The labellings by name, on the label stage's rows."""
+"""The labelings by name, on the label stage's rows."""
 
 from __future__ import annotations
 
@@ -127,12 +127,12 @@ def test_stored_labels_come_back(source, tmp_path):
     write_records(path, CorrectedLabel, [dataclasses.replace(rows[0], program_hash="elsewhere")])
     with pytest.raises(DataError, match="none of its rows is a step"):
         fixed_labels("stored", source, settings)
-    with pytest.raises(DataError, match=r"config.train.labels.stored: labelling 'stored' needs"):
+    with pytest.raises(DataError, match=r"config.train.labels.stored: labeling 'stored' needs"):
         fixed_labels("stored", source, SETTINGS)
 
 
 def test_every_name_is_known(source):
-    with pytest.raises(DataError, match="no fixed labelling 'magic'; choose among raw, soft"):
+    with pytest.raises(DataError, match="no fixed labeling 'magic'; choose among raw, soft"):
         fixed_labels("magic", source, SETTINGS)
     for name in FIXED:
         nothing = LabelSource([], {}, clean={("q", "x", 0): 1.0})

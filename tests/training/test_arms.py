@@ -1,8 +1,9 @@
-"""Arms by labelling: what each trains on, and that all of them run, share their warm-ups and leave their labels."""
+"""Arms by labeling: what each trains on, and that all of them run, share their warm-ups and leave their labels."""
 
 import dataclasses
 import json
 import math
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from dreamprm_jax.runs.stage_folder import DONE
 from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, StepLabel
 from dreamprm_jax.stages.runner import run_stage
 from dreamprm_jax.storage import read_records
-from dreamprm_jax.training.arms import make_parametrisation, plans
+from dreamprm_jax.training.arms import arm_plans, make_parametrisation
 from dreamprm_jax.training.losses import elementwise_loss
 from dreamprm_jax.training.steps import make_optimizer
 
@@ -27,32 +28,34 @@ def test_plans_name_start_loss_and_warm_up(tiny_config):
         tiny_config.train, arms=("orm", "raw", "gce", "table_on_em", "corrected"), labels=LabelsConfig("em"), loss="mse"
     )
     assert not settings.meta.held_out
-    found = [(plan.arm, plan.labelling, plan.start, plan.loss, plan.warmup, plan.learned) for plan in plans(settings)]
+    found = [
+        (plan.arm, plan.labeling, plan.start, plan.loss, plan.warmup, plan.learned) for plan in arm_plans(settings)
+    ]
     assert found == [
         ("raw", "raw", "raw", "mse", "warmup", False),
         ("gce", "gce", "gce", "gce", "warmup_gce", False),
         ("table_on_em", "table_on_em", "em", "mse", "warmup_em", True),
         ("corrected", "em", "em", "mse", "warmup_em", False),
     ]
-    # Only the learned labellings keep the meta programs' outcomes for the outer problem: their warm-up is another one.
+    # Only the learned labelings keep the meta programs' outcomes for the outer problem: their warm-up is another one.
     apart = dataclasses.replace(settings, meta=dataclasses.replace(settings.meta, held_out=True))
-    assert [plan.warmup for plan in plans(apart)] == ["warmup", "warmup_gce", "warmup_em_held_out", "warmup_em"]
+    assert [plan.warmup for plan in arm_plans(apart)] == ["warmup", "warmup_gce", "warmup_em_held_out", "warmup_em"]
     with pytest.raises(DataError, match="unknown arm 'magic'; choose among orm, corrected, raw"):
-        plans(dataclasses.replace(settings, arms=("magic",)))
+        arm_plans(dataclasses.replace(settings, arms=("magic",)))
     with pytest.raises(DataError, match="an arm stands twice"):
-        plans(dataclasses.replace(settings, arms=("raw", "raw")))
-    with pytest.raises(DataError, match=r"config\.train\.labels\.method: no labelling 'magic'"):
-        plans(dataclasses.replace(settings, labels=LabelsConfig("magic")))
+        arm_plans(dataclasses.replace(settings, arms=("raw", "raw")))
+    with pytest.raises(DataError, match=r"config\.train\.labels\.method: no labeling 'magic'"):
+        arm_plans(dataclasses.replace(settings, labels=LabelsConfig("magic")))
 
 
 def test_own_optimizer_and_parametrisation_are_checked(tiny_config, tmp_path):
     file = tmp_path / "mine.py"
     file.write_text("import optax\n\ndef make(*_):\n    return 7\n\ndef sgd(config):\n    return optax.sgd(0.5)\n")
     own = dataclasses.replace(tiny_config.train, labels=LabelsConfig(f"{file}:make"), optimizer=f"{file}:make")
-    plan = plans(dataclasses.replace(own, arms=("corrected",)))[0]
+    plan = arm_plans(dataclasses.replace(own, arms=("corrected",)))[0]
     assert (plan.start, plan.warmup, plan.learned) == ("raw", "warmup", True)
     with pytest.raises(DataError, match=r"labels\.method: .*make gave int, which lacks is_table, init, targets_and"):
-        make_parametrisation(plan.labelling, np.ones(1), LabelSource([], {}), own.labels, 0)
+        make_parametrisation(plan.labeling, np.ones(1), LabelSource([], {}), own.labels, 0)
     with pytest.raises(DataError, match=r"train\.optimizer: .*make gave int, no GradientTransformation"):
         make_optimizer(own)
     with pytest.raises(DataError, match=r"train\.optimizer: no optimizer 'lion'; 'adamw', or one of your own"):
@@ -81,14 +84,14 @@ def test_losses_of_one_logit():
 
 
 @pytest.mark.slow
-def test_every_labelling_trains_and_leaves_its_labels(tiny_config, tmp_path):
-    arms = ("raw", "gce", "em", "hidden_fault_online", "calibrator", "clean", "corrector_net", "table_on_em")
+def test_every_labeling_trains_and_leaves_its_labels(tiny_config, tmp_path):
+    arms = ("raw", "gce", "em", "undetected_fault_online", "calibrator", "clean", "corrector_net", "table_on_em")
     train = dataclasses.replace(tiny_config.train, warmup_steps=2, steps=2, arms=arms)
     train = dataclasses.replace(train, meta=dataclasses.replace(train.meta, learning_rate=0.5))
     model = dataclasses.replace(tiny_config.model, max_length=1536)
-    settings, paths = dataclasses.replace(tiny_config, train=train, model=model), Paths(tmp_path)
+    settings, paths = dataclasses.replace(tiny_config, train=train, model=model), Paths(tmp_path / "run")
     for stage in ("generate", "label", "train"):
-        run_stage(settings, tmp_path, stage)
+        run_stage(settings, paths.root, stage)
     labels = {arm: read_records(paths.corrected_labels(arm), CorrectedLabel) for arm in arms if arm != "raw"}
     assert not paths.corrected_labels("raw").exists()
     warmups = {path.name for path in paths.stage("train").glob("warmup*")}
@@ -99,7 +102,7 @@ def test_every_labelling_trains_and_leaves_its_labels(tiny_config, tmp_path):
         assert {(row.program_hash, row.step_index) for row in rows} == steps, arm
         assert all(row.method.startswith(arm) and 0.0 <= row.corrected <= 1.0 for row in rows)
     passed = {row.program_hash for row in read_records(paths.outcomes("train"), Outcome) if row.passed}
-    online = [row.corrected for row in labels["hidden_fault_online"] if row.program_hash in passed]
+    online = [row.corrected for row in labels["undetected_fault_online"] if row.program_hash in passed]
     assert online
     assert min(online) > 0.999  # the posterior knows the outcome, which the evidence that it starts from does not
     for arm in ("table_on_em", "corrector_net"):
@@ -114,14 +117,14 @@ def test_every_labelling_trains_and_leaves_its_labels(tiny_config, tmp_path):
     stored = LabelsConfig(method="stored", stored=str(paths.corrected_labels("em")))
     again = dataclasses.replace(settings, train=dataclasses.replace(train, arms=("corrected",), labels=stored))
     other = Paths(tmp_path / "again")
-    for stage in ("generate", "label", "train"):
-        run_stage(again, other.root, stage)
+    shutil.copytree(paths.root, other.root, ignore=shutil.ignore_patterns("train"))
+    run_stage(again, other.root, "train")
     lines = [
         (p.arm(arm) / "metrics.jsonl").read_text(encoding="utf-8") for p, arm in ((other, "corrected"), (paths, "em"))
     ]
     assert lines[0] == lines[1]
     assert json.loads((other.stage("train") / DONE).read_text(encoding="utf-8"))["counts"][
-        "steps labelled stored"
+        "steps labeled stored"
     ] == len(steps)
 
 

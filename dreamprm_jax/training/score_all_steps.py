@@ -10,7 +10,7 @@ from jaxtyping import Float
 from dreamprm_jax.training.feed import Batch, PackedRows, collate
 
 
-def every_step(
+def score_all_steps(
     logits_of: Callable[[Batch], Float[np.ndarray, "B S"]], rows: PackedRows
 ) -> list[Float[np.ndarray, " steps"]]:
     """Reads each program of ``rows`` once.

@@ -4,7 +4,7 @@
 hazards by step index alone. A reward model knows more of a step: its scores f give h_i = 1 - f_i / min_{j<i} f_j. So
 every training step takes the posterior P(alive | counts, outcome) under the model as it is now for its targets, and
 follows the gradient of their cross-entropy with the posterior held fixed: in the manner of online expectation
-maximisation (Cappe and Moulines 2009, arXiv 0712.4273). It is no exact M-step, which would fit the hazards: f_i is
+maximization (Cappe and Moulines 2009, arXiv 0712.4273). It is no exact M-step, which would fit the hazards: f_i is
 drawn to the mean of P(alive_i | counts, outcome) over programs with the same prefix, which is what a score should be.
 
 All of it is a pure function of logits and batch: no state, nothing to resume, programs apart from each other, so that
@@ -22,10 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from dreamprm_jax.training.every_step import every_step
 from dreamprm_jax.training.examples import NO_LABEL
 from dreamprm_jax.training.feed import Batch, PackedRows
 from dreamprm_jax.training.losses import Targets
+from dreamprm_jax.training.score_all_steps import score_all_steps
 
 SMALLEST_HAZARD = 1e-3
 _UNLIKELY = 1e-30  # the least chance that counts may give a state
@@ -48,7 +48,7 @@ def alive_posterior(logits: Float[Array, "B S"], batch: Batch, hidden: float | A
 
     Args:
       logits: of the reward model.
-      batch: whole programs with known outcomes; ``raw`` holds the evidence of labelled steps.
+      batch: whole programs with known outcomes; ``raw`` holds the evidence of labeled steps.
       hidden: q, the chance that the rollouts' tests do not see a fault (``fault_model.Faults.hidden``).
 
     Returns:
@@ -128,7 +128,7 @@ def inferred_labels(
         return np.asarray(compiled(logits_of(batch), batch))
 
     labels = np.full(n, np.nan, np.float32)
-    for example, values in zip(rows.examples, every_step(posterior_of, rows), strict=True):
+    for example, values in zip(rows.examples, score_all_steps(posterior_of, rows), strict=True):
         known = example.label_index != NO_LABEL
         labels[example.label_index[known]] = values[known]
     return labels
