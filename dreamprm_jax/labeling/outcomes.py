@@ -30,7 +30,10 @@ def judge_window(config: Config, paths: Paths, window: str, tests: HiddenTests, 
     sandbox = settings_digest(config, {"sandbox"}, InputDigests(paths.root))
     digests = {problem_id: tests.digest(problem) for problem_id, problem in problems.items()}
     programs = list(unique_programs(paths, window))
-    keys = {one.program_hash: content_hash(one.program_hash, digests[one.problem_id], sandbox) for one in programs}
+    keys = {
+        one.program_hash: f"{one.program_hash}/{content_hash(digests[one.problem_id], sandbox, digits=16)}"
+        for one in programs
+    }
     counts: Counter[str] = Counter()
 
     def tasks() -> Iterator[JudgeTask]:

@@ -60,7 +60,7 @@ def test_a_run_that_goes_on(root: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert lines[1] == "generate   done        1:05  7 train problems"
     assert lines[2] == "label      started"
     assert lines[3].startswith("  toy: ")
-    assert " of 10000 units (0." in lines[3]
+    assert re.search(r" of 10000 units \(\d+\.\d %\)", lines[3])
     assert re.search(r" left, as of \d+\.\d s ago$", lines[3])
     assert lines[-1] == "report     pending"
     assert 0 < record.done < 10_000

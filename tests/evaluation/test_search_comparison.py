@@ -11,11 +11,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from dreamprm_jax.cli.main import main
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import SearchConfig, to_dict
+from dreamprm_jax.problems.hidden_tests import HiddenTests
 from dreamprm_jax.problems.procedural.compose import Composition
 from dreamprm_jax.problems.procedural.truth import Valuer
 from dreamprm_jax.problems.procedural.writing import read
 from dreamprm_jax.runs.paths import Paths
-from dreamprm_jax.schema import DataError, Outcome, Program
+from dreamprm_jax.schema import DataError, Outcome, Program, TestedProblem
 from dreamprm_jax.search.algorithms import Candidate
 from dreamprm_jax.search.choices import choose
 from dreamprm_jax.search.comparison import search_window
@@ -32,6 +33,7 @@ class Exact:
         rows = (Composition.from_json(row) for row in read_json(paths.compositions()))
         self.compositions = {composition.problem_id: composition for composition in rows}
         self.valuers = {}
+        self.tests = HiddenTests(paths.hidden_tests())
         self.calls, self.fail_after = 0, fail_after
 
     def __call__(self, items):
@@ -42,7 +44,8 @@ class Exact:
 
     def _logits(self, problem, code):
         composition = self.compositions[problem.problem_id]
-        valuer = self.valuers.setdefault(problem.problem_id, Valuer(composition, problem, 1.0))
+        tested = TestedProblem(**vars(problem), private_tests=self.tests.of(problem.problem_id))
+        valuer = self.valuers.setdefault(problem.problem_id, Valuer(composition, tested, 1.0))
         values = [valuer.value(read(composition, code[: step.end]))[0] for step in split_steps(code)]
         clipped = np.clip(values, 0.001, 0.999)
         return np.log(clipped / (1 - clipped))

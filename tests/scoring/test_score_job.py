@@ -200,7 +200,7 @@ def test_parquet_with_other_columns_and_nulls(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"--prm": "nowhere"}, r"--prm=nowhere: neither a Hugging Face folder .* nor an arm of a run"),
+        ({"--prm": "nowhere"}, r"--prm=nowhere: no trained model there; give RUN/ARM.*or a Hugging Face folder"),
         ({"--candidates": "none.jsonl"}, r"--candidates=none\.jsonl: no such file"),
         ({"--problems": "none.jsonl"}, r"none\.jsonl: no such file"),
         ({"--shard": "3/3"}, r"--shard=3/3: must be I/N"),

@@ -40,7 +40,8 @@ class PrefixRollouts:
         """The key of a program's unit, which names everything that its estimate depends on."""
         problem, verdict = self._problems[program.problem_id], self._outcomes[program.program_hash].verdict
         statement = canonical_json([problem.title, problem.statement, problem.starter_code, problem.func_name])
-        return content_hash(program.program_hash, verdict, statement, self._tests.digest(problem), self._settings)
+        depends = content_hash(verdict, statement, self._tests.digest(problem), self._settings, digits=16)
+        return f"{program.program_hash}/{depends}"
 
     def run(self) -> None:
         """Does the units that the journal does not have, in the engine's workers.
