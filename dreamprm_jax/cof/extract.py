@@ -1,32 +1,35 @@
 """Takes the program out of a model's answer.
 
 The rule, in order:
-1. Reasoning (``<think> ... </think>``) is no part of the answer; an answer that never leaves it holds no program.
-2. Fenced blocks (three or more backticks or tildes at the start of a line, up to such a line without an info string)
-   are ranked: closed before cut off by the end of the answer, then tagged as Python before untagged before tagged
-   otherwise; of the best rank the last one that is not blank is the program. (The official evaluator takes what lies
-   between the last two lines with a fence: the same for a finished answer with one program, prose for a truncated one.)
-3. Without any fence the whole answer is the program if it reads as one: it parses and does more than name things, or
-   its first line begins as code does. Otherwise there is no program.
+1. Reasoning is no part of the answer (``cof.reasoning``); an answer that never leaves it holds no program but what came
+   before.
+2. Of the fenced blocks (``cof.fences``) the one that reads most as a program wins (``cof.reads_as_program``): a program
+   that stands alone before a usage example, sample output or an excerpt of another block. Then a closed block comes
+   before one cut off by the end of the answer, a block tagged as Python before an untagged one before one tagged
+   otherwise, and of equals the last. Text outside of fences competes where it is a program as a whole.
+3. Without any fence the program is what a pair of tags holds, the answer itself if it reads as code, or the part of it
+   that does.
+
+Wherever the rule of LiveCodeBench's evaluator (what lies between the last two lines with a fence) finds a program, this
+one finds a program too; ``benchmarks/extraction.py`` compares them.
 """
 
 from __future__ import annotations
 
-import ast
 import re
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-Source = Literal["python_fence", "plain_fence", "other_fence", "bare", "none"]
+from dreamprm_jax.cof.fences import Block, Source, blocks
+from dreamprm_jax.cof.reads_as_program import Likeness, likeness, parse_python
+from dreamprm_jax.cof.reasoning import without_reasoning
 
-_OPENING = re.compile(r"^(?P<indentation>[ \t]*)(?P<fence>`{3,}|~{3,})(?P<info>[^`\n]*)$")
-_PYTHON_TAGS = {"python", "python3", "py", "py3", "python2", "pypy", "pypy3"}
-_RANKS: dict[Source, int] = {"python_fence": 2, "plain_fence": 1, "other_fence": 0}
-_CODE_START = re.compile(
-    r"(?:import\s+\w|from\s+[\w.]+\s+import\b|(?:async\s+)?def\s+\w+\s*\(|class\s+\w+\s*[:(]|@\w|#)"
+_RANKS: dict[Source, int] = {"python_fence": 3, "plain_fence": 2, "other_fence": 1, "bare": 0}
+_CODE_LINE = re.compile(
+    r"^(?:import\s+\w|from\s+[\w.]+\s+import\b|(?:async\s+)?def\s+\w+\s*\(|class\s+\w+\s*[:(]|@\w|#!?[ \w])", re.MULTILINE
 )
+_CONTAINER = re.compile(r"(?:<|\[)(?P<close>/)?(?P<name>\|?[A-Za-z][\w:|.-]*)[^<>\[\]\n]*(?:>|\])")
+_MARKDOWN = 3  # how deep blocks within blocks are read
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,12 @@ class Extraction:
     truncated: bool  # the fence, or the reasoning, was still open at the end of the answer
 
 
+@dataclass(frozen=True)
+class _Graded:
+    block: Block
+    likeness: Likeness
+
+
 def extract_code(answer: str) -> str:
     """The program in an answer, "" where there is none."""
     return extract(answer).code
@@ -45,69 +54,116 @@ def extract_code(answer: str) -> str:
 
 def extract(answer: str) -> Extraction:
     """The program in an answer, and how it was found (see the module's rule)."""
-    _, closing, tail = answer.rpartition("</think>")
-    if not closing and answer.lstrip().startswith("<think>"):
-        return Extraction("", "none", truncated=True)
-    blocks = [block for block in _fenced_blocks(tail) if block.code.strip()]
-    if blocks:
-        best = max(range(len(blocks)), key=lambda i: (not blocks[i].truncated, _RANKS[blocks[i].source], i))
-        return blocks[best]
-    if "```" not in tail and _reads_as_code(tail):
-        return Extraction(tail, "bare", truncated=False)
-    return Extraction("", "none", truncated=False)
+    programs: list[Block] | None = None
+
+    def is_code(offset: int) -> bool:
+        nonlocal programs
+        if programs is None:
+            programs = [block for block in blocks(answer) if parse_python(block.code) is not None]
+        return any(block.start <= offset < block.end for block in programs)
+
+    text, truncated = without_reasoning(answer, is_code)
+    candidates = list(_candidates(text, _MARKDOWN))
+    best = _best([one for one in candidates if one.block.source != "bare" or one.likeness >= Likeness.DEFINITIONS])
+    if best is None or best.likeness < Likeness.BROKEN:
+        best = _best([*([best] if best else []), *_rescued(text, candidates)])
+    if best is not None:
+        return Extraction(best.block.code, best.block.source, best.block.truncated)
+    return Extraction("", "none", truncated)
 
 
-def _fenced_blocks(text: str) -> Iterator[Extraction]:
-    opening: re.Match[str] | None = None
-    body: list[str] = []
-    for line in text.split("\n"):
-        if opening is None:
-            opening, body = _OPENING.match(line.rstrip("\r")), []
-            continue
-        before = _before_closing(line, opening["fence"])
-        if before is None:
-            body.append(_outdent(line, len(opening["indentation"])))
-            continue
-        if before:
-            body.append(_outdent(before, len(opening["indentation"])))
-        yield _block(opening, body, truncated=False)
-        opening = None
-    if opening is not None:
-        yield _block(opening, body, truncated=True)
+def _candidates(text: str, depth: int) -> Iterator[_Graded]:
+    for block in blocks(text):
+        grade = likeness(block.code)
+        if depth and block.source != "bare" and "```" in block.code and grade < Likeness.DEFINITIONS:
+            inner = [one for one in _candidates(block.code, depth - 1) if one.block.source != "bare"]
+            if any(one.likeness > grade for one in inner):
+                yield from inner
+                continue
+        if block.truncated and grade <= Likeness.BROKEN:
+            block = _without_prose(block)
+            grade = likeness(block.code)
+        yield _Graded(block, grade)
 
 
-def _before_closing(line: str, fence: str) -> str | None:
-    """What precedes the closing fence on this line: "" as a rule, code where a model forgot the newline, or None."""
-    stripped = line.rstrip()
-    body = stripped.rstrip(fence[0])
-    if len(stripped) - len(body) < len(fence):
+def _best(candidates: Sequence[_Graded]) -> _Graded | None:
+    if not candidates:
         return None
-    if body.strip() and fence[0] * 3 in body:
-        return None  # a fence within the line, such as a docstring that quotes one
-    return body if body.strip() else ""
+
+    def rank(index: int) -> tuple[int, bool, int, int]:
+        one = candidates[index]
+        return (one.likeness, not one.block.truncated, _RANKS[one.block.source], index)
+
+    best = candidates[max(range(len(candidates)), key=rank)]
+    lines = _lines(best.block.code)
+    for one in candidates:  # an excerpt is there to explain the program that it is taken from
+        if one.likeness >= best.likeness and not one.block.truncated and lines < _lines(one.block.code):
+            best, lines = one, _lines(one.block.code)
+    return best
 
 
-def _outdent(line: str, width: int) -> str:
-    """The line without the indentation of its fence, as in a list item."""
-    indentation = len(line) - len(line.lstrip(" \t"))
-    return line[min(width, indentation) :]
+def _lines(code: str) -> set[str]:
+    return {line.strip() for line in code.split("\n") if line.strip()}
 
 
-def _block(opening: re.Match[str], body: list[str], truncated: bool) -> Extraction:
-    words = opening["info"].strip().strip("{}.").lower().split()
-    tag = words[0].strip("{}.,:") if words else ""
-    source: Source = "python_fence" if tag in _PYTHON_TAGS else "other_fence" if tag else "plain_fence"
-    return Extraction("\n".join(body) + ("" if truncated or not body else "\n"), source, truncated)
+# ---------------------------------------------------------------- where no block reads as a program
 
 
-def _reads_as_code(text: str) -> bool:
-    if _CODE_START.match(text.lstrip()):
-        return True
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    does_something = (ast.Call, ast.Assign, ast.AugAssign, ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)
-    return any(isinstance(node, does_something) for node in ast.walk(tree))
+def _rescued(text: str, candidates: Sequence[_Graded]) -> Iterator[_Graded]:
+    """Programs outside of the blocks, the likeliest place last."""
+    fences = [match.start() for match in re.finditer("```", text)]
+    bare = [one.block for one in candidates if one.block.source == "bare"]
+    if fences:
+        yield from _official(text)
+        if bare and bare[0].start == 0 and _CODE_LINE.match(bare[0].code.lstrip()):
+            yield _Graded(bare[0], likeness(bare[0].code))  # it continues a fence that the prompt opened
+    yield from (one for one in _in_tags(text) if one.likeness >= Likeness.SNIPPET)
+    if fences:
+        return
+    whole = bare[0].code if bare else ""
+    if _CODE_LINE.match(whole.lstrip()) or likeness(whole) > Likeness.NONE:
+        trimmed = _without_prose(bare[0])
+        yield _Graded(trimmed, likeness(trimmed.code))
+        return
+    for line in list(_CODE_LINE.finditer(whole))[:1]:
+        part = _without_prose(Block(whole[line.start() :], "bare", False, line.start(), len(whole)))
+        if (grade := likeness(part.code)) >= Likeness.DEFINITIONS:
+            yield _Graded(part, grade)
+
+
+def _official(text: str) -> Iterator[_Graded]:
+    """What LiveCodeBench's rule finds: the lines between the last two with a fence."""
+    lines = text.split("\n")
+    fences = [index for index, line in enumerate(lines) if "```" in line]
+    if len(fences) > 1:
+        code = "\n".join(lines[fences[-2] + 1 : fences[-1]]) + "\n"
+        if (grade := likeness(code)) >= Likeness.DEFINITIONS:
+            yield _Graded(Block(code, "bare", False, 0, 0), grade)
+
+
+def _in_tags(text: str) -> Iterator[_Graded]:
+    """What stands between a tag and its closing tag, such as ``[PYTHON]`` or ``<answer>``."""
+    opened: dict[str, int] = {}
+    for tag in _CONTAINER.finditer(text):
+        name = tag["name"]
+        if not tag["close"]:
+            opened[name] = tag.end()
+        elif (start := opened.pop(name, None)) is not None:
+            code = text[start : tag.start()].strip("\n") + "\n"
+            if "```" not in code and code.strip():
+                yield _Graded(Block(code, "bare", False, start, tag.start()), likeness(code))
+
+
+def _without_prose(block: Block) -> Block:
+    """The block without the paragraphs of prose that follow its program, where the closing fence is missing."""
+    code = block.code
+    if parse_python(code) is not None:
+        return block
+    parts = re.split(r"(\n[ \t]*\n)", code)
+    for count in range(len(parts) - 2, max(0, len(parts) - 60), -2):
+        program, prose = "".join(parts[:count]), "".join(parts[count:])
+        if likeness(prose) > Likeness.NONE or len(prose.split()) < 3 or _CODE_LINE.search(prose):
+            return block
+        if likeness(program) >= Likeness.SNIPPET and parse_python(program) is not None:
+            return Block(program + "\n", block.source, False, block.start, block.end)
+    return block
