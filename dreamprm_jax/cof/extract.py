@@ -16,19 +16,26 @@ one finds a program too; ``benchmarks/extraction.py`` compares them.
 
 from __future__ import annotations
 
+import bisect
+import dataclasses
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dreamprm_jax.cof.fences import Block, Source, blocks
-from dreamprm_jax.cof.reads_as_program import Likeness, likeness, parse_python
+from dreamprm_jax.cof.reads_as_program import Likeness, likeness, parse_python, without_prose
 from dreamprm_jax.cof.reasoning import without_reasoning
 
 _RANKS: dict[Source, int] = {"python_fence": 3, "plain_fence": 2, "other_fence": 1, "bare": 0}
 _CODE_LINE = re.compile(
-    r"^(?:import\s+\w|from\s+[\w.]+\s+import\b|(?:async\s+)?def\s+\w+\s*\(|class\s+\w+\s*[:(]|@\w|#!?[ \w])", re.MULTILINE
+    r"^[ \t]*(?:import\s+\w|from\s+[\w.]+\s+import\b|(?:async\s+)?def\s+\w+\s*\(|class\s+\w+\s*[:(]|@\w)", re.MULTILINE
 )
-_CONTAINER = re.compile(r"(?:<|\[)(?P<close>/)?(?P<name>\|?[A-Za-z][\w:|.-]*)[^<>\[\]\n]*(?:>|\])")
+_COMMENTS = re.compile(r"(?:[ \t]*#[^\n]*\n|\s)*")
+_CONTAINER = re.compile(
+    r"(?:[<\[](?P<close>/)?|\\(?:begin|(?P<end>end))\{)(?P<name>\|?[A-Za-z][\w:|.-]*)"
+    r"(?:\}(?:\[[^\]\n]*\])?|[^<>\[\]{}\n]*[>\]])"
+)
 _MARKDOWN = 3  # how deep blocks within blocks are read
 
 
@@ -60,12 +67,13 @@ def extract(answer: str) -> Extraction:
         nonlocal programs
         if programs is None:
             programs = [block for block in blocks(answer) if parse_python(block.code) is not None]
-        return any(block.start <= offset < block.end for block in programs)
+        before = bisect.bisect_right(programs, offset, key=lambda block: block.start)
+        return before > 0 and offset < programs[before - 1].end
 
     text, truncated = without_reasoning(answer, is_code)
     candidates = list(_candidates(text, _MARKDOWN))
     best = _best([one for one in candidates if one.block.source != "bare" or one.likeness >= Likeness.DEFINITIONS])
-    if best is None or best.likeness < Likeness.BROKEN:
+    if best is None or best.likeness < Likeness.DEFINITIONS:
         best = _best([*([best] if best else []), *_rescued(text, candidates)])
     if best is not None:
         return Extraction(best.block.code, best.block.source, best.block.truncated)
@@ -81,7 +89,8 @@ def _candidates(text: str, depth: int) -> Iterator[_Graded]:
                 yield from inner
                 continue
         if block.truncated and grade <= Likeness.BROKEN:
-            block = _without_prose(block)
+            code = without_prose(block.code)
+            block = dataclasses.replace(block, code=code, truncated=code == block.code)
             grade = likeness(block.code)
         yield _Graded(block, grade)
 
@@ -111,24 +120,34 @@ def _lines(code: str) -> set[str]:
 
 def _rescued(text: str, candidates: Sequence[_Graded]) -> Iterator[_Graded]:
     """Programs outside of the blocks, the likeliest place last."""
-    fences = [match.start() for match in re.finditer("```", text)]
+    fences = "```" in text
     bare = [one.block for one in candidates if one.block.source == "bare"]
     if fences:
         yield from _official(text)
-        if bare and bare[0].start == 0 and _CODE_LINE.match(bare[0].code.lstrip()):
+        if bare and bare[0].start == 0 and _starts_as_code(bare[0].code):
             yield _Graded(bare[0], likeness(bare[0].code))  # it continues a fence that the prompt opened
     yield from (one for one in _in_tags(text) if one.likeness >= Likeness.SNIPPET)
     if fences:
         return
     whole = bare[0].code if bare else ""
-    if _CODE_LINE.match(whole.lstrip()) or likeness(whole) > Likeness.NONE:
-        trimmed = _without_prose(bare[0])
-        yield _Graded(trimmed, likeness(trimmed.code))
-        return
-    for line in list(_CODE_LINE.finditer(whole))[:1]:
-        part = _without_prose(Block(whole[line.start() :], "bare", False, line.start(), len(whole)))
-        if (grade := likeness(part.code)) >= Likeness.DEFINITIONS:
-            yield _Graded(part, grade)
+    if _starts_as_code(whole) or (parse_python(whole) is not None and likeness(whole) > Likeness.NONE):
+        yield _bare(whole)
+    elif (line := _CODE_LINE.search(whole)) is not None:
+        part = whole[line.start() :]
+        if line[0][0] in " \t":  # a code block of Markdown by indentation
+            part = re.split(r"^(?=[^\s])", part, maxsplit=1, flags=re.MULTILINE)[0]
+        if (found := _bare(textwrap.dedent(part))).likeness >= Likeness.DEFINITIONS:
+            yield found
+
+
+def _starts_as_code(text: str) -> bool:
+    comments = _COMMENTS.match(text)
+    return _CODE_LINE.match(text, comments.end() if comments else 0) is not None
+
+
+def _bare(code: str) -> _Graded:
+    code = without_prose(code)
+    return _Graded(Block(code, "bare", False, 0, 0), likeness(code))
 
 
 def _official(text: str) -> Iterator[_Graded]:
@@ -146,24 +165,9 @@ def _in_tags(text: str) -> Iterator[_Graded]:
     opened: dict[str, int] = {}
     for tag in _CONTAINER.finditer(text):
         name = tag["name"]
-        if not tag["close"]:
+        if not (tag["close"] or tag["end"]):
             opened[name] = tag.end()
         elif (start := opened.pop(name, None)) is not None:
             code = text[start : tag.start()].strip("\n") + "\n"
             if "```" not in code and code.strip():
                 yield _Graded(Block(code, "bare", False, start, tag.start()), likeness(code))
-
-
-def _without_prose(block: Block) -> Block:
-    """The block without the paragraphs of prose that follow its program, where the closing fence is missing."""
-    code = block.code
-    if parse_python(code) is not None:
-        return block
-    parts = re.split(r"(\n[ \t]*\n)", code)
-    for count in range(len(parts) - 2, max(0, len(parts) - 60), -2):
-        program, prose = "".join(parts[:count]), "".join(parts[count:])
-        if likeness(prose) > Likeness.NONE or len(prose.split()) < 3 or _CODE_LINE.search(prose):
-            return block
-        if likeness(program) >= Likeness.SNIPPET and parse_python(program) is not None:
-            return Block(program + "\n", block.source, False, block.start, block.end)
-    return block

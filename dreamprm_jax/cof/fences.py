@@ -80,7 +80,7 @@ def _blocks(text: str) -> Iterator[Block]:
         yield Block(text[position : opening.start()], "bare", False, position, opening.start())
         tag, code = _code_after_tag(info, False)
         start = opening.start("info") + len(tag) if code else body
-        closing = _closing(text, start, fence)
+        closing = _closing(text, start, fence, len(before) - len(before.lstrip(" \t")))
         yield _block(text, start, closing.start if closing else len(text), before, info, closing is None)
         if closing is None or closing.of_turn:
             return
@@ -103,14 +103,20 @@ def _block(text: str, start: int, end: int, before: str, info: str, truncated: b
             raw = head + newline
         elif not last.endswith("\n"):
             raw = raw.rstrip(" \t") + "\n"
-    lines = raw.split("\n")
-    if before.lstrip().startswith(">"):
-        lines = [re.sub(r"^[ \t]*>[ ]?", "", line) for line in lines]
-    width = len(before) - len(before.lstrip(" \t"))
-    code = "\n".join(line[min(width, len(line) - len(line.lstrip(" \t"))) :] for line in lines)
-    if code[:1] in (" ", "\t") and parse_python(code) is None:
-        code = textwrap.dedent(code)  # in a list item, below the item's text
+    if re.fullmatch(r"[ \t>*+\d.)-]*>[ \t]*", before):
+        raw = "\n".join(re.sub(r"^[ \t]*>[ ]?", "", line) for line in raw.split("\n"))
+    code = _outdented(raw, len(before) - len(before.lstrip(" \t")))
     return Block(code, source, truncated, start, end)
+
+
+def _outdented(body: str, width: int) -> str:
+    """The body without the indentation of its fence or of the list item that it is in, where that makes it Python."""
+    if not (width or body.lstrip("\r\n")[:1] in (" ", "\t")) or parse_python(body) is not None:
+        return body
+    lines = body.split("\n")
+    outdented = "\n".join(line[min(width, len(line) - len(line.lstrip(" \t"))) :] for line in lines)
+    dedented = textwrap.dedent(body)
+    return next((text for text in (outdented, dedented) if parse_python(text) is not None), dedented)
 
 
 def _is_info(info: str, before: str) -> bool:
@@ -137,8 +143,8 @@ def _code_after_tag(info: str, inline: bool) -> tuple[str, str]:
     return info, ""
 
 
-def _closing(text: str, start: int, fence: str) -> _Closing | None:
-    """Where the body that begins at ``start`` ends; None where it does not."""
+def _closing(text: str, start: int, fence: str, width: int) -> _Closing | None:
+    """Where the body that begins at ``start`` ends; None where it does not. ``width`` is the fence's indentation."""
     open_string = False
     in_comment: _Closing | None = None
     shorter: _Closing | None = None
@@ -159,8 +165,9 @@ def _closing(text: str, start: int, fence: str) -> _Closing | None:
                     return in_comment if reopened else found
                 shorter = shorter or found
     if open_string:  # no such string: a docstring that was never closed
-        lines = (m for m in _LINE_FENCE.finditer(text, start) if m["ticks"][0] == fence[0])
-        if (line := next((m for m in lines if len(m["ticks"]) >= len(fence)), None)) is not None:
+        lines = (m for m in _LINE_FENCE.finditer(text, start) if m["ticks"].startswith(fence))
+        outer = (m for m in lines if m.start("ticks") - m.start() <= width + 3)  # CommonMark's rule
+        if (line := next(outer, None)) is not None:
             return _Closing(line.start("ticks"), line.end("ticks"), False)
     return in_comment or shorter
 

@@ -9,28 +9,30 @@ import re
 import sys
 import warnings
 
-# What LiveCodeBench's evaluator imports ahead of every program, and the node classes of its function-call problems.
-_PRELUDE = frozenset(
-    "List Dict Set Tuple Optional Union Any Callable Iterable Iterator Deque DefaultDict ListNode TreeNode Node "
-    "defaultdict Counter deque OrderedDict namedtuple ChainMap heapq heappush heappop heapify heappushpop heapreplace "
-    "bisect bisect_left bisect_right insort insort_left insort_right math inf sqrt gcd lcm ceil floor comb factorial "
-    "log log2 isqrt pi prod perm itertools accumulate permutations combinations product chain groupby pairwise "
-    "zip_longest islice count cycle repeat functools reduce lru_cache cache cmp_to_key partial operator add mul xor "
-    "or_ and_ itemgetter string ascii_lowercase ascii_uppercase re sys stdin stdout setrecursionlimit random copy "
-    "deepcopy collections datetime time typing statistics io json np numpy SortedList SortedDict SortedSet "
-    "raw_input xrange unicode long reload unichr basestring".split()
-)
-_NAMES = frozenset(dir(builtins)) | _PRELUDE | {"__name__", "__file__", "__doc__"}
-_LIBRARIES = sys.stdlib_module_names | frozenset(
-    "numpy scipy pandas sympy networkx sortedcontainers gmpy2 numba more_itertools typing_extensions".split()
-)
-_HARNESSES = frozenset("unittest pytest doctest timeit hypothesis".split())
-_INPUTS = frozenset("input stdin raw_input fileinput".split())
+# What LiveCodeBench's evaluator imports ahead of every program, the node classes of its function-call problems, and
+# builtins of Python 2.
+_PRELUDE = """
+List Dict Set Tuple Optional Union Any Callable Iterable Iterator Deque DefaultDict ListNode TreeNode Node defaultdict
+Counter deque OrderedDict namedtuple ChainMap heapq heappush heappop heapify heappushpop heapreplace bisect
+bisect_left bisect_right insort insort_left insort_right math inf sqrt gcd lcm ceil floor comb factorial log log2
+isqrt pi prod perm itertools accumulate permutations combinations product chain groupby pairwise zip_longest islice
+count cycle repeat functools reduce lru_cache cache cmp_to_key partial operator add mul xor or_ and_ itemgetter string
+ascii_lowercase ascii_uppercase re sys stdin stdout setrecursionlimit random copy deepcopy collections datetime time
+typing statistics io json np numpy SortedList SortedDict SortedSet raw_input xrange unicode long reload unichr
+basestring
+"""
+_INSTALLED = "numpy scipy pandas sympy networkx sortedcontainers gmpy2 numba more_itertools typing_extensions"
+_NAMES = frozenset(dir(builtins)) | set(_PRELUDE.split()) | {"__name__", "__file__", "__doc__"}
+_LIBRARIES = sys.stdlib_module_names | set(_INSTALLED.split())
+_HARNESSES = frozenset(["unittest", "pytest", "doctest", "timeit", "hypothesis"])
+_INPUTS = frozenset(["input", "stdin", "raw_input", "fileinput"])
 _PYTHON_LINE = re.compile(
     r"^[ \t]*(?:(?:async[ \t]+)?def[ \t]+\w+[ \t]*\(|class[ \t]+\w+[^\n{]*:[ \t]*$|import[ \t]+[\w., \t]+$"
     r"|from[ \t]+[\w.]+[ \t]+import\b|for[ \t]+[^\n]+[ \t]in[ \t][^\n]+:[ \t]*$|while[ \t][^\n]+:[ \t]*$)",
     re.MULTILINE,
 )
+# How a line begins that follows a program and is none of it: three words of a sentence, or a closing mark.
+_PROSE = re.compile(r"[\"']{3}|\\end\{|</|[*#>_-]*[ ]?[A-Z][^\s()=\[]*(?:[ ]+[^\s()=]+){2}|[*#>_-]*[ ]?[^\x00-\x7f]")
 
 
 class Likeness(enum.IntEnum):
@@ -68,12 +70,28 @@ def likeness(text: str) -> Likeness:
 
 def parse_python(text: str) -> ast.Module | None:
     """The tree of a text, None where it is no Python of this version or too deep to parse."""
+    tree = _parse(text)
+    return tree if isinstance(tree, ast.Module) else None
+
+
+def without_prose(code: str) -> str:
+    """The program at the start of a text, where prose follows it without a mark between; else the text as it is."""
+    error = _parse(code)
+    if not isinstance(error, SyntaxError) or not error.lineno:
+        return code
+    lines = code.split("\n")
+    program = "\n".join(lines[: error.lineno - 1]).rstrip() + "\n"
+    prose = "\n".join(lines[error.lineno - 1 :])
+    return program if _PROSE.match(prose) and likeness(program) >= Likeness.SNIPPET and parse_python(program) else code
+
+
+def _parse(text: str) -> ast.Module | Exception:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return error
 
 
 def _names(tree: ast.Module) -> tuple[set[str], set[str], set[str]]:

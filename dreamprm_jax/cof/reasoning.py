@@ -36,7 +36,7 @@ _PHRASES = (
     (re.compile(r"\s*analysis(?=[A-Z])"), re.compile(r"assistant[ \t]*final")),  # channels whose marks were dropped
 )
 # Names that begin an answer in angle brackets and mark no reasoning: those of HTML, and those that say "answer".
-_HTML = frozenset("html body div span p br hr b i em strong pre tt ul ol li table h1 h2 h3 h4 details summary s".split())
+_HTML = "html body div span p br hr b i em strong pre tt ul ol li table h1 h2 h3 h4 details summary s"
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,9 @@ def _marks(text: str) -> list[_Mark]:
         closes = tag["close"] or name.endswith(("_end", "_suffix"))
         reasoning = bool(_STEM.search(name)) and (tag["left"] != "[" or tag["name"].isupper())
         if name == "details":
-            reasoning = bool(closes or _STEM.search((tag["rest"] or "").replace('"', "_")) or _SUMMARY.match(text, tag.end()))
+            reasoning = bool(
+                closes or _STEM.search((tag["rest"] or "").replace('"', "_")) or _SUMMARY.match(text, tag.end())
+            )
         if before == "`":
             continue  # the tag is only spoken of
         if closes:
@@ -124,6 +126,6 @@ def _end(marks: list[_Mark], opened: int) -> int | None:
 def _opens_unknown_tag(text: str) -> bool:
     """Whether the text begins with a tag of a name of its own that it never closes."""
     opened = re.match(r"\s*<(\|?)([A-Za-z][\w:.-]*)\|?>", text)
-    if opened is None or opened[2].lower() in _HTML or _ANSWER.search(opened[2]) or opened[1]:
+    if opened is None or opened[2].lower() in _HTML.split() or _ANSWER.search(opened[2]) or opened[1]:
         return False
     return f"</{opened[2]}>" not in text

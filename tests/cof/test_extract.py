@@ -1,65 +1,102 @@
-"""Code extraction: one case for each clause of the rule."""
+"""Code extraction: the corpus of answers, what an extraction says of itself, and properties of any answer."""
 
 from __future__ import annotations
 
 import pytest
+from answer_corpus import BROKEN, CORPUS, HELD_OUT, MAIN, METHOD, SUM, block
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dreamprm_jax.cof.extract import Extraction, extract, extract_code
+from dreamprm_jax.cof.reads_as_program import Likeness, likeness
 
-PROGRAM = "def main():\n    print(1)\n\nmain()\n"
+PARTS = [
+    "```",
+    "```python",
+    "~~~",
+    "\n",
+    "x = 1",
+    "def f():",
+    '"""',
+    "'''",
+    "# ",
+    "<think>",
+    "</think>",
+    "<code>",
+    " ",
+    "\0",
+]
 
 
-def fenced(code: str, tag: str = "python", fence: str = "```") -> str:
-    return f"{fence}{tag}\n{code}{fence}\n"
+@pytest.mark.parametrize(
+    ("answer", "program"), [case[1:] for case in CORPUS + HELD_OUT], ids=[c[0] for c in CORPUS + HELD_OUT]
+)
+def test_the_program_of_an_answer(answer, program):
+    assert extract_code(answer).strip() == program.strip()
+
+
+def test_the_corpus_is_large_enough():
+    assert len(CORPUS) >= 120
+    assert len(HELD_OUT) >= 40
+    assert len({answer for _, answer, _ in CORPUS + HELD_OUT}) == len(CORPUS + HELD_OUT)
 
 
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (f"Here:\n{fenced(PROGRAM)}Done.", Extraction(PROGRAM, "python_fence", False)),
-        (fenced("draft()\n") + "Better:\n" + fenced(PROGRAM, "Python3"), Extraction(PROGRAM, "python_fence", False)),
-        (fenced(PROGRAM, "py") + "Output:\n" + fenced("1\n", ""), Extraction(PROGRAM, "python_fence", False)),
-        (fenced("a()\n", "") + fenced(PROGRAM, ""), Extraction(PROGRAM, "plain_fence", False)),
-        (fenced("int main() {}\n", "cpp"), Extraction("int main() {}\n", "other_fence", False)),
-        (fenced("int main() {}\n", "cpp") + fenced(PROGRAM, ""), Extraction(PROGRAM, "plain_fence", False)),
-        # cut off by the token limit: nothing after the code, and a closed program is preferred
-        ("Plan.\n```python\n" + PROGRAM[:20], Extraction(PROGRAM[:20], "python_fence", True)),
-        (fenced(PROGRAM) + "```python\ndef", Extraction(PROGRAM, "python_fence", False)),
-        (fenced(PROGRAM) + fenced("", "python"), Extraction(PROGRAM, "python_fence", False)),
-        # tildes, longer fences, fences in a list item, a closing fence on the last line of code
-        (fenced(PROGRAM, "python", "~~~~"), Extraction(PROGRAM, "python_fence", False)),
-        (fenced("x = '''\n```\n'''\n", "python", "````"), Extraction("x = '''\n```\n'''\n", "python_fence", False)),
+        (f"Here:\n{block(MAIN)}Done.", Extraction(MAIN, "python_fence", False)),
+        (block(MAIN, ""), Extraction(MAIN, "plain_fence", False)),
+        (block("int main() {}\n", "cpp"), Extraction("int main() {}\n", "other_fence", False)),
+        ("Plan.\n```python\n" + MAIN[:20], Extraction(MAIN[:20], "python_fence", True)),
         ("1. So:\n   ```python\n   if x:\n     y()\n   ```", Extraction("if x:\n  y()\n", "python_fence", False)),
         ("```python\nprint(1)```", Extraction("print(1)\n", "python_fence", False)),
-        (fenced("# use ```json```\nx = 1\n"), Extraction("# use ```json```\nx = 1\n", "python_fence", False)),
-        # reasoning
-        (f"<think>\n{fenced('no()' + chr(10))}</think>\n{fenced(PROGRAM)}", Extraction(PROGRAM, "python_fence", False)),
-        (f"<think>\n{fenced(PROGRAM)}and so", Extraction("", "none", True)),
-        # no fence
-        (PROGRAM, Extraction(PROGRAM, "bare", False)),
-        ("import sys\nprint(sys.stdin.read(", Extraction("import sys\nprint(sys.stdin.read(", "bare", False)),
+        (f"<think>\n{block(MAIN)}and so", Extraction("", "none", True)),
+        (MAIN, Extraction(MAIN, "bare", False)),
         ("Sorry", Extraction("", "none", False)),
-        ("I cannot solve this problem.", Extraction("", "none", False)),
-        ("", Extraction("", "none", False)),
-        ("```python\n```", Extraction("", "none", False)),
     ],
 )
-def test_rule(answer, expected):
+def test_what_an_extraction_says_of_itself(answer, expected):
     assert extract(answer) == expected
-    assert extract_code(answer) == expected.code
 
 
-def test_windows_line_ends_stay_in_the_code():
-    assert extract_code("```python\r\nx = 1\r\ny = 2\r\n```\r\n") == "x = 1\r\ny = 2\r\n"
-
-
-@given(
-    st.lists(st.sampled_from(["```", "```python", "~~~", "\n", "x = 1", "<think>", "</think>", " ", "\0"]), max_size=20)
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (SUM, Likeness.PROGRAM),
+        ("import os\nprint(os.read(0, 9))\n", Likeness.PROGRAM),
+        ("print(open(0).read())\n", Likeness.PROGRAM),
+        (METHOD, Likeness.DEFINITIONS),
+        (BROKEN, Likeness.BROKEN),
+        ("def f(n):\n    return helper(n)\n", Likeness.BROKEN),
+        ("x = 1\nprint(x)\n", Likeness.SNIPPET),
+        ("print(solve(3))\n", Likeness.FRAGMENT),
+        ("import pytest\ndef test():\n    assert 1\n", Likeness.FRAGMENT),
+        ("from solution import f\nprint(f(1))\n", Likeness.FRAGMENT),
+        (">>> import sys\n>>> def f(): pass\n", Likeness.NONE),
+        ("YES\nNO\n", Likeness.NONE),
+        ("# only a comment\n", Likeness.NONE),
+        ("The answer is 9.", Likeness.NONE),
+        ("#include <x>\nint main() {}\n", Likeness.NONE),
+        ("(" * 10_000, Likeness.NONE),
+    ],
 )
+def test_likeness(text, expected):
+    assert likeness(text) is expected
+
+
+@given(st.lists(st.sampled_from(PARTS), max_size=24))
 def test_any_answer_gives_a_part_of_itself(parts):
     answer = "".join(parts)
     found = extract(answer)
     assert (found.source == "none") == (found.code == "")
     assert all(line.strip() in answer for line in found.code.split("\n"))
+
+
+@given(st.lists(st.sampled_from([*PARTS[:7], block(MAIN), block(SUM), block(METHOD)]), max_size=12))
+def test_a_program_that_the_official_rule_finds_is_found(parts):
+    answer = "".join(parts)
+    lines = answer.split("\n")
+    fences = [index for index, line in enumerate(lines) if "```" in line]
+    official = "\n".join(lines[fences[-2] + 1 : fences[-1]]) if len(fences) > 1 else ""
+    if likeness(official) >= Likeness.DEFINITIONS:
+        assert likeness(extract_code(answer)) >= Likeness.DEFINITIONS
