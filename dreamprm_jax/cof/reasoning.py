@@ -69,10 +69,10 @@ def without_reasoning(text: str, is_code: Callable[[int], bool]) -> tuple[str, b
             kept.append(text[position : mark.start])
             end = _end(marks, index)
             if end is None:
-                return "".join(kept), True
+                return "\n".join(kept), True
             position, index = (marks[end].start if marks[end].kind == "answer" else marks[end].end), end
         index += 1
-    visible = "".join([*kept, text[position:]])
+    visible = "\n".join([*kept, text[position:]])
     return ("", True) if not marks and _opens_unknown_tag(visible) else (visible, False)
 
 
