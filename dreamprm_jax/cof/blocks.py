@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from dreamprm_jax.cof.source_text import indentation, mask, parse, parser_text
+from dreamprm_jax.cof.source_text import indentation, mask, parse, parser_text, without_comments
 
 _WORD = re.compile(r"(?:async[ \t]+)?(@|[^\W\d]\w*)?")
 _DOCSTRING = re.compile(r"[rRuUbB]{0,2}[\"']")
@@ -55,7 +55,7 @@ def line_ends(code: str) -> list[int]:
 def block_ends(code: str) -> list[int]:
     """The offset after each block but the last."""
     text = parser_text(code)
-    lines = list(_logical_lines(mask(parse(text), text, comments=True)))
+    lines = list(_logical_lines(mask(parse(text), without_comments(text))))
     scopes = [_Scope("module", -1)]
     state: Literal["header", "simple", "compound"] = "header"
     ends = []

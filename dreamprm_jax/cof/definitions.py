@@ -85,11 +85,12 @@ def _by_indentation(root: tree_sitter.Node, text: str, code: str, whole_classes:
     Column 0 is a top-level function; deeper is a method where the nearest line above of smaller indentation is a
     class at column 0, and no step otherwise. ``text`` has its strings masked.
     """
+    owners = _enclosing_classes(text, code)
     for match in _DEFINITION_LINE.finditer(text):
         column = len(match["indentation"])
         if (match["word"] == "class" and not whole_classes) or (whole_classes and column):
             continue
-        owner = _enclosing_class(text, code, match.start(), column) if column else ""
+        owner = owners[match.start()] if column else ""
         if owner is None:
             continue
         token = root.descendant_for_byte_range(match.start("word"), match.end("word"))
@@ -104,16 +105,28 @@ def _by_indentation(root: tree_sitter.Node, text: str, code: str, whole_classes:
         )
 
 
-def _enclosing_class(text: str, code: str, line: int, column: int) -> str | None:
-    """The name of the column-0 class whose body the line at offset ``line`` is in; None where there is none."""
-    while line > 0:
-        start = text.rfind("\n", 0, line - 1) + 1
-        content = text[start:line].strip()
-        if content and not content.startswith("#") and indentation(text[start:line]) < column:
-            match = _CLASS_LINE.match(text, start)
-            return identifier_at(code, match.end()) if match else None
-        line = start
-    return None
+def _enclosing_classes(text: str, code: str) -> dict[int, str | None]:
+    """By the offset of a line, the name of the column-0 class whose body the line is in; None where there is none.
+
+    That is the nearest line above of smaller indentation, where it is a class. The open lines above, each deeper than
+    the one before, are kept on a stack, so that every line is looked at once.
+    """
+    owners: dict[int, str | None] = {}
+    open_lines: list[tuple[int, str | None]] = []  # indentation, name of the class at column 0
+    position = 0
+    while position < len(text):
+        end = line_end(text, position + 1)
+        line = text[position:end]
+        content = line.strip()
+        if content and not content.startswith("#"):
+            column = indentation(line)
+            while open_lines and open_lines[-1][0] >= column:
+                open_lines.pop()
+            owners[position] = open_lines[-1][1] if open_lines else None
+            match = _CLASS_LINE.match(line)
+            open_lines.append((column, identifier_at(code, position + match.end()) if match else None))
+        position = end
+    return owners
 
 
 def _undecorated(node: tree_sitter.Node) -> tree_sitter.Node:

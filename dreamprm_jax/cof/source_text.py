@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 import tree_sitter
 import tree_sitter_python
 
 _PYTHON = tree_sitter.Language(tree_sitter_python.language())
+_TOKEN = re.compile(
+    r"(?P<string>\"{3}(?:\\.|[^\\])*?\"{3}|'{3}(?:\\.|[^\\])*?'{3}"
+    r"|\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'|\\[^\r\n])"
+    r"|\#[^\n]*|(?:\\\r?\n[ \t\f]*)+(?=\\\r?\n)",
+    re.DOTALL,
+)
 
 
 def parser_text(code: str) -> str:
@@ -28,23 +36,28 @@ def _to_letters(text: str) -> str:
 
 
 def parse(text: str) -> tree_sitter.Node:
-    """The root of the tree of a stand-in text; ``has_error`` where Python could not parse it."""
-    return tree_sitter.Parser(_PYTHON).parse(text.encode("ascii")).root_node
+    """The root of the tree of a stand-in text; ``has_error`` where Python could not parse it.
 
-
-def mask(root: tree_sitter.Node, text: str, comments: bool = False) -> str:
-    """``text`` with every string that the parser recognised overwritten, newlines too, so that none ends a line.
-
-    With ``comments``, comments become spaces, and brackets and keywords in them say nothing either.
+    The tree has no comments. The parser is given none: after each one it would read all those that follow, to find the
+    indentation of the next line, which takes the square of their number. Runs of joined lines likewise.
     """
+    return tree_sitter.Parser(_PYTHON).parse(without_comments(text).encode("ascii")).root_node
+
+
+def without_comments(text: str) -> str:
+    """The text with spaces in the place of comments and of all but the last of the backslashes that join empty lines."""
+    return _TOKEN.sub(lambda token: token[0] if token["string"] else " " * len(token[0]), text)
+
+
+def mask(root: tree_sitter.Node, text: str) -> str:
+    """``text`` with every string that the parser recognized overwritten, newlines too, so that none ends a line."""
     parts, position = [], 0
     cursor = root.walk()
     while True:
         node = cursor.node
-        masked = node is not None and (node.type == "string" or (comments and node.type == "comment"))
+        masked = node is not None and node.type == "string"
         if node is not None and masked and node.start_byte >= position:
-            fill = "x" if node.type == "string" else " "
-            parts += [text[position : node.start_byte], fill * (node.end_byte - node.start_byte)]
+            parts += [text[position : node.start_byte], "x" * (node.end_byte - node.start_byte)]
             position = node.end_byte
         if not masked and cursor.goto_first_child():
             continue
