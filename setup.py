@@ -37,7 +37,7 @@ CORE = [
     "tokenizers>=0.20",
     "tqdm>=4.66",
     "transformers>=4.50",
-    "tree-sitter>=0.24",
+    "tree-sitter>=0.25",
     "tree-sitter-python>=0.23",
 ]
 EXTRAS = {

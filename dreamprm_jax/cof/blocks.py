@@ -19,7 +19,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from dreamprm_jax.cof.source_text import indentation, mask, parse, parser_text, without_comments
+import tree_sitter
+
+from dreamprm_jax.cof.source_text import indentation, mask, without_comments
 
 _WORD = re.compile(r"(?:async[ \t]+)?(@|[^\W\d]\w*)?")
 _DOCSTRING = re.compile(r"[rRuUbB]{0,2}[\"']")
@@ -47,15 +49,14 @@ class _Scope:
     column: int | None = None  # of its statements, known from the first
 
 
-def line_ends(code: str) -> list[int]:
+def line_ends(code: str, text: str) -> list[int]:
     """The offset after each physical line that is not blank: blank lines belong to the line below them."""
-    return [end for start, end in _physical_lines(parser_text(code)) if code[start:end].strip()]
+    return [end for start, end in _physical_lines(text) if code[start:end].strip()]
 
 
-def block_ends(code: str) -> list[int]:
-    """The offset after each block but the last."""
-    text = parser_text(code)
-    lines = list(_logical_lines(mask(parse(text), without_comments(text))))
+def block_ends(code: str, text: str, root: tree_sitter.Node | None) -> list[int]:
+    """The offset after each block but the last; the arguments are those of ``definitions``."""
+    lines = list(_logical_lines(mask(root, without_comments(text))))
     scopes = [_Scope("module", -1)]
     state: Literal["header", "simple", "compound"] = "header"
     ends = []

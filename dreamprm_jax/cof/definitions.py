@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import tree_sitter
 
-from dreamprm_jax.cof.source_text import identifier_at, indentation, line_end, mask, parse, parser_text
+from dreamprm_jax.cof.source_text import identifier_at, indentation, line_end, mask
 
 _DEFINITION_LINE = re.compile(
     r"^(?P<indentation>[ \t\f]*)(?:async[ \t]+(?=def))?(?P<word>def|class)(?=[ \t\\])", re.MULTILINE
@@ -35,17 +35,17 @@ class _Found:
     name: str
 
 
-def definitions(code: str, whole_classes: bool = False) -> list[Definition]:
+def definitions(code: str, text: str, root: tree_sitter.Node | None, whole_classes: bool = False) -> list[Definition]:
     """The top-level functions and the methods of top-level classes, in order; nested ones are part of theirs.
 
     Args:
       code: Any text, parsable or not.
+      text: Its stand-in (``source_text.parser_text``).
+      root: The tree of that.
       whole_classes: A top-level class is one definition, and its methods are none.
     """
-    text = parser_text(code)
-    root = parse(text)
-    broken = root.has_error
-    if broken:
+    broken = root is None or root.has_error
+    if root is None or broken:
         text = mask(root, text)
         found = list(_by_indentation(root, text, code, whole_classes))
     else:
@@ -79,7 +79,7 @@ def _by_structure(root: tree_sitter.Node, code: str, whole_classes: bool) -> Ite
                     yield _function(member, method, code, _name(definition, code) + ".")
 
 
-def _by_indentation(root: tree_sitter.Node, text: str, code: str, whole_classes: bool) -> Iterator[_Found]:
+def _by_indentation(root: tree_sitter.Node | None, text: str, code: str, whole_classes: bool) -> Iterator[_Found]:
     """Those of a tree with errors, where nesting cannot be trusted: every ``def`` (``class``) that begins a line.
 
     Column 0 is a top-level function; deeper is a method where the nearest line above of smaller indentation is a
@@ -93,7 +93,7 @@ def _by_indentation(root: tree_sitter.Node, text: str, code: str, whole_classes:
         owner = owners[match.start()] if column else ""
         if owner is None:
             continue
-        token = root.descendant_for_byte_range(match.start("word"), match.end("word"))
+        token = root.descendant_for_byte_range(match.start("word"), match.end("word")) if root else None
         definition = token.parent if token else None
         known = definition is not None and definition.type in ("function_definition", "class_definition")
         name = identifier_at(code, match.end())  # from the text: the tree may have lost it

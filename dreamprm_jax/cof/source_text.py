@@ -8,6 +8,8 @@ import tree_sitter
 import tree_sitter_python
 
 _PYTHON = tree_sitter.Language(tree_sitter_python.language())
+RECOVERY_CHARACTERS = 1 << 17
+_READ_BYTES = 1 << 16
 _TOKEN = re.compile(
     r"(?P<string>\"{3}(?:\\.|[^\\])*?\"{3}|'{3}(?:\\.|[^\\])*?'{3}"
     r"|\"(?:[^\"\\\n]|\\.)*\"|'(?:[^'\\\n]|\\.)*'|\\[^\r\n])"
@@ -35,22 +37,40 @@ def _to_letters(text: str) -> str:
     return "".join(character if character < "\x80" else "x" for character in text)
 
 
-def parse(text: str) -> tree_sitter.Node:
+def parse(text: str) -> tree_sitter.Node | None:
     """The root of the tree of a stand-in text; ``has_error`` where Python could not parse it.
+
+    None for a text of more than ``RECOVERY_CHARACTERS`` with an error: recovery takes seconds a megabyte there.
 
     The tree has no comments. The parser is given none: after each one it would read all those that follow, to find the
     indentation of the next line, which takes the square of their number. Runs of joined lines likewise.
     """
-    return tree_sitter.Parser(_PYTHON).parse(without_comments(text).encode("ascii")).root_node
+    source = without_comments(text).encode("ascii")
+
+    def read(offset: int, point: object) -> bytes:
+        return source[offset : offset + _READ_BYTES]
+
+    def gives_up(offset: int, has_error: bool) -> bool:
+        return has_error and len(source) > RECOVERY_CHARACTERS
+
+    try:
+        return tree_sitter.Parser(_PYTHON).parse(read, progress_callback=gives_up).root_node
+    except ValueError:  # it was stopped
+        return None
 
 
 def without_comments(text: str) -> str:
-    """The text with spaces in the place of comments and of all but the last of the backslashes that join empty lines."""
+    """The text with spaces in place of comments, and of a run of line joins all but the last."""
     return _TOKEN.sub(lambda token: token[0] if token["string"] else " " * len(token[0]), text)
 
 
-def mask(root: tree_sitter.Node, text: str) -> str:
-    """``text`` with every string that the parser recognized overwritten, newlines too, so that none ends a line."""
+def mask(root: tree_sitter.Node | None, text: str) -> str:
+    """``text`` with every string that the parser recognized overwritten, newlines too, so that none ends a line.
+
+    Without a tree, every string that has an end.
+    """
+    if root is None:
+        return _TOKEN.sub(lambda token: "x" * len(token[0]) if token[0][0] in "\"'" else token[0], text)
     parts, position = [], 0
     cursor = root.walk()
     while True:

@@ -27,6 +27,7 @@ from collections.abc import Sequence
 
 from dreamprm_jax.cof.blocks import block_ends, line_ends
 from dreamprm_jax.cof.definitions import Definition, definitions
+from dreamprm_jax.cof.source_text import parse, parser_text
 from dreamprm_jax.schema import Granularity, Step
 
 
@@ -41,14 +42,16 @@ def split_steps(code: str, granularity: Granularity = "function") -> list[Step]:
       At least one step; ``"".join(code[s.start:s.end] for s in steps) == code``. A step's name is that of the function
       or class that it is, or that it lies in; "" where there is none.
     """
-    found = definitions(code, whole_classes=granularity == "class")
+    text = parser_text(code)
+    root = parse(text)
+    found = definitions(code, text, root, whole_classes=granularity == "class")
     cuts = [one.cut for one in found][:-1]  # what follows the last function is part of its step
     if granularity in ("function", "class"):
         names = [one.name for one in found] or [""]
     else:
-        cuts = sorted({*cuts, *block_ends(code)})
+        cuts = sorted({*cuts, *block_ends(code, text, root)})
         if granularity == "line":
-            cuts = sorted({*cuts, *line_ends(code)[:-1]})
+            cuts = sorted({*cuts, *line_ends(code, text)[:-1]})
         names = _names([0, *cuts], [*cuts, len(code)], found)
     bounds = [0, *cuts, len(code)]
     return [Step(index, bounds[index], bounds[index + 1], name) for index, name in enumerate(names)]

@@ -1,0 +1,64 @@
+"""The splitter's cost is proportional to the text's length, whatever the text."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+
+import pytest
+
+from dreamprm_jax.cof.source_text import RECOVERY_CHARACTERS
+from dreamprm_jax.cof.splitter import split_steps
+
+SMALL, FACTOR = 20_000, 8
+UNITS = {
+    "broken methods": "    def f(self):\n        return (\n",
+    "headers": "def f(\n",
+    "joined empty lines": "\\\n",
+    "comments in a broken body": "    # c\n",
+    "decorators": "@x\n",
+    "clauses": "else:\n",
+    "open brackets": "([{",
+    "quotes": '"""\n',
+    "escapes": "'\\",
+    "prose": "This is a sentence, isn't it? (yes\n",
+    "functions": "def f():\n    return 1\n\n",
+}
+HEADS = {"comments in a broken body": "def f(:\n"}
+
+
+def text(kind: str, size: int) -> str:
+    unit = UNITS[kind]
+    return HEADS.get(kind, "") + unit * (size // len(unit))
+
+
+def cost(code: str, granularity: str) -> float:
+    """CPU seconds, the least of three."""
+    times = []
+    for _ in range(3):
+        start = time.process_time()
+        split_steps(code, granularity)
+        times.append(time.process_time() - start)
+    return min(times)
+
+
+@pytest.mark.parametrize("kind", UNITS)
+@pytest.mark.parametrize("granularity", ["function", "line"])
+def test_cost_follows_the_length(kind, granularity):
+    """A ratio within one run: 8 times the text costs about 8 times as much; the square would be 64."""
+    ratio = cost(text(kind, SMALL * FACTOR), granularity) / cost(text(kind, SMALL), granularity)
+    assert ratio < 3.5 * FACTOR
+
+
+@pytest.mark.parametrize("granularity", ["function", "class", "block", "line"])
+def test_a_long_broken_text_is_cut_without_a_tree(granularity):
+    draw = random.Random(0)
+    noise = "".join(draw.choice("ab:()[]{}\"'#\n\t @\\") for _ in range(RECOVERY_CHARACTERS))
+    code = f"def first():\n    return 1\n\n{noise}\n\nclass A:\n    def method(self):\n        return (\n"
+    steps = split_steps(code, granularity)
+    assert steps[0].start == 0
+    assert steps[-1].end == len(code)
+    assert all(a.end == b.start for a, b in itertools.pairwise(steps))
+    assert steps[0].name == "first"
+    assert len(steps) > 1
