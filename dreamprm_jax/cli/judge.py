@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--memory-bytes", type=int, default=_DEFAULTS.memory_bytes, help="memory of a test")
     parser.add_argument("--output-bytes", type=int, default=_DEFAULTS.output_bytes, help="output of a test")
     parser.add_argument("--cache", type=Path, help="folder of verdicts kept by content hash")
+    parser.add_argument("--strict", action="store_true", help="stop at the first candidate that cannot be read")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -55,7 +56,7 @@ def main(args: argparse.Namespace) -> int:
     Returns:
       0 if every candidate has a verdict, 1 if some have none (invalid tasks, sandbox errors), 2 on unusable input.
     """
-    file = read_candidates(args.candidates)
+    file = read_candidates(args.candidates, args.strict)
     wanted = {candidate.program.problem_id for candidate in file.usable}
     with tempfile.TemporaryDirectory() as folder:
         hidden = Path(folder) / "hidden_tests.parquet"

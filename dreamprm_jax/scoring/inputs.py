@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dreamprm_jax.problems.candidates import ID_FIELDS, codes_of_row
+from dreamprm_jax.problems.candidates import ID_FIELDS, cells_of_row
 from dreamprm_jax.problems.json_rows import is_unicode, json_type, parse_json, read_jsonl
 from dreamprm_jax.problems.livecodebench import iterate_problems
 from dreamprm_jax.schema import DataError, Problem, Skip, content_hash
@@ -60,18 +60,19 @@ def read_items(path: Path, problems: Mapping[str, Problem], source: str, max_cha
             if isinstance(row, str):
                 raise DataError(row)
             problem = _problem(row, problems)
-            codes = list(codes_of_row(row, where))
+            cells = cells_of_row(row, where)
         except DataError as error:
             yield Skip(source, where, str(error).removeprefix(f"{where}, ").removeprefix(f"{where}: "))
             continue
-        for index, (code, _) in enumerate(codes):
-            name = where if len(codes) == 1 else f"{where}, candidate {index}"
+        for index, cell in enumerate(cells):
+            name = where if len(cells) == 1 else f"{where}, candidate {index}"
             sample = row.get("sample_index")
             if not isinstance(sample, int) or isinstance(sample, bool):
                 sample = samples[problem.problem_id]
             samples[problem.problem_id] += 1
-            reason = unusable(code, max_characters)
-            yield Skip(source, name, f"field code: {reason}") if reason else Item(number, sample, problem, code)
+            reason = unusable(cell.code, max_characters)
+            fault = cell.fault or (f"field code: {reason}" if reason else "")
+            yield Skip(source, name, fault) if fault else Item(number, sample, problem, cell.code)
 
 
 def unusable(code: str, max_characters: int) -> str:

@@ -20,7 +20,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
@@ -29,7 +28,7 @@ from dreamprm_jax.engine.concurrent import concurrent_map
 from dreamprm_jax.schema import DataError, Problem, Program, Score, Skip, arrow_schema, canonical_json, content_hash
 from dreamprm_jax.scoring.inputs import Item, read_items
 from dreamprm_jax.scoring.prm import Prm
-from dreamprm_jax.scoring.scorer import ProgramReading, Reading, Scorer, score_row
+from dreamprm_jax.scoring.scorer import NOT_FINITE, ProgramReading, Reading, Scorer, is_finite, score_row
 from dreamprm_jax.storage import atomic_path, file_hash, read_json, write_json, write_text
 from dreamprm_jax.training.examples import tokenize
 
@@ -261,25 +260,27 @@ class ScoreJob:
         logits = self.scorer.logits([scored.reading for _, scored in prepared.rows], bar.update)
         seconds = time.perf_counter() - start
         bar.update(len(prepared.skips))
-        rows = [
-            dict(vars(score_row(scored.program, values, self.prm.name, self.prm.checkpoint)))
-            | {"row": item.row, "sample_index": item.sample_index}
-            for (item, scored), values in zip(prepared.rows, logits, strict=True)
-        ]
+        rows, skips = [], list(prepared.skips)
+        for (item, scored), values in zip(prepared.rows, logits, strict=True):
+            if is_finite(values):
+                row = vars(score_row(scored.program, values, self.prm.name, self.prm.checkpoint))
+                rows.append(dict(row) | {"row": item.row, "sample_index": item.sample_index})
+            else:
+                skips.append(Skip(self.options.source, f"row {item.row}, sample {item.sample_index}", NOT_FINITE))
+                self._refuse(skips[-1])
         with atomic_path(self._scores(chunk.index)) as temporary:
             pq.write_table(pa.Table.from_pylist(rows, SCHEMA), temporary, compression="zstd")
         counts = Counter(self.scorer.summary())
         counts.subtract(before)
         record = {
             "read": len(chunk.items),
-            "scored": len(prepared.rows),
-            "steps": int(np.sum([len(scored.reading.ends) for _, scored in prepared.rows])),
+            "scored": len(rows),
+            "steps": sum(len(row["step_logits"]) for row in rows),
             "duplicates": chunk.duplicates,
             **prepared.counts,
             **counts,
         }
-        skips = [{"source": skip.source, "row": skip.row, "reason": skip.reason} for skip in prepared.skips]
-        write_json(self._record(chunk.index), {"counts": record, "seconds": seconds, "skips": skips})
+        write_json(self._record(chunk.index), {"counts": record, "seconds": seconds, "skips": list(map(vars, skips))})
 
     # ------------------------------------------------------------ the end
 

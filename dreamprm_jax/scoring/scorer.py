@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.models.reward import Params, step_logits
-from dreamprm_jax.schema import Program, Score
+from dreamprm_jax.schema import DataError, Program, Score
 from dreamprm_jax.scoring.packing import Packed, pack, row_length
 from dreamprm_jax.training.mesh import activate, batch_sharding, batch_ways
 
@@ -120,8 +120,22 @@ class Scorer:
         self.counts["batches"] += 1
 
 
+NOT_FINITE = "the reward model's logit is not finite; its weights or numerics are at fault"
+
+
+def is_finite(logits: Float[np.ndarray, " s"]) -> bool:
+    """Whether every logit of a sequence is a number; a NaN passes for a score where nobody looks."""
+    return bool(np.isfinite(logits).all())
+
+
 def score_row(program: Program, logits: Float[np.ndarray, " s"], model: str, checkpoint: str) -> Score:
-    """The Score row of a program's step logits."""
+    """The Score row of a program's step logits.
+
+    Raises:
+      DataError: where a logit is not finite.
+    """
+    if not is_finite(logits):
+        raise DataError(f"{model} ({checkpoint}), problem {program.problem_id}, {program.program_hash}: {NOT_FINITE}")
     return Score(
         problem_id=program.problem_id,
         program_hash=program.program_hash,

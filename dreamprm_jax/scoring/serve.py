@@ -44,6 +44,7 @@ def make_app(prm: Prm, batcher: Batcher, limits: Limits) -> web.Application:
 
     from dreamprm_jax.scoring.batcher import Busy
     from dreamprm_jax.scoring.protocol import TooLong, parse_pooling, parse_steps, pooling_response, steps_response
+    from dreamprm_jax.scoring.scorer import NOT_FINITE, is_finite
 
     started, taken = int(time.time()), 0
     threads = ThreadPoolExecutor(4, "tokenise")  # a long text must not hold up the other clients
@@ -94,7 +95,10 @@ def make_app(prm: Prm, batcher: Batcher, limits: Limits) -> web.Application:
             raise TooLong(f"{tokens} tokens in one request; at most {limits.request_tokens} (--max-request-tokens)")
         answer = batcher.submit(readings)
         taken += 1
-        return await asyncio.wrap_future(answer)
+        logits = await asyncio.wrap_future(answer)
+        if not all(map(is_finite, logits)):
+            raise FloatingPointError(NOT_FINITE)
+        return logits
 
     async def on_thread(function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(threads, function, *arguments)

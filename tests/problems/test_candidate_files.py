@@ -79,14 +79,6 @@ def test_empty_and_unstorable_candidates_are_named_and_kept_apart(tmp_path):
         ([], "holds no candidate"),
         ({"pass@1": 0.5}, "a JSON object where a list of rows belongs"),
         ([3], "row 1: a number where a JSON object belongs"),
-        ([{"code": A}], "row 1, field problem_id: missing"),
-        ([{"question_id": 3, "code": A}], "row 1, field question_id: a number where text belongs"),
-        ([{"question_id": "p"}], "row 1 (question_id p): has none of the fields"),
-        ([{"question_id": "p", "code_list": A}], "field code_list: a string where a list belongs"),
-        ([{"question_id": "p", "code_list": [None]}], "field code_list[0]: a null where text belongs"),
-        ([{"question_id": "p", "code_list": [A], "graded_list": []}], "field graded_list: must be a list of 1"),
-        ([{"question_id": "p", "code_list": [A], "graded_list": [1]}], "field graded_list[0]: a number where true"),
-        ([{"question_id": "p", "code": 1}], "field code: a number where text belongs"),
     ],
 )
 def test_malformed_files_name_file_row_and_field(tmp_path, value, message):
@@ -95,6 +87,40 @@ def test_malformed_files_name_file_row_and_field(tmp_path, value, message):
         read_candidates(path)
     assert str(error.value).startswith(str(path))
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "name", "reason"),
+    [
+        ({"code": A}, "row 2", "field problem_id: missing"),
+        ({"question_id": 3, "code": A}, "row 2", "field question_id: a number where text belongs"),
+        ({"question_id": None, "code": A}, "row 2", "field problem_id: missing"),
+        ({"question_id": "p"}, "row 2", "has none of the fields"),
+        ({"question_id": "p", "code_list": None}, "row 2", "field code_list: a null where a list belongs"),
+        ({"question_id": "p", "code_list": [A], "graded_list": []}, "row 2", "field graded_list: must be a list of 1"),
+        ({"question_id": "p", "code_list": [None]}, "p, sample 0", "field code_list[0]: a null where text belongs"),
+        ({"question_id": "p", "output_list": [3]}, "p, sample 0", "field output_list[0]: a number where text belongs"),
+        ({"question_id": "p", "code": 1}, "p, sample 0", "field code: a number where text belongs"),
+        ({"question_id": "p", "code": A, "passed": "yes"}, "p, sample 0", "field passed: a string where true or false"),
+    ],
+)
+def test_one_bad_cell_is_a_named_skip_and_with_strict_an_error(tmp_path, row, name, reason):
+    path = write_json(tmp_path / "c.json", [{"question_id": "a", "code": A}, row, {"question_id": "z", "code": B}])
+    found = read_candidates(path)
+    ids = [candidate.program.problem_id for candidate in found.usable]
+    assert (ids[0], ids[-1]) == ("a", "z")
+    assert [skip.row for skip in found.skips] == [name]
+    assert reason in found.skips[0].reason
+    with pytest.raises(DataError) as error:
+        read_candidates(path, strict=True)
+    assert str(error.value).startswith(f"{path}, {name}: ")
+
+
+def test_a_bad_cell_keeps_the_other_samples_and_numbers_are_verdicts(tmp_path):
+    rows = [{"question_id": "p", "code_list": [A, None, B], "graded_list": [1, 0, 0]}]
+    found = read_candidates(write_json(tmp_path / "c.json", rows))
+    assert summary(found) == [("p", 0, A, True), ("p", 2, B, False)]
+    assert [(c.program.sample_index, c.file_passed) for c in found.unusable] == [(1, False)]
 
 
 def test_missing_and_unknown_files(tmp_path):
