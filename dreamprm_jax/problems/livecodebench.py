@@ -19,19 +19,16 @@ from dreamprm_jax.problems.private_tests import DEFAULT_MAX_BYTES, parse_tests
 from dreamprm_jax.schema import DataError, Problem, TestedProblem
 
 DATA_FILES = ("test.jsonl", "test2.jsonl", "test3.jsonl", "test4.jsonl", "test5.jsonl", "test6.jsonl")
-COLUMNS = (
+TEXT_COLUMNS = (
     "question_title",
     "question_content",
     "platform",
     "question_id",
     "contest_id",
     "contest_date",
-    "starter_code",
     "difficulty",
-    "public_test_cases",
-    "private_test_cases",
-    "metadata",
 )
+TEST_COLUMNS = ("public_test_cases", "private_test_cases")
 
 
 def iterate_problems(
@@ -40,7 +37,8 @@ def iterate_problems(
     """The problems of a source, one row in memory at a time.
 
     Args:
-      path: A .jsonl file, a folder in the hub's layout, or a dataset id of the hub.
+      path: A .jsonl file, a folder in the hub's layout, or a dataset id of the hub, with ``@revision`` for one that is
+        not its newest. With HF_HUB_OFFLINE set the hub's cache is read.
       release: Which release windows to read, of folder and hub (``release_files``).
       max_bytes: The most that one row's packed tests may inflate to.
       wants_tests: Problems for which it returns False are yielded without their hidden tests, which are then not
@@ -75,13 +73,18 @@ def _files(path: str, release: str) -> list[Path]:
         return [local]
     if local.is_dir():
         return [local / name for name in release_files(release)]
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
-        raise DataError(f"problems.path {path!r}: no such file or folder, nor a dataset id like owner/name")
+    name = re.fullmatch(r"(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", path)
+    if not name:
+        raise DataError(f"problems.path {path!r}: no such file or folder, nor a dataset id like owner/name[@revision]")
     import huggingface_hub  # here, as the import takes most of a second
 
     names = release_files(release)
     try:
-        folder = Path(huggingface_hub.snapshot_download(path, repo_type="dataset", allow_patterns=names))
+        folder = Path(
+            huggingface_hub.snapshot_download(
+                name["id"], repo_type="dataset", revision=name["revision"], allow_patterns=names
+            )
+        )
     except Exception as error:  # the library and its transports raise many unrelated types
         raise DataError(
             f"problems.path {path!r}: cannot be read from the hub; check the network (and HF_HUB_OFFLINE, "
@@ -120,10 +123,16 @@ def problem_from_row(
 ) -> TestedProblem:
     """One official row; further columns are ignored. The arguments are those of ``iterate_problems``.
 
+    Re-uploads of the data are read as well: tests and metadata as lists and objects in place of their JSON text, null
+    for starter code, metadata and tests that are not there.
+
     Raises:
       DataError: naming the field.
     """
-    text = {name: text_field(row, name, where) for name in COLUMNS}
+    text = {name: text_field(row, name, where) for name in TEXT_COLUMNS}
+    for name in TEST_COLUMNS:
+        if name not in row:
+            text_field(row, name, where)
     if not text["question_id"].strip():
         raise DataError(f"{where}, field question_id: empty")
     where = f"{where} (question_id {text['question_id']})"
@@ -135,20 +144,20 @@ def problem_from_row(
         contest_id=text["contest_id"],
         contest_date=_iso_date(text["contest_date"], f"{where}, field contest_date"),
         difficulty=text["difficulty"],
-        starter_code=text["starter_code"],
-        func_name=_func_name(text["metadata"], f"{where}, field metadata"),
-        public_tests=parse_tests(text["public_test_cases"], f"{where}, field public_test_cases", max_bytes),
+        starter_code="" if row.get("starter_code") is None else text_field(row, "starter_code", where),
+        func_name=_func_name(row.get("metadata"), f"{where}, field metadata"),
+        public_tests=parse_tests(row["public_test_cases"], f"{where}, field public_test_cases", max_bytes),
     )
     if wants_tests is None or wants_tests(problem):
-        hidden = parse_tests(text["private_test_cases"], f"{where}, field private_test_cases", max_bytes)
+        hidden = parse_tests(row["private_test_cases"], f"{where}, field private_test_cases", max_bytes)
         problem = dataclasses.replace(problem, private_tests=hidden)
     if problem.func_name is None and any(test.testtype == "functional" for test in problem.tests):
         raise DataError(f"{where}, field metadata: the tests call a function, but no func_name is given")
     return problem
 
 
-def _func_name(metadata: str, where: str) -> str | None:
-    value = parse_json(metadata, where)
+def _func_name(metadata: Any, where: str) -> str | None:
+    value = parse_json(metadata or "{}", where) if metadata is None or isinstance(metadata, str) else metadata
     if not isinstance(value, dict):
         raise DataError(f"{where}: a {json_type(value)} where a JSON object belongs")
     name = value.get("func_name")

@@ -25,19 +25,22 @@ _SIZED_TEXT = {0x8C: 1, ord("X"): 4, 0x8D: 8}
 _SKIPPED = {_PROTO: 1, _FRAME: 8, _MEMOIZE: 0, _BINPUT: 1, _LONG_BINPUT: 4}
 
 
-def parse_tests(text: str, where: str, max_bytes: int = DEFAULT_MAX_BYTES) -> tuple[TestCase, ...]:
+def parse_tests(value: Any, where: str, max_bytes: int = DEFAULT_MAX_BYTES) -> tuple[TestCase, ...]:
     """Tests from a row's ``public_test_cases`` or ``private_test_cases``.
 
     Args:
-      text: A JSON list of {input, output, testtype}, or its packed form.
+      value: A JSON list of {input, output, testtype}, or its packed form; re-uploads of the data hold the list itself,
+        or null or "" where there are no tests.
       where: Names the file, the row and the field in errors.
       max_bytes: The most that a packed form may inflate to.
 
     Raises:
       DataError: when the text is neither form, inflates beyond the bound, or does not fit the schema.
     """
-    body = text.strip()
-    rows = parse_json(body if body.startswith("[") else _unpack(body, where, max_bytes), where)
+    rows = [] if value is None else value
+    if isinstance(value, str):
+        body = value.strip() or "[]"
+        rows = parse_json(body if body.startswith("[") else _unpack(body, where, max_bytes), where)
     if not isinstance(rows, list):
         raise DataError(f"{where}: a {json_type(rows)} where a list of tests belongs")
     return tuple(_test_case(row, f"{where}, test {index}") for index, row in enumerate(rows))

@@ -47,6 +47,30 @@ def write(path: Path, rows: list[dict[str, object]]) -> Path:
 FUNCTIONAL = json.dumps([{"input": "1", "output": "2", "testtype": "functional"}])
 
 
+def test_rows_of_re_uploads(tmp_path):
+    tests = [{"input": "2\n", "output": "4\n", "testtype": "stdin"}]
+    call = [{"input": "1", "output": "2", "testtype": "functional"}]
+    rows = [
+        row(1, public_test_cases=tests, private_test_cases=tests, metadata={}, starter_code=None),
+        row(2, private_test_cases=None, metadata=None),
+        row(3, private_test_cases="", public_test_cases=call, metadata={"func_name": "double"}),
+    ]
+    first, second, third = load_problems(str(write(tmp_path / "p.jsonl", rows)))
+    assert (first.starter_code, first.public_tests, first.private_tests) == (
+        "",
+        first.private_tests,
+        (TestCase("2\n", "4\n"),),
+    )
+    assert (second.func_name, second.private_tests) == (None, ())
+    assert (third.func_name, third.private_tests) == ("double", ())
+    for changes, message in (
+        ({"private_test_cases": 3}, "a number where a list"),
+        ({"metadata": [1]}, "a list where a JSON"),
+    ):
+        with pytest.raises(DataError, match=message):
+            load_problems(str(write(tmp_path / "bad.jsonl", [row(1, **changes)])))
+
+
 def test_rows_of_a_file(tmp_path):
     starter = "class Solution:\n    def double(self, n: int) -> int:\n        "
     rows = [
@@ -123,7 +147,7 @@ def test_unknown_releases(release):
         ({"question_id": " "}, "field question_id: empty"),
         ({"contest_date": "May"}, "(question_id abc2_a), field contest_date: 'May' is not an ISO 8601 date"),
         ({"public_test_cases": "x"}, "(question_id abc2_a), field public_test_cases: neither"),
-        ({"private_test_cases": []}, "field private_test_cases: a list where text belongs"),
+        ({"private_test_cases": 3}, "field private_test_cases: a number where a list of tests belongs"),
         ({"metadata": "[]"}, "(question_id abc2_a), field metadata: a list where a JSON object belongs"),
         ({"metadata": '{"func_name": "a b"}'}, "field metadata: func_name 'a b' is not a function's name"),
         ({"public_test_cases": FUNCTIONAL}, "field metadata: the tests call a function, but no func_name is given"),

@@ -1,6 +1,7 @@
 """dreamprm score: any input, every candidate scored or named, the same bytes whatever happens in between."""
 
 import argparse
+import dataclasses
 import io
 import json
 import os
@@ -10,6 +11,8 @@ import subprocess
 import sys
 import time
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,7 +24,7 @@ from dreamprm_jax.schema import DataError, Problem, Program, Score, arrow_schema
 from dreamprm_jax.scoring.inputs import json_array, read_items, read_problems
 from dreamprm_jax.scoring.job import JobOptions, ScoreJob, Shard
 from dreamprm_jax.scoring.protocol import parse_steps
-from dreamprm_jax.scoring.scorer import Scorer
+from dreamprm_jax.scoring.scorer import Scorer, score_row
 from dreamprm_jax.storage import read_records, write_records
 
 
@@ -82,6 +85,28 @@ def test_all_formats_give_the_same_scores(job, written, tmp_path):
         assert skips == []
         key = ("problem_id", "program_hash", "step_logits", "sample_index")
         assert [[r[k] for k in key] for r in rows] == [[r[k] for k in key] for r in wanted], name
+
+
+def test_scores_that_are_not_finite_are_counted_skips_and_with_strict_an_error(
+    prm, problems_file, candidates_file, tmp_path
+):
+    scorer = Scorer(prm.model, prm.mesh, jax.tree.map(lambda leaf: leaf * jnp.nan, prm.params), 1024, 4096)
+    problems = read_problems(str(problems_file), "")
+    options = JobOptions(
+        candidates=candidates_file, output=tmp_path / "scores.parquet", problems=problems, source="c", chunk=7
+    )
+    work = ScoreJob(options, prm, scorer)
+    counts = work.run()
+    assert (counts["read"], counts["scored"], counts["steps"], counts["skipped"]) == (32, 0, 0, 32)
+    skips = [json.loads(line) for line in work.skipped_path.read_text("utf-8").splitlines()]
+    assert skips[0]["row"] == "row 1, sample 0"
+    assert "not finite" in skips[0]["reason"]
+    assert pq.read_table(tmp_path / "scores.parquet").num_rows == 0
+    strict = dataclasses.replace(options, output=tmp_path / "strict.parquet", strict=True)
+    with pytest.raises(DataError, match=r"c, row 1, sample 0: the reward model's logit is not finite"):
+        ScoreJob(strict, prm, scorer).run()
+    with pytest.raises(DataError, match=r"problem p, \w+: the reward model's logit is not finite"):
+        score_row(Program.make("p", "x = 1", 0, "", {}), np.asarray([0.0, np.nan]), "m", "c")
 
 
 HOSTILE = [

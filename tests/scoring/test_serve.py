@@ -1,5 +1,6 @@
 """dreamprm serve: a real process asked over real HTTP."""
 
+import asyncio
 import base64
 import http.client
 import json
@@ -12,13 +13,14 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
 import numpy as np
 import pytest
 
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.scoring.batcher import Batcher, Busy
 from dreamprm_jax.scoring.protocol import parse_steps
-from dreamprm_jax.scoring.scorer import Reading
+from dreamprm_jax.scoring.scorer import Reading, Scorer
 
 pytest.importorskip("aiohttp", reason="needs the extra 'serve'")
 
@@ -216,3 +218,23 @@ def test_a_full_queue_is_refused_and_errors_reach_their_request():
         assert len(batcher.submit([reading(2)]).result(30)) == 1
     with pytest.raises(Busy, match="shutting down"):
         batcher.submit([reading(1)])
+
+
+def test_scores_that_are_not_finite_are_the_servers_error(prm, written):
+    from aiohttp.test_utils import TestClient, TestServer
+
+    from dreamprm_jax.scoring.serve import Limits, make_app
+
+    poisoned = Scorer(prm.model, prm.mesh, jax.tree.map(lambda leaf: leaf * np.nan, prm.params), 1024, 4096)
+    problem, codes = written[0]
+
+    async def ask(app):
+        async with TestClient(TestServer(app)) as client:
+            bodies = (("/score_steps", steps_body(problem, codes[:1])), ("/pooling", {"input": "x = 1"}))
+            answers = [await client.post(path, json=body) for path, body in bodies]
+            return [(answer.status, await answer.json()) for answer in answers]
+
+    with Batcher(poisoned, queue_tokens=1 << 16) as batcher:
+        for status, body in asyncio.run(ask(make_app(prm, batcher, Limits(1 << 20, 1 << 16)))):
+            assert status == 500
+            assert "not finite" in body["error"]["message"]
