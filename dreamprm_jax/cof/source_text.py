@@ -8,6 +8,7 @@ import tree_sitter
 import tree_sitter_python
 
 _PYTHON = tree_sitter.Language(tree_sitter_python.language())
+_IDENTIFIER = re.compile(r"[ \t]*(\w*)")
 RECOVERY_CHARACTERS = 1 << 17
 _READ_BYTES = 1 << 16
 _TOKEN = re.compile(
@@ -54,9 +55,10 @@ def parse(text: str) -> tree_sitter.Node | None:
         return has_error and len(source) > RECOVERY_CHARACTERS
 
     try:
-        return tree_sitter.Parser(_PYTHON).parse(read, progress_callback=gives_up).root_node
+        root = tree_sitter.Parser(_PYTHON).parse(read, progress_callback=gives_up).root_node
     except ValueError:  # it was stopped
         return None
+    return None if gives_up(0, root.has_error) else root
 
 
 def without_comments(text: str) -> str:
@@ -99,9 +101,5 @@ def indentation(line: str) -> int:
 
 def identifier_at(code: str, offset: int) -> str:
     """The identifier after ``offset`` and spaces; "" where there is none."""
-    while offset < len(code) and code[offset] in " \t":
-        offset += 1
-    end = offset
-    while end < len(code) and (code[end].isalnum() or code[end] == "_"):
-        end += 1
-    return code[offset:end]
+    match = _IDENTIFIER.match(code, offset)
+    return match[1] if match else ""
