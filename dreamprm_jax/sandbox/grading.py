@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dreamprm_jax.sandbox import compare
-from dreamprm_jax.sandbox.inside import frames, jobs
+from dreamprm_jax.sandbox.inside import frames, jobs, values
 from dreamprm_jax.sandbox.records import JudgeTask, safe_text
 from dreamprm_jax.schema import Verdict
 
@@ -132,10 +132,15 @@ class Grader:
             self.failure = Failure(Verdict.RE, "malformed value", -4)
             return
         if self.task.checker is not None:
-            self._check(encoded)
-        elif compare.value_matches(
-            encoded, compare.expected_value(self.task.tests[self.position].output), self._official
-        ):
+            self._check(values.without_marks(encoded))
+            return
+        try:
+            expected = compare.expected_value(self.task.tests[self.position].output)
+            right = compare.value_matches(encoded, expected, self._official)
+        except compare.Signalling as error:
+            self.failure = Failure(Verdict.RE, str(error), -4)
+            return
+        if right:
             self.position += 1
         else:
             self.failure = Failure(Verdict.WA, "the returned value differs", 0)

@@ -21,7 +21,7 @@ import time
 import traceback
 from typing import Any
 
-from . import jobs, lockdown, official, packages, script
+from . import devnull, jobs, lockdown, official, packages, script
 from .jobs import Job, Reply, Request
 from .report import RESULT_FD
 
@@ -60,6 +60,7 @@ class Worker:
         packages.offer(settings["packages"])
         for name in settings["preload"]:
             __import__(name)
+        devnull.install()
         self.official_module = official.prepare()
         sys.setrecursionlimit(1000)
         site.setquit()
