@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dreamprm_jax.sandbox import compare
-from dreamprm_jax.sandbox.inside import frames, jobs
+from dreamprm_jax.sandbox.inside import frames, jobs, values
 from dreamprm_jax.sandbox.records import JudgeTask, safe_text
 from dreamprm_jax.schema import Verdict
 
@@ -134,11 +134,14 @@ class Grader:
             self.failure = Failure(Verdict.RE, "malformed value", -4)
             return
         if self.task.checker is not None:
-            self._check(encoded)
+            self._check(values.without_marks(encoded))
             return
         try:
             expected = compare.expected_value(self.task.tests[self.position].output)
             right = compare.value_matches(encoded, expected, self._official)
+        except compare.Signalling as error:
+            self.failure = Failure(Verdict.RE, str(error), -4)
+            return
         except RecursionError:
             self.failure = Failure(Verdict.INVALID_TASK, "the expected output is nested too deep", -4)
             return

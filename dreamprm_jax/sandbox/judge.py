@@ -243,5 +243,5 @@ class Judge:
         """The task's digest ("" where it is not to be cached) and the kept result, if there is one."""
         if self._cache is None or (task.checker is not None and not task.checker_name):
             return "", None
-        digest = task_digest(task, self.mode, self.tier, self.limits)
+        digest = task_digest(task, self.mode, self.tier, self.limits, self._pool.offer.versions())
         return digest, self._cache.get(digest, task, self.mode, self.tier)

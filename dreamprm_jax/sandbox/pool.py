@@ -56,7 +56,7 @@ class Pool(Generic[Item]):
         """
         self._tier = tier
         self._hash_seed = hash_seed
-        self._offer = find_offer()
+        self.offer = find_offer()
         self._slots: list[_Slot[Item]] = [_Slot() for _ in range(width)]
         self._selector = selectors.DefaultSelector()
         self._number = 0
@@ -174,8 +174,8 @@ class Pool(Generic[Item]):
     def _worker(self, slot: _Slot[Item], numpy: bool) -> Worker:
         worker = slot.workers.get(numpy)
         if worker is None:
-            preload = ("numpy",) if numpy and "numpy" in self._offer.packages else ()
-            worker = Worker(self._tier, self._offer, preload, self._hash_seed)
+            preload = ("numpy",) if numpy and "numpy" in self.offer.packages else ()
+            worker = Worker(self._tier, self.offer, preload, self._hash_seed)
             slot.workers[numpy] = worker
             self._selector.register(worker, selectors.EVENT_READ, slot)
         return worker

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -52,6 +54,10 @@ class Offer:
     packages: dict[str, str]  # third-party package to its folder
     readable: tuple[str, ...]
 
+    def versions(self) -> tuple[str, ...]:
+        """The packages as ``name==version``, or with their folder where the version is not known."""
+        return tuple(f"{name}=={_version(name, folder)}" for name, folder in sorted(self.packages.items()))
+
 
 def find_offer() -> Offer:
     """The standard library and the offered packages of this interpreter."""
@@ -72,6 +78,14 @@ def find_offer() -> Offer:
         packages[name] = str(folder)
         readable += [str(folder), f"{folder}.libs"]
     return Offer(packages, tuple(dict.fromkeys(readable)))
+
+
+@functools.cache
+def _version(name: str, folder: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return folder
 
 
 def _entries(folder: str, wanted: Callable[[str], bool]) -> list[str]:

@@ -81,7 +81,7 @@ def landlock_version() -> int:
 
 
 class FileRules:
-    """A landlock rule set: which files may be used. Built once; ``restrict`` puts it on the calling process for good."""
+    """A landlock rule set: which files may be used. ``restrict`` puts it on the calling process for good."""
 
     def __init__(self, readable: Iterable[str], writable: Iterable[str] = ()) -> None:
         """Allows reading below ``readable`` and all use of ``writable``; no other file, no TCP, no abstract socket.

@@ -42,7 +42,7 @@ class ChildUsage:
         return self._waited
 
     def _find(self) -> str:
-        """The child's folder in /proc. Its id there may be another than here: /proc may be that of an outer namespace."""
+        """The child's folder in /proc, which may be that of an outer namespace, where the child has another id."""
         if not self._folder:
             self._folder = f"/proc/{int(_fields(f'/proc/self/fdinfo/{self._pidfd}')[b'Pid'])}"
         return self._folder

@@ -22,7 +22,7 @@ import time
 import traceback
 from typing import Any, NamedTuple
 
-from . import jobs, lockdown, official, packages, script
+from . import devnull, jobs, lockdown, official, packages, script
 from .jobs import Job, Reply, Request
 from .report import OUTPUT_FD, RESULT_FD
 from .usage import ChildUsage, resident_bytes
@@ -77,6 +77,7 @@ class Worker:
         packages.offer(settings["packages"])
         for name in settings["preload"]:
             __import__(name)
+        devnull.install()
         self.official_module = official.prepare()
         sys.setrecursionlimit(1000)
         site.setquit()
