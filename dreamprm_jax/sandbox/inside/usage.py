@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import _thread
+import contextlib
 import os
 import queue
 from collections.abc import Callable
@@ -66,10 +67,8 @@ class ChildUsage:
 
         Threads that ended since the last call are missing, so the largest sum so far is returned.
         """
-        try:
+        with contextlib.suppress(OSError):
             self._waited = max(self._waited, self._ask(self._sum_waited))
-        except OSError:
-            pass
         return self._waited
 
     def _sum_waited(self) -> float:

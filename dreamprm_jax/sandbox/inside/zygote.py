@@ -156,8 +156,8 @@ class Worker:
         memory = request.memory_bytes + _INPUTS_KEPT * os.fstat(descriptors[0]).st_size
         try:
             pid = os.fork()
-        except OSError as error:
-            return Reply(request.number, jobs.FAILED, 0, 0.0, error=f"fork: {error}")
+        except OSError as failure:
+            return Reply(request.number, jobs.FAILED, 0, 0.0, error=f"fork: {failure}")
         if pid == 0:
             self.child(request, memory, descriptors)
         reason, wall, waited = self.watch(pid, request, self.own_resident + memory)
