@@ -120,6 +120,7 @@ class SandboxConfig:
     mode: Literal["faithful", "lcb"] = "faithful"
     tier: Literal["FULL", "PORTABLE", "EXTERNAL", "UNSAFE"] = "PORTABLE"
     workers: int = 0  # 0: one a core
+    retry_share: float = 0.25  # of the workers, for programs over their time that lacked a core; 0: no second try
     cpu_seconds: float = 6.0  # a test
     wall_seconds: float = 12.0
     memory_bytes: int = 1 << 30

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import math
 import os
-import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +15,8 @@ from dreamprm_jax.engine.executors.protocol import UnitResult
 from dreamprm_jax.labeling.estimate import ProgramEstimate, estimate_program
 from dreamprm_jax.labeling.identity import identity
 from dreamprm_jax.policy.factory import make_policy
-from dreamprm_jax.sandbox import Judge, JudgeTask, Limits
-from dreamprm_jax.schema import Problem, Program, Verdict, content_hash
+from dreamprm_jax.sandbox import Judge, JudgeTask
+from dreamprm_jax.schema import Problem, Program, Verdict
 
 _REMEMBERED = 256  # problems whose verdicts a worker keeps: the programs of one problem come one after another
 
@@ -70,7 +66,7 @@ class EstimateWork:
     def __init__(self, settings: EstimateFactory) -> None:
         self.config = settings.config
         self._policy = make_policy(self.config.policy, settings.compositions, settings.folder)
-        self._judge = SharedMachineJudge(self.config.sandbox, settings.children, str(settings.folder.resolve()))
+        self._judge = RememberingJudge(self.config.sandbox, settings.children)
 
     def __call__(self, key: str, payload: ProgramPayload) -> UnitResult:
         """Estimates one program; once more if the sandbox failed on some of its rollouts."""
@@ -97,23 +93,17 @@ class EstimateWork:
         self._policy.close()
 
 
-class SharedMachineJudge:
-    """A judge beside those of other workers on the same machine.
+class RememberingJudge:
+    """A judge that several threads share, and that judges a text once a problem."""
 
-    A time limit exceeded while other programs ran is tried once more, alone: as within one judge, so among several.
-    """
-
-    def __init__(self, config: SandboxConfig, children: int, run: str) -> None:
+    def __init__(self, config: SandboxConfig, children: int) -> None:
         """Starts the judge.
 
         Args:
           config: of the sandbox; ``children`` stands for its ``workers``.
           children: programs at a time.
-          run: names the run whose workers must give way to each other.
         """
-        limits = Limits(config.cpu_seconds, config.wall_seconds, config.memory_bytes, config.output_bytes)
-        self.judge = Judge(config.mode, config.tier, limits, children, retry_alone=False)
-        self._turns = Turns(Path(tempfile.gettempdir()) / f"dreamprm-{os.getuid()}-{content_hash(run, digits=16)}")
+        self.judge = Judge.from_config(dataclasses.replace(config, workers=children))
         self._lock = threading.Lock()
         self._known: OrderedDict[str, dict[str, Verdict]] = OrderedDict()  # by problem, by identity
 
@@ -131,14 +121,7 @@ class SharedMachineJudge:
                 if name not in known
             }
             if tasks:
-                with self._turns.among_others():
-                    fresh = {result.key: result.verdict for result in self.judge.evaluate(tasks.values())}
-                slow = [tasks[name] for name, verdict in fresh.items() if verdict is Verdict.TLE]
-                if slow:
-                    with self._turns.alone():
-                        for task in slow:  # one after the other
-                            (result,) = self.judge.evaluate([task])
-                            fresh[task.key] = result.verdict
+                fresh = {result.key: result.verdict for result in self.judge.evaluate(tasks.values())}
                 known.update((name, v) for name, v in fresh.items() if v is not Verdict.SANDBOX_ERROR)
                 verdicts.update(fresh)
             return [verdicts[name] for name in identities]
@@ -146,43 +129,3 @@ class SharedMachineJudge:
     def close(self) -> None:
         """Ends the judge."""
         self.judge.close()
-        self._turns.close()
-
-
-class Turns:
-    """A lock among processes of one machine: many may run together, or one alone. Who waits to be alone gets its turn.
-
-    Whoever dies gives back what it held.
-    """
-
-    def __init__(self, name: Path) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._door = os.open(f"{name}.door", flags, 0o600)
-        self._room = os.open(f"{name}.room", flags, 0o600)
-
-    @contextlib.contextmanager
-    def among_others(self) -> Iterator[None]:
-        """Nobody is alone meanwhile."""
-        fcntl.flock(self._door, fcntl.LOCK_EX)
-        fcntl.flock(self._room, fcntl.LOCK_SH)
-        fcntl.flock(self._door, fcntl.LOCK_UN)
-        try:
-            yield
-        finally:
-            fcntl.flock(self._room, fcntl.LOCK_UN)
-
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Nobody else is in; newcomers wait at the door."""
-        fcntl.flock(self._door, fcntl.LOCK_EX)
-        try:
-            fcntl.flock(self._room, fcntl.LOCK_EX)
-            yield
-        finally:
-            fcntl.flock(self._room, fcntl.LOCK_UN)
-            fcntl.flock(self._door, fcntl.LOCK_UN)
-
-    def close(self) -> None:
-        """Closes the files."""
-        os.close(self._door)
-        os.close(self._room)

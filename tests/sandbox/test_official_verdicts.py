@@ -98,7 +98,7 @@ class Real:
 
         tasks = (self.task(problem, tests(problem)) for problem in self.problems if tests(problem) or not private)
         limits = Limits(cpu_seconds=4.0, wall_seconds=8.0)
-        with Judge(mode, limits=limits, workers=2, retry_alone=False) as judge:
+        with Judge(mode, limits=limits, workers=2, retry_share=0) as judge:
             return {result.key: result for result in judge.evaluate(tasks)}
 
     def judge_patiently(self, keys: Iterable[str], mode: str, private: bool) -> dict[str, JudgeResult]:

@@ -1,11 +1,13 @@
 """What the kernel takes away from a worker and its children, through ctypes: no compiled part, no dependency.
 
-A worker gives up privileges, file access (landlock) and, where asked, its namespaces once, at its start; its children
-inherit that. Each child adds resource limits and the system-call filter before it sees a byte of the program.
+A worker gives up privileges, writing files (landlock) and, where asked, its namespaces once, at its start; its children
+inherit that. Each child adds resource limits, a second landlock rule set that leaves little to read, and the
+system-call filter before it sees a byte of the program.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -13,6 +15,7 @@ import os
 import platform
 import resource
 import struct
+from collections.abc import Iterable
 
 from . import seccomp
 
@@ -27,6 +30,7 @@ _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446  # the same 
 _LANDLOCK_READ_FILE, _LANDLOCK_READ_DIR = 1 << 2, 1 << 3
 # rights known to each version of the landlock interface: files, network (4), scopes (6)
 _LANDLOCK_FILES = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
+_LANDLOCK_OF_FILES = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 14 | 1 << 15  # execute, write, read, truncate, ioctl
 _CLONE_NEWNS, _CLONE_NEWUTS, _CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
 _CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 
@@ -76,39 +80,63 @@ def landlock_version() -> int:
     return max(0, int(version))
 
 
-def restrict_files(readable: list[str]) -> None:
-    """Allows reading below ``readable`` and nothing else: no other file, no write, no TCP, no abstract socket."""
-    version = landlock_version()
-    if version < 1:
-        raise OSError("the kernel has no landlock (Linux 5.13 or newer, enabled at boot)")
-    files = _LANDLOCK_FILES[max(known for known in _LANDLOCK_FILES if known <= version)]
-    attributes = struct.pack("<QQQ", files, 3 if version >= 4 else 0, 3 if version >= 6 else 0)
-    size = 24 if version >= 6 else 16 if version >= 4 else 8
-    ruleset = _check(
-        _libc.syscall(_LANDLOCK_CREATE, attributes, ctypes.c_size_t(size), ctypes.c_uint(0)), "landlock_create_ruleset"
-    )
-    try:
-        for path in readable:
-            _allow_reading(ruleset, path)
-        _check(_libc.syscall(_LANDLOCK_RESTRICT, ctypes.c_int(ruleset), ctypes.c_uint(0)), "landlock_restrict_self")
-    finally:
-        os.close(ruleset)
+class FileRules:
+    """A landlock rule set: which files may be used. ``restrict`` puts it on the calling process for good."""
 
+    def __init__(self, readable: Iterable[str], writable: Iterable[str] = ()) -> None:
+        """Allows reading below ``readable`` and all use of ``writable``; no other file, no TCP, no abstract socket.
 
-def _allow_reading(ruleset: int, path: str) -> None:
-    try:
-        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    except OSError:
-        return  # not there: nothing to allow
-    rights = _LANDLOCK_READ_FILE | (_LANDLOCK_READ_DIR if os.path.isdir(path) else 0)
-    rule = struct.pack("<Qi", rights, descriptor)
-    try:
-        _check(
-            _libc.syscall(_LANDLOCK_ADD, ctypes.c_int(ruleset), ctypes.c_int(1), rule, ctypes.c_uint(0)),
-            f"landlock_add_rule({path})",
+        A ``readable`` path that is not there is left out.
+
+        Raises:
+          OSError: if the kernel has no landlock.
+        """
+        version = landlock_version()
+        if version < 1:
+            raise OSError("the kernel has no landlock (Linux 5.13 or newer, enabled at boot)")
+        files = _LANDLOCK_FILES[max(known for known in _LANDLOCK_FILES if known <= version)]
+        attributes = struct.pack("<QQQ", files, 3 if version >= 4 else 0, 3 if version >= 6 else 0)
+        size = 24 if version >= 6 else 16 if version >= 4 else 8
+        self._ruleset = _check(
+            _libc.syscall(_LANDLOCK_CREATE, attributes, ctypes.c_size_t(size), ctypes.c_uint(0)),
+            "landlock_create_ruleset",
         )
-    finally:
-        os.close(descriptor)
+        for path in readable:
+            self._allow(path, _LANDLOCK_READ_FILE | _LANDLOCK_READ_DIR)
+        for path in writable:
+            self._allow(path, files)
+
+    def restrict(self) -> None:
+        """Restricts this process and all that it starts; releases the rule set."""
+        try:
+            _check(
+                _libc.syscall(_LANDLOCK_RESTRICT, ctypes.c_int(self._ruleset), ctypes.c_uint(0)),
+                "landlock_restrict_self",
+            )
+        finally:
+            os.close(self._ruleset)
+
+    def _allow(self, path: str, rights: int) -> None:
+        try:
+            descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        except OSError:
+            return  # not there: nothing to allow
+        if not os.path.isdir(path):
+            rights &= _LANDLOCK_OF_FILES
+        rule = struct.pack("<Qi", rights, descriptor)
+        try:
+            _check(
+                _libc.syscall(_LANDLOCK_ADD, ctypes.c_int(self._ruleset), ctypes.c_int(1), rule, ctypes.c_uint(0)),
+                f"landlock_add_rule({path})",
+            )
+        finally:
+            os.close(descriptor)
+
+
+def first_to_go() -> None:
+    """Has the kernel choose this process and its children before any other when memory runs out."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as handle:
+        handle.write("1000")
 
 
 def unshare_namespaces() -> None:

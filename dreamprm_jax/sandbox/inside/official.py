@@ -67,7 +67,7 @@ def run(job: Job, module: ModuleType) -> None:
             _standard_input(job, module)
     except Exception as error:  # "Error during testing": one code for all tests
         status = frames.COMPILE if isinstance(error, SyntaxError) else status_of(error)
-        report(job.first, status, b"!" + describe(error), last=True)
+        report(0, status, b"!" + describe(error), last=True)
 
 
 def _disable() -> None:

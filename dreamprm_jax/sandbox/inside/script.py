@@ -36,15 +36,19 @@ def run(job: Job, inputs: list[int], prelude: dict[str, Any]) -> None:
     try:
         code = compile(job.code, "solution.py", "exec", dont_inherit=True)
     except MemoryError:
-        report(job.first, frames.MEMORY, last=True)
+        report(0, frames.MEMORY, last=True)
         return
     except BaseException as error:
-        report(job.first, frames.COMPILE, describe(error), last=True)
+        report(0, frames.COMPILE, describe(error), last=True)
         return
     count = len(inputs)
     shares = sharing.may_share(code)
     if not shares:
         count = 1
+        for stdin in inputs[1:]:
+            os.close(stdin)
+        # whether other tests were sent along would tell the program which test this is
+        del inputs[1:], job.inputs[1:]
     for position in range(count):
         _fresh_state(inputs[position], _PRELUDE_RECURSION_LIMIT if job.kind == FUNCTION else _RECURSION_LIMIT)
         if job.kind == FUNCTION:
@@ -54,7 +58,7 @@ def run(job: Job, inputs: list[int], prelude: dict[str, Any]) -> None:
         flushed = _end_of_process(clear=not shares)
         if status == frames.OK and not flushed:
             status, payload = frames.EXITED, b"120"
-        report(job.first + position, status, payload, last=position + 1 == count)
+        report(position, status, payload, last=position + 1 == count)
 
 
 def _fresh_state(stdin: int, recursion_limit: int) -> None:
