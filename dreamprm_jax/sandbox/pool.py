@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import selectors
 import time
 from collections.abc import Iterator
@@ -100,7 +101,7 @@ class Pool(Generic[Item]):
         """Starts a child in a free slot; there must be one. If that fails, ``wait`` says so."""
         now = time.monotonic()
         slot = next(slot for slot in self._slots if slot.running is None and slot.rests_until <= now)
-        self._number += 1
+        self._number = secrets.randbits(63)  # a program can see it, and a count would tell how often it ran before
         worker = None
         try:
             worker = self._worker(slot, run.numpy)
