@@ -17,7 +17,8 @@ from typing import Any
 from dreamprm_jax.sandbox.inside import values
 
 _MOST_NESTED = 200  # levels of an expected value
-_NUMPY = re.compile(rf'("(?:[^"\\]|\\.)*"|[^,\[\]{{}}:"{values.MARK}]*){values.MARK}(.)')
+_NUMPY = re.compile(rf'("(?:[^"\\]|\\.)*"|[^,\[\]{{}}:"{values.MARK}]*){values.MARK}([iefdo])')
+_COUNT = re.compile(rf"{values.COUNT}(\d{{1,18}}){values.COUNT}")
 
 
 class Signalling(ArithmeticError):
@@ -129,6 +130,11 @@ def _follow(text: str, at: int, expected: Any, wildcards: bool) -> int:
     if not text.startswith(opening, at):
         return -1
     at += 1
+    counted = _COUNT.match(text, at)
+    if counted is not None:
+        if int(counted[1]) != len(items):
+            return -1
+        at = counted.end()
     for index, (key, item) in enumerate(items):
         prefix = ("," if index else "") + key
         if not text.startswith(prefix, at):

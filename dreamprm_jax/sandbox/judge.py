@@ -167,6 +167,10 @@ class Judge:
             self._cache.close()
             self._cache = None
 
+    def digest(self, task: JudgeTask) -> str:
+        """Identifies everything that the task's verdict depends on here (see ``cache.task_digest``)."""
+        return task_digest(task, self.mode, self.tier, self.limits, self._pool.offer.versions())
+
     def worker_pids(self) -> set[int]:
         """Process ids of the workers. Each leads a session; all that a worker starts is in that session."""
         return self._pool.pids()
@@ -243,5 +247,5 @@ class Judge:
         """The task's digest ("" where it is not to be cached) and the kept result, if there is one."""
         if self._cache is None or (task.checker is not None and not task.checker_name):
             return "", None
-        digest = task_digest(task, self.mode, self.tier, self.limits, self._pool.offer.versions())
+        digest = self.digest(task)
         return digest, self._cache.get(digest, task, self.mode, self.tier)

@@ -359,7 +359,7 @@ def load_official(checkout: str) -> None:
 
 def main() -> None:
     """Records the official results."""
-    load_official(sys.argv[1])
+    load_official(sys.argv.pop(1))
     recorded: dict[str, list[Any]] = {row["key"]: official_codes(row) for row in corpus()}
     for value in returned():
         recorded[f"value:{value}"] = [official_codes(returning(value, expected))[-1] for expected in expected_values()]

@@ -20,7 +20,7 @@ ZERO_TESTS = {"F:zero_tests"}
 # where a plain script ends otherwise than the official evaluator says: everything not named agrees with it
 RIGHT_AS_SCRIPTS = """
     S:future S:main_notlast S:main_reversed S:from_stdin_iter S:buffer_readline S:buffer_readlines S:open0 S:os_read0
-    S:input_then_read S:readline_then_read S:readlines S:crlf_input S:quit S:os__exit S:input_rebind_late
+    S:input_then_read S:readline_then_read S:readlines S:quit S:os__exit S:input_rebind_late
     S:global_counter S:import_resource S:threading_nojoin S:stdout_buffer S:os_write S:close_stdout S:state_leak
     F:comment_class F:future
 """

@@ -84,6 +84,8 @@ def _disable() -> None:
 def prepare() -> ModuleType:
     """The module that a program's code runs in, with the prelude's names: made in the worker, used once by a child."""
     sys.argv[:] = ["main.py"]
+    sys.__stdin__ = io.TextIOWrapper(io.BytesIO())  # type: ignore[misc]
+    sys.__stdin__.close()  # as multiprocessing leaves it
     module = ModuleType("tmp_sol", "")
     exec(PRELUDE, module.__dict__)
     return module

@@ -12,6 +12,7 @@ import json
 import os
 import random
 import sys
+import weakref
 from types import CodeType, ModuleType
 from typing import Any
 
@@ -58,7 +59,11 @@ def run(job: Job, inputs: list[int], prelude: dict[str, Any]) -> None:
         flushed = _end_of_process(clear=not shares)
         if status == frames.OK and not flushed:
             status, payload = frames.EXITED, b"120"
-        report(position, status, payload, last=position + 1 == count)
+        try:
+            report(position, status, payload, last=position + 1 == count)
+        except OSError:  # the program closed the file: the process's own exit status says how it ended
+            if status != frames.OK:
+                raise
 
 
 def _fresh_state(stdin: int, recursion_limit: int) -> None:
@@ -188,13 +193,22 @@ def _flush(stream: Any) -> bool:
     return True
 
 
+class _Witness:
+    """Lives as long as the globals that it is put into."""
+
+
 def _clear_main() -> None:
-    """Drops the program's globals in CPython's order (``_PyModule_Clear``), then whatever only they kept alive."""
+    """Drops the program's globals; if something else holds them, clears them as CPython does in the end."""
     main = sys.modules.pop("__main__", None)
-    names = vars(main) if isinstance(main, ModuleType) else {}
-    for private in (True, False):
-        for name in list(names):
-            if (name[:1] == "_" and name[1:2] != "_") == private and name != "__builtins__":
-                with contextlib.suppress(BaseException):
-                    names[name] = None
+    if not isinstance(main, ModuleType):
+        return
+    witness = _Witness()
+    alive = weakref.ref(witness)
+    main.__dict__["__witness__"] = witness
+    del main, witness
+    gc.collect()
+    for names in gc.get_referrers(alive()) if alive() is not None else ():
+        for name in list(names) if isinstance(names, dict) else ():
+            if name != "__builtins__":
+                names[name] = None
     gc.collect()

@@ -18,6 +18,7 @@ OPAQUE = "?"  # equal to nothing
 WILDCARD = "*"  # claims to be equal to everything (official mode only)
 ERROR = "!"  # cannot be compared: an error
 SIGNALLING = "!#"  # cannot be compared with a number
+COUNT = "\x02"  # around the length of a list or dict that holds an error, which a difference in length forestalls
 MARK = "\x01"  # after the text of a NumPy value of one element, before one letter: its kind
 
 
@@ -63,12 +64,27 @@ class _Writer:
         self.parts = parts
         self.left = limit
         self.wildcards = wildcards
+        self.errors = 0
 
     def put(self, text: str) -> None:
         self.left -= len(text)
         if self.left < 0:
             raise TooLarge
         self.parts.append(text)
+
+    def open(self, bracket: str) -> tuple[int, int]:
+        self.put(bracket)
+        return len(self.parts) - 1, self.errors
+
+    def close(self, bracket: str, opening: tuple[int, int], count: int) -> None:
+        position, errors = opening
+        if self.errors > errors:
+            self.parts[position] += f"{COUNT}{count}{COUNT}"
+        self.put(bracket)
+
+    def error(self, text: str) -> None:
+        self.errors += 1
+        self.put(text)
 
     def write(self, value: Any, top: bool = False) -> None:
         kind = type(value)
@@ -77,12 +93,12 @@ class _Writer:
         elif kind is str:
             self.put(encode_basestring_ascii(value))
         elif kind is list:
-            self.put("[")
+            opening = self.open("[")
             for index, item in enumerate(value):
                 if index:
                     self.put(",")
                 self.write(item)
-            self.put("]")
+            self.close("]", opening, len(value))
         elif kind is float:
             self.put(_float(value))
         elif value is None:
@@ -90,7 +106,7 @@ class _Writer:
         elif kind is dict:
             self.write_dict(value)
         elif kind is _Signalling:
-            self.put(SIGNALLING)
+            self.error(SIGNALLING)
         else:
             self.write_other(value, kind, top)
 
@@ -99,13 +115,13 @@ class _Writer:
         if None in items:
             self.put(OPAQUE)
             return
-        self.put("{")
+        opening = self.open("{")
         for index, text in enumerate(sorted(items)):  # type: ignore[type-var]
             if index:
                 self.put(",")
             self.put(encode_basestring_ascii(text) + ":")
             self.write(dict.__getitem__(value, items[text]))
-        self.put("}")
+        self.close("}", opening, len(items))
 
     def write_other(self, value: Any, kind: type, top: bool) -> None:
         if kind.__module__ == "numpy" and hasattr(value, "dtype") and hasattr(value, "item"):
@@ -120,7 +136,7 @@ class _Writer:
         try:
             everything = (value == object()) is True
         except Exception:
-            self.put(ERROR)
+            self.error(ERROR)
         else:
             self.put(WILDCARD if everything and self.wildcards and not top else OPAQUE)
 
@@ -130,7 +146,7 @@ class _Writer:
         if isinstance(value, str):
             self.put(encode_basestring_ascii(str.__str__(value)))
         elif value.size != 1:
-            self.put(ERROR)
+            self.error(ERROR)
         elif letter in "biu":
             self.put(_integer(int(value.item())) + MARK + "i")
         elif letter in "fc":
@@ -145,7 +161,7 @@ class _Writer:
             self.write(value.item())
             self.put(MARK + "o")
         else:
-            self.put(OPAQUE)
+            self.put(OPAQUE if isinstance(value, bytes) else OPAQUE + MARK + "o")
 
 
 class _Signalling:
@@ -170,9 +186,10 @@ def _key(key: Any) -> str | None:
     user = getattr(sys.modules.get("collections"), "UserString", None)
     if user is not None and kind.__eq__ is user.__eq__ and kind.__hash__ is user.__hash__:
         key = key.data
-        kind = type(key)
-    own = kind.__module__ != "numpy" and (kind.__eq__ is not str.__eq__ or kind.__hash__ is not str.__hash__)
-    return str.__str__(key) if isinstance(key, str) and not own else None
+    if not isinstance(key, str):
+        return None
+    text = str.__str__(key)
+    return text if hash(key) == hash(text) and bool(key == text) else None
 
 
 def _decimal(value: Any) -> Any:
