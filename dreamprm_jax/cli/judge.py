@@ -1,30 +1,34 @@
 """Judges a file of candidate programs on a file of problems, and prints a summary by verdict.
 
 Problems are LiveCodeBench rows (.jsonl, or a folder in the hub's layout) or this package's Parquet; candidates an
-eval_all file, JSON lines or Parquet (``problems.candidates``). The verdict of every candidate goes to --output.
+eval_all file, JSON lines or Parquet (``problems.candidates``). The verdict of every candidate goes to --output as it
+comes; the same command run again goes on where it was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-
-from tqdm import tqdm
+from typing import Any
 
 from dreamprm_jax.config import SandboxConfig
 from dreamprm_jax.problems.candidates import Candidate, CandidateFile, read_candidates
 from dreamprm_jax.problems.hidden_tests import HiddenTests
 from dreamprm_jax.problems.problem_files import read_for_judging
+from dreamprm_jax.runs.progress import Progress
 from dreamprm_jax.sandbox.judge import Judge
-from dreamprm_jax.sandbox.records import MODES, TIERS, JudgeResult, JudgeTask, Limits
-from dreamprm_jax.schema import DataError, Problem, Verdict
+from dreamprm_jax.sandbox.records import MODES, TIERS, JudgeResult, JudgeTask, Limits, safe_text
+from dreamprm_jax.schema import DataError, Problem, Verdict, content_hash
 from dreamprm_jax.storage import atomic_path
 
 _DEFAULTS = SandboxConfig()
+_DIGEST_DIGITS = 16
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--problems", required=True, type=Path, help="problems file or folder")
     parser.add_argument("--candidates", required=True, type=Path, help="candidates file")
     parser.add_argument("--release", default="release_v6", help="release windows to read, where --problems is a folder")
-    parser.add_argument("--output", type=Path, help="write one JSON line a candidate here")
+    parser.add_argument("--output", type=Path, help="write one JSON line a candidate here, as it is judged")
+    parser.add_argument(
+        "--resume",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="keep what --output holds of the same programs, tests and settings, and judge the rest",
+    )
     parser.add_argument(
         "--mode",
         choices=MODES,
@@ -46,8 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--wall-seconds", type=float, default=_DEFAULTS.wall_seconds, help="wall time of a test")
     parser.add_argument("--memory-bytes", type=int, default=_DEFAULTS.memory_bytes, help="memory of a test")
     parser.add_argument("--output-bytes", type=int, default=_DEFAULTS.output_bytes, help="output of a test")
-    parser.add_argument("--cache", type=Path, help="folder of verdicts kept by content hash")
     parser.add_argument("--strict", action="store_true", help="stop at the first candidate that cannot be read")
+    parser.add_argument("--cache", type=Path, help="folder of verdicts kept by content hash")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -66,13 +76,11 @@ def main(args: argparse.Namespace) -> int:
             raise DataError(f"{args.candidates}: no candidate's problem is in {args.problems}")
         limits = Limits(args.cpu_seconds, args.wall_seconds, args.memory_bytes, args.output_bytes)
         with Judge(args.mode, args.tier, limits, args.workers, args.cache) as judge:
-            results = list(_judge(judge, known, problems, tests))
-    if args.output is not None:
-        _write(args.output, known, results)
-    print(_summary(file, known, unknown, problems, results, args.mode, args.tier))
+            summary = _judge(judge, known, problems, tests, args.output, args.resume)
+    print("\n".join([*summary.lines(args.mode, args.tier), *_left_out(file, known, unknown, problems)]))
     if args.output is not None:
         print(f"verdicts written to {args.output}")
-    return 0 if all(result.verdict.is_label for result in results) and not unknown else 1
+    return 0 if all(verdict.is_label for verdict in summary.counts) and not unknown else 1
 
 
 def _split(file: CandidateFile, problems: dict[str, Problem]) -> tuple[list[Candidate], list[Candidate]]:
@@ -81,77 +89,135 @@ def _split(file: CandidateFile, problems: dict[str, Problem]) -> tuple[list[Cand
     return known, unknown
 
 
+@dataclass
+class _Summary:
+    """What is said at the end: counts, so that memory does not grow with the number of programs."""
+
+    counts: Counter[Verdict] = field(default_factory=Counter)
+    kept: int = 0
+    compared: int = 0
+    agreed: int = 0
+    cpu_seconds: float = 0.0
+    slowest: tuple[float, str] = (0.0, "")
+
+    def add(self, candidate: Candidate, verdict: Verdict, cpu_seconds: float) -> None:
+        """Counts one verdict."""
+        self.counts[verdict] += 1
+        self.cpu_seconds += cpu_seconds
+        self.slowest = max(self.slowest, (cpu_seconds, candidate.program.program_hash))
+        if candidate.file_passed is not None and verdict.is_label:
+            self.compared += 1
+            self.agreed += candidate.file_passed == (verdict is Verdict.AC)
+
+    def lines(self, mode: str, tier: str) -> list[str]:
+        """The summary by verdict."""
+        lines = [f"{self.counts.total()} programs judged, mode {mode}, tier {tier}"]
+        if self.kept:
+            lines.append(f"  {self.kept} of them by an earlier run of this command")
+        lines += [f"  {verdict.value:<14}{self.counts[verdict]:>8}" for verdict in Verdict if self.counts[verdict]]
+        labelled = sum(count for verdict, count in self.counts.items() if verdict.is_label)
+        if labelled:
+            passed = self.counts[Verdict.AC]
+            lines.append(f"  passed {passed} of {labelled} with a verdict: {passed / labelled:.1%}")
+        if self.compared:
+            lines.append(f"  agree with the file's own verdict: {self.agreed} of {self.compared}")
+        seconds, key = self.slowest
+        return [*lines, f"  CPU time {self.cpu_seconds:.1f} s in all, {seconds:.2f} s for {key}"]
+
+
 def _judge(
-    judge: Judge, candidates: list[Candidate], problems: dict[str, Problem], tests: HiddenTests
-) -> Iterator[JudgeResult]:
-    tasks = (
-        JudgeTask(
-            candidate.program.program_hash,
-            candidate.program.code,
-            tests.all_of(problems[candidate.program.problem_id]),
-            problems[candidate.program.problem_id].func_name,
-        )
-        for candidate in candidates
-    )
-    passed = 0
-    with tqdm(judge.evaluate(tasks), "judge", len(candidates), unit="program", smoothing=0.05) as bar:
-        for result in bar:
-            passed += result.verdict is Verdict.AC
-            bar.set_postfix(passed=passed, refresh=False)
-            yield result
-
-
-def _write(path: Path, candidates: list[Candidate], results: list[JudgeResult]) -> None:
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as handle:
-        for candidate, result in zip(candidates, results, strict=True):
-            row = {
-                "problem_id": candidate.program.problem_id,
-                "program_hash": candidate.program.program_hash,
-                "sample_index": candidate.program.sample_index,
-                "verdict": result.verdict.value,
-                "tests_passed": result.tests_passed,
-                "tests_total": result.tests_total,
-                "error": result.error,
-                "cpu_seconds": round(result.cpu_seconds, 4),
-                "mode": result.mode,
-                "tier": result.tier,
-                "codes": list(result.codes),
-            }
-            handle.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def _summary(
-    file: CandidateFile,
-    known: list[Candidate],
-    unknown: list[Candidate],
+    judge: Judge,
+    candidates: list[Candidate],
     problems: dict[str, Problem],
-    results: list[JudgeResult],
-    mode: str,
-    tier: str,
-) -> str:
-    counts = Counter(result.verdict for result in results)
-    lines = [f"{len(results)} programs judged, mode {mode}, tier {tier}"]
-    lines += [f"  {verdict.value:<14}{counts[verdict]:>8}" for verdict in Verdict if counts[verdict]]
-    labelled = sum(count for verdict, count in counts.items() if verdict.is_label)
-    if labelled:
-        lines.append(f"  passed {counts[Verdict.AC]} of {labelled} with a verdict: {counts[Verdict.AC] / labelled:.1%}")
-    compared = [
-        candidate.file_passed == (result.verdict is Verdict.AC)
-        for candidate, result in zip(known, results, strict=True)
-        if candidate.file_passed is not None and result.verdict.is_label
-    ]
-    if compared:
-        lines.append(f"  agree with the file's own verdict: {sum(compared)} of {len(compared)}")
-    for title, number in (
-        ("candidates without usable code (not judged)", len(file.unusable)),
-        ("candidates of unknown problems (not judged)", len(unknown)),
-        ("problems without a candidate", len(problems.keys() - {c.program.problem_id for c in known})),
-    ):
-        if number:
-            lines.append(f"  {title}: {number}")
-    lines += [f"  {skip.source}: {skip.row}: {skip.reason}" for skip in file.skips[:10]]
-    slowest = max(results, key=lambda result: result.cpu_seconds, default=None)
-    if slowest is not None:
-        total = sum(result.cpu_seconds for result in results)
-        lines.append(f"  CPU time {total:.1f} s in all, {slowest.cpu_seconds:.2f} s for {slowest.key}")
-    return "\n".join(lines)
+    tests: HiddenTests,
+    output: Path | None,
+    resume: bool,
+) -> _Summary:
+    """Judges the candidates; every verdict is in ``output`` as soon as those before it are."""
+
+    def task(candidate: Candidate) -> JudgeTask:
+        problem = problems[candidate.program.problem_id]
+        program = candidate.program
+        return JudgeTask(program.program_hash, program.code, tests.all_of(problem), problem.func_name)
+
+    @functools.cache
+    def digest(problem_id: str) -> str:  # of all but the code, which has a hash of its own
+        problem = problems[problem_id]
+        settings = judge.digest(JudgeTask("", "", (), problem.func_name))
+        return content_hash(settings, tests.digest(problem), digits=_DIGEST_DIGITS)
+
+    def key(candidate: Candidate) -> tuple[str, str, int, str]:
+        program = candidate.program
+        return program.problem_id, program.program_hash, program.sample_index, digest(program.problem_id)
+
+    summary = _Summary()
+    kept = _kept(output) if output is not None and resume else {}
+    kept = {name: kept[name] for candidate in candidates if (name := key(candidate)) in kept}
+    for candidate in candidates if kept else ():
+        if (name := key(candidate)) in kept:
+            summary.kept += 1
+            summary.add(candidate, Verdict(kept[name]["verdict"]), kept[name]["cpu_seconds"])
+    candidates = [candidate for candidate in candidates if not kept or key(candidate) not in kept]
+    with ExitStack() as stack:
+        handle = None
+        if output is not None:
+            with atomic_path(output) as temporary:
+                temporary.write_text("".join(map(_line, kept.values())), encoding="utf-8")
+            handle = stack.enter_context(open(output, "a", encoding="utf-8", buffering=1))
+        progress = stack.enter_context(Progress("judge", len(candidates) + summary.kept, "program", summary.kept))
+        for candidate, result in zip(candidates, judge.evaluate(map(task, candidates)), strict=True):
+            summary.add(candidate, result.verdict, result.cpu_seconds)
+            progress.note(passed=summary.counts[Verdict.AC])
+            progress.add()
+            if handle is not None:
+                handle.write(_line(_row(key(candidate), result)))
+    return summary
+
+
+def _row(key: tuple[str, str, int, str], result: JudgeResult) -> dict[str, Any]:
+    problem_id, program_hash, sample_index, digest = key
+    return {
+        "problem_id": problem_id,
+        "program_hash": program_hash,
+        "sample_index": sample_index,
+        "verdict": result.verdict.value,
+        "tests_passed": result.tests_passed,
+        "tests_total": result.tests_total,
+        "error": result.error,
+        "cpu_seconds": round(result.cpu_seconds, 4),
+        "mode": result.mode,
+        "tier": result.tier,
+        "codes": list(result.codes),
+        "digest": digest,
+    }
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _kept(path: Path) -> dict[tuple[str, str, int, str], dict[str, Any]]:
+    """The labels that an earlier run wrote, by what they depend on. A line that is cut off is left out."""
+    found = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+            key = (row["problem_id"], row["program_hash"], row["sample_index"], row["digest"])
+            if Verdict(row["verdict"]).is_label:
+                found[key] = row | {"cpu_seconds": float(row["cpu_seconds"])}
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def _left_out(
+    file: CandidateFile, known: list[Candidate], unknown: list[Candidate], problems: dict[str, Problem]
+) -> list[str]:
+    """What was not judged, and why."""
+    numbers = {
+        "candidates without usable code (not judged)": len(file.unusable),
+        "candidates of unknown problems (not judged)": len(unknown),
+        "problems without a candidate": len(problems.keys() - {c.program.problem_id for c in known}),
+    }
+    lines = [f"  {title}: {number}" for title, number in numbers.items() if number]
+    return lines + [safe_text(f"  {skip.source}: {skip.row}: {skip.reason}", 300) for skip in file.skips[:10]]

@@ -175,6 +175,13 @@ class SandboxConfig:
         "PORTABLE", "The isolation that must hold (docs/security.md)."
     )
     workers: int = setting(0, "Programs that run at a time; 0: one a core.", minimum=0, affects_output=False)
+    retry_share: float = setting(
+        0.25,
+        "Share of the workers that try programs again which exceeded their time without a core of their own; 0: no "
+        "second try.",
+        minimum=0.0,
+        maximum=1.0,
+    )
     cpu_seconds: float = setting(6.0, "CPU time of one test.", above=0.0)
     wall_seconds: float = setting(12.0, "Wall time of one test.", above=0.0)
     memory_bytes: int = setting(1 << 30, "Memory of one program.", minimum=1 << 20)

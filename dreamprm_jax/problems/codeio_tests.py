@@ -101,9 +101,7 @@ def make_tests(
             todo = [task for task in chunk if task.task_id not in known]
             if todo and not judges:
                 for hash_seed in (0, 1):
-                    judge = Judge(
-                        "faithful", sandbox.tier, LIMITS, sandbox.workers, retry_alone=False, hash_seed=hash_seed
-                    )
+                    judge = Judge("faithful", sandbox.tier, LIMITS, sandbox.workers, retry_share=0, hash_seed=hash_seed)
                     judges.append(stack.enter_context(judge))
             for task_id, made in _make_chunk(todo, count, seed, judges).items() if todo else ():
                 known[task_id] = made

@@ -10,17 +10,25 @@ import hashlib
 import json
 import platform
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 
 from dreamprm_jax.sandbox.records import JudgeResult, JudgeTask, Limits
 from dreamprm_jax.schema import DataError, Verdict
 
-_VERSION = 3  # counts changes of the judge that can change a verdict
+_VERSION = 4  # counts changes of the judge that can change a verdict
 _BUSY_SECONDS = 60.0
 
 
-def task_digest(task: JudgeTask, mode: str, tier: str, limits: Limits) -> str:
+def task_digest(task: JudgeTask, mode: str, tier: str, limits: Limits, packages: Sequence[str] = ()) -> str:
     """Identifies everything that a verdict depends on. The task's key is not part of it.
+
+    Args:
+      task: the program and its tests.
+      mode: ``faithful`` or ``lcb``.
+      tier: the tier that holds.
+      limits: of one test.
+      packages: the third-party packages that the program may import, with their versions.
 
     Returns:
       64 hexadecimal digits.
@@ -37,6 +45,7 @@ def task_digest(task: JudgeTask, mode: str, tier: str, limits: Limits) -> str:
             [
                 _VERSION, mode, tier, limits.cpu_seconds, limits.wall_seconds, limits.memory_bytes,
                 limits.output_bytes, platform.python_version(), platform.machine(), task.checker_name,
+                *packages,
             ]
         )
     )  # fmt: skip

@@ -8,15 +8,21 @@ expected JSON value (``grade_call_based``), on the canonical text of ``inside.va
 from __future__ import annotations
 
 import json
+import re
+import struct
 from decimal import Decimal, InvalidOperation
 from json.encoder import encode_basestring_ascii
 from typing import Any
 
 from dreamprm_jax.sandbox.inside import values
 
+_MOST_NESTED = 200  # levels of an expected value
+_NUMPY = re.compile(rf'("(?:[^"\\]|\\.)*"|[^,\[\]{{}}:"{values.MARK}]*){values.MARK}([iefdo])')
+_COUNT = re.compile(rf"{values.COUNT}(\d{{1,18}}){values.COUNT}")
+
 
 class Signalling(ArithmeticError):
-    """A signalling NaN was compared: the official evaluator fails with an error here."""
+    """A comparison that fails with an error, there as in Python: of a signalling NaN, of an array."""
 
 
 def output_mismatch(output: str, expected: str) -> str | None:
@@ -66,10 +72,18 @@ def expected_value(text: str) -> Any:
     """
     try:
         value = json.loads(text)
-        values.canonical(value, 1 << 62)
-        return value
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    level, depth = [value], 0
+    while level := [inner for item in level if isinstance(item, (list, dict)) for inner in _inner(item)]:
+        depth += 1
+        if depth > _MOST_NESTED:
+            raise ValueError("nested too deeply")
+    return value
+
+
+def _inner(value: list[Any] | dict[str, Any]) -> Any:
+    return value.values() if isinstance(value, dict) else value
 
 
 def value_matches(encoded: str, expected: Any, wildcards: bool = False) -> bool:
@@ -84,17 +98,26 @@ def value_matches(encoded: str, expected: Any, wildcards: bool = False) -> bool:
         result that claims it is refused.
     """
     right = values.canonical(expected, 1 << 62)
-    if encoded == right:  # a NaN is written as what equals nothing, and equals nothing
-        return values.OPAQUE not in right or _follow(encoded, 0, expected) == len(encoded)
-    if not wildcards or not encoded.startswith(("[", "{")):
+    if encoded == right and values.OPAQUE not in right:
+        return True
+    # a NaN is written as what equals nothing, and equals nothing; where no special text stands, the texts decide
+    special = (values.OPAQUE, values.ERROR, values.MARK, values.WILDCARD if wildcards else values.MARK)
+    if not any(text in encoded for text in special):
         return False
-    return _follow(encoded, 0, expected) == len(encoded)
+    return _follow(encoded, 0, expected, wildcards) == len(encoded)
 
 
-def _follow(text: str, at: int, expected: Any) -> int:
+def _follow(text: str, at: int, expected: Any, wildcards: bool) -> int:
     """The position after the text of ``expected`` at ``at``, -1 where something else stands there."""
     if text.startswith(values.WILDCARD, at):
-        return at + 1
+        return at + 1 if wildcards and at else -1
+    if text.startswith(values.SIGNALLING, at) and not isinstance(expected, (int, float)):
+        return -1
+    if text.startswith(values.ERROR, at):
+        raise Signalling("the comparison fails")
+    numpy = _NUMPY.match(text, at) if values.MARK in text else None
+    if numpy is not None:
+        return numpy.end() if _numpy_equals(numpy[1], numpy[2], expected) else -1
     if not isinstance(expected, (list, dict)):
         token = values.canonical(expected, 1 << 62)
         return at + len(token) if text.startswith(token, at) and token != values.OPAQUE else -1
@@ -107,11 +130,55 @@ def _follow(text: str, at: int, expected: Any) -> int:
     if not text.startswith(opening, at):
         return -1
     at += 1
+    counted = _COUNT.match(text, at)
+    if counted is not None:
+        if int(counted[1]) != len(items):
+            return -1
+        at = counted.end()
     for index, (key, item) in enumerate(items):
         prefix = ("," if index else "") + key
         if not text.startswith(prefix, at):
             return -1
-        at = _follow(text, at + len(prefix), item)
+        at = _follow(text, at + len(prefix), item, wildcards)
         if at < 0:
             return -1
     return at + 1 if text.startswith(closing, at) else -1
+
+
+def _numpy_equals(token: str, kind: str, expected: Any) -> bool:
+    """Whether a NumPy value of one element equals ``expected``, by NumPy's promotion (NEP 50).
+
+    Args:
+      token: canonical text of the element.
+      kind: ``i`` for an integer or bool; ``e``, ``f``, ``d`` for a float of 2, 4 or 8 bytes; ``o`` for any other.
+      expected: a decoded JSON value.
+
+    Raises:
+      Signalling: if the comparison has other than one element, or its number is too large.
+    """
+    in_list = isinstance(expected, list)
+    while isinstance(expected, list):
+        if len(expected) != 1:
+            raise Signalling("the truth value of an array is ambiguous")
+        expected = expected[0]
+    if kind == "o":
+        return token == values.canonical(expected, 1 << 62) != values.OPAQUE
+    if not isinstance(expected, (int, float)) or token == values.OPAQUE:
+        return False
+    try:
+        if kind == "i":
+            value = int(token, 0)
+            return float(value) == expected if isinstance(expected, float) else value == expected
+        number = float(token)
+    except (ValueError, OverflowError):
+        return False
+    try:
+        rounded = float(expected)
+    except OverflowError as error:
+        raise Signalling("the number is too large to compare") from error
+    if kind in "ef" and not in_list:  # a Python number takes the type of the other side, a list's does not
+        try:
+            rounded = struct.unpack(kind, struct.pack(kind, rounded))[0]
+        except OverflowError:
+            rounded = float("inf") if rounded > 0 else -float("inf")
+    return number == rounded

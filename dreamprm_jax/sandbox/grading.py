@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dreamprm_jax.sandbox import compare
-from dreamprm_jax.sandbox.inside import frames, jobs
+from dreamprm_jax.sandbox.inside import frames, jobs, values
 from dreamprm_jax.sandbox.records import JudgeTask, safe_text
 from dreamprm_jax.schema import Verdict
 
@@ -37,6 +37,7 @@ class Grader:
         self._output_bytes = output_bytes
         self._output_start = 0
         self._consumed = 0
+        self._wanted = 0  # size of the result file from which on there is something new to read
 
     def open(self) -> None:
         """Makes the files that the child will write."""
@@ -55,14 +56,15 @@ class Grader:
         if self.failure is not None or self.ended or self.result_file < 0:
             return
         size = os.fstat(self.result_file).st_size
-        if size <= self._consumed:
-            return
+        if size < self._wanted:
+            return  # a long frame that is still written is not read again and again
         try:
-            found, used = frames.parse(_read(self.result_file, self._consumed, size))
+            found, used, missing = frames.parse(_read(self.result_file, self._consumed, size))
         except frames.FrameError as error:
             self.failure = Failure(Verdict.RE, str(error), -4)
             return
         self._consumed += used
+        self._wanted = size + missing
         for frame in found:
             self._grade(frame)
             if self.failure is not None:
@@ -74,7 +76,7 @@ class Grader:
         self._grade_output(os.fstat(self.output_file).st_size)
 
     def _grade(self, frame: frames.Frame) -> None:
-        if frame.test != self.position or self.ended or self.position >= len(self.task.tests):
+        if frame.test != self.position - self.first or self.ended or self.position >= len(self.task.tests):
             self.failure = Failure(Verdict.RE, "result frames out of order", -4)
         elif frame.status == frames.BAD_INPUT and self._functional and not self._valid_input():
             self.failure = Failure(Verdict.INVALID_TASK, "the test's input is not one JSON value a line", -4)
@@ -132,10 +134,18 @@ class Grader:
             self.failure = Failure(Verdict.RE, "malformed value", -4)
             return
         if self.task.checker is not None:
-            self._check(encoded)
-        elif compare.value_matches(
-            encoded, compare.expected_value(self.task.tests[self.position].output), self._official
-        ):
+            self._check(values.without_marks(encoded))
+            return
+        try:
+            expected = compare.expected_value(self.task.tests[self.position].output)
+            right = compare.value_matches(encoded, expected, self._official)
+        except compare.Signalling as error:
+            self.failure = Failure(Verdict.RE, str(error), -4)
+            return
+        except RecursionError:
+            self.failure = Failure(Verdict.INVALID_TASK, "the expected output is nested too deep", -4)
+            return
+        if right:
             self.position += 1
         else:
             self.failure = Failure(Verdict.WA, "the returned value differs", 0)
@@ -161,13 +171,13 @@ def ending_failure(reply: jobs.Reply, official: bool) -> Failure:
         return Failure(Verdict.TLE, "CPU time limit exceeded", -2 if official else -3)
     if reply.ending == jobs.WALL_LIMIT:
         return Failure(Verdict.TLE, "wall time limit exceeded", -2 if official else -3)
+    if reply.ending == jobs.MEMORY_LIMIT:
+        return Failure(Verdict.MLE, "memory limit exceeded", code)
     if reply.ending == jobs.SIGNALLED:
         if reply.value == 25:  # SIGXFSZ
             return Failure(Verdict.OLE, "output limit exceeded", code)
         if reply.value == 24:  # SIGXCPU
             return Failure(Verdict.TLE, "CPU time limit exceeded", -2 if official else -3)
-        if reply.value == 9:  # nobody but the kernel's out-of-memory killer sends it
-            return Failure(Verdict.MLE, "killed for lack of memory", code)
         return Failure(Verdict.RE, f"killed by signal {reply.value}", code)
     return Failure(Verdict.RE, f"the process ended early, with status {reply.value}", code)
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import collections
+import heapq
+import itertools
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +15,8 @@ from types import TracebackType
 
 from dreamprm_jax.config import SandboxConfig
 from dreamprm_jax.sandbox.cache import VerdictCache, task_digest
-from dreamprm_jax.sandbox.plan import Plan, Ran, Run, judge_task
+from dreamprm_jax.sandbox.inside.jobs import Reply
+from dreamprm_jax.sandbox.plan import Plan, Run, judge_task
 from dreamprm_jax.sandbox.pool import Pool
 from dreamprm_jax.sandbox.probe import check_worker
 from dreamprm_jax.sandbox.records import MODES, TIERS, JudgeResult, JudgeTask, Limits, SandboxUnavailable
@@ -31,6 +35,62 @@ class _Started:
     digest: str  # "" where the result is not to be cached
 
 
+_Item = tuple[_Started, Run]
+
+
+class _Queue:
+    """The runs to start. Retries begin when nothing else is left to start, and hold new tasks back until they end."""
+
+    def __init__(self) -> None:
+        self.retrying = False
+        self._ready: collections.deque[_Item] = collections.deque()
+        self._pausing: list[tuple[float, int, _Item]] = []  # a heap, by the time at which the pause ends
+        self._count = itertools.count()
+        self._share: collections.deque[_Item] = collections.deque()
+        self._alone: collections.deque[_Item] = collections.deque()
+
+    def add(self, task: _Started, run: Run) -> None:
+        """Takes a run in."""
+        if run.turn == "share":
+            self._share.append((task, run))
+        elif run.turn == "alone":
+            self._alone.append((task, run))
+        elif run.pause_seconds:
+            heapq.heappush(self._pausing, (time.monotonic() + run.pause_seconds, next(self._count), (task, run)))
+        else:
+            self._ready.append((task, run))
+
+    def begun(self) -> int:
+        """How many runs wait for a worker, retries aside."""
+        return len(self._ready) + len(self._pausing)
+
+    def empty(self) -> bool:
+        """Whether no run is left to start."""
+        return not (self._ready or self._pausing or self._share or self._alone)
+
+    def next(self, running: int, retry_width: int) -> _Item | None:
+        """The run to start now, if there is one.
+
+        Args:
+          running: how many run.
+          retry_width: how many retries may run at a time.
+        """
+        while self._pausing and self._pausing[0][0] <= time.monotonic():
+            self._ready.append(heapq.heappop(self._pausing)[2])
+        if not self.retrying:
+            if self._ready:
+                return self._ready.popleft()
+            if self._pausing or running:
+                return None
+        # nothing else can be started, or the caller would have added it
+        self.retrying = bool(self._share or self._alone or (self.retrying and running))
+        if self._share:
+            return self._share.popleft() if running < retry_width else None
+        if self._alone and not running:
+            return self._alone.popleft()
+        return None
+
+
 class Judge:
     """Runs untrusted programs and judges them. A context manager; ``close`` leaves no process behind.
 
@@ -45,7 +105,7 @@ class Judge:
         limits: Limits | None = None,
         workers: int = 0,
         cache: Path | None = None,
-        retry_alone: bool = True,
+        retry_share: float = 0.25,
         hash_seed: int = 0,
     ) -> None:
         """Starts the workers and attacks one of them with canaries.
@@ -56,26 +116,30 @@ class Judge:
           limits: what one test may use.
           workers: programs that run at a time; 0 for one a core.
           cache: folder of verdicts kept by content hash, or None.
-          retry_alone: try a program that exceeds its time while others run once more, alone.
+          retry_share: the share of the workers that, after all others, try again what exceeded its time and lacked a
+            core meanwhile; at least one worker. 0: nothing is tried again for lack of time.
           hash_seed: PYTHONHASHSEED of the programs; fixed, so that the same program gets the same verdict. Another one
             shows whether a program depends on it. Its verdicts are not cached.
 
         Raises:
           SandboxUnavailable: if the tier does not hold on this machine.
-          DataError: on an unknown mode or tier, or a negative number of workers.
+          DataError: on an unknown mode or tier, a negative number of workers, or a share outside [0, 1].
         """
-        if mode not in MODES or tier not in TIERS or workers < 0:
+        if mode not in MODES or tier not in TIERS or workers < 0 or not 0 <= retry_share <= 1:
             raise DataError(
-                f"sandbox mode {mode!r}, tier {tier!r}, workers {workers}: the mode is one of {', '.join(MODES)}, "
-                f"the tier one of {', '.join(TIERS)}, workers 0 or more"
+                f"sandbox mode {mode!r}, tier {tier!r}, workers {workers}, retry_share {retry_share}: the mode is one "
+                f"of {', '.join(MODES)}, the tier one of {', '.join(TIERS)}, workers 0 or more, the share from 0 to 1"
             )
         if not sys.platform.startswith("linux"):
             raise SandboxUnavailable(f"the sandbox needs Linux, not {sys.platform}; use a container or another machine")
         self.mode, self.tier, self.limits = mode, tier, limits or Limits()
-        self._retry_alone = retry_alone
+        self._retry_share = retry_share
         self._cache = VerdictCache(cache) if cache is not None and not hash_seed else None
         self._busy = False
-        self._pool: Pool[_Started] = Pool(tier, workers or len(os.sched_getaffinity(0)), hash_seed)
+        try:
+            self._pool: Pool[_Started] = Pool(tier, workers or len(os.sched_getaffinity(0)), hash_seed)
+        except OSError as error:
+            raise SandboxUnavailable(f"no process can be started for the sandbox: {error}") from error
         try:
             check_worker(self._pool.first_worker(), tier)
         except BaseException:
@@ -86,7 +150,7 @@ class Judge:
     def from_config(cls, config: SandboxConfig, cache: Path | None = None) -> Judge:
         """The judge that a run's settings ask for."""
         limits = Limits(config.cpu_seconds, config.wall_seconds, config.memory_bytes, config.output_bytes)
-        return cls(config.mode, config.tier, limits, config.workers, cache)
+        return cls(config.mode, config.tier, limits, config.workers, cache, config.retry_share)
 
     def __enter__(self) -> Judge:
         return self
@@ -102,6 +166,10 @@ class Judge:
         if self._cache is not None:
             self._cache.close()
             self._cache = None
+
+    def digest(self, task: JudgeTask) -> str:
+        """Identifies everything that the task's verdict depends on here (see ``cache.task_digest``)."""
+        return task_digest(task, self.mode, self.tier, self.limits, self._pool.offer.versions())
 
     def worker_pids(self) -> set[int]:
         """Process ids of the workers. Each leads a session; all that a worker starts is in that session."""
@@ -126,23 +194,20 @@ class Judge:
 
     def _evaluate(self, tasks: Iterator[JudgeTask]) -> Iterator[JudgeResult]:
         pool = self._pool
+        queue = _Queue()
         done: dict[int, JudgeResult] = {}
-        ready: collections.deque[tuple[_Started, Run]] = collections.deque()
-        alone: collections.deque[tuple[_Started, Run]] = collections.deque()
-        taken = given = started = 0
+        taken = given = 0
         exhausted = False
 
-        def proceed(task: _Started, ran: Ran | None) -> None:
-            nonlocal started
+        def proceed(task: _Started, reply: Reply | None) -> None:
             try:
-                run = task.plan.send(ran)  # type: ignore[arg-type]  # None starts a generator
+                run = task.plan.send(reply)  # type: ignore[arg-type]  # None starts a generator
             except StopIteration as stop:
                 done[task.index] = stop.value
-                started -= 1
                 if self._cache is not None and task.digest:
                     self._cache.put(task.digest, stop.value)
             else:
-                (alone if run.alone else ready).append((task, run))
+                queue.add(task, run)
 
         while True:
             while given in done:
@@ -150,8 +215,9 @@ class Judge:
                 given += 1
             while (
                 not exhausted
+                and not queue.retrying
                 and given not in done
-                and started < _STARTED_PER_WORKER * pool.width
+                and queue.begun() + pool.running() < _STARTED_PER_WORKER * pool.width
                 and taken - given < _WINDOW_PER_WORKER * pool.width
             ):
                 task = next(tasks, None)
@@ -162,26 +228,24 @@ class Judge:
                 if known is not None:
                     done[taken] = known
                 else:
-                    started += 1
-                    plan = judge_task(task, self.mode, self.tier, self.limits, self._retry_alone)
+                    plan = judge_task(task, self.mode, self.tier, self.limits, self._retry_share > 0)
                     proceed(_Started(taken, plan, digest), None)
                 taken += 1
-            # a run that must be alone waits for the others to end, and holds new ones back
-            while alone and not pool.running():
-                pool.start(*alone.popleft())
-            while ready and not alone and not pool.runs_alone() and pool.running() < pool.width:
-                pool.start(*ready.popleft())
             if given in done:
                 continue
-            if started:
-                for item, ran in pool.wait():
-                    proceed(item, ran)
-            elif exhausted:
+            while pool.free() and (item := queue.next(pool.running(), self._retry_width())) is not None:
+                pool.start(*item)
+            if exhausted and queue.empty() and not pool.running() and not pool.failed():
                 return
+            for started, reply in pool.wait():
+                proceed(started, reply)
+
+    def _retry_width(self) -> int:
+        return max(1, int(self._retry_share * self._pool.width))
 
     def _known(self, task: JudgeTask) -> tuple[str, JudgeResult | None]:
         """The task's digest ("" where it is not to be cached) and the kept result, if there is one."""
         if self._cache is None or (task.checker is not None and not task.checker_name):
             return "", None
-        digest = task_digest(task, self.mode, self.tier, self.limits)
+        digest = self.digest(task)
         return digest, self._cache.get(digest, task, self.mode, self.tier)

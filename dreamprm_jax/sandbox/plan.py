@@ -7,15 +7,20 @@ Rules in faithful mode:
 - Several tests may share a child (``inside.sharing``), within the limits of a single test, so that no test gets more.
 - A pass counts at once. A failure counts only of the first test of a child, whose process nothing has touched before;
   any other failing test runs again, first in a child of its own.
-- A time limit exceeded while other programs were running is tried once more, alone.
 In lcb mode all tests run in one child, as they do officially, and its alarm limits each test.
+
+In both modes a run is tried again (``_Tries``) if what happened is not the program's doing: the sandbox failed, the
+kernel killed the child for lack of memory, or the program exceeded its time and had to wait for a core meanwhile.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
+import signal
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from typing import Literal
 
 from dreamprm_jax.sandbox import compare
 from dreamprm_jax.sandbox.grading import Failure, Grader, ending_failure
@@ -23,7 +28,9 @@ from dreamprm_jax.sandbox.inside import jobs
 from dreamprm_jax.sandbox.records import JudgeResult, JudgeTask, Limits, safe_text
 from dreamprm_jax.schema import Verdict
 
-_ATTEMPTS = 3  # children started for one run while the sandbox itself fails
+_ATTEMPTS = 6  # children started for one run while the sandbox itself fails
+_PAUSE_SECONDS = 0.1  # before the second attempt; doubled before each further one
+_LACKED_A_CORE = 0.05  # the share of a run's time without a core from which on its time limit is tried again
 _SHARED_TESTS = 64  # tests sent to one child: each holds a descriptor there
 _SHARED_BYTES = 64 << 20  # and their inputs together
 _FRAME_BYTES = 1 << 20  # room for frames beside the output
@@ -40,21 +47,61 @@ class Run:
     request: jobs.Request
     grader: Grader
     numpy: bool  # in a worker that has numpy loaded
-    alone: bool = False  # while no other program runs
+    turn: Turn = "now"
+    pause_seconds: float = 0.0  # before it starts
 
 
-@dataclass(frozen=True)
-class Ran:
-    """What came of it."""
-
-    reply: jobs.Reply
-    alone: bool  # no other program ran at the same time
+Turn = Literal["now", "share", "alone"]  # at once; at the end, on a share of the workers; at the end, one at a time
+Plan = Generator[Run, jobs.Reply, JudgeResult]
 
 
-Plan = Generator[Run, Ran, JudgeResult]
+class _Tries:
+    """The tries of one run: whether an ending calls for another one, and when."""
+
+    def __init__(self, retry: bool, wall_seconds: float = math.inf) -> None:
+        self._retry, self._wall_seconds = retry, wall_seconds
+        self._failed = self._killed = self._starved = 0
+        self.turn: Turn = "now"
+        self.pause_seconds = 0.0
+
+    def sandbox_failed(self, reply: jobs.Reply) -> Failure | None:
+        """What to say if the sandbox failed once too often; None if the run is to be tried again or did not fail."""
+        self.pause_seconds = 0.0
+        if reply.ending == jobs.FAILED:
+            self._failed += 1
+            self.pause_seconds = _PAUSE_SECONDS * 2 ** (self._failed - 1)
+            return Failure(Verdict.SANDBOX_ERROR, reply.error, 0) if self._failed >= _ATTEMPTS else None
+        if killed_from_outside(reply):
+            self._killed += 1
+            self.turn = "alone"
+            text = "killed by the system, probably for lack of memory: give it more, or lower the memory limit"
+            return Failure(Verdict.SANDBOX_ERROR, text, 0) if self._killed > 1 else None
+        return None
+
+    def lacked_a_core(self, failure: Failure | None, reply: jobs.Reply) -> bool:
+        """Whether a time limit exceeded is tried again.
+
+        CPU time is only spent on a core, and a worker leaves out of the wall time what a child waited for one: those
+        limits are final, unless the worker lost patience. The official clock leaves out nothing.
+        """
+        if not self._retry or failure is None or failure.verdict is not Verdict.TLE or self._starved > 1:
+            return False
+        lacked = (
+            reply.ending != jobs.CPU_LIMIT
+            and reply.waited_seconds > _LACKED_A_CORE * reply.wall_seconds
+            and reply.wall_seconds - reply.waited_seconds < self._wall_seconds
+        )
+        self._starved += lacked
+        self.turn = "share" if self._starved == 1 else "alone"
+        return lacked
 
 
-def judge_task(task: JudgeTask, mode: str, tier: str, limits: Limits, retry_alone: bool = True) -> Plan:
+def killed_from_outside(reply: jobs.Reply) -> bool:
+    """Whether somebody else sent SIGKILL: the program cannot, and a worker says why it does."""
+    return reply.ending == jobs.SIGNALLED and reply.value == signal.SIGKILL
+
+
+def judge_task(task: JudgeTask, mode: str, tier: str, limits: Limits, retry: bool = True) -> Plan:
     """The plan for one task.
 
     Args:
@@ -62,14 +109,14 @@ def judge_task(task: JudgeTask, mode: str, tier: str, limits: Limits, retry_alon
       mode: ``faithful`` or ``lcb``.
       tier: the tier that holds, for the result.
       limits: of one test.
-      retry_alone: whether a time limit exceeded beside other programs is tried once more, alone.
+      retry: whether a program is tried again that exceeded its time and lacked a core meanwhile.
     """
     total = len(task.tests)
     draft = JudgeResult(task.key, Verdict.AC, 0, total, "", 0.0, mode, tier)
     problem = task_problem(task, mode == "lcb")
     if problem is not None:
         return dataclasses.replace(draft, verdict=Verdict.INVALID_TASK, error=problem)
-    result = yield from (_official if mode == "lcb" else _faithful)(task, limits, draft, retry_alone)
+    result = yield from (_official if mode == "lcb" else _faithful)(task, limits, draft, retry)
     return dataclasses.replace(result, error=safe_text(result.error.removeprefix("!")))
 
 
@@ -88,25 +135,29 @@ def task_problem(task: JudgeTask, official: bool = False) -> str | None:
         for index, test in enumerate(task.tests):
             try:
                 compare.expected_value(test.output)
-            except ValueError:
-                return f"test {index}: the expected output is not JSON"
+            except (ValueError, RecursionError):
+                return f"test {index}: the expected output is not JSON, or nested too deep"
     return None
 
 
-def _faithful(task: JudgeTask, limits: Limits, draft: JudgeResult, retry_alone: bool) -> Plan:
+def _faithful(task: JudgeTask, limits: Limits, draft: JudgeResult, retry: bool) -> Plan:
     passed, cpu, total = 0, 0.0, len(task.tests)
-    shared, alone, failed_attempts = True, False, 0
+    shared, tries = True, _Tries(retry, limits.wall_seconds)
     while passed < total:
-        count = _shareable(task, passed) if shared and not alone else 1
-        run = _run(task, limits, jobs.FAITHFUL, passed, count, alone)
+        count = _shareable(task, passed) if shared and tries.turn == "now" else 1
+        run = _run(task, limits, jobs.FAITHFUL, passed, count, tries)
         try:
-            ran = yield run
-            reply, grader = ran.reply, run.grader
+            reply, grader = (yield run), run.grader
             cpu += reply.cpu_seconds
-            if reply.ending == jobs.FAILED:
-                failed_attempts += 1
-                if failed_attempts >= _ATTEMPTS:
-                    return _finish(draft, passed, cpu, Failure(Verdict.SANDBOX_ERROR, reply.error, 0))
+            sandbox_failure = tries.sandbox_failed(reply)
+            if sandbox_failure is not None:
+                return _finish(draft, passed, cpu, sandbox_failure)
+            if reply.ending == jobs.FAILED or killed_from_outside(reply):
+                continue
+            if reply.ending == jobs.MEMORY_LIMIT:  # of which test is only known where there is one
+                if count == 1:
+                    return _finish(draft, passed, cpu, ending_failure(reply, official=False))
+                shared = False
                 continue
             grader.advance()
             if grader.failure is None and not grader.ended and grader.position < passed + count:
@@ -115,13 +166,12 @@ def _faithful(task: JudgeTask, limits: Limits, draft: JudgeResult, retry_alone: 
             run.grader.close()
         if grader.position == passed:  # nothing passed: the failure is of a child's first test
             failure = grader.failure or Failure(Verdict.RE, "no result", -4)
-            if failure.verdict is Verdict.TLE and retry_alone and not (alone or ran.alone):
-                alone = True
+            if tries.lacked_a_core(failure, reply):
                 continue
             return _finish(draft, passed, cpu, failure)
         if grader.position < passed + count:
             shared = False  # it does not share, or its failure needs a child of its own
-        passed, alone, failed_attempts = grader.position, False, 0
+        passed, tries = grader.position, _Tries(retry, limits.wall_seconds)
     return _finish(draft, passed, cpu, None)
 
 
@@ -134,38 +184,36 @@ def _grade_ending(task: JudgeTask, grader: Grader, reply: jobs.Reply, first: int
         grader.failure = ending_failure(reply, official=False)
 
 
-def _official(task: JudgeTask, limits: Limits, draft: JudgeResult, retry_alone: bool) -> Plan:
-    cpu, total, alone = 0.0, len(task.tests), False
+def _official(task: JudgeTask, limits: Limits, draft: JudgeResult, retry: bool) -> Plan:
+    cpu, total, tries = 0.0, len(task.tests), _Tries(retry)
     functional = task.tests[0].testtype == "functional"
     if functional and task.checker is None:
         try:
             for test in task.tests:
                 compare.expected_value(test.output)
-        except ValueError:
+        except (ValueError, RecursionError):
             return _finish(draft, 0, 0.0, Failure(Verdict.RE, "!the expected output is not JSON", -4), official=True)
-    failed_attempts = 0
     while True:
-        run = _run(task, limits, jobs.OFFICIAL, 0, total, alone)
+        run = _run(task, limits, jobs.OFFICIAL, 0, total, tries)
         try:
-            ran = yield run
-            reply, grader = ran.reply, run.grader
+            reply, grader = (yield run), run.grader
             cpu += reply.cpu_seconds
-            if reply.ending == jobs.FAILED:
-                failed_attempts += 1
-                if failed_attempts >= _ATTEMPTS:
-                    return _finish(draft, 0, cpu, Failure(Verdict.SANDBOX_ERROR, reply.error, 0))
+            sandbox_failure = tries.sandbox_failed(reply)
+            if sandbox_failure is not None:
+                return _finish(draft, 0, cpu, sandbox_failure)
+            if reply.ending == jobs.FAILED or killed_from_outside(reply):
                 continue
             grader.advance()
             failure = grader.failure
-            if failure is None and grader.position < total:
+            if failure is None and (grader.position < total or reply.ending == jobs.MEMORY_LIMIT):
                 failure = ending_failure(reply, official=True)
                 failure = dataclasses.replace(failure, error="!" + failure.error)
         finally:
             run.grader.close()
-        if failure is not None and failure.verdict is Verdict.TLE and retry_alone and not (alone or ran.alone):
-            alone = True
+        if tries.lacked_a_core(failure, reply):
             continue
-        return _finish(draft, grader.position, cpu, failure, official=True)
+        passed = min(grader.position, total - (failure is not None))
+        return _finish(draft, passed, cpu, failure, official=True)
 
 
 def _finish(
@@ -195,7 +243,7 @@ def _shareable(task: JudgeTask, first: int) -> int:
     return min(_SHARED_TESTS, len(task.tests) - first)
 
 
-def _run(task: JudgeTask, limits: Limits, mode: int, first: int, count: int, alone: bool) -> Run:
+def _run(task: JudgeTask, limits: Limits, mode: int, first: int, count: int, tries: _Tries) -> Run:
     functional = task.tests[0].testtype == "functional"
     official = mode == jobs.OFFICIAL
 
@@ -203,7 +251,6 @@ def _run(task: JudgeTask, limits: Limits, mode: int, first: int, count: int, alo
         return jobs.Job(
             mode=mode,
             kind=jobs.FUNCTION if functional else jobs.SCRIPT,
-            first=first,
             timeout=max(1, round(limits.cpu_seconds)),
             value_limit=limits.output_bytes,
             code=task.code.encode("utf-8", "surrogatepass"),
@@ -214,8 +261,12 @@ def _run(task: JudgeTask, limits: Limits, mode: int, first: int, count: int, alo
     cpu, wall, files = limits.cpu_seconds, limits.wall_seconds, limits.output_bytes + _FRAME_BYTES
     longest = _PATIENCE * wall
     if official:  # whose own clock is that on the wall
-        cpu = wall = longest = (limits.cpu_seconds + 1) * count + _OFFICIAL_GRACE
+        cpu = wall = longest = _official_seconds(limits, count)
         files = limits.output_bytes * min(count, _OFFICIAL_OUTPUTS) + _FRAME_BYTES
     request = jobs.Request(jobs.RUN, 0, cpu, wall, longest, limits.memory_bytes, files)
     grader = Grader(task, functional, official, first, limits.output_bytes)
-    return Run(pack, request, grader, numpy="numpy" in task.code, alone=alone)
+    return Run(pack, request, grader, "numpy" in task.code, tries.turn, tries.pause_seconds)
+
+
+def _official_seconds(limits: Limits, count: int) -> float:
+    return (limits.cpu_seconds + 1) * count + _OFFICIAL_GRACE

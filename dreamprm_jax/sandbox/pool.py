@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import selectors
 import time
 from collections.abc import Iterator
@@ -10,13 +11,16 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from dreamprm_jax.sandbox.inside import jobs
-from dreamprm_jax.sandbox.plan import Ran, Run
+from dreamprm_jax.sandbox.plan import Run
+from dreamprm_jax.sandbox.records import SandboxUnavailable
 from dreamprm_jax.sandbox.worker import Worker, find_offer
 
 Item = TypeVar("Item")
 
 _LOOK_SECONDS = 0.03  # how often a running child's finished tests are compared
 _ANSWER_SECONDS = 30.0  # beyond the longest that a child may take: then the worker itself hangs
+_REST_SECONDS = 0.05  # of a slot whose worker failed; doubled for each further failure in a row
+_LONGEST_REST_SECONDS = 5.0
 
 
 @dataclass
@@ -29,7 +33,6 @@ class _Running(Generic[Item]):
     number: int
     deadline: float
     next_look: float
-    overlapped: bool  # another child ran at the same time
     cancelled: bool = False
 
 
@@ -39,19 +42,26 @@ class _Slot(Generic[Item]):
     def __init__(self) -> None:
         self.workers: dict[bool, Worker] = {}
         self.running: _Running[Item] | None = None
+        self.failures = 0  # in a row
+        self.rests_until = 0.0
 
 
 class Pool(Generic[Item]):
     """Runs children, each for an item of the caller's."""
 
     def __init__(self, tier: str, width: int, hash_seed: int = 0) -> None:
-        """Starts ``width`` plain workers, without waiting for them."""
+        """Starts ``width`` plain workers, without waiting for them.
+
+        Raises:
+          OSError: if no process can be started.
+        """
         self._tier = tier
         self._hash_seed = hash_seed
-        self._offer = find_offer()
+        self.offer = find_offer()
         self._slots: list[_Slot[Item]] = [_Slot() for _ in range(width)]
         self._selector = selectors.DefaultSelector()
         self._number = 0
+        self._failed: list[tuple[Item, jobs.Reply]] = []  # what could not be started
         for slot in self._slots:
             self._worker(slot, numpy=False)
 
@@ -78,56 +88,53 @@ class Pool(Generic[Item]):
         """How many programs run."""
         return sum(slot.running is not None for slot in self._slots)
 
-    def runs_alone(self) -> bool:
-        """Whether the program that runs must be alone."""
-        return any(slot.running is not None and slot.running.run.alone for slot in self._slots)
+    def failed(self) -> bool:
+        """Whether ``wait`` has a run to give back that could not be started."""
+        return bool(self._failed)
+
+    def free(self) -> int:
+        """How many programs can be started now."""
+        now = time.monotonic()
+        return sum(slot.running is None and slot.rests_until <= now for slot in self._slots)
 
     def start(self, item: Item, run: Run) -> None:
-        """Starts a child in a free slot; there must be one.
-
-        Raises:
-          SandboxUnavailable: if a worker cannot be started.
-        """
-        slot = next(slot for slot in self._slots if slot.running is None)
-        worker = self._worker(slot, run.numpy)
-        worker.hello()
-        others = [other.running for other in self._slots if other.running is not None]
-        for other in others:
-            other.overlapped = True
-        self._number += 1
+        """Starts a child in a free slot; there must be one. If that fails, ``wait`` says so."""
         now = time.monotonic()
-        slot.running = running = _Running(
+        slot = next(slot for slot in self._slots if slot.running is None and slot.rests_until <= now)
+        self._number = secrets.randbits(63)  # a program can see it, and a count would tell how often it ran before
+        worker = None
+        try:
+            worker = self._worker(slot, run.numpy)
+            worker.hello()
+            run.grader.open()
+            self._send(run, worker)
+        except (OSError, SandboxUnavailable) as error:
+            if worker is not None:
+                self._discard(slot, worker)
+            self._rest(slot)
+            self._failed.append((item, jobs.Reply(self._number, jobs.FAILED, 0, 0.0, error=str(error))))
+            return
+        now = time.monotonic()
+        slot.running = _Running(
             item=item,
             run=run,
             worker=worker,
             number=self._number,
             deadline=now + run.request.longest_seconds + _ANSWER_SECONDS,
             next_look=now + _LOOK_SECONDS,
-            overlapped=bool(others),
         )
-        run.grader.open()
-        source = os.memfd_create("job", os.MFD_CLOEXEC)
-        try:
-            view = memoryview(run.job())
-            while view:
-                view = view[os.write(source, view) :]
-            request = run.request._replace(number=self._number)
-            worker.send(request, (source, run.grader.output_file, run.grader.result_file))
-        except OSError:
-            running.deadline = 0.0  # the worker is gone: ``wait`` replaces it
-        finally:
-            os.close(source)
 
-    def wait(self) -> Iterator[tuple[Item, Ran]]:
+    def wait(self) -> Iterator[tuple[Item, jobs.Reply]]:
         """Waits a moment for children to end; compares what the others have finished so far."""
+        failed, self._failed = self._failed, []
+        yield from failed
         for key, _ in self._selector.select(_LOOK_SECONDS):
             worker: Worker = key.fileobj  # type: ignore[assignment]
             slot: _Slot[Item] = key.data
             if slot.running is None or slot.running.worker is not worker:
-                if worker.started:  # it said something unasked, or ended
+                if not self._greets(worker):  # it could not start, said something unasked, or ended
                     self._discard(slot, worker)
-                else:
-                    worker.hello()
+                    self._rest(slot)
                 continue
             reply = worker.receive()
             if reply is None:
@@ -150,6 +157,7 @@ class Pool(Generic[Item]):
 
     def abandon(self) -> None:
         """Ends the children that run, with their workers."""
+        self._failed.clear()
         for slot in self._slots:
             if slot.running is not None:
                 self._discard(slot, slot.running.worker)
@@ -167,19 +175,50 @@ class Pool(Generic[Item]):
     def _worker(self, slot: _Slot[Item], numpy: bool) -> Worker:
         worker = slot.workers.get(numpy)
         if worker is None:
-            preload = ("numpy",) if numpy and "numpy" in self._offer.packages else ()
-            worker = Worker(self._tier, self._offer, preload, self._hash_seed)
+            preload = ("numpy",) if numpy and "numpy" in self.offer.packages else ()
+            worker = Worker(self._tier, self.offer, preload, self._hash_seed)
             slot.workers[numpy] = worker
             self._selector.register(worker, selectors.EVENT_READ, slot)
         return worker
 
-    def _end(self, slot: _Slot[Item], reply: jobs.Reply | None, error: str) -> tuple[Item, Ran]:
+    def _send(self, run: Run, worker: Worker) -> None:
+        source = os.memfd_create("job", os.MFD_CLOEXEC)
+        try:
+            view = memoryview(run.job())
+            while view:
+                view = view[os.write(source, view) :]
+            request = run.request._replace(number=self._number)
+            worker.send(request, (source, run.grader.output_file, run.grader.result_file))
+        finally:
+            os.close(source)
+
+    def _greets(self, worker: Worker) -> bool:
+        """Whether what an idle worker has to say is that it serves."""
+        if worker.started:
+            return False
+        try:
+            worker.hello()
+        except SandboxUnavailable:
+            return False
+        return True
+
+    def _rest(self, slot: _Slot[Item]) -> None:
+        """Leaves a slot alone for a while: what keeps it from working, such as a full process table, may pass."""
+        rest = min(_REST_SECONDS * 2**slot.failures, _LONGEST_REST_SECONDS)
+        slot.failures = min(slot.failures + 1, 16)
+        slot.rests_until = time.monotonic() + rest
+
+    def _end(self, slot: _Slot[Item], reply: jobs.Reply | None, error: str) -> tuple[Item, jobs.Reply]:
         running = slot.running
         assert running is not None
         slot.running = None
         if reply is None:
-            reply = jobs.Reply(running.number, jobs.FAILED, 0, 0.0, 0, error)
-        return running.item, Ran(reply, alone=not running.overlapped)
+            reply = jobs.Reply(running.number, jobs.FAILED, 0, 0.0, error=error)
+        if reply.ending == jobs.FAILED:
+            self._rest(slot)
+        else:
+            slot.failures = 0
+        return running.item, reply
 
     def _cancel(self, running: _Running[Item]) -> None:
         try:

@@ -91,7 +91,7 @@ def check_worker(worker: Worker, tier: str) -> None:
 
 
 def _attack(worker: Worker, grader: Grader, task: JudgeTask) -> set[str]:
-    job = jobs.Job(jobs.FAITHFUL, jobs.SCRIPT, 0, 6, 1 << 20, task.code.encode(), b"", [b""])
+    job = jobs.Job(jobs.FAITHFUL, jobs.SCRIPT, 6, 1 << 20, task.code.encode(), b"", [b""])
     source = os.memfd_create("job", os.MFD_CLOEXEC)
     try:
         os.write(source, job.pack())
@@ -103,7 +103,7 @@ def _attack(worker: Worker, grader: Grader, task: JudgeTask) -> set[str]:
     reply = worker.receive() if readable else None
     if reply is None or reply.ending == jobs.FAILED:
         raise SandboxUnavailable(f"the sandbox's start-up probe failed: {reply.error if reply else 'no answer'}")
-    results, _ = frames.parse(os.pread(grader.result_file, 1 << 20, 0))
+    results, _, _ = frames.parse(os.pread(grader.result_file, 1 << 20, 0))
     if len(results) != 1 or results[0].status != frames.OK:
         detail = results[0].payload.decode("utf-8", "replace") if results else f"status {reply.value}"
         raise SandboxUnavailable(f"the sandbox's start-up probe failed: {detail}")

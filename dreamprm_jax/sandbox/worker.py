@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib.metadata
 import importlib.util
 import json
 import os
+import re
 import select
 import socket
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +26,11 @@ _BOOTSTRAP = "import sys; sys.path.insert(0, sys.argv.pop(1)); from inside.zygot
 _START_SECONDS = 60.0
 # third-party packages that programs may import, where they are installed
 OFFERED_PACKAGES = ("numpy", "sortedcontainers")
+_LIBRARY_FOLDERS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
+# of a library folder: shared libraries, the folder of an architecture, and data of the C library
+_LIBRARY_ENTRY = re.compile(r".*\.so(\.[\d.]+)?|.*-linux-(gnu|musl).*|gconv|locale")
+_INSTALLED_PACKAGES = ("site-packages", "dist-packages")
 _SYSTEM_PATHS = (
-    "/lib",
-    "/lib64",
-    "/usr/lib",
-    "/usr/lib64",
     "/etc/ld.so.cache",
     "/etc/localtime",
     "/usr/share/zoneinfo",
@@ -50,13 +54,22 @@ class Offer:
     packages: dict[str, str]  # third-party package to its folder
     readable: tuple[str, ...]
 
+    def versions(self) -> tuple[str, ...]:
+        """The packages as ``name==version``, or with their folder where the version is not known."""
+        return tuple(f"{name}=={_version(name, folder)}" for name, folder in sorted(self.packages.items()))
+
 
 def find_offer() -> Offer:
     """The standard library and the offered packages of this interpreter."""
     base = {"base": sys.base_prefix, "platbase": sys.base_exec_prefix}
     stdlib = [sysconfig.get_path(name, vars=base) for name in ("stdlib", "platstdlib")]
     packages: dict[str, str] = {}
-    readable = [*_SYSTEM_PATHS, *stdlib]
+    # entry by entry, as a rule cannot leave out a part of a folder
+    readable = [*_SYSTEM_PATHS]
+    for library in dict.fromkeys(map(os.path.realpath, stdlib)):
+        readable += _entries(library, lambda name: name not in _INSTALLED_PACKAGES)
+    for library in dict.fromkeys(map(os.path.realpath, _LIBRARY_FOLDERS)):
+        readable += _entries(library, lambda name: _LIBRARY_ENTRY.fullmatch(name) is not None)
     for name in OFFERED_PACKAGES:
         spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None:
@@ -67,11 +80,31 @@ def find_offer() -> Offer:
     return Offer(packages, tuple(dict.fromkeys(readable)))
 
 
+@functools.cache
+def _version(name: str, folder: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return folder
+
+
+def _entries(folder: str, wanted: Callable[[str], bool]) -> list[str]:
+    """Paths of the wanted entries of a folder; none where it cannot be listed."""
+    try:
+        return [f"{folder}/{name}" for name in sorted(os.listdir(folder)) if wanted(name)]
+    except OSError:
+        return []
+
+
 class Worker:
     """A running zygote."""
 
     def __init__(self, tier: str, offer: Offer, preload: tuple[str, ...] = (), hash_seed: int = 0) -> None:
-        """Starts the interpreter; ``hello`` waits until it is locked down and serves."""
+        """Starts the interpreter; ``hello`` waits until it is locked down and serves.
+
+        Raises:
+          OSError: if no process can be started.
+        """
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         settings = {
             "control": theirs.fileno(),
@@ -82,18 +115,21 @@ class Worker:
             "preload": preload,
         }
         self._tier = tier
-        self._process = subprocess.Popen(
-            [sys.executable, "-s", "-S", "-P", "-c", _BOOTSTRAP, str(Path(__file__).parent), json.dumps(settings)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**_ENVIRONMENT, "PYTHONHASHSEED": str(hash_seed)},
-            cwd="/",
-            pass_fds=[theirs.fileno()],
-            start_new_session=True,
-        )
-        theirs.close()
         self._hello: dict[str, Any] | None = None
+        # not by the command line: it is short, and programs can see it
+        with theirs, os.fdopen(os.memfd_create("settings"), "w+") as handle:
+            json.dump(settings, handle)
+            handle.seek(0)
+            self._process = subprocess.Popen(
+                [sys.executable, "-s", "-S", "-P", "-c", _BOOTSTRAP, str(Path(__file__).parent)],
+                stdin=handle,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={**_ENVIRONMENT, "PYTHONHASHSEED": str(hash_seed)},
+                cwd="/",
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
 
     @property
     def pid(self) -> int:

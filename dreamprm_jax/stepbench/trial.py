@@ -99,7 +99,7 @@ def try_mutants(
 
 def new_judge(sandbox: SandboxConfig) -> Judge:
     """The judge of references and mutants: CPU time decides, whatever else runs on the machine."""
-    return Judge("faithful", sandbox.tier, LIMITS, sandbox.workers, retry_alone=False)
+    return Judge("faithful", sandbox.tier, LIMITS, sandbox.workers, retry_share=0)
 
 
 def _key(code: str, tests: tuple[TestCase, ...]) -> str:

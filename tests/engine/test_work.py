@@ -18,7 +18,7 @@ import pytest
 
 from dreamprm_jax.config import Config, SandboxConfig, to_dict
 from dreamprm_jax.engine.schedule import STRIKES
-from dreamprm_jax.labeling.rollouts.work import SharedMachineJudge
+from dreamprm_jax.labeling.rollouts.work import RememberingJudge
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import Problem, TestCase
 from dreamprm_jax.stages.runner import run_stage
@@ -27,11 +27,10 @@ DOUBLE = Problem("double", "Double", "Print twice the number.", "own", "c", "202
 TESTS = (TestCase("2\n", "4\n"), TestCase("5\n", "10\n"))
 
 
-def test_verdicts_beside_other_judges() -> None:
-    """Each text is judged once a problem; a time limit is tried again alone, and stays one."""
+def test_a_text_is_judged_once_a_problem() -> None:
     config = SandboxConfig(cpu_seconds=1.0, wall_seconds=60.0)
     codes = ["print(2 * int(input()))", "print(input())", "while True: pass", "1 / 0"]
-    judge = SharedMachineJudge(config, 1, "test")
+    judge = RememberingJudge(config, 1)
     evaluated: list[str] = []
     evaluate = judge.judge.evaluate
 
@@ -43,12 +42,12 @@ def test_verdicts_beside_other_judges() -> None:
     judge.judge.evaluate = noting  # type: ignore[method-assign]
     try:
         assert judge(DOUBLE, TESTS, codes, codes) == ["AC", "WA", "TLE", "RE"]
-        assert evaluated == [*codes, "while True: pass"]
+        assert evaluated == codes
         assert judge(DOUBLE, TESTS, codes[::-1], codes[::-1]) == ["RE", "TLE", "WA", "AC"]
-        assert len(evaluated) == 5
+        assert len(evaluated) == 4
         other = dataclasses.replace(DOUBLE, problem_id="other")
         assert judge(other, TESTS, codes[:1], codes[:1]) == ["AC"]
-        assert len(evaluated) == 6
+        assert len(evaluated) == 5
     finally:
         judge.close()
 

@@ -118,7 +118,7 @@ def run(attacks: list[dict[str, Any]], mode: str, tier: str, workers: int = 2) -
     """Judges all attacks and returns what went wrong: empty if all held."""
     wrong: list[str] = []
     with world() as place:
-        with Judge(mode, tier, LIMITS, workers, retry_alone=False) as judge:
+        with Judge(mode, tier, LIMITS, workers, retry_share=0) as judge:
             results: dict[str, JudgeResult] = {}
             for result in judge.evaluate(task(attack, place) for attack in attacks):
                 results[result.key] = result

@@ -59,14 +59,14 @@ def check_values(data: bytes) -> None:
 def check_frames(data: bytes) -> None:
     """The parser of result frames."""
     try:
-        found, used = frames.parse(data)
+        found, used, _ = frames.parse(data)
     except frames.FrameError:
         return
     assert 0 <= used <= len(data)
     assert b"".join(map(frames.pack, found)) == data[:used]
     middle = len(data) // 2
-    first, position = frames.parse(data[:middle])
-    rest, end = frames.parse(data, position)
+    first, position, _ = frames.parse(data[:middle])
+    rest, end, _ = frames.parse(data, position)
     assert (first + rest, end) == (found, used)
 
 

@@ -69,7 +69,7 @@ try:
 except RuntimeError:
     print(started)
 """
-    tasks = [attack_harness.JudgeTask("threads", code, (attack_harness.TestCase("", "1024\n"),))] * 2
+    tasks = [attack_harness.JudgeTask("threads", code, (attack_harness.TestCase("", "127\n"),))] * 2
     with attack_harness.Judge(limits=attack_harness.PATIENT, workers=1) as judge:
         results = list(judge.evaluate([*tasks, attack_harness.SANE]))
     assert [result.verdict.value for result in results] == ["AC"] * 3, results

@@ -31,7 +31,8 @@ def test_the_digest_covers_what_a_verdict_depends_on() -> None:
     digests = {digest(task) for task in others}
     digests |= {digest(TASK, mode="lcb"), digest(TASK, tier="FULL"), digest(TASK, limits=Limits(2.0, 2.0))}
     digests.add(digest(TASK))
-    assert len(digests) == len(others) + 4
+    digests |= {task_digest(TASK, "faithful", "PORTABLE", LIMITS, [f"numpy=={major}.0"]) for major in (1, 2)}
+    assert len(digests) == len(others) + 6
     assert digest(dataclasses.replace(TASK, key="another")) == digest(TASK)
 
 

@@ -123,7 +123,12 @@ def test_canonical_texts_are_equal_exactly_where_values_are(one: Any, other: Any
 @settings(max_examples=300, deadline=None)
 @given(st.one_of(st.text(max_size=30), st.text(alphabet='[]{}",:*?0123', max_size=30)), json_values)
 def test_hostile_texts_match_only_their_value(encoded: str, expected: Any) -> None:
-    if compare.value_matches(encoded, expected):
+    try:
+        same = compare.value_matches(encoded, expected)
+    except compare.Signalling:
+        assert "!" in encoded or values.MARK in encoded
+        return
+    if same:
         assert encoded == values.canonical(expected, LIMIT)
 
 

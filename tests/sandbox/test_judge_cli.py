@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +65,60 @@ def test_verdicts_and_summary(tmp_path: Path, problems: Path, capsys: pytest.Cap
         ("a", 1, "WA"),
         ("b", 0, "AC"),
     ]
+
+
+def test_a_stopped_command_goes_on(tmp_path: Path, problems: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"question_id": "a", "code_list": [SUM, "print(4)", SUM]}, {"question_id": "b", "code_list": [SUM]}]
+    out = tmp_path / "out.jsonl"
+    files = [f"--problems={problems}", f"--candidates={candidates(tmp_path, rows)}", f"--output={out}", "--workers=1"]
+    assert main(["judge", *files]) == 0
+    whole = out.read_text().splitlines()
+    assert len(whole) == 4
+    kept = json.loads(whole[1]) | {"error": "from the earlier run"}
+    out.write_text(json.dumps(kept) + "\n" + whole[2] + "\n" + whole[3][:40])  # killed while it wrote
+    assert main(["judge", *files]) == 0
+    assert "2 of them by an earlier run" in capsys.readouterr().out
+    again = [json.loads(line) for line in out.read_text().splitlines()]
+    assert sorted((row["problem_id"], row["sample_index"], row["verdict"]) for row in again) == [
+        ("a", 0, "AC"),
+        ("a", 1, "WA"),
+        ("a", 2, "AC"),
+        ("b", 0, "AC"),
+    ]
+    assert sum(row["error"] == "from the earlier run" for row in again) == 1
+    # other limits: nothing is kept; nor is it where nothing may be
+    for more in ("--cpu-seconds=5", "--no-resume"):
+        assert main(["judge", *files, more]) == 0
+        assert "earlier run" not in capsys.readouterr().out
+        assert len(out.read_text().splitlines()) == 4
+
+
+def test_verdicts_are_written_as_they_come(tmp_path: Path, problems: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    slow = "import time\ntime.sleep(60)"
+    path = candidates(tmp_path, [{"question_id": "a", "code_list": [SUM, slow]}])
+    arguments = ["judge", f"--problems={problems}", f"--candidates={path}", f"--output={out}", "--workers=1"]
+    command = [sys.executable, "-m", "dreamprm_jax", *arguments, "--wall-seconds=60"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 60
+        while not (out.exists() and out.read_text().endswith("\n")) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert process.poll() is None
+        assert [json.loads(line)["verdict"] for line in out.read_text().splitlines()] == ["AC"]
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_terminal_escapes_do_not_reach_the_terminal(
+    tmp_path: Path, problems: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"question_id": "a", "code_list": [SUM]}, {"question_id": "\x1b[31mred", "code_list": [""]}]
+    main(["judge", f"--problems={problems}", f"--candidates={candidates(tmp_path, rows)}", "--workers=1"])
+    said = capsys.readouterr()
+    assert "[31mred" in said.out
+    assert "\x1b[31m" not in said.out + said.err
 
 
 def test_candidates_that_cannot_be_judged_are_counted(

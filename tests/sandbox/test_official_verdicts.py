@@ -20,7 +20,7 @@ ZERO_TESTS = {"F:zero_tests"}
 # where a plain script ends otherwise than the official evaluator says: everything not named agrees with it
 RIGHT_AS_SCRIPTS = """
     S:future S:main_notlast S:main_reversed S:from_stdin_iter S:buffer_readline S:buffer_readlines S:open0 S:os_read0
-    S:input_then_read S:readline_then_read S:readlines S:crlf_input S:quit S:os__exit S:input_rebind_late
+    S:input_then_read S:readline_then_read S:readlines S:quit S:os__exit S:input_rebind_late
     S:global_counter S:import_resource S:threading_nojoin S:stdout_buffer S:os_write S:close_stdout S:state_leak
     F:comment_class F:future
 """
@@ -98,7 +98,7 @@ class Real:
 
         tasks = (self.task(problem, tests(problem)) for problem in self.problems if tests(problem) or not private)
         limits = Limits(cpu_seconds=4.0, wall_seconds=8.0)
-        with Judge(mode, limits=limits, workers=2, retry_alone=False) as judge:
+        with Judge(mode, limits=limits, workers=2, retry_share=0) as judge:
             return {result.key: result for result in judge.evaluate(tasks)}
 
     def judge_patiently(self, keys: Iterable[str], mode: str, private: bool) -> dict[str, JudgeResult]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import tempfile
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -17,9 +16,8 @@ from dreamprm_jax.labeling.rollouts.estimate import ProgramEstimate, estimate_pr
 from dreamprm_jax.labeling.rollouts.identity import identity
 from dreamprm_jax.policy.factory import make_policy
 from dreamprm_jax.problems.hidden_tests import HiddenTests
-from dreamprm_jax.runs.locks import FairFileLock
-from dreamprm_jax.sandbox import Judge, JudgeTask, Limits
-from dreamprm_jax.schema import Problem, Program, TestCase, Verdict, content_hash
+from dreamprm_jax.sandbox import Judge, JudgeTask
+from dreamprm_jax.schema import Problem, Program, TestCase, Verdict
 
 _REMEMBERED = 256  # problems whose verdicts a worker keeps: the programs of one problem come one after another
 
@@ -71,7 +69,7 @@ class EstimateWork:
     def __init__(self, settings: EstimateFactory) -> None:
         self.config = settings.config
         self._policy = make_policy(self.config.policy, settings.compositions, settings.folder)
-        self._judge = SharedMachineJudge(self.config.sandbox, settings.children, str(settings.folder.resolve()))
+        self._judge = RememberingJudge(self.config.sandbox, settings.children)
         self._tests = HiddenTests(settings.hidden_tests)
 
     def __call__(self, key: str, payload: ProgramPayload) -> UnitResult:
@@ -99,25 +97,17 @@ class EstimateWork:
         self._policy.close()
 
 
-class SharedMachineJudge:
-    """A judge beside those of other workers on the same machine.
+class RememberingJudge:
+    """A judge that several threads share, and that judges a text once a problem."""
 
-    A time limit exceeded while other programs ran is tried once more, alone: as within one judge, so among several.
-    """
-
-    def __init__(self, config: SandboxConfig, children: int, run: str) -> None:
+    def __init__(self, config: SandboxConfig, children: int) -> None:
         """Starts the judge.
 
         Args:
           config: of the sandbox; ``children`` stands for its ``workers``.
           children: programs at a time.
-          run: names the run whose workers must give way to each other.
         """
-        limits = Limits(config.cpu_seconds, config.wall_seconds, config.memory_bytes, config.output_bytes)
-        self.judge = Judge(config.mode, config.tier, limits, children, retry_alone=False)
-        self._lock_of_cores = FairFileLock(
-            Path(tempfile.gettempdir()) / f"dreamprm-{os.getuid()}-{content_hash(run, digits=16)}"
-        )
+        self.judge = Judge.from_config(dataclasses.replace(config, workers=children))
         self._lock = threading.Lock()
         self._known: OrderedDict[str, dict[str, Verdict]] = OrderedDict()  # by problem, by identity
 
@@ -137,14 +127,7 @@ class SharedMachineJudge:
                 if name not in known
             }
             if tasks:
-                with self._lock_of_cores.shared():
-                    fresh = {result.key: result.verdict for result in self.judge.evaluate(tasks.values())}
-                slow = [tasks[name] for name, verdict in fresh.items() if verdict is Verdict.TLE]
-                if slow:
-                    with self._lock_of_cores.exclusive():
-                        for task in slow:  # one after the other
-                            (result,) = self.judge.evaluate([task])
-                            fresh[task.key] = result.verdict
+                fresh = {result.key: result.verdict for result in self.judge.evaluate(tasks.values())}
                 known.update((name, v) for name, v in fresh.items() if v is not Verdict.SANDBOX_ERROR)
                 verdicts.update(fresh)
             return [verdicts[name] for name in identities]
@@ -152,4 +135,3 @@ class SharedMachineJudge:
     def close(self) -> None:
         """Ends the judge."""
         self.judge.close()
-        self._lock_of_cores.close()

@@ -43,23 +43,26 @@ def pack(frame: Frame) -> bytes:
     return header + frame.payload
 
 
-def parse(data: bytes, start: int = 0) -> tuple[list[Frame], int]:
+def parse(data: bytes, start: int = 0) -> tuple[list[Frame], int, int]:
     """Reads the complete frames of ``data`` from ``start`` on.
 
     Returns:
-      The frames, and the offset after the last complete one.
+      The frames, the offset after the last complete one, and how many bytes the next frame needs at least.
 
     Raises:
       FrameError: on a wrong magic number, an unknown status or a flag that is neither 0 nor 1.
     """
     frames: list[Frame] = []
-    while len(data) - start >= _HEADER.size:
+    missing = _HEADER.size - (len(data) - start)
+    while missing <= 0:
         magic, test, status, last, output_end, length = _HEADER.unpack_from(data, start)
         if magic != _MAGIC or status not in _STATUSES or last > 1:
             raise FrameError("malformed result frame")
         end = start + _HEADER.size + length
         if end > len(data):
+            missing = end - len(data)
             break
         frames.append(Frame(test, status, bool(last), output_end, data[start + _HEADER.size : end]))
         start = end
-    return frames, start
+        missing = _HEADER.size - (len(data) - start)
+    return frames, start, missing

@@ -6,13 +6,13 @@ import struct
 from typing import NamedTuple
 
 RUN, CANCEL = 1, 2
-EXITED, SIGNALLED, CPU_LIMIT, WALL_LIMIT, CANCELLED, FAILED = range(6)
+EXITED, SIGNALLED, CPU_LIMIT, WALL_LIMIT, MEMORY_LIMIT, CANCELLED, FAILED = range(7)
 
 FAITHFUL, OFFICIAL = 0, 1
 SCRIPT, FUNCTION = 0, 1
 
 _REQUEST = struct.Struct("<IQdddQQ")
-_REPLY = struct.Struct("<QIidQ")
+_REPLY = struct.Struct("<QIiddQd")
 
 
 class Request(NamedTuple):
@@ -43,27 +43,30 @@ class Reply(NamedTuple):
     ending: int
     value: int  # exit status or signal
     cpu_seconds: float
-    peak_kib: int
+    wall_seconds: float = 0.0
+    peak_kib: int = 0  # resident memory at its highest, that of the worker included
+    waited_seconds: float = 0.0  # how long the child was ready to run and had no core
     error: str = ""
 
     def pack(self) -> bytes:
         """The message's bytes."""
-        return _REPLY.pack(*self[:5]) + self.error.encode("utf-8", "replace")[:2000]
+        return _REPLY.pack(*self[:7]) + self.error.encode("utf-8", "replace")[:2000]
 
     @classmethod
     def unpack(cls, data: bytes) -> Reply:
         """Reads a message."""
-        number, ending, value, cpu_seconds, peak_kib = _REPLY.unpack_from(data)
         error = data[_REPLY.size :].decode("utf-8", "replace")
-        return cls(number, ending, value, cpu_seconds, peak_kib, error)
+        return cls(*_REPLY.unpack_from(data))._replace(error=error)
 
 
 class Job(NamedTuple):
-    """The job file: how to run the program, its code, and the inputs of consecutive tests."""
+    """The job file: how to run the program, its code, and the inputs of consecutive tests.
+
+    The child counts these tests from 0: their place among the program's tests would tell it how earlier ones went.
+    """
 
     mode: int
     kind: int
-    first: int  # index of the first input among the program's tests
     timeout: int  # official mode: seconds of the alarm
     value_limit: int  # largest encoded value
     code: bytes
@@ -74,19 +77,19 @@ class Job(NamedTuple):
         """The file's bytes."""
         sizes = [len(self.code), len(self.function), *map(len, self.inputs)]
         head = struct.pack(
-            f"<BBIIQI{len(sizes)}Q",
-            self.mode, self.kind, self.first, self.timeout, self.value_limit, len(self.inputs), *sizes,
+            f"<BBIQI{len(sizes)}Q",
+            self.mode, self.kind, self.timeout, self.value_limit, len(self.inputs), *sizes,
         )  # fmt: skip
         return b"".join([head, self.code, self.function, *self.inputs])
 
     @classmethod
     def unpack(cls, data: bytes) -> Job:
         """Reads the file."""
-        head = struct.Struct("<BBIIQI")
-        mode, kind, first, timeout, value_limit, count = head.unpack_from(data)
+        head = struct.Struct("<BBIQI")
+        mode, kind, timeout, value_limit, count = head.unpack_from(data)
         sizes = struct.unpack_from(f"<{count + 2}Q", data, head.size)
         parts, position = [], head.size + 8 * (count + 2)
         for size in sizes:
             parts.append(data[position : position + size])
             position += size
-        return cls(mode, kind, first, timeout, value_limit, parts[0], parts[1], parts[2:])
+        return cls(mode, kind, timeout, value_limit, parts[0], parts[1], parts[2:])

@@ -6,6 +6,7 @@ inherit that. Each child adds resource limits and the system-call filter before 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -13,6 +14,7 @@ import os
 import platform
 import resource
 import struct
+from collections.abc import Iterable
 
 from . import seccomp
 
@@ -27,6 +29,7 @@ _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446  # the same 
 _LANDLOCK_READ_FILE, _LANDLOCK_READ_DIR = 1 << 2, 1 << 3
 # rights known to each version of the landlock interface: files, network (4), scopes (6)
 _LANDLOCK_FILES = {1: (1 << 13) - 1, 2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
+_LANDLOCK_OF_FILES = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 14 | 1 << 15  # execute, write, read, truncate, ioctl
 _CLONE_NEWNS, _CLONE_NEWUTS, _CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
 _CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
 
@@ -76,8 +79,16 @@ def landlock_version() -> int:
     return max(0, int(version))
 
 
-def restrict_files(readable: list[str]) -> None:
-    """Allows reading below ``readable`` and nothing else: no other file, no write, no TCP, no abstract socket."""
+def restrict_files(readable: Iterable[str], writable: Iterable[str] = ()) -> None:
+    """Restricts the calling thread, and all that it starts, to some files; no TCP, no abstract socket of others.
+
+    Args:
+      readable: files, and folders with all below them. One that is not there is left out.
+      writable: files that may be used in every way.
+
+    Raises:
+      OSError: if the kernel has no landlock.
+    """
     version = landlock_version()
     if version < 1:
         raise OSError("the kernel has no landlock (Linux 5.13 or newer, enabled at boot)")
@@ -89,18 +100,21 @@ def restrict_files(readable: list[str]) -> None:
     )
     try:
         for path in readable:
-            _allow_reading(ruleset, path)
+            _allow(ruleset, path, _LANDLOCK_READ_FILE | _LANDLOCK_READ_DIR)
+        for path in writable:
+            _allow(ruleset, path, files)
         _check(_libc.syscall(_LANDLOCK_RESTRICT, ctypes.c_int(ruleset), ctypes.c_uint(0)), "landlock_restrict_self")
     finally:
         os.close(ruleset)
 
 
-def _allow_reading(ruleset: int, path: str) -> None:
+def _allow(ruleset: int, path: str, rights: int) -> None:
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
         return  # not there: nothing to allow
-    rights = _LANDLOCK_READ_FILE | (_LANDLOCK_READ_DIR if os.path.isdir(path) else 0)
+    if not os.path.isdir(path):
+        rights &= _LANDLOCK_OF_FILES
     rule = struct.pack("<Qi", rights, descriptor)
     try:
         _check(
@@ -109,6 +123,12 @@ def _allow_reading(ruleset: int, path: str) -> None:
         )
     finally:
         os.close(descriptor)
+
+
+def first_to_go() -> None:
+    """Has the kernel choose this process and its children before any other when memory runs out."""
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as handle:
+        handle.write("1000")
 
 
 def unshare_namespaces() -> None:

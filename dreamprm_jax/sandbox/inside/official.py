@@ -9,6 +9,7 @@ the judge's.
 from __future__ import annotations
 
 import ast
+import builtins
 import io
 import json
 import os
@@ -56,6 +57,8 @@ def run(job: Job, module: ModuleType) -> None:
     """
     signal.signal(signal.SIGALRM, _on_alarm)
     sys.set_int_max_str_digits(50_000)
+    if b"multiprocessing" in job.code or b"concurrent" in job.code:
+        import multiprocessing  # noqa: F401  # loaded there; it cannot be once ``os.getcwd`` is disabled
     _disable()
     try:
         if job.kind == FUNCTION:
@@ -64,12 +67,10 @@ def run(job: Job, module: ModuleType) -> None:
             _standard_input(job, module)
     except Exception as error:  # "Error during testing": one code for all tests
         status = frames.COMPILE if isinstance(error, SyntaxError) else status_of(error)
-        report(job.first, status, b"!" + describe(error), last=True)
+        report(0, status, b"!" + describe(error), last=True)
 
 
 def _disable() -> None:
-    import builtins
-
     builtins.quit = None  # type: ignore[assignment]
     builtins.help = None  # type: ignore[assignment]
     for name in _DISABLED_OS.split():
@@ -82,6 +83,9 @@ def _disable() -> None:
 
 def prepare() -> ModuleType:
     """The module that a program's code runs in, with the prelude's names: made in the worker, used once by a child."""
+    sys.argv[:] = ["main.py"]
+    sys.__stdin__ = io.TextIOWrapper(io.BytesIO())  # type: ignore[misc]
+    sys.__stdin__.close()  # as multiprocessing leaves it
     module = ModuleType("tmp_sol", "")
     exec(PRELUDE, module.__dict__)
     return module
@@ -222,6 +226,23 @@ class MockStdinWithBuffer:
         return getattr(self._stringio, name)
 
 
+def _mocked_open(inputs: str) -> Any:
+    """The official ``builtins.open``: every file holds the input. (The name that the prelude binds is the real one.)"""
+    real: Any = open
+    mock: list[Any] = []
+
+    def opened(*args: Any, **more: Any) -> Any:
+        if not mock:  # the module is loaded only for the few programs that come here
+            builtins.open = real
+            from unittest.mock import mock_open
+
+            mock.append(mock_open(read_data=inputs))
+            builtins.open = opened
+        return mock[0](*args, **more)
+
+    return opened
+
+
 def _call(method: Any, inputs: str) -> None:
     lines = iter(inputs.split("\n"))
     stdin: Any = sys.stdin  # the real one: programs that bound it by ``from sys import stdin`` see these three
@@ -229,11 +250,13 @@ def _call(method: Any, inputs: str) -> None:
     stdin.readlines = lambda *args: inputs.split("\n")
     stdin.read = lambda *args: inputs
     sys.stdin = MockStdinWithBuffer(inputs)
+    real_open, builtins.open = open, _mocked_open(inputs)
     try:
         method()
     except SystemExit:
         pass
     finally:
+        builtins.open = real_open
         sys.stdin = stdin
         for name in ("readline", "readlines", "read"):
             stdin.__dict__.pop(name, None)

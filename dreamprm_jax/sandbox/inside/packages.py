@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
-from collections.abc import Sequence
-from importlib.machinery import ModuleSpec
+from collections.abc import Collection, Sequence
+from importlib import _bootstrap_external
+from importlib.machinery import FileFinder, ModuleSpec
 from types import ModuleType
 
 
@@ -34,3 +36,27 @@ def offer(folders: dict[str, str]) -> None:
       folders: package name to its folder.
     """
     sys.meta_path.append(OfferedPackages(folders))
+
+
+class _ListedFolder(FileFinder):
+    """The finder of a folder that was listed once and may not be listed again."""
+
+    def invalidate_caches(self) -> None:
+        """Keeps the listing."""
+
+    def _fill_cache(self) -> None:
+        if not getattr(self, "_path_cache", None):
+            super()._fill_cache()  # type: ignore[misc]
+
+
+def keep_listings(readable: Collection[str]) -> None:
+    """Lists the folders of ``sys.path`` now that only entries of which will be readable.
+
+    Args:
+      readable: what a program will be able to read.
+    """
+    for folder in sys.path:
+        if os.path.isdir(folder) and folder not in readable:
+            finder = _ListedFolder(folder, *_bootstrap_external._get_supported_file_loaders())  # type: ignore[attr-defined]
+            finder._fill_cache()
+            sys.path_importer_cache[folder] = finder

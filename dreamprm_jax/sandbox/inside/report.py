@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from . import frames
 
-RESULT_FD = 3  # a file that only grows; the judge reads it
+OUTPUT_FD = 254  # an early duplicate of the program's standard output, which it may close
+RESULT_FD = 255  # a file that only grows; the judge reads it. High, as a program's own descriptors start at 3
 
 
 def report(test: int, status: int, payload: bytes = b"", last: bool = False) -> None:
     """Appends one frame to the result file."""
-    data = frames.pack(frames.Frame(test, status, last, os.lseek(1, 0, os.SEEK_END), payload))
+    data = frames.pack(frames.Frame(test, status, last, os.lseek(OUTPUT_FD, 0, os.SEEK_END), payload))
     while data:
         data = data[os.write(RESULT_FD, data) :]
 
@@ -27,4 +29,5 @@ def describe(error: BaseException) -> bytes:
 
 def status_of(error: BaseException) -> int:
     """The frame status of an uncaught exception."""
-    return frames.MEMORY if isinstance(error, MemoryError) else frames.RAISED
+    no_memory = isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    return frames.MEMORY if no_memory else frames.RAISED

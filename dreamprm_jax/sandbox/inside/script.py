@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import atexit
+import builtins
+import contextlib
 import decimal
 import gc
+import io
 import json
 import os
 import random
 import sys
+import weakref
 from types import CodeType, ModuleType
 from typing import Any
 
@@ -33,31 +37,46 @@ def run(job: Job, inputs: list[int], prelude: dict[str, Any]) -> None:
     try:
         code = compile(job.code, "solution.py", "exec", dont_inherit=True)
     except MemoryError:
-        report(job.first, frames.MEMORY, last=True)
+        report(0, frames.MEMORY, last=True)
         return
     except BaseException as error:
-        report(job.first, frames.COMPILE, describe(error), last=True)
+        report(0, frames.COMPILE, describe(error), last=True)
         return
     count = len(inputs)
-    if count > 1 and not sharing.may_share(code):
+    shares = sharing.may_share(code)
+    if not shares:
         count = 1
+        for stdin in inputs[1:]:
+            os.close(stdin)
+        # whether other tests were sent along would tell the program which test this is
+        del inputs[1:], job.inputs[1:]
     for position in range(count):
         _fresh_state(inputs[position], _PRELUDE_RECURSION_LIMIT if job.kind == FUNCTION else _RECURSION_LIMIT)
         if job.kind == FUNCTION:
             status, payload = _call(code, job, job.inputs[position], prelude)
         else:
             status, payload = _script(code)
-        flushed = _end_of_process()
+        flushed = _end_of_process(clear=not shares)
         if status == frames.OK and not flushed:
             status, payload = frames.EXITED, b"120"
-        report(job.first + position, status, payload, last=position + 1 == count)
+        try:
+            report(position, status, payload, last=position + 1 == count)
+        except OSError:  # the program closed the file: the process's own exit status says how it ended
+            if status != frames.OK:
+                raise
 
 
 def _fresh_state(stdin: int, recursion_limit: int) -> None:
     os.dup2(stdin, 0)
-    names = (("stdin", 0, "r", "strict"), ("stdout", 1, "w", "strict"), ("stderr", 2, "w", "backslashreplace"))
-    for name, descriptor, access, errors in names:
-        stream = open(descriptor, access, encoding="utf-8", errors=errors, closefd=False)  # noqa: SIM115
+    # as a plain interpreter opens them in a C.UTF-8 locale: no translation of line ends, on reading either
+    names = (("stdin", 0, "surrogateescape"), ("stdout", 1, "surrogateescape"), ("stderr", 2, "backslashreplace"))
+    for name, descriptor, errors in names:
+        access = "w" if descriptor else "r"
+        raw: Any = io.FileIO(descriptor, access, closefd=False)
+        raw.name = f"<{name}>"
+        buffer = io.BufferedWriter(raw) if descriptor else io.BufferedReader(raw)
+        stream: Any = io.TextIOWrapper(buffer, "utf-8", errors, "\n", line_buffering=descriptor == 2)
+        stream.mode = access
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
     sys.argv = ["solution.py"]
@@ -70,23 +89,39 @@ def _fresh_state(stdin: int, recursion_limit: int) -> None:
 
 def _script(code: CodeType) -> tuple[int, bytes]:
     main = ModuleType("__main__")
-    main.__dict__["__builtins__"] = __builtins__
-    main.__dict__["__file__"] = "solution.py"
+    main.__dict__.update(__builtins__=builtins, __file__="solution.py", __cached__=None, __annotations__={})
     sys.modules["__main__"] = main
     try:
         exec(code, main.__dict__)
     except SystemExit as error:
         return _exit_status(error)
     except BaseException as error:
-        return status_of(error), describe(error)
+        return _uncaught(error)
     return frames.OK, b""
+
+
+def _uncaught(error: BaseException) -> tuple[int, bytes]:
+    """An exception's way out: through ``sys.excepthook``, which may exit by itself."""
+    status, payload = status_of(error), describe(error)
+    try:
+        sys.excepthook(type(error), error, error.__traceback__)
+    except SystemExit as other:
+        return _exit_status(other)
+    except BaseException:
+        pass
+    return status, payload
 
 
 def _exit_status(error: SystemExit) -> tuple[int, bytes]:
     code = error.code
-    if code is None or (isinstance(code, int) and code & 0xFF == 0):
-        return frames.OK, b""
-    return frames.EXITED, str(int(code) & 0xFF if isinstance(code, int) else 1).encode()
+    if isinstance(code, int):
+        status = code & 0xFF if -(1 << 63) <= code < 1 << 63 else 0xFF
+    else:
+        status = 0 if code is None else 1
+        if status:
+            with contextlib.suppress(BaseException):
+                print(code, file=sys.stderr)
+    return (frames.EXITED, str(status).encode()) if status else (frames.OK, b"")
 
 
 def _call(code: CodeType, job: Job, text: bytes, prelude: dict[str, Any]) -> tuple[int, bytes]:
@@ -112,21 +147,68 @@ def _call(code: CodeType, job: Job, text: bytes, prelude: dict[str, Any]) -> tup
         return status_of(error), describe(error)
 
 
-def _end_of_process() -> bool:
-    """What the interpreter does at its end, short of tearing itself down. Returns whether the output was flushed."""
-    threading = sys.modules.get("threading")
+def _end_of_process(clear: bool) -> bool:
+    """What the interpreter does at its end (``Py_FinalizeEx``), short of tearing itself down.
+
+    Args:
+      clear: whether to end the program's objects as well: open files are written out, ``__del__`` runs.
+
+    Returns:
+      Whether standard output was flushed; if not, a plain interpreter's exit status is 120.
+    """
+    for name in ("stderr", "stdout"):  # after the script, whatever becomes of it
+        with contextlib.suppress(BaseException):
+            getattr(sys, name).flush()
+    for finish in (_join_threads, atexit._run_exitfuncs):
+        with contextlib.suppress(BaseException):
+            finish()
+    flushed = _flush(getattr(sys, "stdout", None))
+    _flush(getattr(sys, "stderr", None))
+    original = sys.__stdout__
+    if clear:
+        for name in ("stdin", "stdout", "stderr"):
+            setattr(sys, name, getattr(sys, f"__{name}__", None))
+        _clear_main()
+    with contextlib.suppress(BaseException):  # as its deallocation would
+        original.flush()  # type: ignore[union-attr]
+    return flushed
+
+
+def _join_threads() -> None:
+    if "threading" in sys.modules:
+        sys.modules["threading"]._shutdown()
+
+
+def _flush(stream: Any) -> bool:
+    """CPython's ``flush_std_files``: a stream that does not say whether it is closed is open."""
     try:
-        if threading is not None:
-            threading._shutdown()  # joins the threads that are not daemons
-        atexit._run_exitfuncs()
+        if stream is None or stream.closed:
+            return True
     except BaseException:
         pass
     try:
-        if sys.stdout is not None and not sys.stdout.closed:
-            sys.stdout.flush()
-        original = sys.__stdout__
-        if original is not None and original is not sys.stdout and not original.closed:
-            original.flush()
+        stream.flush()
     except BaseException:
         return False
     return True
+
+
+class _Witness:
+    """Lives as long as the globals that it is put into."""
+
+
+def _clear_main() -> None:
+    """Drops the program's globals; if something else holds them, clears them as CPython does in the end."""
+    main = sys.modules.pop("__main__", None)
+    if not isinstance(main, ModuleType):
+        return
+    witness = _Witness()
+    alive = weakref.ref(witness)
+    main.__dict__["__witness__"] = witness
+    del main, witness
+    gc.collect()
+    for names in gc.get_referrers(alive()) if alive() is not None else ():
+        for name in list(names) if isinstance(names, dict) else ():
+            if name != "__builtins__":
+                names[name] = None
+    gc.collect()

@@ -55,6 +55,8 @@ _NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "alarm": (37, None),
     "setitimer": (38, 103),
     "getpid": (39, 172),
+    "sendto": (44, 206),
+    "recvfrom": (45, 207),
     "socketpair": (53, 199),
     "clone": (56, 220),
     "exit": (60, 93),
@@ -117,11 +119,12 @@ _ENOSYS = 0x00050000 | errno.ENOSYS
 _NR, _ARCH, _ARGS = 0, 4, 16
 
 _OPEN_FOR_WRITING = 0o1 | 0o2 | 0o100 | 0o1000 | 0o20000000  # WRONLY RDWR CREAT TRUNC TMPFILE
-_CLONE_THREAD = 0x00010000
+_CLONE_FILES, _CLONE_THREAD = 0x00000400, 0x00010000
 _CLONE_NEW = 0x7E020000 | 0x00000080  # all namespace flags: cgroup uts ipc user pid net, mount, time
 _FCNTL = (0, 1, 2, 3, 4, 1030)  # DUPFD GETFD SETFD GETFL SETFL DUPFD_CLOEXEC
 _IOCTL = (0x5401, 0x5421, 0x5450, 0x5451)  # TCGETS (isatty), FIONBIO, FIONCLEX, FIOCLEX
 _RLIMIT_STACK = 3
+_SIGKILL = 9
 _AF_UNIX, _SOCK_STREAM, _SOCK_TYPE_MASK = 1, 1, 0xF
 
 
@@ -144,7 +147,8 @@ def build(machine: str, pid: int) -> bytes:
 
     Args:
       machine: ``x86_64`` or ``aarch64``.
-      pid: the process's own id: the only one that ``tgkill`` may name (``abort`` uses it).
+      pid: the process's own id: the only one that ``tgkill`` may name (``abort`` uses it). SIGKILL is denied even
+        there, so that a SIGKILL always comes from outside the program.
 
     Returns:
       An array of ``struct sock_filter``.
@@ -167,7 +171,8 @@ def instructions(machine: str, pid: int) -> list[Instruction]:
         "openat": _flags_clear(2, _OPEN_FOR_WRITING),
         "fcntl": _one_of(1, _FCNTL),
         "ioctl": _one_of(1, _IOCTL),
-        "tgkill": _one_of(0, (pid,)),
+        "tgkill": _own_signal(pid),
+        "sendto": _no_address(),
         "prlimit64": _reads_or_stack(),
         "socketpair": _stream_pair(),
         "clone": _thread_only(),
@@ -258,11 +263,36 @@ def _stream_pair() -> list[Instruction]:
     ]
 
 
+def _own_signal(pid: int) -> list[Instruction]:
+    return [
+        Instruction(_LOAD, 0, 0, _low(2)),
+        Instruction(_JEQ, 2, 0, _SIGKILL),
+        Instruction(_LOAD, 0, 0, _low(0)),
+        Instruction(_JEQ, 1, 0, pid),
+        Instruction(_RET, 0, 0, _EPERM),
+        Instruction(_RET, 0, 0, _ALLOW),
+    ]
+
+
+def _no_address() -> list[Instruction]:
+    """Sending on a socket that is connected already (asyncio wakes its loop so): the address is a null pointer."""
+    return [
+        Instruction(_LOAD, 0, 0, _low(4)),
+        Instruction(_JEQ, 0, 2, 0),
+        Instruction(_LOAD, 0, 0, _low(4) + 4),
+        Instruction(_JEQ, 1, 0, 0),
+        Instruction(_RET, 0, 0, _EPERM),
+        Instruction(_RET, 0, 0, _ALLOW),
+    ]
+
+
 def _thread_only() -> list[Instruction]:
+    """A thread that shares the descriptor table: a table of its own could hold socket buffers outside every limit."""
     return [
         Instruction(_LOAD, 0, 0, _low(0)),
-        Instruction(_JSET, 1, 0, _CLONE_NEW),
-        Instruction(_JSET, 1, 0, _CLONE_THREAD),
+        Instruction(_JSET, 2, 0, _CLONE_NEW),
+        Instruction(_JSET, 0, 1, _CLONE_THREAD),
+        Instruction(_JSET, 1, 0, _CLONE_FILES),
         Instruction(_RET, 0, 0, _EPERM),
         Instruction(_RET, 0, 0, _ALLOW),
     ]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dis
 from collections.abc import Iterator
+from inspect import CO_GENERATOR
 from types import CodeType
 
 _STATELESS_NAMES = """
@@ -40,6 +41,7 @@ def _opcodes(*names: str) -> frozenset[int]:
 _CACHE = dis.opmap.get("CACHE", -1)
 _EXTENDED = dis.opmap["EXTENDED_ARG"]
 _IMPORT_NAME = dis.opmap["IMPORT_NAME"]
+_PUSH_EXC_INFO = dis.opmap.get("PUSH_EXC_INFO", -1)
 _LOAD_GLOBAL = dis.opmap["LOAD_GLOBAL"]
 _ATTRIBUTE_STORES = _opcodes("STORE_ATTR", "DELETE_ATTR")
 _NAME_LOADS = _opcodes("LOAD_NAME", "LOAD_GLOBAL")
@@ -54,6 +56,8 @@ def may_share(code: CodeType) -> bool:
     for part in nested:
         if not _REACHING.isdisjoint(part.co_names) or part.co_name == "__del__":
             return False
+        if part.co_flags & CO_GENERATOR and _PUSH_EXC_INFO in part.co_code[::2]:
+            return False  # its ``finally`` may run when the process ends
     imported = set[str]()
     for part in nested:
         for module, bound in _imports(part):

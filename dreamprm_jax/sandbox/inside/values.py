@@ -1,16 +1,25 @@
 """Canonical text of a value: equal texts exactly where Python's ``==`` between a result and a JSON value holds.
 
 Both sides of a functional test are brought to this form, the result inside the child and the expected value in the
-judge, so that the judge compares two strings and never builds an object from hostile bytes.
+judge, so that the judge compares two strings and never builds an object from hostile bytes. Values whose equality is
+not that of a JSON value carry a mark that the comparison understands: NumPy's promotion makes ``float32(0.1)`` equal
+to 0.1 but not to [0.1], and an array of two elements equal to nothing, not even unequal.
 """
 
 from __future__ import annotations
 
+import re
+import sys
+from collections.abc import Callable
 from json.encoder import encode_basestring_ascii
 from typing import Any
 
 OPAQUE = "?"  # equal to nothing
 WILDCARD = "*"  # claims to be equal to everything (official mode only)
+ERROR = "!"  # cannot be compared: an error
+SIGNALLING = "!#"  # cannot be compared with a number
+COUNT = "\x02"  # around the length of a list or dict that holds an error, which a difference in length forestalls
+MARK = "\x01"  # after the text of a NumPy value of one element, before one letter: its kind
 
 
 class TooLarge(Exception):
@@ -18,14 +27,20 @@ class TooLarge(Exception):
 
 
 class Ambiguous(Exception):
-    """An array whose comparison has no truth value."""
+    """A value whose comparison has no truth value."""
+
+
+def without_marks(encoded: str) -> str:
+    """The text with NumPy's values as plain ones, for a checker."""
+    return re.sub(MARK + ".", "", encoded)
 
 
 def canonical(value: Any, limit: int, wildcards: bool = False) -> str:
     """The canonical text of ``value``.
 
     Numbers that are equal have one text (True, 1 and 1.0 are ``1``), a top-level tuple counts as a list, a nested one
-    does not. Whatever can equal no JSON value becomes ``?``.
+    does not. Whatever can equal no JSON value becomes ``?``. Types of the standard library, NumPy and sortedcontainers
+    count as their own ``==`` has it.
 
     Args:
       value: what the function returned, or a decoded JSON value.
@@ -35,18 +50,12 @@ def canonical(value: Any, limit: int, wildcards: bool = False) -> str:
 
     Raises:
       TooLarge: if the text exceeds ``limit``.
-      Ambiguous: for an array of other than one element.
+      Ambiguous: if the whole result cannot be compared: an array of other than one element.
     """
     parts: list[str] = []
-    writer = _Writer(parts, limit, wildcards)
-    kind = type(value)
-    if kind.__module__ == "numpy" and hasattr(value, "tolist"):
-        if getattr(value, "ndim", 0) and value.size != 1:
-            raise Ambiguous
-        value = value.tolist()
-    elif isinstance(value, tuple):
-        value = list(value)
-    writer.write(value, top=True)
+    _Writer(parts, limit, wildcards).write(list(value) if isinstance(value, tuple) else value, top=True)
+    if parts[0] == ERROR:
+        raise Ambiguous("the truth value of an array is ambiguous")
     return "".join(parts)
 
 
@@ -55,12 +64,27 @@ class _Writer:
         self.parts = parts
         self.left = limit
         self.wildcards = wildcards
+        self.errors = 0
 
     def put(self, text: str) -> None:
         self.left -= len(text)
         if self.left < 0:
             raise TooLarge
         self.parts.append(text)
+
+    def open(self, bracket: str) -> tuple[int, int]:
+        self.put(bracket)
+        return len(self.parts) - 1, self.errors
+
+    def close(self, bracket: str, opening: tuple[int, int], count: int) -> None:
+        position, errors = opening
+        if self.errors > errors:
+            self.parts[position] += f"{COUNT}{count}{COUNT}"
+        self.put(bracket)
+
+    def error(self, text: str) -> None:
+        self.errors += 1
+        self.put(text)
 
     def write(self, value: Any, top: bool = False) -> None:
         kind = type(value)
@@ -69,54 +93,79 @@ class _Writer:
         elif kind is str:
             self.put(encode_basestring_ascii(value))
         elif kind is list:
-            self.put("[")
+            opening = self.open("[")
             for index, item in enumerate(value):
                 if index:
                     self.put(",")
                 self.write(item)
-            self.put("]")
+            self.close("]", opening, len(value))
         elif kind is float:
             self.put(_float(value))
         elif value is None:
             self.put("null")
         elif kind is dict:
             self.write_dict(value)
+        elif kind is _Signalling:
+            self.error(SIGNALLING)
         else:
             self.write_other(value, kind, top)
 
     def write_dict(self, value: dict[Any, Any]) -> None:
-        keys = list(dict.keys(value))
-        if any(type(key) is not str for key in keys):
+        items = {_key(key): key for key in dict.keys(value)}
+        if None in items:
             self.put(OPAQUE)
             return
-        self.put("{")
-        for index, key in enumerate(sorted(keys)):
+        opening = self.open("{")
+        for index, text in enumerate(sorted(filter(None, items))):
             if index:
                 self.put(",")
-            self.put(encode_basestring_ascii(key) + ":")
-            self.write(dict.__getitem__(value, key))
-        self.put("}")
+            self.put(encode_basestring_ascii(text) + ":")
+            self.write(dict.__getitem__(value, items[text]))
+        self.close("}", opening, len(items))
 
     def write_other(self, value: Any, kind: type, top: bool) -> None:
-        if kind.__module__ == "numpy" and getattr(value, "ndim", 1) == 0 and hasattr(value, "item"):
-            self.write(value.item())
+        if kind.__module__ == "numpy" and hasattr(value, "dtype") and hasattr(value, "item"):
+            self.write_numpy(value)
             return
-        for base in (int, str, float, list, dict):
-            if not issubclass(kind, base):
-                continue
-            if base is dict and kind.__module__ == "collections" and kind.__name__ in ("Counter", "OrderedDict"):
-                self.write_dict(value)
-            elif kind.__eq__ is base.__eq__:
-                self.write(_plain(base, value))
-            elif self.wildcards and not top and _accepts_everything(value):
-                self.put(WILDCARD)
-            else:
-                self.put(OPAQUE)
-            return
-        if self.wildcards and not top and _accepts_everything(value):
-            self.put(WILDCARD)
+        equality = kind.__eq__
+        for module, name, plain in _EQUALITIES:
+            known = getattr(sys.modules.get(module), name, None)
+            if known is not None and equality is known.__eq__:
+                self.write(plain(value))
+                return
+        try:
+            everything = (value == object()) is True
+        except Exception:
+            self.error(ERROR)
         else:
-            self.put(OPAQUE)
+            self.put(WILDCARD if everything and self.wildcards and not top else OPAQUE)
+
+    def write_numpy(self, value: Any) -> None:
+        """A scalar, or an array."""
+        letter = value.dtype.kind
+        if isinstance(value, str):
+            self.put(encode_basestring_ascii(str.__str__(value)))
+        elif value.size != 1:
+            self.error(ERROR)
+        elif letter in "biu":
+            self.put(_integer(int(value.item())) + MARK + "i")
+        elif letter in "fc":
+            item = value.item()
+            number = float(item.real)
+            size = value.dtype.itemsize // (2 if letter == "c" else 1)
+            exact = item.imag == 0 and number == item.real
+            self.put((_float(number) if exact else OPAQUE) + MARK + {2: "e", 4: "f"}.get(size, "d"))
+        elif letter == "U":
+            self.put(encode_basestring_ascii(value.item()) + MARK + "o")
+        elif letter == "O" and type(value.item()) in (int, float, bool, str, type(None)):
+            self.write(value.item())
+            self.put(MARK + "o")
+        else:
+            self.put(OPAQUE if isinstance(value, bytes) else OPAQUE + MARK + "o")
+
+
+class _Signalling:
+    """A signalling NaN of ``decimal``: compared with a number, it is an error."""
 
 
 def _plain(base: type, value: Any) -> Any:
@@ -129,8 +178,60 @@ def _plain(base: type, value: Any) -> Any:
     return base.__pos__(value) if base is float else int.__index__(value)
 
 
-def _accepts_everything(value: Any) -> bool:
-    return (value == object()) is True
+def _key(key: Any) -> str | None:
+    """The JSON key that equals ``key``, if there is one."""
+    kind = type(key)
+    if kind is str:
+        return key
+    user = getattr(sys.modules.get("collections"), "UserString", None)
+    if user is not None and kind.__eq__ is user.__eq__ and kind.__hash__ is user.__hash__:
+        key = key.data
+    if not isinstance(key, str):
+        return None
+    text = str.__str__(key)
+    return text if hash(key) == hash(text) and bool(key == text) else None
+
+
+def _decimal(value: Any) -> Any:
+    if value.is_snan():
+        return _Signalling()
+    if not value.is_finite():
+        return float(value)
+    if value == 0 or (value.adjusted() < 100_000 and value == value.to_integral_value()):
+        return int(value)
+    return _rounded(value)
+
+
+def _fraction(value: Any) -> Any:
+    return int(value) if value.denominator == 1 else _rounded(value)
+
+
+def _rounded(value: Any) -> float:
+    """The float that equals ``value``, NaN if there is none."""
+    try:
+        number = float(value)
+    except OverflowError:
+        return float("nan")
+    return number if value == number else float("nan")
+
+
+# where an equality comes from, and the plain value that is equal to the same JSON values
+_EQUALITIES: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
+    *(
+        ("builtins", base.__name__, lambda value, base=base: _plain(base, value))
+        for base in (int, str, float, list, dict)
+    ),
+    ("builtins", "complex", lambda value: float("nan") if value.imag else value.real),
+    ("types", "MappingProxyType", dict),
+    ("decimal", "Decimal", _decimal),
+    ("fractions", "Fraction", _fraction),
+    ("collections", "Counter", lambda value: _plain(dict, value)),
+    ("collections", "OrderedDict", lambda value: _plain(dict, value)),
+    ("collections", "UserList", lambda value: value.data),
+    ("collections", "UserString", lambda value: value.data),
+    ("collections.abc", "Mapping", lambda value: dict(value.items())),
+    ("sortedcontainers", "SortedList", list),
+)
 
 
 def _integer(value: int) -> str:

@@ -1,12 +1,13 @@
 """A worker: a small interpreter that forks one locked-down child for every program, and watches over it.
 
 It never holds a program, an input or an output: those go from the judge to the child by descriptor. Started by path in
-a fresh interpreter (``bootstrap``), with one argument: its settings as JSON.
+a fresh interpreter (``worker.Worker``), with its settings as JSON on standard input.
 """
 
 from __future__ import annotations
 
 import builtins
+import errno
 import fcntl
 import gc
 import json
@@ -19,24 +20,31 @@ import socket
 import sys
 import time
 import traceback
-from typing import Any
+from typing import Any, NamedTuple
 
-from . import jobs, lockdown, official, packages, script
+from . import devnull, jobs, lockdown, official, packages, script
 from .jobs import Job, Reply, Request
-from .report import RESULT_FD
+from .report import OUTPUT_FD, RESULT_FD
+from .usage import ChildUsage, OpenThread, resident_bytes
 
 _POLL_SECONDS = 0.25  # a child with several threads spends its CPU time faster than the clock runs
+_SHORTEST_POLL_SECONDS = 0.005
+_FILL_BYTES_A_SECOND = 8 << 30  # how fast a child may fill memory: the closer to its limit, the sooner the next look
+_RESERVED_BYTES = 64 << 30  # address space beyond the memory limit: thread stacks and sparse arrays are only reserved
+_INPUTS_KEPT = 3  # copies of its inputs that a child holds for this package's own sake
 _LOOK_SECONDS = 0.5  # beyond its wall time: how often a child is asked whether it still computes
 _COMPUTES = 0.05  # the share of a core from which on it does
 _HAD_A_CORE = 0.9  # the share from which on nobody held it up
-_THREADS = 1024  # that one child may start, over its whole life
+_THREADS = 128  # that one child may have at a time
+_UNWATCHED_POLL_SECONDS = 0.02  # where the kernel does not ask before a new thread
+_INPUT_FD = 180  # the first of the tests' inputs, above the program's own descriptors
 _READY = b"R"
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
 def main() -> None:
     """Reads the settings, locks the worker down, says how that went, serves until the judge closes the socket."""
-    settings = json.loads(sys.argv[1])
+    settings = json.load(sys.stdin)
     control = socket.socket(fileno=settings["control"])
     try:
         worker = Worker(control, settings)
@@ -46,6 +54,14 @@ def main() -> None:
     worker.serve()
 
 
+class _Ending(NamedTuple):
+    """How the watch over a child ended."""
+
+    reason: int | None  # why it was killed; None: it ended by itself
+    wall_seconds: float
+    waited_seconds: float
+
+
 class Worker:
     """The process that forks."""
 
@@ -53,6 +69,7 @@ class Worker:
         self.control = control
         self.lock = settings["lock"]
         hello: dict[str, Any] = {"landlock": lockdown.landlock_version()}
+        lockdown.first_to_go()
         if settings["namespaces"]:
             lockdown.unshare_namespaces()
             _become_first_of_namespace(control)
@@ -60,6 +77,7 @@ class Worker:
         packages.offer(settings["packages"])
         for name in settings["preload"]:
             __import__(name)
+        devnull.install()
         self.official_module = official.prepare()
         sys.setrecursionlimit(1000)
         site.setquit()
@@ -70,10 +88,12 @@ class Worker:
         lockdown.limit_worker()
         lockdown.not_dumpable()
         self.own_memory = _virtual_memory()
-        self.null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        self.own_resident = _own_resident()
         self.filter: lockdown.Filter | None = None
         self.threads: lockdown.ThreadWatch | None = None
-        if self.lock != "none":
+        if self.lock == "none":
+            self.open_thread = OpenThread()
+        else:
             self._give_up_rights(settings["readable"], hello)
         self.ready_read, self.ready_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
@@ -83,7 +103,18 @@ class Worker:
         control.send(json.dumps(hello).encode())
 
     def _give_up_rights(self, readable: list[str], hello: dict[str, Any]) -> None:
-        """Takes away what the kernel can take away; under ``lock == "require"`` anything missing is an error."""
+        """Takes away what the kernel can take away; under ``lock == "require"`` anything missing is an error.
+
+        The one exception is the watch on threads, which the kernel refuses where another watch exists, as in some
+        containers: a child's threads are counted from time to time then.
+        """
+
+        def start_open_thread() -> None:
+            self.open_thread = OpenThread()
+
+        def restrict_files() -> None:
+            packages.keep_listings(readable)
+            lockdown.restrict_files(readable, ["/dev/null"])  # each child opens its own
 
         def build_filter() -> None:
             self.filter = lockdown.Filter()
@@ -94,7 +125,8 @@ class Worker:
         steps = {
             "no_new_privileges": lockdown.no_new_privileges,
             "capabilities": lockdown.drop_capabilities,
-            "files": lambda: lockdown.restrict_files(readable),
+            "open thread": start_open_thread,
+            "files": restrict_files,
             "filter": build_filter,
             "threads": watch_threads,
         }
@@ -102,7 +134,7 @@ class Worker:
             try:
                 step()
             except OSError as error:
-                if self.lock == "require":
+                if self.lock == "require" and (name, error.errno) != ("threads", errno.EBUSY):
                     raise
                 hello[name] = str(error)
 
@@ -121,27 +153,31 @@ class Worker:
 
     def run(self, request: Request, descriptors: list[int]) -> Reply:
         """Forks, waits for the end or a limit, and says which it was."""
+        memory = request.memory_bytes + _INPUTS_KEPT * os.fstat(descriptors[0]).st_size
         try:
             pid = os.fork()
-        except OSError as error:
-            return Reply(request.number, jobs.FAILED, 0, 0.0, 0, f"fork: {error}")
+        except OSError as failure:
+            return Reply(request.number, jobs.FAILED, 0, 0.0, error=f"fork: {failure}")
         if pid == 0:
-            self.child(request, descriptors)
-        ending = self.watch(pid, request)
+            self.child(request, memory, descriptors)
+        reason, wall, waited = self.watch(pid, request, self.own_resident + memory)
         _, status, usage = os.wait4(pid, 0)
         cpu = usage.ru_utime + usage.ru_stime
         note = self.note()
-        if not note.startswith(_READY) and ending is None:
-            return Reply(request.number, jobs.FAILED, status, cpu, usage.ru_maxrss, note.decode() or "child not ready")
-        if ending is None:
-            signalled = os.WIFSIGNALED(status)
-            ending = jobs.SIGNALLED if signalled else jobs.EXITED
-            value = os.WTERMSIG(status) if signalled else os.WEXITSTATUS(status)
-            if signalled and value == signal.SIGKILL and cpu >= request.cpu_seconds:
-                ending = jobs.CPU_LIMIT  # the kernel's own limit, where this process came too late
-        else:
-            value = signal.SIGKILL
-        return Reply(request.number, ending, value, cpu, usage.ru_maxrss)
+        signalled = os.WIFSIGNALED(status)
+        value = os.WTERMSIG(status) if signalled else os.WEXITSTATUS(status)
+        error = ""
+        if not note.startswith(_READY) and reason is None and not (signalled and value == signal.SIGKILL):
+            reason, value, error = jobs.FAILED, status, note.decode() or "child not ready"
+        elif self.own_resident and usage.ru_maxrss << 10 > self.own_resident + memory:
+            reason = jobs.MEMORY_LIMIT  # its peak fell between two looks: what counts must not depend on them
+        elif signalled and value == signal.SIGKILL and reason is None and cpu >= request.cpu_seconds:
+            reason = jobs.CPU_LIMIT  # the kernel's own limit, where this process came too late
+        if reason is None:
+            reason = jobs.SIGNALLED if signalled else jobs.EXITED
+        elif reason == jobs.SIGNALLED:
+            value = signal.SIGSYS
+        return Reply(request.number, reason, value, cpu, wall, usage.ru_maxrss, waited, error)
 
     def note(self) -> bytes:
         """What the child said about its lockdown, before it saw the program."""
@@ -150,35 +186,38 @@ class Worker:
         except BlockingIOError:
             return b""
 
-    def watch(self, pid: int, request: Request) -> int | None:
-        """Waits for the child's end; kills it at a limit or on request. Returns why it was killed, if it was.
+    def watch(self, pid: int, request: Request, resident_limit: int) -> _Ending:
+        """Waits for the child's end; kills it at a limit or on request.
 
-        The wall limit ends children that wait, and those that had a core. One that computes then, and had less than
-        its share of a core so far, goes on to its CPU limit, or to ``longest_seconds``.
+        Time that a child was ready to run and had no core does not count against its wall limit. One that computes at
+        its wall limit, and had less than its share of a core so far, goes on to its CPU limit: on a virtual machine
+        the host may take the core, which the kernel does not count. Both end at ``longest_seconds``.
         """
         ended = os.pidfd_open(pid)
+        usage = ChildUsage(ended, self.open_thread)
         poll = select.poll()
         poll.register(ended, select.POLLIN)
         poll.register(self.control, select.POLLIN)
         questions = -1 if self.threads is None else self.threads.descriptor
         if self.threads is not None:
             poll.register(questions, select.POLLIN)
-        asked = 0
         clock = (~pid << 3) | 2  # the kernel's id of that process's CPU clock
         looked = started = time.monotonic()
         deadline = started + request.wall_seconds
+        pause = self.pause(request.memory_bytes)
+        look = started + pause
         left = left_then = request.cpu_seconds
         reason = None
         try:
             while True:
-                wait = min(left, deadline - time.monotonic(), _POLL_SECONDS)
+                wait = min(left, deadline - time.monotonic(), look - time.monotonic())
                 events = poll.poll(max(1, int(wait * 1000) + 1))
                 ready = {descriptor for descriptor, _ in events}
+                now = time.monotonic()
                 if ended in ready:
-                    return None
+                    return _Ending(None, now - started, usage.waited() if now - started > _POLL_SECONDS else 0.0)
                 if self.threads is not None and questions in ready:
-                    asked += 1
-                    self.threads.answer(allow=asked <= _THREADS)
+                    self.threads.answer(allow=_threads(usage) < _THREADS)
                 if self.control.fileno() in ready:
                     data = self.control.recv(4096)
                     if not data:
@@ -190,28 +229,52 @@ class Worker:
                 left = request.cpu_seconds - time.clock_gettime(clock)
                 if reason is None and left <= 0:
                     reason = jobs.CPU_LIMIT
-                now = time.monotonic()
+                if reason is None and now >= look:
+                    reason, pause = self.look(usage, resident_limit)
+                    look = now + pause
                 if reason is None and now >= deadline:
                     computes = left_then - left >= _COMPUTES * (now - looked)
                     held_up = request.cpu_seconds - left < _HAD_A_CORE * (now - started)
-                    if not (computes and held_up) or now >= started + request.longest_seconds:
+                    lacking = request.wall_seconds + usage.waited() - (now - started)
+                    if now >= started + request.longest_seconds or not (lacking > 0 or (computes and held_up)):
                         reason = jobs.WALL_LIMIT
-                    looked, left_then, deadline = now, left, now + _LOOK_SECONDS
+                    looked, left_then = now, left
+                    deadline = now + (min(lacking, _LOOK_SECONDS) if lacking > 0 else _LOOK_SECONDS)
                 if reason is not None:
+                    waited = usage.waited()
                     os.kill(pid, signal.SIGKILL)
-                    return reason
+                    return _Ending(reason, now - started, waited)
         finally:
             os.close(ended)
 
-    def child(self, request: Request, descriptors: list[int]) -> None:
+    def look(self, usage: ChildUsage, resident_limit: int) -> tuple[int | None, float]:
+        """Looks at a child's memory and threads. Returns (why it must end, if it must; seconds until the next look)."""
+        if not self.own_resident:
+            return None, _POLL_SECONDS
+        usage.waited()  # of threads that may have ended at the next look
+        try:
+            resident, threads = usage.status()
+        except OSError:
+            return None, _POLL_SECONDS  # it has just ended
+        if resident > resident_limit:
+            return jobs.MEMORY_LIMIT, 0.0
+        if self.threads is None and self.filter is not None and threads > _THREADS:
+            return jobs.SIGNALLED, 0.0
+        return None, self.pause(resident_limit - resident)
+
+    def pause(self, room: int) -> float:
+        """Seconds in which a child cannot fill ``room`` bytes."""
+        longest = _POLL_SECONDS if self.threads is not None or self.filter is None else _UNWATCHED_POLL_SECONDS
+        return min(max(room / _FILL_BYTES_A_SECOND, _SHORTEST_POLL_SECONDS), longest)
+
+    def child(self, request: Request, memory: int, descriptors: list[int]) -> None:
         """The forked child: locks itself down, runs the job, ends. Never returns."""
         status = 1
         try:
             lockdown.die_with_parent()
-            job, inputs = _take(descriptors, self.null)
-            file_bytes = request.file_bytes
-            memory = self.own_memory + request.memory_bytes + sum(map(len, job.inputs))
-            lockdown.limit_resources(int(request.cpu_seconds) + 2, memory, file_bytes)
+            job, inputs = _take(descriptors)
+            space = self.own_memory + memory + (_RESERVED_BYTES if self.own_resident else 0)
+            lockdown.limit_resources(int(request.cpu_seconds) + 2, space, request.file_bytes)
             self.control.close()
             os.close(self.ready_read)
             if self.threads is not None:
@@ -233,8 +296,12 @@ class Worker:
             os._exit(status)
 
 
-def _take(descriptors: list[int], null: int) -> tuple[Job, list[int]]:
-    """Reads the job file and puts every descriptor in its place: 0 to 2 the standard ones, 3 the result file."""
+def _take(descriptors: list[int]) -> tuple[Job, list[int]]:
+    """Reads the job file and puts every descriptor in its place.
+
+    0 to 2 are the standard ones; what the program need not see lies as high as descriptors go, so that the first file
+    that it opens is 3, as in a plain process. /dev/null is the child's own: its flags are shared by all that hold it.
+    """
     source, output, result = descriptors
     size = os.fstat(source).st_size
     data = bytearray()
@@ -243,16 +310,14 @@ def _take(descriptors: list[int], null: int) -> tuple[Job, list[int]]:
     os.close(source)
     job = Job.unpack(bytes(data))
     real = job.mode == jobs.FAITHFUL
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     os.dup2(null, 0)
     os.dup2(null, 2)
     os.dup2(output if real else null, 1)
-    # the result file's own number may be 3 already, or another's: move through a high one
-    high = os.dup(result)
+    os.dup2(output if real else null, OUTPUT_FD)
+    os.dup2(result, RESULT_FD)
     for descriptor in (null, output, result):
         os.close(descriptor)
-    os.dup2(high, RESULT_FD)
-    if high != RESULT_FD:
-        os.close(high)
     inputs: list[int] = []
     for text in job.inputs if real else ():
         stdin = os.memfd_create("stdin", os.MFD_ALLOW_SEALING)
@@ -262,7 +327,8 @@ def _take(descriptors: list[int], null: int) -> tuple[Job, list[int]]:
                 view = view[os.write(stdin, view) :]
             os.lseek(stdin, 0, os.SEEK_SET)
         fcntl.fcntl(stdin, fcntl.F_ADD_SEALS, _SEALS)  # its memory counts against no limit
-        inputs.append(stdin)
+        inputs.append(os.dup2(stdin, _INPUT_FD + len(inputs)))
+        os.close(stdin)
     return job, inputs
 
 
@@ -279,3 +345,18 @@ def _become_first_of_namespace(control: socket.socket) -> None:
 def _virtual_memory() -> int:
     with open("/proc/self/statm") as handle:
         return int(handle.read().split()[0]) * resource.getpagesize()
+
+
+def _own_resident() -> int:
+    """This process's resident memory; 0 where /proc does not tell: address space is what is limited then."""
+    try:
+        return resident_bytes()
+    except (OSError, KeyError):
+        return 0
+
+
+def _threads(usage: ChildUsage) -> int:
+    try:
+        return usage.status()[1]
+    except OSError:
+        return _THREADS
