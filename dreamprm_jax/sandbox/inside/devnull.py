@@ -13,9 +13,9 @@ _NULL_FD = 2  # of a child: /dev/null, open for reading and writing
 
 def install() -> None:
     """Lets ``open`` and ``os.open`` answer for /dev/null with a duplicate of a descriptor that is open already."""
-    os.open = _answering(os.open, lambda real, *args, **more: os.dup(_NULL_FD))  # type: ignore[assignment]
+    os.open = _answering(os.open, lambda real, *args, **more: os.dup(_NULL_FD))
     opened = _answering(io.open, lambda real, *args, **more: real(os.dup(_NULL_FD), *args, **more))
-    io.open = builtins.open = opened  # type: ignore[assignment]
+    io.open = builtins.open = opened
 
 
 def _answering(real: Callable[..., Any], answer: Callable[..., Any]) -> Callable[..., Any]:
