@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -341,6 +342,7 @@ def _run(sample: dict[str, Any], code: str, timeout: int, sending: Any) -> None:
     from lcb_runner.evaluation.testing_util import run_test
 
     send = sending.send
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     results, _ = run_test({"input_output": json.dumps(sample)}, test=code, debug=False, timeout=timeout)
     fixed = []
     for item in results:
