@@ -116,7 +116,7 @@ class _Writer:
             self.put(OPAQUE)
             return
         opening = self.open("{")
-        for index, text in enumerate(sorted(filter(None, items))):
+        for index, text in enumerate(sorted(key for key in items if key is not None)):
             if index:
                 self.put(",")
             self.put(encode_basestring_ascii(text) + ":")  # type: ignore[arg-type]
