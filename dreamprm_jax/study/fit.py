@@ -170,8 +170,8 @@ def fit_bilevel(
       raw: labels that phi started from.
       truths: of the labels; nan where unknown. For the diagnosis alone.
     """
-    calls = jax.tree.map(lambda leaf: leaf.reshape(-1, unroll, *leaf.shape[1:]) if unroll > 1 else leaf, data)
-    run = _bilevel(model, recipe, cast(Hashable, labels), unroll)
+    calls = jax.tree.map(lambda leaf: leaf.reshape(-1, unroll, 1, *leaf.shape[1:]), data)
+    run = _bilevel(model, recipe, cast(Hashable, labels))
     figures = (jnp.float32(meta_rate), jnp.float32(clean_weight))
     return run(state, meta, calls, outer, weights, *figures, jnp.asarray(raw), jnp.asarray(truths))
 
@@ -190,7 +190,7 @@ def _meta_optimizer(labels: Parametrisation) -> optax.GradientTransformationExtr
 
 
 @functools.lru_cache(maxsize=16)
-def _bilevel(model: DecoderConfig, recipe: Recipe, labels: Any, unroll: int) -> Any:
+def _bilevel(model: DecoderConfig, recipe: Recipe, labels: Any) -> Any:
     """Compiled once for each parametrisation: tables that hold no data may be shared, networks hold their features."""
     optimizer, meta_optimizer = make_optimizer(recipe), _meta_optimizer(labels)
 
@@ -207,7 +207,7 @@ def _bilevel(model: DecoderConfig, recipe: Recipe, labels: Any, unroll: int) -> 
         steps = step_loss(elementwise_loss("bce", logits, batch.raw), jnp.ones_like(batch.raw), batch)
         return outcome_loss(logits, batch) + clean * steps
 
-    gradient = make_meta_gradient(inner_loss, outer_loss, optimizer, unroll=unroll)
+    gradient = make_meta_gradient(inner_loss, outer_loss, optimizer)
 
     @jax.jit
     def run(
@@ -225,7 +225,8 @@ def _bilevel(model: DecoderConfig, recipe: Recipe, labels: Any, unroll: int) -> 
 
         def step(carry: tuple[State, MetaState], both: tuple[Batch, Batch]) -> tuple[tuple[State, MetaState], Trace]:
             (state, meta), (batch, held) = carry, both
-            result = gradient(*state, (meta.phi, weights), batch, (held, clean), do_meta=jnp.asarray(True))
+            outer_batch = jax.tree.map(lambda leaf: leaf[None], (held, clean))
+            result = gradient(*state, (meta.phi, weights), batch, outer_batch, do_meta=jnp.asarray(True))
             slope = result.hypergradient[0]
             touched = optimizers.touched_rows(batch.label_index, len(raw), batch.label_mask)
             updates, opt_state = meta_optimizer.update(slope, meta.opt_state, meta.phi, touched=touched)
