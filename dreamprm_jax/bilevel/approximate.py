@@ -109,9 +109,8 @@ def _solve(
     """(d^2 L_in / d theta^2 + damping)^-1 v."""
 
     def matvec(x: PyTree) -> PyTree:
-        return add(
-            problem.hessian_vector(params, phi, *last, x)[0], jax.tree.map(lambda leaf: solver.damping * leaf, x)
-        )
+        product = problem.hessian_vector(params, phi, *last, x)[0]
+        return jax.tree.map(lambda h, leaf: h + solver.damping * leaf, product, x)
 
     return solver.solve(matvec, v, x)
 

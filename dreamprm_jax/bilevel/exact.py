@@ -112,7 +112,7 @@ def mixed(
     adjoint = v
     if end_gradient is not None:
         adjoint = add(v, end_gradient.params)
-        given = floating_leaves(end_gradient.opt_state)[0]
+        given = state_leaves(end_gradient.opt_state, start.opt_state)
         state_adjoint = given if state_adjoint is None else add(state_adjoint, given)
     if unroll == 1 and state_adjoint is None and not wants_start:
         # Phases of their own: g and v need not outlive the optimizer's.
@@ -268,6 +268,12 @@ def state_cotangent(opt_state: PyTree, floating: list[Array]) -> PyTree:
     return floating_leaves(jax.tree.map(still, opt_state))[1](floating)
 
 
+def state_leaves(cotangent: PyTree, opt_state: PyTree) -> list[Array]:
+    """The inverse of ``state_cotangent``: the leaves that stand for floating leaves of the state."""
+    pairs = zip(jax.tree.leaves(cotangent), jax.tree.leaves(opt_state), strict=True)
+    return [jnp.asarray(leaf, like.dtype) for leaf, like in pairs if jnp.issubdtype(like.dtype, jnp.inexact)]
+
+
 def _segments(data: Data, first: int, length: int) -> tuple[PyTree, Any]:
     """Batches and keys of the steps after the first segment, [segments, length, ...]."""
     steps = data.steps(first, _count(data.inner_batch))
@@ -311,7 +317,7 @@ def reverse(
         loss, aux = problem.outer_value(read, data.outer_batch, data.outer_key)
         total = loss
         if end_gradient is not None:
-            given = (end_gradient.params, floating_leaves(end_gradient.opt_state)[0])
+            given = (end_gradient.params, state_leaves(end_gradient.opt_state, start.opt_state))
             total = total + _inner_product((end.params, floating_leaves(end.opt_state)[0]), given)
         return total, (end, inner, loss, aux)
 
