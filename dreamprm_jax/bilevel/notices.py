@@ -55,8 +55,8 @@ def derivative_by_nature(optimizer: optax.GradientTransformation, params: PyTree
         slope = pull((jax.tree.map(_ones, updates), jax.tree.map(jnp.zeros_like, leaves)))[0]
         # By a state that the next step reads, a gradient may act later; signs and constants never do.
         reversed_updates = update(jax.tree.map(jnp.negative, gradients))[0]
-        moves = sum(jnp.sum(jnp.abs(a - b)) for a, b in _pairs(updates, reversed_updates))
-        size = sum(jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(slope))
+        moves = sum((jnp.sum(jnp.abs(a - b)) for a, b in _pairs(updates, reversed_updates)), start=jnp.zeros(()))
+        size = sum((jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(slope)), start=jnp.zeros(()))
         after = Point(optax.apply_updates(point.params, updates), update(gradients)[1])
         return after, size, moves, jnp.isfinite(size)
 

@@ -147,7 +147,7 @@ class Problem:
             _, pull = jax.vjp(lambda gradient: self.step(point, Signal(gradient, signal.loss)).params, signal.gradient)
             return pull(adjoint)[0], None
         _, pull = jax.vjp(lambda signal: self.step(point, signal).params, signal)
-        return tuple(pull(adjoint)[0])  # type: ignore[return-value]
+        return tuple(pull(adjoint)[0])
 
     def step_adjoint(
         self, point: Point, signal: Signal, adjoint: PyTree, state_adjoint: list[Array]
@@ -192,8 +192,8 @@ def optimizer_step(
 ) -> Point:
     """theta + update(g, s, theta), and the new s. Optimizers with extra arguments get ``value`` and ``grad``.
 
-    ``value_fn`` (and ``obj_fn``, the same) is the inner loss as a function of theta, for optimizers that evaluate it
-    themselves.
+    ``value_fn`` is the inner loss as a function of theta, for optimizers that evaluate it themselves (sophia calls it
+    ``obj_fn``).
 
     Raises:
       ValueError: when the optimizer needs ``value_fn`` and there is none.
@@ -201,10 +201,14 @@ def optimizer_step(
     extra: dict[str, Any] = {}
     if isinstance(optimizer, optax.GradientTransformationExtraArgs):
         extra = {"value": signal.loss, "grad": signal.gradient}
-        extra |= {} if value_fn is None else {"value_fn": value_fn, "obj_fn": value_fn}
+        extra |= {} if value_fn is None else {"value_fn": value_fn}
     try:
         updates, opt_state = optimizer.update(signal.gradient, point.opt_state, point.params, **extra)
     except (TypeError, ValueError) as error:
+        if value_fn is not None and "obj_fn" in str(error):  # sophia; line searches refuse arguments they do not know
+            extra["obj_fn"] = extra.pop("value_fn")
+            updates, opt_state = optimizer.update(signal.gradient, point.opt_state, point.params, **extra)
+            return Point(optax.apply_updates(point.params, updates), opt_state)
         if value_fn is None and ("value_fn" in str(error) or "obj_fn" in str(error)):
             raise ValueError(
                 "the optimizer evaluates the inner loss itself (value_fn or obj_fn): method='mixed' cannot"

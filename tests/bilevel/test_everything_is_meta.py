@@ -175,7 +175,9 @@ def test_vmap_over_phi_and_reverse_mode_through_the_hypergradient() -> None:
         def size(phi: jax.Array, method: Any) -> jax.Array:
             return jnp.sum(jnp.square(call(optimizer, 2, phi=phi, method=method).hypergradient))
 
-        ours, reference = (toy.quick_jit(jax.grad(lambda phi, m=m: size(phi, m)))(phis[0]) for m in ("mixed", "reverse"))
+        ours, reference = (
+            toy.quick_jit(jax.grad(lambda phi, m=m: size(phi, m)))(phis[0]) for m in ("mixed", "reverse")
+        )
         assert toy.relative_error(ours, reference) < 1e-7
 
 
@@ -210,9 +212,7 @@ def test_zero_and_nan_by_nature_are_named_once(make: Any, reason: str | None, re
     optimizer = make()
     run = make_meta_gradient(toy.inner_loss, toy.outer_loss, optimizer)
     for _ in range(2):
-        jax.eval_shape(
-            run, toy.params(), optimizer.init(toy.params()), toy.phi(), toy.inner_batch(), toy.outer_batch()
-        )
+        jax.eval_shape(run, toy.params(), optimizer.init(toy.params()), toy.phi(), toy.inner_batch(), toy.outer_batch())
     seen = [str(w.message) for w in recwarn if issubclass(w.category, HypergradientWarning)]
     assert len(seen) == (reason is not None)
     assert reason is None or reason in seen[0]

@@ -30,9 +30,7 @@ def outer(params: jax.Array, batch: Any) -> jax.Array:
     return 0.5 * jnp.mean(jnp.square(x @ params - y))
 
 
-@pytest.mark.parametrize(
-    "solver", [CG(tolerance=1e-14), Neumann(0.5, iterations=300)], ids=["cg", "neumann"]
-)
+@pytest.mark.parametrize("solver", [CG(tolerance=1e-14), Neumann(0.5, iterations=300)], ids=["cg", "neumann"])
 def test_the_closed_form_of_ridge_regression(solver: Any) -> None:
     """d L_out(w(phi)) / d phi with w = (X'X / n + e^phi)^-1 X'y / n, to 1e-8; and a warm start from its solution."""
     with jax.enable_x64(True):
@@ -45,7 +43,10 @@ def test_the_closed_form_of_ridge_regression(solver: Any) -> None:
         exact = jax.grad(lambda phi: outer(best(phi), (x_held, y_held)))(phi)
         optimizer = optax.sgd(0.1)
         run = make_meta_gradient(inner, outer, optimizer, method="implicit", solver=solver)
-        data = jax.tree.map(lambda leaf: leaf[None, None], (x, y)), jax.tree.map(lambda leaf: leaf[None], (x_held, y_held))
+        data = (
+            jax.tree.map(lambda leaf: leaf[None, None], (x, y)),
+            jax.tree.map(lambda leaf: leaf[None], (x_held, y_held)),
+        )
         found = run(best(phi), optimizer.init(best(phi)), phi, *data)
         assert float(found.hypergradient) == pytest.approx(float(exact), rel=1e-8)
         one = CG(iterations=1) if isinstance(solver, CG) else Neumann(0.5, iterations=1)
