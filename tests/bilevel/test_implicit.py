@@ -43,10 +43,7 @@ def test_the_closed_form_of_ridge_regression(solver: Any) -> None:
         exact = jax.grad(lambda phi: outer(best(phi), (x_held, y_held)))(phi)
         optimizer = optax.sgd(0.1)
         run = make_meta_gradient(inner, outer, optimizer, method="implicit", solver=solver)
-        data = (
-            jax.tree.map(lambda leaf: leaf[None, None], (x, y)),
-            jax.tree.map(lambda leaf: leaf[None], (x_held, y_held)),
-        )
+        data = (x[None, None], y[None, None]), (x_held[None], y_held[None])
         found = run(best(phi), optimizer.init(best(phi)), phi, *data)
         assert float(found.hypergradient) == pytest.approx(float(exact), rel=1e-8)
         one = CG(iterations=1) if isinstance(solver, CG) else Neumann(0.5, iterations=1)
