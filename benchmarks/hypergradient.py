@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dreamprm_jax.bilevel import make_meta_gradient, partition
+from dreamprm_jax.bilevel import make_meta_gradient, partition, split_batch, stack_batches
 
 Row = dict[str, Any]
 
@@ -83,11 +83,12 @@ class Setting:
         """Rows of the clean examples."""
         return {"tokens": jnp.asarray(self.clean.tokens[indices]), "truth": jnp.asarray(self.clean.truth[indices])}
 
-    def function(self, method: str, unroll: int = 1, meta: bool = True) -> Callable[..., Any]:
+    def function(self, method: str, meta: bool = True) -> Callable[..., Any]:
         """The meta-gradient as (frozen, params, opt_state, phi, batch, meta) -> (params, opt_state, hypergradient)."""
-        made = make_meta_gradient(self.inner, self.outer, self.optimizer, method=method, unroll=unroll)  # type: ignore[arg-type]
+        made = make_meta_gradient(self.inner, self.outer, self.optimizer, method=method)  # type: ignore[arg-type]
 
         def call(frozen: Any, params: Any, opt_state: Any, phi: Any, batch: Any, outer_batch: Any) -> Any:
+            outer_batch = split_batch(outer_batch)
             result = made(params, opt_state, phi, batch, outer_batch, do_meta=meta, frozen=frozen)
             return (result.params, result.opt_state) + ((result.hypergradient,) if meta else ())
 
@@ -120,15 +121,16 @@ def compile_all(setting: Setting) -> dict[str, tuple[Any, tuple[Any, ...]]]:
         ("mixed", "mixed", 1, True),
         ("reverse", "reverse", 1, True),
         ("finite difference", "finite_difference", 1, True),
+        ("sama", "sama", 1, True),
         ("mixed K=2", "mixed", 2, True),
         ("reverse K=2", "reverse", 2, True),
     ):
-        batch = setting.inner_batch(rows[unroll])
-        if unroll > 1:
-            batch = jax.tree.map(lambda leaf, k=unroll: leaf.reshape(k, -1, *leaf.shape[1:]), batch)
+        batch = jax.tree.map(
+            lambda leaf, k=unroll: leaf.reshape(k, 1, -1, *leaf.shape[1:]), setting.inner_batch(rows[unroll])
+        )
         state = setting.optimizer.init(setting.trainable)
         arguments = (setting.frozen, setting.trainable, state, setting.phi(), batch, meta)
-        lowered = jax.jit(setting.function(method, unroll, with_meta)).lower(*arguments)
+        lowered = jax.jit(setting.function(method, with_meta)).lower(*arguments)
         options = {"xla_cpu_enable_concurrency_optimized_scheduler": False} if jax.default_backend() == "cpu" else {}
         programs[name] = (lowered.compile(compiler_options=options), arguments)
     return programs
@@ -168,7 +170,7 @@ def trajectory(setting: Setting, warm_up: int, epochs: int = EPOCHS) -> list[Poi
         rows = rng.integers(0, size.examples, size.batch) if index < warm_up else passes[index - warm_up]
         batch = setting.inner_batch(rows)
         meta = setting.meta_batch(rng.choice(len(setting.clean.truth), META_BATCHES * size.batch, replace=False))
-        after, after_state = plain(setting.frozen, params, state, phi, batch, meta)
+        after, after_state = plain(setting.frozen, params, state, phi, stack_batches([batch]), meta)
         if index >= warm_up:
             inner_gradient = gradient(setting.frozen, params, phi, batch)
             points.append(Point(params, state, batch, meta, after, after_state, inner_gradient))
@@ -187,11 +189,13 @@ def directions(setting: Setting, points: list[Point], peers: dict[str, Callable[
         ("reverse", "reverse"),
         ("mixed", "mixed"),
         ("finite difference", "finite_difference"),
+        ("sama", "sama"),
     ):
         compiled = jax.jit(setting.function(method))
 
         def call(point: Point, compiled: Any = compiled) -> np.ndarray:
-            arguments = (setting.frozen, point.params, point.opt_state, setting.phi(), point.batch, point.meta)
+            batch = stack_batches([point.batch])
+            arguments = (setting.frozen, point.params, point.opt_state, setting.phi(), batch, point.meta)
             return np.asarray(compiled(*arguments)[2])
 
         methods[name] = call

@@ -10,16 +10,18 @@ One phi serves every step, also steps that no batch has shown yet, where a table
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
 
 from dreamprm_jax.bilevel.labels import DEFAULT_FLOOR
 
-Phi = dict[str, Array]
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int
+
+Phi = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)

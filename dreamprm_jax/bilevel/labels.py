@@ -8,14 +8,16 @@ label it gives every step. Losses then read ``mean(w * bce(logit, t))``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
 
 from dreamprm_jax.bilevel.partition import PyTree
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, Int
 
 DEFAULT_FLOOR = 0.02
 

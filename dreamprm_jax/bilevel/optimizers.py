@@ -7,14 +7,16 @@ Adam for tables, whose rows move only when they were in the batch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Int
 
 from dreamprm_jax.bilevel.partition import PyTree
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Bool, Int
 
 
 def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.GradientTransformation:

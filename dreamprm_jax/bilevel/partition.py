@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 PyTree = Any
 
@@ -45,8 +46,8 @@ def merge(trainable: PyTree, frozen: PyTree) -> PyTree:
     return jax.tree_util.tree_map_with_path(choose, trainable, frozen, is_leaf=lambda leaf: leaf is None)
 
 
-def split_batch(batch: PyTree, count: int) -> PyTree:
-    """Cuts every leaf [B, ...] into micro-batches [count, B / count, ...].
+def split_batch(batch: PyTree, count: int = 1) -> PyTree:
+    """Cuts every leaf [B, ...] into micro-batches [count, B / count, ...]: the form of an outer batch.
 
     Micro-batch j takes the rows j, j + count, j + 2 count, ...: with B sharded over devices, every device then holds an
     equal share of each micro-batch and no row moves.
@@ -61,6 +62,15 @@ def split_batch(batch: PyTree, count: int) -> PyTree:
         return leaf.reshape(leaf.shape[0] // count, count, *leaf.shape[1:]).swapaxes(0, 1)
 
     return jax.tree.map(cut, batch)
+
+
+def stack_batches(batches: Sequence[PyTree], count: int = 1) -> PyTree:
+    """Stacks the batches of K inner steps, leaves [B, ...], to [K, count, B / count, ...]: the form of an inner batch.
+
+    Raises:
+      ValueError: when ``count`` does not divide B.
+    """
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(split_batch(batch, count) for batch in batches))
 
 
 def _names(path: tuple[Any, ...]) -> tuple[str, ...]:

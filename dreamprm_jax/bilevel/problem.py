@@ -1,85 +1,103 @@
-"""The two losses and the optimizer in one uniform form, with every derivative that a hypergradient is made of."""
+"""The inner and outer problem in one uniform form, with every derivative that a hypergradient is made of.
+
+Letters of axes: K inner steps, M micro-batches of a step, B rows of a micro-batch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
 
 from dreamprm_jax.bilevel.partition import PyTree, merge
 
-
-class Data(NamedTuple):
-    """The batches of one call and the keys that go with them (None for losses without randomness)."""
-
-    inner_batch: PyTree
-    inner_key: Any
-    outer_batch: PyTree
-    outer_key: Any
-
-    def step(self, index: int | Array) -> tuple[PyTree, Any]:
-        """Batch and key of one inner step of several."""
-        return at(index, (self.inner_batch, self.inner_key))
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float
 
 
-class Unrolled(NamedTuple):
-    """The inner problem after K steps."""
+class Point(NamedTuple):
+    """Parameters and optimizer state of the inner problem; or their cotangents."""
 
     params: PyTree
     opt_state: PyTree
-    gradients: PyTree  # g_k; leading axis K where K > 1
-    loss: Float[Array, ""]  # mean over the steps
-    aux: PyTree
+
+
+class Signal(NamedTuple):
+    """What one optimizer step reads: the gradient and, for optimizers that use it, the loss."""
+
+    gradient: PyTree
+    loss: Float[Array, ""]
+
+
+class Adjoint(NamedTuple):
+    """Cotangents carried backward: of theta, of the state's floating leaves, and the sum for phi so far."""
+
+    params: PyTree
+    state: list[Array]
+    phi: PyTree
+
+
+class Data(NamedTuple):
+    """The batches of one call and their keys (None for losses without randomness)."""
+
+    inner_batch: PyTree  # [K, M, B, ...]
+    inner_key: Any  # [K]
+    outer_batch: PyTree  # [M, B, ...]
+    outer_key: Any
+
+    def step(self, index: int | Array) -> tuple[PyTree, Any]:
+        """Batch and key of one inner step."""
+        return at(index, (self.inner_batch, self.inner_key))
+
+    def steps(self, start: int, stop: int) -> tuple[PyTree, Any]:
+        """Batches and keys of the inner steps from ``start`` up to ``stop``."""
+        return jax.tree.map(lambda leaf: leaf[start:stop], (self.inner_batch, self.inner_key))
 
 
 @dataclass(frozen=True)
 class Problem:
     """Both losses as (..., batch, key) -> (scalar, aux), the optimizer, and their derivatives.
 
-    Each derivative is linear in the loss, so accumulation is one rule for all: the mean over micro-batches.
+    Each derivative is linear in the loss. Accumulation is therefore one rule for all: the mean over micro-batches.
     """
 
     inner: Callable[..., Any]
+    tangent: Callable[..., Any]  # the inner loss as forward mode sees it
     outer: Callable[..., Any]
     optimizer: optax.GradientTransformation
-    unroll: int
-    inner_accumulation: int
-    outer_accumulation: int
+    reads_loss: bool = False  # whether the optimizer's update depends on the loss
+    evaluation_params: Callable[[PyTree, PyTree], PyTree] | None = None  # (opt_state, params) -> those of outer
 
-    def inner_gradient(
-        self, params: PyTree, phi: PyTree, batch: PyTree, key: Any
-    ) -> tuple[Float[Array, ""], PyTree, PyTree]:
-        """(loss, aux, grad_theta L_in)."""
+    def inner_value(self, params: PyTree, phi: PyTree, batch: PyTree, key: Any) -> Float[Array, ""]:
+        """L_in."""
+        return mean_over_microbatches(lambda batch, key: self.inner(params, phi, batch, key), batch, key)[0]
+
+    def inner_gradient(self, params: PyTree, phi: PyTree, batch: PyTree, key: Any) -> tuple[Signal, PyTree]:
+        """((grad_theta L_in, L_in), aux [M, ...])."""
 
         def one(batch: PyTree, key: Any) -> tuple[PyTree, PyTree]:
             (loss, aux), gradient = jax.value_and_grad(self.inner, has_aux=True)(params, phi, batch, key)
-            return (loss, gradient), aux
+            return Signal(gradient, loss), aux
 
-        (loss, gradient), aux = _mean_over_microbatches(one, batch, key, self.inner_accumulation)
-        return loss, aux, gradient
+        return mean_over_microbatches(one, batch, key)
 
     def outer_gradient(self, params: PyTree, batch: PyTree, key: Any) -> tuple[Float[Array, ""], PyTree, PyTree]:
-        """(loss, aux, grad L_out)."""
+        """(loss, aux [M, ...], grad L_out)."""
 
         def one(batch: PyTree, key: Any) -> tuple[PyTree, PyTree]:
             (loss, aux), gradient = jax.value_and_grad(self.outer, has_aux=True)(params, batch, key)
             return (loss, gradient), aux
 
-        (loss, gradient), aux = _mean_over_microbatches(one, batch, key, self.outer_accumulation)
+        (loss, gradient), aux = mean_over_microbatches(one, batch, key)
         return loss, aux, gradient
 
     def outer_value(self, params: PyTree, batch: PyTree, key: Any) -> tuple[Float[Array, ""], PyTree]:
-        """(loss, aux)."""
-
-        def one(batch: PyTree, key: Any) -> tuple[PyTree, PyTree]:
-            return self.outer(params, batch, key)
-
-        return _mean_over_microbatches(one, batch, key, self.outer_accumulation)
+        """(loss, aux [M, ...])."""
+        return mean_over_microbatches(lambda batch, key: self.outer(params, batch, key), batch, key)
 
     def phi_gradient(self, params: PyTree, phi: PyTree, batch: PyTree, key: Any) -> PyTree:
         """grad_phi L_in."""
@@ -87,80 +105,132 @@ class Problem:
         def one(batch: PyTree, key: Any) -> tuple[PyTree, None]:
             return jax.grad(lambda phi: self.inner(params, phi, batch, key)[0])(phi), None
 
-        return _mean_over_microbatches(one, batch, key, self.inner_accumulation)[0]
+        return mean_over_microbatches(one, batch, key)[0]
 
-    def mixed_partial(self, params: PyTree, phi: PyTree, batch: PyTree, key: Any, u: PyTree) -> PyTree:
-        """grad_phi <grad_theta L_in, u>, as the gradient of a forward-mode derivative."""
+    def mixed_partial(
+        self, params: PyTree, phi: PyTree, batch: PyTree, key: Any, u: PyTree, by_loss: Array | None = None
+    ) -> PyTree:
+        """grad_phi (<grad_theta L_in, u> + by_loss L_in), as the gradient of a forward-mode derivative."""
 
         def one(batch: PyTree, key: Any) -> tuple[PyTree, None]:
             def directional(phi: PyTree) -> Array:
-                return jax.jvp(lambda theta: self.inner(theta, phi, batch, key)[0], (params,), (u,))[1]
+                value, tangent = jax.jvp(lambda theta: self.tangent(theta, phi, batch, key)[0], (params,), (u,))
+                return tangent if by_loss is None else tangent + by_loss * value
 
             return jax.grad(directional)(phi), None
 
-        return _mean_over_microbatches(one, batch, key, self.inner_accumulation)[0]
+        return mean_over_microbatches(one, batch, key)[0]
 
-    def hessian_vector(self, params: PyTree, phi: PyTree, batch: PyTree, key: Any, u: PyTree) -> tuple[PyTree, PyTree]:
-        """grad_(theta, phi) <grad_theta L_in, u>, forward over reverse: both parts in one pass."""
+    def hessian_vector(
+        self, params: PyTree, phi: PyTree, batch: PyTree, key: Any, u: PyTree, by_loss: Array | None = None
+    ) -> tuple[PyTree, PyTree]:
+        """grad_(theta, phi) (<grad_theta L_in, u> + by_loss L_in): forward over reverse, both parts in one pass."""
 
         def one(batch: PyTree, key: Any) -> tuple[PyTree, None]:
             def gradients(theta: PyTree) -> PyTree:
-                return jax.grad(lambda theta, phi: self.inner(theta, phi, batch, key)[0], argnums=(0, 1))(theta, phi)
+                return jax.grad(lambda theta, phi: self.tangent(theta, phi, batch, key)[0], argnums=(0, 1))(theta, phi)
 
-            return jax.jvp(gradients, (params,), (u,))[1], None
+            value, tangent = jax.jvp(gradients, (params,), (u,))
+            if by_loss is None:
+                return tangent, None
+            return jax.tree.map(lambda t, g: (t + by_loss * g).astype(t.dtype), tangent, value), None
 
-        return _mean_over_microbatches(one, batch, key, self.inner_accumulation)[0]
+        return mean_over_microbatches(one, batch, key)[0]
 
-    def step(self, params: PyTree, opt_state: PyTree, gradient: PyTree) -> tuple[PyTree, PyTree]:
-        """theta + update(g, s, theta), and the new s."""
-        updates, opt_state = self.optimizer.update(gradient, opt_state, params)
-        return optax.apply_updates(params, updates), opt_state
+    def step(self, point: Point, signal: Signal, value_fn: Callable[[PyTree], Array] | None = None) -> Point:
+        """One step of the optimizer: ``optimizer_step``."""
+        return optimizer_step(self.optimizer, point, signal, value_fn)
 
-    def gradient_adjoint(self, params: PyTree, opt_state: PyTree, gradient: PyTree, adjoint: PyTree) -> PyTree:
-        """u = (d theta' / d g)^T adjoint: through the optimizer's update alone."""
-        _, pull = jax.vjp(lambda gradient: self.step(params, opt_state, gradient)[0], gradient)
-        return pull(adjoint)[0]
+    def gradient_adjoint(self, point: Point, signal: Signal, adjoint: PyTree) -> tuple[PyTree, Array | None]:
+        """(u, w) = (d theta' / d (g, loss))^T adjoint: through the optimizer's update alone."""
+        if not self.reads_loss:
+            _, pull = jax.vjp(lambda gradient: self.step(point, Signal(gradient, signal.loss)).params, signal.gradient)
+            return pull(adjoint)[0], None
+        _, pull = jax.vjp(lambda signal: self.step(point, signal).params, signal)
+        return tuple(pull(adjoint)[0])
 
     def step_adjoint(
-        self, params: PyTree, opt_state: PyTree, gradient: PyTree, adjoint: PyTree, state_adjoint: list[Array]
-    ) -> tuple[PyTree, list[Array], PyTree]:
-        """Pulls the adjoint of (theta_{k+1}, s_{k+1}) back to (theta_k, s_k, g_k), each taken as independent.
+        self, point: Point, signal: Signal, adjoint: PyTree, state_adjoint: list[Array]
+    ) -> tuple[PyTree, list[Array], PyTree, Array | None]:
+        """Pulls the adjoint of (theta_{k+1}, s_{k+1}) back to (theta_k, s_k, g_k, loss_k), each taken as independent.
 
         s counts by its floating leaves: counters and keys have no derivative.
         """
-        leaves, rebuild = floating_leaves(opt_state)
+        leaves, rebuild = floating_leaves(point.opt_state)
 
-        def step(params: PyTree, leaves: list[Array], gradient: PyTree) -> tuple[PyTree, list[Array]]:
-            new_params, new_state = self.step(params, rebuild(leaves), gradient)
-            return new_params, floating_leaves(new_state)[0]
+        def step(params: PyTree, leaves: list[Array], signal: Signal) -> tuple[PyTree, list[Array]]:
+            after = self.step(Point(params, rebuild(leaves)), signal)
+            return after.params, floating_leaves(after.opt_state)[0]
 
-        _, pull = jax.vjp(step, params, leaves, gradient)
-        return pull((adjoint, state_adjoint))
+        _, pull = jax.vjp(step, point.params, leaves, signal)
+        before, before_state, (u, by_loss) = pull((adjoint, state_adjoint))
+        return before, before_state, u, by_loss if self.reads_loss else None
 
-    def unrolled(self, params: PyTree, opt_state: PyTree, phi: PyTree, data: Data) -> Unrolled:
-        """K inner steps."""
+    def replay(self, start: Point, signals: Signal, count: int | Array) -> Point:
+        """The point after ``count`` steps, from the stacked signals: elementwise work, no forward pass.
 
-        def one(carry: tuple[PyTree, PyTree], step_data: tuple[PyTree, Any]) -> tuple[tuple[PyTree, PyTree], PyTree]:
-            loss, aux, gradient = self.inner_gradient(carry[0], phi, *step_data)
-            return self.step(*carry, gradient), (gradient, loss, aux)
+        A scan over all signals whose steps from ``count`` on do nothing: unlike a loop of ``count`` rounds it has a
+        reverse mode.
+        """
+        total = len(signals.loss)
+        if total == 1 and isinstance(count, int):
+            return self.step(start, at(0, signals)) if count else start
 
-        start, step_data = (params, opt_state), (data.inner_batch, data.inner_key)
-        end, (gradients, loss, aux) = one(start, step_data) if self.unroll == 1 else jax.lax.scan(one, start, step_data)
-        return Unrolled(*end, gradients, jnp.mean(loss), aux)
+        def body(point: Point, index: Array) -> tuple[Point, None]:
+            if isinstance(count, int):
+                return self.step(point, at(index, signals)), None
+            return jax.lax.cond(index < count, lambda p: self.step(p, at(index, signals)), lambda p: p, point), None
 
-    def end(self, params: PyTree, opt_state: PyTree, gradients: PyTree) -> tuple[PyTree, PyTree]:
-        """(theta_K, s_K) from the start and the gradients."""
-        if self.unroll == 1:
-            return self.step(params, opt_state, gradients)
-        return self.replay(params, opt_state, gradients, self.unroll)
+        return jax.lax.scan(body, start, jnp.arange(count if isinstance(count, int) else total))[0]
 
-    def replay(self, params: PyTree, opt_state: PyTree, gradients: PyTree, count: int | Array) -> tuple[PyTree, PyTree]:
-        """(theta_count, s_count) from the start and the stacked gradients: elementwise work, no forward pass."""
 
-        def body(index: Array, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
-            return self.step(*carry, at(index, gradients))
+def optimizer_step(
+    optimizer: optax.GradientTransformation,
+    point: Point,
+    signal: Signal,
+    value_fn: Callable[[PyTree], Array] | None = None,
+) -> Point:
+    """theta + update(g, s, theta), and the new s. Optimizers with extra arguments get ``value`` and ``grad``.
 
-        return jax.lax.fori_loop(0, count, body, (params, opt_state))
+    ``value_fn`` is the inner loss as a function of theta, for optimizers that evaluate it themselves (sophia calls it
+    ``obj_fn``).
+
+    Raises:
+      ValueError: when the optimizer needs ``value_fn`` and there is none.
+    """
+    extra: dict[str, Any] = {}
+    if isinstance(optimizer, optax.GradientTransformationExtraArgs):
+        extra = {"value": signal.loss, "grad": signal.gradient}
+        extra |= {} if value_fn is None else {"value_fn": value_fn}
+    try:
+        updates, opt_state = optimizer.update(signal.gradient, point.opt_state, point.params, **extra)
+    except (TypeError, ValueError) as error:
+        if value_fn is not None and "obj_fn" in str(error):  # sophia; line searches refuse arguments they do not know
+            extra["obj_fn"] = extra.pop("value_fn")
+            updates, opt_state = optimizer.update(signal.gradient, point.opt_state, point.params, **extra)
+            return Point(optax.apply_updates(point.params, updates), opt_state)
+        if value_fn is None and ("value_fn" in str(error) or "obj_fn" in str(error)):
+            raise ValueError(
+                "the optimizer evaluates the inner loss itself (value_fn or obj_fn): method='mixed' cannot"
+                " differentiate that; use method='reverse', or optax.lbfgs(linesearch=None)"
+            ) from error
+        raise
+    return Point(optax.apply_updates(point.params, updates), opt_state)
+
+
+class _Unread:
+    """Stands in for the loss to see whether an optimizer reads it: it fits no operation."""
+
+
+def reads_loss(optimizer: optax.GradientTransformation, params: PyTree, opt_state: PyTree) -> bool:
+    """Whether the optimizer's update depends on the extra argument ``value``."""
+    if not isinstance(optimizer, optax.GradientTransformationExtraArgs):
+        return False
+    try:
+        jax.eval_shape(lambda g, s, p: optimizer.update(g, s, p, value=_Unread(), grad=g), params, opt_state, params)
+    except Exception:  # whatever an operation on a foreign object raises, or another argument that is missing
+        return True
+    return False
 
 
 def uniform(loss: Callable[..., Any], has_aux: bool, has_rng: bool, frozen: PyTree | None) -> Callable[..., Any]:
@@ -177,9 +247,50 @@ def uniform(loss: Callable[..., Any], has_aux: bool, has_rng: bool, frozen: PyTr
     return uniform_loss
 
 
+def mean_over_microbatches(
+    function: Callable[[PyTree, Any], tuple[PyTree, PyTree]], batch: PyTree, key: Any = None
+) -> tuple[PyTree, PyTree]:
+    """Applies ``function`` to one micro-batch after the other.
+
+    Args:
+      function: (batch [B, ...], key) -> (value, aux).
+      batch: leaves [M, B, ...].
+      key: split into one key a micro-batch where M > 1.
+
+    Returns:
+      (mean of the values, aux with a leading axis M). Half-precision values are summed in float32.
+    """
+    count = _leading(batch)
+    if count == 1:
+        value, aux = function(at(0, batch), key)
+        return value, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], aux)
+    keys = None if key is None else jax.random.split(key, count)
+    shapes, _ = jax.eval_shape(function, *at(0, (batch, keys)))
+
+    def body(total: PyTree, xs: tuple[PyTree, Any]) -> tuple[PyTree, PyTree]:
+        value, aux = function(*xs)
+        return jax.tree.map(lambda so_far, leaf: so_far + leaf.astype(so_far.dtype), total, value), aux
+
+    start = jax.tree.map(lambda leaf: zeros_of(leaf, jnp.promote_types(leaf.dtype, jnp.float32)), shapes)
+    total, aux = jax.lax.scan(body, start, (batch, keys))
+    return jax.tree.map(lambda leaf, shape: (leaf / count).astype(shape.dtype), total, shapes), aux
+
+
 def at(index: int | Array, tree: PyTree) -> PyTree:
     """One entry along every leaf's first axis."""
     return jax.tree.map(lambda leaf: leaf[index], tree)
+
+
+def add(left: PyTree, right: PyTree) -> PyTree:
+    """Leaf by leaf."""
+    return jax.tree.map(jnp.add, left, right)
+
+
+def zeros_of(leaf: Any, dtype: Any = None) -> Array:
+    """Zeros of an abstract leaf; on an explicit mesh with its sharding."""
+    dtype = leaf.dtype if dtype is None else dtype
+    sharding = getattr(leaf, "sharding", None)
+    return jnp.zeros(leaf.shape, dtype) if sharding is None else jnp.zeros(leaf.shape, dtype, device=sharding)
 
 
 def floating_leaves(tree: PyTree) -> tuple[list[Array], Callable[[list[Array]], PyTree]]:
@@ -201,22 +312,6 @@ def tree_norm(tree: PyTree) -> Float[Array, ""]:
     return jnp.sqrt(sum((jnp.sum(jnp.square(leaf)) for leaf in wide), start=jnp.zeros((), jnp.float32)))
 
 
-def _mean_over_microbatches(
-    function: Callable[[PyTree, Any], tuple[PyTree, PyTree]], batch: PyTree, key: Any, count: int
-) -> tuple[PyTree, PyTree]:
-    """(mean over micro-batches of the first output, stack of the second). One after the other, in a scan.
-
-    Half-precision values are summed in float32.
-    """
-    if count == 1:
-        return function(batch, key)
-    keys = None if key is None else jax.random.split(key, count)
-    shapes, _ = jax.eval_shape(function, *at(0, (batch, keys)))
-
-    def body(total: PyTree, xs: tuple[PyTree, Any]) -> tuple[PyTree, PyTree]:
-        value, aux = function(*xs)
-        return jax.tree.map(lambda so_far, leaf: so_far + leaf.astype(so_far.dtype), total, value), aux
-
-    start = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32)), shapes)
-    total, aux = jax.lax.scan(body, start, (batch, keys))
-    return jax.tree.map(lambda leaf, shape: (leaf / count).astype(shape.dtype), total, shapes), aux
+def _leading(tree: PyTree) -> int:
+    leaves = jax.tree.leaves(tree)
+    return leaves[0].shape[0] if leaves else 1

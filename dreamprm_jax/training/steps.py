@@ -13,7 +13,14 @@ from jaxtyping import Array, Bool, Float
 from dreamprm_jax.bilevel import optimizers
 from dreamprm_jax.bilevel.hypergradient import make_meta_gradient
 from dreamprm_jax.bilevel.labels import Parametrisation
-from dreamprm_jax.bilevel.problem import Problem, tree_norm, uniform
+from dreamprm_jax.bilevel.problem import (
+    Point,
+    Signal,
+    mean_over_microbatches,
+    optimizer_step,
+    tree_norm,
+    uniform,
+)
 from dreamprm_jax.config import TrainConfig
 from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.schema import DataError
@@ -108,16 +115,27 @@ def draws_dropout(model: DecoderConfig) -> bool:
     return model.lora is not None and model.lora.dropout > 0
 
 
+def _with_axes(batch: Any, *sizes: int) -> Any:
+    """The batch with every leading axis that ``bilevel`` expects: those of size 1 are left out of ``StepInputs``."""
+    given = sum(size > 1 for size in sizes)
+    return jax.tree.map(lambda leaf: leaf.reshape(*sizes, *leaf.shape[given:]), batch)
+
+
 def make_plain_step(inner_loss: Loss, optimizer: optax.GradientTransformation, accumulation: int = 1) -> StepFunction:
     """One first-order step on the inner loss, over ``accumulation`` micro-batches."""
 
     def step(state: TrainState, inputs: StepInputs) -> StepResult:
         check_batch(inputs.batch, leading=int(accumulation > 1))
         loss_of = uniform(inner_loss, False, inputs.key is not None, inputs.frozen)
-        problem = Problem(loss_of, loss_of, optimizer, 1, accumulation, 1)
-        loss, _, gradient = problem.inner_gradient(state.params, state.phi, inputs.batch, inputs.key)
-        params, opt_state = problem.step(state.params, state.opt_state, gradient)
-        metrics = {"inner_loss": loss, "gradient_norm": tree_norm(gradient)}
+
+        def loss_and_gradient(batch: Batch, key: Array | None) -> tuple[Any, None]:
+            (loss, _), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params, state.phi, batch, key)
+            return Signal(gradient, loss), None
+
+        batch = _with_axes(inputs.batch, accumulation)
+        signal, _ = mean_over_microbatches(loss_and_gradient, batch, inputs.key)
+        params, opt_state = optimizer_step(optimizer, Point(state.params, state.opt_state), signal)
+        metrics = {"inner_loss": signal.loss, "gradient_norm": tree_norm(signal.gradient)}
         return StepResult(state._replace(params=params, opt_state=opt_state), metrics, None)
 
     return step
@@ -149,10 +167,7 @@ def make_bilevel_step(
         outer_loss or make_outer_loss(model),
         optimizer,
         method=meta.method,
-        unroll=meta.unroll,
         has_rng=draws_dropout(model),
-        inner_accumulation=config.accumulation,
-        outer_accumulation=meta.accumulation,
     )
     meta_optimizer = make_meta_optimizer(config, labels)
 
@@ -161,8 +176,9 @@ def make_bilevel_step(
         check_batch(batch, leading=(meta.unroll > 1) + (config.accumulation > 1))
         check_batch(outer, leading=int(meta.accumulation > 1))
         padded = pad_labels(raw, len(jax.tree.leaves(state.phi)[0])) if labels.is_table else raw
+        batches = _with_axes(batch, meta.unroll, config.accumulation), _with_axes(outer, meta.accumulation)
         point = (state.params, state.opt_state, state.phi)
-        result = meta_gradient(*point, batch, outer, do_meta=do_meta, rng=inputs.key, frozen=inputs.frozen)
+        result = meta_gradient(*point, *batches, do_meta=do_meta, rng=inputs.key, frozen=inputs.frozen)
         touched = optimizers.touched_rows(batch.label_index, len(padded), batch.label_mask) & do_meta
         updates, meta_state = meta_optimizer.update(
             result.hypergradient, state.meta_opt_state, state.phi, touched=touched

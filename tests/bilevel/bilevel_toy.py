@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dreamprm_jax.bilevel import stack_batches
+
 FEATURES, HIDDEN, RANK, STEPS = 5, 6, 2, 12
 
 OPTIMIZERS = {
@@ -65,21 +67,25 @@ def phi(seed: int = 1) -> jax.Array:
 
 
 def inner_batch(unroll: int = 1, rows: int = 8, seed: int = 2) -> dict[str, jax.Array]:
-    """[B, ...], or [K, B, ...] where K > 1."""
+    """[K, 1, B, ...]."""
     rng = np.random.default_rng(seed)
-    batch = {
-        "x": jnp.asarray(rng.normal(size=(unroll, rows, FEATURES))),
-        "index": jnp.asarray(rng.integers(0, STEPS, (unroll, rows))),
+    return {
+        "x": jnp.asarray(rng.normal(size=(unroll, 1, rows, FEATURES))),
+        "index": jnp.asarray(rng.integers(0, STEPS, (unroll, 1, rows))),
     }
-    return batch if unroll > 1 else jax.tree.map(lambda leaf: leaf[0], batch)
+
+
+def split_inner(batch: dict[str, jax.Array], count: int) -> dict[str, jax.Array]:
+    """[K, 1, B, ...] to [K, count, B / count, ...]."""
+    return stack_batches([jax.tree.map(lambda leaf, k=k: leaf[k, 0], batch) for k in range(len(batch["x"]))], count)
 
 
 def outer_batch(rows: int = 8, seed: int = 3) -> dict[str, jax.Array]:
-    """Clean examples."""
+    """Clean examples, [1, B, ...]."""
     rng = np.random.default_rng(seed)
     return {
-        "x": jnp.asarray(rng.normal(size=(rows, FEATURES))),
-        "y": jnp.asarray(rng.integers(0, 2, rows).astype(float)),
+        "x": jnp.asarray(rng.normal(size=(1, rows, FEATURES))),
+        "y": jnp.asarray(rng.integers(0, 2, (1, rows)).astype(float)),
     }
 
 

@@ -34,12 +34,14 @@ def main() -> None:
     def place(tree: Any) -> Any:
         def put(leaf: jax.Array) -> jax.Array:
             spec = PartitionSpec("fsdp", "tensor") if leaf.shape == (16, 32) else PartitionSpec()
-            spec = PartitionSpec("fsdp") if leaf.shape[:1] == (64,) else spec
+            if 64 in leaf.shape:  # rows
+                axis = leaf.shape.index(64)
+                spec = PartitionSpec(*(None,) * axis, "fsdp")
             return jax.device_put(leaf, NamedSharding(mesh, spec))
 
         return jax.tree.map(put, tree)
 
-    arguments = (params, toy.warm_state(optimizer, params), phi, x, {"x": x + 1.0, "y": labels})
+    arguments = (params, toy.warm_state(optimizer, params), phi, x[None, None], {"x": x[None] + 1.0, "y": labels[None]})
     function = make_meta_gradient(inner, outer, optimizer)
     plain = jax.jit(function)(*arguments)
     with jax.set_mesh(mesh):

@@ -14,14 +14,13 @@ import numpy as np
 import optax
 import pytest
 
-from dreamprm_jax.bilevel import MetaGradientResult, make_meta_gradient, optimizers, partition, split_batch
+from dreamprm_jax.bilevel import CG, MetaGradientResult, make_meta_gradient, optimizers, partition, split_batch
 
 OPTIMIZER = toy.OPTIMIZERS["adamw"]()
 
 
-def run(inner: Any = toy.inner_loss, outer: Any = toy.outer_loss, **options: Any) -> Any:
+def run(inner: Any = toy.inner_loss, outer: Any = toy.outer_loss, unroll: int = 1, **options: Any) -> Any:
     """The compiled function with its usual arguments bound, to be overridden by keyword."""
-    unroll = options.get("unroll", 1)
     compiled = toy.quick_jit(make_meta_gradient(inner, outer, OPTIMIZER, **options))
 
     def call(**override: Any) -> MetaGradientResult:
@@ -41,11 +40,8 @@ def run(inner: Any = toy.inner_loss, outer: Any = toy.outer_loss, **options: Any
 def test_accumulation_gives_the_hypergradient_of_the_whole_batch(unroll: int) -> None:
     with jax.enable_x64(True):
         whole = run(unroll=unroll)()
-        batch = toy.inner_batch(unroll)
-        micro = split_batch(batch, 4) if unroll == 1 else jax.vmap(lambda rows: split_batch(rows, 4))(batch)
-        accumulated = run(unroll=unroll, inner_accumulation=4, outer_accumulation=2)(
-            inner_batch=micro, outer_batch=split_batch(toy.outer_batch(), 2)
-        )
+        outer = split_batch(jax.tree.map(lambda leaf: leaf[0], toy.outer_batch()), 2)
+        accumulated = run()(inner_batch=toy.split_inner(toy.inner_batch(unroll), 4), outer_batch=outer)
         for name in ("params", "opt_state", "hypergradient", "norms"):
             assert toy.relative_error(getattr(accumulated, name), getattr(whole, name)) < 1e-12, name
         assert float(accumulated.inner_loss) == pytest.approx(float(whole.inner_loss), rel=1e-12)
@@ -75,20 +71,18 @@ def noisy_outer(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Any
 def test_randomness_is_drawn_once(unroll: int) -> None:
     """The backward pass differentiates the very masks of the forward pass: equal to reverse mode with dropout on."""
     with jax.enable_x64(True):
-        options = {"unroll": unroll, "has_aux": True, "has_rng": True, "inner_accumulation": 2}
-        batch = toy.inner_batch(unroll)
-        micro = split_batch(batch, 2) if unroll == 1 else jax.vmap(lambda rows: split_batch(rows, 2))(batch)
-        arguments = {"inner_batch": micro, "rng": jax.random.key(3)}
+        options = {"has_aux": True, "has_rng": True}
+        arguments = {"inner_batch": toy.split_inner(toy.inner_batch(unroll), 2), "rng": jax.random.key(3)}
         mixed = run(noisy_inner, noisy_outer, **options)(**arguments)
         reverse = run(noisy_inner, noisy_outer, method="reverse", **options)(**arguments)
         assert toy.relative_error(mixed.hypergradient, reverse.hypergradient) < 1e-9
         masks = np.asarray(mixed.inner_aux["mask"])
         np.testing.assert_array_equal(masks, reverse.inner_aux["mask"])
         # every inner step and micro-batch has its own key
-        assert masks.shape == ((unroll,) if unroll > 1 else ()) + (2, 4, toy.FEATURES)
+        assert masks.shape == (unroll, 2, 4, toy.FEATURES)
         flat = masks.reshape(-1, 4 * toy.FEATURES)
         assert len(np.unique(flat, axis=0)) == len(flat)
-        assert float(mixed.outer_aux["logit"]) == pytest.approx(float(reverse.outer_aux["logit"]), rel=1e-9)
+        assert float(mixed.outer_aux["logit"][0]) == pytest.approx(float(reverse.outer_aux["logit"][0]), rel=1e-9)
 
 
 @pytest.mark.parametrize("method", ["mixed", "reverse"])
@@ -106,7 +100,7 @@ def test_do_meta_false_is_the_plain_step(method: str) -> None:
 
 def test_a_loss_that_is_not_finite_shows_in_the_hypergradient() -> None:
     batch = toy.inner_batch()
-    broken = run()(inner_batch=batch | {"x": batch["x"].at[0, 0].set(jnp.nan)})
+    broken = run()(inner_batch=batch | {"x": batch["x"].at[0, 0, 0, 0].set(jnp.nan)})
     assert np.isnan(broken.hypergradient).all()
     assert np.isnan(broken.outer_loss)
 
@@ -123,10 +117,19 @@ def test_frozen_leaves_get_no_update_and_no_state() -> None:
 def test_what_was_asked_wrongly_is_named() -> None:
     with pytest.raises(ValueError, match="method='magic': must be one of mixed, reverse"):
         make_meta_gradient(toy.inner_loss, toy.outer_loss, OPTIMIZER, method="magic")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="unroll=0"):
-        make_meta_gradient(toy.inner_loss, toy.outer_loss, OPTIMIZER, unroll=0)
-    with pytest.raises(ValueError, match=r"inner_batch\['index'\] has shape \(8,\): leading axes \(2,\) expected"):
-        run(unroll=2)(inner_batch=toy.inner_batch())
+    for options, message in (
+        ({"segment": 0}, "segment=0"),
+        ({"method": "sama", "start_gradient": True}, "only mixed and reverse"),
+        ({"method": "mixed", "solver": CG()}, "only method='implicit'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make_meta_gradient(toy.inner_loss, toy.outer_loss, OPTIMIZER, **options)
+    with pytest.raises(ValueError, match=r"inner_batch\['index'\] has shape \(8,\): expected \[K, M, B, ...\]"):
+        run()(inner_batch=toy.inner_batch() | {"index": jnp.zeros(8, int)})
+    with pytest.raises(ValueError, match=r"outer_batch\['y'\] has shape \(2, 4\): expected \[M, B, ...\]"):
+        run()(outer_batch=toy.outer_batch() | {"y": jnp.zeros((2, 4))})
+    with pytest.raises(ValueError, match="only method='implicit' uses it"):
+        run()(solution=toy.params())
     with pytest.raises(ValueError, match=r"params\['step'\] is int32: every leaf must be floating"):
         run()(params=toy.params() | {"step": jnp.array(3)})
     with pytest.raises(ValueError, match="must return a scalar, got shape"):
@@ -165,11 +168,11 @@ def temporaries(width: int, rows: int, optimizer: optax.GradientTransformation) 
         return jnp.mean(optax.sigmoid_binary_cross_entropy(logits(params, batch), 1.0))
 
     def plain(params: Any, state: Any, phi: jax.Array, batch: Any, _: Any) -> Any:
-        updates, state = optimizer.update(jax.grad(inner)(params, phi, batch), state, params)
+        updates, state = optimizer.update(jax.grad(inner)(params, phi, batch[0, 0]), state, params)
         return optax.apply_updates(params, updates), state
 
     params, batch = {"stack": jnp.zeros((24, width, width))}, jnp.ones((rows, width))
-    arguments = (params, optimizer.init(params), jnp.zeros(rows), batch, batch)
+    arguments = (params, optimizer.init(params), jnp.zeros(rows), batch[None, None], batch[None])
     functions = {m: make_meta_gradient(inner, outer, optimizer, method=m) for m in ("mixed", "reverse")}  # type: ignore[arg-type]
     options = {"xla_cpu_enable_concurrency_optimized_scheduler": False}
     sizes = {

@@ -1,0 +1,105 @@
+"""Warnings about optimizers whose derivative is zero or nan by nature, found by trying them once on a tiny problem."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dreamprm_jax.bilevel.partition import PyTree
+from dreamprm_jax.bilevel.problem import Point, floating_leaves
+
+if TYPE_CHECKING:
+    from jaxtyping import Array
+
+TRIED_STEPS = 12
+
+
+class HypergradientWarning(UserWarning):
+    """The hypergradient through this optimizer is zero or nan, whatever the losses are."""
+
+
+def warn_about(optimizer: optax.GradientTransformation, params: PyTree) -> None:
+    """Warns when no derivative passes through the optimizer's update.
+
+    The optimizer is tried on parameters of the same tree, each axis cut to two. An optimizer that does not accept those
+    (it needs the loss, or certain shapes) is not judged.
+    """
+    try:
+        with jax.ensure_compile_time_eval():
+            finding = derivative_by_nature(optimizer, jax.tree.map(_tiny, params))
+    except Exception:
+        return
+    if finding is not None:
+        warnings.warn(finding, HypergradientWarning, stacklevel=3)
+
+
+def derivative_by_nature(optimizer: optax.GradientTransformation, params: PyTree) -> str | None:
+    """What is wrong with d update / d gradient at generic non-zero gradients; None where nothing is."""
+    state = optimizer.init(params)
+    gradients = jax.tree.map(lambda leaf: _generic(leaf.shape, leaf.dtype), params)
+
+    @jax.jit
+    def tried(point: Point) -> tuple[Point, Array, Array, Array]:
+        def update(gradients: PyTree) -> tuple[PyTree, PyTree]:
+            return optimizer.update(gradients, point.opt_state, point.params)
+
+        def touched(gradients: PyTree) -> tuple[PyTree, list[Array]]:
+            updates, state = update(gradients)
+            return updates, floating_leaves(state)[0]
+
+        (updates, leaves), pull = jax.vjp(touched, gradients)
+        slope = pull((jax.tree.map(_ones, updates), jax.tree.map(jnp.zeros_like, leaves)))[0]
+        # By a state that the next step reads, a gradient may act later; signs and constants never do.
+        reversed_updates = update(jax.tree.map(jnp.negative, gradients))[0]
+        moves = sum((jnp.sum(jnp.abs(a - b)) for a, b in _pairs(updates, reversed_updates)), start=jnp.zeros(()))
+        size = sum((jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(slope)), start=jnp.zeros(()))
+        after = Point(optax.apply_updates(point.params, updates), update(gradients)[1])
+        return after, size, moves, jnp.isfinite(size)
+
+    point, sizes, moves, finite = Point(params, state), [], [], []
+    for _ in range(TRIED_STEPS):
+        point, size, moved, good = tried(point)
+        sizes.append(float(size))
+        moves.append(float(moved))
+        finite.append(bool(good))
+    if not all(finite):
+        bad = [index for index, good in enumerate(finite) if not good]
+        when = "at every step" if len(bad) == TRIED_STEPS else f"at step{'s' * (len(bad) > 1)} {_span(bad)}"
+        return (
+            f"the derivative of this optimizer's update is not finite {when} (counted from 0), and so is the"
+            " hypergradient; take those steps with do_meta=False, or choose another optimizer (docs/bilevel.md)"
+        )
+    if max(moves) > 0 and max(sizes) == 0:
+        return (
+            "this optimizer's update depends on the gradient only through its sign or not smoothly at all: its"
+            " derivative, and so the exact hypergradient, is zero everywhere; choose another optimizer, or"
+            " method='first_order' (docs/bilevel.md)"
+        )
+    return None
+
+
+def _tiny(leaf: Any) -> Array:
+    shape = tuple(min(size, 2) for size in jnp.shape(leaf))
+    return 0.5 + _generic(shape, jnp.result_type(leaf))
+
+
+def _generic(shape: tuple[int, ...], dtype: Any) -> Array:
+    count = max(1, int(jnp.size(jnp.zeros(shape))))
+    return (0.3 * jnp.sin(1.0 + 2.3 * jnp.arange(count))).reshape(shape).astype(dtype)
+
+
+def _ones(leaf: Array) -> Array:
+    return (1.0 + 0.37 * jnp.arange(leaf.size)).reshape(leaf.shape).astype(leaf.dtype)
+
+
+def _pairs(left: PyTree, right: PyTree) -> Any:
+    return zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
+
+
+def _span(numbers: list[int]) -> str:
+    whole = numbers == list(range(numbers[0], numbers[-1] + 1)) and len(numbers) > 1
+    return f"{numbers[0]} to {numbers[-1]}" if whole else ", ".join(map(str, numbers))

@@ -1,0 +1,137 @@
+"""Exact meta-gradients through thousands of steps in O(log K) memory: a driver on the host.
+
+The backward pass needs every (theta_k, s_k), the last one first. Replaying halves of the trajectory from stored points
+gives them in that order: at most log2(K) + 1 points are stored at any time, for K log2(K) / 2 further inner steps.
+Source: REPLAY, arXiv 2503.13751; binary checkpointing: Griewank 1992, doi 10.1080/10556789208805505.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dreamprm_jax.bilevel.exact import outer_phase, state_cotangent
+from dreamprm_jax.bilevel.partition import PyTree
+from dreamprm_jax.bilevel.problem import Adjoint, Data, Point, Problem, add, floating_leaves, reads_loss, uniform
+
+if TYPE_CHECKING:
+    from jaxtyping import Array, Float, PRNGKeyArray
+
+
+class ReplayResult(NamedTuple):
+    """After K steps and the whole backward pass."""
+
+    params: PyTree  # theta_K
+    opt_state: PyTree
+    hypergradient: PyTree  # d L_out / d phi
+    start_gradient: Point  # d L_out / d (theta_0, s_0)
+    outer_loss: Float[Array, ""]
+    stored: int  # the largest number of points (theta, s) stored at a time
+    inner_steps: int  # how often an inner gradient was computed
+
+
+def make_replay(
+    inner_loss: Callable[..., Any],
+    outer_loss: Callable[..., Any],
+    optimizer: optax.GradientTransformation,
+    batch: Callable[[int], PyTree],
+    *,
+    has_rng: bool = False,
+    tangent_loss: Callable[..., Any] | None = None,
+    evaluation_params: Callable[[PyTree, PyTree], PyTree] | None = None,
+) -> Callable[..., ReplayResult]:
+    """Builds the function that trains for K steps and differentiates the outer loss through all of them.
+
+    Args:
+      inner_loss: (params, meta_params, batch[, rng]) -> scalar.
+      outer_loss: (params, batch[, rng]) -> scalar.
+      optimizer: as for ``make_meta_gradient`` with ``method="mixed"``.
+      batch: step number -> leaves [M, B, ...]. Called several times a step; it must return the same rows each time, so
+        the order of the data must follow from the number and a seed alone.
+      has_rng: both losses take a key as their last argument.
+      tangent_loss: as for ``make_meta_gradient``.
+      evaluation_params: as for ``make_meta_gradient``.
+
+    Returns:
+      (params, opt_state, meta_params, outer_batch, steps, *, rng=None, frozen=None) -> ReplayResult, with
+      ``outer_batch`` of leaves [M, B, ...]. It compiles its parts itself: do not wrap it in ``jax.jit``.
+
+    Raises:
+      ValueError: (the function) when ``steps`` is below 1 or a key is missing.
+    """
+
+    def problem_of(point: Point, frozen: PyTree | None) -> Problem:
+        inner = uniform(inner_loss, False, has_rng, frozen)
+        tangent = inner if tangent_loss is None else uniform(tangent_loss, False, has_rng, frozen)
+        outer = uniform(outer_loss, False, has_rng, frozen)
+        return Problem(inner, tangent, outer, optimizer, reads_loss(optimizer, *point), evaluation_params)
+
+    @jax.jit
+    def forward(point: Point, phi: PyTree, frozen: PyTree, batch: PyTree, key: Any) -> Point:
+        problem = problem_of(point, frozen)
+        return problem.step(point, problem.inner_gradient(point.params, phi, batch, key)[0])
+
+    @jax.jit
+    def backward(point: Point, phi: PyTree, frozen: PyTree, batch: PyTree, key: Any, adjoint: Adjoint) -> Adjoint:
+        problem = problem_of(point, frozen)
+        signal, _ = problem.inner_gradient(point.params, phi, batch, key)
+        params, state, u, by_loss = problem.step_adjoint(point, signal, adjoint.params, adjoint.state)
+        by_gradient, by_phi = problem.hessian_vector(point.params, phi, batch, key, u, by_loss)
+        return Adjoint(add(params, by_gradient), state, add(adjoint.phi, by_phi))
+
+    @jax.jit
+    def begin(point: Point, phi: PyTree, frozen: PyTree, outer_batch: PyTree, key: Any) -> tuple[Array, Adjoint]:
+        loss, _, v, state = outer_phase(problem_of(point, frozen), point, Data(None, None, outer_batch, key))
+        leaves = floating_leaves(point.opt_state)[0]
+        state = jax.tree.map(jnp.zeros_like, leaves) if state is None else state
+        return loss, Adjoint(v, state, jax.tree.map(jnp.zeros_like, phi))
+
+    def replay(
+        params: PyTree,
+        opt_state: PyTree,
+        meta_params: PyTree,
+        outer_batch: PyTree,
+        steps: int,
+        *,
+        rng: PRNGKeyArray | None = None,
+        frozen: PyTree | None = None,
+    ) -> ReplayResult:
+        if steps < 1:
+            raise ValueError(f"steps={steps}: must be at least 1")
+        if has_rng and rng is None:
+            raise ValueError("the losses take a key (has_rng=True): pass rng")
+        outer_key, inner_key = jax.random.split(rng) if has_rng and rng is not None else (None, None)
+        start, count, largest = Point(params, opt_state), 0, 1
+
+        def inputs(step: int) -> tuple[PyTree, Any]:
+            return batch(step), None if inner_key is None else jax.random.fold_in(inner_key, step)
+
+        def advance(point: Point, first: int, last: int) -> Point:
+            nonlocal count
+            for step in range(first, last):
+                point = forward(point, meta_params, frozen, *inputs(step))
+            count += last - first
+            return point
+
+        def back(point: Point, first: int, last: int, adjoint: Adjoint, stored: int) -> Adjoint:
+            """From the adjoint at ``last`` to that at ``first``, where ``point`` is."""
+            nonlocal count, largest
+            largest = max(largest, stored)
+            if last - first == 1:
+                count += 1
+                return backward(point, meta_params, frozen, *inputs(first), adjoint)
+            middle = (first + last) // 2
+            adjoint = back(advance(point, first, middle), middle, last, adjoint, stored + 1)
+            return back(point, first, middle, adjoint, stored)
+
+        end = advance(start, 0, steps)
+        loss, adjoint = begin(end, meta_params, frozen, outer_batch, outer_key)
+        adjoint = back(start, 0, steps, adjoint, 1)
+        before = Point(adjoint.params, state_cotangent(opt_state, adjoint.state))
+        return ReplayResult(*end, adjoint.phi, before, loss, largest, count)
+
+    return replay
