@@ -1,7 +1,8 @@
 """What judging a program costs: CPU time and memory of this package's judge, of the official evaluator and of a bare
-interpreter.
+interpreter. With --pressure: verdicts and time where programs sleep, memory is short and workers are killed.
 
     python benchmarks/judge.py [--official=LIVECODEBENCH_CHECKOUT] [--programs=200] [--rounds=5]
+    python benchmarks/judge.py --pressure [--programs=200]
 
 Each line is CPU milliseconds (user + system, all processes) for one program with one test and with fifteen tests, the
 start-up of whatever serves subtracted, median of interleaved rounds; then the ratio of the official evaluator's cost to
@@ -17,14 +18,17 @@ import functools
 import json
 import os
 import resource
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dreamprm_jax.sandbox import Judge, JudgeTask, SandboxUnavailable
+from dreamprm_jax.config import SandboxConfig
+from dreamprm_jax.sandbox import Judge, JudgeTask, Limits, SandboxUnavailable
 from dreamprm_jax.schema import TestCase
 
 PROGRAM = """import sys
@@ -132,13 +136,58 @@ def worker_memory() -> tuple[float, float]:
     return sizes["Rss"], sizes["Pss"]
 
 
+def pressure_tasks(programs: int, kind: str) -> list[tuple[JudgeTask, str]]:
+    """Tasks with the verdict that each must get: a tenth sleeps, or takes 100 MiB."""
+    special = {
+        "sleepers": ("import time\ntime.sleep(60)", "TLE"),
+        "memory": ("x = bytearray(b'x') * (100 << 20)\nimport time\ntime.sleep(0.2)\n" + PROGRAM, "AC"),
+    }
+    tests = expected_tests(1)
+    tasks = []
+    for index in range(programs):
+        code, verdict = special.get(kind, (PROGRAM, "AC")) if index % 10 == 0 else (PROGRAM, "AC")
+        tasks.append((JudgeTask(str(index), code, tests), verdict))
+    return tasks
+
+
+def pressure_run(programs: int, kind: str, workers: int, retry_share: float) -> tuple[float, int, int]:
+    """Returns (seconds, wrong verdicts, verdicts lost). Kind "killed": a worker is killed each 20 programs."""
+    tasks = pressure_tasks(programs, kind)
+    wrong = lost = 0
+    with Judge(limits=Limits(6.0, 2.0), workers=workers, retry_share=retry_share) as judge:
+        start = time.monotonic()
+        for index, result in enumerate(judge.evaluate(task for task, _ in tasks)):
+            lost += not result.verdict.is_label
+            wrong += result.verdict.is_label and result.verdict.value != tasks[index][1]
+            if kind == "killed" and index % 20 == 0 and (pids := judge.worker_pids()):
+                os.kill(sorted(pids)[index % len(pids)], signal.SIGKILL)
+        return time.monotonic() - start, wrong, lost
+
+
+def pressure(programs: int) -> None:
+    """Prints the table of verdicts under pressure."""
+    print(f"{'under pressure':<16}{'workers':>8}{'seconds':>10}{'no retry':>10}{'ratio':>8}{'wrong':>8}{'lost':>8}")
+    for kind in ("sleepers", "memory", "killed"):
+        for workers in (2, 8, 16, 32):
+            seconds, wrong, lost = pressure_run(programs, kind, workers, SandboxConfig().retry_share)
+            plain, _, _ = pressure_run(programs, kind, workers, 0.0)
+            print(
+                f"{kind:<16}{workers:>8}{seconds:>10.1f}{plain:>10.1f}{seconds / plain:>8.2f}{wrong:>8}{lost:>8}",
+                flush=True,
+            )
+
+
 def main() -> None:
     """Measures and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--official", type=Path, help="checkout of the LiveCodeBench repository")
     parser.add_argument("--programs", type=int, default=200, help="a round (the slow peers run a tenth)")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--pressure", action="store_true", help="verdicts and time under pressure, instead")
     options = parser.parse_args()
+    if options.pressure:
+        pressure(options.programs)
+        return
     suites = (expected_tests(1), expected_tests(15))
     measures: dict[str, Callable[[tuple[TestCase, ...]], float]] = {}
     for mode, tier in (("faithful", "UNSAFE"), ("faithful", "PORTABLE"), ("faithful", "FULL"), ("lcb", "PORTABLE")):

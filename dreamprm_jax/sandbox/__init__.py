@@ -13,11 +13,11 @@ hostile: results are fixed-size headers (``inside.frames``), values are compared
 decoded.
 
 **Lockdown.** Scrubbed environment, no descriptor but the child's own, no new privileges, no capabilities, landlock
-(reading below the standard library, the system's libraries and two offered packages, numpy and sortedcontainers;
-nothing else), resource limits, and a list of allowed system calls (``inside.seccomp``): no fork, exec, socket, signal
-or opening for writing. As no child can fork, one SIGKILL ends it. The kernel asks the worker before each new thread,
-and after 1024 the answer is no: no other limit keeps one child from taking all process ids of the machine. What a
-program can still learn is whether a path exists.
+(reading the standard library without site-packages, shared libraries and two offered packages, numpy and
+sortedcontainers; nothing else), resource limits, and a list of allowed system calls (``inside.seccomp``): no fork,
+exec, socket, signal or opening for writing. As no child can fork, one SIGKILL ends it. The kernel asks the worker
+before each new thread, and beyond 128 at a time the answer is no: no other limit keeps one child from taking all
+process ids of the machine. What a program can still learn is whether a path exists.
 
 **Tiers.** ``PORTABLE``: all of the above, as any user, also in an unprivileged container (Linux 5.13, Docker's default
 profile). ``FULL``: user, PID, network, IPC, UTS and mount namespaces on top. ``EXTERNAL``: the operator vouches for
@@ -28,7 +28,8 @@ a worker with canaries first (``probe``) and refuses to start where its tier doe
 as there. Two differences by name: zero tests are INVALID_TASK, and a whole result whose ``__eq__`` accepts everything
 is wrong, where only an element inside a list or dict may still do so. ``faithful`` runs the program as a plain script
 with real descriptors (``inside.script``), or calls its function: an exit status other than 0 is a runtime error, no
-prelude but for functions, and nothing is random (hash seed and ``random`` are fixed).
+prelude but for functions. The hash seed and the module ``random`` are fixed; ``random.Random()``, numpy's generators,
+``os.urandom`` and ``id`` are not.
 
 **One child for several tests** (faithful). A fork costs more than most programs: fifteen children cost ten times what
 one does. So the tests of a program run in one child, each in a new ``__main__`` with new streams, if its compiled code
@@ -37,7 +38,11 @@ once; a failure only counts of a child's first test, and runs again in a fresh c
 limits, so that sharing gives no test more. What is given up: a program that hides state in a module where the check
 does not see it, and that passes a test only thanks to it, passes. It cannot use that to learn an expected output.
 
-**Time.** CPU time decides, with a looser wall clock. A program over its limit while others ran is tried again, alone.
+**Memory.** Resident memory decides: looked at while a child runs, and by its peak at the end. A child that the kernel
+killed for lack of memory has no verdict: it is tried again alone, and is a SANDBOX_ERROR then.
+
+**Time.** CPU time decides, with a looser wall clock that stands still while a program is ready and has no core. What
+exceeded its time and lacked a core is tried again at the end, on a share of the workers.
 """
 
 from dreamprm_jax.sandbox.judge import Judge

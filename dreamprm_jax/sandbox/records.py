@@ -26,7 +26,7 @@ class Limits:
 
     cpu_seconds: float = 6.0
     wall_seconds: float = 12.0  # of a program that waits; one that others keep from a core has up to four times as long
-    memory_bytes: int = 1 << 30  # address space beyond the worker's own
+    memory_bytes: int = 1 << 30  # resident, beyond the worker's own
     output_bytes: int = 16 << 20
 
     def __post_init__(self) -> None:

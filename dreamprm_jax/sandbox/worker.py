@@ -66,10 +66,10 @@ def find_offer() -> Offer:
     packages: dict[str, str] = {}
     # entry by entry, as a rule cannot leave out a part of a folder
     readable = [*_SYSTEM_PATHS]
-    for folder in dict.fromkeys(map(os.path.realpath, stdlib)):
-        readable += _entries(folder, lambda name: name not in _INSTALLED_PACKAGES)
-    for folder in dict.fromkeys(map(os.path.realpath, _LIBRARY_FOLDERS)):
-        readable += _entries(folder, lambda name: _LIBRARY_ENTRY.fullmatch(name) is not None)
+    for library in dict.fromkeys(map(os.path.realpath, stdlib)):
+        readable += _entries(library, lambda name: name not in _INSTALLED_PACKAGES)
+    for library in dict.fromkeys(map(os.path.realpath, _LIBRARY_FOLDERS)):
+        readable += _entries(library, lambda name: _LIBRARY_ENTRY.fullmatch(name) is not None)
     for name in OFFERED_PACKAGES:
         spec = importlib.util.find_spec(name)
         if spec is None or spec.origin is None:

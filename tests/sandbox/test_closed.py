@@ -103,7 +103,8 @@ frame, seen = sys._getframe(), []
 while frame is not None:
     for name, value in sorted(frame.f_locals.items()):
         if type(value).__name__ in ("Job", "Request"):
-            seen += [tuple(item for item in value if isinstance(item, (int, bytes)) and item != value[1]), len(getattr(value, "inputs", ""))]
+            seen += [(name, item) for item in value if isinstance(item, (int, bytes)) and item != value[1]]
+            seen.append(len(getattr(value, "inputs", "")))
         if name in ("inputs", "position", "count", "first", "data"):
             seen.append((name, value if isinstance(value, int) else len(value)))
     frame = frame.f_back

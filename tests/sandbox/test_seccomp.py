@@ -83,7 +83,12 @@ def test_what_reaches_outside_is_denied(machine: str) -> None:
         assert decide(machine, call(machine, "openat"), 0, 0, flags) == EPERM
     for flags in (17, 0x4111, 0x10000000, 0x10010F00, 0x20010F00, 0x00030F00):
         assert decide(machine, call(machine, "clone"), flags) == EPERM
-    assert decide(machine, call(machine, "tgkill"), PID + 1, PID + 1, 9) == EPERM
+    assert decide(machine, call(machine, "clone"), 0x3D0F00 & ~0x400) == EPERM  # a thread with descriptors of its own
+    assert decide(machine, call(machine, "tgkill"), PID + 1, PID + 1, 6) == EPERM
+    assert decide(machine, call(machine, "tgkill"), PID, PID, 9) == EPERM  # a SIGKILL would look like the kernel's
+    for address in (1, 1 << 32):
+        assert decide(machine, call(machine, "sendto"), 3, 0, 1, 0, address, 16) == EPERM
+    assert decide(machine, call(machine, "sendto"), 3, 0, 1, 0, 0, 0) == ALLOW
     assert decide(machine, call(machine, "prlimit64"), 0, 7, 1 << 32, 0) == EPERM
     for kind in (0, 1, 2, 4, 6, 7, 9):
         assert decide(machine, call(machine, "prlimit64"), 0, kind, 16, 0) == EPERM

@@ -55,7 +55,8 @@ class Reply(NamedTuple):
     @classmethod
     def unpack(cls, data: bytes) -> Reply:
         """Reads a message."""
-        return cls(*_REPLY.unpack_from(data), data[_REPLY.size :].decode("utf-8", "replace"))
+        error = data[_REPLY.size :].decode("utf-8", "replace")
+        return cls(*_REPLY.unpack_from(data))._replace(error=error)
 
 
 class Job(NamedTuple):

@@ -1,8 +1,7 @@
 """What the kernel takes away from a worker and its children, through ctypes: no compiled part, no dependency.
 
-A worker gives up privileges, writing files (landlock) and, where asked, its namespaces once, at its start; its children
-inherit that. Each child adds resource limits, a second landlock rule set that leaves little to read, and the
-system-call filter before it sees a byte of the program.
+A worker gives up privileges, file access (landlock) and, where asked, its namespaces once, at its start; its children
+inherit that. Each child adds resource limits and the system-call filter before it sees a byte of the program.
 """
 
 from __future__ import annotations
@@ -80,57 +79,50 @@ def landlock_version() -> int:
     return max(0, int(version))
 
 
-class FileRules:
-    """A landlock rule set: which files may be used. ``restrict`` puts it on the calling process for good."""
+def restrict_files(readable: Iterable[str], writable: Iterable[str] = ()) -> None:
+    """Restricts the calling thread, and all that it starts, to some files; no TCP, no abstract socket of others.
 
-    def __init__(self, readable: Iterable[str], writable: Iterable[str] = ()) -> None:
-        """Allows reading below ``readable`` and all use of ``writable``; no other file, no TCP, no abstract socket.
+    Args:
+      readable: files, and folders with all below them. One that is not there is left out.
+      writable: files that may be used in every way.
 
-        A ``readable`` path that is not there is left out.
-
-        Raises:
-          OSError: if the kernel has no landlock.
-        """
-        version = landlock_version()
-        if version < 1:
-            raise OSError("the kernel has no landlock (Linux 5.13 or newer, enabled at boot)")
-        files = _LANDLOCK_FILES[max(known for known in _LANDLOCK_FILES if known <= version)]
-        attributes = struct.pack("<QQQ", files, 3 if version >= 4 else 0, 3 if version >= 6 else 0)
-        size = 24 if version >= 6 else 16 if version >= 4 else 8
-        self._ruleset = _check(
-            _libc.syscall(_LANDLOCK_CREATE, attributes, ctypes.c_size_t(size), ctypes.c_uint(0)),
-            "landlock_create_ruleset",
-        )
+    Raises:
+      OSError: if the kernel has no landlock.
+    """
+    version = landlock_version()
+    if version < 1:
+        raise OSError("the kernel has no landlock (Linux 5.13 or newer, enabled at boot)")
+    files = _LANDLOCK_FILES[max(known for known in _LANDLOCK_FILES if known <= version)]
+    attributes = struct.pack("<QQQ", files, 3 if version >= 4 else 0, 3 if version >= 6 else 0)
+    size = 24 if version >= 6 else 16 if version >= 4 else 8
+    ruleset = _check(
+        _libc.syscall(_LANDLOCK_CREATE, attributes, ctypes.c_size_t(size), ctypes.c_uint(0)), "landlock_create_ruleset"
+    )
+    try:
         for path in readable:
-            self._allow(path, _LANDLOCK_READ_FILE | _LANDLOCK_READ_DIR)
+            _allow(ruleset, path, _LANDLOCK_READ_FILE | _LANDLOCK_READ_DIR)
         for path in writable:
-            self._allow(path, files)
+            _allow(ruleset, path, files)
+        _check(_libc.syscall(_LANDLOCK_RESTRICT, ctypes.c_int(ruleset), ctypes.c_uint(0)), "landlock_restrict_self")
+    finally:
+        os.close(ruleset)
 
-    def restrict(self) -> None:
-        """Restricts this process and all that it starts; releases the rule set."""
-        try:
-            _check(
-                _libc.syscall(_LANDLOCK_RESTRICT, ctypes.c_int(self._ruleset), ctypes.c_uint(0)),
-                "landlock_restrict_self",
-            )
-        finally:
-            os.close(self._ruleset)
 
-    def _allow(self, path: str, rights: int) -> None:
-        try:
-            descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        except OSError:
-            return  # not there: nothing to allow
-        if not os.path.isdir(path):
-            rights &= _LANDLOCK_OF_FILES
-        rule = struct.pack("<Qi", rights, descriptor)
-        try:
-            _check(
-                _libc.syscall(_LANDLOCK_ADD, ctypes.c_int(self._ruleset), ctypes.c_int(1), rule, ctypes.c_uint(0)),
-                f"landlock_add_rule({path})",
-            )
-        finally:
-            os.close(descriptor)
+def _allow(ruleset: int, path: str, rights: int) -> None:
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return  # not there: nothing to allow
+    if not os.path.isdir(path):
+        rights &= _LANDLOCK_OF_FILES
+    rule = struct.pack("<Qi", rights, descriptor)
+    try:
+        _check(
+            _libc.syscall(_LANDLOCK_ADD, ctypes.c_int(ruleset), ctypes.c_int(1), rule, ctypes.c_uint(0)),
+            f"landlock_add_rule({path})",
+        )
+    finally:
+        os.close(descriptor)
 
 
 def first_to_go() -> None:

@@ -6,7 +6,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Collection, Sequence
-from importlib import _bootstrap_external  # type: ignore[attr-defined]
+from importlib import _bootstrap_external
 from importlib.machinery import FileFinder, ModuleSpec
 from types import ModuleType
 
@@ -57,6 +57,6 @@ def keep_listings(readable: Collection[str]) -> None:
     """
     for folder in sys.path:
         if os.path.isdir(folder) and folder not in readable:
-            finder = _ListedFolder(folder, *_bootstrap_external._get_supported_file_loaders())
+            finder = _ListedFolder(folder, *_bootstrap_external._get_supported_file_loaders())  # type: ignore[attr-defined]
             finder._fill_cache()
             sys.path_importer_cache[folder] = finder

@@ -2,16 +2,52 @@
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import os
+import queue
+from collections.abc import Callable
+from typing import Any
 
 _NANOSECONDS = 1e9
+
+
+class OpenThread:
+    """A thread that reads /proc, started before the worker gives up reading it.
+
+    Landlock binds the thread that calls it and what that starts. So the worker's main thread, which forks the
+    children, is bound once for all of them, and this one, which forks nothing, is not.
+    """
+
+    def __init__(self) -> None:
+        """Starts the thread. It uses no descriptor and holds no lock while it waits, so that forks are safe."""
+        self._calls: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[Any, OSError | None]] = queue.SimpleQueue()
+        _thread.start_new_thread(self._serve, ())
+
+    def __call__(self, call: Callable[[], Any]) -> Any:
+        """What the call returns, or the OSError that it raises."""
+        self._calls.put(call)
+        answer, error = self._answers.get()
+        if error is not None:
+            raise error
+        return answer
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                answer, error = self._calls.get()(), None
+            except (OSError, KeyError, IndexError) as gone:  # the process ended between two reads
+                answer, error = None, gone if isinstance(gone, OSError) else ProcessLookupError()
+            self._answers.put((answer, error))
 
 
 class ChildUsage:
     """Reads /proc for one child. Its process id there is looked up once, and only if something is asked."""
 
-    def __init__(self, pidfd: int) -> None:
+    def __init__(self, pidfd: int, ask: OpenThread) -> None:
         """Watches the process of ``pidfd``."""
+        self._ask = ask
         self._pidfd = pidfd
         self._folder = ""
         self._waited = 0.0
@@ -22,24 +58,22 @@ class ChildUsage:
         Raises:
           OSError: if /proc cannot be read.
         """
-        fields = _fields(f"{self._find()}/status")
-        pages = sum(int(fields.get(name, b"0").split()[0]) for name in (b"VmRSS", b"VmSwap"))
-        return pages << 10, int(fields[b"Threads"])
+        fields = self._ask(lambda: _fields(f"{self._find()}/status"))
+        size = sum(int(fields.get(name, b"0").split()[0]) for name in (b"VmRSS", b"VmSwap"))
+        return size << 10, int(fields.get(b"Threads", b"0"))
 
     def waited(self) -> float:
         """Seconds that the child's threads were ready to run and had no core; 0 on a kernel that does not count it.
 
         Threads that ended since the last call are missing, so the largest sum so far is returned.
         """
-        total = 0
-        try:
-            tasks = f"{self._find()}/task"
-            for thread in os.listdir(tasks):
-                total += int(_read(f"{tasks}/{thread}/schedstat").split()[1])
-        except (OSError, IndexError):
-            pass
-        self._waited = max(self._waited, total / _NANOSECONDS)
+        with contextlib.suppress(OSError):
+            self._waited = max(self._waited, self._ask(self._sum_waited))
         return self._waited
+
+    def _sum_waited(self) -> float:
+        tasks = f"{self._find()}/task"
+        return sum(int(_read(f"{tasks}/{thread}/schedstat").split()[1]) for thread in os.listdir(tasks)) / _NANOSECONDS
 
     def _find(self) -> str:
         """The child's folder in /proc, which may be that of an outer namespace, where the child has another id."""

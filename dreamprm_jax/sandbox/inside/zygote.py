@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from . import devnull, jobs, lockdown, official, packages, script
 from .jobs import Job, Reply, Request
 from .report import OUTPUT_FD, RESULT_FD
-from .usage import ChildUsage, resident_bytes
+from .usage import ChildUsage, OpenThread, resident_bytes
 
 _POLL_SECONDS = 0.25  # a child with several threads spends its CPU time faster than the clock runs
 _SHORTEST_POLL_SECONDS = 0.005
@@ -89,10 +89,11 @@ class Worker:
         lockdown.not_dumpable()
         self.own_memory = _virtual_memory()
         self.own_resident = _own_resident()
-        self.files: lockdown.FileRules | None = None
         self.filter: lockdown.Filter | None = None
         self.threads: lockdown.ThreadWatch | None = None
-        if self.lock != "none":
+        if self.lock == "none":
+            self.open_thread = OpenThread()
+        else:
             self._give_up_rights(settings["readable"], hello)
         self.ready_read, self.ready_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
@@ -108,10 +109,12 @@ class Worker:
         containers: a child's threads are counted from time to time then.
         """
 
+        def start_open_thread() -> None:
+            self.open_thread = OpenThread()
+
         def restrict_files() -> None:
-            lockdown.FileRules(["/"], ["/dev/null"]).restrict()  # each child opens its own /dev/null
             packages.keep_listings(readable)
-            self.files = lockdown.FileRules(readable)
+            lockdown.restrict_files(readable, ["/dev/null"])  # each child opens its own
 
         def build_filter() -> None:
             self.filter = lockdown.Filter()
@@ -122,6 +125,7 @@ class Worker:
         steps = {
             "no_new_privileges": lockdown.no_new_privileges,
             "capabilities": lockdown.drop_capabilities,
+            "open thread": start_open_thread,
             "files": restrict_files,
             "filter": build_filter,
             "threads": watch_threads,
@@ -152,8 +156,8 @@ class Worker:
         memory = request.memory_bytes + _INPUTS_KEPT * os.fstat(descriptors[0]).st_size
         try:
             pid = os.fork()
-        except OSError as error:
-            return Reply(request.number, jobs.FAILED, 0, 0.0, error=f"fork: {error}")
+        except OSError as failure:
+            return Reply(request.number, jobs.FAILED, 0, 0.0, error=f"fork: {failure}")
         if pid == 0:
             self.child(request, memory, descriptors)
         reason, wall, waited = self.watch(pid, request, self.own_resident + memory)
@@ -190,7 +194,7 @@ class Worker:
         the host may take the core, which the kernel does not count. Both end at ``longest_seconds``.
         """
         ended = os.pidfd_open(pid)
-        usage = ChildUsage(ended)
+        usage = ChildUsage(ended, self.open_thread)
         poll = select.poll()
         poll.register(ended, select.POLLIN)
         poll.register(self.control, select.POLLIN)
@@ -275,8 +279,6 @@ class Worker:
             os.close(self.ready_read)
             if self.threads is not None:
                 os.close(self.threads.descriptor)
-            if self.files is not None:
-                self.files.restrict()
             if self.filter is not None:
                 self.filter.install()
             os.write(self.ready_write, _READY)
