@@ -49,7 +49,7 @@ class StepTally:
       failures: those that did not.
       borrowed: of the judged rollouts, those of earlier prefixes that passed through this one.
       borrowed_passes: of these, those that passed all tests.
-      infrastructure_errors: rollouts of this prefix without a label: the sandbox or the task was at fault.
+      infrastructure_errors: rollouts of this prefix without a label: sandbox, task or the policy's server was at fault.
       sandbox_errors: of these, those that judging again may mend.
       unforced: rollouts of this prefix that the policy was not made to begin with it.
       judged: programs of this prefix's rollouts that the judge was given: each once, with the first that wrote it.
@@ -114,6 +114,7 @@ class _Rollout:
     later: int  # later prefixes that it passes through
     same: str  # its identity
     forced: bool
+    fault: str  # why the policy gave no answer
 
 
 def estimation(problem: Problem, program: Program, verdict: Verdict, settings: LabelConfig, seed: int) -> Estimation:
@@ -155,14 +156,15 @@ def estimation(problem: Problem, program: Program, verdict: Verdict, settings: L
         for (step, _), answer in zip(planned, answers, strict=True):
             for completion in answer:
                 same = identity(completion.code, settings.identical)
-                codes.setdefault(same, completion.code)
                 later = 0
-                if settings.reuse != "none" and completion.forced:
+                if not completion.fault:
+                    codes.setdefault(same, completion.code)
+                if settings.reuse != "none" and completion.forced and not completion.fault:
                     later = prefixes_passed(completion.code, prefixes[step + 1 :], settings.reuse)
-                rollouts.append(_Rollout(step, later, same, completion.forced))
+                rollouts.append(_Rollout(step, later, same, completion.forced, completion.fault))
         fresh = {same: code for same, code in codes.items() if same not in verdicts}
         if settings.judge_share < 1.0:
-            often = Counter(rollout.same for rollout in rollouts)
+            often = Counter(rollout.same for rollout in rollouts if not rollout.fault)
             place = f"{seed}/{program.program_hash}"
             fresh = {s: c for s, c in fresh.items() if often[s] > 1 or _share(place, s) < settings.judge_share}
         if fresh:
@@ -186,7 +188,7 @@ def _tallies(
 ) -> list[StepTally]:
     """Counts every rollout where it informs; ``extra`` is the program's own verdict, where it counts as a rollout."""
     tallies = [StepTally(seed=seeds.get(step, 0)) for step in range(count)]
-    often = Counter(rollout.same for rollout in rollouts)
+    often = Counter(rollout.same for rollout in rollouts if not rollout.fault)
     charged = set(own)
     for tally in tallies if extra is not None else ():
         _count(tally, extra is Verdict.AC, borrowed=True, single=False)
@@ -194,6 +196,9 @@ def _tallies(
         tally, verdict = tallies[rollout.step], verdicts.get(rollout.same)
         tally.asked += 1
         tally.unforced += not rollout.forced
+        if rollout.fault:
+            tally.infrastructure_errors += 1
+            continue
         informs = tallies[rollout.step : rollout.step + rollout.later + 1]
         if verdict is None:
             for informed in informs:

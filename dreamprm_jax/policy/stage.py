@@ -67,7 +67,7 @@ def generate(config: Config, paths: Paths) -> dict[str, int]:
                     if isinstance(answer, PolicyError):
                         account.add(problem.problem_id, failure=str(answer))
                     else:
-                        journal.put(problem.problem_id, [[one.code, one.log_probability] for one in answer])
+                        journal.put(problem.problem_id, [[one.code, one.log_probability, one.fault] for one in answer])
                         account.add(problem.problem_id)
             if account.progress.failed:
                 raise DataError(
@@ -79,7 +79,10 @@ def generate(config: Config, paths: Paths) -> dict[str, int]:
             for window, problems in windows.items():
                 programs = []
                 for problem in problems:
-                    for index, (code, log_probability) in enumerate(journal.get(problem.problem_id) or []):
+                    for index, (code, log_probability, *fault) in enumerate(journal.get(problem.problem_id) or []):
+                        if any(fault):  # no answer, and so no program
+                            counts[f"candidates without an answer: {fault[0].split(':')[0]}"] += 1
+                            continue
                         counts["empty candidates"] += not code.strip()  # kept: the judge fails them
                         said = {} if log_probability is None else {MEAN_LOG_PROBABILITY: log_probability}
                         programs.append(Program.make(problem.problem_id, code, index, policy.name, sampling | said))
