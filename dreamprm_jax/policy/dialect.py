@@ -74,7 +74,7 @@ class Dialect:
             limit = max(min(parameters["max_tokens"], self.longest or parameters["max_tokens"]), self.shortest)
             if "max_tokens" in sent:
                 sent["max_tokens"] = limit
-            elif _RENAMED not in self.refused:
+            elif "messages" in parameters and _RENAMED not in self.refused:
                 sent[_RENAMED] = limit
         if "n" in sent:
             sent["n"] = min(sent["n"], self.most_choices)
@@ -115,33 +115,34 @@ class Dialect:
             self.refused = (*self.refused, entry)
 
     def _without_the_culprit(self, sent: dict[str, Any], refusal: Refused) -> Reply:
-        """The reply to a request whose refusal names nothing: each parameter that is not known to be taken is left out.
+        """The reply to a request whose refusal names nothing: without what is not known to be taken, as little as does.
 
         Raises:
           Refused: the first one, where no parameter is to blame.
         """
-        unproven = [
-            name for name in (*OPTIONAL, _RENAMED) if name in sent and _key(name, sent[name]) not in self._proven
-        ]
-        for left_out in ([name] for name in unproven) if len(unproven) > 1 else ():
-            reply = self._tried(sent, left_out)
-            if reply is not None:
-                return reply
-        reply = self._tried(sent, unproven) if unproven else None
+        names = [name for name in (*OPTIONAL, _RENAMED) if name in sent]
+        left_out = [name for name in names if _key(name, sent[name]) not in self._proven]
+        reply = self._tried(sent, left_out) if left_out else None
         if reply is None:
             raise refusal
-        return reply
-
-    def _tried(self, sent: dict[str, Any], left_out: list[str]) -> Reply | None:
-        try:
-            reply = self.transport.ask({name: value for name, value in sent.items() if name not in left_out})
-        except Refused:
-            return None
+        for name in reversed(left_out):
+            fewer = [other for other in left_out if other != name]
+            fuller = self._tried(sent, fewer) if fewer else None
+            if fuller is not None:
+                left_out, reply = fewer, fuller
         with self._lock:
             for name in left_out:
                 self._refuse(_key(name, sent[name]) if name in _BY_VALUE else name)
-        self._proven |= {_key(name, value) for name, value in sent.items() if name not in left_out}
         self.on_change()
+        return reply
+
+    def _tried(self, sent: dict[str, Any], left_out: list[str]) -> Reply | None:
+        kept = {name: value for name, value in sent.items() if name not in left_out}
+        try:
+            reply = self.transport.ask(kept)
+        except Refused:
+            return None
+        self._proven |= {_key(name, value) for name, value in kept.items()}
         return reply
 
 

@@ -263,7 +263,7 @@ class ServerPolicy:
 
     def _without_answer(self, request: CompletionRequest, n: int, fault: str, usage: Usage) -> list[Completion]:
         self._log.add(usage)
-        return [Completion(request.prefix, "none", forced=True, fault=fault)] * n
+        return [Completion(request.prefix, "length" if fault == "context overflow" else "none", True, fault=fault)] * n
 
 
 def _extra_body(text: str) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def settings(server: LocalServer, **changes: object) -> PolicyConfig:
 
 
 def test_what_llama_cpp_can_do(server, tmp_path):
-    policy = ServerPolicy(settings(server), tmp_path)
+    policy = ServerPolicy(settings(server, logprobs=True), tmp_path)
     assert policy.abilities == Abilities(usage="one choice a request alone")
     assert read_json(tmp_path / "server.json")["continues"] == "yes"
 
@@ -92,7 +92,7 @@ def test_a_context_without_room(server, problems):
     policy = ServerPolicy(settings(server), abilities=Abilities())
     prefix = "x = 1\n" * 700
     (answer,) = policy.complete(CompletionRequest(problems["tiny-add"], prefix, 1, 0.3, 5))
-    assert (answer.code, answer.finish_reason) == (prefix, "length")
+    assert (answer.code, answer.fault) == (prefix, "context overflow")
     assert policy.usage.context_overflows == 1
 
 
