@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 from tqdm import tqdm
 
 from dreamprm_jax.config import Config, to_dict
@@ -26,6 +25,7 @@ from dreamprm_jax.schema import DataError, Problem, canonical_json, content_hash
 from dreamprm_jax.selection.search import METHODS, Candidate, ProgramScorer, SearchSettings, ranked
 from dreamprm_jax.selection.search_run import TokenCounter, run_searches
 from dreamprm_jax.storage import read_json, read_records, write_json, write_text
+from dreamprm_jax.training.tokenizer import load_tokenizer
 from dreamprm_jax.workdir import Paths, StageFolder
 
 MakeScorer = Callable[[], ProgramScorer]
@@ -156,7 +156,7 @@ def _plain(number: float) -> float | None:
 
 
 def _token_counter(paths: Paths) -> TokenCounter:
-    tokenizer = Tokenizer.from_file(str(paths.tokenizer()))
+    tokenizer = load_tokenizer(paths.tokenizer())
 
     def count(texts: Sequence[str]) -> list[int]:
         clean = [text.encode("utf-8", "replace").decode() for text in texts]

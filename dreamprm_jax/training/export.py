@@ -11,6 +11,7 @@ from dreamprm_jax.pipeline import require_trained
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.training.mesh import make_mesh
 from dreamprm_jax.training.parameters import frozen_params, trained_params
+from dreamprm_jax.training.tokenizer import record_splitting, splits_special_tokens
 from dreamprm_jax.workdir import Paths
 
 
@@ -30,4 +31,7 @@ def export(config: Config, paths: Paths, arm: str, output: Path) -> Path:
     _, params = trained_params(model, mesh, paths.arm(arm) / "checkpoints", frozen)
     # Pretrained weights come with the whole tokenizer folder: its special tokens and chat template go along.
     tokenizer = weights_folder(config.model.weights) if config.model.weights else paths.tokenizer()
-    return export_model(model, params, output, tokenizer)
+    export_model(model, params, output, tokenizer)
+    if splits_special_tokens(paths.tokenizer()):
+        record_splitting(output / paths.tokenizer().name)
+    return output
