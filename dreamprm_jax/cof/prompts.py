@@ -7,6 +7,7 @@ exact wording; it travels in every row's sampling parameters, so that programs o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, TypedDict
 
 from dreamprm_jax.schema import DataError, Problem
@@ -88,6 +89,15 @@ def continuation_messages(problem: Problem, prefix: str, version: str = PROMPT_V
     Nothing forces the model to keep the prefix: completions so made are marked as not forced.
     """
     return _messages(problem, _CONTINUE.format(prefix=prefix.rstrip("\n")), version)
+
+
+def without_system(chat: Sequence[Message]) -> list[Message]:
+    """The chat with the system's words at the head of the first other message, for models without a system role."""
+    system = [message["content"] for message in chat if message["role"] == "system"]
+    rest = [message for message in chat if message["role"] != "system"]
+    if not system or not rest:
+        return list(chat)
+    return [Message(role=rest[0]["role"], content="\n\n".join([*system, rest[0]["content"]])), *rest[1:]]
 
 
 def assistant_prefix(prefix: str) -> str:

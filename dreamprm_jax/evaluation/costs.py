@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from dreamprm_jax.evaluation.judged_candidates import Candidates
+from dreamprm_jax.models.tokenizer import load_tokenizer
 from dreamprm_jax.runs.paths import Paths
 
 
@@ -35,7 +35,7 @@ def token_costs(paths: Paths, candidates: Sequence[Candidates]) -> TokenCosts | 
     """Counts with the tokenizer of the train stage; None where there is none."""
     if not paths.tokenizer().exists():
         return None
-    tokenizer = Tokenizer.from_file(str(paths.tokenizer()))
+    tokenizer = load_tokenizer(paths.tokenizer())
 
     def lengths(texts: list[str]) -> list[int]:
         clean = [text.encode("utf-8", "replace").decode() for text in texts]

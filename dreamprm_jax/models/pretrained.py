@@ -15,6 +15,7 @@ from dreamprm_jax.models.hf_config import read_config, special_ids
 from dreamprm_jax.models.hf_import import check_folder, load_params
 from dreamprm_jax.models.reward import Params, init_params
 from dreamprm_jax.models.smollm2 import smollm2_folder
+from dreamprm_jax.models.tokenizer import as_recorded
 from dreamprm_jax.schema import DataError
 
 HUB_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab.json", "merges.txt"]
@@ -99,7 +100,7 @@ def load_tokenizer(model: ModelConfig, config: DecoderConfig) -> Tokenizer:
                 f"{path}: has no token {number}, the {field} of {folder / 'config.json'}: "
                 "the tokenizer belongs to other weights"
             )
-    return tokenizer
+    return as_recorded(tokenizer, path)
 
 
 def check_weights(model: ModelConfig, config: DecoderConfig) -> None:

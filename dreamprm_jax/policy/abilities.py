@@ -1,28 +1,34 @@
-"""What a server can do, found out at start-up by a few tiny requests, since servers of one interface differ in it.
+"""What a server can do, found out before the first request by a few small ones, since servers of one interface differ.
 
-llama.cpp's server gave one choice for n=4 for years, some ignore seeds, reasoning models refuse temperatures, few say
-what their prefix cache did. None of it is an error, so that only asking shows it.
+llama.cpp's server gave one choice for n=4 for years, Ollama wraps prompts into a chat, some ignore seeds, some strip
+the spaces that an answer begins with. None of it is an error, so that only asking shows it. A server that cannot
+continue a prompt is refused here, with the setting that works.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from dreamprm_jax.policy.continuation import begins_anew, reads_as_chat
+from dreamprm_jax.policy.dialect import Dialect
 from dreamprm_jax.policy.protocol import PolicyError
-from dreamprm_jax.policy.transport import ContextOverflow, Refused, Reply, Transport
+from dreamprm_jax.policy.transport import ContextOverflow, Refused, Reply
+from dreamprm_jax.runs.server_usage import Usage
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import read_json, write_json
 
 RECORD = "server.json"
 _STORY = "Once upon a time, in a small village by the sea, there lived a"
-_TOKENS = 16
-_RENAMED = {"max_tokens": "max_completion_tokens"}  # OpenAI's own reasoning models
-_OPTIONAL = ("max_tokens", "temperature", "top_p", "seed", "n", "stop", "logprobs")
+_TOKENS = 16  # of a story; a chat has the run's own limit, as reasoning may come first
+# A program cut in the middle of a line, and how any model goes on.
+ADDITION = "def add(a, b):\n    return a"
+MINUS = "def absolute(n):\n    if n < 0:"
 
 
 @dataclass(frozen=True)
@@ -30,23 +36,21 @@ class Abilities:
     """What the server was seen to do.
 
     Attributes:
-      continues: Whether it continues a raw prompt: yes; "spaces stripped", where the answer lacks the space that it
-        begins with; no, where it began anew; None for chats, which cannot be made to.
+      continues: Whether it continues a raw prompt: yes; "unclear", where the model's answer does not show it; None for
+        chats, which cannot be made to.
       choices: Whether n=2 gave two choices.
       seeds: Whether equal seeds gave equal texts and another seed another one. Even then long texts may differ in a
         rerun: what else is in a server's batch changes the last bits of its logits.
-      logprobs: Whether it gives the log-probabilities of its tokens.
-      echo: Whether it can repeat the prompt with the log-probabilities of its tokens.
+      logprobs: Whether it gives the log-probabilities of its tokens; not asked unless the run wants them.
       usage: How it counts tokens: not at all, all choices, or one choice of each request alone.
       cached_tokens: Whether it says how many prompt tokens came from its prefix cache.
-      refused: Parameters that it does not take; they are not sent.
+      refused: Parameters that it does not take; they are not sent. "name=value": refused at that value.
     """
 
     continues: str | None = "yes"
     choices: bool = True
     seeds: bool = True
     logprobs: bool = True
-    echo: bool = False
     usage: str = "all choices"
     cached_tokens: bool = True
     refused: tuple[str, ...] = ()
@@ -56,68 +60,59 @@ class Abilities:
         parts = {
             None: ["chat: prefixes are shown, not forced"],
             "yes": ["continues raw prompts"],
-            "spaces stripped": ["continues raw prompts, but strips the space that an answer begins with"],
-            "no": ["was NOT seen to continue a raw prompt"],
+            "unclear": ["its continuation of a raw prompt is no proof that it continues them"],
         }[self.continues]
         parts.append("n choices a request" if self.choices else "one choice a request, whatever n")
-        parts.append("seeds honoured" if self.seeds else "seeds NOT honoured: a rerun gives other texts")
-        parts.append("log-probabilities" if self.logprobs else "no log-probabilities")
-        if self.continues is not None:
-            parts.append("echo" if self.echo else "no echo")
+        parts.append("seeds honored" if self.seeds else "seeds NOT honored: a rerun gives other texts")
+        if self.logprobs:
+            parts.append("log-probabilities")
         parts.append({"none": "no token counts"}.get(self.usage, f"token counts of {self.usage}"))
         parts.append("cache hits counted" if self.cached_tokens else "cache hits not told")
         if self.refused:
             parts.append(f"does not take {', '.join(self.refused)}")
         return "; ".join(parts)
 
-    def accepted(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        """The parameters without those that the server refuses, or under the names that it wants."""
-        kept = {}
-        for name, value in parameters.items():
-            if name not in self.refused:
-                kept[name] = value
-            elif name in _RENAMED:
-                kept[_RENAMED[name]] = value
-        return kept
 
-
-def probe(transport: Transport, coding_prompt: str, extra: dict[str, Any]) -> Abilities:
-    """Asks the server. Five requests of sixteen tokens and less; they are not counted as usage.
+def probe(dialect: Dialect, sampling: dict[str, Any], coding: dict[str, str] | None) -> Abilities:
+    """Asks the server, once with the run's own values and then to compare. The requests are not counted as usage.
 
     Args:
-      transport: The connection; ``policy.continuation`` says which endpoint.
-      coding_prompt: A rendered chat with an open answer, for which `` + b`` is the only sensible continuation.
-      extra: ``policy.extra_body``, sent along.
+      dialect: The connection; it learns what the server does not take.
+      sampling: The run's parameters, as they are sent.
+      coding: Rendered chats with an open answer, by how the answer begins: ``ADDITION`` and ``MINUS``; None for a
+        server of chats.
 
     Raises:
-      DataError: when no server answers, or it refuses for a reason that leaving out a parameter does not mend.
+      DataError: when no server answers, it refuses for a reason that leaving out a parameter does not mend, or it does
+        not continue prompts.
     """
-    chat = transport.config.continuation == "chat"
-    text: dict[str, Any] = {"messages": [{"role": "user", "content": _STORY}]} if chat else {"prompt": _STORY}
-    base: dict[str, Any] = {
-        "max_tokens": _TOKENS,
-        "temperature": 1.0,
-        "top_p": 1.0,
-        "seed": 1,
-        "n": 2,
-        "logprobs": True if chat else 1,
-    }
-    if not chat:
-        base["stop"] = ["\n```"]
-    if extra:
-        base["extra_body"] = extra
-    found = Abilities(continues=None if chat else "yes")
+    where = dialect.transport.where
+    text: dict[str, Any] = {"prompt": _STORY}
+    if coding is None:
+        text = {"messages": [{"role": "user", "content": "Write one sentence about a village by the sea."}]}
+    elif "max_tokens" in sampling:
+        text["max_tokens"] = _TOKENS
     try:
-        found, first = _negotiated(transport, found, {**text, **base})
-        again, other = (transport.ask(found.accepted({**text, **base, "seed": seed}), patient=False) for seed in (1, 2))
-        found = _compared(found, first, again, other)
-        if chat:
-            return found
-        return dataclasses.replace(
-            found, continues=_continues(transport, found, coding_prompt, extra), echo=_echoes(transport, extra)
-        )
+        _asked(dialect, {**sampling, **text, "n": 2})
+        varied = {**sampling, **text, "n": 2, "temperature": 1.0}
+        first, again, other = (_asked(dialect, {**varied, "seed": seed}) for seed in (1, 1, 2))
+        continues = None if coding is None else _continues(dialect, sampling, coding, where)
     except (PolicyError, Refused, ContextOverflow) as error:
-        raise DataError(f"the policy's server cannot be used: {transport.where}: {error}") from error
+        if dialect.transport.closed:
+            raise
+        raise DataError(f"the policy's server cannot be used: {where}: {error}") from error
+    texts = [[choice.text for choice in reply.choices] for reply in (first, again, other)]
+    counted = first.usage.completion_tokens
+    full = coding is not None and first.usage.truncated_answers == len(first.choices) > 1 and counted <= _TOKENS
+    return Abilities(
+        continues=continues,
+        choices=len(first.choices) >= 2,
+        seeds="seed" not in dialect.refused and texts[0] == texts[1] != texts[2],
+        logprobs="logprobs" in sampling and all(choice.log_probability is not None for choice in first.choices),
+        usage="none" if not first.reports_usage else "one choice a request alone" if full else "all choices",
+        cached_tokens=again.reports_cache,
+        refused=dialect.refused,
+    )
 
 
 def record(abilities: Abilities, folder: Path | None, where: str) -> None:
@@ -136,54 +131,40 @@ def recorded(folder: Path | None) -> Abilities | None:
     if folder is None or not (folder / RECORD).exists():
         return None
     row = read_json(folder / RECORD)
-    return Abilities(**{**{k: v for k, v in row.items() if k != "server"}, "refused": tuple(row["refused"])})
+    fields = {field.name for field in dataclasses.fields(Abilities)}
+    return Abilities(**{**{k: v for k, v in row.items() if k in fields}, "refused": tuple(row["refused"])})
 
 
-def _negotiated(transport: Transport, found: Abilities, parameters: dict[str, Any]) -> tuple[Abilities, Reply]:
-    """The first reply; parameters that the server refuses are left out one after another."""
-    for _ in range(len(_OPTIONAL)):
-        try:
-            return found, transport.ask(found.accepted(parameters), patient=False)
-        except Refused as refusal:
-            if refusal.parameter not in _OPTIONAL or refusal.parameter in found.refused:
-                raise
-            found = dataclasses.replace(found, refused=(*found.refused, refusal.parameter))
-    return found, transport.ask(found.accepted(parameters), patient=False)
-
-
-def _compared(found: Abilities, first: Reply, again: Reply, other: Reply) -> Abilities:
-    texts = [[choice.text for choice in reply.choices] for reply in (first, again, other)]
-    counted = first.usage.completion_tokens
-    full = first.usage.truncated_answers == len(first.choices) > 1 and counted <= _TOKENS
-    return dataclasses.replace(
-        found,
-        choices=len(first.choices) >= 2,
-        seeds="seed" not in found.refused and texts[0] == texts[1] != texts[2],
-        logprobs=all(choice.log_probability is not None for choice in first.choices),
-        usage="none" if not first.reports_usage else "one choice a request alone" if full else "all choices",
-        cached_tokens=again.reports_cache,
-    )
-
-
-def _continues(transport: Transport, found: Abilities, prompt: str, extra: dict[str, Any]) -> str:
-    parameters = {"prompt": prompt, "max_tokens": 4, "temperature": 0.0, "n": 1, **_body(extra)}
-    text = transport.ask(found.accepted(parameters), patient=False).choices[0].text
-    text = text.removeprefix(prompt)
-    if text.startswith(" +"):
-        return "yes"
-    return "spaces stripped" if text.startswith("+") else "no"
-
-
-def _echoes(transport: Transport, extra: dict[str, Any]) -> bool:
+def _asked(dialect: Dialect, parameters: dict[str, Any]) -> Reply:
     try:
-        reply = transport.ask(
-            {"prompt": _STORY, "max_tokens": 1, "echo": True, "logprobs": 1, **_body(extra)}, patient=False
-        )
-    except (PolicyError, Refused):
-        return False
-    choice = reply.choices[0]
-    return choice.text.startswith(_STORY) and choice.log_probability is not None
+        return dialect.ask(parameters)
+    except Refused as refusal:
+        if refusal.error.meaning != "out of tokens":
+            raise
+        return Reply((), Usage())  # it reasons for longer than the limit, and takes the parameters
 
 
-def _body(extra: dict[str, Any]) -> dict[str, Any]:
-    return {"extra_body": extra} if extra else {}
+def _continues(dialect: Dialect, sampling: dict[str, Any], coding: dict[str, str], where: str) -> str:
+    """Whether the server continues prompts, by two that any model continues alike.
+
+    Raises:
+      DataError: where it begins anew, or strips the spaces that an answer begins with.
+    """
+    refusal = "prefixes of programs cannot be continued there: set config.policy.continuation='chat'"
+    stripped = False
+    for prefix, expected in ((ADDITION, r"\s*\+\s*b"), (MINUS, r"\s*(?:return\b|n\s*=)")):
+        parameters = {**sampling, "prompt": coding[prefix], "max_tokens": _TOKENS, "temperature": 0.0, "n": 1}
+        choices = _asked(dialect, parameters).choices
+        text = choices[0].text.removeprefix(coding[prefix]) if choices else ""
+        if reads_as_chat(text) or begins_anew(text, prefix):
+            raise DataError(
+                f"{where}: /v1/completions answers as in a chat instead of continuing the prompt (it began with "
+                f"{text[:60]!r}); {refusal}, or use a server that takes raw prompts"
+            )
+        matches = re.match(expected, text) is not None
+        if text[:1].isspace() and (matches or stripped):
+            return "yes"
+        stripped |= matches
+    if stripped:
+        raise DataError(f"{where}: strips the spaces that an answer begins with, so that {refusal}, or another server")
+    return "unclear"

@@ -25,7 +25,7 @@ def ask_for_candidates(
       policy: who writes.
       requests: one a problem.
       key: the journal's key of a request, which names everything that the answer depends on.
-      journal: request key -> [[code, mean log-probability or None], ...].
+      journal: request key -> [[code, mean log-probability or None, fault], ...].
       threads: requests at a time.
 
     Raises:
@@ -55,4 +55,4 @@ def ask_for_candidates(
 
 
 def _row(completion: Completion) -> list[Any]:
-    return [completion.code, completion.log_probability]
+    return [completion.code, completion.log_probability, completion.fault]

@@ -1,29 +1,34 @@
 """Renders a chat to the text that a model continues, here rather than on the server.
 
 Servers disagree on how to continue an unfinished assistant message; a prompt that is rendered here and sent as plain
-text means the same on all of them. Templates are Jinja, run sandboxed as transformers does; they come from a file, a
-tokenizer's folder, or are the ChatML form (Qwen and many others).
+text means the same on all of them. Templates come from a file or a tokenizer's folder, or are the ChatML form (Qwen and
+many others); transformers renders them, as it does for everyone else.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import jinja2
-import jinja2.sandbox
-
-from dreamprm_jax.cof.prompts import Message
+from dreamprm_jax.cof.prompts import Message, without_system
 from dreamprm_jax.schema import DataError, content_hash
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+# A prompt that ends in one of these has opened the model's reasoning: <think>, [THINK], <|begin_of_thought|>, ...
+_REASONING = re.compile(
+    r"(?P<tag>(?P<open><\|?|\[)(?P<begin>begin_of_|start_of_|start_|begin_)?(?P<name>[\w:-]*(?:think|thought|reason|reflect|"
+    r"analysis)[\w:-]*)(?P<close>\|?>|\]))\s*\Z",
+    re.IGNORECASE,
+)
+_ENDINGS = {"begin_of_": "end_of_", "start_of_": "end_of_", "start_": "end_", "begin_": "end_"}
+_CHANNELS = "<|start|>assistant"  # gpt-oss: the answer is a channel beside that of the reasoning
 
 
 @dataclass(frozen=True)
@@ -43,28 +48,41 @@ class ChatTemplate:
     def render(self, messages: Sequence[Message]) -> str:
         """The chat as text, up to where the assistant's answer begins; no beginning-of-sequence token.
 
-        Servers put that token before the text of ``/v1/completions`` themselves; twice would be wrong.
+        Servers put that token before the text of ``/v1/completions`` themselves; twice would be wrong. A template that
+        knows no system role gets its words in the user's message; one that takes content as parts gets parts; where it
+        opens the model's reasoning, that is closed, as code begins next.
 
         Raises:
-          DataError: when the template is malformed or refuses the messages.
+          DataError: when the template is malformed, refuses the messages, or leaves a message out.
         """
-        environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _raise_exception
-        environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+        chats: list[list[Any]] = [list(messages), list(without_system(messages))]
+        failure = "leaves out what the messages say"
+        parts = [[{**m, "content": [{"type": "text", "text": m["content"]}]} for m in chat] for chat in chats]
+        for chat in chats + parts:
+            try:
+                text = self._rendered(chat)
+            except DataError as error:
+                failure = str(error) if failure.startswith("leaves") else failure
+                continue
+            if all(_bare(message["content"]) in _bare(text) for message in messages):
+                return _past_reasoning(text)
+        raise DataError(f"policy.chat_template: {self.origin}: {failure}")
+
+    def _rendered(self, chat: list[Any]) -> str:
+        import jinja2
+        from transformers.utils.chat_template_utils import render_jinja_template
+
         try:
-            text = environment.from_string(self.source).render(
-                messages=list(messages),
+            (text, *_), _ = render_jinja_template(
+                conversations=[chat],
+                chat_template=self.source,
                 add_generation_prompt=True,
                 enable_thinking=False,  # templates that know it leave no room for reasoning before the code
                 bos_token=self.bos_token,
                 eos_token=self.eos_token,
-                tools=None,
             )
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
-            raise DataError(f"policy.chat_template: {self.origin}: {type(error).__name__}: {error}") from error
+        except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+            raise DataError(f"{type(error).__name__}: {error}") from error
         return text.removeprefix(self.bos_token) if self.bos_token else text
 
 
@@ -77,19 +95,39 @@ def load_chat_template(path: str) -> ChatTemplate:
     if not path:
         return ChatTemplate(CHATML)
     location = Path(path)
-    if location.is_file():
+    if location.is_file() and location.suffix != ".json":
         return ChatTemplate(_read(location), origin=path)
+    if location.is_file():
+        location = location.parent
     if not location.is_dir():
         raise DataError(f"policy.chat_template {path!r}: no such file or folder; leave it empty for ChatML")
-    settings_file = location / "tokenizer_config.json"
-    settings = _settings(settings_file) if settings_file.is_file() else {}
+    settings = _settings(location / "tokenizer_config.json")
     separate = location / "chat_template.jinja"
     source = _read(separate) if separate.is_file() else settings.get("chat_template")
+    source = source or _settings(location / "chat_template.json").get("chat_template")  # of processors
     if isinstance(source, list):  # several named ones
         source = next((item.get("template") for item in source if item.get("name") == "default"), None)
     if not isinstance(source, str):
         raise DataError(f"policy.chat_template {path!r}: neither chat_template.jinja nor one in tokenizer_config.json")
     return ChatTemplate(source, _token(settings, "bos_token"), _token(settings, "eos_token"), origin=path)
+
+
+def _past_reasoning(text: str) -> str:
+    """The prompt with the reasoning that it opens closed, empty."""
+    if text.rstrip().endswith(_CHANNELS):
+        return text.rstrip() + "<|channel|>final<|message|>"
+    found = _REASONING.search(text)
+    if found is None or found["name"].startswith("/"):
+        return text
+    begin, name = found["begin"] or "", found["name"]
+    end = _ENDINGS.get(begin.lower(), "/")
+    end = end.upper() if begin.isupper() else end
+    return f"{text.rstrip()}\n\n{found['open']}{end}{name}{found['close']}\n\n"
+
+
+def _bare(text: str) -> str:
+    """The text without its spaces: templates trim and indent."""
+    return "".join(text.split())
 
 
 def _read(path: Path) -> str:
@@ -100,6 +138,9 @@ def _read(path: Path) -> str:
 
 
 def _settings(path: Path) -> dict[str, Any]:
+    """A JSON object; {} where there is no such file."""
+    if not path.is_file():
+        return {}
     try:
         settings = json.loads(_read(path))
     except ValueError as error:
@@ -112,11 +153,3 @@ def _token(settings: dict[str, Any], name: str) -> str:
     if isinstance(token, dict):  # transformers' AddedToken
         token = token.get("content")
     return token if isinstance(token, str) else ""
-
-
-def _to_json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)

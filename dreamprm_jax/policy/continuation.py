@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
+import ast
+import keyword
 import re
+import warnings
 
 from dreamprm_jax.cof.extract import extract_code
 from dreamprm_jax.cof.prompts import FENCE_CLOSE, FENCE_OPEN
-from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.policy.protocol import Completion
 
-_DEFINITION = re.compile(r"(?:async\s+def|def|class|@)\b|@")
+# A quote within a word is an apostrophe; a string may be cut off by the end of the answer.
+_STRINGS = re.compile(r"(?:\b[fFrRbBuU]{1,2}|(?<![A-Za-z]))(?:'[^'\n]*'?|\"[^\"\n]*\"?)|#.*")
+_WORDS = re.compile(r"\b([A-Za-z][A-Za-z']*)[ \t]+(?=([A-Za-z][A-Za-z']*)\b)")
+_OLD_STATEMENTS = ("print", "exec", "match", "case", "type")  # words that may stand before a name
 
 
 def from_completion(text: str, prompt: str, prefix: str, finish_reason: str) -> Completion:
     """The completion in the answer to a rendered prompt, which ends in an open fence and ``prefix``.
 
-    Some servers repeat the prompt, or the part of the answer that was given; some strip the leading spaces that a
-    method needs; some wrap the prompt into a chat of their own, so that the model begins a new answer. The last is no
-    continuation: the answer is kept, marked as not forced.
+    Some servers repeat the prompt, or the part of the answer that was given. Some wrap the prompt into a chat of their
+    own, so that the model begins anew: such text is never joined to the prefix; the program in it is taken, and the
+    completion is not forced.
     """
-    text = text.removeprefix(prompt).removeprefix(FENCE_OPEN + prefix) if prefix else text.removeprefix(prompt)
-    if text.lstrip().startswith("```"):
-        code = extract_code(text)
-        return Completion(code, finish_reason, forced=not prefix)
-    if prefix and text.startswith(prefix):
-        text = text[len(prefix) :]
+    text = text.removeprefix(prompt)
+    if prefix:
+        text = text.removeprefix(FENCE_OPEN + prefix).removeprefix(prefix)
+    if reads_as_chat(text):
+        return Completion(extract_code(text), finish_reason, forced=not prefix)
     body, closed, _ = text.partition(FENCE_CLOSE)
     if text.startswith(FENCE_CLOSE.lstrip("\n")):
         body, closed = "", FENCE_CLOSE
-    code = prefix + restore_indentation(prefix, body)
+    anew = begins_anew(body, prefix)
+    code = body if anew else prefix + body
     finished = closed or finish_reason == "stop"
     if code and finished and not code.endswith("\n"):
         code += "\n"  # the stop sequence took it
-    return Completion(code, "stop" if closed else finish_reason, forced=True)
+    return Completion(code, "stop" if closed else finish_reason, forced=not anew)
 
 
 def from_chat(text: str, prefix: str, finish_reason: str) -> Completion:
@@ -40,28 +45,47 @@ def from_chat(text: str, prefix: str, finish_reason: str) -> Completion:
     return Completion(extract_code(text), finish_reason, forced=not prefix)
 
 
-def restore_indentation(prefix: str, body: str) -> str:
-    """Gives the first line of a continuation the indentation that some servers strip from an answer's beginning.
-
-    Applied only where nothing else fits: the prefix ends inside a class, the continuation begins at column 0 with a
-    definition, and the line below is indented as the body of a method is, not as that of a top-level function.
-    """
-    class_indentation = _last_indentation(prefix)
-    if not class_indentation or not prefix.endswith("\n") or not _DEFINITION.match(body):
-        return body
-    lines = body.split("\n")
-    below = next((line for line in lines[1:] if line.strip()), "")
-    depth = len(below) - len(below.lstrip())
-    if lines[0].startswith("@"):
-        stripped = depth == len(class_indentation)
-    else:
-        stripped = depth > len(class_indentation) and below.startswith(class_indentation)
-    return class_indentation + body if stripped else body
+def begins_anew(body: str, prefix: str) -> bool:
+    """Whether a text begins with the first line of the prefix, as an answer that writes the program again does."""
+    first = _first_line(prefix)
+    return bool(first.strip()) and _first_line(body) == first
 
 
-def _last_indentation(prefix: str) -> str:
-    """The indentation of the method that a prefix ends with; "" where it ends with a top-level function."""
-    step = split_steps(prefix)[-1]
-    owner, _, name = step.name.rpartition(".")
-    match = re.search(rf"^([ \t]*)(?:async\s+)?def\s+{re.escape(name)}\b", prefix[step.start : step.end], re.MULTILINE)
-    return match[1] if owner and match else ""
+def reads_as_chat(text: str) -> bool:
+    """Whether a text opens a fence of its own or begins with a sentence: an answer to a chat, no continuation."""
+    line = _first_line(text).strip()
+    if re.match(r"(?:`{3,}|~{3,})[ \t]*\w", line):
+        return True
+    if re.match(r"`{3,}|~{3,}", line):  # closes the fence of the prompt, unless a program follows
+        return not text.startswith("\n") and len(re.findall(r"^\s*(?:`{3,}|~{3,})", text, re.MULTILINE)) > 1
+    return _is_sentence(line)
+
+
+def _is_sentence(line: str) -> bool:
+    """Two words in a row that no Python has there, in a line that opens no statement; or one word and "!"."""
+    if not line or line[0] in "#@\"'([{)]}" or _opens_statement(line):
+        return False
+    if re.fullmatch(r"[A-Z][a-z]+(?: [a-z]+)*[!.:,]", line) or re.match(r"[A-Z][a-z']+[!,] ", line):
+        return True
+    for first, second in _WORDS.findall(_STRINGS.sub(" + ", line)):
+        if not (keyword.iskeyword(first) or keyword.iskeyword(second) or first in _OLD_STATEMENTS):
+            return True
+    return False
+
+
+def _opens_statement(line: str) -> bool:
+    head = "if x:\n pass\n" if line.startswith(("elif", "else")) else ""
+    head = "try:\n pass\n" if line.startswith(("except", "finally")) else head
+    for rest in ("", "\n pass", " pass"):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                ast.parse(f"{head}{line}{rest}")
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            continue
+        return True
+    return False
+
+
+def _first_line(text: str) -> str:
+    return next((line for line in text.split("\n") if line.strip()), "").rstrip()

@@ -21,13 +21,11 @@ def request_seed(config_seed: int, *parts: str) -> int:
 
 
 class PolicyError(RuntimeError):
-    """The policy could not answer (server down, rate limit, malformed reply) although it was asked again.
+    """The policy could not answer (server down, rate limit, malformed reply, closed) although it was asked again.
 
-    An infrastructure failure: it says nothing of any program and is never counted as one that failed.
+    An infrastructure failure: it says nothing of any program and is never counted as one that failed. The same request
+    may be answered later.
     """
-
-
-CONTEXT_OVERFLOW = "context_overflow"  # finish_reason where the context had no room for an answer
 
 
 @dataclass(frozen=True)
@@ -51,21 +49,23 @@ class CompletionRequest:
 
 @dataclass(frozen=True)
 class Completion:
-    """One answer.
+    """One answer, or the reason why there is none.
 
     Attributes:
       code: The whole program: the prefix and its continuation.
-      finish_reason: Why the policy stopped: "stop", "length" (cut short), ``CONTEXT_OVERFLOW`` (there is no answer, and
-        the code is the prefix), or the server's own word.
+      finish_reason: Why the policy stopped: "stop", "length" (cut short), or the server's own word.
       forced: True where the policy really continued the prefix, character for character; False where the prefix was
         only shown to it ("starter code") and the answer may differ. With an empty prefix it is True.
       log_probability: The mean log-probability of the tokens that were sampled, where the policy tells it.
+      fault: Why this is no answer: "context overflow", "cut off (abort)", "refused: ...". Asking again does not
+        help, and it is no failed program: it has no verdict and is counted apart. "" for an answer, even an empty one.
     """
 
     code: str
     finish_reason: str
     forced: bool
     log_probability: float | None = None
+    fault: str = ""
 
 
 class Policy(Protocol):
@@ -79,11 +79,14 @@ class Policy(Protocol):
         """Answers with exactly ``request.n`` completions.
 
         Raises:
-          PolicyError: when the policy's infrastructure fails.
+          PolicyError: when the policy's infrastructure fails, or the policy is closed.
         """
 
     def sampling(self, temperature: float) -> dict[str, Any]:
         """The sampling parameters as recorded in rows (temperature, token limit, prompt version, ...)."""
 
     def close(self) -> None:
-        """Gives back connections and files."""
+        """Gives back connections and files; safe from any thread, returns at once.
+
+        Calls of ``complete`` that wait in other threads end within a second, with PolicyError.
+        """

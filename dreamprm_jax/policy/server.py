@@ -25,17 +25,18 @@ from dreamprm_jax.cof.prompts import (
     messages,
 )
 from dreamprm_jax.config import PolicyConfig
-from dreamprm_jax.policy.abilities import Abilities, probe, record, recorded
+from dreamprm_jax.policy.abilities import ADDITION, MINUS, Abilities, probe, record, recorded
 from dreamprm_jax.policy.chat_template import load_chat_template
 from dreamprm_jax.policy.continuation import from_chat, from_completion
-from dreamprm_jax.policy.protocol import CONTEXT_OVERFLOW, Completion, CompletionRequest, PolicyError
+from dreamprm_jax.policy.dialect import Dialect
+from dreamprm_jax.policy.protocol import Completion, CompletionRequest
 from dreamprm_jax.policy.transport import ContextOverflow, Refused, Reply, Transport
 from dreamprm_jax.runs.server_usage import Usage, UsageLog
 from dreamprm_jax.schema import DataError
 
 _SEED_STRIDE = 1_000_003  # between the seeds of the single requests that stand for one of n choices
-_LEAST_TOKENS = 16  # an answer that has no room for so many is empty
-_MOST_DRAWS = 4  # of each completion, where answers may be rejected
+_LEAST_TOKENS = 16  # an answer that has no room for so many is none
+_MOST_DRAWS = 4  # of each completion, where answers may be rejected or cut off
 
 
 class ServerPolicy:
@@ -63,15 +64,18 @@ class ServerPolicy:
             raise DataError("policy.model is empty; name the model as the server does (see its /v1/models)")
         self.config = config
         self.name = config.model
+        self._chat = config.continuation == "chat"
         self._template = load_chat_template(config.chat_template)
         self._extra = _extra_body(config.extra_body)
         self._folder = folder
         self._log = UsageLog(folder)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._abilities = abilities
         self._unusable: DataError | None = None
-        self._most_choices = 1 << 30  # of one request: learnt from refusals
         self._transport = Transport(config, backoff_seconds)
+        known = abilities or Abilities()
+        self._dialect = Dialect(self._transport, known.refused, 1 << 30 if known.choices else 1)
+        self._dialect.on_change = self._keep_refusals
 
     @property
     def usage(self) -> Usage:
@@ -80,6 +84,88 @@ class ServerPolicy:
 
     @property
     def abilities(self) -> Abilities:
+        """What the server can do, asked with a temperature of 1 where no request came before."""
+        return self._known(1.0)
+
+    def complete(self, request: CompletionRequest) -> list[Completion]:
+        """Answers with exactly ``request.n`` completions.
+
+        A greedy request (temperature 0) is asked once: its n answers are equal. A server that gives one choice a
+        request, or only so many, is asked again until there are n, so that its cache holds the prefix meanwhile;
+        likewise for answers that the server broke off. Where the context has no room, or the server refuses the
+        request for good, the completions say so (``Completion.fault``).
+
+        Raises:
+          PolicyError: when the server refuses the account, still fails after its retries, or the policy is closed.
+          DataError: when the server cannot be used at all.
+        """
+        if request.temperature == 0 and request.n > 1:
+            return self.complete(replace(request, n=1)) * request.n
+        self._known(request.temperature)
+        completions: list[Completion] = []
+        drawn, fault = 0, ""
+        while len(completions) < request.n:
+            missing = request.n - len(completions)
+            if fault and drawn >= _MOST_DRAWS * request.n:
+                return completions + self._without_answer(request, missing, fault, Usage())
+            wanted = min(missing, self._dialect.most_choices)
+            ask = replace(request, n=wanted, seed=request.seed + _SEED_STRIDE * drawn)
+            open_line = self.config.prefix_end == "before_newline" and drawn < _MOST_DRAWS * request.n
+            given = _without_line_break(request.prefix) if open_line else request.prefix
+            try:
+                answers = self._ask(ask, given)[:wanted]
+            except ContextOverflow:
+                rest = Usage(context_overflows=missing)
+                return completions + self._without_answer(request, missing, "context overflow", rest)
+            except Refused as refusal:
+                if refusal.error.meaning == "out of tokens":
+                    self._log.add(Usage(requests=1, truncated_answers=missing))
+                    return completions + [Completion(request.prefix, "length", forced=not self._chat)] * missing
+                rest = Usage(refused_answers=missing)
+                return completions + self._without_answer(request, missing, f"refused: {refusal}", rest)
+            wanted = min(wanted, self._dialect.most_choices)  # it may have refused so many just now
+            if len(answers) < wanted:
+                self._log.add(Usage(missing_choices=wanted - len(answers)))
+                if len(answers) == 1:
+                    self._dialect.most_choices = 1
+            whole = [one for one in answers if not one.fault]
+            fault = next((one.fault for one in answers if one.fault), fault)
+            kept = [one for one in whole if not one.forced or one.code.startswith(request.prefix)]
+            self._log.add(Usage(rejected_answers=len(whole) - len(kept)))
+            completions += kept
+            drawn += len(answers)
+        return completions
+
+    def sampling(self, temperature: float) -> dict[str, Any]:
+        """The sampling parameters as recorded in rows.
+
+        Raises:
+          DataError: when what the server makes of them is neither on record nor to be found out.
+        """
+        abilities = self._abilities or recorded(self._folder) or self._known(temperature)
+        row: dict[str, Any] = {
+            "model": self.config.model,
+            "temperature": temperature,
+            "top_p": self.config.top_p,
+            "max_tokens": self.config.max_tokens,
+            "continuation": self.config.continuation,
+            "prefix_end": self.config.prefix_end,
+            "prompt": PROMPT_VERSION,
+            "chat_template": "server" if self._chat else self._template.identity,
+            "seeds": abilities.seeds,
+        }
+        if self._extra:
+            row["extra_body"] = self._extra
+        not_sent = Dialect(self._transport, abilities.refused).not_sent(temperature, self.config.top_p)
+        if not_sent:
+            row["not_sent"] = not_sent
+        return row
+
+    def close(self) -> None:
+        """Closes the connections; calls that wait in other threads end with PolicyError."""
+        self._transport.close()
+
+    def _known(self, temperature: float) -> Abilities:
         """What the server can do: asked once, by the first that wants to know.
 
         Raises:
@@ -89,134 +175,95 @@ class ServerPolicy:
             if self._unusable is not None:
                 raise self._unusable
             if self._abilities is None:
+                coding = None if self._chat else {start: self._coding_prompt(start) for start in (ADDITION, MINUS)}
                 try:
-                    self._abilities = probe(self._transport, self._coding_prompt(), self._extra)
-                    if self.config.logprobs and not self._abilities.logprobs:
-                        raise DataError(f"policy.logprobs: {self._transport.where} gives no log-probabilities")
+                    found = probe(self._dialect, self._sampled(temperature or 1.0, 1, self.config.max_tokens), coding)
+                    if self.config.logprobs and not found.logprobs:
+                        raise DataError(
+                            f"policy.logprobs: {self._transport.where} gives no log-probabilities; "
+                            "set config.policy.logprobs=False"
+                        )
                 except DataError as error:
-                    self._unusable = error
+                    if not self._transport.closed:
+                        self._unusable = error
                     raise
-                record(self._abilities, self._folder, self._transport.where)
+                self._abilities = found
+                if not found.choices:
+                    self._dialect.most_choices = 1
+                record(found, self._folder, self._transport.where)
             return self._abilities
 
-    def complete(self, request: CompletionRequest) -> list[Completion]:
-        """Answers with exactly ``request.n`` completions.
-
-        A greedy request (temperature 0) is asked once: its n answers are equal. A server that gives one choice a
-        request, or only so many, is asked again until there are n, so that its cache holds the prefix meanwhile. Where
-        the context has no room for an answer, the answers have ``finish_reason`` ``CONTEXT_OVERFLOW``.
-
-        Raises:
-          PolicyError: when the server refuses, or still fails after its retries.
-          DataError: when the server cannot be used at all.
-        """
-        if request.temperature == 0 and request.n > 1:
-            return self.complete(replace(request, n=1)) * request.n
-        if not self.abilities.choices:
-            self._most_choices = 1
-        completions: list[Completion] = []
-        drawn = 0
-        while len(completions) < request.n:
-            wanted = min(request.n - len(completions), self._most_choices)
-            ask = replace(request, n=wanted, seed=request.seed + _SEED_STRIDE * drawn)
-            open_line = self.config.prefix_end == "before_newline" and drawn < _MOST_DRAWS * request.n
-            try:
-                answers = self._ask(ask, _without_line_break(request.prefix) if open_line else request.prefix)
-            except Refused as error:
-                if error.parameter != "n" or wanted == 1:
-                    raise PolicyError(f"{self._transport.where}: {error}") from error
-                self._most_choices = wanted // 2
-                continue
-            if len(answers) < wanted:
-                self._log.add(Usage(missing_choices=wanted - len(answers)))
-                if len(answers) == 1:
-                    self._most_choices = 1
-            kept = [one for one in answers[:wanted] if not one.forced or one.code.startswith(request.prefix)]
-            self._log.add(Usage(rejected_answers=len(answers[:wanted]) - len(kept)))
-            completions += kept
-            drawn += len(answers[:wanted])
-        return completions
-
-    def sampling(self, temperature: float) -> dict[str, Any]:
-        """The sampling parameters as recorded in rows.
-
-        Raises:
-          DataError: when what the server makes of them is neither on record nor to be found out.
-        """
-        abilities = self._abilities or recorded(self._folder) or self.abilities
-        row: dict[str, Any] = {
-            "model": self.config.model,
-            "temperature": temperature,
-            "top_p": self.config.top_p,
-            "max_tokens": self.config.max_tokens,
-            "continuation": self.config.continuation,
-            "prefix_end": self.config.prefix_end,
-            "prompt": PROMPT_VERSION,
-            "chat_template": self._template.identity if self.config.continuation == "completions" else "server",
-            "seeds": abilities.seeds,
-        }
-        if self._extra:
-            row["extra_body"] = self._extra
-        if abilities.refused:
-            row["not_sent"] = list(abilities.refused)
-        return row
-
-    def close(self) -> None:
-        """Closes the connections."""
-        self._transport.close()
+    def _keep_refusals(self) -> None:
+        """Adds what the server refuses after the start to the record, of which the rows are made."""
+        with self._lock:
+            if self._abilities is None or self._abilities.refused == self._dialect.refused:
+                return
+            before = recorded(self._folder)
+            known = (*(before.refused if before else ()), *self._dialect.refused)
+            self._abilities = dataclasses.replace(self._abilities, refused=tuple(dict.fromkeys(known)))
+            record(self._abilities, self._folder, self._transport.where)
 
     def _ask(self, request: CompletionRequest, given: str) -> list[Completion]:
-        """One request with its retries: at least one completion of ``given``, as many as the server gave."""
-        limit = self.config.max_tokens
-        while True:
-            try:
-                return self._read(request, given, self._transport.ask(self._parameters(request, given, limit)))
-            except ContextOverflow:
-                limit //= 2  # only the limit may be too long, not the prompt
-                if limit < _LEAST_TOKENS:
-                    self._log.add(Usage(truncated_answers=request.n, context_overflows=request.n))
-                    return [Completion(request.prefix, CONTEXT_OVERFLOW, forced=True)] * request.n
+        """One request with its retries: at least one completion of ``given``, as many as the server gave.
 
-    def _parameters(self, request: CompletionRequest, given: str, limit: int) -> dict[str, Any]:
-        parameters: dict[str, Any] = {
-            "n": request.n,
-            "temperature": request.temperature,
-            "top_p": self.config.top_p,
-            "max_tokens": limit,
-            "seed": _server_seed(request.seed),
-        }
-        chat = self.config.continuation == "chat"
-        if chat:
+        Raises:
+          ContextOverflow: where the prompt alone is too long.
+        """
+        limit = self.config.max_tokens
+        parameters: dict[str, Any] = {}
+        if self._chat:
             parameters["messages"] = (
                 continuation_messages(request.problem, request.prefix) if request.prefix else messages(request.problem)
             )
         else:
-            parameters["prompt"] = self._prompt(request, given)
+            parameters["prompt"] = self._template.render(messages(request.problem)) + assistant_prefix(given)
+        while True:
+            sampled = self._sampled(request.temperature, request.seed, limit)
+            try:
+                reply = self._dialect.ask({**sampled, **parameters, "n": request.n})
+                return self._read(request, given, parameters.get("prompt", ""), reply)
+            except ContextOverflow:
+                limit //= 2  # only the limit may be too long, not the prompt
+                if limit < _LEAST_TOKENS:
+                    raise
+
+    def _sampled(self, temperature: float, seed: int, limit: int) -> dict[str, Any]:
+        parameters: dict[str, Any] = {
+            "temperature": temperature,
+            "top_p": self.config.top_p,
+            "max_tokens": limit,
+            "seed": seed & 0x7FFFFFFF,  # within the 32 bits that servers accept
+        }
+        if not self._chat:
             parameters["stop"] = [FENCE_CLOSE]
         if self.config.logprobs:
-            parameters["logprobs"] = True if chat else 1
+            parameters["logprobs"] = True if self._chat else 1
         if self._extra:
             parameters["extra_body"] = self._extra
-        return self.abilities.accepted(parameters)
+        return parameters
 
-    def _prompt(self, request: CompletionRequest, given: str) -> str:
-        return self._template.render(messages(request.problem)) + assistant_prefix(given)
+    def _coding_prompt(self, program: str) -> str:
+        """A prompt in the form of all others, for the beginning of a tiny program."""
+        name = "add(a, b) that returns the sum of a and b" if program == ADDITION else "absolute(n) that returns |n|"
+        return self._template.render([Message(role="user", content=f"Write a Python function {name}.")]) + (
+            assistant_prefix(program)
+        )
 
-    def _coding_prompt(self) -> str:
-        """A prompt in the form of all others, for which only `` + b`` makes sense."""
-        question = Message(role="user", content="Write a Python function add(a, b) that returns the sum of a and b.")
-        return self._template.render([question]) + assistant_prefix("def add(a, b):\n    return a")
-
-    def _read(self, request: CompletionRequest, given: str, reply: Reply) -> list[Completion]:
+    def _read(self, request: CompletionRequest, given: str, prompt: str, reply: Reply) -> list[Completion]:
         self._log.add(reply.usage)
         completions = []
         for choice in reply.choices:
-            if self.config.continuation == "chat":
+            if self._chat:
                 completion = from_chat(choice.text, request.prefix, choice.finish_reason)
             else:
-                completion = from_completion(choice.text, self._prompt(request, given), given, choice.finish_reason)
-            completions.append(dataclasses.replace(completion, log_probability=choice.log_probability))
+                completion = from_completion(choice.text, prompt, given, choice.finish_reason)
+            fault = f"cut off ({choice.finish_reason})" if choice.cut else ""
+            completions.append(replace(completion, log_probability=choice.log_probability, fault=fault))
         return completions
+
+    def _without_answer(self, request: CompletionRequest, n: int, fault: str, usage: Usage) -> list[Completion]:
+        self._log.add(usage)
+        return [Completion(request.prefix, "length" if fault == "context overflow" else "none", True, fault=fault)] * n
 
 
 def _extra_body(text: str) -> dict[str, Any]:
@@ -231,8 +278,3 @@ def _extra_body(text: str) -> dict[str, Any]:
 
 def _without_line_break(prefix: str) -> str:
     return prefix.removesuffix("\n").removesuffix("\r")
-
-
-def _server_seed(seed: int) -> int:
-    """Within the 32 bits that servers accept."""
-    return seed & 0x7FFFFFFF

@@ -1,8 +1,8 @@
-"""Requests to an OpenAI-compatible server: bounded, retried, with the errors sorted into passing and lasting ones.
+"""Requests to an OpenAI-compatible server: bounded, retried, ended at once by ``close``.
 
-Retries are ours (the client's are off): exponential, with full jitter, honouring ``Retry-After``. A server that has
-gone away (connection refused, 502 to 504) is waited for up to ``policy.outage_seconds``, as it may be restarting; other
-passing faults (timeouts, 408, 409, 429, 5xx, malformed replies) are retried ``policy.max_retries`` times.
+Retries are ours (the client's are off): exponential, with full jitter, honoring ``Retry-After``. A server that is not
+there (connection refused, still loading, 429, 502 to 504) is waited for up to ``policy.outage_seconds``; other
+passing faults (timeouts, 408, 409, 5xx, malformed replies) are retried ``policy.max_retries`` times.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from tqdm import tqdm
 
 from dreamprm_jax.config import PolicyConfig
 from dreamprm_jax.policy.protocol import PolicyError
+from dreamprm_jax.policy.refusals import ServerError, read_error
 from dreamprm_jax.runs.server_usage import Usage
 from dreamprm_jax.schema import DataError
 
@@ -26,14 +29,22 @@ if TYPE_CHECKING:
     import openai
 
 _MAX_BACKOFF_SECONDS = 60.0
-_OVERFLOW = re.compile(
-    r"context.?(length|size|window)|maximum context|exceed.{0,20}context|max_model_len", re.IGNORECASE
+_GLANCE_SECONDS = 0.2  # how often a call that waits looks whether the connection was closed
+_QUIET_SECONDS = 5.0  # an outage of a server that has answered before is told after so long
+# Words for why an answer ended; servers have their own beside OpenAI's. Any other word means that it was cut off.
+_ENDS = (
+    ("stop", re.compile(r"stop|eos|end|complete|finish|done|tool|function|unknown", re.IGNORECASE)),
+    ("length", re.compile(r"length|max|limit|token", re.IGNORECASE)),
+    ("filter", re.compile(r"filter|safety|recit|block|prohibit|sensitive|refus|moderat|spii|polic", re.IGNORECASE)),
 )
-_GONE = (502, 503, 504)  # what proxies, and servers that are still loading, answer
 
 
 class MalformedReply(Exception):
     """The server answered, but not in the schema; worth asking again."""
+
+
+class NoChoices(MalformedReply):
+    """The reply is in the schema and holds no answer, as where a filter took all of them."""
 
 
 class ContextOverflow(Exception):
@@ -41,20 +52,28 @@ class ContextOverflow(Exception):
 
 
 class Refused(Exception):
-    """HTTP 400 or 422: the server will not take the request as it is."""
+    """The server does not take the request as it is; ``error.parameter`` names what it objects to, if it says so."""
 
-    def __init__(self, message: str, parameter: str | None):
-        super().__init__(message)
-        self.parameter = parameter  # the one that it names, if any
+    def __init__(self, error: ServerError):
+        super().__init__(error.message)
+        self.error = error
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One choice of a reply."""
+    """One choice of a reply.
+
+    Attributes:
+      text: "" where the model declined or a filter left nothing.
+      finish_reason: "stop", "length", or the server's own word.
+      log_probability: The mean of its tokens', where asked for.
+      cut: Whether the server, not the model, ended it: an abort, an error, a filter in the middle.
+    """
 
     text: str
     finish_reason: str
-    log_probability: float | None  # mean of its tokens', where asked for
+    log_probability: float | None = None
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,8 +82,8 @@ class Reply:
 
     choices: tuple[Choice, ...]
     usage: Usage
-    reports_usage: bool
-    reports_cache: bool
+    reports_usage: bool = False
+    reports_cache: bool = False
 
 
 class Transport:
@@ -84,7 +103,10 @@ class Transport:
         self.backoff_seconds = backoff_seconds
         self._places = threading.BoundedSemaphore(max(1, config.concurrency))
         self._lock = threading.Lock()
+        self._closed = threading.Event()
         self._gone_since: float | None = None
+        self._told = False
+        self._answered = False
         self._client = _client(config)
 
     @property
@@ -92,88 +114,144 @@ class Transport:
         """The server and the model, for messages."""
         return f"{self.config.base_url}, model {self.config.model}"
 
+    @property
+    def closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._closed.is_set()
+
     def close(self) -> None:
-        """Closes the connections."""
+        """Closes the connections; calls that wait end with PolicyError."""
+        self._closed.set()
         self._client.close()
 
-    def ask(self, parameters: dict[str, Any], patient: bool = True) -> Reply:
+    def ask(self, parameters: dict[str, Any]) -> Reply:
         """One request, with its retries: ``messages`` among the parameters makes it a chat.
 
         Args:
           parameters: As the endpoint's, less the model; what the client does not know goes under ``extra_body``.
-          patient: Whether to wait for a server that has gone away.
 
         Raises:
-          PolicyError: when the server refuses, or still fails after all retries.
+          PolicyError: when the server still fails after all retries, cannot be used, or the connection was closed.
           ContextOverflow: when the model's context is too short.
           Refused: where the server does not take the request.
         """
-        import openai
-
-        passing = (
-            openai.APIConnectionError,  # timeouts are of this type too
-            openai.RateLimitError,
-            openai.InternalServerError,
-            openai.ConflictError,
-            openai.APIResponseValidationError,
-            MalformedReply,
-        )
-        retries, failures = 0, 0
+        retries, failures, since = 0, 0, time.monotonic()
         while True:
+            asked = time.monotonic()
             try:
-                reply = self._once(parameters)
+                reply = self._in_thread(parameters)
                 with self._lock:
-                    self._gone_since = None
+                    self._gone_since, self._told, self._answered = None, False, True
                 return Reply(
                     reply.choices, reply.usage + Usage(retries=retries), reply.reports_usage, reply.reports_cache
                 )
-            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                if _OVERFLOW.search(str(error)):
-                    raise ContextOverflow(str(error)) from error
-                raise Refused(f"{_refusal(error)}: {error.message}", _named(error, parameters)) from error
-            except openai.APIStatusError as error:
-                if not (isinstance(error, passing) or error.status_code == 408) or _out_of_quota(error):
-                    raise PolicyError(f"{self.where}: {_refusal(error)}: {error.message}") from error
-                last: Exception = error
-            except passing as error:
+            except Exception as error:
                 last = error
-            waiting = patient and self._is_gone(last)
+            meaning, message = self._meaning(last, parameters)
+            since = since if retries else asked
+            waiting = meaning == "gone" and time.monotonic() - since < self.config.outage_seconds
+            waiting = waiting and self._waits_for_server(message)
             failures += not waiting
             if failures > self.config.max_retries:
-                raise PolicyError(
-                    f"{self.where}: failed {retries + 1} times, last with {type(last).__name__}: {last}"
-                ) from last
-            time.sleep(self._wait_seconds(retries, last))
+                if isinstance(last, NoChoices):
+                    raise Refused(ServerError("refused", message)) from last
+                raise PolicyError(f"{self.where}: failed {retries + 1} times, last with {message}") from last
+            self._sleep(self._wait_seconds(retries, last))
             retries += 1
 
-    def _is_gone(self, error: Exception) -> bool:
-        """Whether the server has gone away, and not yet for too long."""
+    def _meaning(self, error: Exception, parameters: dict[str, Any]) -> tuple[Literal["passing", "gone"], str]:
+        """What to do after a fault that is worth asking again; raises for any other."""
         import openai
 
-        refused = isinstance(error, openai.APIConnectionError) and not isinstance(error, openai.APITimeoutError)
-        if not refused and getattr(error, "status_code", None) not in _GONE:
-            return False
+        name = f"{type(error).__name__}: "
+        if isinstance(error, _ErrorReply):
+            found = read_error(error.status, error.body, _names(parameters))
+        elif isinstance(error, openai.APIStatusError):
+            found = read_error(error.status_code, error.response.text, _names(parameters))
+        elif isinstance(error, openai.APIConnectionError):
+            cause = f"{error} {error.__cause__ or ''}".strip()
+            lasting = isinstance(error, openai.APITimeoutError) or re.search(r"\bname\b|getaddrinfo|certificate", cause)
+            return "passing" if lasting else "gone", name + cause
+        elif isinstance(error, (openai.APIResponseValidationError, MalformedReply)):
+            return "passing", name + str(error)
+        else:
+            raise error
+        if found.meaning == "passing" or found.meaning == "gone":
+            return found.meaning, name + found.message
+        if found.meaning == "overflow":
+            raise ContextOverflow(found.message) from error
+        if found.meaning == "unusable":
+            raise PolicyError(f"{self.where}: {found.message}") from error
+        raise Refused(found) from error
+
+    def _waits_for_server(self, message: str) -> bool:
+        """Whether the server, which is not there, has not yet been gone for too long; says so once."""
         with self._lock:
+            now = time.monotonic()
             if self._gone_since is None:
-                self._gone_since = time.monotonic()
-            return time.monotonic() - self._gone_since < self.config.outage_seconds
+                self._gone_since = now
+            gone = now - self._gone_since
+            if not self._told and (not self._answered or gone > _QUIET_SECONDS):
+                self._told = True
+                limit = f"{self.config.outage_seconds:g} s (policy.outage_seconds)"
+                tqdm.write(f"   waiting for {self.where}, at most {limit}: {message}")
+            return gone < self.config.outage_seconds
 
     def _wait_seconds(self, attempt: int, error: Exception) -> float:
         ceiling = min(_MAX_BACKOFF_SECONDS, self.backoff_seconds * 2 ** min(attempt, 20))
         # Jitter only spreads clients in time: it takes no part in what is sampled.
         return _retry_after(error) + random.uniform(0, ceiling)
 
+    def _sleep(self, seconds: float) -> None:
+        self._closed.wait(seconds)
+        self._check_open()
+
+    def _check_open(self) -> None:
+        if self._closed.is_set():
+            raise PolicyError(f"{self.where}: the policy was closed")
+
+    def _in_thread(self, parameters: dict[str, Any]) -> Reply:
+        """One attempt, in a thread of its own: a socket that waits cannot be woken, the thread that waits here can."""
+        while not self._places.acquire(timeout=_GLANCE_SECONDS):
+            self._check_open()
+        box: list[Reply | BaseException] = []
+        done = threading.Event()
+
+        def attempt() -> None:
+            try:
+                box.append(self._once(parameters))
+            except BaseException as error:
+                box.append(error)
+            finally:
+                done.set()
+
+        try:
+            self._check_open()
+            threading.Thread(target=attempt, name="policy request", daemon=True).start()
+            while not done.wait(_GLANCE_SECONDS):
+                self._check_open()
+        finally:
+            self._places.release()
+        if isinstance(box[0], BaseException):
+            self._check_open()  # a closed client's errors are not the server's
+            raise box[0]
+        return box[0]
+
     def _once(self, parameters: dict[str, Any]) -> Reply:
         create: Callable[..., Any] = (
             self._client.chat.completions.create if "messages" in parameters else self._client.completions.create
         )
         try:
-            with self._places:
-                reply = create(model=self.config.model, **parameters)
+            reply = create(model=self.config.model, **parameters)
         except ValueError as error:
             raise MalformedReply(f"the reply is not JSON ({error})") from error
+        failure = getattr(reply, "error", None)
         choices = getattr(reply, "choices", None)
-        if not isinstance(choices, list) or not choices:
+        if failure and not choices:  # an error under status 200
+            raise _ErrorReply(failure)
+        if choices == [] or (choices is None and getattr(reply, "usage", None) is not None):
+            raise NoChoices("no choices in the reply")
+        if not isinstance(choices, list):
             raise MalformedReply(f"no choices in the reply ({str(reply)[:200]!r})")
         ordered = sorted(choices, key=lambda choice: getattr(choice, "index", None) or 0)
         read = tuple(_choice(choice, "messages" in parameters) for choice in ordered)
@@ -186,8 +264,29 @@ class Transport:
             cached_tokens=cached or 0,
             completion_tokens=getattr(usage, "completion_tokens", 0) or 0,
             truncated_answers=sum(choice.finish_reason == "length" for choice in read),
+            declined_answers=sum(
+                choice.finish_reason != "length" and not (choice.text or choice.cut) for choice in read
+            ),
+            cut_answers=sum(choice.cut for choice in read),
         )
         return Reply(read, spent, reports_usage=bool(spent.prompt_tokens), reports_cache=cached is not None)
+
+
+class _ErrorReply(Exception):
+    """An error object where choices belong, under HTTP status 200."""
+
+    def __init__(self, failure: Any):
+        import json
+
+        super().__init__(str(failure)[:200])
+        failure = failure if isinstance(failure, dict) else getattr(failure, "__dict__", str(failure))
+        code = str(failure.get("code") or failure.get("status") or "") if isinstance(failure, dict) else ""
+        self.status = int(code) if re.fullmatch(r"[45]\d\d", code) else 500
+        self.body = json.dumps({"error": failure}, default=str)
+
+
+def _names(parameters: dict[str, Any]) -> list[str]:
+    return [*parameters.get("extra_body", {}), *(name for name in parameters if name != "extra_body")]
 
 
 def _client(config: PolicyConfig) -> openai.OpenAI:
@@ -204,16 +303,20 @@ def _client(config: PolicyConfig) -> openai.OpenAI:
 
 
 def _choice(choice: Any, chat: bool) -> Choice:
-    holder, field = (getattr(choice, "message", None), "content") if chat else (choice, "text")
-    value = getattr(holder, field, None)
-    if chat and value is None and getattr(choice, "finish_reason", None) == "length":
-        value = ""  # a reasoning model that never came to its answer
-    if not isinstance(value, str):
-        raise MalformedReply(f"a choice without {field} ({str(choice)[:200]!r})")
+    message = getattr(choice, "message", None)
+    value = getattr(message, "content", None) if chat else getattr(choice, "text", None)
+    if isinstance(value, list):  # content as parts
+        parts = [part if isinstance(part, dict) else getattr(part, "__dict__", {}) for part in value]
+        value = "".join(str(part.get("text") or "") for part in parts if part.get("type", "text") == "text")
+    word = str(getattr(choice, "finish_reason", None) or "unknown")
+    end = next((name for name, words in _ENDS if words.match(word) or (name != "stop" and words.search(word))), "cut")
+    declined = value is None and word == "unknown" and not getattr(message, "refusal", None)
+    text = value if isinstance(value, str) else ""
+    cut = bool(end == "cut" or (end == "filter" and text.strip()) or getattr(choice, "error", None) or declined)
     # JSON escapes can spell lone surrogates, files cannot store them.
-    text = value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-    reason = str(getattr(choice, "finish_reason", None) or "unknown")
-    return Choice(text, reason, _mean_log_probability(getattr(choice, "logprobs", None)))
+    text = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    said = end if end in ("stop", "length") and word != "unknown" else word
+    return Choice(text, said, _mean_log_probability(getattr(choice, "logprobs", None)), cut)
 
 
 def _mean_log_probability(value: Any) -> float | None:
@@ -238,25 +341,3 @@ def _retry_after(error: Exception) -> float:
         except (TypeError, ValueError):
             seconds = 0.0
     return min(max(seconds, 0.0), _MAX_BACKOFF_SECONDS)
-
-
-def _out_of_quota(error: openai.APIStatusError) -> bool:
-    return error.status_code == 429 and getattr(error, "code", None) == "insufficient_quota"
-
-
-def _named(error: openai.APIStatusError, parameters: dict[str, Any]) -> str | None:
-    """The parameter that the refusal is about."""
-    name = getattr(error, "param", None)
-    if name in parameters:
-        return str(name)
-    return next((name for name in parameters if re.search(rf"\b{name}\b", error.message)), None)
-
-
-def _refusal(error: openai.APIStatusError) -> str:
-    advice = {
-        401: "the key was refused; put it into the variable that policy.api_key_env names",
-        403: "the key was refused; put it into the variable that policy.api_key_env names",
-        404: "no such model or no such endpoint; see /v1/models, or set policy.continuation='chat' for a chat-only one",
-        429: "the account's quota is used up",
-    }
-    return f"HTTP {error.status_code}, {advice.get(error.status_code, 'the request was refused')}"

@@ -28,7 +28,10 @@ class Usage:
     missing_choices: int = 0  # choices that a server left out of an answer and that were asked for again
     rejected_answers: int = 0  # that did not go on with the line break of ``policy.prefix_end``, and were drawn again
     truncated_answers: int = 0  # answers cut short by the token limit (finish_reason "length")
-    context_overflows: int = 0  # of them, those for which the context had no room at all
+    context_overflows: int = 0  # answers that are missing as the context had no room for them
+    declined_answers: int = 0  # empty ones: the model declined, or a filter left nothing
+    cut_answers: int = 0  # that the server broke off (an abort, an error, a filter in the middle), and were drawn again
+    refused_answers: int = 0  # that are missing as the server refuses the request for good
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
@@ -36,8 +39,8 @@ class Usage:
     def counts(self) -> dict[str, int]:
         """By name, for a stage's counts; the rare ones only where there are any."""
         named = {name.replace("_", " "): count for name, count in dataclasses.asdict(self).items()}
-        rare = ("missing choices", "rejected answers", "context overflows")
-        return {name: count for name, count in named.items() if count or name not in rare}
+        always = ("requests", "retries", "prompt tokens", "cached tokens", "completion tokens", "truncated answers")
+        return {name: count for name, count in named.items() if count or name in always}
 
 
 class UsageLog:

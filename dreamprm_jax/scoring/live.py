@@ -9,13 +9,13 @@ import numpy as np
 
 from dreamprm_jax.config import Config
 from dreamprm_jax.models.pretrained import model_config
+from dreamprm_jax.models.tokenizer import load_tokenizer
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import Problem, Program
 from dreamprm_jax.scoring.scorer import Reading, Scorer
 from dreamprm_jax.training.examples import tokenize
 from dreamprm_jax.training.mesh import make_mesh
 from dreamprm_jax.training.parameters import frozen_params, trained_params
-from dreamprm_jax.training.tokenizer import load_tokenizer
 
 
 class ArmScorer:

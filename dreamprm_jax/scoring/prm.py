@@ -17,12 +17,12 @@ from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.models.hf_config import read_config
 from dreamprm_jax.models.hf_import import Checkpoint, load_params
 from dreamprm_jax.models.reward import Params
+from dreamprm_jax.models.tokenizer import load_tokenizer
 from dreamprm_jax.runs.trained import TrainedArm, trained_arm
 from dreamprm_jax.schema import DataError, Granularity
 from dreamprm_jax.storage import read_json
 from dreamprm_jax.training.mesh import activate, make_mesh, parameter_shardings
 from dreamprm_jax.training.parameters import frozen_params, trained_params
-from dreamprm_jax.training.tokenizer import load_tokenizer
 
 FOLDER_MAX_LENGTH = 2048  # of a Hugging Face folder, where the user names no other: the length of the paper
 

@@ -23,13 +23,13 @@ import numpy as np
 from jaxtyping import Float
 
 from dreamprm_jax.cof.splitter import split_steps
+from dreamprm_jax.models.tokenizer import encode_steps
 from dreamprm_jax.problems.json_rows import is_unicode, json_type
 from dreamprm_jax.schema import DataError, Program, Step
 from dreamprm_jax.scoring.inputs import inline_problem, unusable
 from dreamprm_jax.scoring.prm import Prm
 from dreamprm_jax.scoring.scorer import Reading, sigmoid
 from dreamprm_jax.training.examples import tokenize
-from dreamprm_jax.training.tokenizer import encode_steps
 
 TASKS = ("token_classify", "classify")
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from dreamprm_jax.config import Config, to_dict
+from dreamprm_jax.models.tokenizer import load_tokenizer
 from dreamprm_jax.policy.factory import make_policy
 from dreamprm_jax.policy.protocol import PolicyError
 from dreamprm_jax.problems.hidden_tests import HiddenTests
@@ -161,7 +161,7 @@ def _plain(number: float) -> float | None:
 
 
 def _token_counter(paths: Paths) -> TokenCounter:
-    tokenizer = Tokenizer.from_file(str(paths.tokenizer()))
+    tokenizer = load_tokenizer(paths.tokenizer())
 
     def count(texts: Sequence[str]) -> list[int]:
         clean = [text.encode("utf-8", "replace").decode() for text in texts]

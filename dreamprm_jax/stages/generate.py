@@ -18,7 +18,7 @@ from dreamprm_jax.runs.input_digests import InputDigests
 from dreamprm_jax.runs.journal import Journal
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.runs.server_usage import spent
-from dreamprm_jax.schema import Problem, Program, canonical_json, content_hash
+from dreamprm_jax.schema import DataError, Problem, Program, canonical_json, content_hash
 from dreamprm_jax.storage import read_records, write_json, write_records
 
 
@@ -49,7 +49,10 @@ def generate(config: Config, paths: Paths) -> dict[str, int]:
             for window, asked in requests.items():
                 programs = []
                 for request in asked:
-                    for index, (code, log_probability) in enumerate(journal.get(key(request)) or []):
+                    for index, (code, log_probability, fault) in enumerate(journal.get(key(request)) or []):
+                        if fault:  # no answer, and so no program
+                            counts[f"candidates without an answer: {fault.split(':')[0]}"] += 1
+                            continue
                         counts["empty candidates"] += not code.strip()  # kept: the judge fails them
                         extra = {} if log_probability is None else {MEAN_LOG_PROBABILITY: log_probability}
                         problem_id = request.problem.problem_id
@@ -58,6 +61,8 @@ def generate(config: Config, paths: Paths) -> dict[str, int]:
                 counts[f"{window} programs"] = write_records(paths.programs(window), Program, programs)
     finally:
         policy.close()
+    if not sum(counts[f"{window} programs"] for window in WINDOWS):
+        raise DataError("the policy gave no answer to any problem: " + ", ".join(f"{n} {k}" for k, n in counts.items()))
     return dict(counts) | spent(folder)
 
 

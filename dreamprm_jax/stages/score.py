@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 
 from dreamprm_jax.config import Config
 from dreamprm_jax.models.pretrained import model_config
+from dreamprm_jax.models.tokenizer import load_tokenizer
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.runs.progress import Progress
 from dreamprm_jax.schema import DataError, Problem, Program, Score
@@ -28,7 +29,6 @@ from dreamprm_jax.training import distributed
 from dreamprm_jax.training.examples import tokenize
 from dreamprm_jax.training.mesh import own_mesh
 from dreamprm_jax.training.parameters import frozen_params, trained_params
-from dreamprm_jax.training.tokenizer import load_tokenizer
 
 SHARED_DISK_SECONDS = 60.0
 

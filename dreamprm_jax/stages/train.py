@@ -35,6 +35,7 @@ from dreamprm_jax.labeling.exact_truth import read_truth, why_no_truth
 from dreamprm_jax.models import pretrained
 from dreamprm_jax.models.decoder import DecoderConfig, require_forward_mode
 from dreamprm_jax.models.reward import Params
+from dreamprm_jax.models.tokenizer import load_tokenizer, prompt_text, save_tokenizer, train_tokenizer
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, Problem, Program, StepLabel, StepTruth
 from dreamprm_jax.storage import read_records, write_records
@@ -51,7 +52,6 @@ from dreamprm_jax.training.mesh import activate, check_divisible, make_mesh, opt
 from dreamprm_jax.training.online_label_inference import alive_posterior, inferred_labels
 from dreamprm_jax.training.parameters import initial_params
 from dreamprm_jax.training.steps import make_meta_optimizer, make_optimizer
-from dreamprm_jax.training.tokenizer import load_tokenizer, prompt_text, save_tokenizer, train_tokenizer
 
 WINDOWS = ("train", "meta", "test")
 Truth = Callable[[str], list[StepTruth]]  # of a window's steps

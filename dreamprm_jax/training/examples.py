@@ -13,8 +13,8 @@ from tokenizers import Tokenizer
 
 from dreamprm_jax.config import ModelConfig
 from dreamprm_jax.labeling.correction.methods import StepKey
+from dreamprm_jax.models.tokenizer import encode_prompt, encode_steps
 from dreamprm_jax.schema import DataError, Granularity, Outcome, Problem, Program
-from dreamprm_jax.training.tokenizer import encode_prompt, encode_steps
 
 NO_LABEL = -1
 DROPPED_TOKENS = "tokens beyond the model's context, dropped"  # a key of counts

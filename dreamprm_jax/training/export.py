@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dreamprm_jax.models.hf_export import export_model
 from dreamprm_jax.models.pretrained import model_config, weights_folder
+from dreamprm_jax.models.tokenizer import record_splitting, splits_special_tokens
 from dreamprm_jax.runs.trained import TrainedArm
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.training.mesh import make_mesh
@@ -25,4 +26,7 @@ def export(arm: TrainedArm, output: Path) -> Path:
     _, params = trained_params(model, mesh, arm.checkpoints, frozen_params(config, model, mesh))
     # Pretrained weights come with the whole tokenizer folder: its special tokens and chat template go along.
     tokenizer = weights_folder(config.model.weights) if config.model.weights else arm.tokenizer
-    return export_model(model, params, output, tokenizer)
+    export_model(model, params, output, tokenizer)
+    if splits_special_tokens(arm.tokenizer):
+        record_splitting(output / arm.tokenizer.name)
+    return output

@@ -16,9 +16,9 @@ import numpy as np
 
 from dreamprm_jax.config import ModelConfig
 from dreamprm_jax.labeling.correction.methods import StepKey
+from dreamprm_jax.models.tokenizer import prompt_text, train_tokenizer
 from dreamprm_jax.problems.procedural.compose import PRIMITIVES
 from dreamprm_jax.training.examples import NO_LABEL, Example, build_examples
-from dreamprm_jax.training.tokenizer import prompt_text, train_tokenizer
 from research.study.world import World
 
 Reading = Literal["structure", "text"]

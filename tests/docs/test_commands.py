@@ -56,7 +56,7 @@ ELSEWHERE = {
     "dreamprm plan": "tests/planning",
     "python -m research.study": "tests/research/test_study_run.py",
     "python -m research.study codeio": "tests/research/test_study_codeio.py",
-    "python -m dreamprm_jax.policy.local_server": "tests/policy/test_local_server.py",
+    "python -m dreamprm_jax.cli.local_server": "tests/policy/test_local_server.py",
     "pip install": "tests/test_packaging.py",
     "bash launch/local.sh": "tests/test_main_job.py",
     "bash launch/test.sh": "tests",

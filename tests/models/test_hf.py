@@ -17,8 +17,8 @@ from dreamprm_jax.models.hf_config import read_config
 from dreamprm_jax.models.hf_export import export_model
 from dreamprm_jax.models.hf_import import check_folder, load_params
 from dreamprm_jax.models.reward import hidden_states, step_logits
+from dreamprm_jax.models.tokenizer import train_tokenizer
 from dreamprm_jax.schema import DataError
-from dreamprm_jax.training.tokenizer import train_tokenizer
 
 KEY = jax.random.key(0)
 

@@ -4,7 +4,8 @@ It writes programs for the problem "Double": whole ones, or the continuation of 
 The model's name asks for a behaviour, the part after ":" keeps the counts of different tests apart:
 
   plain         answers as it should
-  fail500_K     HTTP 500 for the first K requests, then plain (also fail429_K with Retry-After, malformed_K, empty_K)
+  fail500_K     HTTP 500 for the first K requests, then plain (also fail429_K with Retry-After, loading_K, malformed_K,
+                empty_K)
   slow          waits a second before it answers
   hang_K        never answers request number K
   one           one choice, whatever n is
@@ -102,6 +103,8 @@ class Handler(BaseHTTPRequestHandler):
     def fail(self, behaviour: str) -> None:
         if behaviour == "fail429":
             self.reply(429, {"error": {"message": "slow down"}}, {"Retry-After": "0.3"})
+        elif behaviour == "loading":
+            self.reply(503, {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}})
         elif behaviour == "malformed":
             self.send(200, b'{"choices": [{"te', {})
         elif behaviour == "empty":

@@ -27,17 +27,27 @@ REQUEST = CompletionRequest(PROBLEM, "", 2, 0.5, 3)
 @pytest.mark.parametrize(
     ("behaviour", "expected"),
     [
-        ("plain", {"echo": True}),
-        ("strip", {"echo": True, "continues": "spaces stripped"}),
-        ("restart", {"echo": True, "continues": "no"}),
-        ("one", {"echo": True, "choices": False}),
-        ("noseed", {"echo": True, "seeds": False}),
-        ("nochoice", {"echo": True, "choices": False, "refused": ("n",)}),
+        ("plain", {}),
+        ("one", {"choices": False}),
+        ("noseed", {"seeds": False}),
+        ("nochoice", {"choices": False, "refused": ("n",)}),
         ("bare", {"logprobs": False, "usage": "none", "cached_tokens": False}),
     ],
 )
 def test_what_a_server_can_do(server, behaviour, expected):
-    assert server(behaviour, abilities=None).abilities == Abilities(**expected)
+    assert server(behaviour, abilities=None, logprobs=behaviour != "bare").abilities == Abilities(**expected)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "message"),
+    [
+        ("strip", r"strips the spaces that an answer begins with, .*set config\.policy\.continuation='chat'"),
+        ("restart", r"answers as in a chat .*set config\.policy\.continuation='chat'"),
+    ],
+)
+def test_a_server_that_does_not_continue_prompts_is_refused(server, behaviour, message):
+    with pytest.raises(DataError, match=message):
+        server(behaviour, abilities=None).complete(REQUEST)
 
 
 def test_a_reasoning_model_is_asked_in_the_words_that_it_takes(server):
@@ -45,7 +55,7 @@ def test_a_reasoning_model_is_asked_in_the_words_that_it_takes(server):
     completions = policy.complete(CompletionRequest(PROBLEM, "import sys\n", 2, 0.5, 3))
     assert [completion.forced for completion in completions] == [False, False]
     assert policy.abilities.continues is None
-    assert policy.abilities.refused == ("max_tokens", "temperature", "top_p")
+    assert policy.abilities.refused == ("max_tokens", "temperature=0.5", "top_p=1", "temperature=1")
     assert policy.sampling(0.5)["not_sent"] == ["max_tokens", "temperature", "top_p"]
     with pytest.raises(DataError, match=r"cannot be used: .*HTTP 404, .*set policy\.continuation='chat'"):
         server("reasoning", abilities=None).complete(REQUEST)
@@ -57,7 +67,7 @@ def test_it_is_asked_once_printed_once_and_kept_with_the_stage(server, tmp_path,
         list(pool.map(policy.complete, [REQUEST] * 4))
     printed = capsys.readouterr().out
     assert printed.count("\n") == 1
-    assert "one choice a request, whatever n; seeds honoured; log-probabilities; echo" in printed
+    assert "one choice a request, whatever n; seeds honored; token counts of all choices" in printed
     assert policy.usage.requests == 8  # the probe's own are not counted
     assert json.loads((tmp_path / "server.json").read_text())["choices"] is False
     again = ServerPolicy(policy.config, tmp_path)
@@ -81,15 +91,20 @@ def test_log_probabilities(server):
         server("bare", abilities=None, logprobs=True).complete(REQUEST)
 
 
-def test_no_server_at_all():
-    config = PolicyConfig(kind="server", base_url="http://127.0.0.1:9/v1", model="m", max_retries=1)
+def test_no_server_at_all(capsys):
+    config = PolicyConfig(kind="server", base_url="http://127.0.0.1:9/v1", model="m", max_retries=1, outage_seconds=0.3)
     policy = ServerPolicy(config, backoff_seconds=0.01)
-    with pytest.raises(DataError, match=r"cannot be used: .*failed 2 times, last with APIConnectionError"):
+    with pytest.raises(DataError, match=r"cannot be used: .*failed \d+ times, last with APIConnectionError"):
         policy.complete(REQUEST)
-    start = time.monotonic()
+    assert capsys.readouterr().out.count("waiting for http://127.0.0.1:9/v1, model m, at most 0.3 s") == 1
     with pytest.raises(DataError, match="cannot be used"):
         ServerPolicy(config, backoff_seconds=0.01).sampling(0.5)
-    assert time.monotonic() - start < 5
+
+
+def test_a_server_that_is_loading_is_waited_for(server, capsys):
+    policy = server("loading_3", abilities=None, max_retries=0)
+    assert len(policy.complete(REQUEST)) == 2
+    assert "HTTP 503, the server failed: Loading model" in capsys.readouterr().out
 
 
 def listen(port: int = 0) -> ThreadingHTTPServer:

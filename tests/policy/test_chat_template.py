@@ -42,15 +42,49 @@ def test_a_tokenizers_folder_in_each_of_its_layouts(tmp_path):
 
 def test_a_jinja_file(tmp_path):
     path = tmp_path / "t.jinja"
-    path.write_text("{% for m in messages %}{{ m.content | tojson }}{% break %}{% endfor %}")
+    path.write_text(
+        "{% for m in messages %}{{ m.content | tojson }}{% if loop.last %}{% break %}{% endif %}{% endfor %}"
+    )
     template = load_chat_template(str(path))
-    assert template.render(CHAT) == '"Be brief."'
+    assert template.render(CHAT) == '"Be brief.""Hi {{ x }}"'
     assert template.identity != load_chat_template("").identity
+
+
+LOOP = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+BOTH = "<system>Be brief.<user>Hi {{ x }}"
+PARTS = "{% for m in messages %}<{{ m.role }}>{% for part in m.content %}{{ part.text }}{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("source", "rendered"),
+    [
+        (LOOP.replace("{{ m.content }}", "{% generation %}{{ m.content }}{% endgeneration %}"), BOTH),
+        (PARTS, BOTH),
+        ("{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + LOOP,
+         "<user>Be brief.\n\nHi {{ x }}"),
+        ("{% for m in messages if m.role != 'system' %}<{{ m.role }}>{{ m.content }}{% endfor %}",
+         "<user>Be brief.\n\nHi {{ x }}"),
+        ("{% set messages = messages | rejectattr('role', 'equalto', 'system') | list %}" + PARTS,
+         "<user>Be brief.\n\nHi {{ x }}"),
+        (LOOP + "A:<think>\n", BOTH + "A:<think>\n\n</think>\n\n"),
+        (LOOP + "A:[THINK]", BOTH + "A:[THINK]\n\n[/THINK]\n\n"),
+        (LOOP + "<|START_THINKING|>", BOTH + "<|START_THINKING|>\n\n<|END_THINKING|>\n\n"),
+        (LOOP + "<|begin_of_thought|>", BOTH + "<|begin_of_thought|>\n\n<|end_of_thought|>\n\n"),
+        (LOOP + "<seed:think>", BOTH + "<seed:think>\n\n</seed:think>\n\n"),
+        (LOOP + "<think>\n\n</think>\n\n", BOTH + "<think>\n\n</think>\n"),
+        (LOOP + "<|start|>assistant", BOTH + "<|start|>assistant<|channel|>final<|message|>"),
+    ],
+)  # fmt: skip
+def test_kinds_of_templates(tmp_path, source, rendered):
+    path = tmp_path / "t.jinja"
+    path.write_text(source)
+    assert load_chat_template(str(path)).render(CHAT) == rendered
 
 
 @pytest.mark.parametrize(
     ("source", "message"),
     [
+        ("{{ messages | length }}", "leaves out what the messages say"),
         ("{% for %}", "TemplateSyntaxError"),
         ("{{ raise_exception('only one system turn') }}", "only one system turn"),
         ("{{ messages.__class__.__mro__ }}", "SecurityError"),

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 
+from dreamprm_jax.cli.local_server import LocalServer
+from dreamprm_jax.cli.local_server import main as serve
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import Config, PolicyConfig, SandboxConfig, load_config
 from dreamprm_jax.policy.abilities import Abilities
-from dreamprm_jax.policy.local_server import LocalServer
-from dreamprm_jax.policy.local_server import main as serve
-from dreamprm_jax.policy.protocol import CONTEXT_OVERFLOW, CompletionRequest
+from dreamprm_jax.policy.protocol import CompletionRequest
 from dreamprm_jax.policy.server import ServerPolicy
 from dreamprm_jax.problems.livecodebench import load_problems
 from dreamprm_jax.runs.paths import Paths
@@ -59,7 +59,7 @@ def settings(server: LocalServer, **changes: object) -> PolicyConfig:
 
 
 def test_what_llama_cpp_can_do(server, tmp_path):
-    policy = ServerPolicy(settings(server), tmp_path)
+    policy = ServerPolicy(settings(server, logprobs=True), tmp_path)
     assert policy.abilities == Abilities(usage="one choice a request alone")
     assert read_json(tmp_path / "server.json")["continues"] == "yes"
 
@@ -91,7 +91,7 @@ def test_a_context_without_room(server, problems):
     policy = ServerPolicy(settings(server), abilities=Abilities())
     prefix = "x = 1\n" * 700
     (answer,) = policy.complete(CompletionRequest(problems["tiny-add"], prefix, 1, 0.3, 5))
-    assert (answer.code, answer.finish_reason) == (prefix, CONTEXT_OVERFLOW)
+    assert (answer.code, answer.fault) == (prefix, "context overflow")
     assert policy.usage.context_overflows == 1
 
 
@@ -175,7 +175,7 @@ def test_the_server_is_killed_and_comes_back_and_nothing_is_lost(labelled, confi
 
 def test_the_server_ends_with_its_parent():
     script = (
-        "import time; from dreamprm_jax.policy.local_server import LocalServer\n"
+        "import time; from dreamprm_jax.cli.local_server import LocalServer\n"
         "server = LocalServer(); print(server.base_url, server.process.pid, flush=True); time.sleep(600)"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)

@@ -21,7 +21,7 @@ from dreamprm_jax.policy.abilities import Abilities
 from dreamprm_jax.policy.chat_template import load_chat_template
 from dreamprm_jax.policy.continuation import from_chat, from_completion
 from dreamprm_jax.policy.factory import make_policy
-from dreamprm_jax.policy.protocol import CONTEXT_OVERFLOW, CompletionRequest, PolicyError
+from dreamprm_jax.policy.protocol import CompletionRequest, PolicyError
 from dreamprm_jax.policy.server import ServerPolicy, Usage
 from dreamprm_jax.schema import DataError, Problem
 
@@ -74,9 +74,8 @@ def test_a_prefix_is_continued_whatever_the_server_repeats(server, behaviour):
     assert log(policy)[0]["prompt"].endswith("```python\n" + PREFIX)
 
 
-@pytest.mark.parametrize("behaviour", ["plain", "strip"])
-def test_a_method_keeps_its_indentation(server, behaviour):
-    (completion,) = server(behaviour).complete(request(prefix=METHOD_PREFIX, n=1))
+def test_a_method_keeps_its_indentation(server):
+    (completion,) = server("plain").complete(request(prefix=METHOD_PREFIX, n=1))
     assert completion.code.startswith(METHOD_PREFIX + "    def helper(self, n):\n        ")
     assert [step.name for step in split_steps(completion.code)] == ["Solution.double", "Solution.helper"]
 
@@ -174,7 +173,6 @@ def test_lasting_faults_are_errors_that_say_so(server):
     ("behaviour", "message"),
     [
         ("denied", r"HTTP 401, the key was refused; .*api_key_env"),
-        ("mute", r"HTTP 400, the request was refused: .*unknown field"),
         ("quota", r"HTTP 429, the account's quota is used up"),
     ],
 )
@@ -185,14 +183,34 @@ def test_refusals_are_not_retried(server, behaviour, message):
     assert len(log(policy)) == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "code", "forced"),
+    [
+        ("\ndef double(n):\n    return 2 * n", PREFIX + "\ndef double(n):\n    return 2 * n\n", True),
+        ("", PREFIX, True),
+        ("```\nThat is all.", PREFIX, True),
+        ("Sure! Here is the code:", "", False),
+        ("Sure! Here is the code:\n```python\nx = 1\n```\n", "x = 1\n", False),
+        ("```python\nx = 1\n```", "x = 1\n", False),
+        (PREFIX + "main()", PREFIX + "main()\n", True),
+        ("\ndef main():\n    print(1)\n\nmain()", "\ndef main():\n    print(1)\n\nmain()\n", False),
+        ("print x", PREFIX + "print x\n", True),
+        ('raise ValueError("Input must be', PREFIX + 'raise ValueError("Input must be\n', True),
+    ],
+)
+def test_what_does_not_continue_the_prefix_is_not_joined_to_it(text, code, forced):
+    completion = from_completion(text, "prompt", PREFIX, "stop")
+    assert (completion.code, completion.forced) == (code, forced)
+
+
 def test_where_the_context_is_short_the_answer_is(server):
     policy = server("overflow_600")
     assert len(policy.complete(request())) == 4
     assert [sent["max_tokens"] for sent in log(policy)] == [2048, 1024, 512]
     full = server("overflow_1")
     completions = full.complete(request())
-    assert [(c.code, c.finish_reason) for c in completions] == [(PREFIX, CONTEXT_OVERFLOW)] * 4
-    assert (full.usage.truncated_answers, full.usage.context_overflows, full.usage.requests) == (4, 4, 0)
+    assert [(c.code, c.fault) for c in completions] == [(PREFIX, "context overflow")] * 4
+    assert (full.usage.truncated_answers, full.usage.context_overflows, full.usage.requests) == (0, 4, 0)
 
 
 def test_chat_only_servers_see_the_prefix_as_starter_code(server):

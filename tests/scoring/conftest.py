@@ -9,11 +9,11 @@ import pytest
 from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.models.hf_export import export_model
 from dreamprm_jax.models.reward import init_params
+from dreamprm_jax.models.tokenizer import prompt_text, save_tokenizer, train_tokenizer
 from dreamprm_jax.policy.protocol import CompletionRequest
 from dreamprm_jax.policy.simulated import SimulatedPolicy
 from dreamprm_jax.scoring.prm import PrmOptions, load_prm
 from dreamprm_jax.scoring.scorer import Scorer
-from dreamprm_jax.training.tokenizer import prompt_text, save_tokenizer, train_tokenizer
 
 MODEL = DecoderConfig(
     vocab_size=512, hidden_size=16, intermediate_size=24, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8,

@@ -10,6 +10,7 @@ from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import ScoreConfig
 from dreamprm_jax.models.pretrained import model_config
 from dreamprm_jax.models.reward import init_params
+from dreamprm_jax.models.tokenizer import prompt_text, save_tokenizer, train_tokenizer
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import DataError, Problem, Program, Score
 from dreamprm_jax.scoring.live import load
@@ -17,7 +18,6 @@ from dreamprm_jax.stages.generate import generate
 from dreamprm_jax.stages.score import score
 from dreamprm_jax.storage import read_records
 from dreamprm_jax.training.checkpoint import Checkpoints, TrainState
-from dreamprm_jax.training.tokenizer import prompt_text, save_tokenizer, train_tokenizer
 
 
 @pytest.fixture(scope="module")

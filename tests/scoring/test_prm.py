@@ -11,6 +11,7 @@ import pytest
 from dreamprm_jax.config import LabelConfig, to_dict
 from dreamprm_jax.models.pretrained import model_config
 from dreamprm_jax.models.reward import abstract_params
+from dreamprm_jax.models.tokenizer import save_tokenizer, train_tokenizer
 from dreamprm_jax.runs.fingerprint import fingerprint
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.runs.stage_folder import StageFolder
@@ -18,7 +19,6 @@ from dreamprm_jax.schema import DataError
 from dreamprm_jax.scoring.prm import PrmOptions, load_prm
 from dreamprm_jax.stages.runner import record_run
 from dreamprm_jax.training.checkpoint import Checkpoints, TrainState
-from dreamprm_jax.training.tokenizer import save_tokenizer, train_tokenizer
 
 
 @pytest.fixture(scope="module")

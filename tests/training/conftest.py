@@ -7,7 +7,7 @@ from training_toy import MICRO
 from dreamprm_jax.config import MetaConfig, TrainConfig
 from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.models.reward import init_params
-from dreamprm_jax.training.tokenizer import prompt_text, train_tokenizer
+from dreamprm_jax.models.tokenizer import prompt_text, train_tokenizer
 
 
 @pytest.fixture(scope="session")

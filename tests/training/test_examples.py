@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from dreamprm_jax.config import ModelConfig
+from dreamprm_jax.models.tokenizer import encode_prompt, encode_steps
 from dreamprm_jax.schema import DataError, Outcome, Program, Verdict
 from dreamprm_jax.training.examples import DROPPED_TOKENS, NO_LABEL, build_examples, relabel, tokenize
-from dreamprm_jax.training.tokenizer import encode_prompt, encode_steps
 
 CODE = "def main():\n    a()\n\n\ndef a():\n    b()\n\n\ndef b():\n    pass\n\n\nmain()\n"
 

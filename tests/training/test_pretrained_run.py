@@ -19,6 +19,7 @@ from dreamprm_jax.models.hf_export import export_model
 from dreamprm_jax.models.hf_import import load_params
 from dreamprm_jax.models.pretrained import model_config
 from dreamprm_jax.models.reward import init_params
+from dreamprm_jax.models.tokenizer import load_tokenizer, prompt_text, train_tokenizer
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.runs.stage_folder import DONE
 from dreamprm_jax.runs.trained import trained_arm
@@ -31,7 +32,6 @@ from dreamprm_jax.training.examples import tokenize
 from dreamprm_jax.training.export import export
 from dreamprm_jax.training.mesh import make_mesh
 from dreamprm_jax.training.parameters import frozen_params, initial_params, trained_params
-from dreamprm_jax.training.tokenizer import load_tokenizer, prompt_text, train_tokenizer
 
 LORA = LoraConfig(rank=2, alpha=8.0, targets=("q", "v"))
 SHAPE = ModelConfig(

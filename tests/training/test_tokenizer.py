@@ -1,13 +1,14 @@
 """Byte-level BPE: any text comes back; steps end where tokens end; files that cannot be read are named."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dreamprm_jax.cof.splitter import split_steps
-from dreamprm_jax.schema import DataError
-from dreamprm_jax.training.tokenizer import (
+from dreamprm_jax.models.tokenizer import (
     PIECES,
     encode_prompt,
     encode_steps,
@@ -16,6 +17,7 @@ from dreamprm_jax.training.tokenizer import (
     save_tokenizer,
     train_tokenizer,
 )
+from dreamprm_jax.schema import DataError
 
 PROGRAM = (
     "import sys\n\n\ndef main():\n    print(read(sys.stdin.read(), 1234))\n\n\n"
@@ -68,6 +70,24 @@ def test_prompt_is_platform_title_statement(benchmark, tokenizer):
 def test_lone_surrogate_is_read_as_a_replacement(tokenizer):
     (tokens,) = encode_steps(tokenizer, "x = '\ud800'\n")
     assert tokenizer.decode(tokens.tolist()) == "x = '?'\n"
+
+
+def test_control_tokens_in_programs_and_statements_are_text(tmp_path, tokenizer):
+    """Of a tokenizer saved now; one saved before the setting existed reads as it did."""
+    path = tmp_path / "tokenizer.json"
+    save_tokenizer(tokenizer, path)
+    values = json.loads(path.read_text())
+    extra = {**values["added_tokens"][0], "id": 399, "content": "<think>", "special": False}
+    values["added_tokens"].append(extra)
+    path.write_text(json.dumps(values))
+    program = "# <|pad|> <think>\nx = '<|pad|>'\n"
+    (tokens,) = encode_steps(load_tokenizer(path), program)
+    control = {0, load_tokenizer(path).token_to_id("<think>")}
+    assert not control & set(tokens.tolist())
+    assert load_tokenizer(path).decode(tokens.tolist()) == program
+    (tmp_path / "tokenizer_config.json").unlink()
+    (tokens,) = encode_steps(load_tokenizer(path), program)
+    assert control <= set(tokens.tolist())
 
 
 def test_training_is_deterministic():

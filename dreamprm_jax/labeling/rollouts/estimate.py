@@ -42,7 +42,7 @@ class StepTally:
       failures: those that did not.
       borrowed: of the judged rollouts, those of earlier prefixes that passed through this one.
       borrowed_passes: of these, those that passed all tests.
-      infrastructure_errors: rollouts of this prefix without a label: the sandbox or the task was at fault.
+      infrastructure_errors: rollouts of this prefix without a label: sandbox, task or the policy's server was at fault.
       sandbox_errors: of these, those that judging again may mend.
       unforced: rollouts of this prefix that the policy was not made to begin with it.
       judged: programs of this prefix's rollouts that the judge was given: each once, with the first that wrote it.
@@ -107,6 +107,7 @@ class _Rollout:
     later: int  # later prefixes that it passes through
     same: str  # its identity
     forced: bool
+    fault: str  # why the policy gave no answer
 
 
 def estimate_program(
@@ -158,14 +159,15 @@ def estimate_program(
         for (step, _), request in zip(planned, requests, strict=True):
             for completion in complete(request):
                 same = identity(completion.code, settings.identical)
-                codes.setdefault(same, completion.code)
                 later = 0
-                if settings.reuse != "none" and completion.forced:
+                if not completion.fault:
+                    codes.setdefault(same, completion.code)
+                if settings.reuse != "none" and completion.forced and not completion.fault:
                     later = prefixes_passed(completion.code, prefixes[step + 1 :], settings.reuse)
-                seen.rollouts.append(_Rollout(step, later, same, completion.forced))
+                seen.rollouts.append(_Rollout(step, later, same, completion.forced, completion.fault))
         fresh = {same: code for same, code in codes.items() if same not in seen.verdicts}
         if settings.judge_share < 1.0:
-            often = Counter(rollout.same for rollout in seen.rollouts)
+            often = Counter(rollout.same for rollout in seen.rollouts if not rollout.fault)
             place = f"{seed}/{program.program_hash}"
             fresh = {s: c for s, c in fresh.items() if often[s] > 1 or _share(place, s) < settings.judge_share}
         if fresh:
@@ -199,7 +201,7 @@ class _Seen:
     def tallies(self) -> list[StepTally]:
         """Counts every rollout at each step that it informs."""
         tallies = [StepTally(seed=self.seeds.get(step, 0)) for step in range(self.steps)]
-        often = Counter(rollout.same for rollout in self.rollouts)
+        often = Counter(rollout.same for rollout in self.rollouts if not rollout.fault)
         charged = {self.own} if self.verdict.is_label else set()
         if self.count_program and self.verdict.is_label:
             for tally in tallies:
@@ -208,6 +210,9 @@ class _Seen:
             tally, verdict = tallies[rollout.step], self.verdicts.get(rollout.same)
             tally.asked += 1
             tally.unforced += not rollout.forced
+            if rollout.fault:
+                tally.infrastructure_errors += 1
+                continue
             informs = tallies[rollout.step : rollout.step + rollout.later + 1]
             if verdict is None:
                 for informed in informs:

@@ -119,7 +119,7 @@ class _Writer:
         for index, text in enumerate(sorted(key for key in items if key is not None)):
             if index:
                 self.put(",")
-            self.put(encode_basestring_ascii(text) + ":")  # type: ignore[arg-type]
+            self.put(encode_basestring_ascii(text) + ":")
             self.write(dict.__getitem__(value, items[text]))
         self.close("}", opening, len(items))
 

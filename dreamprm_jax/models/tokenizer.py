@@ -6,6 +6,7 @@ alike, and so that the tokens of a prefix do not depend on what follows it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.schema import DataError, Granularity, Problem
-from dreamprm_jax.storage import atomic_path
+from dreamprm_jax.storage import atomic_path, read_json, write_json
 
 PAD = "<|pad|>"
+SETTINGS = "tokenizer_config.json"
 SMALLEST_VOCABULARY = 257  # every byte, and PAD
 
 # What a token may not cross, as the regular expression of a whole piece. Digits always stand alone.
@@ -49,21 +51,49 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, pieces: str = "words"
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.encode_special_tokens = True
     return tokenizer
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
-    """Writes ``tokenizer.json`` atomically."""
+    """Writes ``tokenizer.json`` atomically, and beside it that text never becomes control tokens."""
+    record_splitting(path)
     with atomic_path(path) as temporary:
         tokenizer.save(str(temporary))
 
 
+def record_splitting(path: Path) -> None:
+    """Sets ``split_special_tokens``, transformers' own setting, in the tokenizer_config.json beside ``path``."""
+    settings = path.with_name(SETTINGS)
+    write_json(settings, {**(read_json(settings) if settings.exists() else {}), "split_special_tokens": True})
+
+
+def splits_special_tokens(path: Path) -> bool:
+    """Whether the tokenizer at ``path`` reads its control tokens as plain text where a program spells them."""
+    settings = path.with_name(SETTINGS)
+    return settings.exists() and read_json(settings).get("split_special_tokens") is True
+
+
+def as_recorded(tokenizer: Tokenizer, path: Path) -> Tokenizer:
+    """The tokenizer of ``path`` with its recorded setting; models of before there was one keep their reading.
+
+    ``encode_special_tokens`` passes over tokens marked as special alone: all that were added are marked so here.
+    """
+    if not splits_special_tokens(path):
+        return tokenizer
+    values = json.loads(tokenizer.to_str())
+    values["added_tokens"] = [{**token, "special": True} for token in values["added_tokens"]]
+    tokenizer = Tokenizer.from_str(json.dumps(values))
+    tokenizer.encode_special_tokens = True
+    return tokenizer
+
+
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Reads a ``tokenizer.json``. Raises DataError where it is missing or malformed."""
+    """Reads a ``tokenizer.json`` and its setting. Raises DataError where it is missing or malformed."""
     if not path.exists():
         raise DataError(f"{path}: no such file; the train stage writes it")
     try:
-        return Tokenizer.from_file(str(path))
+        return as_recorded(Tokenizer.from_file(str(path)), path)
     except Exception as error:  # the library raises bare Exception
         raise DataError(f"{path}: not a tokenizer.json ({error})") from error
 

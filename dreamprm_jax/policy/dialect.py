@@ -1,0 +1,156 @@
+"""What a server takes: parameters that it refused are left out, renamed or bounded from then on, and recorded."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from dreamprm_jax.cof.prompts import without_system
+from dreamprm_jax.policy.refusals import OPTIONAL, SYSTEM_ROLE, limit_between
+from dreamprm_jax.policy.transport import Refused, Reply, Transport
+
+_RENAMED = "max_completion_tokens"  # for max_tokens: OpenAI's reasoning models
+_BY_VALUE = ("temperature", "top_p")  # often refused at some values only
+_MOST_REFUSALS = 24  # of one request
+
+
+class Dialect:
+    """Asks a server in the words that it takes, learning them from its refusals. Safe to use from several threads."""
+
+    def __init__(self, transport: Transport, refused: tuple[str, ...] = (), most_choices: int = 1 << 30):
+        """Begins with what is known.
+
+        Args:
+          transport: The connection.
+          refused: Parameters that are not sent: names, or "name=value" where only that value was refused.
+          most_choices: The largest n of a request.
+        """
+        self.transport = transport
+        self.refused = refused
+        self.most_choices = most_choices
+        self.longest = 0  # the largest max_tokens that the server takes; 0: not bounded
+        self.shortest = 0  # the smallest
+        self.on_change: Callable[[], None] = lambda: None
+        self._proven: set[str] = set()
+        self._lock = threading.Lock()
+
+    def not_sent(self, temperature: float, top_p: float) -> list[str]:
+        """The parameters that requests with these values do without."""
+        values = {"temperature": temperature, "top_p": top_p}
+        names = [entry.partition("=")[0] for entry in self.refused
+                 if "=" not in entry or entry in (_key(name, value) for name, value in values.items())]  # fmt: skip
+        return list(dict.fromkeys(names))
+
+    def ask(self, parameters: dict[str, Any]) -> Reply:
+        """One request, sent again without what the server refuses. The reply may have fewer choices than asked for.
+
+        Raises:
+          Refused: where it is not a parameter that the server refuses.
+          PolicyError, ContextOverflow: as ``Transport.ask``.
+        """
+        for _ in range(_MOST_REFUSALS):
+            sent = self._spelled(parameters)
+            try:
+                reply = self.transport.ask(sent)
+            except Refused as refusal:
+                if refusal.error.meaning == "out of tokens":
+                    raise
+                name = refusal.error.parameter
+                if name is None:
+                    return self._without_the_culprit(sent, refusal)
+                if not self._learn(_ours(name), sent, refusal.error.said):
+                    raise
+                continue
+            self._proven |= {_key(name, value) for name, value in sent.items()}
+            return reply
+        return self.transport.ask(self._spelled(parameters))
+
+    def _spelled(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """The parameters as the server takes them."""
+        sent = {name: value for name, value in parameters.items()
+                if name not in self.refused and _key(name, value) not in self.refused}  # fmt: skip
+        if "max_tokens" in parameters:
+            limit = max(min(parameters["max_tokens"], self.longest or parameters["max_tokens"]), self.shortest)
+            if "max_tokens" in sent:
+                sent["max_tokens"] = limit
+            elif "messages" in parameters and _RENAMED not in self.refused:
+                sent[_RENAMED] = limit
+        if "n" in sent:
+            sent["n"] = min(sent["n"], self.most_choices)
+        if SYSTEM_ROLE in self.refused and "messages" in sent:
+            sent["messages"] = without_system(sent["messages"])
+        return sent
+
+    def _learn(self, name: str, sent: dict[str, Any], said: str) -> bool:
+        """Takes note of a refused parameter. Returns whether there is another way to ask."""
+        with self._lock:
+            before = (self.refused, self.most_choices, self.longest, self.shortest)
+            spelling = _RENAMED if name == "max_tokens" and _RENAMED in sent else name
+            if name == SYSTEM_ROLE:
+                if not any(message["role"] == "system" for message in sent.get("messages", ())):
+                    return False
+                self._refuse(SYSTEM_ROLE)
+            elif name not in OPTIONAL or spelling not in sent:
+                return False
+            elif name == "n" and sent["n"] > 1:
+                self.most_choices = min(self.most_choices, sent["n"] // 2)
+            elif name == "max_tokens" and not (spelling == name and _RENAMED in said):
+                bound = limit_between(said, sent[spelling])
+                if bound is not None and bound > sent[spelling]:
+                    self.shortest = bound
+                elif bound is not None:
+                    self.longest = bound
+                else:
+                    self._refuse(spelling)
+            else:
+                self._refuse(_key(name, sent[name]) if name in _BY_VALUE else spelling)
+            changed = before != (self.refused, self.most_choices, self.longest, self.shortest)
+        if changed:
+            self.on_change()
+        return True  # where nothing changed, another thread has just learnt it
+
+    def _refuse(self, entry: str) -> None:
+        if entry not in self.refused:
+            self.refused = (*self.refused, entry)
+
+    def _without_the_culprit(self, sent: dict[str, Any], refusal: Refused) -> Reply:
+        """The reply to a request whose refusal names nothing: without what is not known to be taken, as little as does.
+
+        Raises:
+          Refused: the first one, where no parameter is to blame.
+        """
+        names = [name for name in (*OPTIONAL, _RENAMED) if name in sent]
+        left_out = [name for name in names if _key(name, sent[name]) not in self._proven]
+        reply = self._tried(sent, left_out) if left_out else None
+        if reply is None:
+            raise refusal
+        for name in reversed(left_out):
+            fewer = [other for other in left_out if other != name]
+            fuller = self._tried(sent, fewer) if fewer else None
+            if fuller is not None:
+                left_out, reply = fewer, fuller
+        with self._lock:
+            for name in left_out:
+                self._refuse(_key(name, sent[name]) if name in _BY_VALUE else name)
+        self.on_change()
+        return reply
+
+    def _tried(self, sent: dict[str, Any], left_out: list[str]) -> Reply | None:
+        kept = {name: value for name, value in sent.items() if name not in left_out}
+        try:
+            reply = self.transport.ask(kept)
+        except Refused:
+            return None
+        self._proven |= {_key(name, value) for name, value in kept.items()}
+        return reply
+
+
+def _ours(name: str) -> str:
+    return "max_tokens" if name == _RENAMED else name
+
+
+def _key(name: str, value: Any) -> str:
+    return f"{name}={value:g}" if name in _BY_VALUE and isinstance(value, (int, float)) else (
+        f"n={value}" if name == "n" else name
+    )  # fmt: skip

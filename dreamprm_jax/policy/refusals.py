@@ -1,0 +1,192 @@
+"""Reads what a server's error means from the body of its reply.
+
+Servers of OpenAI's interface agree on neither status codes nor fields nor wording, and the client's message holds the
+body in some versions only. One table of expressions per meaning covers them; a new wording is a new alternative.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Meaning = Literal["passing", "gone", "overflow", "out of tokens", "parameter", "unusable", "refused"]
+
+OPTIONAL = ("logprobs", "seed", "top_p", "n", "temperature", "stop", "max_tokens")  # the least missed first
+SYSTEM_ROLE = "system role"  # stands among refused parameters for messages of the system
+_ALIASES = {
+    "max_tokens": r"max_tokens|max_completion_tokens|max_new_tokens|max_output_tokens|maxOutputTokens|max_gen_len",
+    "top_p": r"top_p|topP",
+    "n": r"n|candidate_?count|candidateCount|best_of|num_?choices|num_return_sequences",
+    "stop": r"stop|stop_sequences|stopSequences",
+    "logprobs": r"(?:top_|response)?logprobs|responseLogprobs",
+    "seed": r"seed|random_seed",
+}
+_PROSE = {"n": r"(?:one|multiple|number of) (?:completion )?choices?|multiple (?:completions|candidates)"}
+
+_OVERFLOW = re.compile(
+    r"context.{0,12}(?:length|size|window|limit)|exceeds?.{0,40}context|max_model_len|\bn_ctx\b|\bn_keep\b|context.{0,12}overflow"
+    r"|inputs?\W{0,3} tokens \+|inputs?\W{0,3} must have less|input length|input.{0,60}(?:exceed|too long|too large)"
+    r"|prompt.{0,60}too (?:long|large)|(?:request|payload|entity|content) too large|too many (?:input )?tokens"
+    r"|ContextWindowExceeded|string too long",
+    re.IGNORECASE,
+)
+_OUT_OF_TOKENS = re.compile(r"could not finish the message|output limit was reached", re.IGNORECASE)
+_LOADING = re.compile(r"\bloading\b|warming up|starting up|not ready|overloaded|temporarily unavailable", re.IGNORECASE)
+_ACCOUNT = re.compile(
+    r"insufficient.{0,3}(?:quota|balance|funds|credit)|credit balance|arrear|overdue|billing_hard_limit"
+    r"|(?:invalid|incorrect|missing|wrong|no).{0,3}api.?key|api.?key.{0,12}(?:not valid|invalid|missing|expired)"
+    r"|authentication.?error|unauthori[sz]ed",
+    re.IGNORECASE,
+)
+_MODEL = re.compile(
+    r"(?:invalid|unknown|no such) model|model.{0,60}(?:not found|not exist|not been found)", re.IGNORECASE
+)
+_DECLINES = re.compile(r"moderat|flagged|filter|polic|safety|inappropriate|sensitive|harm|blocked", re.IGNORECASE)
+_BAD_REQUEST = re.compile(r"bad.?request|invalid.?request|unsupported.?param|validation.?error", re.IGNORECASE)
+_SYSTEM = re.compile(
+    r"system.{0,24}(?:role|message|instruction)|messages?\W{0,2}0\W{0,3}role|role.{0,40}system|roles must alternate",
+    re.IGNORECASE,
+)
+_ECHOED = ("input", "url", "ctx", "id", "request_id", "traceid")  # what repeats the request, and numbers of it
+_GONE = (425, 429, 502, 503, 504, *range(520, 525), 529)  # proxies, servers that are loading, and busy ones
+_ADVICE = {
+    401: "the key was refused; put it into the variable that policy.api_key_env names",
+    402: "the account cannot pay",
+    403: "access was refused; put the key into the variable that policy.api_key_env names",
+    404: "no such model or no such endpoint; see /v1/models, or set policy.continuation='chat' for a chat-only one",
+    405: "no such endpoint; set policy.continuation='chat' for a chat-only one",
+    429: "the account's quota is used up",
+}
+
+
+@dataclass(frozen=True)
+class ServerError:
+    """What an error of a server means.
+
+    Attributes:
+      meaning: "passing" and "gone" (loading, busy, restarting) are worth asking again; "overflow": prompt and limit do
+        not fit into the context; "out of tokens": the limit was spent before the answer began; "parameter": the server
+        does not take one; "unusable": the key, the account or the model; "refused": this request, and nobody says why.
+      message: For people: the status, advice, and what the server said.
+      parameter: The one that the error is about, as it was sent, or ``SYSTEM_ROLE``.
+      said: The server's words, from which ``limit_between`` reads bounds.
+    """
+
+    meaning: Meaning
+    message: str
+    parameter: str | None = None
+    said: str = ""
+
+
+def read_error(status: int, body: str, sent: Collection[str]) -> ServerError:
+    """What a reply with this HTTP status and body means; ``sent``: the names of the request's parameters."""
+    try:
+        value = json.loads(body)
+    except ValueError:
+        value = re.sub(r"<[^>]*>", " ", body)  # a proxy's page
+    texts = list(_texts(value))
+    everything = re.sub(r"\\+", "", " ".join(texts))  # errors of servers behind others are JSON in JSON
+    said = re.sub(r"\s+", " ", re.sub(r"\\+", "", _message(value) or everything)).strip()[:400] or "no reason given"
+    parameter = _named(value, everything, sent)
+    account = _ACCOUNT.search(everything) is not None
+
+    def error(meaning: Meaning, advice: str | None = None) -> ServerError:
+        message = f"HTTP {status}, {advice or _ADVICE.get(status, 'the request was refused')}: {said}"
+        return ServerError(meaning, message, parameter if meaning == "parameter" else None, said)
+
+    if status in (401, 402):
+        return error("unusable")
+    if status == 429:
+        return error("unusable") if account else error("gone", "asked to slow down")
+    if _OUT_OF_TOKENS.search(everything):
+        return error("out of tokens")
+    if _OVERFLOW.search(everything) and status not in (403, 404, 405):
+        return error("overflow")
+    if account:
+        return error("unusable", "the key or the account was refused")
+    if status >= 500 and not (_BAD_REQUEST.search(everything) and parameter):
+        return error("gone" if status in _GONE or _LOADING.search(everything) else "passing", "the server failed")
+    if status in (408, 409, 425) or (_LOADING.search(everything) and parameter is None):
+        return error("gone" if status not in (408, 409) else "passing", "the server is not ready")
+    if parameter is not None and status not in (404, 405):
+        return error("parameter")
+    if status in (404, 405, 410) or _MODEL.search(everything):
+        return error("unusable", _ADVICE.get(status, _ADVICE[404]))
+    if status == 403 and not _DECLINES.search(everything):  # else a filter refuses the prompt
+        return error("unusable")
+    return error("refused")
+
+
+def limit_between(said: str, sent: int) -> int | None:
+    """The token limit nearest to the one ``sent`` that an error about it allows, if it names one."""
+    plain = re.sub(r"(\d),(\d{3})(?!\d)", r"\1\2", said)
+    numbers = [int(number) for number in re.findall(r"(?<![\w.-])\d{1,9}(?![\w.]*\w)", plain)]
+    if re.search(r"at least|minimum|below|>=|greater than|too (?:small|low)", said, re.IGNORECASE):
+        above = [number for number in numbers if number > sent]
+        if above:
+            return min(above)
+    return max((number for number in numbers if 1 < number < sent), default=None)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All strings and numbers of a JSON value, with their keys; less what repeats the request."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key not in _ECHOED:
+                yield key
+                yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, (str, int, float)):
+        yield str(value)
+
+
+def _message(value: Any) -> str:
+    """The sentence for people in an error's body, "" where there is none."""
+    if isinstance(value, list):
+        return "; ".join(filter(None, map(_message, value)))
+    if isinstance(value, dict):
+        where = ".".join(str(part) for part in value.get("loc") or ())
+        found = next((text for key in ("error", "message", "msg", "detail", "errors", "error_message")
+                      if (text := _message(value.get(key)))), "")  # fmt: skip
+        return f"{where}: {found}" if where and found else found
+    return value if isinstance(value, str) else ""
+
+
+def _named(value: Any, text: str, sent: Collection[str]) -> str | None:
+    """The parameter that an error is about: named by a field, in quotes, or by a word of its sentence."""
+    order = [*(name for name in sent if name not in OPTIONAL), *(name for name in OPTIONAL if name in sent)]
+    fields = " ".join(_fields(value))
+    fields += " ".join(re.findall(r"loc\W{1,4}[\[(]\W{0,2}body\W{1,4}([\w.]+)", text))  # vLLM: Python in a message
+    for pattern, where in ((r"\b(?:{0})\b", fields), (r"['\"`](?:{0})['\"`]", text), (r"\b(?:{0})\b", text)):
+        for name in order:
+            if name in ("messages", "prompt", "model"):
+                continue
+            known = _ALIASES.get(name, re.escape(name))
+            if re.search(pattern.format(known), where):
+                return name
+    if _SYSTEM.search(text) and "messages" in sent:
+        return SYSTEM_ROLE
+    prose = (name for name, words in _PROSE.items() if name in sent and re.search(words, text, re.IGNORECASE))
+    spoken = (name for name in order if re.search(rf"\b{name.replace('_', ' ')}\b", text, re.IGNORECASE)
+              and len(name) > 4 and name not in ("messages", "prompt", "model"))  # fmt: skip
+    return next(prose, None) or next(spoken, None)
+
+
+def _fields(value: Any) -> Iterator[str]:
+    """The values of fields that name a parameter."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key in ("param", "field", "parameter") and isinstance(item, str):
+                yield item
+            elif key == "loc" and isinstance(item, list):
+                yield " ".join(str(part) for part in item if part != "body")
+            elif key not in _ECHOED:
+                yield from _fields(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _fields(item)

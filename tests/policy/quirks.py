@@ -1,0 +1,244 @@
+"""How servers of OpenAI's interface differ: one entry a kind, and an HTTP server that behaves as an entry says.
+
+Wordings of errors are those that users of the named servers have reported.
+"""
+
+# ruff: noqa: E501  # wording as it was recorded
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Body = dict[str, Any]
+FENCE = "```python\n"
+PROGRAM = "def main():\n    print(2 * int(input()))\n\nmain()"
+
+
+@dataclass(frozen=True)
+class Quirk:
+    """One kind of server.
+
+    Attributes:
+      refuses: whether it refuses a request.
+      status: of the refusal.
+      error: the refusal's body: JSON or text.
+      chat: whether the policy asks for chats.
+      choice: changes of every choice but those of the start's small requests.
+      settings: of the policy, beside the defaults.
+      not_sent: parameters that the rows must say were not sent.
+      fault: how the answers' fault begins; "" for real answers.
+      code: what the answers' code must contain.
+      raises: the words of the DataError or PolicyError, where the server cannot be used.
+    """
+
+    refuses: Callable[[Body], bool] = lambda body: False
+    status: int = 400
+    error: Any = ""
+    chat: bool = False
+    choice: dict[str, Any] | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    not_sent: tuple[str, ...] = ()
+    fault: str = ""
+    code: str = "print("
+    raises: str = ""
+
+
+def has(*names: str) -> Callable[[Body], bool]:
+    return lambda body: any(name in body for name in names)
+
+
+def openai(message: str, param: str | None = None, code: str | None = None) -> Body:
+    return {"error": {"message": message, "type": "invalid_request_error", "param": param, "code": code}}
+
+
+def forbidden(name: str) -> list[Body]:
+    return [{"type": "extra_forbidden", "loc": ["body", name], "msg": "Extra inputs are not permitted", "input": 1}]
+
+
+def ours(body: Body) -> bool:
+    """Whether the request is about the test's problem, not one of the start's."""
+    return "Double" in json.dumps(body)
+
+
+def long(body: Body) -> bool:
+    return body.get("max_tokens", 0) > 300
+
+
+QUIRKS: dict[str, Quirk] = {
+    # parameters
+    "o4-mini: temperature at 1 alone": Quirk(
+        lambda b: b.get("temperature", 1) != 1, 400,
+        openai("Unsupported value: 'temperature' does not support 0.5 with this model. Only the default (1) value is "
+               "supported.", "temperature", "unsupported_value"), chat=True, not_sent=("temperature",),
+    ),
+    "o4-mini: max_completion_tokens": Quirk(
+        has("max_tokens"), 400,
+        openai("Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' "
+               "instead.", "max_tokens", "unsupported_parameter"), chat=True, not_sent=("max_tokens",),
+    ),
+    "o1-mini: no system role": Quirk(
+        lambda b: any(m["role"] == "system" for m in b.get("messages", [])), 400,
+        openai("Unsupported value: 'messages[0].role' does not support 'system' with this model.", "messages[0].role"),
+        chat=True, not_sent=("system role",),
+    ),
+    "OpenAI: logprobs, 403": Quirk(
+        has("logprobs"), 403, openai("You are not allowed to request logprobs from this model."), chat=True,
+        settings={"logprobs": True}, raises=r"policy\.logprobs: .* gives no log-probabilities",
+    ),
+    "OpenAI: a least limit": Quirk(
+        lambda b: b["max_tokens"] < 1024, 400,
+        openai("Invalid 'max_tokens': integer below minimum value. Expected a value >= 1024, but got 512 instead.",
+               "max_tokens", "integer_below_min_value"), chat=True, settings={"max_tokens": 512},
+    ),
+    "OpenAI: a largest limit": Quirk(
+        lambda b: b["max_tokens"] > 1000, 400,
+        openai("max_tokens is too large: 2048. This model supports at most 1000 completion tokens, whereas you provided "
+               "2048.", "max_tokens", "invalid_value"),
+    ),
+    "DashScope: range of the limit": Quirk(
+        lambda b: b["max_tokens"] > 1500, 400, openai("<400> InternalError.Algo.InvalidParameter: Range of max_tokens "
+                                                      "should be [1, 1500]", None, "invalid_parameter_error"), chat=True,
+    ),
+    "vLLM: extra field, Python in a message": Quirk(
+        has("seed"), 400, {"object": "error", "type": "BadRequestError", "param": None, "code": 400, "message":
+                           "[{'type': 'extra_forbidden', 'loc': ('body', 'seed'), 'msg': 'Extra inputs are not "
+                           "permitted', 'input': 3}]"}, not_sent=("seed",),
+    ),
+    "Mistral: 422 with loc": Quirk(
+        has("seed"), 422, {"object": "Error", "detail": forbidden("seed"), "message": forbidden("seed"), "code": 3001},
+        chat=True, not_sent=("seed",),
+    ),
+    "FastAPI: detail alone": Quirk(has("top_p"), 422, {"detail": forbidden("top_p")}, not_sent=("top_p",)),
+    "Gemini: a list, unknown name": Quirk(
+        has("seed"), 400, [{"error": {"code": 400, "status": "INVALID_ARGUMENT", "message": "Invalid JSON payload "
+                            "received. Unknown name \"seed\": Cannot find field."}}], chat=True, not_sent=("seed",),
+    ),
+    "TGI: top_p below 1": Quirk(
+        lambda b: b.get("top_p") == 1, 422,
+        {"error": "Input validation error: `top_p` must be > 0.0 and < 1.0", "error_type": "validation"},
+        not_sent=("top_p",),
+    ),
+    "DeepSeek: n = 1 alone": Quirk(
+        lambda b: b.get("n", 1) > 1, 400, openai("Invalid n value (currently only n = 1 is supported)"), chat=True,
+    ),
+    "llama.cpp: one choice": Quirk(
+        lambda b: b.get("n", 1) > 1, 500,
+        {"error": {"code": 500, "message": "Only one completion choice is allowed", "type": "invalid_request_error"}},
+    ),
+    "Anthropic behind LiteLLM: two parameters exclude each other": Quirk(
+        lambda b: "temperature" in b and "top_p" in b, 400,
+        openai('litellm.BadRequestError: AnthropicException - {"error":{"message":"{\\"type\\":\\"error\\",\\"error\\":'
+               '{\\"message\\":\\"`temperature` and `top_p` cannot both be specified for this model.\\"}}"}}'),
+        chat=True, not_sent=("top_p",),
+    ),
+    "LiteLLM: 500 for a bad request": Quirk(
+        has("seed"), 500, openai("litellm.UnsupportedParamsError: xai does not support parameters: ['seed']"),
+        chat=True, not_sent=("seed",),
+    ),
+    "no reason given": Quirk(has("seed"), 400, {"error": "Bad Request"}, not_sent=("seed",)),
+    "no reason given, for two": Quirk(has("seed", "top_p"), 422, "", not_sent=("seed", "top_p")),
+    # context
+    "vLLM: context": Quirk(long, 400, {"object": "error", "code": 400, "type": "BadRequestError", "message":
+        "This model's maximum context length is 512 tokens. However, you requested 2100 tokens (52 in the messages, 2048 "
+        "in the completion)."}),
+    "TGI: context, 422": Quirk(long, 422, {"error_type": "validation", "error": "Input validation error: `inputs` tokens "
+        "+ `max_new_tokens` must be <= 512. Given: 100 `inputs` tokens and 2048 `max_new_tokens`"}),
+    "Mistral: context": Quirk(ours, 400, {"object": "error", "code": 3051, "message": "Prompt contains 33000 tokens and 0 "
+        "draft tokens, too large for model with 32768 maximum context length"}, fault="context overflow"),
+    "llama.cpp: context": Quirk(ours, 400, {"error": {"code": 400, "type": "exceed_context_size_error", "message":
+        "the request exceeds the available context size. try increasing the context size", "n_ctx": 256}},
+        fault="context overflow"),
+    "DashScope: context": Quirk(ours, 400, openai("Range of input length should be [1, 30720]"), fault="context overflow"),
+    "Anthropic: context": Quirk(ours, 400, openai("prompt is too long: 210000 tokens > 200000 maximum"), chat=True,
+                                fault="context overflow"),
+    "SGLang: context": Quirk(ours, 400, {"object": "error", "message": "The input (5000 tokens) is longer than the "
+                             "model's context length (4096 tokens)."}, fault="context overflow"),
+    "LM Studio: context": Quirk(ours, 400, {"error": "Trying to keep the first 5000 tokens when context the overflows. "
+                                "However, the model is loaded with context length of only 4096 tokens"},
+                                fault="context overflow"),
+    # refused for good
+    "Azure: a filter of prompts": Quirk(ours, 400, openai("The response was filtered due to the prompt triggering Azure "
+        "OpenAI's content management policy.", "prompt", "content_filter"), chat=True, fault="refused: HTTP 400"),
+    "DashScope: inspection": Quirk(ours, 400, openai("Input data may contain inappropriate content.", None,
+        "data_inspection_failed"), chat=True, fault="refused: HTTP 400"),
+    "OpenRouter: moderation, 403": Quirk(ours, 403, openai("Your chosen model requires moderation and your input was "
+        "flagged"), chat=True, fault="refused: HTTP 403"),
+    "one problem, no reason": Quirk(ours, 400, {"error": "Bad Request"}, fault="refused: HTTP 400"),
+    # answers
+    "content null": Quirk(chat=True, choice={"message": {"role": "assistant", "content": None}}, code=""),
+    "a refusal": Quirk(chat=True, choice={"message": {"content": None, "refusal": "I can't help with that."},
+                                          "finish_reason": None}, code=""),
+    "filtered, nothing left": Quirk(chat=True, choice={"message": {"content": None}, "finish_reason": "content_filter"},
+                                    code=""),
+    "filtered in the middle": Quirk(choice={"text": "def main():", "finish_reason": "content_filter"},
+                                    fault="cut off (content_filter)"),
+    "SGLang: abort": Quirk(choice={"text": "def main():", "finish_reason": "abort"}, fault="cut off (abort)"),
+    "DeepSeek: out of resources": Quirk(chat=True, choice={"message": {"content": "```python\ndef"}, "finish_reason":
+                                        "insufficient_system_resource"}, fault="cut off (insufficient_system_resource)"),
+    "Mistral: content as parts": Quirk(chat=True, choice={"message": {"content": [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+        {"type": "text", "text": f"{FENCE}{PROGRAM}\n```"}]}}),
+    "Gemini: no choices": Quirk(chat=True, choice={}, settings={"max_retries": 0}, fault="refused: NoChoices"),
+    # what cannot be used, with what to do
+    "a chat in place of a continuation": Quirk(choice={"text": "Sure! Here is the code:\n```python\nprint(1)\n```"},
+                                               settings={"model": "wraps"}, raises="set config.policy.continuation='chat'"),
+    "Gemini: the key, 400": Quirk(lambda b: True, 400, [{"error": {"code": 400, "message": "API key not valid. Please "
+        "pass a valid API key.", "status": "INVALID_ARGUMENT"}}], chat=True, raises="the key or the account was refused"),
+    "DeepSeek: the account, 402": Quirk(lambda b: True, 402, openai("Insufficient Balance"), raises="cannot pay"),
+    "Ollama: the model": Quirk(lambda b: True, 404, openai('model "x" not found, try pulling it first'), chat=True,
+                               raises="no such model"),
+    "always 400": Quirk(lambda b: True, 400, {"error": "Bad Request"}, raises="cannot be used: .*HTTP 400"),
+}  # fmt: skip
+
+
+@contextmanager
+def serve(quirk: Quirk) -> Iterator[str]:
+    """The base address of a server that behaves so, while the block runs."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if quirk.refuses(body):
+                self.send(quirk.status, quirk.error)
+                return
+            changed = quirk.choice is not None and (ours(body) or "model" in quirk.settings)
+            if changed and not quirk.choice:
+                self.send(200, {"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 0}})
+                return
+            choices = []
+            for index in range(body.get("n", 1)):
+                text = f" tale {body.get('seed')} {index}"
+                if "prompt" in body and FENCE in body["prompt"]:
+                    text = PROGRAM if ours(body) else " + b"
+                choice: Body = {"index": index, "finish_reason": "stop", "text": text}
+                if "messages" in body:
+                    choice["message"] = {"role": "assistant", "content": f"{FENCE}{PROGRAM}\n```"}
+                choices.append(choice | (quirk.choice if changed and quirk.choice else {}))
+            self.send(200, {"choices": choices, "usage": {"prompt_tokens": 1, "completion_tokens": 1}})
+
+        def send(self, status: int, value: Any) -> None:
+            data = (value if isinstance(value, str) else json.dumps(value)).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *arguments: object) -> None:
+            """Quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()

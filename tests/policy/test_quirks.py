@@ -1,0 +1,73 @@
+"""Every kind of server in the table of quirks: used, or refused with the setting that works."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from quirks import QUIRKS, serve
+
+from dreamprm_jax.config import PolicyConfig
+from dreamprm_jax.policy.protocol import CompletionRequest, PolicyError
+from dreamprm_jax.policy.server import ServerPolicy
+from dreamprm_jax.schema import DataError, Problem
+
+REQUEST = CompletionRequest(Problem("p", "Double", "Print twice it.", "own", "c", "2024-01-01", "easy"), "", 3, 0.5, 3)
+
+
+@pytest.mark.parametrize("name", QUIRKS)
+def test_quirk(name, tmp_path):
+    quirk = QUIRKS[name]
+    with serve(quirk) as address:
+        settings = {"model": "m", "base_url": address, "continuation": "chat" if quirk.chat else "completions"}
+        policy = ServerPolicy(PolicyConfig(kind="server", **settings | quirk.settings), tmp_path, backoff_seconds=0.01)
+        if quirk.raises:
+            with pytest.raises((DataError, PolicyError), match=quirk.raises):
+                policy.complete(REQUEST)
+            return
+        completions = policy.complete(REQUEST)
+        assert len(completions) == 3
+        assert all(one.fault.startswith(quirk.fault) and bool(one.fault) == bool(quirk.fault) for one in completions)
+        assert quirk.fault or all(quirk.code in one.code and (quirk.code or not one.code) for one in completions)
+        assert tuple(policy.sampling(0.5).get("not_sent", ())) == quirk.not_sent
+        assert policy.complete(REQUEST)[0].fault == completions[0].fault
+        policy.close()
+        # what was refused is known to whoever writes the rows, without a server
+        assert tuple(ServerPolicy(policy.config, tmp_path).sampling(0.5).get("not_sent", ())) == quirk.not_sent
+
+
+def test_a_refused_value_is_not_a_refused_parameter(tmp_path):
+    with serve(QUIRKS["o4-mini: temperature at 1 alone"]) as address:
+        policy = ServerPolicy(PolicyConfig(kind="server", model="m", base_url=address, continuation="chat"), tmp_path)
+        policy.complete(REQUEST)
+        assert policy.abilities.refused == ("temperature=0.5",)
+        assert "not_sent" not in policy.sampling(1.0)
+
+
+@pytest.mark.parametrize("behaviour", ["slow", "fail500_99", "nowhere"])
+def test_close_ends_calls_that_wait(server, behaviour):
+    """A socket that waits, a retry that sleeps, a server that is not there: each ends with PolicyError."""
+    policy = server(behaviour, timeout_seconds=300.0)
+    policy._transport.backoff_seconds = 60.0
+    if behaviour == "nowhere":
+        config = PolicyConfig(kind="server", model="m", base_url="http://127.0.0.1:9/v1")
+        policy = ServerPolicy(config, backoff_seconds=60.0)
+    errors: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            policy.complete(REQUEST)
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.3)
+    policy.close()
+    for thread in threads:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in threads)
+    assert [type(error) for error in errors] == [PolicyError] * 3
+    assert all("closed" in str(error) for error in errors)
