@@ -72,7 +72,8 @@ def pack(sequences: Sequence[Tokens], row_tokens: int, batch_tokens: int, ways: 
     order, shared = shared_lengths(sequences)
     lengths = [len(tokens) for tokens in sequences]
     most = max(SHORTEST_ROW, 1 << (max(1, batch_tokens // ways).bit_length() - 1))  # a batch has a row for each way
-    room = min(row_tokens, most, row_length(sum(lengths)))
+    distinct = sum(lengths) - sum(common for common in shared if common >= LEAST_SHARED)
+    room = min(row_tokens, most, row_length(distinct))
     trees = grow_trees(order, shared, lengths, room)
     batches = []
     for length, forests in sorted(fill_rows(trees, room).items()):

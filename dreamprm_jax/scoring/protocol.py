@@ -22,13 +22,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.problems.json_rows import is_unicode, json_type
 from dreamprm_jax.schema import DataError, Program, Step
+from dreamprm_jax.scoring.forms import without
 from dreamprm_jax.scoring.inputs import inline_problem, unusable
 from dreamprm_jax.scoring.prm import Prm
 from dreamprm_jax.scoring.scorer import Reading, sigmoid
-from dreamprm_jax.training.examples import tokenise
 from dreamprm_jax.training.tokenizer import encode_steps
 
 TASKS = ("token_classify", "classify")
@@ -127,6 +126,15 @@ def _conversation(messages: Any, prm: Prm, keep: int | None) -> Reading:
         raise DataError(f"messages[{len(messages) - 1}]: the last message must be the assistant's, with the program")
     if reason := unusable(texts[-1], len(texts[-1])):
         raise DataError(f"messages[{len(messages) - 1}].content: {reason}")
+    if prm.reader is not None:
+        given = [
+            {"role": str(m.get("role")), "content": text} for m, text in zip(messages[:-1], texts[:-1], strict=True)
+        ]
+        found = prm.reader.sequence(given, texts[-1], prm.granularity)
+        cut = 0 if keep is None else max(0, len(found.tokens) - keep)
+        if cut > found.statement[1] - found.statement[0]:
+            raise TooLong(f"messages: what is not the prompt alone is longer than {keep} tokens")
+        return Reading(*without(found, cut))
     prompt = np.asarray(prm.tokenizer.encode("\n\n".join(texts[:-1]), add_special_tokens=False).ids, np.int32)
     steps = encode_steps(prm.tokenizer, texts[-1], prm.granularity)
     if keep is not None:
@@ -213,13 +221,13 @@ def parse_steps(body: Mapping[str, Any], prm: Prm) -> Steps:
             raise DataError(f"{where}: {reason}")
     programs = [Program.make(problem.problem_id, code, index, "", {}) for index, code in enumerate(codes)]
     counts: Counter[str] = Counter()
-    rows = tokenise(prm.tokenizer, prm.limits, problem, programs, counts, prm.granularity)
+    rows = prm.read(problem, programs, counts)
     if len(rows) < len(programs):
         left_out = min({program.sample_index for program in programs} - {row[0].sample_index for row in rows})
         raise TooLong(f"{name}[{left_out}]: longer than the model's context of {prm.limits.max_length} tokens")
     return Steps(
         programs,
-        [split_steps(program.code, prm.granularity) for program in programs],
+        [prm.steps(program.code) for program in programs],
         [Reading(tokens, ends) for _, tokens, ends in rows],
         counts["statements truncated on the left"] > 0,
     )

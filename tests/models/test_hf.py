@@ -110,7 +110,7 @@ def test_export_merges_lora(tmp_path):
     _, adapted = ours(config, params, tokens)
     export_model(config, params, tmp_path)
     merged = load_params(base, tmp_path, KEY)
-    np.testing.assert_allclose(ours(base, merged, tokens)[1], adapted, atol=2e-6)
+    np.testing.assert_allclose(ours(base, merged, tokens)[1], adapted, atol=5e-6)
     assert "lora_a" not in merged["decoder"]["layers"]["q"]
 
 
