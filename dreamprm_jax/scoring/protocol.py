@@ -31,6 +31,7 @@ from dreamprm_jax.scoring.scorer import Reading, sigmoid
 from dreamprm_jax.training.tokenizer import encode_steps
 
 TASKS = ("token_classify", "classify")
+EMBED_DTYPES = ("float32", "float16", "bfloat16")  # of base64, little-endian
 
 
 class TooLong(DataError):
@@ -44,7 +45,7 @@ class Pooling:
     readings: list[Reading]
     use_activation: bool
     whole: bool  # one score an input, not one a token or step
-    base64: bool
+    base64: str  # dtype of the bytes; "": numbers
 
 
 # ---------------------------------------------------------------- /pooling
@@ -63,6 +64,11 @@ def parse_pooling(body: Mapping[str, Any], prm: Prm) -> Pooling:
     form = body.get("encoding_format") or "float"
     if form not in ("float", "base64"):
         raise DataError(f"encoding_format: {form!r}; choose float or base64")
+    kind = body.get("embed_dtype") or "float32"
+    if kind not in EMBED_DTYPES:
+        raise DataError(f"embed_dtype: {kind!r}; choose from {', '.join(EMBED_DTYPES)}")
+    if body.get("endianness") not in (None, "native", "little"):
+        raise DataError(f"endianness: {body['endianness']!r}; choose native or little")
     activation = next((body[n] for n in ("use_activation", "activation") if body.get(n) is not None), True)
     if not isinstance(activation, bool):
         raise DataError("use_activation: must be true or false")
@@ -84,7 +90,7 @@ def parse_pooling(body: Mapping[str, Any], prm: Prm) -> Pooling:
             )
     if task == "classify":
         readings = [Reading(r.tokens, np.asarray([len(r.tokens) - 1])) for r in readings]
-    return Pooling(readings, activation, task == "classify", form == "base64")
+    return Pooling(readings, activation, task == "classify", kind if form == "base64" else "")
 
 
 def _inputs(body: Mapping[str, Any], prm: Prm, keep: int | None) -> list[np.ndarray]:
@@ -118,10 +124,11 @@ def _conversation(messages: Any, prm: Prm, keep: int | None) -> Reading:
         )
     texts = []
     for index, message in enumerate(messages):
-        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
-            raise DataError(f"messages[{index}]: must have a role and a content of text")
-        _check_text(message["content"], f"messages[{index}].content")
-        texts.append(message["content"])
+        text = _content(message.get("content")) if isinstance(message, dict) else None
+        if text is None:
+            raise DataError(f"messages[{index}]: must have a role and a content of text, or of parts of type 'text'")
+        _check_text(text, f"messages[{index}].content")
+        texts.append(text)
     if messages[-1].get("role") != "assistant":
         raise DataError(f"messages[{len(messages) - 1}]: the last message must be the assistant's, with the program")
     if reason := unusable(texts[-1], len(texts[-1])):
@@ -146,6 +153,23 @@ def _conversation(messages: Any, prm: Prm, keep: int | None) -> Reading:
     return Reading(np.concatenate([prompt, *steps]), ends)
 
 
+def _content(content: Any) -> str | None:
+    """A message's text, from a string or from parts of type "text"; None where it is neither."""
+    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+        parts = [part.get("text") for part in content]
+        content = "".join(parts) if all(isinstance(part, str) for part in parts) else None
+    return content if isinstance(content, str) else None
+
+
+def characters(value: Any) -> int:
+    """Characters of all texts in a request."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict | list):
+        return sum(map(characters, value.values() if isinstance(value, dict) else value))
+    return 0
+
+
 def _whole(tokens: np.ndarray) -> Reading:
     return Reading(tokens, np.arange(len(tokens)))
 
@@ -166,7 +190,7 @@ def pooling_response(request: Pooling, logits: Sequence[Float[np.ndarray, " s"]]
         numbers = sigmoid(values) if request.use_activation else values
         entry: Any = numbers.tolist() if request.whole else numbers[:, None].tolist()
         if request.base64:
-            entry = base64.b64encode(numbers.astype("<f4").tobytes()).decode("ascii")
+            entry = base64.b64encode(numbers.astype(request.base64).tobytes()).decode("ascii")
         data.append({"index": index, "object": "pooling", "data": entry})
     tokens = sum(len(reading.tokens) for reading in request.readings)
     return {

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from dreamprm_jax.scoring.prm import Prm
     from dreamprm_jax.scoring.scorer import Reading
 
+CHARACTERS_PER_TOKEN = 8
 SHUTDOWN_SECONDS = 60.0  # for the requests that have been taken
 
 
@@ -106,7 +107,14 @@ def make_app(prm: Prm, batcher: Batcher, limits: Limits) -> web.Application:
     from aiohttp import web
 
     from dreamprm_jax.scoring.batcher import Busy
-    from dreamprm_jax.scoring.protocol import TooLong, parse_pooling, parse_steps, pooling_response, steps_response
+    from dreamprm_jax.scoring.protocol import (
+        TooLong,
+        characters,
+        parse_pooling,
+        parse_steps,
+        pooling_response,
+        steps_response,
+    )
 
     started, taken = int(time.time()), 0
     threads = ThreadPoolExecutor(4, "tokenise")  # a long text must not hold up the other clients
@@ -146,6 +154,10 @@ def make_app(prm: Prm, batcher: Batcher, limits: Limits) -> web.Application:
             raise DataError(f"the body is not valid JSON ({problem})") from problem
         if not isinstance(body, dict):
             raise DataError("the body must be a JSON object")
+        # Told before the seconds that tokenizing takes; code and prose have two to five characters a token.
+        most = CHARACTERS_PER_TOKEN * limits.request_tokens
+        if (size := characters(body)) > most:
+            raise TooLong(f"{size} characters in one request; at most {most} (--max-request-tokens)")
         if body.get("model") not in (None, prm.name):
             raise web.HTTPNotFound(reason=f"the model {body['model']!r} does not exist; this is {prm.name!r}"[:200])
         return body

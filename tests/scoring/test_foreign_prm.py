@@ -320,3 +320,56 @@ def test_every_form_can_be_named_at_the_command_line():
     from dreamprm_jax.scoring.cli import FORMS as NAMES
 
     assert tuple(FORMS) == NAMES
+
+
+# ---------------------------------------------------------------- the commands
+
+
+def test_requests_to_a_chat_model(tmp_path):
+    import base64
+
+    from dreamprm_jax.scoring.protocol import parse_pooling, parse_steps, pooling_response, steps_response
+
+    make_model(tmp_path, "llama", "SequenceClassification", num_labels=1)
+    tokenizer = make_tokenizer(tmp_path)
+    prm = load_prm(tmp_path, PrmOptions())
+    scorer = Scorer(prm.model, prm.mesh, prm.params, 1024, 1024)
+    chat = [{"role": "system", "content": "Judge."}, {"role": "user", "content": "Add."}]
+    answer = {"role": "assistant", "content": CODES[0].rstrip()}
+    parts = [{"role": m["role"], "content": [{"type": "text", "text": m["content"]}]} for m in (*chat, answer)]
+    request = parse_pooling({"messages": parts, "encoding_format": "base64", "embed_dtype": "float16"}, prm)
+    text = tokenizer.apply_chat_template([*chat, answer], tokenize=False)
+    assert request.readings[0].tokens.tolist() == tokenizer(text, add_special_tokens=False).input_ids
+    [entry] = pooling_response(request, scorer.logits(request.readings), prm)["data"]
+    assert len(np.frombuffer(base64.b64decode(entry["data"]), "<f2")) == 1
+    with pytest.raises(DataError, match=r"messages\[0\]: must have a role and a content of text"):
+        parse_pooling({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, answer]}, prm)
+    with pytest.raises(DataError, match=r"embed_dtype: 'fp8'"):
+        parse_pooling({"messages": [*chat, answer], "embed_dtype": "fp8"}, prm)
+
+    body = {"problem": {"title": "t", "statement": "s", "platform": "p"}, "codes": CODES}
+    steps = parse_steps(body, prm)
+    results = steps_response(steps, scorer.logits(steps.readings), prm)["results"]
+    assert [[(s["start"], s["end"]) for s in one["steps"]] for one in results] == [[(0, len(code))] for code in CODES]
+
+
+def test_score_command_with_a_public_model(tmp_path, capsys):
+    import pyarrow.parquet as pq
+
+    from dreamprm_jax.cli import main
+
+    (tmp_path / "prm").mkdir()
+    make_model(tmp_path / "prm", "mistral", "CausalLM")
+    make_tokenizer(tmp_path / "prm", TRIMMED)
+    rows = [{"problem_id": "p", "title": "t", "statement": PROBLEM.statement, "code": code} for code in CODES]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["score", f"--prm={tmp_path / 'prm'}", f"--candidates={tmp_path / 'c.jsonl'}"]
+    command.append(f"--output={tmp_path / 'scores.parquet'}")
+    assert main(command) == 2
+    assert "--form=rlhflow" in capsys.readouterr().err
+    assert main([*command, "--form=rlhflow", "--labels=+,-"]) == 0
+    first = pq.read_table(tmp_path / "scores.parquet").to_pylist()
+    assert [len(row["step_scores"]) for row in first] == [2, 1, 1]
+    assert "rlhflow" in first[0]["checkpoint"]
+    assert main([*command, "--form=rlhflow", "--labels=-,+"]) == 2  # another job's output
+    assert "not this job's result" in capsys.readouterr().err

@@ -144,3 +144,13 @@ def test_logits_equal_separate_passes(model):
         assert summary["compilations"] == len(scorer.shapes)
         blocked |= {shape[2] > 0 for shape in scorer.shapes}
     assert blocked == {True, False}
+
+
+def test_a_batch_is_as_long_as_its_distinct_tokens():
+    """The prompt of one problem counts once, whatever the number of programs after it."""
+    rng = np.random.default_rng(0)
+    prompt = rng.integers(1, 64, 400)
+    sequences = [np.concatenate([prompt, rng.integers(1, 64, 150)]).astype(np.int32) for _ in range(8)]
+    [packed] = pack(sequences, 8192, 16384)
+    assert packed.tokens.shape == (1, 2048)  # 1,600 distinct tokens; 4,400 in all
+    check(sequences, [packed])

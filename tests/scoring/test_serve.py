@@ -139,6 +139,7 @@ def test_errors_are_json_that_say_why(server, written):
         ("POST", "/pooling", {"input": [1] * 1025}, 413, "1025 tokens exceed the model's context of 1024"),
         ("POST", "/pooling", {"input": [[1] * 1000] * 4}, 413, "4000 tokens in one request; at most 3000"),
         ("POST", "/score_steps", long, 413, "codes[0]: longer than the model's context of 1024 tokens"),
+        ("POST", "/pooling", {"input": "x" * 24_001}, 413, "24001 characters in one request; at most 24000"),
         ("POST", "/score_steps", {**good, "codes": [""]}, 400, "codes[0]: empty program"),
         ("POST", "/score_steps", {**good, "codes": ["x\0"]}, 400, "codes[0]: holds a NUL character"),
         ("POST", "/score_steps", {"code": "x = 1"}, 400, "problem: an object with statement"),
