@@ -123,7 +123,7 @@ def test_pooling_is_that_of_vllm(server, prm, scorer, written):
 def test_errors_are_json_that_say_why(server, written):
     problem, codes = written[0]
     good = steps_body(problem, codes[:1])
-    long = steps_body(problem, ["x = 1\n" * 33_333])
+    long = steps_body(problem, ["x = 1\n" * 3_333])
     cases = [
         ("POST", "/pooling", b"{nope", 400, "not valid JSON"),
         ("POST", "/pooling", b"[1]", 400, "must be a JSON object"),
