@@ -89,7 +89,7 @@ def pack(sequences: Sequence[Tokens], row_tokens: int, batch_tokens: int, ways: 
 def row_length(size: int) -> int:
     """The shortest row with room for ``size`` tokens: a power of two, or three quarters of one."""
     power = max(SHORTEST_ROW, 1 << (size - 1).bit_length())
-    return power * 3 // 4 if SHORTEST_ROW < power and 4 * size <= 3 * power else power
+    return power * 3 // 4 if power > SHORTEST_ROW and 4 * size <= 3 * power else power
 
 
 # ---------------------------------------------------------------- which sequences go together

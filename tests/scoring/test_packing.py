@@ -110,7 +110,7 @@ def test_batch_sizes():
             assert all(size % ways == 0 for size in sizes)
             assert sum(sizes) - rows <= max(rows / 3, ways - 1)  # at most a quarter is padding rows
             assert set(sizes) <= {64, 32, 16, 8, 4, 2, 1}
-    assert [row_length(n) for n in (1, 64, 65, 128, 129)] == [64, 64, 128, 128, 256]
+    assert [row_length(n) for n in (1, 64, 65, 96, 97, 129, 1000)] == [64, 64, 96, 96, 128, 192, 1024]
 
 
 @pytest.fixture(scope="module")
