@@ -26,6 +26,7 @@ from dreamprm_jax.schema import DataError, Granularity
 if TYPE_CHECKING:
     from dreamprm_jax.scoring.prm import PrmOptions
 
+FORMS = ("native", "trl", "skywork", "qwen-prm", "rlhflow", "math-shepherd", "outcome")  # of scoring.forms
 _RANKS = (
     ("SLURM_PROCID", "SLURM_NTASKS"),
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
@@ -38,7 +39,17 @@ def add_prm_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options that say which model, and how it computes."""
     parser.add_argument(
         "--prm", required=True, type=Path, metavar="FOLDER",
-        help="RUN_FOLDER/ARM, or the Hugging Face folder of a token classifier (`dreamprm export`)",
+        help="RUN_FOLDER/ARM, or the Hugging Face folder or hub id of a reward model (`dreamprm export`, or public)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--form", choices=FORMS,
+        help="how a public model is asked (default: by its head; a language model has none and needs rlhflow or "
+        "math-shepherd; docs/scoring.md)",
+    )  # fmt: skip
+    parser.add_argument("--separator", help="text after each step, where the score is read (default: the form's)")
+    parser.add_argument(
+        "--labels", metavar="RIGHT,WRONG",
+        help="the two labels of a classifier, by name or number, or the two tokens of a language model (default: +,-)",
     )  # fmt: skip
     parser.add_argument("--max-length", type=int, help="tokens of prompt and program (default: the model's own)")
     parser.add_argument(
@@ -61,10 +72,14 @@ def add_prm_arguments(parser: argparse.ArgumentParser) -> None:
 
 def prm_options(args: argparse.Namespace) -> PrmOptions:
     """What ``add_prm_arguments`` asked for. Imports jax."""
+    from dreamprm_jax.scoring.forms import FormOptions
     from dreamprm_jax.scoring.prm import PrmOptions
 
-    mesh = MeshConfig(-1, args.fsdp, args.tensor)
-    return PrmOptions(args.max_length, args.overlong, args.dtype, granularity=args.granularity, mesh=mesh)
+    labels = tuple(args.labels.split(",")) if args.labels else ()
+    if labels and len(labels) != 2:
+        raise DataError(f"--labels={args.labels}: must be two, RIGHT,WRONG")
+    mesh, form = MeshConfig(-1, args.fsdp, args.tensor), FormOptions(args.form, args.separator, labels)
+    return PrmOptions(args.max_length, args.overlong, args.dtype, granularity=args.granularity, mesh=mesh, form=form)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

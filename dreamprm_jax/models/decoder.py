@@ -1,4 +1,4 @@
-"""One decoder for Qwen2, Qwen3 and Llama: pre-norm blocks, rotary positions, grouped-query attention, SwiGLU.
+"""One decoder for Qwen2, Qwen3, Llama and Mistral: pre-norm blocks, rotary positions, grouped-query attention, SwiGLU.
 
 Axis legend: B batch, T tokens, N query heads, K key/value heads, G = N / K, H head width, D model width, F mlp width,
 V vocabulary, L layers, R LoRA rank.
@@ -23,19 +23,10 @@ from jaxtyping import Array, Float, Int
 
 from dreamprm_jax.config import LoraConfig, ModelConfig
 from dreamprm_jax.models.attention import Layout, attention
+from dreamprm_jax.models.rope import RopeScaling, rope_frequencies
 from dreamprm_jax.schema import DataError
 
 PROJECTIONS = ("q", "k", "v", "o", "gate", "up", "down")
-
-
-@dataclass(frozen=True)
-class RopeScaling:
-    """Llama 3.1's frequency rescaling, by the names of its Hugging Face config."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_position_embeddings: int
 
 
 @dataclass(frozen=True)
@@ -63,6 +54,7 @@ class DecoderConfig:
     attention: Literal["einsum", "chunked", "cudnn"] = "einsum"
     attention_chunk: int = 256  # query rows at a time, for "chunked"
     head_hidden: int = 0  # width of the reward head's hidden layer; 0: a linear head
+    head_activation: Literal["silu", "relu"] = "silu"  # of that layer; relu in Qwen's reward models
     lora: LoraConfig | None = None
 
     def __post_init__(self) -> None:
@@ -127,19 +119,9 @@ def require_forward_mode(config: DecoderConfig) -> None:
 
 def rotary(x: Float[Array, "B T N H"], positions: Int[Array, "B T"], config: DecoderConfig) -> Float[Array, "B T N H"]:
     """Rotary position embedding in the half-split form of Llama, angles and rotation in float32."""
-    half = config.head_dim // 2
-    frequencies = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    if (scaling := config.rope_scaling) is not None:
-        wavelength = 2 * jnp.pi / frequencies
-        low = scaling.original_max_position_embeddings / scaling.low_freq_factor
-        smooth = (scaling.original_max_position_embeddings / wavelength - scaling.low_freq_factor) / (
-            scaling.high_freq_factor - scaling.low_freq_factor
-        )
-        smooth = jnp.clip(smooth, 0.0, 1.0)
-        blended = (1 - smooth) * frequencies / scaling.factor + smooth * frequencies
-        frequencies = jnp.where(wavelength > low, frequencies / scaling.factor, blended)
+    frequencies, factor = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
     angles = positions[..., None].astype(jnp.float32) * frequencies  # [B T H/2]
-    cos, sin = jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
+    cos, sin = factor * jnp.cos(angles)[:, :, None], factor * jnp.sin(angles)[:, :, None]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return rotated.astype(x.dtype)

@@ -1,19 +1,20 @@
-"""Hugging Face's config.json, read into a ``DecoderConfig`` and written from one. Qwen2 (2.5), Qwen3 and Llama."""
+"""Hugging Face's config.json, read into a ``DecoderConfig`` and written from one: Qwen2, Qwen3, Llama, Mistral."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
-from dreamprm_jax.models.decoder import DecoderConfig, RopeScaling
+from dreamprm_jax.models.decoder import DecoderConfig
+from dreamprm_jax.models.rope import ROPE_TYPES, RopeScaling
 from dreamprm_jax.schema import DataError
 
 ARCHITECTURES = {
     "qwen2": "Qwen2ForTokenClassification",
     "qwen3": "Qwen3ForTokenClassification",
     "llama": "LlamaForTokenClassification",
+    "mistral": "MistralForTokenClassification",
 }
 
 
@@ -60,15 +61,37 @@ def _rope(fields: _Fields) -> tuple[float, RopeScaling | None]:
     theta = values.get("rope_theta", fields.values.get("rope_theta", 10000.0))
     if isinstance(theta, bool) or not isinstance(theta, int | float) or theta <= 0:
         raise fields.fail("rope_theta", f"is {theta!r}; a positive number is needed")
+    for where in (values, fields.values):
+        if where.get("partial_rotary_factor") not in (None, 1, 1.0):
+            raise fields.fail("partial_rotary_factor", "is not 1, which is not supported")
     kind = values.get("rope_type", values.get("type", "default"))
     if kind == "default":
         return float(theta), None
-    if kind != "llama3":
-        raise fields.fail(field, f"asks for rope type {kind!r}; 'default' and 'llama3' are supported")
-    names = [f.name for f in dataclasses.fields(RopeScaling)]
-    if missing := [name for name in names if not isinstance(values.get(name), int | float)]:
-        raise fields.fail(field, f"of type 'llama3' lacks the numbers {missing}")
-    return float(theta), RopeScaling(**{name: values[name] for name in names})
+    if kind not in ROPE_TYPES:
+        raise fields.fail(field, f"asks for rope type {kind!r}; supported are default, {', '.join(ROPE_TYPES)}")
+    needed, optional = ROPE_TYPES[kind]
+    # What transformers takes for the context of training where the type's own field is missing.
+    given = {"original_max_position_embeddings": fields.values.get("max_position_embeddings")} | values
+    numbers = {name: value for name in (*needed, *optional) if (value := given.get(name)) is not None}
+    if bad := [name for name in needed if not _is_positive(numbers.get(name))]:
+        raise fields.fail(field, f"of type {kind!r} lacks the numbers {bad}")
+    if bad := [name for name, value in numbers.items() if not isinstance(value, int | float)]:
+        raise fields.fail(field, f"of type {kind!r} has no number in {bad}")
+    return float(theta), RopeScaling(kind, tuple(sorted(numbers.items())))
+
+
+def _is_positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def _window(fields: _Fields, kind: str) -> int | None:
+    """Tokens that sliding-window attention sees; None where every token sees all before it."""
+    layers = fields.values.get("layer_types") or ()
+    if kind != "mistral" and not fields.flag("use_sliding_window") and "sliding_attention" not in layers:
+        return None
+    if fields.values.get("sliding_window") is None:
+        return None
+    return fields.number("sliding_window")
 
 
 def read_config(folder: Path) -> DecoderConfig:
@@ -76,7 +99,8 @@ def read_config(folder: Path) -> DecoderConfig:
 
     Raises:
       DataError: naming the file and the field, on a missing or malformed field and on anything the decoder does not do
-        (another architecture, activation, sliding windows, mlp biases, other rope types).
+        (another architecture, activation, mlp biases, other rope types, quantized weights). A model with a sliding
+        window has the window as its context: within it, attention is the same.
     """
     fields = _Fields(folder / "config.json")
     kind = fields.values.get("model_type")
@@ -84,15 +108,21 @@ def read_config(folder: Path) -> DecoderConfig:
         raise fields.fail("model_type", f"is {kind!r}; supported are {', '.join(ARCHITECTURES)}")
     if (activation := fields.values.get("hidden_act", "silu")) != "silu":
         raise fields.fail("hidden_act", f"is {activation!r}; only 'silu' is supported")
-    if fields.flag("use_sliding_window") or "sliding_attention" in (fields.values.get("layer_types") or ()):
-        raise fields.fail("use_sliding_window", "asks for sliding-window attention, which is not supported")
+    if quantized := fields.values.get("quantization_config"):
+        method = quantized.get("quant_method", "unknown") if isinstance(quantized, dict) else quantized
+        raise fields.fail(
+            "quantization_config",
+            f"says that the weights are quantized ({method}), which is not supported; use the folder in bfloat16",
+        )
     if kind == "llama" and fields.flag("mlp_bias"):
         raise fields.fail("mlp_bias", "is true, which is not supported")
     hidden, heads = fields.number("hidden_size"), fields.number("num_attention_heads")
     if kind != "qwen3" and fields.values.get("head_dim") is None and hidden % heads:
         raise fields.fail("hidden_size", f"is {hidden}, not a multiple of num_attention_heads = {heads}")
-    attention_bias = kind != "qwen2" and fields.flag("attention_bias")
+    attention_bias = kind in ("qwen3", "llama") and fields.flag("attention_bias")
     theta, scaling = _rope(fields)
+    context, window = fields.number("max_position_embeddings"), _window(fields, kind)
+    kv_heads = {"llama": heads, "mistral": 8}.get(kind)
     try:
         return DecoderConfig(
             vocab_size=fields.number("vocab_size"),
@@ -100,7 +130,7 @@ def read_config(folder: Path) -> DecoderConfig:
             intermediate_size=fields.number("intermediate_size"),
             num_layers=fields.number("num_hidden_layers"),
             num_heads=heads,
-            num_kv_heads=fields.number("num_key_value_heads", default=heads if kind == "llama" else None),
+            num_kv_heads=fields.number("num_key_value_heads", default=kv_heads),
             head_dim=fields.number("head_dim", default=128 if kind == "qwen3" else hidden // heads),
             rope_theta=theta,
             rope_scaling=scaling,
@@ -109,7 +139,7 @@ def read_config(folder: Path) -> DecoderConfig:
             qkv_bias=attention_bias or kind == "qwen2",
             output_bias=attention_bias,
             qk_norm=kind == "qwen3",
-            max_positions=fields.number("max_position_embeddings"),
+            max_positions=context if window is None else min(context, window),
         )
     except DataError as error:
         if str(error).startswith(str(fields.path)):
@@ -117,9 +147,14 @@ def read_config(folder: Path) -> DecoderConfig:
         raise DataError(f"{fields.path}: {error}") from error
 
 
+def config_values(folder: Path) -> dict[str, Any]:
+    """``folder/config.json`` as it is. Raises DataError where it cannot be read."""
+    return _Fields(folder / "config.json").values
+
+
 def special_ids(folder: Path) -> dict[str, int]:
     """The numbers of the first and last token of a text, by their field in ``folder/config.json``."""
-    values = _Fields(folder / "config.json").values
+    values = config_values(folder)
     numbers = {field: values.get(field) for field in ("bos_token_id", "eos_token_id")}
     first = {field: number[0] if isinstance(number, list) and number else number for field, number in numbers.items()}
     return {field: number for field, number in first.items() if isinstance(number, int)}
@@ -169,7 +204,7 @@ def write_config(config: DecoderConfig) -> dict[str, Any]:
         "label2id": {"step_score": 0},
     }
     if config.rope_scaling is not None:
-        values["rope_scaling"] = {"rope_type": "llama3", **dataclasses.asdict(config.rope_scaling)}
+        values["rope_scaling"] = {"rope_type": config.rope_scaling.kind, **dict(config.rope_scaling.values)}
     if kind in ("qwen3", "llama"):
         values["attention_bias"] = config.qkv_bias
     if kind in ("qwen2", "qwen3"):

@@ -1,8 +1,8 @@
 """Weights from a Hugging Face folder, read straight into the shards that keep them.
 
 Each device's part of each parameter is cut out of the memory-mapped safetensors files, so no host ever holds the whole
-model. What the checkpoint lacks by nature (LoRA's A and B; the reward head, unless it is an exported reward model)
-starts at random, as in ``init_params``.
+model. What the checkpoint lacks by nature (LoRA's A and B; the reward head, unless it is a reward model) starts at
+random, as in ``init_params``. Nothing that it has is dropped but the vocabulary's output table.
 """
 
 from __future__ import annotations
@@ -20,13 +20,23 @@ from jax.sharding import Sharding, SingleDeviceSharding
 from safetensors import SafetensorError, safe_open
 
 from dreamprm_jax.models.decoder import DecoderConfig
-from dreamprm_jax.models.hf_tensors import Tensor, head_table, tensor_table
+from dreamprm_jax.models.heads import Head, find_head
+from dreamprm_jax.models.hf_config import config_values
+from dreamprm_jax.models.hf_tensors import Tensor, tensor_table
 from dreamprm_jax.models.reward import Params, abstract_params, init_params
 from dreamprm_jax.schema import DataError
 
 INDEX = "model.safetensors.index.json"
 # Not read by a reward model: the vocabulary's output table, and buffers that old checkpoints store.
 UNUSED = ("lm_head.weight", ".rotary_emb.inv_freq")
+DTYPES = ("F64", "F32", "F16", "BF16")
+# What other folders hold instead, and what to do with them.
+OTHER_FILES = {
+    "adapter_model*": "is a PEFT adapter; merge it into its base model and save that (merge_and_unload)",
+    "pytorch_model*": "is a pickle; load it with transformers and save it again (save_pretrained) as safetensors",
+    "*.gguf": "is a GGUF file; give the folder that it was converted from",
+}
+VALUE_HEAD = "value_head.safetensors"  # beside the model, as LLaMA-Factory saves it
 
 
 class Checkpoint(contextlib.ExitStack):
@@ -48,19 +58,21 @@ class Checkpoint(contextlib.ExitStack):
         self._prefix = "" if "model.embed_tokens.weight" in self._files else "model."
 
     def _listed(self) -> list[Path]:
-        index = self.folder / INDEX
+        index, path = self.folder / INDEX, self.folder / "model.safetensors"
+        beside = [self.folder / VALUE_HEAD] if (self.folder / VALUE_HEAD).exists() else []
         if not index.exists():
-            path = self.folder / "model.safetensors"
             if not path.exists():
-                raise DataError(f"{self.folder}: neither model.safetensors nor {INDEX} is there")
-            return [path]
+                others = [f"{p.name} {what}" for glob, what in OTHER_FILES.items() for p in self.folder.glob(glob)]
+                found = f"; {others[0]}" if others else ""
+                raise DataError(f"{self.folder}: neither model.safetensors nor {INDEX} is there{found}")
+            return [path, *beside]
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{index}: field 'weight_map' is missing or malformed ({error})") from error
         if missing := [name for name in names if not (self.folder / name).exists()]:
             raise DataError(f"{index}: field 'weight_map' names {missing}, not in the folder")
-        return [self.folder / name for name in names]
+        return [*(self.folder / name for name in names), *beside]
 
     def _stored_name(self, name: str) -> str:
         return name if name in self._files else name.removeprefix(self._prefix)
@@ -72,13 +84,17 @@ class Checkpoint(contextlib.ExitStack):
         name = self._stored_name(name)
         return self._files[name].get_slice(name)
 
-    def check(self, table: Iterable[Tensor]) -> None:
+    def check(self, table: Iterable[Tensor], head: Iterable[str]) -> None:
         """Checks that the table's tensors are there with their shapes, and that no other tensor would be ignored.
+
+        Args:
+          table: the decoder's tensors.
+          head: the names of the reward head's.
 
         Raises:
           DataError: naming the file and the tensor.
         """
-        used = set()
+        used = {self._stored_name(name) for name in head}
         for tensor in table:
             for name in tensor.names():
                 if name not in self:
@@ -91,23 +107,47 @@ class Checkpoint(contextlib.ExitStack):
                         f"{tensor.stored_shape}"
                     )
                 used.add(stored)
-        left = sorted(n for n in self._files if n not in used and not n.endswith(UNUSED) and not n.startswith("score."))
+        for name in used:
+            if (dtype := self._files[name].get_slice(name).get_dtype()) not in DTYPES:
+                raise DataError(
+                    f"{self._paths[name]}: tensor '{name}' is stored as {dtype}; supported are {', '.join(DTYPES)}: "
+                    "use the folder whose weights are not quantized"
+                )
+        left = sorted(n for n in self._files if n not in used and not n.endswith(UNUSED))
         if left:
             raise DataError(
                 f"{self._paths[left[0]]}: tensor '{left[0]}' and {len(left) - 1} more have no place in the decoder "
-                "that config.json describes"
+                "that config.json describes, nor in a reward head that is known"
             )
 
 
-def _checked_table(config: DecoderConfig, checkpoint: Checkpoint) -> list[Tensor]:
-    """What the checkpoint has of the model's parameters, all of it there and in shape."""
+def folder_head(folder: Path) -> tuple[Head | None, int]:
+    """The reward head of a folder's checkpoint and the width of its hidden layer; (None, 0) where it has none.
+
+    Raises:
+      DataError: naming the tensor, where no single logit follows from it.
+    """
+    with Checkpoint(folder) as checkpoint:
+        head = find_head(checkpoint, config_values(folder))
+        return head, 0 if head is None else head.hidden(checkpoint)
+
+
+def _checked(
+    config: DecoderConfig, checkpoint: Checkpoint, head: Head | None
+) -> tuple[list[Tensor], dict[tuple[str, ...], np.ndarray]]:
+    """What the checkpoint has of the model's parameters, all of it there and in shape: the decoder's, and the head."""
     table = tensor_table(config)
-    if "score.weight" in checkpoint:
-        if config.head_hidden:
-            raise DataError(f"{checkpoint.folder}: has a linear reward head; set model.head_hidden=0")
-        table += head_table(config)
-    checkpoint.check(table)
-    return table
+    head = head or find_head(checkpoint, config_values(checkpoint.folder))
+    checkpoint.check(table, head.names(checkpoint) if head else ())
+    if head is None:
+        return table, {}
+    if (hidden := head.hidden(checkpoint)) != config.head_hidden:
+        kind = f"with a hidden layer of {hidden}" if hidden else "linear"
+        raise DataError(
+            f"{checkpoint.folder}: has a reward head '{head.tensor}' ({kind}), not one with model.head_hidden="
+            f"{config.head_hidden}; set model.head_hidden=0, which takes the folder's own"
+        )
+    return table, head.read(checkpoint, config.hidden_size)
 
 
 def check_folder(config: DecoderConfig, folder: Path) -> None:
@@ -117,10 +157,12 @@ def check_folder(config: DecoderConfig, folder: Path) -> None:
       DataError: naming the file and the tensor, when one is missing, mis-shaped or without a place.
     """
     with Checkpoint(folder) as checkpoint:
-        _checked_table(config, checkpoint)
+        _checked(config, checkpoint, None)
 
 
-def load_params(config: DecoderConfig, folder: Path, rng: jax.Array, shardings: Any = None) -> Params:
+def load_params(
+    config: DecoderConfig, folder: Path, rng: jax.Array, shardings: Any = None, head: Head | None = None
+) -> Params:
     """Loads a reward model's parameters.
 
     Args:
@@ -129,6 +171,7 @@ def load_params(config: DecoderConfig, folder: Path, rng: jax.Array, shardings: 
       rng: for what the checkpoint lacks.
       shardings: pytree of ``Sharding`` (``training.mesh.parameter_shardings``); None puts all on one device of
         this process.
+      head: which of its tensors are the reward head; None: the one that ``find_head`` finds, else a random one.
 
     Returns:
       The pytree of ``init_params``.
@@ -143,7 +186,10 @@ def load_params(config: DecoderConfig, folder: Path, rng: jax.Array, shardings: 
         places = flax.traverse_util.flatten_dict(shardings)
     leaves: dict[tuple[str, ...], jax.Array] = {}
     with Checkpoint(folder) as checkpoint:
-        for tensor in _checked_table(config, checkpoint):
+        table, head_values = _checked(config, checkpoint, head)
+        for path, value in head_values.items():
+            leaves[path] = jax.make_array_from_callback(value.shape, places[path], value.__getitem__)
+        for tensor in table:
             dtype = shapes[tensor.path].dtype
 
             def part(index: Any, tensor: Tensor = tensor, dtype: Any = dtype) -> np.ndarray:

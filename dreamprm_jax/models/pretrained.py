@@ -12,17 +12,22 @@ from tokenizers import Tokenizer
 from dreamprm_jax.config import ModelConfig
 from dreamprm_jax.models.decoder import DecoderConfig, decoder_config
 from dreamprm_jax.models.hf_config import read_config, special_ids
-from dreamprm_jax.models.hf_import import check_folder, load_params
+from dreamprm_jax.models.hf_import import check_folder, folder_head, load_params
 from dreamprm_jax.models.reward import Params, init_params
 from dreamprm_jax.models.smollm2 import smollm2_folder
 from dreamprm_jax.models.tokenizer import as_recorded
 from dreamprm_jax.schema import DataError
 
-HUB_FILES = ["config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab.json", "merges.txt"]
+HUB_FILES = [
+    "config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab.json", "merges.txt",
+    "special_tokens_map.json", "added_tokens.json", "chat_template*",
+]  # fmt: skip
 
 
 def weights_folder(weights: str) -> Path:
     """The local Hugging Face folder of ``config.model.weights``: itself, a hub snapshot, or the converted SmolLM2.
+
+    A hub id may name a revision: owner/name@revision. Where the hub cannot be reached, its local cache is used.
 
     Raises:
       DataError: if it is not there and cannot be fetched.
@@ -32,11 +37,14 @@ def weights_folder(weights: str) -> Path:
     if Path(weights).is_dir():
         return Path(weights)
     if weights.count("/") != 1 or weights.startswith((".", "/", "~")):
-        raise DataError(f"model.weights={weights!r}: no such folder (a hub id has the form 'owner/name')")
+        raise DataError(
+            f"model.weights={weights!r}: no such folder (a hub id has the form 'owner/name' or 'owner/name@revision')"
+        )
     from huggingface_hub import snapshot_download
 
+    name, _, revision = weights.partition("@")
     try:
-        return Path(snapshot_download(weights, allow_patterns=HUB_FILES))
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=HUB_FILES))
     except Exception as error:  # the hub client raises its own, requests' and OS errors
         raise DataError(
             f"model.weights={weights!r}: no such folder, and the hub did not give it: "
@@ -60,8 +68,12 @@ def model_config(model: ModelConfig) -> DecoderConfig:
             f"model.max_length={model.max_length} exceeds the context of {folder / 'config.json'}: "
             f"max_position_embeddings={shape.max_positions}"
         )
-    numerics = ("dtype", "param_dtype", "remat", "attention", "attention_chunk", "head_hidden", "lora")
-    return dataclasses.replace(shape, **{name: getattr(own, name) for name in numerics})
+    own_head: dict[str, Any] = {"head_hidden": own.head_hidden}
+    if not own.head_hidden and any(folder.glob("*.safetensors*")):
+        _, hidden = folder_head(folder)
+        own_head = {"head_hidden": hidden, "head_activation": "relu"} if hidden else own_head
+    numerics = ("dtype", "param_dtype", "remat", "attention", "attention_chunk", "lora")
+    return dataclasses.replace(shape, **own_head, **{name: getattr(own, name) for name in numerics})
 
 
 def make_params(model: ModelConfig, config: DecoderConfig, rng: jax.Array, shardings: Any = None) -> Params:

@@ -37,7 +37,7 @@ class RewardHead(nn.Module):
             init = nn.initializers.lecun_normal()
             kernel = parameter(self, "hidden_kernel", init, ("embed", "head_hidden"), (x.shape[-1], width), dtype)
             bias = parameter(self, "hidden_bias", zeros, ("head_hidden",), (width,), dtype)
-            x, axis = nn.silu(x @ kernel + bias), "head_hidden"
+            x, axis = getattr(nn, config.head_activation)(x @ kernel + bias), "head_hidden"
         # Small, so that training starts from scores of one half.
         kernel = parameter(self, "kernel", nn.initializers.normal(0.02), (axis,), x.shape[-1:], dtype)
         bias = parameter(self, "bias", zeros, (), (), dtype)

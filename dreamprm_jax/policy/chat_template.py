@@ -73,7 +73,7 @@ class ChatTemplate:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         try:
-            (text, *_), _ = render_jinja_template(
+            texts, _ = render_jinja_template(
                 conversations=[chat],
                 chat_template=self.source,
                 add_generation_prompt=True,
@@ -83,6 +83,7 @@ class ChatTemplate:
             )
         except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
             raise DataError(f"{type(error).__name__}: {error}") from error
+        text = str(texts[0])
         return text.removeprefix(self.bos_token) if self.bos_token else text
 
 

@@ -30,7 +30,6 @@ from dreamprm_jax.scoring.inputs import Item, read_items
 from dreamprm_jax.scoring.prm import Prm
 from dreamprm_jax.scoring.scorer import NOT_FINITE, ProgramReading, Reading, Scorer, is_finite, score_row
 from dreamprm_jax.storage import atomic_path, file_hash, read_json, write_json, write_text
-from dreamprm_jax.training.examples import tokenize
 
 FORMAT = 1  # raise when the output changes meaning
 MARK = b"dreamprm_job"  # in the output's metadata: the fingerprint of the job
@@ -237,9 +236,7 @@ class ScoreJob:
         for problem, items in by_problem.items():
             # The place stands in for the sample's index, and tells which programs were left out.
             programs = [Program.make(problem.problem_id, item.code, place, "", {}) for place, item in items]
-            for program, tokens, ends in tokenize(
-                self.prm.tokenizer, self.prm.limits, problem, programs, counts, self.prm.granularity
-            ):
+            for program, tokens, ends in self.prm.read(problem, programs, counts):
                 readings[program.sample_index] = ProgramReading(program, Reading(tokens, ends))
         rows, skips = [], []
         for place, item in enumerate(chunk.items):

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
-SHORTEST_ROW = 64  # rows are 64, 128, 256, ... tokens long: few lengths, few compilations
+SHORTEST_ROW = 64  # rows are 64, 96, 128, 192, 256, ... tokens long: few lengths, few compilations
 BLOCK = 32  # tokens of a block of attention
 BLOCK_COUNTS = tuple(n << k for k in range(2, 24) for n in (2, 3))  # that a block attends to: 8, 12, 16, 24, ...
 LEAST_SHARED = 16  # tokens in common from which two neighbours make one tree
@@ -62,7 +62,7 @@ def pack(sequences: Sequence[Tokens], row_tokens: int, batch_tokens: int, ways: 
 
     Args:
       sequences: the token sequences, none empty.
-      row_tokens: tokens of a row, a power of two, or fewer where a batch has no room for it; sequences that are longer
+      row_tokens: tokens of a row (``row_length``), or fewer where a batch has no room for it; sequences that are longer
         get longer rows.
       batch_tokens: tokens of a batch (more, where one row for each of the ``ways`` has more).
       ways: the shards of a batch; rows are a multiple of it.
@@ -72,7 +72,8 @@ def pack(sequences: Sequence[Tokens], row_tokens: int, batch_tokens: int, ways: 
     order, shared = shared_lengths(sequences)
     lengths = [len(tokens) for tokens in sequences]
     most = max(SHORTEST_ROW, 1 << (max(1, batch_tokens // ways).bit_length() - 1))  # a batch has a row for each way
-    room = min(row_tokens, most, row_length(sum(lengths)))
+    distinct = sum(lengths) - sum(common for common in shared if common >= LEAST_SHARED)
+    room = min(row_tokens, most, row_length(distinct))
     trees = grow_trees(order, shared, lengths, room)
     batches = []
     for length, forests in sorted(fill_rows(trees, room).items()):
@@ -86,8 +87,9 @@ def pack(sequences: Sequence[Tokens], row_tokens: int, batch_tokens: int, ways: 
 
 
 def row_length(size: int) -> int:
-    """The shortest row with room for ``size`` tokens."""
-    return max(SHORTEST_ROW, 1 << (size - 1).bit_length())
+    """The shortest row with room for ``size`` tokens: a power of two, or three quarters of one."""
+    power = max(SHORTEST_ROW, 1 << (size - 1).bit_length())
+    return power * 3 // 4 if power > SHORTEST_ROW and 4 * size <= 3 * power else power
 
 
 # ---------------------------------------------------------------- which sequences go together

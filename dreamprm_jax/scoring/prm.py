@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from jaxtyping import Int
 from tokenizers import Tokenizer
 
+from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import MeshConfig, ModelConfig
 from dreamprm_jax.models import pretrained
 from dreamprm_jax.models.decoder import DecoderConfig
-from dreamprm_jax.models.hf_config import read_config
-from dreamprm_jax.models.hf_import import Checkpoint, load_params
+from dreamprm_jax.models.hf_config import config_values, read_config
+from dreamprm_jax.models.hf_import import load_params
 from dreamprm_jax.models.reward import Params
 from dreamprm_jax.models.tokenizer import load_tokenizer
 from dreamprm_jax.runs.trained import TrainedArm, trained_arm
-from dreamprm_jax.schema import DataError, Granularity
+from dreamprm_jax.schema import DataError, Granularity, Problem, Program, Step
+from dreamprm_jax.scoring.forms import FormOptions, FormReader, load_reader
 from dreamprm_jax.storage import read_json
+from dreamprm_jax.training.examples import tokenize
 from dreamprm_jax.training.mesh import activate, make_mesh, parameter_shardings
 from dreamprm_jax.training.parameters import frozen_params, trained_params
 
@@ -37,6 +44,7 @@ class PrmOptions:
     attention: str | None = None  # chunked, cudnn
     granularity: Granularity | None = None  # what a step is; a folder says nothing of it, and means functions
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    form: FormOptions = dataclasses.field(default_factory=FormOptions)  # how a foreign model is asked
 
 
 @dataclass(frozen=True)
@@ -51,6 +59,19 @@ class Prm:
     granularity: Granularity  # what a step is
     name: str
     checkpoint: str  # identity of the weights
+    reader: FormReader | None = None  # of a foreign model; None: its input is that of training
+
+    def steps(self, code: str) -> list[Step]:
+        """The parts of a program that have a score each."""
+        return self.reader.steps(code, self.granularity) if self.reader else split_steps(code, self.granularity)
+
+    def read(
+        self, problem: Problem, programs: Sequence[Program], counts: Counter[str]
+    ) -> list[tuple[Program, Int[np.ndarray, " t"], Int[np.ndarray, " s"]]]:
+        """(program, tokens, where scores are read) of one problem's programs (as ``training.examples.tokenise``)."""
+        if self.reader:
+            return self.reader.read(problem, programs, self.limits, counts, self.granularity)
+        return tokenize(self.tokenizer, self.limits, problem, programs, counts, self.granularity)
 
 
 def load_prm(path: Path, options: PrmOptions) -> Prm:
@@ -58,18 +79,22 @@ def load_prm(path: Path, options: PrmOptions) -> Prm:
 
     Args:
       path: RUN/ARM or RUN/train/ARM, RUN being the folder of a run whose train stage is done; or a Hugging Face folder
-        of a token classifier with one label, such as ``dreamprm export`` writes.
+        of a reward model (``scoring/forms.py``), or the hub id of one.
       options: what differs from the model's own settings.
 
     Raises:
       DataError: where there is no such model; names the file.
     """
     if not path.exists() and not path.parent.is_dir():
-        raise DataError(f"--prm={path}: no such folder")
+        if len(path.parts) != 2 or path.is_absolute():
+            raise DataError(f"--prm={path}: no such folder")
+        path = pretrained.weights_folder(str(path))
     if (path / "config.json").is_file():
         values = read_json(path / "config.json")
         if isinstance(values, dict) and "model_type" in values:
             return _from_folder(path, options)
+        if isinstance(values, dict) and "architectures" in values:
+            return _from_folder(path, options)  # which says what is missing
         if isinstance(values, dict) and "train" in values:
             arms = ", ".join(str(path / arm) for arm in values["train"].get("arms", ()))
             raise DataError(f"--prm={path}: is a run with several models; name one of them: {arms}")
@@ -94,23 +119,25 @@ def _from_run(arm: TrainedArm, options: PrmOptions) -> Prm:
 
 def _from_folder(folder: Path, options: PrmOptions) -> Prm:
     shape = read_config(folder)
+    reader, head, hidden, chosen = load_reader(folder, config_values(folder), options.form)
     length = options.max_length or min(FOLDER_MAX_LENGTH, shape.max_positions)
     settings = _limited(ModelConfig(weights=str(folder)), dataclasses.replace(options, max_length=length))
+    # Scoring updates nothing, so the parameters may be as narrow as the computation.
+    settings = dataclasses.replace(settings, param_dtype=settings.dtype)
     model, mesh = pretrained.model_config(settings), _mesh(options)
-    with Checkpoint(folder) as checkpoint:
-        if "score.weight" not in checkpoint:
-            raise DataError(
-                f"{folder}: has no reward head (tensor 'score.weight'); --prm takes a token classifier with one "
-                "label, as `dreamprm export` writes it"
-            )
+    model = dataclasses.replace(model, head_hidden=hidden, head_activation="relu" if hidden else "silu")
     with activate(model, mesh):
-        params = load_params(model, folder, jax.random.key(0), parameter_shardings(model, mesh))
-    tokenizer = pretrained.load_tokenizer(settings, model)
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+        params = load_params(model, folder, jax.random.key(0), parameter_shardings(model, mesh), head)
+    if reader:
+        tokenizer = reader.tokenizer
+        pretrained.check_tokenizer(tokenizer, model, folder)
+    else:
+        tokenizer = pretrained.load_tokenizer(settings, model)
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
     granularity = options.granularity or "function"
-    identity = f"sha256:{_digest(folder)}"
-    return Prm(model, mesh, params, tokenizer, settings, granularity, folder.resolve().name, identity)
+    identity = f"sha256:{_digest(folder)}" + (f" ({chosen})" if reader else "")
+    return Prm(model, mesh, params, tokenizer, settings, granularity, folder.resolve().name, identity, reader)
 
 
 def _limited(model: ModelConfig, options: PrmOptions) -> ModelConfig:
@@ -129,7 +156,8 @@ def _mesh(options: PrmOptions) -> jax.sharding.Mesh:
 def _digest(folder: Path) -> str:
     """Identity of a folder's weights, settings and tokenizer."""
     digest = hashlib.sha256()
-    for path in sorted([*folder.glob("*.safetensors"), folder / "config.json", folder / "tokenizer.json"]):
+    names = ("*.safetensors", "config.json", "tokenizer*", "vocab.json", "merges.txt", "chat_template*")
+    for path in sorted({path for name in names for path in folder.glob(name) if path.is_file()}):
         with open(path, "rb") as handle:
             digest.update(path.name.encode() + hashlib.file_digest(handle, "sha256").digest())
     return digest.hexdigest()[:16]

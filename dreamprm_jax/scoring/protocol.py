@@ -22,16 +22,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.models.tokenizer import encode_steps
 from dreamprm_jax.problems.json_rows import is_unicode, json_type
 from dreamprm_jax.schema import DataError, Program, Step
+from dreamprm_jax.scoring.forms import without
 from dreamprm_jax.scoring.inputs import inline_problem, unusable
 from dreamprm_jax.scoring.prm import Prm
 from dreamprm_jax.scoring.scorer import Reading, sigmoid
-from dreamprm_jax.training.examples import tokenize
 
 TASKS = ("token_classify", "classify")
+EMBED_DTYPES = ("float32", "float16", "bfloat16")  # of base64, little-endian
 
 
 class TooLong(DataError):
@@ -45,7 +45,7 @@ class Pooling:
     readings: list[Reading]
     use_activation: bool
     whole: bool  # one score an input, not one a token or step
-    base64: bool
+    base64: str  # dtype of the bytes; "": numbers
 
 
 # ---------------------------------------------------------------- /pooling
@@ -64,6 +64,11 @@ def parse_pooling(body: Mapping[str, Any], prm: Prm) -> Pooling:
     form = body.get("encoding_format") or "float"
     if form not in ("float", "base64"):
         raise DataError(f"encoding_format: {form!r}; choose float or base64")
+    kind = body.get("embed_dtype") or "float32"
+    if kind not in EMBED_DTYPES:
+        raise DataError(f"embed_dtype: {kind!r}; choose from {', '.join(EMBED_DTYPES)}")
+    if body.get("endianness") not in (None, "native", "little"):
+        raise DataError(f"endianness: {body['endianness']!r}; choose native or little")
     activation = next((body[n] for n in ("use_activation", "activation") if body.get(n) is not None), True)
     if not isinstance(activation, bool):
         raise DataError("use_activation: must be true or false")
@@ -85,7 +90,7 @@ def parse_pooling(body: Mapping[str, Any], prm: Prm) -> Pooling:
             )
     if task == "classify":
         readings = [Reading(r.tokens, np.asarray([len(r.tokens) - 1])) for r in readings]
-    return Pooling(readings, activation, task == "classify", form == "base64")
+    return Pooling(readings, activation, task == "classify", kind if form == "base64" else "")
 
 
 def _inputs(body: Mapping[str, Any], prm: Prm, keep: int | None) -> list[np.ndarray]:
@@ -119,14 +124,24 @@ def _conversation(messages: Any, prm: Prm, keep: int | None) -> Reading:
         )
     texts = []
     for index, message in enumerate(messages):
-        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
-            raise DataError(f"messages[{index}]: must have a role and a content of text")
-        _check_text(message["content"], f"messages[{index}].content")
-        texts.append(message["content"])
+        text = _content(message.get("content")) if isinstance(message, dict) else None
+        if text is None:
+            raise DataError(f"messages[{index}]: must have a role and a content of text, or of parts of type 'text'")
+        _check_text(text, f"messages[{index}].content")
+        texts.append(text)
     if messages[-1].get("role") != "assistant":
         raise DataError(f"messages[{len(messages) - 1}]: the last message must be the assistant's, with the program")
     if reason := unusable(texts[-1], len(texts[-1])):
         raise DataError(f"messages[{len(messages) - 1}].content: {reason}")
+    if prm.reader is not None:
+        given = [
+            {"role": str(m.get("role")), "content": text} for m, text in zip(messages[:-1], texts[:-1], strict=True)
+        ]
+        found = prm.reader.sequence(given, texts[-1], prm.granularity)
+        cut = 0 if keep is None else max(0, len(found.tokens) - keep)
+        if cut > found.statement[1] - found.statement[0]:
+            raise TooLong(f"messages: what is not the prompt alone is longer than {keep} tokens")
+        return Reading(*without(found, cut))
     prompt = np.asarray(prm.tokenizer.encode("\n\n".join(texts[:-1]), add_special_tokens=False).ids, np.int32)
     steps = encode_steps(prm.tokenizer, texts[-1], prm.granularity)
     if keep is not None:
@@ -136,6 +151,23 @@ def _conversation(messages: Any, prm: Prm, keep: int | None) -> Reading:
         prompt = prompt[max(0, len(prompt) - room) :]
     ends = len(prompt) + np.cumsum([len(step) for step in steps]) - 1
     return Reading(np.concatenate([prompt, *steps]), ends)
+
+
+def _content(content: Any) -> str | None:
+    """A message's text, from a string or from parts of type "text"; None where it is neither."""
+    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+        parts = [part.get("text") for part in content]
+        content = "".join(parts) if all(isinstance(part, str) for part in parts) else None
+    return content if isinstance(content, str) else None
+
+
+def characters(value: Any) -> int:
+    """Characters of all texts in a request."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict | list):
+        return sum(map(characters, value.values() if isinstance(value, dict) else value))
+    return 0
 
 
 def _whole(tokens: np.ndarray) -> Reading:
@@ -158,7 +190,7 @@ def pooling_response(request: Pooling, logits: Sequence[Float[np.ndarray, " s"]]
         numbers = sigmoid(values) if request.use_activation else values
         entry: Any = numbers.tolist() if request.whole else numbers[:, None].tolist()
         if request.base64:
-            entry = base64.b64encode(numbers.astype("<f4").tobytes()).decode("ascii")
+            entry = base64.b64encode(numbers.astype(request.base64).tobytes()).decode("ascii")
         data.append({"index": index, "object": "pooling", "data": entry})
     tokens = sum(len(reading.tokens) for reading in request.readings)
     return {
@@ -213,13 +245,13 @@ def parse_steps(body: Mapping[str, Any], prm: Prm) -> Steps:
             raise DataError(f"{where}: {reason}")
     programs = [Program.make(problem.problem_id, code, index, "", {}) for index, code in enumerate(codes)]
     counts: Counter[str] = Counter()
-    rows = tokenize(prm.tokenizer, prm.limits, problem, programs, counts, prm.granularity)
+    rows = prm.read(problem, programs, counts)
     if len(rows) < len(programs):
         left_out = min({program.sample_index for program in programs} - {row[0].sample_index for row in rows})
         raise TooLong(f"{name}[{left_out}]: longer than the model's context of {prm.limits.max_length} tokens")
     return Steps(
         programs,
-        [split_steps(program.code, prm.granularity) for program in programs],
+        [prm.steps(program.code) for program in programs],
         [Reading(tokens, ends) for _, tokens, ends in rows],
         counts["statements truncated on the left"] > 0,
     )

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from dreamprm_jax.scoring.prm import Prm
     from dreamprm_jax.scoring.scorer import Reading
 
+CHARACTERS_PER_TOKEN = 8
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -43,11 +45,18 @@ def make_app(prm: Prm, batcher: Batcher, limits: Limits) -> web.Application:
     from aiohttp import web
 
     from dreamprm_jax.scoring.batcher import Busy
-    from dreamprm_jax.scoring.protocol import TooLong, parse_pooling, parse_steps, pooling_response, steps_response
+    from dreamprm_jax.scoring.protocol import (
+        TooLong,
+        characters,
+        parse_pooling,
+        parse_steps,
+        pooling_response,
+        steps_response,
+    )
     from dreamprm_jax.scoring.scorer import NOT_FINITE, is_finite
 
     started, taken = int(time.time()), 0
-    threads = ThreadPoolExecutor(4, "tokenise")  # a long text must not hold up the other clients
+    threads = ThreadPoolExecutor(4, "tokenize")  # a long text must not hold up the other clients
 
     def error(status: int, message: str, **headers: str) -> web.Response:
         kinds = {400: "BadRequestError", 404: "NotFoundError", 413: "RequestTooLarge", 429: "QueueFull"}
@@ -84,6 +93,10 @@ def make_app(prm: Prm, batcher: Batcher, limits: Limits) -> web.Application:
             raise DataError(f"the body is not valid JSON ({problem})") from problem
         if not isinstance(body, dict):
             raise DataError("the body must be a JSON object")
+        # Told before the seconds that tokenizing takes; code and prose have two to five characters a token.
+        most = CHARACTERS_PER_TOKEN * limits.request_tokens
+        if (size := characters(body)) > most:
+            raise TooLong(f"{size} characters in one request; at most {most} (--max-request-tokens)")
         if body.get("model") not in (None, prm.name):
             raise web.HTTPNotFound(reason=f"the model {body['model']!r} does not exist; this is {prm.name!r}"[:200])
         return body

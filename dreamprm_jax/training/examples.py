@@ -72,26 +72,42 @@ def tokenize(
             continue
         steps = encode_steps(tokenizer, program.code, granularity)
         length = sum(map(len, steps))
-        used = prompt
-        if len(prompt) + length > model.max_length:
-            where = f"program {program.program_hash} of {problem.problem_id}"
-            if model.overlong == "raise":
-                raise DataError(
-                    f"{where}: {len(prompt)} + {length} tokens exceed config.model.max_length={model.max_length}; "
-                    "raise it (or --max-length), or set config.model.overlong (or --overlong) to 'truncate_statement' "
-                    "or 'drop'"
-                )
-            if model.overlong == "drop" or length >= model.max_length:
-                counts["dropped: longer than the model's context"] += 1
-                counts[DROPPED_TOKENS] += len(prompt) + length
-                continue
-            counts["statements truncated on the left"] += 1
-            counts[DROPPED_TOKENS] += len(prompt) + length - model.max_length
-            used = prompt[len(prompt) + length - model.max_length :]
+        where = f"program {program.program_hash} of {problem.problem_id}"
+        if (cut := cut_statement(len(prompt), length, model, counts, where)) is None:
+            continue
+        used = prompt[cut:]
         tokens = np.concatenate([used, *steps])
         ends = len(used) + np.cumsum([len(step) for step in steps]) - 1
         rows.append((program, tokens, ends.astype(np.int32)))
     return rows
+
+
+def cut_statement(statement: int, rest: int, model: ModelConfig, counts: Counter[str], where: str) -> int | None:
+    """How many first tokens of a statement go, so that it fits ``model.max_length`` with the rest; None: left out.
+
+    Args:
+      statement: its tokens.
+      rest: tokens of the program and of all else that stays.
+      model: ``max_length`` and ``overlong`` hold.
+      counts: counts what is cut or left out.
+      where: names the program in the error.
+    """
+    excess = statement + rest - model.max_length
+    if excess <= 0:
+        return 0
+    if model.overlong == "raise":
+        raise DataError(
+            f"{where}: {statement} + {rest} tokens exceed config.model.max_length={model.max_length}; "
+            "raise it (or --max-length), or set config.model.overlong (or --overlong) to 'truncate_statement' "
+            "or 'drop'"
+        )
+    if model.overlong == "drop" or rest >= model.max_length:
+        counts["dropped: longer than the model's context"] += 1
+        counts[DROPPED_TOKENS] += statement + rest
+        return None
+    counts["statements truncated on the left"] += 1
+    counts[DROPPED_TOKENS] += excess
+    return excess
 
 
 def build_examples(

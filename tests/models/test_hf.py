@@ -12,10 +12,11 @@ import pytest
 from models_toy import random_params
 from safetensors.numpy import load_file, save_file
 
-from dreamprm_jax.config import LoraConfig
+from dreamprm_jax.config import LoraConfig, ModelConfig
 from dreamprm_jax.models.hf_config import read_config
 from dreamprm_jax.models.hf_export import export_model
 from dreamprm_jax.models.hf_import import check_folder, load_params
+from dreamprm_jax.models.pretrained import make_params, model_config
 from dreamprm_jax.models.reward import hidden_states, step_logits
 from dreamprm_jax.models.tokenizer import train_tokenizer
 from dreamprm_jax.schema import DataError
@@ -68,6 +69,109 @@ def test_live_import_and_export(name, tmp_path):
     again = transformers.AutoModelForTokenClassification.from_pretrained(tmp_path / "out").eval()
     np.testing.assert_allclose(make_golden.expected(again, tokens)["logits"], expected["logits"], atol=1e-5)
     assert read_config(tmp_path / "out") == config
+
+
+@pytest.mark.parametrize(
+    "scaling",
+    [
+        {"rope_type": "linear", "factor": 3.0},
+        {"rope_type": "dynamic", "factor": 3.0},
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16},
+        {"type": "yarn", "factor": 8.0, "original_max_position_embeddings": 32, "beta_fast": 4.0, "beta_slow": 2.0},
+        {
+            "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "truncate": False,
+            "mscale": 0.7, "mscale_all_dim": 1.3,
+        },
+        {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "attention_factor": 0.8},
+        {"type": "yarn", "factor": 4.0},
+        make_golden.LLAMA3,
+    ],
+    ids=lambda scaling: "-".join(map(str, scaling.values())),
+)  # fmt: skip
+@pytest.mark.parametrize("kind", ["qwen2", "mistral"])
+def test_rope_types(kind, scaling, tmp_path):
+    torch = pytest.importorskip("torch", reason="the live comparison needs torch")
+    import transformers
+
+    torch.manual_seed(7)
+    shape = make_golden.SHAPE | {"max_position_embeddings": 64, "sliding_window": None, "hidden_size": 64}
+    config = transformers.AutoConfig.for_model(kind, **shape, rope_theta=1e4, rope_scaling=dict(scaling))
+    model = transformers.AutoModelForTokenClassification.from_config(config).eval()
+    model.save_pretrained(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    values.pop("rope_parameters")  # as before version 5
+    (tmp_path / "config.json").write_text(json.dumps(values | {"rope_theta": 1e4, "rope_scaling": scaling}))
+    tokens = np.random.default_rng(1).integers(0, 40, (2, 64))
+    expected = make_golden.expected(model, tokens)
+    read = read_config(tmp_path)
+    params = load_params(read, tmp_path, KEY)
+    np.testing.assert_allclose(ours(read, params, tokens)[0], expected["hidden"], atol=1e-4)
+    plain = dataclasses.replace(read, rope_scaling=None)
+    if "dynamic" not in scaling.values():
+        assert np.abs(ours(plain, params, tokens)[0] - expected["hidden"]).max() > 1e-2
+    export_model(read, params, tmp_path / "out")
+    assert read_config(tmp_path / "out") == read
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "context"),
+    [
+        ("mistral", {"sliding_window": 100}, 100),
+        ("mistral", {"sliding_window": 1000}, 256),
+        ("mistral", {"sliding_window": None}, 256),
+        ("qwen2", {"sliding_window": 100, "use_sliding_window": True}, 100),
+        ("qwen2", {"sliding_window": 100, "use_sliding_window": False}, 256),
+        ("qwen3", {"sliding_window": 100, "layer_types": ["full_attention", "sliding_attention"]}, 100),
+    ],
+)
+def test_a_sliding_window_bounds_the_context(kind, changes, context, tmp_path):
+    values = json.loads((make_golden.GOLDEN / "qwen2" / "config.json").read_text()) | {"layer_types": None}
+    (tmp_path / "config.json").write_text(json.dumps(values | {"model_type": kind} | changes))
+    assert read_config(tmp_path).max_positions == context
+
+
+def test_a_window_is_not_seen_within_it(tmp_path):
+    torch = pytest.importorskip("torch", reason="the live comparison needs torch")
+    import transformers
+
+    torch.manual_seed(7)
+    config = transformers.AutoConfig.for_model("mistral", **make_golden.SHAPE, sliding_window=24)
+    model = transformers.AutoModelForTokenClassification.from_config(config).eval()
+    model.save_pretrained(tmp_path)
+    tokens = np.random.default_rng(1).integers(0, 40, (2, 24))
+    read = read_config(tmp_path)
+    assert read.max_positions == 24
+    hidden, _ = ours(read, load_params(read, tmp_path, KEY), tokens)
+    np.testing.assert_allclose(hidden, make_golden.expected(model, tokens)["hidden"], atol=1e-4)
+
+
+@pytest.mark.parametrize("labels", [1, 2, 3])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_training_starts_from_a_folders_own_head(labels, layers, tmp_path):
+    """Never from a random one in its place."""
+    shutil.copytree(make_golden.GOLDEN / "qwen2", tmp_path / "m")
+    path, rng = tmp_path / "m" / "model.safetensors", np.random.default_rng(0)
+    tensors = {name: value for name, value in load_file(path).items() if not name.startswith("score.")}
+    last = "score.2" if layers == 2 else "score"
+    hidden = rng.standard_normal((24, 16)).astype(np.float32)
+    weight = rng.standard_normal((labels, 24 if layers == 2 else 16)).astype(np.float32)
+    save_file(tensors | {f"{last}.weight": weight} | ({"score.0.weight": hidden} if layers == 2 else {}), path)
+    settings = ModelConfig(weights=str(tmp_path / "m"), max_length=64)
+    values = json.loads((tmp_path / "m" / "config.json").read_text())
+    values["id2label"] = {str(n): f"LABEL_{n}" for n in range(labels)}
+    (tmp_path / "m" / "config.json").write_text(json.dumps(values))
+    if labels == 3:
+        with pytest.raises(DataError, match=r"has 3 labels \(LABEL_0, LABEL_1, LABEL_2\); which of them is right"):
+            model_config(settings)
+        return
+    config = model_config(settings)
+    assert (config.head_hidden, config.head_activation) == ((24, "relu") if layers == 2 else (0, "silu"))
+    head = make_params(settings, config, KEY)["head"]
+    expected = weight[1] - weight[0] if labels == 2 else weight[0]
+    np.testing.assert_array_equal(head["kernel"], expected)
+    assert float(head["bias"]) == 0.0
+    if layers == 2:
+        np.testing.assert_array_equal(head["hidden_kernel"], hidden.T)
 
 
 @pytest.mark.parametrize("name", ["qwen2", "qwen3"])
@@ -167,13 +271,25 @@ def test_folder_without_a_head_gets_a_random_one(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "gpt2"}, r"config\.json: field 'model_type' is 'gpt2'; supported are qwen2, qwen3, llama"),
+        (
+            {"model_type": "gpt2"},
+            r"config\.json: field 'model_type' is 'gpt2'; supported are qwen2, qwen3, llama, mistral",
+        ),
         ({"hidden_size": None}, r"field 'hidden_size' is missing"),
         ({"num_hidden_layers": "two"}, r"field 'num_hidden_layers' is 'two'; a positive int is needed"),
         ({"num_key_value_heads": 3}, r"config\.json: model: num_heads=4 must be a multiple of num_kv_heads=3"),
         ({"hidden_act": "gelu"}, r"field 'hidden_act' is 'gelu'"),
-        ({"use_sliding_window": True}, r"field 'use_sliding_window' asks for sliding-window attention"),
-        ({"rope_parameters": {"rope_type": "yarn"}}, r"field 'rope_parameters' asks for rope type 'yarn'"),
+        ({"sliding_window": -4, "use_sliding_window": True}, r"field 'sliding_window' is -4; a positive int is needed"),
+        (
+            {"rope_parameters": {"rope_type": "longrope"}},
+            r"asks for rope type 'longrope'; supported are default, linear",
+        ),
+        ({"rope_parameters": {"rope_type": "yarn"}}, r"of type 'yarn' lacks the numbers \['factor'\]"),
+        (
+            {"rope_parameters": {"rope_type": "yarn", "factor": 2.0, "mscale": "x"}},
+            r"'yarn' has no number in \['mscale'",
+        ),
+        ({"quantization_config": {"quant_method": "fp8"}}, r"field 'quantization_config' says .*quantized \(fp8\)"),
         ({"rope_parameters": {"rope_type": "llama3"}}, r"of type 'llama3' lacks the numbers \['factor'"),
         ({"model_type": "llama", "mlp_bias": True}, r"field 'mlp_bias' is true"),
     ],

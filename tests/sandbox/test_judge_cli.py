@@ -98,7 +98,7 @@ def test_verdicts_are_written_as_they_come(tmp_path: Path, problems: Path) -> No
     slow = "import time\ntime.sleep(60)"
     path = candidates(tmp_path, [{"question_id": "a", "code_list": [SUM, slow]}])
     arguments = ["judge", f"--problems={problems}", f"--candidates={path}", f"--output={out}", "--workers=1"]
-    start = "from dreamprm_jax.cli import main; main()"
+    start = "from dreamprm_jax.cli.main import main; main()"
     command = [sys.executable, "-c", start, *arguments, "--mode=faithful", "--wall-seconds=60"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

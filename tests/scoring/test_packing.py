@@ -110,7 +110,7 @@ def test_batch_sizes():
             assert all(size % ways == 0 for size in sizes)
             assert sum(sizes) - rows <= max(rows / 3, ways - 1)  # at most a quarter is padding rows
             assert set(sizes) <= {64, 32, 16, 8, 4, 2, 1}
-    assert [row_length(n) for n in (1, 64, 65, 128, 129)] == [64, 64, 128, 128, 256]
+    assert [row_length(n) for n in (1, 64, 65, 96, 97, 129, 1000)] == [64, 64, 96, 96, 128, 192, 1024]
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +144,13 @@ def test_logits_equal_separate_passes(model):
         assert summary["compilations"] == len(scorer.shapes)
         blocked |= {shape[2] > 0 for shape in scorer.shapes}
     assert blocked == {True, False}
+
+
+def test_a_batch_is_as_long_as_its_distinct_tokens():
+    """The prompt of one problem counts once, whatever the number of programs after it."""
+    rng = np.random.default_rng(0)
+    prompt = rng.integers(1, 64, 400)
+    sequences = [np.concatenate([prompt, rng.integers(1, 64, 150)]).astype(np.int32) for _ in range(8)]
+    [packed] = pack(sequences, 8192, 16384)
+    assert packed.tokens.shape == (1, 2048)  # 1,600 distinct tokens; 4,400 in all
+    check(sequences, [packed])

@@ -125,7 +125,7 @@ def test_pooling_is_that_of_vllm(server, prm, scorer, written):
 def test_errors_are_json_that_say_why(server, written):
     problem, codes = written[0]
     good = steps_body(problem, codes[:1])
-    long = steps_body(problem, ["x = 1\n" * 33_333])
+    long = steps_body(problem, ["x = 1\n" * 3_333])
     cases = [
         ("POST", "/pooling", b"{nope", 400, "not valid JSON"),
         ("POST", "/pooling", b"[1]", 400, "must be a JSON object"),
@@ -141,6 +141,7 @@ def test_errors_are_json_that_say_why(server, written):
         ("POST", "/pooling", {"input": [1] * 1025}, 413, "1025 tokens exceed the model's context of 1024"),
         ("POST", "/pooling", {"input": [[1] * 1000] * 4}, 413, "4000 tokens in one request; at most 3000"),
         ("POST", "/score_steps", long, 413, "codes[0]: longer than the model's context of 1024 tokens"),
+        ("POST", "/pooling", {"input": "x" * 24_001}, 413, "24001 characters in one request; at most 24000"),
         ("POST", "/score_steps", {**good, "codes": [""]}, 400, "codes[0]: empty program"),
         ("POST", "/score_steps", {**good, "codes": ["x\0"]}, 400, "codes[0]: holds a NUL character"),
         ("POST", "/score_steps", {"code": "x = 1"}, 400, "problem: an object with statement"),
