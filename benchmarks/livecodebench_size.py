@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,11 +59,11 @@ def settings(folder: Path, problems: int) -> list[str]:
 
 
 def run_stages(
-    folder: Path, problems: int, workdir: Path, watch: Callable[[int], Peak]
+    folder: Path, problems: int, workdir: Path, watch: Callable[[int], Peak], stages: Iterable[str] = STAGES
 ) -> dict[str, tuple[float, Peak]]:
     """Seconds and peak memory of every stage, each in a process of its own."""
     figures = {}
-    for stage in STAGES:
+    for stage in stages:
         command = [sys.executable, "-m", "dreamprm_jax.cli", stage, f"--config={CONFIG}", f"--workdir={workdir}"]
         started = time.monotonic()
         with subprocess.Popen([*command, *settings(folder, problems)], stdout=subprocess.DEVNULL) as process:

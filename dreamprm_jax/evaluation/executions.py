@@ -15,7 +15,7 @@ import numpy as np
 
 from dreamprm_jax.config import Config
 from dreamprm_jax.evaluation.judged_candidates import Candidates, candidate_name
-from dreamprm_jax.problems.hidden_tests import HiddenTests, tests_digest
+from dreamprm_jax.problems.hidden_tests import HiddenTests, digest_of_tests
 from dreamprm_jax.problems.procedural.compose import Composition
 from dreamprm_jax.runs.fingerprint import settings_digest
 from dreamprm_jax.runs.input_digests import InputDigests
@@ -172,7 +172,7 @@ def execution_clusters(
 def _run(config: Config, paths: Paths, tasks: dict[str, ExecutionTask]) -> dict[str, Execution]:
     """Executions by program hash, without those on which the sandbox failed."""
     sandbox = settings_digest(config, {"sandbox"}, InputDigests(paths.root))
-    keys = {name: content_hash(name, tests_digest(task.inputs), sandbox) for name, task in tasks.items()}
+    keys = {name: content_hash(name, digest_of_tests(task.inputs), sandbox) for name, task in tasks.items()}
     with Journal(paths.results().parent / "executions.journal") as journal:
         missing = (
             dataclasses.replace(task, key=keys[name]) for name, task in tasks.items() if keys[name] not in journal

@@ -73,7 +73,7 @@ class ChatTemplate:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         try:
-            texts, _ = render_jinja_template(
+            rendered = render_jinja_template(
                 conversations=[chat],
                 chat_template=self.source,
                 add_generation_prompt=True,
@@ -83,7 +83,7 @@ class ChatTemplate:
             )
         except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
             raise DataError(f"{type(error).__name__}: {error}") from error
-        text = str(texts[0])
+        text = str(rendered[0][0])
         return text.removeprefix(self.bos_token) if self.bos_token else text
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from dreamprm_jax.policy.protocol import Completion, CompletionRequest, PolicyError
 from dreamprm_jax.problems.candidates import read_candidates
+from dreamprm_jax.schema import content_hash
 
 
 class ReplayPolicy:
@@ -39,6 +40,10 @@ class ReplayPolicy:
                 f"{request.n} wanted; ask for fewer, or use a policy that can write"
             )
         return [Completion(code, "stop", forced=True) for code in codes[: request.n]]
+
+    def answers_digest(self, problem_id: str) -> str:
+        """Hash of all saved programs for a problem: what any answer for it depends on."""
+        return content_hash(*self._codes.get(problem_id, []), digits=16)
 
     def sampling(self, temperature: float) -> dict[str, Any]:
         """The file; how its programs were sampled is not known."""

@@ -39,7 +39,7 @@ def write_hidden_tests(path: Path, problems: Iterable[ProblemTests]) -> None:
         group: list[pa.Table] = []
         digests: dict[str, str] = {}
         for problem in problems:
-            digests[problem.problem_id] = tests_digest(problem.private_tests)
+            digests[problem.problem_id] = digest_of_tests(problem.private_tests)
             group.append(_table(problem))
             if sum(table.nbytes for table in group) >= _GROUP_BYTES:
                 _write_group(writer, group)
@@ -49,7 +49,7 @@ def write_hidden_tests(path: Path, problems: Iterable[ProblemTests]) -> None:
         writer.add_key_value_metadata({_DIGESTS: canonical_json(digests)})
 
 
-def tests_digest(tests: Iterable[TestCase]) -> str:
+def digest_of_tests(tests: Iterable[TestCase]) -> str:
     """Hash of what goes in and what must come out, in order."""
     return content_hash(*(part for test in tests for part in (test.input, test.output, test.testtype)), digits=16)
 
@@ -110,7 +110,7 @@ class HiddenTests:
 
     def digest(self, problem: Problem) -> str:
         """Hash of all tests of a problem. The hidden ones are not read for it."""
-        return tests_digest(problem.public_tests) + self._digests.get(problem.problem_id, "")
+        return digest_of_tests(problem.public_tests) + self._digests.get(problem.problem_id, "")
 
     def all_of(self, problem: Problem) -> tuple[TestCase, ...]:
         """All tests of a problem in judging order: public before hidden."""

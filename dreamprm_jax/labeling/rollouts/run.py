@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from dreamprm_jax.config import Config
@@ -14,8 +15,9 @@ from dreamprm_jax.labeling.rollouts.work import EstimateFactory, shares
 from dreamprm_jax.labeling.window import problems_by_id, unique_programs
 from dreamprm_jax.policy.factory import make_policy
 from dreamprm_jax.policy.protocol import MEAN_LOG_PROBABILITY
+from dreamprm_jax.policy.replay import ReplayPolicy
 from dreamprm_jax.problems.hidden_tests import HiddenTests
-from dreamprm_jax.runs.fingerprint import fingerprint, settings_digest
+from dreamprm_jax.runs.fingerprint import effective_settings, fingerprint
 from dreamprm_jax.runs.input_digests import InputDigests
 from dreamprm_jax.runs.journal import Journal
 from dreamprm_jax.runs.paths import Paths
@@ -34,13 +36,18 @@ class PrefixRollouts:
         self._tests = tests
         self._problems = problems_by_id(paths, "train")
         self._outcomes = {row.program_hash: row for row in iterate_records(paths.outcomes("train"), Outcome)}
-        self._settings = settings_digest(config, {"seed", "policy", "label", "sandbox"}, InputDigests(paths.root))
+        settings = effective_settings(config, {"seed", "policy", "label", "sandbox"}, InputDigests(paths.root))
+        self._replay = ReplayPolicy(Path(config.policy.path)) if config.policy.kind == "replay" else None
+        if self._replay is not None:
+            del settings["policy.path"]  # of its file, the answers for a problem count
+        self._settings = canonical_json(settings)
 
     def _key(self, program: Program) -> str:
         """The key of a program's unit, which names everything that its estimate depends on."""
         problem, verdict = self._problems[program.problem_id], self._outcomes[program.program_hash].verdict
         statement = canonical_json([problem.title, problem.statement, problem.starter_code, problem.func_name])
-        depends = content_hash(verdict, statement, self._tests.digest(problem), self._settings, digits=16)
+        answers = "" if self._replay is None else self._replay.answers_digest(problem.problem_id)
+        depends = content_hash(verdict, statement, self._tests.digest(problem), self._settings, answers, digits=16)
         return f"{program.program_hash}/{depends}"
 
     def run(self) -> None:
