@@ -90,7 +90,7 @@ class PolicyConfig:
     max_retries: int = setting(5, "server: attempts after a failed request.", minimum=0, affects_output=False)
     outage_seconds: float = setting(
         300.0,
-        "server: how long to wait for a server that answered before and does not answer now.",
+        "server: how long to wait for a server that does not answer: one that is loading, or has gone away.",
         minimum=0.0,
         affects_output=False,
     )
