@@ -46,6 +46,7 @@ ELSEWHERE = {
     "dreamprm train": "tests/training/test_processes.py",
     "dreamprm evaluate": "tests/evaluation/test_files.py",
     "dreamprm status": "tests/engine/test_status.py",
+    "dreamprm validate": "tests/test_validation.py",
     "dreamprm search": "tests/evaluation/test_search_comparison.py",
     "dreamprm judge": "tests/sandbox/test_judge_cli.py",
     "dreamprm score": "tests/scoring/test_score_job.py",
