@@ -144,8 +144,7 @@ def _sharded_check(shapes, processes):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    flags = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
-    flags += f" --xla_force_host_platform_device_count={8 // processes}"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={8 // processes}"
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, str(Path(__file__).with_name("sharded_check.py")), json.dumps(shapes)]
     shared = [[str(port), str(i), str(processes)] if processes > 1 else [] for i in range(processes)]
