@@ -77,7 +77,7 @@ def _stage(config: Config, root: Path, name: str) -> StageStatus:
     state: State = "started" if (folder / STARTED).exists() else "pending"
     if marker:
         state = "done" if marker["fingerprint"] == fingerprint(config, name, root) else "other settings"
-    files = [*folder.glob("*.progress.json")]
+    files = [*folder.glob("*.progress.json"), *folder.glob("*/*.progress.json")]  # training has one an arm
     work = sorted((ProgressRecord(**read_json(path)) for path in files), key=lambda one: one.started)
     return StageStatus(name, state, marker.get("counts", {}), marker.get("seconds"), tuple(work), spent(folder))
 

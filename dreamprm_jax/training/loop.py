@@ -137,7 +137,7 @@ class _Loop:
             distributed.stop_requests() as requests,
             MetricsWriter(self.folder, first, main, config.wandb_project) as writer,
             ProfilerWindow(self.folder / "profile", config.profile_from, config.profile_steps * main) as profiler,
-            Progress(f"train {arm.name}", length, "step", done, self.folder, visible=main) as progress,
+            Progress(f"train {arm.name}", length, "step", done, self.folder / "train", visible=main) as progress,
         ):
             for step in range(first, arm.last_step, stride):
                 profiler.before(step, stride)

@@ -94,7 +94,7 @@ def test_training_shows_arm_step_loss_and_time_left(root: Path, capsys: pytest.C
     stage_folder(Config(), root, "train").open({})
     with open(root / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        progress = Progress("train raw", 400, "step", 100, root / "train" / "raw")
+        progress = Progress("train raw", 400, "step", 100, root / "train" / "raw" / "train")
         progress.note(loss="0.512")
         progress.record.started -= 10
         progress.add(units=50)
