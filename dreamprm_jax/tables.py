@@ -42,6 +42,12 @@ def text_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([text[0], "-" * (sum(widths) + 2 * (len(widths) - 1)), *text[1:]])
 
 
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """The lines of a Markdown table."""
+    body = ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    return ["| " + " | ".join(header) + " |", "|" + "---|" * len(header), *body]
+
+
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows of nested values as CSV: nested names are joined by dots, lists are left out."""
     flat = [flatten(row) for row in rows]

@@ -12,6 +12,7 @@ from dreamprm_jax.schema import Verdict
 from dreamprm_jax.stepbench import trial
 from dreamprm_jax.stepbench.mutate import OPERATORS
 from dreamprm_jax.stepbench.records import CLEAN, Truth
+from dreamprm_jax.tables import markdown_table
 
 FORMAT = 1
 LICENCE = (
@@ -154,37 +155,32 @@ def card_text(value: Mapping[str, Any]) -> str:
         "",
         "## Where the fault is",
         "",
-        *_table(("steps of the program", "programs"), value["steps"].items()),
+        *markdown_table(("steps of the program", "programs"), value["steps"].items()),
         "",
-        *_table(("first wrong step", "programs"), value["first_wrong"].items()),
+        *markdown_table(("first wrong step", "programs"), value["first_wrong"].items()),
         "",
-        *_table(("place", "programs"), value["place"].items()),
+        *markdown_table(("place", "programs"), value["place"].items()),
         "",
-        *_table(("how the judge saw it", "programs"), value["verdicts"].items()),
+        *markdown_table(("how the judge saw it", "programs"), value["verdicts"].items()),
         "",
         "## Kinds of faults",
         "",
         "Run: drawn and judged, for all problems looked at. Survived: no test shows them (equivalent, not reached, or",
         "too subtle); they are not in the benchmark.",
         "",
-        *_table(
+        *markdown_table(
             ("operator", *_COLUMNS),
             ((name, *map(one.get, _COLUMNS)) for name, one in [*value["operators"].items(), ("all", value["mutants"])]),
         ),
         "",
         "## Tasks left out",
         "",
-        *_table(("tasks", "number"), tasks.items()),
+        *markdown_table(("tasks", "number"), tasks.items()),
         "",
-        *_table(("reason", "tasks"), value["left_out"].items()),
+        *markdown_table(("reason", "tasks"), value["left_out"].items()),
         "",
         "## Limitations",
         "",
         *(f"- {text}" for text in value["limitations"]),
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
-
-
-def _table(header: Sequence[str], rows: Any) -> list[str]:
-    body = ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
-    return ["| " + " | ".join(header) + " |", "|" + "---|" * len(header), *body]

@@ -13,7 +13,7 @@ from dreamprm_jax.config import SandboxConfig, load_settings
 from dreamprm_jax.problems.codeio import Task
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import write_text
-from dreamprm_jax.tables import csv_text, number, percent, signed
+from dreamprm_jax.tables import csv_text, markdown_table, number, percent, signed
 from research.study.codeio import BASELINE, CodeioSettings, Steps, compare, draw_steps
 from research.study.codeio_variants import LeftOut, Variants, read_variants
 from research.study.regimes import Regime, regime
@@ -91,12 +91,11 @@ def _data_text(problems: Sequence[Variants], left_out: LeftOut, settings: Codeio
         f"{len(problems) - settings.clean_problems}. Differences from `{BASELINE}` are paired; 95% intervals by "
         f"{settings.bootstrap_samples} bootstrap resamples of the problems.",
         "",
-        "| left out | count |",
-        "| --- | --- |",
     ]
     references = left_out.tally.dropped + left_out.problems
-    lines += [f"| problems: {reason} | {count} |" for reason, count in references.most_common()]
-    lines += [f"| variants: {reason} | {count} |" for reason, count in left_out.variants.most_common()]
+    counts = [(f"problems: {reason}", count) for reason, count in references.most_common()]
+    counts += [(f"variants: {reason}", count) for reason, count in left_out.variants.most_common()]
+    lines += markdown_table(("left out", "count"), counts)
     return "\n".join([*lines, ""])
 
 
@@ -110,9 +109,9 @@ def _regime_text(here: Regime, steps: Steps, rows: Sequence[Row]) -> str:
         f"{number(float(np.mean(steps.chance[~good])))}, one of a prefix that can fails with chance "
         f"{number(float(np.mean(1.0 - steps.chance[good])))}.",
         "",
-        "| labeling | " + " | ".join(f"{column} | - {BASELINE}" for column in COLUMNS.values()) + " |",
-        "| --- |" + " --- |" * (2 * len(COLUMNS)),
     ]
+    header = ["labeling", *(title for column in COLUMNS.values() for title in (column, f"- {BASELINE}"))]
+    table = []
     for row in sorted(rows, key=lambda row: -row["label_auroc"]["value"]):
         cells = [f"`{row['labeling']}`"]
         for measure in COLUMNS:
@@ -120,8 +119,8 @@ def _regime_text(here: Regime, steps: Steps, rows: Sequence[Row]) -> str:
             ends = ", ".join(signed(figure[end], 3) for end in ("minus_raw_low", "minus_raw_high"))
             difference = f"{signed(figure['minus_raw'], 3)} [{ends}]"
             cells += [number(figure["value"]), "" if row["labeling"] == BASELINE else difference]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*lines, ""])
+        table.append(cells)
+    return "\n".join([*lines, *markdown_table(header, table), ""])
 
 
 def _rounded(row: Row) -> Row:

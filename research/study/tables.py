@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from dreamprm_jax.tables import ABSENT
+from dreamprm_jax.tables import ABSENT, markdown_table
 from research.study.results import Row
 
 # figure -> column
@@ -89,7 +89,7 @@ def _summary(rows: Sequence[Row], regimes: Sequence[str], baseline: str, figure:
     ]
     base = [f"`{baseline}`, its mean", *(_number(mean(rows, regime, baseline, figure)) for regime in regimes)]
     header = [f"{MODEL_COLUMNS[figure]}: arm - {baseline}", *regimes]
-    return _table(header, [base, *lines])
+    return _lines(header, [base, *lines])
 
 
 def _regime(rows: Sequence[Row], regime: str, baseline: str) -> str:
@@ -108,14 +108,9 @@ def _regime(rows: Sequence[Row], regime: str, baseline: str) -> str:
     random, oracle = (_number(float(np.mean([row[name] for row in here]))) for name in ("random", "oracle"))
     return (
         f"### {regime}: {seeds} seed(s); of the candidates a random one passes {random}, the best possible {oracle}\n\n"
-        f"{_table(header, models)}\n\nLabels against recoverability:\n\n"
-        f"{_table(['arm', *LABEL_COLUMNS.values()], known)}"
+        f"{_lines(header, models)}\n\nLabels against recoverability:\n\n"
+        f"{_lines(['arm', *LABEL_COLUMNS.values()], known)}"
     )
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _by_seed(rows: Sequence[Row], regime: str, arm: str, figure: str) -> dict[int, Float[np.ndarray, ""]]:
@@ -129,3 +124,7 @@ def _number(value: float) -> str:
 
 def _signed(value: float) -> str:
     return f"{value:+.3f}".replace("+0.", "+.").replace("-0.", "-.")
+
+
+def _lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(markdown_table(header, rows))
