@@ -11,9 +11,9 @@ import sys
 
 from dreamprm_jax.config import Config, load_config
 from dreamprm_jax.schema import DataError
+from dreamprm_jax.stages.validation import validate
 
 TRAINS = ("train", "run")
-ASKS_THE_POLICY = ("generate", "label", "run")
 
 
 def check(config: Config, stage: str, devices: int) -> str:
@@ -22,17 +22,12 @@ def check(config: Config, stage: str, devices: int) -> str:
     Raises:
       DataError: naming the setting that does not fit.
     """
-    if stage in ASKS_THE_POLICY and config.policy.kind == "server" and not config.policy.model:
-        raise DataError("config.policy.model is empty; name the model as the server does")
+    validate(config)
     if stage not in TRAINS:
         return f"{stage}: one process"
-    from dreamprm_jax.training.arms import plans
-    from dreamprm_jax.training.loop import check_settings
     from dreamprm_jax.training.mesh import abstract_mesh, check_divisible
 
     settings = config.train
-    check_settings(settings)
-    plans(settings)
     mesh = abstract_mesh(settings.mesh, devices)
     for field, section in (("", settings), ("meta.", settings.meta)):
         micro = section.batch_size // section.accumulation
