@@ -317,7 +317,7 @@ def test_bfloat16_scoring_keeps_bfloat16_parameters(tmp_path):
 
 
 def test_every_form_can_be_named_at_the_command_line():
-    from dreamprm_jax.scoring.cli import FORMS as NAMES
+    from dreamprm_jax.cli.score import FORMS as NAMES
 
     assert tuple(FORMS) == NAMES
 
@@ -356,7 +356,7 @@ def test_requests_to_a_chat_model(tmp_path):
 def test_score_command_with_a_public_model(tmp_path, capsys):
     import pyarrow.parquet as pq
 
-    from dreamprm_jax.cli import main
+    from dreamprm_jax.cli.main import main
 
     (tmp_path / "prm").mkdir()
     make_model(tmp_path / "prm", "mistral", "CausalLM")
