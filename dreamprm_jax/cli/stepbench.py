@@ -170,7 +170,7 @@ def _scored_by(prm: Path, root: Path, output: Path) -> Path:
     command = [
         sys.executable,
         "-m",
-        "dreamprm_jax.cli.main",
+        "dreamprm_jax.cli",
         "score",
         *(f"--{key}={value}" for key, value in options.items()),
     ]

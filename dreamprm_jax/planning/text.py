@@ -7,7 +7,7 @@ from typing import Any
 
 
 def lines(plan: dict[str, Any]) -> Iterator[str]:
-    """The plan of ``planning.cli.make_plan``, a few lines a topic."""
+    """The plan of ``planning.plan.make_plan``, a few lines a topic."""
     yield from _training(plan)
     yield from _memory(plan)
     yield from _time(plan)

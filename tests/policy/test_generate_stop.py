@@ -36,19 +36,27 @@ def answered(workdir: Path) -> int:
         return 0
 
 
+def heed_interrupts() -> None:
+    """As in a terminal; processes of a job in the background are started with SIGINT ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_one_stuck_request_costs_that_one_alone(address: str, tmp_path: Path, number: signal.Signals) -> None:
     model = f"hang_{STUCK}:{number}-{time.monotonic_ns()}"
     config, workdir = tmp_path / "config.py", tmp_path / "run"
     config.write_text(CONFIG.format(base_url=f"{address}/v1", model=model))
     command = [sys.executable, "-m", "dreamprm_jax.cli", "generate", f"--config={config}", f"--workdir={workdir}"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 300
-        while answered(workdir) < PROBLEMS - 1 and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert process.poll() is None, process.stderr.read() if process.stderr else ""
-        os.kill(process.pid, number)
-        process.wait(60)  # the server would hold the request for an hour
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interrupts) as process:
+        try:
+            deadline = time.monotonic() + 300
+            while answered(workdir) < PROBLEMS - 1 and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert process.poll() is None, process.stderr.read() if process.stderr else ""
+            os.kill(process.pid, number)
+            process.wait(60)  # the server would hold the request for an hour
+        finally:
+            process.kill()
         assert process.stderr is not None
         said = process.stderr.read()
     assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}.get(number, -number)

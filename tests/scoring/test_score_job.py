@@ -275,7 +275,7 @@ def test_killed_and_run_again_ends_with_the_same_bytes(prm_folder, problems_file
         return [
             sys.executable,
             "-m",
-            "dreamprm_jax.cli.main",
+            "dreamprm_jax.cli",
             "score",
             *(f"--{k}={v}" for k, v in options.items()),
             *fixed,
