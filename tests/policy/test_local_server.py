@@ -150,13 +150,13 @@ def test_the_server_is_killed_and_comes_back_and_nothing_is_lost(labelled, confi
                 target = getattr(paths, name)(window)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(getattr(labelled, name)(window).read_bytes())
-        for name in ("STARTED.json", "DONE.json", "compositions.json"):
+        for name in ("STARTED.json", "DONE.json", "compositions.json", "hidden_tests.parquet"):
             (paths.stage("generate") / name).write_bytes((labelled.stage("generate") / name).read_bytes())
         stage = threading.Thread(target=run_stage, args=(own, paths.root, "label"), daemon=True)
         stage.start()
         journal = paths.stage("label") / "rollouts.journal"
         deadline = time.monotonic() + 600
-        while not (journal.exists() and journal.stat().st_size) and time.monotonic() < deadline:
+        while not (journal.exists() and journal.stat().st_size) and time.monotonic() < deadline and stage.is_alive():
             time.sleep(0.02)
         done = journal.read_bytes()
         assert stage.is_alive()
