@@ -142,7 +142,7 @@ def test_an_installed_wheel_works_outside_the_repository(built, tmp_path):
     assert found.stdout.startswith(str(site))
     assert "usage: dreamprm STAGE" in dreamprm("--help")
     for stage in ("generate", "label"):
-        assert f"{stage} wrote runs/run/{stage}" in dreamprm(stage, "--config=mine.py")
+        assert f" and wrote runs/run/{stage}: " in dreamprm(stage, "--config=mine.py")
     own = REPOSITORY / "configs" / "data"
     judged = dreamprm(
         "judge", f"--problems={own / 'own_problems.jsonl'}", f"--candidates={own / 'own_candidates.jsonl'}",
