@@ -180,12 +180,6 @@ def column_names(path: Path) -> list[str]:
         return file.schema_arrow.names
 
 
-def read_column(path: Path, name: str) -> list[Any]:
-    """The values of one column."""
-    with open_parquet(path) as file:
-        return file.read([name]).column(0).to_pylist()
-
-
 def open_parquet(path: Path) -> pq.ParquetFile:
     """Opens a Parquet file. Raises DataError that names it when it is missing or not Parquet."""
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamprm_jax.config import Config, ModelConfig, SettingInfo, TrainConfig, leaves
-from dreamprm_jax.labeling.correction.methods import FIXED, LEARNED, ONLINE
+from dreamprm_jax.labeling.correction.methods import CORRECTED, FIXED, LEARNED, ONLINE, ORM
 from dreamprm_jax.labeling.exact_truth import why_no_truth
 from dreamprm_jax.problems.livecodebench import release_files
 from dreamprm_jax.problems.windows import dated_window
@@ -20,7 +20,6 @@ from dreamprm_jax.runs.stage_graph import STAGES
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.user_code import is_user_function
 
-ORM, CORRECTED = "orm", "corrected"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 

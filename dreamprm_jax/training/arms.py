@@ -11,9 +11,11 @@ from dreamprm_jax.bilevel.corrector_net import corrector_net
 from dreamprm_jax.bilevel.labels import LabelTable, Parametrisation, WeightTable
 from dreamprm_jax.config import LabelsConfig, TrainConfig
 from dreamprm_jax.labeling.correction.methods import (
+    CORRECTED,
     FIXED,
     LEARNED,
     ONLINE,
+    ORM,
     LabelSource,
     check_name,
     fixed_labels,
@@ -23,7 +25,6 @@ from dreamprm_jax.schema import DataError
 from dreamprm_jax.training.losses import LossKind
 from dreamprm_jax.user_code import call_user_function, is_user_function
 
-ORM, CORRECTED = "orm", "corrected"
 _PARTS = ("is_table", "init", "targets_and_weights", "labels", "project")  # of a Parametrisation
 
 

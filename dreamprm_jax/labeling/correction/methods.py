@@ -26,6 +26,7 @@ from dreamprm_jax.storage import read_records
 
 StepKey = tuple[str, str, int]  # problem id, program hash, step index
 
+ORM, CORRECTED = "orm", "corrected"  # arms that are no labelings: outcomes alone; the labeling of labels.method
 FIXED = {
     "raw": "passes / rollouts, the soft estimate of the paper",
     "soft": "mean of the Beta posterior: raw drawn to the prior where rollouts are few",
