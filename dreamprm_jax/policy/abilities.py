@@ -18,7 +18,8 @@ from tqdm import tqdm
 from dreamprm_jax.policy.continuation import begins_anew, reads_as_chat
 from dreamprm_jax.policy.dialect import Dialect
 from dreamprm_jax.policy.protocol import PolicyError
-from dreamprm_jax.policy.transport import ContextOverflow, Refused, Reply
+from dreamprm_jax.policy.replies import Reply
+from dreamprm_jax.policy.transport import ContextOverflow, Refused
 from dreamprm_jax.runs.server_usage import Usage
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import read_json, write_json

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from dreamprm_jax.cof.prompts import without_system
-from dreamprm_jax.policy.refusals import OPTIONAL, SYSTEM_ROLE, limit_between
-from dreamprm_jax.policy.transport import Refused, Reply, Transport
+from dreamprm_jax.policy.refusals import OPTIONAL, SYSTEM_ROLE, WHOLE_REPLY, limit_between
+from dreamprm_jax.policy.replies import Reply
+from dreamprm_jax.policy.transport import Refused, Transport
 
 _RENAMED = "max_completion_tokens"  # for max_tokens: OpenAI's reasoning models
 _BY_VALUE = ("temperature", "top_p")  # often refused at some values only
@@ -80,6 +81,9 @@ class Dialect:
             sent["n"] = min(sent["n"], self.most_choices)
         if SYSTEM_ROLE in self.refused and "messages" in sent:
             sent["messages"] = without_system(sent["messages"])
+        if WHOLE_REPLY in self.refused:
+            streamed = {"stream": True, "stream_options": {"include_usage": True}}
+            sent["extra_body"] = {**sent.get("extra_body", {}), **streamed}  # so that the client reads it whole
         return sent
 
     def _learn(self, name: str, sent: dict[str, Any], said: str) -> bool:
@@ -91,6 +95,10 @@ class Dialect:
                 if not any(message["role"] == "system" for message in sent.get("messages", ())):
                     return False
                 self._refuse(SYSTEM_ROLE)
+            elif name == WHOLE_REPLY:
+                if "stream" in sent.get("extra_body", {}):
+                    return False
+                self._refuse(WHOLE_REPLY)
             elif name not in OPTIONAL or spelling not in sent:
                 return False
             elif name == "n" and sent["n"] > 1:

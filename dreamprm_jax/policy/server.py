@@ -30,7 +30,8 @@ from dreamprm_jax.policy.chat_template import load_chat_template
 from dreamprm_jax.policy.continuation import from_chat, from_completion
 from dreamprm_jax.policy.dialect import Dialect
 from dreamprm_jax.policy.protocol import Completion, CompletionRequest
-from dreamprm_jax.policy.transport import ContextOverflow, Refused, Reply, Transport
+from dreamprm_jax.policy.replies import Reply
+from dreamprm_jax.policy.transport import ContextOverflow, Refused, Transport
 from dreamprm_jax.runs.server_usage import Usage, UsageLog
 from dreamprm_jax.schema import DataError
 

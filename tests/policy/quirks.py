@@ -7,6 +7,7 @@ Wordings of errors are those that users of the named servers have reported.
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -30,6 +31,9 @@ class Quirk:
       error: the refusal's body: JSON or text.
       chat: whether the policy asks for chats.
       choice: changes of every choice but those of the start's small requests.
+      once: it refuses, or answers by ``reply``, the first request for the problem alone.
+      reply: makes another reply from the request and its choices: status, headers and body.
+      path: appended to the server's address in place of /v1.
       settings: of the policy, beside the defaults.
       not_sent: parameters that the rows must say were not sent.
       fault: how the answers' fault begins; "" for real answers.
@@ -42,6 +46,9 @@ class Quirk:
     error: Any = ""
     chat: bool = False
     choice: dict[str, Any] | None = None
+    once: bool = False
+    reply: Callable[[Body, list[Body]], tuple[int, dict[str, str], bytes]] | None = None
+    path: str = "/v1"
     settings: dict[str, Any] = field(default_factory=dict)
     not_sent: tuple[str, ...] = ()
     fault: str = ""
@@ -64,6 +71,49 @@ def forbidden(name: str) -> list[Body]:
 def ours(body: Body) -> bool:
     """Whether the request is about the test's problem, not one of the start's."""
     return "Double" in json.dumps(body)
+
+
+def whole(value: Any, status: int = 200, **headers: str) -> Callable[..., tuple[int, dict[str, str], bytes]]:
+    """A reply that is the same for every request."""
+    data = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return lambda body, choices: (status, {name.replace("_", "-"): text for name, text in headers.items()}, data)
+
+
+def events(body: Body, choices: list[Body], end: str = "data: [DONE]\n\n") -> tuple[int, dict[str, str], bytes]:
+    """The choices as a stream of events, a few characters each."""
+    parts = []
+    for choice in choices:
+        text = choice["message"]["content"] if "messages" in body else choice["text"]
+        for start in range(0, len(text), 7):
+            said = (
+                {"delta": {"content": text[start : start + 7]}}
+                if "messages" in body
+                else {"text": text[start : start + 7]}
+            )
+            parts.append({"index": choice["index"], "finish_reason": None, **said})
+        parts.append({"index": choice["index"], "finish_reason": "stop", "text": "", "delta": {}})
+    lines = [json.dumps({"choices": [part]}) for part in parts if end or part["finish_reason"] is None]
+    usage = json.dumps({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}})
+    text = ": comment\n\n" + "".join(f"data: {line}\n\n" for line in [*lines, usage]) + end
+    return 200, {"Content-Type": "text/event-stream"}, text.encode()
+
+
+def packed(body: Body, choices: list[Body]) -> tuple[int, dict[str, str], bytes]:
+    return 200, {"Content-Encoding": "gzip"}, gzip.compress(json.dumps({"choices": choices}).encode())
+
+
+def cut_short(body: Body, choices: list[Body]) -> tuple[int, dict[str, str], bytes]:
+    return 200, {"Content-Length": "9999"}, json.dumps({"choices": choices}).encode()
+
+
+def unlabelled(body: Body, choices: list[Body]) -> tuple[int, dict[str, str], bytes]:
+    rows = [
+        {name: value for name, value in choice.items() if name not in ("index", "finish_reason")} for choice in choices
+    ]
+    return 200, {}, json.dumps({"choices": rows, "usage": None}).encode()
+
+
+PAGE = b"<!DOCTYPE html><html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
 
 
 def long(body: Body) -> bool:
@@ -185,7 +235,57 @@ QUIRKS: dict[str, Quirk] = {
         {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
         {"type": "text", "text": f"{FENCE}{PROGRAM}\n```"}]}}),
     "Gemini: no choices": Quirk(chat=True, choice={}, settings={"max_retries": 0}, fault="refused: NoChoices"),
+    "output_text parts": Quirk(chat=True, choice={"message": {"content": [
+        {"type": "reasoning", "text": "hm"}, {"type": "output_text", "text": f"{FENCE}{PROGRAM}\n```"}]}}),
+    "no finish reason": Quirk(choice={"finish_reason": None}),
+    "neither index nor finish reason nor usage": Quirk(reply=unlabelled),
+    "text null": Quirk(choice={"text": None, "finish_reason": "stop"}, code=""),
+    "tool calls": Quirk(chat=True, choice={"message": {"content": None, "tool_calls": [{"id": "1", "type": "function",
+        "function": {"name": "f", "arguments": "{}"}}]}, "finish_reason": "tool_calls"}, code=""),
+    "reasoning alone, then the limit": Quirk(chat=True, choice={"message": {"content": "", "reasoning_content": "Let me"},
+                                             "finish_reason": "length"}, code=""),
+    "reasoning alone": Quirk(chat=True, choice={"message": {"content": None, "reasoning": "Let me"}}, code=""),
+    "logprobs null": Quirk(choice={"logprobs": None}, settings={"logprobs": True},
+                           raises=r"policy\.logprobs: .* gives no log-probabilities"),
+    # transport
+    "DashScope: streams alone": Quirk(lambda b: not b.get("stream"), 400, openai("This model only support stream mode, please "
+        "enable the stream parameter to access the model. ", None, "invalid_parameter_error"), chat=True, reply=events),
+    "vLLM behind a proxy that streams": Quirk(reply=events),
+    "a stream that breaks off": Quirk(reply=lambda b, c: events(b, c, "") if ours(b) else events(b, c),
+                                      fault="cut off (unfinished)"),
+    "gzip": Quirk(reply=packed),
+    "reset in the middle of a body": Quirk(once=True, reply=cut_short),
+    "an empty body": Quirk(once=True, reply=whole(b"")),
+    "HTML for a gateway's error": Quirk(ours, 502, PAGE.decode(), once=True),
+    "a queue that is full": Quirk(ours, 503, {"error": {"message": "The server is overloaded: queue is full"}}, once=True),
+    "TGI: overloaded, 429": Quirk(ours, 429, {"error": "Model is overloaded", "error_type": "overloaded"}, once=True),
+    "429, wait until a date": Quirk(once=True, reply=whole({"error": {"message": "Rate limit reached"}}, 429,
+                                                           Retry_After="Fri, 27 Nov 2020 08:00:00 GMT")),
+    "Gemini: 429 for a minute's quota": Quirk(ours, 429, [{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "message":
+        "You exceeded your current quota, please check your plan and billing details. Please retry in 0.1s."}}], chat=True,
+        once=True),
+    "OpenRouter: an error under status 200": Quirk(once=True, reply=whole(
+        {"error": {"code": 502, "message": "Provider returned error"}, "user_id": "u"})),
+    "an error under status 200, of a parameter": Quirk(has("seed"), 200, openai("seed: unsupported parameter", "seed") | {
+        "object": "error"}, not_sent=("seed",)),
+    "FastChat: object error under status 200": Quirk(has("seed"), 200, {"object": "error", "code": 40001, "message":
+        "seed is not supported"}, not_sent=("seed",)),
+    "308 to another path": Quirk(path="/moved/v1"),
+    "a slash at the address's end": Quirk(path="/v1/"),
     # what cannot be used, with what to do
+    "the address without /v1": Quirk(path="", raises=r"most servers' address ends in /v1: try policy\.base_url=http\S+/v1"),
+    "a web interface": Quirk(path="/web", raises=r"answered with a web page \(502 Bad Gateway nginx\); .* ends in /v1"),
+    "301, which turns a POST into a GET": Quirk(path="/old/v1", raises=r"it redirects to http://\S+/v1/completions: set policy"),
+    "vLLM: the model, with those that it serves": Quirk(lambda b: True, 404, {"object": "error", "type": "NotFoundError",
+        "code": 404, "message": "The model `m` does not exist."}, path="/models/v1", raises="it serves coder-3b, coder-7b"),
+    "OpenRouter: no valid model": Quirk(lambda b: True, 400, openai("m is not a valid model ID"), chat=True,
+                                        raises="no such model"),
+    "LM Studio: no model loaded": Quirk(lambda b: True, 404, openai("No models loaded. Please load a model in the developer "
+        "page or use the `lms load` command.", "model", "model_not_found"), chat=True, raises="no such model"),
+    "OpenAI: the region, 403": Quirk(lambda b: True, 403, openai("Country, region, or territory not supported", None,
+        "unsupported_country_region_territory"), chat=True, raises="access was refused"),
+    "LiteLLM: the key, 401": Quirk(lambda b: True, 401, {"error": {"message": "Authentication Error, Invalid proxy server token "
+        "passed", "type": "auth_error", "param": "None", "code": "401"}}, raises="the key was refused"),
     "a chat in place of a continuation": Quirk(choice={"text": "Sure! Here is the code:\n```python\nprint(1)\n```"},
                                                settings={"model": "wraps"}, raises="set config.policy.continuation='chat'"),
     "Gemini: the key, 400": Quirk(lambda b: True, 400, [{"error": {"code": 400, "message": "API key not valid. Please "
@@ -201,12 +301,33 @@ QUIRKS: dict[str, Quirk] = {
 def serve(quirk: Quirk) -> Iterator[str]:
     """The base address of a server that behaves so, while the block runs."""
 
+    spent: list[Body] = []  # requests that ``quirk.once`` has been spent on
+
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def do_GET(self) -> None:
+            if self.path == "/models/v1/models":
+                self.send(200, {"object": "list", "data": [{"id": name} for name in ("coder-3b", "coder-7b")]})
+            else:
+                self.send(405, {"detail": "Method Not Allowed"})
+
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            if quirk.refuses(body):
+            if self.path.startswith(("/moved/", "/old/")):
+                to = "/" + self.path.split("/", 2)[2]
+                self.send(308 if self.path.startswith("/moved/") else 301, "", {"Location": to})
+                return
+            if self.path.startswith("/web/"):
+                self.send(200, PAGE.decode(), {"Content-Type": "text/html"})
+                return
+            if "/v1/" not in self.path:
+                self.send(404, {"detail": "Not Found"})
+                return
+            odd = not quirk.once or (ours(body) and not spent)
+            if odd and ours(body):
+                spent.append(body)
+            if odd and quirk.refuses(body):
                 self.send(quirk.status, quirk.error)
                 return
             changed = quirk.choice is not None and (ours(body) or "model" in quirk.settings)
@@ -222,15 +343,23 @@ def serve(quirk: Quirk) -> Iterator[str]:
                 if "messages" in body:
                     choice["message"] = {"role": "assistant", "content": f"{FENCE}{PROGRAM}\n```"}
                 choices.append(choice | (quirk.choice if changed and quirk.choice else {}))
+            if odd and quirk.reply:
+                status, headers, data = quirk.reply(body, choices)
+                self.send(status, data, headers)
+                return
             self.send(200, {"choices": choices, "usage": {"prompt_tokens": 1, "completion_tokens": 1}})
 
-        def send(self, status: int, value: Any) -> None:
-            data = (value if isinstance(value, str) else json.dumps(value)).encode()
+        def send(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:
+            data = (
+                value if isinstance(value, bytes) else (value if isinstance(value, str) else json.dumps(value)).encode()
+            )
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
+            sent = {"Content-Type": "application/json", "Content-Length": str(len(data)), **(headers or {})}
+            for name, text in sent.items():
+                self.send_header(name, text)
             self.end_headers()
             self.wfile.write(data)
+            self.close_connection = sent["Content-Length"] != str(len(data))
 
         def log_message(self, *arguments: object) -> None:
             """Quiet."""
@@ -238,7 +367,7 @@ def serve(quirk: Quirk) -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+        yield f"http://127.0.0.1:{server.server_address[1]}{quirk.path}"
     finally:
         server.shutdown()
         server.server_close()
