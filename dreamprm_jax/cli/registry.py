@@ -49,6 +49,7 @@ OTHER_COMMANDS = {
         Command("validate", "validate", "checks a config file and everything that it names", _sections(*STAGES)),
         Command("status", "status", "how far a run is: units, rate, time left, errors"),
         Command("judge", "judge", "run candidate programs in the sandbox and print their verdicts"),
+        Command("convert", "convert", "problems and candidates from other benchmarks' forms, and back"),
         Command("score", "score", "with --prm=FOLDER --candidates=FILE: score programs made elsewhere"),
         Command("serve", "serve", "a reward model behind HTTP (/pooling, /score_steps)"),
         Command(

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from dreamprm_jax.config import MeshConfig
-from dreamprm_jax.schema import DataError, Granularity
+from dreamprm_jax.schema import DataError, Granularity, Skip
 
 if TYPE_CHECKING:
     from dreamprm_jax.scoring.prm import PrmOptions
@@ -156,7 +156,12 @@ def main(args: argparse.Namespace) -> int:
     from dreamprm_jax.scoring.prm import load_prm
     from dreamprm_jax.scoring.scorer import Scorer
 
-    problems = read_problems(args.problems, args.release) if args.problems else {}
+    skips: list[Skip] = []
+    problems = read_problems(args.problems, args.release, None if args.strict else skips) if args.problems else {}
+    for skip in skips[:10]:
+        print(f"left out: {skip.source}, {skip.row}: {skip.reason}")
+    if len(skips) > 10:
+        print(f"left out: {len(skips) - 10} more rows of {args.problems}")
     if spooled := args.candidates == "-":
         candidates = args.output.with_name(f"{args.output.name}.stdin-{index}.jsonl")
         spool(sys.stdin.buffer, candidates)

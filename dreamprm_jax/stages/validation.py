@@ -169,7 +169,7 @@ def _labelings(train: TrainConfig) -> set[str]:
 
 def _missing_files(config: Config, sections: set[str]) -> Iterator[str]:
     unread = {  # fields that other settings switch off
-        "problems.path": config.problems.source != "livecodebench",
+        "problems.path": config.problems.source not in ("livecodebench", "file"),
         "policy.path": config.policy.kind != "replay",
         "policy.chat_template": config.policy.kind != "server",
         "train.labels.stored": "stored" not in _labelings(config.train),
