@@ -1,6 +1,7 @@
 """Candidates to score, read one at a time from JSON lines, a LiveCodeBench eval_all file or Parquet.
 
 What cannot be scored becomes a ``Skip`` with its row and reason, in the order of the file; nothing is lost silently.
+A row has ``code``, ``code_list`` or ``output_list``; or ``completions``, a list of steps that are scored as they are.
 A row names its problem (``problem_id`` or ``question_id``, to be found in a problems file) or brings the statement
 along (``statement`` or ``question_content``, with ``title`` and ``platform``).
 """
@@ -17,15 +18,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dreamprm_jax.labeling.step_files import SteppedProgram
 from dreamprm_jax.problems.candidates import ID_FIELDS, cells_of_row
 from dreamprm_jax.problems.json_rows import is_unicode, json_type, parse_json, read_jsonl
 from dreamprm_jax.problems.livecodebench import iterate_problems
-from dreamprm_jax.schema import DataError, Problem, Skip, content_hash
+from dreamprm_jax.schema import DataError, Problem, Program, Skip, content_hash
 
 # Our names and LiveCodeBench's of what the prompt holds.
 PROMPT_FIELDS = {
     "title": ("title", "question_title"),
-    "statement": ("statement", "question_content"),
+    "statement": ("statement", "question_content", "prompt"),
     "platform": ("platform",),
 }
 READ_BYTES = 1 << 20
@@ -39,6 +41,13 @@ class Item:
     sample_index: int  # among the candidates of its problem
     problem: Problem  # only what the prompt needs
     code: str
+    steps: tuple[str, ...] | None = None  # where the row gives them
+
+    def program(self, sample_index: int) -> Program:
+        """The program's row."""
+        if self.steps is not None:
+            return SteppedProgram.of(self.problem.problem_id, self.steps, sample_index)
+        return Program.make(self.problem.problem_id, self.code, sample_index, "", {})
 
 
 def read_items(path: Path, problems: Mapping[str, Problem], source: str, max_characters: int) -> Iterator[Item | Skip]:
@@ -60,7 +69,8 @@ def read_items(path: Path, problems: Mapping[str, Problem], source: str, max_cha
             if isinstance(row, str):
                 raise DataError(row)
             problem = _problem(row, problems)
-            cells = cells_of_row(row, where)
+            steps = _given_steps(row)
+            cells = cells_of_row(row if steps is None else {"code": "".join(steps)}, where)
         except DataError as error:
             yield Skip(source, where, str(error).removeprefix(f"{where}, ").removeprefix(f"{where}: "))
             continue
@@ -72,7 +82,16 @@ def read_items(path: Path, problems: Mapping[str, Problem], source: str, max_cha
             samples[problem.problem_id] += 1
             reason = unusable(cell.code, max_characters)
             fault = cell.fault or (f"field code: {reason}" if reason else "")
-            yield Skip(source, name, fault) if fault else Item(number, sample, problem, cell.code)
+            yield Skip(source, name, fault) if fault else Item(number, sample, problem, cell.code, steps)
+
+
+def _given_steps(row: Mapping[str, Any]) -> tuple[str, ...] | None:
+    steps = row.get("completions")
+    if steps is None:
+        return None
+    if not isinstance(steps, list) or not all(isinstance(step, str) and step.strip() for step in steps):
+        raise DataError("field completions: a list of texts, none of them empty, belongs here")
+    return tuple(steps)
 
 
 def unusable(code: str, max_characters: int) -> str:
@@ -255,7 +274,7 @@ def json_array(path: Path) -> Iterator[Any]:
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    wanted = {*ID_FIELDS, "code", "sample_index", *(s for spellings in PROMPT_FIELDS.values() for s in spellings)}
+    wanted = {*ID_FIELDS, "code", "completions", "sample_index", *(s for spellings in PROMPT_FIELDS.values() for s in spellings)}
     try:
         file = pq.ParquetFile(path)
         columns = [name for name in file.schema_arrow.names if name in wanted]

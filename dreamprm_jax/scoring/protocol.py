@@ -137,7 +137,8 @@ def _conversation(messages: Any, prm: Prm, keep: int | None) -> Reading:
         given = [
             {"role": str(m.get("role")), "content": text} for m, text in zip(messages[:-1], texts[:-1], strict=True)
         ]
-        found = prm.reader.sequence(given, texts[-1], prm.granularity)
+        program = Program.make("", texts[-1], 0, "", {})
+        found = prm.reader.sequence(given, prm.reader.texts(program, prm.granularity))
         cut = 0 if keep is None else max(0, len(found.tokens) - keep)
         if cut > found.statement[1] - found.statement[0]:
             raise TooLong(f"messages: what is not the prompt alone is longer than {keep} tokens")
