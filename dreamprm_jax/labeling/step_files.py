@@ -29,6 +29,7 @@ from dreamprm_jax.problems.json_rows import is_unicode, json_type, parse_json
 from dreamprm_jax.schema import DataError, Granularity, Program, Skip, content_hash
 
 OUTCOME_FIELDS = ("outcome", "passed", "is_correct", "correct", "final_answer_correct")
+IGNORED = -100  # a label that TRL and transformers leave out of the loss
 MARK = "ки"  # Math-Shepherd's step tag
 _LINES = (".jsonl", ".ndjson")
 _PACKED = (".gz", ".bz2", ".xz", ".zst")
@@ -234,7 +235,7 @@ def _number(value: Any, where: str) -> float:
     if isinstance(value, str):  # what ``datasets`` makes of a column that holds both booleans and numbers
         with contextlib.suppress(ValueError):
             value = json.loads(value)
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if value is None or value == IGNORED or (isinstance(value, float) and math.isnan(value)):
         return math.nan
     if isinstance(value, bool | int | float) and 0 <= value <= 1:
         return float(value)

@@ -274,7 +274,13 @@ def json_array(path: Path) -> Iterator[Any]:
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    wanted = {*ID_FIELDS, "code", "completions", "sample_index", *(s for spellings in PROMPT_FIELDS.values() for s in spellings)}
+    wanted = {
+        *ID_FIELDS,
+        "code",
+        "completions",
+        "sample_index",
+        *(s for spellings in PROMPT_FIELDS.values() for s in spellings),
+    }
     try:
         file = pq.ParquetFile(path)
         columns = [name for name in file.schema_arrow.names if name in wanted]
