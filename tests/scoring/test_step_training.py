@@ -64,6 +64,7 @@ def run(files, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_both_arms_learn_the_labels(run):
     figures = {one["name"]: one for one in read_json(Paths(run).step_evaluation())}
     assert set(figures) == {"raw", "label_table", "position"}
@@ -78,17 +79,20 @@ def test_both_arms_learn_the_labels(run):
     assert skip["row"] == "row 81"
 
 
+@pytest.mark.slow
 def test_the_learned_labels_are_stored_by_step(run):
     labels = read_labels(Paths(run).corrected_labels("label_table"))
     assert len(labels) == read_json(run / "train" / "DONE.json")["counts"]["labeled steps"]
     assert any(step == 0 and value not in (0.0, 1.0) for (_, _, step), value in labels.items())
 
 
-def test_again_it_reuses_and_a_changed_file_does_not(run, files, capsys):
+@pytest.mark.slow
+def test_again_it_reuses_what_is_done(run, files, capsys):
     assert command(run, f"--steps={files[0]}", f"--eval-steps={files[1]}") == 0
     assert "already done" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_score_reads_the_files_own_rows_and_programs(run, files, tmp_path):
     rows = [
         {"prompt": "Task", "completions": ["0: ok", "1: bad"]},
@@ -106,6 +110,7 @@ def test_score_reads_the_files_own_rows_and_programs(run, files, tmp_path):
     assert "field completions" in skip
 
 
+@pytest.mark.slow
 def test_an_exported_folder_scores_as_the_arm(run, tmp_path):
     assert main(["export", f"--prm={run / 'raw'}", f"--output={tmp_path / 'hf'}"]) == 0
     problem = Problem("p", "", "Task", "", "", "", "")
@@ -118,6 +123,7 @@ def test_an_exported_folder_scores_as_the_arm(run, tmp_path):
     assert tokens[0] == tokens[1]
 
 
+@pytest.mark.slow
 def test_separator_and_resume(files, tmp_path, monkeypatch):
     """A run that is stopped after its warm-up ends with the weights of one that is not."""
     import dreamprm_jax.stages.train as stage
@@ -142,6 +148,7 @@ def test_separator_and_resume(files, tmp_path, monkeypatch):
     assert trained_arm(tmp_path / "whole" / "raw").config.train.step_data.separator == " | "
 
 
+@pytest.mark.slow
 def test_trusted_steps_make_the_outer_problem(tmp_path):
     noisy = write(tmp_path / "noisy.jsonl", solutions(0, 20, outcome=False))
     trusted = write(tmp_path / "trusted.jsonl", solutions(2, 8, outcome=False))
