@@ -170,7 +170,8 @@ def _process_bench(row: Mapping[str, Any], settings: StepDataConfig) -> list[Lab
 
 def _math_shepherd(row: Mapping[str, Any], settings: StepDataConfig) -> list[LabeledSteps]:
     text, marked = _text(row, "input"), _text(row, "label")
-    pieces, signs, place = text.split(MARK), [], 0
+    pieces, place = text.split(MARK), 0
+    signs: list[float] = []
     for piece in pieces[:-1]:
         end = place + len(piece)
         sign = marked[end : end + 1]
@@ -196,7 +197,9 @@ def _prm800k(row: Mapping[str, Any], settings: StepDataConfig) -> list[LabeledSt
     prompt, reason = _text(question, "problem"), label.get("finish_reason")
     if reason == "bad_problem":
         raise DataError("its finish_reason is 'bad_problem'")
-    steps, labels, found = [], [], []
+    steps: list[str] = []
+    labels: list[float] = []
+    found: list[LabeledSteps] = []
     for number, step in enumerate(_list(label, "steps")):
         completions, chosen = step.get("completions") or [], step.get("chosen_completion")
         rated = [
