@@ -74,10 +74,10 @@ class MeshConfig:
 class MetaConfig:
     """The outer (upper) problem of the learned labelings."""
 
-    method: Literal["mixed", "reverse", "finite_difference"] = setting(
+    method: Literal["mixed", "reverse", "finite_difference", "first_order", "sama"] = setting(
         "mixed",
-        "How the hypergradient is computed. mixed and reverse are exact; finite_difference is that of the authors' "
-        "code (docs/bilevel.md).",
+        "How the hypergradient is computed. mixed and reverse are exact. Approximations at the last inner step: "
+        "finite_difference (the authors' code), its limit first_order, and sama (docs/bilevel.md).",
     )
     learning_rate: float = setting(0.1, "Of the outer optimizer.", above=0.0)
     weight_decay: float = setting(0.0, "Of the outer optimizer.", minimum=0.0)
