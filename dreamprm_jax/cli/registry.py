@@ -51,6 +51,7 @@ OTHER_COMMANDS = {
         Command("judge", "judge", "run candidate programs in the sandbox and print their verdicts"),
         Command("convert", "convert", "problems and candidates from other benchmarks' forms, and back"),
         Command("score", "score", "with --prm=FOLDER --candidates=FILE: score programs made elsewhere"),
+        Command("labels", "labels", "a run's step labels for other tools: TRL, PRM800K, Math-Shepherd"),
         Command("serve", "serve", "a reward model behind HTTP (/pooling, /score_steps)"),
         Command(
             "search",

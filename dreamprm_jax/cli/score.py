@@ -190,4 +190,7 @@ def main(args: argparse.Namespace) -> int:
         else:
             print(f"  {name:<32} {value}")
     print(f"scores: {job.output}\ncounts: {job.counts_path}\nskipped: {job.skipped_path}")
+    if not counts["scored"]:
+        reasons = "; ".join(f"{number} times: {reason}" for reason, number in counts["skipped by reason"].items())
+        print(f"dreamprm score: error: no candidate was scored ({reasons or 'the input is empty'})", file=sys.stderr)
     return 0 if counts["scored"] else 1

@@ -259,6 +259,7 @@ def _run(task: JudgeTask, limits: Limits, mode: int, first: int, count: int, tri
             code=task.code.encode("utf-8", "surrogatepass"),
             function=(task.func_name or "").encode("utf-8", "surrogatepass"),
             inputs=[test.input.encode("utf-8", "surrogatepass") for test in task.tests[first : first + count]],
+            ends_quietly=jobs.ends_quietly(task.code),
         ).pack()
 
     cpu, wall, files = limits.cpu_seconds, limits.wall_seconds, limits.output_bytes + _FRAME_BYTES

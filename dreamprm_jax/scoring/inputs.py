@@ -1,6 +1,7 @@
 """Candidates to score, read one at a time from JSON lines, a LiveCodeBench eval_all file or Parquet.
 
 What cannot be scored becomes a ``Skip`` with its row and reason, in the order of the file; nothing is lost silently.
+A row has ``code``, ``code_list`` or ``output_list``; or ``completions``, a list of steps that are scored as they are.
 A row names its problem (``problem_id`` or ``question_id``, to be found in a problems file) or brings the statement
 along (``statement`` or ``question_content``, with ``title`` and ``platform``).
 """
@@ -17,16 +18,17 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dreamprm_jax.labeling.step_files import SteppedProgram
 from dreamprm_jax.problems.candidates import ID_FIELDS, candidate_id, cells_of_row
 from dreamprm_jax.problems.function_rows import is_function_row, read_function_row
 from dreamprm_jax.problems.json_rows import is_unicode, json_type, parse_json, read_rows, skip_or_raise
 from dreamprm_jax.problems.problem_files import iterate_problems
-from dreamprm_jax.schema import DataError, Problem, Skip, content_hash
+from dreamprm_jax.schema import DataError, Problem, Program, Skip, content_hash
 
 # Our names and LiveCodeBench's of what the prompt holds.
 PROMPT_FIELDS = {
     "title": ("title", "question_title"),
-    "statement": ("statement", "question_content"),
+    "statement": ("statement", "question_content", "prompt"),
     "platform": ("platform",),
 }
 READ_BYTES = 1 << 20
@@ -40,6 +42,13 @@ class Item:
     sample_index: int  # among the candidates of its problem
     problem: Problem  # only what the prompt needs
     code: str
+    steps: tuple[str, ...] | None = None  # where the row gives them
+
+    def program(self, sample_index: int) -> Program:
+        """The program's row."""
+        if self.steps is not None:
+            return SteppedProgram.of(self.problem.problem_id, self.steps, sample_index)
+        return Program.make(self.problem.problem_id, self.code, sample_index, "", {})
 
 
 def read_items(path: Path, problems: Mapping[str, Problem], source: str, max_characters: int) -> Iterator[Item | Skip]:
@@ -61,7 +70,8 @@ def read_items(path: Path, problems: Mapping[str, Problem], source: str, max_cha
             if isinstance(row, str):
                 raise DataError(row)
             problem = _problem(row, problems, where)
-            cells = cells_of_row(row, where)
+            steps = _given_steps(row)
+            cells = cells_of_row(row if steps is None else {"code": "".join(steps)}, where)
         except DataError as error:
             yield Skip(source, where, str(error).removeprefix(f"{where}, ").removeprefix(f"{where}: "))
             continue
@@ -74,7 +84,16 @@ def read_items(path: Path, problems: Mapping[str, Problem], source: str, max_cha
             code = problem.starter_code + cell.code if cell.continues else cell.code
             reason = unusable(code if cell.code.strip() else "", max_characters)
             fault = cell.fault or (f"field code: {reason}" if reason else "")
-            yield Skip(source, name, fault) if fault else Item(number, sample, problem, code)
+            yield Skip(source, name, fault) if fault else Item(number, sample, problem, code, steps)
+
+
+def _given_steps(row: Mapping[str, Any]) -> tuple[str, ...] | None:
+    steps = row.get("completions")
+    if steps is None:
+        return None
+    if not isinstance(steps, list) or not all(isinstance(step, str) and step.strip() for step in steps):
+        raise DataError("field completions: a list of texts, none of them empty, belongs here")
+    return tuple(steps)
 
 
 def unusable(code: str, max_characters: int) -> str:
@@ -264,6 +283,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         "code",
         "solution",
         "completion",
+        "completions",
         "sample_index",
         *(s for spellings in PROMPT_FIELDS.values() for s in spellings),
     }

@@ -115,7 +115,7 @@ class ArmTrainer:
         loss: Loss = make_inner_loss(model, labels, settings.outcome_weight, plan.loss, settings.labels.gce_q)
         calls = math.ceil(settings.steps / settings.meta.unroll)  # a whole number of calls of K steps each
         last = settings.warmup_steps + calls * settings.meta.unroll
-        state = self._fit(Arm(plan.arm, loss, settings.warmup_steps, last, labels), data, state)
+        state = self._fit(Arm(plan.arm, loss, settings.warmup_steps, last, labels, self.data.outer_loss), data, state)
         return np.asarray(labels.labels(distributed.to_host(state.phi), start))[: len(data.raw)]
 
     def _infer(self, state: TrainState, labels: Labels, infer: Targets) -> Labels:

@@ -52,6 +52,7 @@ ELSEWHERE = {
     "dreamprm score": "tests/scoring/test_score_job.py",
     "dreamprm serve": "tests/scoring/test_serve.py",
     "dreamprm stepbench": "tests/stepbench/test_make_bench.py",
+    "dreamprm labels": "tests/labeling/test_step_export.py",
     "dreamprm inspect": "tests/training/test_inspect.py",
     "dreamprm export": "tests/training/test_pretrained_run.py",
     "dreamprm plan": "tests/planning",
