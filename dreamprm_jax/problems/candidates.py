@@ -25,7 +25,15 @@ from pathlib import Path
 from typing import Any
 
 from dreamprm_jax.cof.extract import extract_code
-from dreamprm_jax.problems.json_rows import id_field, is_unicode, json_type, parse_json, read_rows, skip_or_raise
+from dreamprm_jax.problems.json_rows import (
+    file_errors,
+    id_field,
+    is_unicode,
+    json_array,
+    json_type,
+    read_rows,
+    skip_or_raise,
+)
 from dreamprm_jax.schema import DataError, Problem, Program, Skip
 from dreamprm_jax.storage import column_names, read_records, write_text
 
@@ -111,7 +119,8 @@ def read_candidates(path: Path, strict: bool = False) -> CandidateFile:
     if path.suffix == ".parquet" and {"sampling", "program_hash"} <= set(column_names(path)):
         found = [(Candidate(program, None), "") for program in read_records(path, Program)]
     elif path.suffix == ".json":
-        lists = _json_list(path)
+        with file_errors(path):
+            lists = list(json_array(path))
         positions = bool(lists) and isinstance(lists[0], list)
         found = list(_candidates(_json_rows(lists, path, skips), path.name, skips))
     else:
@@ -136,16 +145,6 @@ def _unusable(code: str) -> str:
     if not code.strip():
         return "empty code"
     return "" if is_unicode(code) else "code with a lone surrogate"
-
-
-def _json_list(path: Path) -> list[Any]:
-    try:
-        rows = parse_json(path.read_bytes(), str(path))
-    except OSError as error:
-        raise DataError(f"{path}: {'no such file' if isinstance(error, FileNotFoundError) else error}") from error
-    if not isinstance(rows, list):
-        raise DataError(f"{path}: a {json_type(rows)} where a list of rows belongs (an eval_all file, not its metrics)")
-    return rows
 
 
 def _json_rows(rows: list[Any], path: Path, skips: list[Skip]) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -78,7 +78,7 @@ def test_empty_and_unstorable_candidates_are_named_and_kept_apart(tmp_path):
     ("value", "message"),
     [
         ([], "holds no candidate"),
-        ({"pass@1": 0.5}, "a JSON object where a list of rows belongs"),
+        ({"pass@1": 0.5}, "a list of rows belongs here (an eval_all file"),
         ([3], "row 1: a number where a JSON object belongs"),
     ],
 )
