@@ -119,7 +119,8 @@ def _assembled(events: str) -> Any:
     whole = SimpleNamespace(choices=None, usage=None, error=None)
     for chunk in _chunks(events):
         whole.usage = getattr(chunk, "usage", None) or whole.usage
-        whole.error = getattr(chunk, "error", None) or whole.error
+        failed = chunk if getattr(chunk, "message", None) and not hasattr(chunk, "choices") else None
+        whole.error = getattr(chunk, "error", None) or failed or whole.error
         for part in getattr(chunk, "choices", None) or ():
             index = getattr(part, "index", None) or 0
             if index not in choices:

@@ -1,6 +1,7 @@
 """How servers of OpenAI's interface differ: one entry a kind, and an HTTP server that behaves as an entry says.
 
-Wordings of errors are those that users of the named servers have reported.
+``source`` names the public report from which an error's wording was read; without one it is the wording as we believe
+it to be. None of these servers has been run.
 """
 
 # ruff: noqa: E501  # wording as it was recorded
@@ -38,6 +39,7 @@ class Quirk:
       not_sent: parameters that the rows must say were not sent.
       fault: how the answers' fault begins; "" for real answers.
       code: what the answers' code must contain.
+      source: the issue or pull request whose text was read.
       raises: the words of the DataError or PolicyError, where the server cannot be used.
     """
 
@@ -54,6 +56,7 @@ class Quirk:
     fault: str = ""
     code: str = "print("
     raises: str = ""
+    source: str = ""
 
 
 def has(*names: str) -> Callable[[Body], bool]:
@@ -125,8 +128,7 @@ QUIRKS: dict[str, Quirk] = {
     "o4-mini: temperature at 1 alone": Quirk(
         lambda b: b.get("temperature", 1) != 1, 400,
         openai("Unsupported value: 'temperature' does not support 0.5 with this model. Only the default (1) value is "
-               "supported.", "temperature", "unsupported_value"), chat=True, not_sent=("temperature",),
-    ),
+               "supported.", "temperature", "unsupported_value"), chat=True, not_sent=("temperature",), source="OpenHands/OpenHands#4131"),
     "o4-mini: max_completion_tokens": Quirk(
         has("max_tokens"), 400,
         openai("Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' "
@@ -153,8 +155,7 @@ QUIRKS: dict[str, Quirk] = {
     ),
     "DashScope: range of the limit": Quirk(
         lambda b: b["max_tokens"] > 1500, 400, openai("<400> InternalError.Algo.InvalidParameter: Range of max_tokens "
-                                                      "should be [1, 1500]", None, "invalid_parameter_error"), chat=True,
-    ),
+                                                      "should be [1, 1500]", None, "invalid_parameter_error"), chat=True, source="open-webui/open-webui#10507"),
     "vLLM: extra field, Python in a message": Quirk(
         has("seed"), 400, {"object": "error", "type": "BadRequestError", "param": None, "code": 400, "message":
                            "[{'type': 'extra_forbidden', 'loc': ('body', 'seed'), 'msg': 'Extra inputs are not "
@@ -162,13 +163,11 @@ QUIRKS: dict[str, Quirk] = {
     ),
     "Mistral: 422 with loc": Quirk(
         has("seed"), 422, {"object": "Error", "detail": forbidden("seed"), "message": forbidden("seed"), "code": 3001},
-        chat=True, not_sent=("seed",),
-    ),
+        chat=True, not_sent=("seed",), source="partITech/php-mistral#76"),
     "FastAPI: detail alone": Quirk(has("top_p"), 422, {"detail": forbidden("top_p")}, not_sent=("top_p",)),
     "Gemini: a list, unknown name": Quirk(
         has("seed"), 400, [{"error": {"code": 400, "status": "INVALID_ARGUMENT", "message": "Invalid JSON payload "
-                            "received. Unknown name \"seed\": Cannot find field."}}], chat=True, not_sent=("seed",),
-    ),
+                            "received. Unknown name \"seed\": Cannot find field."}}], chat=True, not_sent=("seed",), source="Vali-98/ChatterUI#227"),
     "TGI: top_p below 1": Quirk(
         lambda b: b.get("top_p") == 1, 422,
         {"error": "Input validation error: `top_p` must be > 0.0 and < 1.0", "error_type": "validation"},
@@ -185,8 +184,7 @@ QUIRKS: dict[str, Quirk] = {
         lambda b: "temperature" in b and "top_p" in b, 400,
         openai('litellm.BadRequestError: AnthropicException - {"error":{"message":"{\\"type\\":\\"error\\",\\"error\\":'
                '{\\"message\\":\\"`temperature` and `top_p` cannot both be specified for this model.\\"}}"}}'),
-        chat=True, not_sent=("top_p",),
-    ),
+        chat=True, not_sent=("top_p",), source="BerriAI/litellm#15097"),
     "LiteLLM: 500 for a bad request": Quirk(
         has("seed"), 500, openai("litellm.UnsupportedParamsError: xai does not support parameters: ['seed']"),
         chat=True, not_sent=("seed",),
@@ -198,20 +196,34 @@ QUIRKS: dict[str, Quirk] = {
         "This model's maximum context length is 512 tokens. However, you requested 2100 tokens (52 in the messages, 2048 "
         "in the completion)."}),
     "TGI: context, 422": Quirk(long, 422, {"error_type": "validation", "error": "Input validation error: `inputs` tokens "
-        "+ `max_new_tokens` must be <= 512. Given: 100 `inputs` tokens and 2048 `max_new_tokens`"}),
+        "+ `max_new_tokens` must be <= 512. Given: 100 `inputs` tokens and 2048 `max_new_tokens`"}, source="huggingface/text-generation-inference#628"),
     "Mistral: context": Quirk(ours, 400, {"object": "error", "code": 3051, "message": "Prompt contains 33000 tokens and 0 "
         "draft tokens, too large for model with 32768 maximum context length"}, fault="context overflow"),
     "llama.cpp: context": Quirk(ours, 400, {"error": {"code": 400, "type": "exceed_context_size_error", "message":
         "the request exceeds the available context size. try increasing the context size", "n_ctx": 256}},
-        fault="context overflow"),
-    "DashScope: context": Quirk(ours, 400, openai("Range of input length should be [1, 30720]"), fault="context overflow"),
+        fault="context overflow", source="ggml-org/llama.cpp#15780"),
+    "DashScope: context": Quirk(ours, 400, openai("Range of input length should be [1, 30720]"), fault="context overflow", source="QwenLM/qwen-code#98"),
     "Anthropic: context": Quirk(ours, 400, openai("prompt is too long: 210000 tokens > 200000 maximum"), chat=True,
                                 fault="context overflow"),
     "SGLang: context": Quirk(ours, 400, {"object": "error", "message": "The input (5000 tokens) is longer than the "
                              "model's context length (4096 tokens)."}, fault="context overflow"),
     "LM Studio: context": Quirk(ours, 400, {"error": "Trying to keep the first 5000 tokens when context the overflows. "
                                 "However, the model is loaded with context length of only 4096 tokens"},
-                                fault="context overflow"),
+                                fault="context overflow", source="lmstudio-ai/lmstudio-bug-tracker#546"),
+    "llama.cpp: context, 500": Quirk(ours, 500, {"error": {"code": 500, "message": "Context size has been exceeded.",
+        "type": "server_error"}}, fault="context overflow", source="ggml-org/llama.cpp#19774"),
+    "llama.cpp: context under status 200": Quirk(reply=lambda b, c: whole({"error": {"code": 400, "message": "the request "
+        "exceeds the available context size. try increasing the context size or enable context shift", "type":
+        "exceed_context_size_error", "n_prompt_tokens": 14429, "n_ctx": 8192}} if ours(b) else {"choices": c})(b, c),
+        fault="context overflow", source="oobabooga/textgen#7257"),
+    "DeepSeek: range of the limit": Quirk(lambda b: b["max_tokens"] > 1500, 400, openai("Invalid max_tokens value, the valid "
+        "range of max_tokens is [1, 1500]", None, "invalid_request_error"), chat=True, source="deepseek-ai/DeepSeek-V3#69"),
+    "Mistral: 422, detail in the message": Quirk(has("n"), 422, {"object": "error", "message": {"detail": forbidden("n")},
+        "type": "invalid_request_error", "param": None, "code": None}, chat=True, not_sent=("n",),
+        source="crewAIInc/crewAI#60"),
+    "DashScope: an error as an event": Quirk(once=True, reply=lambda b, c: (200, {"Content-Type": "text/event-stream"},
+        b'event:error\ndata:{"code":"InternalError","message":"<500> InternalError.Algo: try again","request_id":"x"}\n\n'),
+        source="musistudio/claude-code-router#1327"),
     # refused for good
     "Azure: a filter of prompts": Quirk(ours, 400, openai("The response was filtered due to the prompt triggering Azure "
         "OpenAI's content management policy.", "prompt", "content_filter"), chat=True, fault="refused: HTTP 400"),
@@ -249,7 +261,7 @@ QUIRKS: dict[str, Quirk] = {
                            raises=r"policy\.logprobs: .* gives no log-probabilities"),
     # transport
     "DashScope: streams alone": Quirk(lambda b: not b.get("stream"), 400, openai("This model only support stream mode, please "
-        "enable the stream parameter to access the model. ", None, "invalid_parameter_error"), chat=True, reply=events),
+        "enable the stream parameter to access the model. ", None, "invalid_parameter_error"), chat=True, reply=events, source="FoundationAgents/OpenManus#330"),
     "vLLM behind a proxy that streams": Quirk(reply=events),
     "a stream that breaks off": Quirk(reply=lambda b, c: events(b, c, "") if ours(b) else events(b, c),
                                       fault="cut off (unfinished)"),
