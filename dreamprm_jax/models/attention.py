@@ -118,9 +118,8 @@ def chunked_attention(
     outputs = []
     for first, stop in _groups(count):
         end = min(stop * chunk, length)
-        one = functools.partial(_one_chunk, key[:, :end], value[:, :end], reach)
-        starts = jnp.arange(first, stop) * chunk
-        outputs.append(jax.lax.scan(lambda _, rows, one=one: (None, one(*rows)), None, (chunks[first:stop], starts))[1])
+        rows = (chunks[first:stop], jnp.arange(first, stop) * chunk)
+        outputs.append(_scan_chunks(key[:, :end], value[:, :end], reach, rows))
     return jnp.moveaxis(jnp.concatenate(outputs), 0, 1).reshape(query.shape)[:, :length]
 
 
@@ -128,6 +127,10 @@ def _groups(count: int) -> list[tuple[int, int]]:
     """(first, stop) of the groups of ``count`` chunks."""
     size = -(-count // PREFIXES)
     return [(first, min(first + size, count)) for first in range(0, count, size)]
+
+
+def _scan_chunks(key: Array, value: Array, reach: Array | None, rows: tuple[Array, Array]) -> Array:
+    return jax.lax.scan(lambda _, each: (None, _one_chunk(key, value, reach, *each)), None, rows)[1]
 
 
 @functools.partial(jax.checkpoint, prevent_cse=False)

@@ -4,18 +4,19 @@ A compiled TPU module names, for each instruction, the cycles that the compiler 
 They are summed here, the bodies of loops times their trip counts, and grouped by the part of the model that the
 instruction was traced from. No TPU is needed. It is a model, not a measurement: ratios within it are what counts.
 
-Kernels written in Pallas are custom calls without an estimate. Their time is taken from ``kernel_efficiency``: the
-arithmetic that they declare over the peak, divided by the share of the matrix unit's cycles in the schedule that the
-compiler made of their loop (``benchmarks/tpu_cost_model.py --kernels`` reads it from the compiler's own dump).
+Kernels written in Pallas are custom calls without an estimate. Theirs is read from the schedule of instruction bundles
+that the compiler made of their loops (``kernel_bundles``), times the blocks that they compute.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from dreamprm_jax.schema import DataError
 
 CLOCK = 1.75e9  # cycles/s of a v5p core
 PARTS = ("projections", "attention", "optimizer", "embedding", "head", "norms", "collectives", "other")
@@ -89,7 +90,9 @@ class _Module:
                 found.add(self._total(match[1]), trips or 1)
             elif " conditional(" in line:
                 branches = re.search(r"branch_computations=\{([^}]*)\}", line)
-                names = branches[1].split(",") if branches else re.findall(r"(?:true|false)_computation=([%\w.\-]+)", line)
+                names = (
+                    branches[1].split(",") if branches else re.findall(r"(?:true|false)_computation=([%\w.\-]+)", line)
+                )
                 found.add(max((self._total(n.strip().lstrip("%")) for n in names), key=lambda cost: cost.seconds))
             elif match := re.search(r" call\(.*to_apply=%?([\w.\-]+)", line):
                 found.add(self._total(match[1]))
@@ -134,12 +137,33 @@ def part_of(line: str) -> str:
     return "other" if "decoder" in name or not name else "optimizer"
 
 
-def metadata_kernels(text: str) -> dict[str, int]:
-    """Pallas kernels of a module: the calls in its text (not times loops) by name. To see that they are in it."""
-    names = re.findall(r"%([\w.\-]+) = [^\n]*? custom-call\([^\n]*tpu_custom_call", text)
-    return {name: names.count(name) for name in set(names)}
+# ---------------------------------------------------------------- kernels
 
 
-def as_json(cost: Cost) -> str:
-    """For reports."""
-    return json.dumps({"seconds": cost.seconds, "parts": dict(cost.parts), "kernels": dict(cost.kernels)})
+def kernel_bundles(dump: Path, kernel: str) -> dict[int, int]:
+    """Instruction bundles of a kernel by the depth of their loop: 1 for the grid, 2 for the loop in its body.
+
+    A bundle takes a cycle. What the memory makes it wait is not in it.
+
+    Args:
+      dump: folder of ``--xla_jf_dump_to`` with ``--xla_jf_dump_llo_text=true``.
+      kernel: a part of the instruction's name.
+
+    Raises:
+      DataError: where the folder has no schedule of the kernel.
+    """
+    files = sorted(
+        path for path in dump.glob("*-final_bundles.txt") if kernel in path.name and "analysis" not in path.name
+    )
+    if not files:
+        raise DataError(f"{dump}: no schedule of the kernel {kernel!r}")
+    found: dict[int, int] = {}
+    for line in files[0].read_text(errors="replace").splitlines():
+        if match := re.match(r"\s*0x[0-9a-f]+ +(?:[A-Z]{2})? *: +(>*)", line):
+            found[len(match[1])] = found.get(len(match[1]), 0) + 1
+    return found
+
+
+def causal_pairs(length: int, rows: int, keys: int) -> int:
+    """Blocks of ``rows`` x ``keys`` scores that hold something at or below the diagonal."""
+    return sum(-(-stop // keys) for stop in range(rows, length + 1, rows))

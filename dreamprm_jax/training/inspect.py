@@ -83,6 +83,7 @@ def target_devices(config: Config) -> list[jax.Device]:
 
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU host to ask
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+        os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nor one to lock against other processes
         try:
             name, _, slices = settings.topology.partition("*")
             several = {"num_slices": int(slices)} if slices else {}

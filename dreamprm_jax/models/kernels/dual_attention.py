@@ -143,7 +143,7 @@ def _kernel(first_ref: Any, reach_ref: Any, *refs: Any, keys: int, scale: float,
     block = pl.program_id(2)
     start = block * rows
     q = q_ref[...]
-    dq = inputs[3][...] if dual else None
+    dq = inputs[3][...] if dual else q
     row = start + jax.lax.broadcasted_iota(jnp.int32, (rows, keys), 0)
     column = jax.lax.broadcasted_iota(jnp.int32, (rows, keys), 1)
 
@@ -172,7 +172,7 @@ def _kernel(first_ref: Any, reach_ref: Any, *refs: Any, keys: int, scale: float,
         return highest, total, out, slope, dout
 
     column_of = functools.partial(jnp.full, (rows, 1), dtype=jnp.float32)
-    carry = (column_of(MASKED), column_of(0.0), jnp.zeros((rows, width), jnp.float32))
+    carry: tuple[Array, ...] = (column_of(MASKED), column_of(0.0), jnp.zeros((rows, width), jnp.float32))
     if dual:
         carry = (*carry, column_of(0.0), jnp.zeros((rows, width), jnp.float32))
     end = jax.lax.div(start + rows + keys - 1, keys)  # the block of the diagonal is the last one
