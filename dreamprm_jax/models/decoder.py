@@ -159,7 +159,9 @@ class Projection(nn.Module):
         outputs = tuple(range(count, count + len(out_shape)))
         init = fan_in(self.init_scale, distribution="truncated_normal", out_axis=outputs)
         kernel = parameter(self, "kernel", init, in_names + out_names, in_shape + out_shape, config.param_dtype)
-        y = jnp.tensordot(x.astype(dtype), kernel.astype(dtype), axes=count)
+        # Constrained after the cast: its gradient is then reduced and scattered, and never summed on every device.
+        narrow = _constrain(kernel.astype(dtype), *in_names, *out_names)
+        y = jnp.tensordot(x.astype(dtype), narrow, axes=count)
         zeros = nn.initializers.zeros_init()
         if self.use_bias:
             y = y + parameter(self, "bias", zeros, out_names, out_shape, config.param_dtype).astype(dtype)

@@ -4,12 +4,16 @@ A compiled TPU module names, for each instruction, the cycles that the compiler 
 They are summed here, the bodies of loops times their trip counts, and grouped by the part of the model that the
 instruction was traced from. No TPU is needed. It is a model, not a measurement: ratios within it are what counts.
 
+Collectives that run alone have no estimate either: their bytes are divided by the bandwidth of the network. Those that
+run beside arithmetic (``-start`` and ``-done``) count nothing: that they hide is assumed.
+
 Kernels written in Pallas are custom calls without an estimate. Theirs is read from the schedule of instruction bundles
 that the compiler made of their loops (``kernel_bundles``), times the blocks that they compute.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -20,7 +24,9 @@ from dreamprm_jax.schema import DataError
 
 CLOCK = 1.75e9  # cycles/s of a v5p core
 PARTS = ("projections", "attention", "optimizer", "embedding", "head", "norms", "collectives", "other")
-COLLECTIVES = re.compile(r" (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)")
+ICI = 180e9  # bytes/s of a v5p chip: both directions of one axis of the torus (planning/chips.py)
+COLLECTIVES = re.compile(r" = (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)\(")
+BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8}
 UNKNOWN = 9e15  # the compiler's mark of an instruction that it has no estimate of
 
 
@@ -96,6 +102,8 @@ class _Module:
                 found.add(max((self._total(n.strip().lstrip("%")) for n in names), key=lambda cost: cost.seconds))
             elif match := re.search(r" call\(.*to_apply=%?([\w.\-]+)", line):
                 found.add(self._total(match[1]))
+            elif match := COLLECTIVES.search(line):
+                found.parts["collectives"] += collective_seconds(match[1], match[2], line)
             elif match := re.search(r'estimated_cycles":"(\d+)"', line):
                 if int(match[1]) < UNKNOWN:
                     found.parts[part_of(line)] += int(match[1]) / CLOCK
@@ -118,12 +126,24 @@ class _Module:
         return max((n for n in constants if 1 < n < 4096), default=0)
 
 
+def collective_seconds(shape: str, kind: str, line: str) -> float:
+    """Of a collective over a ring, by its result's shape: what crosses the network, once or (all-reduce) twice."""
+    size = sum(
+        math.prod(map(int, filter(None, dims.split(",")))) * BYTES.get(kind_of, 4)
+        for kind_of, dims in re.findall(r"\b(pred|[a-z]+\d+)\[([\d,]*)\]", shape)
+    )
+    sizes = {name: int(count) for name, count in re.findall(r"'(\w+)'=(\d+)", line)}
+    named = re.search(r"\] \{([^}]*)\}", line)
+    ways = math.prod(sizes[name] for name in re.findall(r"'(\w+)'", named[1])) if named and sizes else 0
+    away = (ways - 1) / ways if ways else 1.0
+    times = {"all-reduce": 2, "reduce-scatter": ways or 1}.get(kind, 1)
+    return times * size * away / ICI
+
+
 def part_of(line: str) -> str:
     """The part of the model that an instruction belongs to, by the name that it was traced under."""
     match = re.search(r'op_name="([^"]*)"', line)
     name = match[1] if match else ""
-    if COLLECTIVES.search(line):
-        return "collectives"
     if re.search(r"/(q|k|v|o|gate|up|down)/", name):
         return "projections"
     if "bkgtu" in name or re.search(r"layers(/closed_call)?/(while|attention|checkpoint)", name) or "splash" in name:
