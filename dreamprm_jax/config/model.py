@@ -53,8 +53,10 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16"] = setting("float32", "Of activations and matrix products.")
     param_dtype: Literal["float32", "bfloat16"] = setting("float32", "Of the parameters; adapters stay float32.")
     remat: Literal["none", "full", "dots"] = setting("none", "What the backward pass recomputes.")
-    attention: Literal["einsum", "chunked", "cudnn"] = setting(
-        "einsum", "The form of attention. cudnn: GPU, first-order passes only."
+    attention: Literal["auto", "einsum", "chunked", "splash", "triton", "cudnn"] = setting(
+        "auto",
+        "The form of attention. auto: the fastest that each device and pass has (models/fused.py). einsum, chunked: "
+        "this one everywhere. splash (TPU), triton, cudnn (GPU): of the passes with a backward pass.",
     )
     attention_chunk: int = setting(256, "chunked: query rows at a time.", minimum=1)
     head_hidden: int = setting(0, "Width of the reward head's hidden layer; 0: a linear head.", minimum=0)
