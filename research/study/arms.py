@@ -17,6 +17,7 @@ from dreamprm_jax.schema import DataError
 
 ORM = "orm"
 LEARNED = ("label_table", "weight_table", "corrector_net")
+REFINED = ("self_training", "nait")  # labels by the reward model itself, trained on raw ones (``unit.Unit``)
 Meta = Literal["same", "held_out", "clean_steps"]
 
 
@@ -65,7 +66,7 @@ def parse_arm(text: str) -> ArmSpec:
     """
     labeling, _, rest = text.partition(":")
     labeling = current_name(labeling, f"arm {text!r}")
-    known = (ORM, *FIXED, *ONLINE, *LEARNED)
+    known = (ORM, *FIXED, *ONLINE, *LEARNED, *REFINED)
     if labeling not in known or labeling == "stored":
         raise DataError(f"arm {text!r}: no labeling {labeling!r}; choose among {', '.join(known)}")
     hints = get_type_hints(ArmSpec)
@@ -98,8 +99,8 @@ def parse_arm(text: str) -> ArmSpec:
         idle += ("target",)
     if labeling == ORM:
         idle += ("outcomes", "clean")  # it trains on outcomes alone
-    if labeling in ONLINE:
-        idle += ("clean",)  # its steps' slots hold evidence, not labels
+    if labeling in (*ONLINE, *REFINED):
+        idle += ("clean",)  # their steps' slots hold evidence, or the model's own scores
     if labeling == "weight_table" and spec.phase == "retrain":
         raise DataError(f"arm {text!r}: weights correct no label, so there is nothing to retrain on")
     for key in idle:

@@ -120,6 +120,18 @@ def rollout_chances(
     world: World, regime: Regime, window: str, programs: Sequence[Known]
 ) -> list[Float[np.ndarray, " steps"]]:
     """The chance that a rollout of each prefix of the programs counts as a pass in the regime."""
+    chances = _without_repair(world, regime, window, programs)
+    if not regime.repair:
+        return chances
+    return [
+        np.where(one.recoverable, chance, chance + (1.0 - chance) * regime.repair)
+        for one, chance in zip(programs, chances, strict=True)
+    ]
+
+
+def _without_repair(
+    world: World, regime: Regime, window: str, programs: Sequence[Known]
+) -> list[Float[np.ndarray, " steps"]]:
     weak = regime.weak_primitives(world.seed)
     if regime.completer_scale == 1.0 and not weak and not regime.judge_tests:
         return [one.value for one in programs]
