@@ -9,23 +9,14 @@ from ml_collections import config_dict
 
 from research.study.presets import structural
 
-CELLS = (
-    "k1",
-    "k1_repair5",
-    "k4",
-    "k4_repair5",
-    "k4_repair20",
-    "k16_repair5",
-    "weak_tests_repair5",
-    "family_bias_repair5",
-)
+CELLS = ("k1", "k4_repair5", "k16_repair5", "weak_tests_repair5")
 
 
 def get_config() -> config_dict.ConfigDict:
     """Settings of the study."""
     config = structural()
     config.name = "study_repair_tuning"
-    config.seeds = (100, 101)
+    config.seeds = (100,)
     config.regimes = CELLS
     config.arms = ("raw", "closure", "closure_mixture", "undetected_fault", "undetected_fault_online", "clean")
     return config
