@@ -8,6 +8,7 @@ from dreamprm_jax.config import defaults, freeze
 from dreamprm_jax.schema import DataError
 from research.study.arms import parse_arm
 from research.study.plots import differences
+from research.study.regimes import REGIMES, regime
 from research.study.settings import freeze_study, study_defaults
 from research.study.tables import markdown, paired
 
@@ -33,6 +34,7 @@ def test_an_arm_is_read_and_named_by_what_differs():
         ("weight_table:phase=retrain", "there is nothing to retrain on"),
         ("raw:unroll=2", "unroll has no effect on raw"),
         ("label_table:clean=1", "clean has no effect on label_table"),
+        ("nait:clean=1", "clean has no effect on nait"),
         ("undetected_fault_online:clean=1", "clean has no effect on undetected_fault_online"),
     ],
 )
@@ -52,6 +54,17 @@ def test_settings_are_checked():
         config[field] = value
         with pytest.raises(DataError, match=message):
             freeze_study(config)
+
+
+def test_a_regime_s_name_says_rollouts_and_repair():
+    found = regime("weak_tests_k1_repair5")
+    assert (found.rollouts, found.repair, found.judge_tests) == (1, 0.05, 1)
+    assert regime("k16_repair20").rollouts == 16
+    assert regime("k4").repair == 0.0
+    assert regime("k4") is REGIMES["k4"]
+    for wrong in ("k4_repair", "k4_repair101", "k4_k0", "magic_k4"):
+        with pytest.raises(DataError, match=f"no regime '{wrong}'"):
+            regime(wrong)
 
 
 BEST = ("best_of_n_last", "best_of_n_mean", "best_of_n_sum_log_odds")
