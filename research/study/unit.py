@@ -32,6 +32,7 @@ from dreamprm_jax.labeling.correction.methods import (
     step_key,
 )
 from dreamprm_jax.models.decoder import DecoderConfig, decoder_config
+from dreamprm_jax.models.reward import Params
 from dreamprm_jax.storage import read_json, write_json
 from dreamprm_jax.training.arms import make_parametrisation
 from dreamprm_jax.training.checkpoint import TrainState
@@ -40,8 +41,8 @@ from dreamprm_jax.training.examples import Example
 from dreamprm_jax.training.feed import PackedRows
 from dreamprm_jax.training.online_label_inference import alive_posterior, inferred_labels
 from dreamprm_jax.training.score_all_steps import score_all_steps
-from dreamprm_jax.training.steps import LabelMove, StepInputs
-from research.study.arms import ORM, REFINED, ArmSpec, parse_arm, same_everywhere
+from dreamprm_jax.training.steps import LabelMove, StepInputs, make_optimizer
+from research.study.arms import ORM, REFINED, RELEASE, ArmSpec, parse_arm, same_everywhere
 from research.study.fit import Fitter, batches, reader
 from research.study.measures import Figures, label_measures, model_measures, program_measures
 from research.study.reading import examples, structure_vocabulary
@@ -111,6 +112,12 @@ class Unit:
                 state = self._train(self._inner(labels, arm))
         elif arm.labeling in ONLINE:
             state, labels = self._online(arm)
+        elif arm.labeling == RELEASE:
+            from research.study.faithful import train_release
+
+            labels = self._labels("raw")
+            params, figures = train_release(self, labels, arm.frozen)
+            state = TrainState(params, (), (), ())
         elif arm.labeling in REFINED:
             state, labels = self._refined(arm)
         else:
@@ -122,6 +129,10 @@ class Unit:
         test, meta = self.world.programs["test"], self.world.programs["meta"]
         scores = [self.score(state, self.examples[window]) for window in ("test", "meta")]
         return figures | model_measures(scores[0], test, scores[1], meta) | program_measures(test)
+
+    def start_params(self) -> Params:
+        """The random parameters that every arm starts from."""
+        return self._fitter(None).start(self.seed).params
 
     def _labels(self, name: str, target: str = "recoverable") -> Float[np.ndarray, " n"]:
         """The fixed labels of every row."""
@@ -216,14 +227,19 @@ class Unit:
         learner = self._parametrisation(arm, begin)
         calls = round((1 - self.settings.warm_share) * steps / arm.unroll)
         warm = steps - calls * arm.unroll
-        rows = self._inner(begin, arm, held_out=arm.meta != "same")
+        rows = self._inner(begin, arm, held_out=arm.meta != "same" and not arm.two_stages)
         state = fitter.with_labels(fitter.fit(fitter.start(self.seed), batches(rows, 0, warm)), learner, begin)
+        if arm.two_stages:
+            fitter = fitter.second_stage(steps - warm)
+            state = state._replace(opt_state=make_optimizer(fitter.config).init(state.params))
         before = np.asarray(learner.labels(state.phi, jnp.asarray(begin)))  # clipped to the floor
         looked_at = self._pack(self.examples["train" if arm.meta == "same" else "meta"])
         clean = np.where(self.own > 0, np.nan, self.recoverable) if arm.meta == "clean_steps" else self.own * np.nan
         outer = batches(looked_at.relabeled(clean.astype(np.float32)), 0, calls)
         inputs = StepInputs(batches(rows, warm, steps), outer)
-        state, moves = fitter.fit_bilevel(state, inputs, learner, begin, arm.meta == "clean_steps")
+        if arm.frozen:
+            return fitter.fit(state, inputs.batch), before, {"label_moved": 0.0}
+        state, moves = fitter.fit_bilevel(state, inputs, learner, begin, arm.meta == "clean_steps", arm.outer)
         labels = np.asarray(learner.labels(state.phi, jnp.asarray(begin)))
         figures = {"label_moved": float(np.mean(np.abs(labels - before)[self.own > 0]))}
         label_moves = [LabelMove(*move) for move in zip(*map(np.asarray, moves), strict=True)]
