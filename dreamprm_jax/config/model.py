@@ -102,10 +102,11 @@ class LabelsConfig:
 
     method: str = setting(
         "undetected_fault_online",
-        "The labeling of the arm `corrected`. Fixed: raw, soft, hard, smoothing, gce, beta_shrink, em, "
-        "undetected_fault, value, calibrator, clean, stored. Inferred in every training step: undetected_fault_online. "
-        "Learned by the outer problem: label_table (the paper), weight_table (the authors' code), corrector_net, "
-        "table_on_em (docs/labels.md). Or FILE.py:FUNCTION, a labeling of your own (docs/extending.md).",
+        "The labeling of the arm `corrected`. Fixed: raw, soft, hard, smoothing, gce, beta_shrink, closure, "
+        "closure_mixture, raw_with_outcome, outcome, scan, em, undetected_fault, value, calibrator, clean, stored. "
+        "Inferred in every training step: undetected_fault_online. Learned by the outer problem: label_table (the "
+        "paper), weight_table (the authors' code), corrector_net, table_on_em (docs/labels.md). Or FILE.py:FUNCTION, a "
+        "labeling of your own (docs/extending.md).",
         reads="function",
     )
     floor: float = setting(
