@@ -19,7 +19,7 @@ from dreamprm_jax.storage import write_records
 
 ATTACK = "<script>document.title = 'owned'</script>"
 TABLES = (
-    *("selection", "differences", "paper", "curve", "strategies", "costs", "hacking", "programs", "aggregators"),
+    *("selection", "differences", "curve", "strategies", "costs", "hacking", "programs", "aggregators"),
     *("months", "steps", "labels"),
 )
 PLOTS = ("aggregators", "best_of_n", "cost", "hacking", "labels", "reliability", "training", "trajectories")
