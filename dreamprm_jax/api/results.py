@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from dataclasses import dataclass, field
 
-from dreamprm_jax.evaluation.report.heatmap import colour, visible
+from dreamprm_jax.evaluation.report.viewer import colour, visible
 
 
 @dataclass(frozen=True)
