@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from dreamprm_jax.config import SandboxConfig
 from dreamprm_jax.problems.candidates import Candidate, CandidateFile, read_candidates
 from dreamprm_jax.problems.hidden_tests import HiddenTests
@@ -25,10 +27,15 @@ from dreamprm_jax.runs.progress import Progress
 from dreamprm_jax.sandbox.judge import Judge
 from dreamprm_jax.sandbox.records import MODES, TIERS, JudgeResult, JudgeTask, Limits, safe_text
 from dreamprm_jax.schema import DataError, Problem, Skip, Verdict, content_hash
-from dreamprm_jax.storage import atomic_path
+from dreamprm_jax.storage import atomic_path, check_ending, read_table, write_table
 
 _DEFAULTS = SandboxConfig()
 _DIGEST_DIGITS = 16
+_TEXTS = ("problem_id", "program_hash", "verdict", "error", "mode", "tier", "digest")
+_OTHERS = {"sample_index": pa.int64(), "tests_passed": pa.int64(), "tests_total": pa.int64()}
+SCHEMA = pa.schema(
+    {**dict.fromkeys(_TEXTS, pa.string()), **_OTHERS, "cpu_seconds": pa.float64(), "codes": pa.list_(pa.int64())}
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--problems", required=True, type=Path, help="problems file or folder")
     parser.add_argument("--candidates", required=True, type=Path, help="candidates file")
     parser.add_argument("--release", default="release_v6", help="release windows to read, where --problems is a folder")
-    parser.add_argument("--output", type=Path, help="write one JSON line a candidate here, as it is judged")
+    parser.add_argument("--output", type=Path, help="write the verdicts here: .jsonl, as they come, .csv or .parquet")
     parser.add_argument(
         "--resume",
         action=argparse.BooleanOptionalAction,
@@ -66,6 +73,11 @@ def main(args: argparse.Namespace) -> int:
     Returns:
       0 if every candidate has a verdict, 1 if some have none (invalid tasks, sandbox errors), 2 on unusable input.
     """
+    output = args.output
+    if output is not None:
+        check_ending(output)
+        if output.suffix != ".jsonl":
+            output = output.with_name(f"{output.name}.jsonl")  # the verdicts as they come
     file = read_candidates(args.candidates, args.strict)
     skips: list[Skip] | None = None if args.strict else []
     with tempfile.TemporaryDirectory() as folder:
@@ -77,9 +89,11 @@ def main(args: argparse.Namespace) -> int:
             raise DataError(f"{args.candidates}: no candidate's problem is in {args.problems}")
         limits = Limits(args.cpu_seconds, args.wall_seconds, args.memory_bytes, args.output_bytes)
         with Judge(args.mode, args.tier, limits, args.workers, args.cache) as judge:
-            summary = _judge(judge, known, problems, tests, args.output, args.resume)
+            summary = _judge(judge, known, problems, tests, output, args.resume)
     print("\n".join([*summary.lines(args.mode, args.tier), *_left_out(file, known, unknown, problems, skips or [])]))
     if args.output is not None:
+        if output != args.output:
+            write_table(args.output, SCHEMA, [pa.Table.from_pylist(read_table(output), SCHEMA)])
         print(f"verdicts written to {args.output}")
     return 0 if all(verdict.is_label for verdict in summary.counts) and not unknown else 1
 

@@ -52,6 +52,11 @@ class ProblemsConfig:
     )
     test_count: int = setting(100, "Number of test problems; not read for livecodebench, which has dates.", minimum=1)
     private_tests: int = setting(5, "procedural: hidden tests of a problem, besides two public ones.", minimum=1)
+    held_out: Literal["compositions", "mistakes", "primitives"] = setting(
+        "compositions",
+        "procedural: what test problems have that no training problem has. mistakes: also the wrong forms of every "
+        "function; primitives: also at least one stage.",
+    )
     made_tests: int = setting(
         12, "codeio: tests of a problem, made by running its reference in the sandbox.", minimum=1
     )

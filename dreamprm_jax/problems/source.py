@@ -63,7 +63,7 @@ def load_windows(
 
     if settings.source == "procedural":
         counts = {"train": settings.train_count, "meta": settings.meta_count, "test": settings.test_count}
-        composed = list(compose(config.seed, counts, settings.private_tests))
+        composed = list(compose(config.seed, counts, settings.private_tests, settings.held_out))
         write_hidden_tests(tests, hidden_tests(tested for _, tested, _ in composed))
         for problem, (window, _, composition) in zip(problems, composed, strict=True):
             windows[window].append(problem)
