@@ -101,7 +101,8 @@ def probe(dialect: Dialect, sampling: dict[str, Any], coding: dict[str, str] | N
     except (PolicyError, Refused, ContextOverflow) as error:
         if dialect.transport.closed:
             raise
-        raise DataError(f"the policy's server cannot be used: {where}: {error}") from error
+        reason = str(error).removeprefix(f"{where}: ")
+        raise DataError(f"the policy's server cannot be used: {where}: {reason}") from error
     texts = [[choice.text for choice in reply.choices] for reply in (first, again, other)]
     counted = first.usage.completion_tokens
     full = coding is not None and first.usage.truncated_answers == len(first.choices) > 1 and counted <= _TOKENS

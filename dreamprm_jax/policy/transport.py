@@ -152,7 +152,7 @@ class Transport:
     def _address_advice(self, error: Exception) -> str:
         """What may be wrong with the address or the model's name, as far as the server tells."""
         response = getattr(error, "response", None)
-        if getattr(response, "history", None):
+        if response is not None and getattr(response, "history", None):
             return f"; it redirects to {response.url}: set policy.base_url to where that is"
         if isinstance(error, WebPage) or getattr(response, "status_code", 0) in (400, 404, 405):
             names: list[str] = []
