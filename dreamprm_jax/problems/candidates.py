@@ -65,12 +65,21 @@ class CandidateFile:
         """The problems that have candidates; None where the file names none."""
         return None if self.positions else {one.program.problem_id for one in (*self.usable, *self.unusable)}
 
+    @property
+    def needs_problems(self) -> bool:
+        """Whether ``completed`` has something to do: programs are not whole, or problems not named."""
+        return self.positions or any(one.continues for one in self.usable)
+
     def completed(self, problems: Mapping[str, Problem]) -> CandidateFile:
         """The file with whole programs for named problems.
 
         Raises:
-          DataError: where a file that names no problem has not one row for each.
+          DataError: where problems are needed and there are none, or a file that names none has not one row for each.
         """
+        if not self.needs_problems:
+            return self
+        if not problems:
+            raise DataError("the candidates are completions, or name no problem; give their problems (--problems=FILE)")
         ids = sorted(problems) if self.positions else []
         if self.positions and (rows := 1 + max(int(one.program.problem_id) for one in self._all())) != len(ids):
             raise DataError(f"the candidates name no problem, and have {rows} rows for {len(ids)} problems")
@@ -83,8 +92,6 @@ class CandidateFile:
             made = Program.make(problem_id, starter + program.code, program.sample_index, program.policy, sampling)
             return replace(one, program=made, continues=False)
 
-        if not (self.positions or any(one.continues for one in self.usable)):
-            return self
         usable, unusable = tuple(map(whole, self.usable)), tuple(map(whole, self.unusable))
         return replace(self, usable=usable, unusable=unusable, positions=False)
 
