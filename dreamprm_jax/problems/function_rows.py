@@ -54,6 +54,8 @@ def _dreamprm_compare():
 
 _dreamprm_compare()
 """
+# As in BigCodeBench's evaluator, whose module has these names for programs that forget to import them.
+_NAMES = "import os, sys\nfrom os import environ\n"
 _UNITTEST = """
 import unittest as _unittest
 try:
@@ -235,7 +237,7 @@ def _bigcodebench(row: Mapping[str, Any], where: str) -> FunctionProblem:
             f"{' and '.join(OFFERED_PACKAGES)}"
         )
     cases = [
-        TestCase(test + _UNITTEST.format(case=case.name, method=method.name), "", "code")
+        TestCase(_NAMES + test + _UNITTEST.format(case=case.name, method=method.name), "", "code")
         for case in ast.parse(test).body
         if isinstance(case, ast.ClassDef) and any("TestCase" in ast.unparse(base) for base in case.bases)
         for method in case.body
