@@ -1,4 +1,4 @@
-"""What a server takes: parameters that it refused are left out, renamed or bounded from then on, and recorded."""
+"""Negotiates request parameters: those that a server refuses are dropped, renamed or bounded, and recorded."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _MOST_REFUSALS = 24  # of one request
 
 
 class Dialect:
-    """Asks a server in the words that it takes, learning them from its refusals. Safe to use from several threads."""
+    """Sends requests in the form that a server accepts, learned from its refusals. Safe to use from several threads."""
 
     def __init__(self, transport: Transport, refused: tuple[str, ...] = (), most_choices: int = 1 << 30):
-        """Begins with what is known.
+        """Starts from what is known of the server.
 
         Args:
           transport: The connection.
@@ -87,7 +87,7 @@ class Dialect:
         return sent
 
     def _learn(self, name: str, sent: dict[str, Any], said: str) -> bool:
-        """Takes note of a refused parameter. Returns whether there is another way to ask."""
+        """Records a refused parameter. Returns whether the request can be sent in another form."""
         with self._lock:
             before = (self.refused, self.most_choices, self.longest, self.shortest)
             spelling = _RENAMED if name == "max_tokens" and _RENAMED in sent else name
@@ -123,7 +123,7 @@ class Dialect:
             self.refused = (*self.refused, entry)
 
     def _without_the_culprit(self, sent: dict[str, Any], refusal: Refused) -> Reply:
-        """The reply to a request whose refusal names nothing: without what is not known to be taken, as little as does.
+        """Retries a request whose refusal names no parameter, without as few unproven parameters as possible.
 
         Raises:
           Refused: the first one, where no parameter is to blame.

@@ -1,7 +1,7 @@
-"""Reads what a server's error means from the body of its reply.
+"""Classifies a server's error by the body of its reply.
 
-Servers of OpenAI's interface agree on neither status codes nor fields nor wording, and the client's message holds the
-body in some versions only. One table of expressions per meaning covers them; a new wording is a new alternative.
+OpenAI-compatible servers share neither status codes nor field names nor wording, and only some versions of the client
+include the body in their message. Each meaning has one regular expression; a new wording is a new alternative in it.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _message(value: Any) -> str:
-    """The sentence for people in an error's body, "" where there is none."""
+    """The human-readable message in an error's body; "" if there is none."""
     if isinstance(value, list):
         return "; ".join(filter(None, map(_message, value)))
     if isinstance(value, dict):

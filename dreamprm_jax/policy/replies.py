@@ -1,4 +1,4 @@
-"""Reads a server's reply: its choices, why each ended, and what it cost. Errors that come with status 200 are found."""
+"""Reads a server's reply: its choices, why each ended, and its token counts. Detects errors sent with status 200."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from dreamprm_jax.runs.server_usage import Usage
 
-# Words for why an answer ended; servers have their own beside OpenAI's. Any other word means that it was cut off.
+# Values of finish_reason, OpenAI's and other servers'. Any other value means that the server cut the answer off.
 _ENDS = (
     ("stop", re.compile(r"stop|eos|end|complete|finish|done|tool|function|unknown", re.IGNORECASE)),
     ("length", re.compile(r"length|max|limit|token", re.IGNORECASE)),
@@ -20,11 +20,11 @@ _ENDS = (
 
 
 class MalformedReply(Exception):
-    """The server answered, but not in the schema; worth asking again."""
+    """The reply does not fit the schema; worth retrying."""
 
 
 class NoChoices(MalformedReply):
-    """The reply is in the schema and holds no answer, as where a filter took all of them."""
+    """The reply fits the schema and holds no choice, for example because a filter removed all of them."""
 
 
 class WebPage(Exception):

@@ -1,4 +1,4 @@
-"""Requests to an OpenAI-compatible server: bounded, retried, ended at once by ``close``.
+"""Requests to an OpenAI-compatible server: bounded in number, retried, canceled by ``close``.
 
 Retries are ours (the client's are off): exponential, with full jitter, honoring ``Retry-After``. A server that is not
 there (connection refused, still loading, 429, 502 to 504) is waited for up to ``policy.outage_seconds``; other
@@ -121,7 +121,7 @@ class Transport:
             retries += 1
 
     def _meaning(self, error: Exception, parameters: dict[str, Any]) -> tuple[Literal["passing", "gone"], str]:
-        """What to do after a fault that is worth asking again; raises for any other."""
+        """Classifies a failure that is worth retrying; raises for any other."""
         import openai
 
         name = f"{type(error).__name__}: "
@@ -150,7 +150,7 @@ class Transport:
         raise Refused(found) from error
 
     def _address_advice(self, error: Exception) -> str:
-        """What may be wrong with the address or the model's name, as far as the server tells."""
+        """A hint at what may be wrong with the address or the model's name; "" if there is none."""
         response = getattr(error, "response", None)
         if response is not None and getattr(response, "history", None):
             return f"; it redirects to {response.url}: set policy.base_url to where that is"
@@ -166,7 +166,7 @@ class Transport:
         return ""
 
     def _waits_for_server(self, message: str) -> bool:
-        """Whether the server, which is not there, has not yet been gone for too long; says so once."""
+        """Whether to keep waiting for a server that is away. Prints a notice once."""
         with self._lock:
             now = time.monotonic()
             if self._gone_since is None:

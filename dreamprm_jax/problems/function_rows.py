@@ -81,7 +81,7 @@ class FunctionProblem:
 
 
 def is_function_row(row: Mapping[str, Any]) -> bool:
-    """Whether a row is in one of this module's forms, as far as its fields tell."""
+    """Whether a row has the fields of one of this module's forms."""
     return "task_id" in row and bool(row.keys() & {"complete_prompt", "base_input", "test_list", "test"})
 
 

@@ -41,14 +41,14 @@ def read_rows(path: Path, skips: list[Skip] | None = None, suffix: str = "") -> 
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """``read_rows`` of JSON lines, whatever the file's name ends in."""
+    """``read_rows`` for JSON lines, regardless of the file name."""
     return read_rows(path, suffix=".jsonl")
 
 
 def numbered_rows(
     path: Path, columns: Collection[str] | None = None, suffix: str = ""
 ) -> Iterator[tuple[int, dict[str, Any] | DataError]]:
-    """Yields (number, row), one row in memory at a time; an error in the place of a row that is no JSON object.
+    """Yields (number, row), one row in memory at a time. A row that is not a JSON object is replaced by its error.
 
     Args:
       path: JSON lines (one object a line; blank lines are skipped), a JSON list of objects, or Parquet, by the name's
@@ -167,7 +167,7 @@ def _parquet_rows(path: Path, wanted: Collection[str] | None) -> Iterator[tuple[
 
 
 def skip_or_raise(skips: list[Skip] | None, where: str, error: DataError) -> None:
-    """Takes note of a row that cannot be used; raises the error where there is no list of skips."""
+    """Records a row that cannot be used; raises the error if there is no list of skips."""
     if skips is None:
         raise error
     name, _, row = where.partition(", ")
