@@ -58,7 +58,7 @@ class CandidateFile:
     unusable: tuple[Candidate, ...]  # failed without being judged; named in ``skips``
     skips: tuple[Skip, ...]  # those, rows without candidates, and verdicts that cannot be read
     duplicates: int  # candidates whose text an earlier one of the same problem has
-    positions: bool = False  # problem ids are places among the sorted ids: the file names no problem
+    positions: int = 0  # rows of a file that names no problem: ids are places among the sorted ids of the problems
 
     @property
     def problem_ids(self) -> set[str] | None:
@@ -68,7 +68,7 @@ class CandidateFile:
     @property
     def needs_problems(self) -> bool:
         """Whether ``completed`` has something to do: programs are not whole, or problems not named."""
-        return self.positions or any(one.continues for one in self.usable)
+        return bool(self.positions) or any(one.continues for one in self.usable)
 
     def completed(self, problems: Mapping[str, Problem]) -> CandidateFile:
         """The file with whole programs for named problems.
@@ -81,8 +81,8 @@ class CandidateFile:
         if not problems:
             raise DataError("the candidates are completions, or name no problem; give their problems (--problems=FILE)")
         ids = sorted(problems) if self.positions else []
-        if self.positions and (rows := 1 + max(int(one.program.problem_id) for one in self._all())) != len(ids):
-            raise DataError(f"the candidates name no problem, and have {rows} rows for {len(ids)} problems")
+        if self.positions != len(ids):
+            raise DataError(f"the candidates name no problem, and have {self.positions} rows for {len(ids)} problems")
 
         def whole(one: Candidate) -> Candidate:
             program = one.program
@@ -93,11 +93,7 @@ class CandidateFile:
             return replace(one, program=made, continues=False)
 
         usable, unusable = tuple(map(whole, self.usable)), tuple(map(whole, self.unusable))
-        return replace(self, usable=usable, unusable=unusable, positions=False)
-
-    def _all(self) -> Iterator[Candidate]:
-        yield from self.usable
-        yield from self.unusable
+        return replace(self, usable=usable, unusable=unusable, positions=0)
 
 
 @dataclass(frozen=True)
@@ -122,13 +118,13 @@ def read_candidates(path: Path, strict: bool = False) -> CandidateFile:
       DataError: naming the file, the row and the field: where the file as a whole cannot be read, or with ``strict``.
     """
     skips: list[Skip] = []
-    positions = False
+    positions = 0
     if path.suffix == ".parquet" and {"sampling", "program_hash"} <= set(column_names(path)):
         found = [(Candidate(program, None), "") for program in read_records(path, Program)]
     elif path.suffix == ".json":
         with file_errors(path):
             lists = list(json_array(path))
-        positions = bool(lists) and isinstance(lists[0], list)
+        positions = len(lists) if lists and isinstance(lists[0], list) else 0
         found = list(_candidates(_json_rows(lists, path, skips), path.name, skips))
     else:
         found = list(_candidates(read_rows(path, skips), path.name, skips))

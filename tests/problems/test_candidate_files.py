@@ -171,15 +171,15 @@ def test_samples_of_evalplus(tmp_path, row, code):
 
 
 def test_lists_of_programs_are_by_the_order_of_ids(tmp_path):
-    path = write_json(tmp_path / "lists.json", [[A, B], [C], [None]])
-    problems = {name: dataclasses.replace(DOUBLE, problem_id=name) for name in ("q", "r", "p")}
+    path = write_json(tmp_path / "lists.json", [[A, B], [C], [None], []])
+    problems = {name: dataclasses.replace(DOUBLE, problem_id=name) for name in ("q", "r", "p", "s")}
     found = read_candidates(path)
     assert found.problem_ids is None
     found = found.completed(problems)
     assert [(p, s, c) for p, s, c, _ in summary(found)] == [("p", 0, A), ("p", 1, B), ("q", 0, C)]
     assert found.unusable[0].program.problem_id == "r"
     assert found.problem_ids == {"p", "q", "r"}
-    with pytest.raises(DataError, match="3 rows for 2 problems"):
+    with pytest.raises(DataError, match="4 rows for 2 problems"):
         read_candidates(path).completed({"p": DOUBLE, "q": DOUBLE})
 
 
