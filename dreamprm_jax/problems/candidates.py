@@ -7,6 +7,7 @@ A file is a JSON list, JSON lines or Parquet (``json_rows.SUFFIXES``). Its rows 
 - ``{task_id, solution}`` or ``{task_id, completion}``, the samples of evalplus, HumanEval and BigCodeBench. A
   completion without a function of its own continues the problem's starter code (``CandidateFile.completed``);
 - a list of programs, as the custom evaluator takes them: one for each problem, by the order of their ids.
+A folder holds a sample in each file, ``HumanEval_0/0.py``, as evalplus writes them.
 
 Code is taken as it is, unless it begins with a fence. One bad cell costs that cell alone: a candidate without code, or
 with a value that is no text or cannot be stored, stays in ``unusable``: it is named, is not judged, and counts as
@@ -119,7 +120,9 @@ def read_candidates(path: Path, strict: bool = False) -> CandidateFile:
     """
     skips: list[Skip] = []
     positions = 0
-    if path.suffix == ".parquet" and {"sampling", "program_hash"} <= set(column_names(path)):
+    if path.is_dir():
+        found = list(_candidates(_sample_folders(path), path.name, skips))
+    elif path.suffix == ".parquet" and {"sampling", "program_hash"} <= set(column_names(path)):
         found = [(Candidate(program, None), "") for program in read_records(path, Program)]
     elif path.suffix == ".json":
         with file_errors(path):
@@ -160,6 +163,15 @@ def _json_rows(rows: list[Any], path: Path, skips: list[Skip]) -> Iterator[tuple
             yield where, row
         else:
             skip_or_raise(skips, where, DataError(f"{where}: a {json_type(row)} where a JSON object belongs"))
+
+
+def _sample_folders(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Programs as evalplus keeps them, ``HumanEval_0/0.py`` for the first sample of HumanEval/0, as rows."""
+    files = [file for file in path.glob("*/*.py") if file.stem.isdigit()]
+    for file in sorted(files, key=lambda file: (file.parent.name, int(file.stem))):
+        with file_errors(file):
+            text = file.read_bytes().decode("utf-8", "surrogateescape")
+        yield str(file), {"task_id": file.parent.name.replace("_", "/"), "solution": text}
 
 
 def _candidates(

@@ -170,6 +170,20 @@ def test_samples_of_evalplus(tmp_path, row, code):
     assert summary(read_candidates(tmp_path / "written.jsonl")) == summary(found)
 
 
+def test_a_folder_of_samples(tmp_path):
+    for name, code in (("HumanEval_0/10.py", B), ("HumanEval_0/9.py", A), ("BigCodeBench_7/0.py", C)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(code)
+    (tmp_path / "HumanEval_0" / "notes.py").write_text("x")
+    (tmp_path / "HumanEval_0" / "11.py").write_bytes(b"\xff")
+    found = read_candidates(tmp_path)
+    assert summary(found) == [("BigCodeBench/7", 0, C, None), ("HumanEval/0", 0, A, None), ("HumanEval/0", 1, B, None)]
+    assert [skip.row for skip in found.skips] == ["HumanEval/0, sample 2"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no candidate"):
+        read_candidates(tmp_path / "empty")
+
+
 def test_lists_of_programs_are_by_the_order_of_ids(tmp_path):
     path = write_json(tmp_path / "lists.json", [[A, B], [C], [None], []])
     problems = {name: dataclasses.replace(DOUBLE, problem_id=name) for name in ("q", "r", "p", "s")}
