@@ -6,6 +6,8 @@ import contextlib
 import importlib
 import importlib.metadata
 import platform
+import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -90,7 +92,7 @@ def stage_function(name: str) -> Callable[[Config, Paths], dict[str, int]]:
 
 
 def record_run(config: Config, root: Path) -> None:
-    """Writes the resolved settings, the digests of input files and the versions of packages into the run's folder."""
+    """Writes the resolved settings, the digests of input files, versions, commit and command into the run's folder."""
     write_json(root / "config.json", to_dict(config))
     inputs = InputDigests(root)
     for name, value, info in leaves(config):
@@ -102,7 +104,20 @@ def record_run(config: Config, root: Path) -> None:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed"
+    versions["commit"] = checkout_commit()
+    versions["command"] = shlex.join(["dreamprm", *sys.argv[1:]])
     write_json(root / "versions.json", versions)
+
+
+def checkout_commit() -> str:
+    """The commit of the checkout that this package runs from, with -dirty where it has changes."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        subprocess.run([*git, "ls-files", "--error-unmatch", __file__], check=True, capture_output=True, timeout=10)
+        described = [*git, "describe", "--always", "--dirty", "--abbrev=12"]
+        return subprocess.run(described, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "installed, no checkout"
 
 
 def _log(main: bool, text: str) -> None:

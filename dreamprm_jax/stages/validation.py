@@ -160,9 +160,6 @@ def _training(config: Config) -> Iterator[str]:
                 f"config.train.{prefix}accumulation={section.accumulation}: must divide "
                 f"{prefix}batch_size={section.batch_size}"
             )
-    learned = [name for name in labelings if name in LEARNED or is_user_function(name)]
-    if learned and model.attention == "cudnn":
-        yield f"config.model.attention='cudnn' has no forward mode, which {sorted(learned)[0]} needs; take 'chunked'"
     if train.master_weights and (model.param_dtype != "bfloat16" or model.lora.rank):
         yield "config.train.master_weights is for bfloat16 parameters that train (config.model.param_dtype, no LoRA)"
     sizes = (train.mesh.data, train.mesh.fsdp, train.mesh.tensor)
@@ -176,7 +173,7 @@ def _labelings(train: TrainConfig) -> set[str]:
 
 def _missing_files(config: Config, sections: set[str]) -> Iterator[str]:
     unread = {  # fields that other settings switch off
-        "problems.path": config.problems.source != "livecodebench",
+        "problems.path": config.problems.source not in ("livecodebench", "file"),
         "policy.path": config.policy.kind != "replay",
         "policy.chat_template": config.policy.kind != "server",
         "train.labels.stored": "stored" not in _labelings(config.train),
