@@ -17,7 +17,7 @@ from dreamprm_jax.evaluation.selection_results import selection_results
 from dreamprm_jax.evaluation.strategy_results import strategy_results
 from dreamprm_jax.problems.candidates import Candidate, CandidateFile
 from dreamprm_jax.problems.json_rows import read_jsonl
-from dreamprm_jax.problems.livecodebench import iterate_problems
+from dreamprm_jax.problems.problem_files import iterate_problems
 from dreamprm_jax.schema import DataError, Problem, Skip, Verdict
 from dreamprm_jax.scoring.inputs import read_problems
 from dreamprm_jax.storage import column_names, read_records, read_table
@@ -78,7 +78,7 @@ def read_verdicts(path: Path) -> dict[Key, KnownVerdict]:
         try:
             verdict = Verdict(str(_field(row, "verdict", where)))
             passed = row.get("tests_passed")
-            tests_passed = None if passed in (None, "") else int(passed)  # type: ignore[arg-type]
+            tests_passed = None if passed in (None, "") else int(passed)
         except ValueError as error:
             raise DataError(str(error) if str(error).startswith(where) else f"{where}: {error}") from error
         if verdict.is_label:

@@ -1,4 +1,4 @@
-"""The online undetected-fault EM: its posterior against all state sequences, and what it does with good and bad models."""
+"""The online undetected-fault EM: its posterior against all state sequences, and with good and bad models."""
 
 import functools
 
