@@ -13,6 +13,7 @@ import os
 import socket
 
 from dreamprm_jax.cli.score import add_prm_arguments, check_positive, prm_options
+from dreamprm_jax.runs.stop_signals import stops_by_itself
 from dreamprm_jax.schema import DataError
 
 SHUTDOWN_SECONDS = 60.0  # for the requests that have been taken
@@ -73,10 +74,11 @@ def main(args: argparse.Namespace) -> int:
             app = make_app(prm, batcher, Limits(args.max_body_bytes, args.max_request_tokens, key))
             host, port = listener.getsockname()[:2]
             print(f"serving {prm.name} ({prm.checkpoint}) on http://{host}:{port}", flush=True)
-            web.run_app(
-                app, sock=listener, print=None, shutdown_timeout=SHUTDOWN_SECONDS,
-                access_log=log, access_log_format='%a %t "%r" %s %b bytes, %Tf s',
-            )  # fmt: skip
+            with stops_by_itself():
+                web.run_app(
+                    app, sock=listener, print=None, shutdown_timeout=SHUTDOWN_SECONDS,
+                    access_log=log, access_log_format='%a %t "%r" %s %b bytes, %Tf s',
+                )  # fmt: skip
     print("stopped", flush=True)
     return 0
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,13 @@ from dreamprm_jax.stepbench.scores import REDUCTIONS, Said, read_scores
 from dreamprm_jax.storage import atomic_path, write_json
 
 SIZE = 2000
+PASSED_ON = {
+    "form": "how a public model is asked",
+    "separator": "text after each step",
+    "labels": "RIGHT,WRONG",
+    "max-length": "tokens of an input",
+    "dtype": "of the computation",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="a reward model for `dreamprm score`, run first",
     )
+    for option, what in PASSED_ON.items():
+        score.add_argument(f"--{option}", metavar="VALUE", help=f"{what}, for `dreamprm score` of --prm")
     score.add_argument(
         "--logprobs",
         choices=REDUCTIONS,
@@ -133,8 +143,8 @@ def _score(args: argparse.Namespace) -> int:
         raise DataError(f"--samples {args.samples}: at least 1")
     bench = read_bench(args.bench)
     said: dict[str, Said] = {}
-    outputs = _outputs(args.prm, BenchPaths(args.bench).scores)
-    for path in [*args.scores, *(_scored_by(prm, args.bench, output) for prm, output in outputs.items())]:
+    outputs = _outputs(args.prm, BenchPaths(args.bench).scores, _passed_on(args))
+    for path in [*args.scores, *(_scored_by(prm, args, output) for prm, output in outputs.items())]:
         name = path.stem if path.stem not in said else str(path)
         said[name] = read_scores(path, bench.truth, args.logprobs)
     results = [evaluate(bench, name, one, args.samples, args.seed, args.threshold) for name, one in said.items()]
@@ -148,10 +158,18 @@ def _score(args: argparse.Namespace) -> int:
     return 0
 
 
-def _outputs(prms: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    """Where each reward model's scores go: named after its last two folders; where those are equal, its path too."""
+def _passed_on(args: argparse.Namespace) -> dict[str, str]:
+    return {name: value for name in PASSED_ON if (value := getattr(args, name.replace("-", "_"))) is not None}
+
+
+def _outputs(prms: Sequence[Path], folder: Path, options: Mapping[str, str]) -> dict[Path, Path]:
+    """Where each reward model's scores go: named after its last two folders and how it is asked.
+
+    Where that is the same for two, their paths tell them apart.
+    """
     places = {prm: prm.resolve() for prm in prms}
-    names = {prm: f"{place.parent.name}-{place.name}" for prm, place in places.items()}
+    asked = re.sub(r"[^\w.,+-]", "_", "".join(f"-{value}" for value in options.values()))
+    names = {prm: f"{place.parent.name}-{place.name}{asked}" for prm, place in places.items()}
     often = Counter(names.values())
     return {
         prm: folder / (name + (f"-{content_hash(str(places[prm]), digits=8)}" if often[name] > 1 else "") + ".parquet")
@@ -159,14 +177,15 @@ def _outputs(prms: Sequence[Path], folder: Path) -> dict[Path, Path]:
     }
 
 
-def _scored_by(prm: Path, root: Path, output: Path) -> Path:
+def _scored_by(prm: Path, args: argparse.Namespace, output: Path) -> Path:
     """Scores the benchmark's programs with a reward model, in a process of its own: this one stays free of jax.
 
     Raises:
       DataError: where ``dreamprm score`` fails; it has said why.
     """
-    paths = BenchPaths(root)
-    options = {"prm": prm, "candidates": paths.programs, "problems": paths.problems, "output": output}
+    paths = BenchPaths(args.bench)
+    options: dict[str, Any] = {"prm": prm, "candidates": paths.programs, "problems": paths.problems, "output": output}
+    options |= _passed_on(args)
     command = [
         sys.executable,
         "-m",

@@ -14,6 +14,7 @@ A row that cannot be used is a ``Skip``.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import re
@@ -305,20 +306,18 @@ def _rows(path: str, settings: StepDataConfig, split: str) -> Iterator[Any]:
     place = Path(path)
     saved = any((place / name).is_file() for name in ("state.json", "dataset_dict.json"))
     kind, files = ("", []) if saved else _files(path)
+    stream = functools.partial(datasets.load_dataset, streaming=True)
     if saved:
-        load: Callable[[], Any] = lambda: datasets.load_from_disk(path)  # noqa: E731
+        load = functools.partial(datasets.load_from_disk, path)
     elif kind == "json":  # as text: Arrow would turn labels of mixed types into other ones
-        load = lambda: datasets.load_dataset("text", data_files=files, sample_by="document", streaming=True)  # noqa: E731
+        load = functools.partial(stream, "text", data_files=files, sample_by="document")
     elif kind:
-        load = lambda: datasets.load_dataset(kind, data_files=files, streaming=True)  # noqa: E731
+        load = functools.partial(stream, kind, data_files=files)
     elif place.exists() or path.startswith((".", "/", "~")) or path.count("/") != 1:
         raise DataError(f"{path}: no such file, or none of {', '.join(_FILES)}, a folder of them, or an id of the hub")
     else:
         name, _, revision = path.partition("@")
-        revision = revision or settings.revision
-        load = lambda: datasets.load_dataset(  # noqa: E731
-            name, settings.subset or None, revision=revision or None, streaming=True
-        )
+        load = functools.partial(stream, name, settings.subset or None, revision=revision or settings.revision or None)
     try:
         found = load()
         if isinstance(found, datasets.DatasetDict | datasets.IterableDatasetDict):

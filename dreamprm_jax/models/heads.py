@@ -110,7 +110,7 @@ def find_head(checkpoint: Checkpoint, config: Mapping[str, Any], labels: tuple[s
     if count == 1:
         return Head(tensor, layer)
     stored = config.get("id2label")
-    names = {int(n): str(text) for n, text in stored.items()} if isinstance(stored, dict) else {}
+    names = {int(n): str(text) for n, text in stored.items() if str(n).isdecimal()} if isinstance(stored, dict) else {}
     names = {number: names.get(number, f"LABEL_{number}") for number in range(count)}
 
     def number(label: str) -> int:

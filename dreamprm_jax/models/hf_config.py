@@ -58,6 +58,8 @@ def _rope(fields: _Fields) -> tuple[float, RopeScaling | None]:
     values = fields.values.get(field) or {}
     if not isinstance(values, dict):
         raise fields.fail(field, f"is {values!r}; an object is needed")
+    if any(isinstance(value, dict) for value in values.values()):
+        raise fields.fail(field, "has settings for each kind of layer, which is not supported")
     theta = values.get("rope_theta", fields.values.get("rope_theta", 10000.0))
     if isinstance(theta, bool) or not isinstance(theta, int | float) or theta <= 0:
         raise fields.fail("rope_theta", f"is {theta!r}; a positive number is needed")
@@ -86,7 +88,11 @@ def _is_positive(value: Any) -> bool:
 
 def _window(fields: _Fields, kind: str) -> int | None:
     """Tokens that sliding-window attention sees; None where every token sees all before it."""
-    layers = fields.values.get("layer_types") or ()
+    layers = fields.values.get("layer_types") or []
+    if not isinstance(layers, list):
+        raise fields.fail("layer_types", f"is {layers!r}; a list is needed")
+    if other := [name for name in layers if name not in ("full_attention", "sliding_attention")]:
+        raise fields.fail("layer_types", f"names {other[0]!r}; supported are full_attention and sliding_attention")
     if kind != "mistral" and not fields.flag("use_sliding_window") and "sliding_attention" not in layers:
         return None
     if fields.values.get("sliding_window") is None:
@@ -104,7 +110,7 @@ def read_config(folder: Path) -> DecoderConfig:
     """
     fields = _Fields(folder / "config.json")
     kind = fields.values.get("model_type")
-    if kind not in ARCHITECTURES:
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
         raise fields.fail("model_type", f"is {kind!r}; supported are {', '.join(ARCHITECTURES)}")
     if (activation := fields.values.get("hidden_act", "silu")) != "silu":
         raise fields.fail("hidden_act", f"is {activation!r}; only 'silu' is supported")

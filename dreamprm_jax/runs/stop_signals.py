@@ -45,8 +45,8 @@ def run_until_stopped(command: Callable[[], int]) -> NoReturn:
     writer.setblocking(False)
 
     def watch() -> None:
-        while number := reader.recv(1)[0]:
-            if number in STOP_SIGNALS:
+        while data := reader.recv(1):  # nothing: the interpreter ends, and the writer is gone
+            if (number := data[0]) in STOP_SIGNALS:
                 if not _orderly or received:
                     timer = threading.Timer(GRACE_SECONDS, end_now, (number,))
                     timer.daemon = True

@@ -170,6 +170,9 @@ class FormReader:
         messages = [{"role": "user", "content": text.strip()}]
         rows = []
         for program in programs:
+            if not program.code:
+                counts["left out: empty program"] += 1
+                continue
             found = self.sequence(messages, self.texts(program, granularity))
             room = found.statement[1] - found.statement[0]
             total = len(found.tokens)
@@ -325,8 +328,9 @@ def load_reader(
     with Checkpoint(folder) as checkpoint:
         spoken = bool(options.form and FORMS[options.form].labels)
         head = None if spoken else find_head(checkpoint, values, options.labels)
-        architecture = (values.get("architectures") or [""])[0] or ""
-        name = options.form or guess_form(head, str(architecture), folder)
+        architectures = values.get("architectures")
+        architecture = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
+        name = options.form or guess_form(head, architecture, folder)
         form = FORMS[name]
         if name == NATIVE and options.separator is None:
             options = dataclasses.replace(options, separator=values.get(TRAINED_SEPARATOR))
@@ -386,7 +390,8 @@ def _transformers_tokenizer(folder: Path) -> Any:
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # the library raises whatever its parts raise
-        raise DataError(f"{folder}: transformers cannot read its tokenizer: {type(error).__name__}: {error}") from error
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(f"{folder}: transformers cannot read its tokenizer: {reason}") from error
     if not getattr(tokenizer, "is_fast", False):
         raise DataError(f"{folder}: has no fast tokenizer (tokenizer.json); save one with transformers")
     return tokenizer

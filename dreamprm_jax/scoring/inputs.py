@@ -171,7 +171,7 @@ def _problem(row: Mapping[str, Any], problems: Mapping[str, Problem], where: str
         return own
     if not any(row.get(name) is not None for name in ID_FIELDS):
         raise DataError("field problem_id: missing (or question_id, task_id), and no statement in the row")
-    identity = candidate_id(row, where)
+    identity = _clean(candidate_id(row, where), "field problem_id")
     if identity not in problems:
         raise DataError(f"problem {identity!r} is not in the problems file, and no statement in the row")
     return problems[identity]
@@ -181,6 +181,10 @@ def _text(row: Mapping[str, Any], name: str, where: str) -> str:
     value, prefix = row[name], f"{where}, " if where else ""
     if not isinstance(value, str):
         raise DataError(f"{prefix}field {name}: a {json_type(value)} where text belongs")
-    if not is_unicode(value) or "\0" in value:
-        raise DataError(f"{prefix}field {name}: holds a lone surrogate or a NUL character; repair the text")
-    return value
+    return _clean(value, f"{prefix}field {name}")
+
+
+def _clean(text: str, where: str) -> str:
+    if not is_unicode(text) or "\0" in text:
+        raise DataError(f"{where}: holds a lone surrogate or a NUL character; repair the text")
+    return text

@@ -1,41 +1,35 @@
-"""A trained arm as the scorer of a live search: programs in, step logits out."""
+"""A reward model as the scorer of a live search: programs in, step logits out."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from dreamprm_jax.config import Config
-from dreamprm_jax.models.pretrained import model_config
-from dreamprm_jax.models.tokenizer import load_tokenizer
 from dreamprm_jax.runs.paths import Paths
-from dreamprm_jax.schema import Problem, Program
+from dreamprm_jax.runs.trained import TrainedArm
+from dreamprm_jax.schema import DataError, Problem, Program
+from dreamprm_jax.scoring.prm import Prm, PrmOptions, load_prm, prm_of_arm
 from dreamprm_jax.scoring.scorer import Reading, Scorer
-from dreamprm_jax.training.examples import tokenize
-from dreamprm_jax.training.mesh import make_mesh
-from dreamprm_jax.training.parameters import frozen_params, trained_params
 
 
-class ArmScorer:
-    """``selection.search.ProgramScorer`` by one trained arm of a run; compiles each padded shape once.
+class LiveScorer:
+    """``search.algorithms.ProgramScorer`` by a loaded reward model; compiles each padded shape once.
 
     Attributes:
       counts: programs that were left out, by reason.
-      checkpoint: identity of the weights.
     """
 
-    def __init__(self, config: Config, paths: Paths, arm: str) -> None:
-        """Loads the arm's parameters. Raises DataError where it has none."""
-        model, mesh = model_config(config.model), make_mesh(config.train.mesh)
-        step, params = trained_params(model, mesh, paths.arm(arm) / "checkpoints", frozen_params(config, model, mesh))
-        self._model = config.model
-        self._granularity = config.label.granularity
-        self._tokenizer = load_tokenizer(paths.tokenizer())
-        self._scorer = Scorer(model, mesh, params, config.score.row_tokens, config.score.batch_tokens)
+    def __init__(self, prm: Prm, config: Config) -> None:
+        """Wraps a model; ``config.score`` sizes its batches. Raises DataError where it has no score for every step."""
+        if prm.reader is not None and prm.reader.form.outcome:
+            raise DataError(f"{prm.name}: gives one score a program; a search needs one a step")
+        self._prm = prm
+        self._scorer = Scorer(prm.model, prm.mesh, prm.params, config.score.row_tokens, config.score.batch_tokens)
         self.counts: Counter[str] = Counter()
-        self.checkpoint = f"{arm}/{step}"
 
     def __call__(self, items: Sequence[tuple[Problem, str]]) -> list[np.ndarray]:
         """Step logits of each (problem, program); empty for one that the tokenizer or the model's length leaves out."""
@@ -48,15 +42,19 @@ class ArmScorer:
         found: list[str] = []
         readings: list[Reading] = []
         for problem, programs in groups.values():
-            for program, tokens, ends in tokenize(
-                self._tokenizer, self._model, problem, programs, self.counts, self._granularity
-            ):
+            for program, tokens, ends in self._prm.read(problem, programs, self.counts):
                 found.append(program.program_hash)
                 readings.append(Reading(tokens, ends))
         logits = dict(zip(found, self._scorer.logits(readings), strict=True))
         return [logits.get(key, np.zeros(0)) for key in keys]
 
 
-def load(config: Config, paths: Paths, arm: str) -> ArmScorer:
-    """The scorer of one trained arm of a run."""
-    return ArmScorer(config, paths, arm)
+def load(config: Config, paths: Paths, arm: str) -> LiveScorer:
+    """The scorer of one trained arm of a run. Raises DataError where it has no checkpoint."""
+    trained = TrainedArm(paths.arm(arm), config, "")
+    return LiveScorer(prm_of_arm(trained, PrmOptions(mesh=config.train.mesh)), config)
+
+
+def load_foreign(config: Config, path: Path, options: PrmOptions) -> LiveScorer:
+    """The scorer of a reward model that is no arm of the run. Raises DataError where there is none."""
+    return LiveScorer(load_prm(path, options), config)

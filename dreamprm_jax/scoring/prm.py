@@ -102,10 +102,11 @@ def load_prm(path: Path, options: PrmOptions) -> Prm:
         arm = trained_arm(path)
     except DataError as error:
         raise DataError(f"--prm={error}, or a Hugging Face folder") from error
-    return _from_run(arm, options)
+    return prm_of_arm(arm, options)
 
 
-def _from_run(arm: TrainedArm, options: PrmOptions) -> Prm:
+def prm_of_arm(arm: TrainedArm, options: PrmOptions) -> Prm:
+    """The model of an arm's last checkpoint. Raises DataError where there is none."""
     config = arm.config
     settings = _limited(config.model, options)
     model, mesh = pretrained.model_config(settings), _mesh(options)

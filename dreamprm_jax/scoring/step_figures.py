@@ -22,6 +22,7 @@ from dreamprm_jax.metrics.step_metrics import (
 )
 from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.scoring.scorer import Reading, Scorer, sigmoid
+from dreamprm_jax.tables import LEAST_PROBLEMS, Table, finite, interval, number
 
 SAMPLES = 2000  # bootstrap resamples of problems
 MOST_PROBLEMS = 3000  # with an interval: its cost is quadratic in them
@@ -34,7 +35,7 @@ class StepFigures:
     name: str
     solutions: int
     steps: int
-    auroc: Interval  # 95% over problems; NaN bounds where there are more than ``MOST_PROBLEMS``
+    auroc: Interval  # 95% over problems; NaN ends below ``LEAST_PROBLEMS`` and above ``MOST_PROBLEMS``
     brier: float
     first_error_f1: float  # ProcessBench's, at threshold 0.5
     accuracy_erroneous: float
@@ -51,10 +52,10 @@ def evaluate_steps(
     names = {one: place for place, one in enumerate(dict.fromkeys(one.problem_id for one, _ in rows))}
     problem = np.concatenate([np.full(len(index), names[one.problem_id]) for one, _, index in known])
     positive = labels >= 0.5
-    interval = Interval(auroc(values, positive), np.nan, np.nan)
-    if len(names) <= MOST_PROBLEMS:
+    ranking = Interval(auroc(values, positive), np.nan, np.nan)
+    if LEAST_PROBLEMS <= len(names) <= MOST_PROBLEMS and np.isfinite(ranking.estimate):
         replicates = auroc_replicates(values, positive, problem, len(names), samples, seed)
-        interval = percentile_interval(interval.estimate, replicates[np.isfinite(replicates)])
+        ranking = percentile_interval(ranking.estimate, replicates[np.isfinite(replicates)])
     # The first wrong step, of solutions where all before it are labeled.
     wrong = [np.asarray(one.labels) < 0.5 for one, _ in rows]
     first = [int(np.argmax(row)) if row.any() else -1 for row in wrong]
@@ -67,7 +68,7 @@ def evaluate_steps(
         predicted_first_errors([rows[place][1] for place in kept], 0.5), np.asarray([first[place] for place in kept])
     )
     return StepFigures(
-        name, len(rows), len(values), interval, brier(values, labels), f1.f1, f1.accuracy_erroneous, f1.accuracy_correct
+        name, len(rows), len(values), ranking, brier(values, labels), f1.f1, f1.accuracy_erroneous, f1.accuracy_correct
     )
 
 
@@ -87,19 +88,18 @@ def score_evaluation(
 def figures_table(figures: Sequence[StepFigures]) -> str:
     """The figures as text."""
     first = figures[0]
-    lines = [
-        f"held-out step labels: {first.solutions} solutions, {first.steps} steps; 95% intervals over problems",
-        "",
-        f"{'model':<16} {'step AUROC':<22} {'Brier':>7} {'first-error F1':>15} {'erroneous':>10} {'correct':>8}",
+    title = f"held-out step labels: {first.solutions} solutions, {first.steps} steps; 95% intervals over problems"
+    header = ["model", "step AUROC", "interval", "Brier", "first-error F1", "erroneous", "correct"]
+    rows = [
+        [
+            one.name,
+            number(one.auroc.estimate),
+            interval(finite(dataclasses.asdict(one.auroc))),
+            *map(number, (one.brier, one.first_error_f1, one.accuracy_erroneous, one.accuracy_correct)),
+        ]
+        for one in figures
     ]
-    for one in figures:
-        low, high = one.auroc.low, one.auroc.high
-        interval = f"{one.auroc.estimate:.3f}" + (f" [{low:.3f}, {high:.3f}]" if np.isfinite(low) else "")
-        rest = (f"{value:>{width}.3f}" if np.isfinite(value) else " " * (width - 1) + "-" for value, width in (
-            (one.brier, 7), (one.first_error_f1, 15), (one.accuracy_erroneous, 10), (one.accuracy_correct, 8),
-        ))  # fmt: skip
-        lines.append(f"{one.name:<16} {interval:<22} " + " ".join(rest))
-    return "\n".join(lines)
+    return Table("steps", title, header, rows).text()
 
 
 def position_figures(rows: Sequence[tuple[LabeledSteps, Reading]]) -> StepFigures:

@@ -13,7 +13,9 @@ from dreamprm_jax.models.reward import init_params
 from dreamprm_jax.models.tokenizer import prompt_text, save_tokenizer, train_tokenizer
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import DataError, Problem, Program, Score
-from dreamprm_jax.scoring.live import load
+from dreamprm_jax.scoring.forms import FormOptions
+from dreamprm_jax.scoring.live import LiveScorer, load, load_foreign
+from dreamprm_jax.scoring.prm import PrmOptions, load_prm
 from dreamprm_jax.stages.generate import generate
 from dreamprm_jax.stages.score import score
 from dreamprm_jax.storage import read_records
@@ -44,7 +46,6 @@ def run(tiny_config, tmp_path_factory):
 def test_a_live_scorer_gives_the_score_stages_logits(run):
     config, paths, counts = run
     scorer = load(config, paths, "raw")
-    assert scorer.checkpoint == "raw/1"
     total = 0
     for window in ("test", "meta"):
         problems = {p.problem_id: p for p in read_records(paths.problems(window), Problem)}
@@ -69,6 +70,25 @@ def test_prefixes_score_as_within_the_program_and_nothing_scores_as_nothing(run)
     assert prefix == pytest.approx(whole[:2], abs=1e-4)
     assert empty.size == 0
     assert scorer.counts["left out: empty program"] == 1
+
+
+def test_a_foreign_model_scores_every_step_of_a_search(run, prm_folder):
+    config, paths, _ = run
+    scorer = load_foreign(config, prm_folder, PrmOptions())
+    problem = read_records(paths.problems("test"), Problem)[0]
+    code = "def f():\n    pass\n\n\ndef main():\n    f()\n"
+    whole, prefix, empty = scorer([(problem, code), (problem, code[: split_steps(code)[0].end]), (problem, "")])
+    assert whole.shape == (2,)
+    assert prefix == pytest.approx(whole[:1], abs=1e-4)
+    assert empty.size == 0
+    options = PrmOptions(form=FormOptions(separator="#"))
+    separated = load_foreign(config, prm_folder, options)
+    assert separated([(problem, code)])[0].shape == (2,)
+    assert separated([(problem, "")])[0].size == 0
+    prm = load_prm(prm_folder, options)
+    prm.reader.form = dataclasses.replace(prm.reader.form, outcome=True)
+    with pytest.raises(DataError, match="gives one score a program; a search needs one a step"):
+        LiveScorer(prm, config)
 
 
 def test_an_unknown_window_is_named(run):

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -221,6 +222,24 @@ def test_parquet_with_other_columns_and_nulls(tmp_path):
     assert [skip.row for skip in others] == ["row 2", "row 3"]
     assert "problem_id: missing" in others[0].reason
     assert "a null where text belongs" in others[1].reason
+
+
+def test_a_job_without_any_finite_score_fails(prm_folder, problems_file, candidates_file, tmp_path, capsys):
+    from safetensors.numpy import load_file, save_file
+
+    folder = shutil.copytree(prm_folder, tmp_path / "nan")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"] = tensors["model.norm.weight"] * np.nan
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    options = {
+        "prm": folder,
+        "problems": problems_file,
+        "candidates": candidates_file,
+        "output": tmp_path / "s.parquet",
+    }
+    assert cli.main(["score", *(f"--{name}={value}" for name, value in options.items())]) == 1
+    error = capsys.readouterr().err
+    assert "no candidate was scored (32 times: the reward model's logit is not finite" in error
 
 
 @pytest.mark.parametrize(

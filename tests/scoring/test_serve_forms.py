@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
+import html
 import io
 import json
 import re
+import shutil
+import subprocess
 import threading
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import numpy as np
 import pytest
 import requests
 
+from dreamprm_jax.scoring import serve
 from dreamprm_jax.scoring.batcher import Batcher
 from dreamprm_jax.scoring.scorer import Reading
 from dreamprm_jax.scoring.serve import Limits, make_app
@@ -167,6 +171,33 @@ def test_metrics_count_requests_inputs_and_tokens(prm, scorer):
     assert values["dreamprm_scored_inputs_total",] == 2
     assert values["dreamprm_batches",] == 1
     assert values["dreamprm_request_seconds_count", "/pooling"] == 2
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_the_page_scores_a_pasted_program_in_a_browser(width, prm, scorer, tmp_path, monkeypatch):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
+    program = "# \U0001f600\ndef f():\n    return '<b>x</b>'\n\n\ndef main():\n    print(f())\n"
+    script = f"""<script>addEventListener("load", () => {{
+      document.getElementById("statement").value = "Add.";
+      document.getElementById("code").value = {json.dumps(program)};
+      document.getElementById("form").requestSubmit();
+      setTimeout(() => {{ document.title = document.documentElement.scrollWidth - innerWidth; }}, 3000);
+    }});</script></html>"""
+    page = tmp_path / "page.html"
+    page.write_text(serve.PAGE.read_text("utf-8").replace("</html>", script), "utf-8")
+    monkeypatch.setattr(serve, "PAGE", page)
+    with serving(prm, scorer) as server:
+        command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", f"--window-size={width},900"]
+        command += ["--virtual-time-budget=5000", f"--user-data-dir={tmp_path / 'profile'}", server + "/"]
+        dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+        scores = [step["score"] for step in steps_of(server, program)["steps"]]
+    shown = re.findall(r'<div class="step" title="(\w*)".*?<b>([\d.]+)</b><pre>(.*?)</pre>', dom, re.DOTALL)
+    assert [name for name, _, _ in shown] == ["f", "main"]
+    assert [float(score) for _, score, _ in shown] == pytest.approx(scores, abs=1e-3)
+    assert html.unescape("".join(text for _, _, text in shown)).split() == program.split()
+    assert int(re.search(r"<title>(-?\d+)</title>", dom)[1]) <= 0  # nothing is wider than the window
 
 
 @pytest.mark.parametrize("client", ["requests", "openai"])

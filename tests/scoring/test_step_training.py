@@ -103,7 +103,7 @@ def test_score_reads_the_files_own_rows_and_programs(run, files, tmp_path):
     assert (
         main(["score", f"--prm={run / 'raw'}", f"--candidates={candidates}", f"--output={tmp_path / 's.parquet'}"]) == 0
     )
-    first, second = pq.read_table(output).to_pylist()
+    first, second = pq.read_table(tmp_path / "s.parquet").to_pylist()
     assert first["step_scores"][0] > first["step_scores"][1]
     assert len(first["step_scores"]) == len(second["step_scores"]) == 2
     [skip] = (tmp_path / "s.skipped.jsonl").read_text().splitlines()
@@ -136,10 +136,11 @@ def test_separator_and_resume(files, tmp_path, monkeypatch):
     def stopped(*arguments):
         trainer = stop(*arguments)
         trainer.train_on_labels(stage.arm_plans(arguments[0].train)[0])
-        raise KeyboardInterrupt
+        raise RuntimeError("killed")
 
     monkeypatch.setattr(stage, "make_trainer", stopped)
-    assert command(tmp_path / "part", *options, **settings) == 130
+    with pytest.raises(RuntimeError, match="killed"):
+        command(tmp_path / "part", *options, **settings)
     monkeypatch.undo()
     assert command(tmp_path / "part", *options, **settings) == 0
     found = [load_prm(tmp_path / name / "raw", PrmOptions()) for name in ("whole", "part")]

@@ -38,5 +38,7 @@ def test_a_reward_models_folder(prm_folder, written, tmp_path, capsys):
     result = json.loads(figures.read_text())[name]
     assert result["missing"] == 0
     assert result["threshold"] in {value for score in scores.values() for value in score.step_scores}
+    assert cli.main([*command, "--samples=20", "--form=native", "--separator=#"]) == 0
+    assert f"{name}-native-_" in json.loads(figures.read_text())
     assert cli.main(["stepbench", "score", f"--bench={paths.root}", f"--prm={tmp_path / 'nowhere'}"]) == 2
     assert "`dreamprm score` failed; its message is above" in capsys.readouterr().err
