@@ -96,5 +96,5 @@ setup(
     python_requires=">=3.11",
     install_requires=CORE,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["dreamprm = dreamprm_jax.cli.main:main"]},
+    entry_points={"console_scripts": ["dreamprm = dreamprm_jax.cli.main:script"]},
 )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import signal
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +20,7 @@ from dreamprm_jax.bilevel.labels import Parametrisation
 from dreamprm_jax.bilevel.partition import merge
 from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.runs.progress import Progress
+from dreamprm_jax.runs.stop_signals import stops_by_itself
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.training import distributed
 from dreamprm_jax.training.checkpoint import Checkpoints, TrainState
@@ -95,7 +98,7 @@ def train_arm(setup: Setup, arm: Arm, data: ArmData, start: Callable[[], TrainSt
     Raises:
       DataError: on data that do not fit the settings; when a step's values are not finite (its batch is kept in the
         folder).
-      SystemExit: with status 143 after SIGTERM on any process, once the state is saved.
+      SystemExit: after SIGTERM (143) or Ctrl-C (130) on any process, once the state is saved.
     """
     config, model, mesh, main = setup.config, setup.model, setup.mesh, distributed.is_main()
     check_arm(setup, arm, data)
@@ -143,6 +146,7 @@ def train_arm(setup: Setup, arm: Arm, data: ArmData, start: Callable[[], TrainSt
         with (
             activate(model, mesh),
             distributed.stop_requests() as requests,
+            ExitStack() as after_compilation,
             MetricsWriter(folder, first, main, config.wandb_project) as writer,
             ProfilerWindow(folder / "profile", config.profile_from, config.profile_steps * main) as profiler,
             Progress(f"train {arm.name}", length, "step", done, folder / "train", visible=main) as progress,
@@ -158,6 +162,8 @@ def train_arm(setup: Setup, arm: Arm, data: ArmData, start: Callable[[], TrainSt
                 inputs = StepInputs(batch, outer, jnp.asarray(does_meta(step)), setup.frozen, key, labels)
                 asked = flag_per_device(bool(requests), mesh)
                 (state, metrics, move), finite, stop = compiled(state, inputs, asked)
+                if step == first:  # from here on there is a state to save before a signal ends the process
+                    after_compilation.enter_context(stops_by_itself())
                 guard.watch(step, finite, metrics)  # waits for the step before, while this one runs
                 clock.dispatched(stride, metrics)
                 following, last = step + stride, step + stride >= arm.last_step
@@ -192,7 +198,7 @@ def train_arm(setup: Setup, arm: Arm, data: ArmData, start: Callable[[], TrainSt
                 if measuring or saving:
                     clock.restart()
                 if stopping:
-                    raise SystemExit(143)
+                    raise SystemExit(128 + (requests[0] if requests else signal.SIGTERM))
     return state
 
 
