@@ -83,7 +83,7 @@ def load_run_data(config: Config, paths: Paths, arms: list[ArmPlan], counts: Cou
     source = _label_source(config, paths, arms, windows["train"].outcomes, truth)
     keys = [step_key(step) for step in source.steps]
     tokens, limits = row_length(settings.row_tokens), config.model
-    if limits.overlong != "raise":  # what is longer than a row is cut or left out like what is longer than the context
+    if limits.overlong != "raise":  # what is longer than a row is cut or left out as by the context
         limits = dataclasses.replace(limits, max_length=min(limits.max_length, tokens))
     examples: dict[str, list[Example]] = {}
     for window, rows in (("train", keys), ("meta", [])):

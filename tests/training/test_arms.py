@@ -80,7 +80,7 @@ def test_every_labeling_trains_and_leaves_its_labels(tiny_config, tmp_path):
     arms = ("raw", "gce", "em", "undetected_fault_online", "calibrator", "clean", "corrector_net", "table_on_em")
     train = dataclasses.replace(tiny_config.train, warmup_steps=2, steps=2, arms=arms)
     train = dataclasses.replace(train, meta=dataclasses.replace(train.meta, learning_rate=0.5))
-    model = dataclasses.replace(tiny_config.model, max_length=1536)
+    model = dataclasses.replace(tiny_config.model, vocab_size=900)
     settings, paths = dataclasses.replace(tiny_config, train=train, model=model), Paths(tmp_path / "run")
     for stage in ("generate", "label", "train"):
         run_stage(settings, paths.root, stage)
