@@ -7,11 +7,13 @@ outcomes alone, for as many steps.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -25,24 +27,30 @@ from dreamprm_jax.labeling.correction.methods import (
     fixed_labels,
     undetected_fault_labels,
 )
-from dreamprm_jax.models.decoder import require_forward_mode
+from dreamprm_jax.models.fused import taking
+from dreamprm_jax.models.reward import Params
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import CorrectedLabel, DataError
-from dreamprm_jax.storage import write_records
+from dreamprm_jax.storage import write_json, write_records
+from dreamprm_jax.tables import finite
 from dreamprm_jax.training import distributed
 from dreamprm_jax.training.arms import ORM, ArmPlan, arm_plans, describe, make_parametrisation
 from dreamprm_jax.training.checkpoint import Checkpoints, TrainState
 from dreamprm_jax.training.feed import PackedRows
 from dreamprm_jax.training.label_table import PADDING, label_start
 from dreamprm_jax.training.loop import Arm, ArmData, host_logits, train_arm
-from dreamprm_jax.training.losses import Targets, make_inner_loss, make_outcome_loss
-from dreamprm_jax.training.mesh import activate, make_mesh
+from dreamprm_jax.training.losses import Loss, Targets, make_inner_loss, make_outcome_loss
+from dreamprm_jax.training.mesh import activate, make_mesh, own_mesh
 from dreamprm_jax.training.online_label_inference import alive_posterior, inferred_labels
-from dreamprm_jax.training.parameters import frozen_params, initial_params
+from dreamprm_jax.training.parameters import frozen_params, initial_params, trained_params
 from dreamprm_jax.training.run_data import RunData, load_run_data
 from dreamprm_jax.training.state import Setup, abstract_state, state_from_params
+from dreamprm_jax.training.steps import pass_models
 
 Labels = Float[np.ndarray, " n"]  # one a noisy step, NaN where a step has none
+
+if TYPE_CHECKING:
+    from dreamprm_jax.scoring.step_training import StepData
 
 
 def train(config: Config, paths: Paths) -> dict[str, int]:
@@ -53,7 +61,12 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
     """
     settings, counts = config.train, Counter[str]()
     plans = arm_plans(settings)
-    data = load_run_data(config, paths, plans, counts)
+    given = None
+    if settings.step_data.path:
+        from dreamprm_jax.scoring.step_training import load_step_data
+
+        given = load_step_data(config, paths, plans, counts)
+    data = given.run if given else load_run_data(config, paths, plans, counts)
     mesh = make_mesh(settings.mesh)
     setup = Setup(settings, data.model, mesh, frozen_params(config, data.model, mesh))
     trainer = _Trainer(config, paths, data, setup, counts)
@@ -65,7 +78,24 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
         labels = trainer.train_on_labels(plan)
         if plan.labeling != "raw" and distributed.is_main():
             _write_labels(paths.corrected_labels(plan.arm), data.source, labels, describe(plan, settings))
+    if given and given.evaluation:
+        _evaluate(config, paths, given, setup.frozen)
     return dict(counts)
+
+
+def _evaluate(config: Config, paths: Paths, given: StepData, frozen: Params) -> None:
+    """Measures every arm on the held-out step labels: ``step_evaluation.json``, and a table on the console."""
+    from dreamprm_jax.scoring.step_figures import evaluate_steps, figures_table, position_figures, score_evaluation
+
+    figures = []
+    model, mesh = given.run.model, own_mesh(config.train.mesh)
+    for arm in config.train.arms:
+        _, params = trained_params(model, mesh, paths.arm(arm) / "checkpoints", frozen)
+        figures.append(evaluate_steps(arm, score_evaluation(model, mesh, params, given.evaluation, config)))
+    figures.append(position_figures(given.evaluation))
+    if distributed.is_main():
+        write_json(paths.step_evaluation(), finite([dataclasses.asdict(one) for one in figures]))
+        print(f"\n{figures_table(figures)}\n", flush=True)
 
 
 @dataclass
@@ -83,8 +113,8 @@ class _Trainer:
     def train_on_outcomes(self) -> None:
         """Trains the outcome reward model."""
         data, settings = self.data, self.config.train
-        arm = Arm(ORM, make_outcome_loss(data.model, settings.loss), 0, settings.warmup_steps + settings.steps)
-        none = np.zeros(0, np.float32)
+        loss = make_outcome_loss(taking(data.model, "reverse"), settings.loss)
+        arm, none = Arm(ORM, loss, 0, settings.warmup_steps + settings.steps), np.zeros(0, np.float32)
         train_arm(
             self.setup, arm, ArmData(data.inner, data.outer, none, self.config.seed, data.measured), self._first_state,
             self.paths.arm(ORM),
@@ -99,12 +129,13 @@ class _Trainer:
         Raises:
           DataError: Where its labeling gives no step a label.
         """
-        settings, data, model, setup = self.config.train, self.data, self.data.model, self.setup
+        settings, data, setup = self.config.train, self.data, self.setup
         labels, infer = self._labels_at_start(plan)
         table = np.where(np.isfinite(labels), labels, PADDING)  # rows without a label are in no batch
         rows = (data.held_out if plan.held_out else data.inner).relabeled(labels)
         arm_data = ArmData(rows, data.outer, table, self.config.seed, data.measured)
 
+        model = taking(data.model, "reverse")
         loss = make_inner_loss(model, None, settings.outcome_weight, plan.loss, settings.labels.gce_q, infer)
         if settings.warmup_steps and plan.warmup not in self._warmed_up:
             arm = Arm(plan.warmup, loss, 0, settings.warmup_steps)
@@ -153,12 +184,15 @@ class _Trainer:
 
     def _learned(self, arm: Arm, plan: ArmPlan, start: Labels) -> Arm:
         """The arm with labels that the outer problem learns, over a whole number of calls of K steps each."""
-        settings, model = self.config.train, self.data.model
-        require_forward_mode(model)
+        settings = self.config.train
         labels = make_parametrisation(plan.labeling, start, self.data.source, settings.labels, self.config.seed)
-        loss = make_inner_loss(model, labels, settings.outcome_weight, plan.loss, settings.labels.gce_q)
+        losses: list[Loss] = [
+            make_inner_loss(model, labels, settings.outcome_weight, plan.loss, settings.labels.gce_q)
+            for model in pass_models(self.data.model, settings.meta)
+        ]
         steps = math.ceil(settings.steps / settings.meta.unroll) * settings.meta.unroll
-        return Arm(arm.name, loss, arm.first_step, arm.first_step + steps, labels)
+        last = arm.first_step + steps
+        return Arm(arm.name, losses[0], arm.first_step, last, labels, losses[1], self.data.outer_loss)
 
     def _inferred(self, state: TrainState, labels: Labels, infer: Targets) -> Labels:
         """The labels that the trained model infers, for the steps of every program that it can read."""

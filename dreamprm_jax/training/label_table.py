@@ -24,8 +24,8 @@ PADDING = 0.5  # label of rows that belong to no step; no batch holds them, so t
 class LabelStart(NamedTuple):
     """The labels that phi starts from."""
 
-    values: Float[Array, " rows"]  # the first ``count`` of them belong to steps
-    count: Int[Array, ""]
+    values: Float[Array, " rows"]  # the first ``known`` of them belong to steps
+    known: Int[Array, ""]
 
 
 def label_start(labels: Parametrisation, raw: Float[np.ndarray, " n"], mesh: Mesh | None = None) -> LabelStart:
@@ -43,5 +43,5 @@ def padded_rows(count: int) -> int:
 
 def mean_drift(before: LabelStart, after: Float[Array, " rows"]) -> Float[Array, ""]:
     """Mean |label - label at the start| over the steps."""
-    drift = jnp.where(jnp.arange(len(after)) < before.count, jnp.abs(after - before.values), 0.0)
-    return jnp.sum(drift) / before.count
+    drift = jnp.where(jnp.arange(len(after)) < before.known, jnp.abs(after - before.values), 0.0)
+    return jnp.sum(drift) / before.known

@@ -59,6 +59,7 @@ class Arm:
     first_step: int
     last_step: int
     labels: Parametrisation | None = None  # set: bi-level training of phi
+    tangent_loss: Loss | None = None  # the inner loss of its forward-mode passes; None: the same function
     outer_loss: Loss | None = None  # of bi-level training; None: the cross-entropy of the outcomes
 
 
@@ -208,7 +209,8 @@ def compile_step(setup: Setup, arm: Arm, shapes: TrainState) -> Any:
     if arm.labels is None:
         step: StepFunction = make_plain_step(arm.inner_loss, optimizer, config.accumulation)
     else:
-        step = make_bilevel_step(setup.model, arm.inner_loss, arm.labels, optimizer, config, arm.outer_loss)
+        losses = arm.outer_loss, arm.tangent_loss
+        step = make_bilevel_step(setup.model, arm.inner_loss, arm.labels, optimizer, config, *losses)
 
     def checked_step(state: TrainState, inputs: StepInputs, asked: Bool[Array, " devices"]) -> CheckedStep:
         result = step(state, inputs)
@@ -242,7 +244,7 @@ def check_arm(setup: Setup, arm: Arm, data: ArmData) -> None:
       DataError: naming the field or the arm.
     """
     config, mesh = setup.config, setup.mesh
-    batches = [("", config)] if arm.labels is None else [("", config), ("meta.", config.meta)]
+    batches: list[tuple[str, Any]] = [("", config)] if arm.labels is None else [("", config), ("meta.", config.meta)]
     for prefix, part in batches:
         rows = part.batch_size // part.accumulation
         check_divisible(mesh, rows, f"config.train.{prefix}batch_size / {prefix}accumulation")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from dreamprm_jax.config import Config
+from dreamprm_jax.config import Config, ModelConfig
 from dreamprm_jax.labeling.correction.methods import LabelSource, StepKey, read_labels, step_key
 from dreamprm_jax.labeling.exact_truth import read_truth, why_no_truth
 from dreamprm_jax.models import pretrained
@@ -43,6 +43,7 @@ class RunData:
       outer: Rows of the meta programs, for the outer loss.
       held_out: Rows of the train programs, for arms that keep the meta programs' outcomes out of the inner loss.
       measured: What to measure on during training; None where nothing is measured.
+      outer_loss: Of the learned labelings; None: the cross-entropy of the meta programs' outcomes.
     """
 
     model: DecoderConfig
@@ -52,6 +53,7 @@ class RunData:
     outer: PackedRows
     held_out: PackedRows
     measured: EvaluationSet | None
+    outer_loss: Loss | None = None
 
 
 def load_run_data(config: Config, paths: Paths, arms: list[ArmPlan], counts: Counter[str]) -> RunData:
@@ -77,14 +79,12 @@ def load_run_data(config: Config, paths: Paths, arms: list[ArmPlan], counts: Cou
     }
     model = pretrained.model_config(config.model)
     tokenizer = distributed.main_first(
-        "tokenizer", lambda: _tokenizer(config, model, paths, problems["train"], windows["train"].programs)
+        "tokenizer", lambda: make_tokenizer(config, model, paths, _texts(problems["train"], windows["train"].programs))
     )
     truth = functools.cache(functools.partial(read_truth, paths))
     source = _label_source(config, paths, arms, windows["train"].outcomes, truth)
     keys = [step_key(step) for step in source.steps]
-    tokens, limits = row_length(settings.row_tokens), config.model
-    if limits.overlong != "raise":  # what is longer than a row is cut or left out as by the context
-        limits = dataclasses.replace(limits, max_length=min(limits.max_length, tokens))
+    tokens, limits = row_length(settings.row_tokens), row_limits(config)
     examples: dict[str, list[Example]] = {}
     for window, rows in (("train", keys), ("meta", [])):
         examples[window] = build_examples(tokenizer, limits, windows[window], rows, counts, config.label.granularity)
@@ -108,8 +108,19 @@ def load_run_data(config: Config, paths: Paths, arms: list[ArmPlan], counts: Cou
     return RunData(model, source, examples["train"], inner, outer, held_out, measured)
 
 
+def row_limits(config: Config) -> ModelConfig:
+    """The limits of a training example: what fits no row is cut or left out as by the model's context.
+
+    With ``overlong="raise"`` the context alone is the limit, and packing names the program and the row.
+    """
+    limits = config.model
+    if limits.overlong == "raise":
+        return limits
+    return dataclasses.replace(limits, max_length=min(limits.max_length, row_length(config.train.row_tokens)))
+
+
 def _label_source(
-    config: Config, paths: Paths, arms: list[ArmPlan], outcomes: list[Outcome], truth: Truth
+    config: Config, paths: Paths, arms: list[ArmPlan], outcomes: Sequence[Outcome], truth: Truth
 ) -> LabelSource:
     """Counts, outcomes and, where an arm asks for them, clean labels."""
     settings = config.train.labels
@@ -149,9 +160,11 @@ def _evaluation_set(
     return found._replace(label_truth=label_truth, dropped_tokens=dropped_tokens)
 
 
-def _tokenizer(
-    config: Config, model: DecoderConfig, paths: Paths, problems: dict[str, Problem], programs: list[Program]
-) -> Tokenizer:
+def _texts(problems: dict[str, Problem], programs: Sequence[Program]) -> list[str]:
+    return [prompt_text(problem) for problem in problems.values()] + [program.code for program in programs]
+
+
+def make_tokenizer(config: Config, model: DecoderConfig, paths: Paths, texts: Iterable[str]) -> Tokenizer:
     """That of the pretrained weights, or else one trained here; kept in the run's folder for the score stage."""
     if config.model.weights and not paths.tokenizer().exists():
         tokenizer = pretrained.load_tokenizer(config.model, model)
@@ -160,7 +173,6 @@ def _tokenizer(
         tokenizer.no_padding()
         save_tokenizer(tokenizer, paths.tokenizer())
     if not paths.tokenizer().exists():
-        texts = [prompt_text(problem) for problem in problems.values()] + [program.code for program in programs]
         save_tokenizer(
             train_tokenizer(texts, config.model.vocab_size, config.model.tokenizer_pieces), paths.tokenizer()
         )

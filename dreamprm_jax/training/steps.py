@@ -15,8 +15,9 @@ from dreamprm_jax.bilevel.hypergradient import make_meta_gradient
 from dreamprm_jax.bilevel.labels import Parametrisation
 from dreamprm_jax.bilevel.partition import merge
 from dreamprm_jax.bilevel.problem import mean_over_microbatches, tree_norm
-from dreamprm_jax.config import TrainConfig
+from dreamprm_jax.config import MetaConfig, TrainConfig
 from dreamprm_jax.models.decoder import DecoderConfig
+from dreamprm_jax.models.fused import taking
 from dreamprm_jax.training.checkpoint import TrainState
 from dreamprm_jax.training.feed import Batch, check_batch
 from dreamprm_jax.training.label_table import LabelStart, mean_drift
@@ -68,6 +69,17 @@ def draws_dropout(model: DecoderConfig) -> bool:
     return model.lora is not None and model.lora.dropout > 0
 
 
+def pass_models(model: DecoderConfig, meta: MetaConfig) -> tuple[DecoderConfig, DecoderConfig]:
+    """The model as the gradients of a bi-level step take it, and as its forward-mode passes do.
+
+    Fused kernels have a reverse or a forward mode. With K = 1 the forward-mode pass is not differentiated again by
+    theta; ``reverse`` and K > 1 take derivatives of derivatives, which only the plain forms of attention have.
+    """
+    if meta.method == "reverse":
+        return model, model
+    return taking(model, "reverse"), taking(model, "forward" if meta.unroll == 1 else "any")
+
+
 def _with_axes(batch: Any, *sizes: int) -> Any:
     """The batch with every leading axis that ``bilevel`` expects: those of size 1 are left out of ``StepInputs``."""
     given = sum(size > 1 for size in sizes)
@@ -112,6 +124,7 @@ def make_bilevel_step(
     optimizer: optax.GradientTransformation,
     config: TrainConfig,
     outer_loss: Loss | None = None,
+    tangent_loss: Loss | None = None,
 ) -> StepFunction:
     """K inner steps on theta, and one outer step on phi with the exact hypergradient through them.
 
@@ -122,12 +135,14 @@ def make_bilevel_step(
       optimizer: of theta.
       config: unroll, accumulation, method and the outer optimizer's settings.
       outer_loss: (params, batch[, key]) -> scalar; by default the cross-entropy of the outcomes.
+      tangent_loss: ``inner_loss`` as the forward-mode passes take it (``pass_models``); by default itself.
     """
     meta = config.meta
     meta_gradient = make_meta_gradient(
         inner_loss,
-        outer_loss or make_outer_loss(model),
+        outer_loss or make_outer_loss(pass_models(model, config.meta)[0]),
         optimizer,
+        tangent_loss=tangent_loss,
         method=meta.method,
         has_rng=draws_dropout(model),
     )
@@ -154,7 +169,8 @@ def make_bilevel_step(
             return labels.labels(phi, start.values)
 
         downhill = jax.tree.map(jnp.negative, result.hypergradient)
-        move = LabelMove(*jax.jvp(label_of, (state.phi,), (downhill,)), touched)
+        label, direction = jax.jvp(label_of, (state.phi,), (downhill,))
+        move = LabelMove(label, direction, touched)
         metrics = {
             "inner_loss": result.inner_loss,
             "outer_loss": result.outer_loss,

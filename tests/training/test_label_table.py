@@ -22,7 +22,7 @@ LABELS = LabelTable(0.02)
 def test_padding(count):
     start = label_start(LABELS, np.ones(count, np.float32))
     assert len(start.values) == padded_rows(count) == -(-count // MULTIPLE) * MULTIPLE
-    assert int(start.count) == count
+    assert int(start.known) == count
     assert (start.values[:count] == 1).all()
     assert (start.values[count:] == PADDING).all()
 
