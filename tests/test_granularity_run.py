@@ -29,7 +29,7 @@ def test_block_steps_from_labels_to_report(tmp_path, tiny_config):
         tiny_config,
         policy=dataclasses.replace(tiny_config.policy, kind="replay", path=str(saved)),
         label=dataclasses.replace(tiny_config.label, granularity="block", rollouts=1),
-        train=dataclasses.replace(tiny_config.train, arms=("raw",), meta=MetaConfig(batch_size=2)),
+        train=dataclasses.replace(tiny_config.train, arms=("raw",), row_tokens=1024, meta=MetaConfig(batch_size=2)),
         model=dataclasses.replace(tiny_config.model, max_length=1024),
     )
     paths = Paths(tmp_path / "run")

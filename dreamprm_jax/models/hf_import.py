@@ -23,6 +23,7 @@ from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.models.heads import Head, find_head
 from dreamprm_jax.models.hf_config import config_values
 from dreamprm_jax.models.hf_tensors import Tensor, tensor_table
+from dreamprm_jax.models.lora import Part, take_part
 from dreamprm_jax.models.reward import Params, abstract_params, init_params
 from dreamprm_jax.schema import DataError
 
@@ -161,7 +162,12 @@ def check_folder(config: DecoderConfig, folder: Path) -> None:
 
 
 def load_params(
-    config: DecoderConfig, folder: Path, rng: jax.Array, shardings: Any = None, head: Head | None = None
+    config: DecoderConfig,
+    folder: Path,
+    rng: jax.Array,
+    shardings: Any = None,
+    head: Head | None = None,
+    part: Part = "all",
 ) -> Params:
     """Loads a reward model's parameters.
 
@@ -172,9 +178,10 @@ def load_params(
       shardings: pytree of ``Sharding`` (``training.mesh.parameter_shardings``); None puts all on one device of
         this process.
       head: which of its tensors are the reward head; None: the one that ``find_head`` finds, else a random one.
+      part: which parameters to load.
 
     Returns:
-      The pytree of ``init_params``.
+      The pytree of ``init_params``, with None in place of the parameters of another part.
 
     Raises:
       DataError: naming the file and the tensor, when one is missing, mis-shaped or without a place.
@@ -184,20 +191,29 @@ def load_params(
         places: dict[tuple[str, ...], Sharding] = dict.fromkeys(shapes, SingleDeviceSharding(jax.local_devices()[0]))
     else:
         places = flax.traverse_util.flatten_dict(shardings)
+    chosen = {
+        path
+        for path, leaf in flax.traverse_util.flatten_dict(take_part(config, abstract_params(config), part)).items()
+        if leaf is not None
+    }
     leaves: dict[tuple[str, ...], jax.Array] = {}
     with Checkpoint(folder) as checkpoint:
         table, head_values = _checked(config, checkpoint, head)
         for path, value in head_values.items():
+            if path not in chosen:
+                continue
             leaves[path] = jax.make_array_from_callback(value.shape, places[path], value.__getitem__)
         for tensor in table:
+            if tensor.path not in chosen:
+                continue
             dtype = shapes[tensor.path].dtype
 
-            def part(index: Any, tensor: Tensor = tensor, dtype: Any = dtype) -> np.ndarray:
+            def read(index: Any, tensor: Tensor = tensor, dtype: Any = dtype) -> np.ndarray:
                 return tensor.read(index, checkpoint.__getitem__).astype(dtype)
 
             shape, place = shapes[tensor.path].shape, places[tensor.path]
-            leaves[tensor.path] = jax.make_array_from_callback(shape, place, part, dtype=dtype)
-    missing = [path for path in shapes if path not in leaves]
+            leaves[tensor.path] = jax.make_array_from_callback(shape, place, read, dtype=dtype)
+    missing = [path for path in shapes if path in chosen and path not in leaves]
 
     def initialise(key: jax.Array) -> dict[tuple[str, ...], jax.Array]:
         everything = flax.traverse_util.flatten_dict(init_params(config, key))
@@ -205,4 +221,4 @@ def load_params(
 
     if missing:
         leaves |= jax.jit(initialise, out_shardings={path: places[path] for path in missing})(rng)
-    return flax.traverse_util.unflatten_dict(leaves)
+    return flax.traverse_util.unflatten_dict({path: leaves.get(path) for path in shapes})

@@ -6,7 +6,7 @@ A projection with an adapter holds, beside ``kernel`` [L in... out...], ``lora_a
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import flax.traverse_util
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.models.reward import Params
 
 ADAPTER = ("lora_a", "lora_b")
+Part = Literal["all", "trainable", "frozen"]
 
 
 def is_adapter(path: tuple[str, ...], leaf: Any = None) -> bool:
@@ -36,6 +37,11 @@ def split_trainable(config: DecoderConfig, tree: Any) -> tuple[Any, Any]:
     With LoRA the adapters and the head train, without it everything does. ``bilevel.partition.merge`` joins them again.
     """
     return partition(tree, is_trainable if config.lora is not None else lambda path, leaf: True)
+
+
+def take_part(config: DecoderConfig, tree: Any, part: Part) -> Any:
+    """One part of ``split_trainable``, or the whole tree."""
+    return tree if part == "all" else split_trainable(config, tree)[part == "frozen"]
 
 
 def kernel_update(

@@ -13,6 +13,7 @@ from dreamprm_jax.config import ModelConfig
 from dreamprm_jax.models.decoder import DecoderConfig, decoder_config
 from dreamprm_jax.models.hf_config import read_config, special_ids
 from dreamprm_jax.models.hf_import import check_folder, folder_head, load_params
+from dreamprm_jax.models.lora import Part, take_part
 from dreamprm_jax.models.reward import Params, init_params
 from dreamprm_jax.models.smollm2 import smollm2_folder
 from dreamprm_jax.models.tokenizer import as_recorded
@@ -76,7 +77,9 @@ def model_config(model: ModelConfig) -> DecoderConfig:
     return dataclasses.replace(shape, **own_head, **{name: getattr(own, name) for name in numerics})
 
 
-def make_params(model: ModelConfig, config: DecoderConfig, rng: jax.Array, shardings: Any = None) -> Params:
+def make_params(
+    model: ModelConfig, config: DecoderConfig, rng: jax.Array, shardings: Any = None, part: Part = "all"
+) -> Params:
     """Parameters of ``model_config(model)``, random or loaded, each made where it stays.
 
     Args:
@@ -84,10 +87,12 @@ def make_params(model: ModelConfig, config: DecoderConfig, rng: jax.Array, shard
       config: ``model_config(model)``.
       rng: key of what is random.
       shardings: ``training.mesh.parameter_shardings``; None: the default device.
+      part: which parameters to make; the other ones are None.
     """
     if model.weights:
-        return load_params(config, weights_folder(model.weights), rng, shardings)
-    return jax.jit(lambda key: init_params(config, key), out_shardings=shardings)(rng)
+        return load_params(config, weights_folder(model.weights), rng, shardings, part=part)
+    places = None if shardings is None else take_part(config, shardings, part)
+    return jax.jit(lambda key: take_part(config, init_params(config, key), part), out_shardings=places)(rng)
 
 
 def load_tokenizer(model: ModelConfig, config: DecoderConfig) -> Tokenizer:

@@ -18,7 +18,7 @@ class Steps:
 
 
 def run_steps(settings: TrainConfig) -> Steps:
-    """Counts as ``training/stage.py`` trains: arms with equal labels share their warm-up."""
+    """Counts as ``stages/train.py`` trains: arms with equal labels share their warm-up."""
     arms, meta = arm_plans(settings), settings.meta
     plain = len({plan.warmup for plan in arms}) * settings.warmup_steps
     if ORM in settings.arms:

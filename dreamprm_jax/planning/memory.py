@@ -20,6 +20,7 @@ from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.planning.chips import Chip
 from dreamprm_jax.planning.roofline import Layout, Work
 from dreamprm_jax.schema import DataError
+from dreamprm_jax.training.feed import row_length
 from dreamprm_jax.training.inspect import GB, Step, compile_step, step_flops, total, training_steps
 from dreamprm_jax.training.mesh import abstract_mesh, make_mesh
 
@@ -92,8 +93,8 @@ def step_works(config: Config, model: DecoderConfig) -> list[Work]:
                 width=2 if model.dtype == "bfloat16" else 4,
                 layers=model.num_layers,
                 stream=(
-                    rows[0] * settings.row_tokens * model.hidden_size,
-                    rows[1] * settings.row_tokens * model.hidden_size,
+                    rows[0] * row_length(settings.row_tokens) * model.hidden_size,
+                    rows[1] * row_length(settings.row_tokens) * model.hidden_size,
                 ),
                 micro=(settings.accumulation, settings.meta.accumulation),
                 remat=model.remat,
@@ -115,7 +116,7 @@ def step_memory(config: Config, model: DecoderConfig, layout: Layout, chip: Chip
     Raises:
       DataError: where the devices are no whole number of replicas.
     """
-    state, frozen, batch, *outer = abstract_steps(config, model, layout)[-1].arguments
+    state, frozen, *inputs = abstract_steps(config, model, layout)[-1].arguments
     shards = layout.fsdp * layout.tensor
     if len(devices) % shards or layout.data % (len(devices) // shards):
         raise DataError(f"{len(devices)} devices of the topology are no whole number of replicas of {shards}: {layout}")
@@ -141,7 +142,7 @@ def step_memory(config: Config, model: DecoderConfig, layout: Layout, chip: Chip
         parameters=(total(state.params)[1] + total(frozen)[1]) / GB,
         optimizer=total(state.opt_state)[1] / GB,
         label_table=total((state.phi, state.meta_opt_state))[1] / GB,
-        batch=total((batch, outer))[1] / GB,
+        batch=total(inputs)[1] / GB,
         gradients=4 * total(state.params)[0] / shards / GB,
         temporaries=temporaries / GB,
         bound=cpu and narrow,

@@ -17,7 +17,6 @@ from dreamprm_jax.planning.roofline import Layout, Work, step_time
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.training.arms import arm_plans
 from dreamprm_jax.training.inspect import GB, target_devices, target_model
-from dreamprm_jax.training.loop import check_settings
 
 TRIES = 3  # meshes that the compiler is asked about
 
@@ -38,7 +37,6 @@ def plan_training(
     Raises:
       DataError: where no mesh is possible, or jax runs already with other devices.
     """
-    check_settings(config.train)
     wanted = parse_layout(mesh)
     inspect = dataclasses.replace(
         config.inspect, topology=topology, devices=0 if topology else min(MOST_SHARDS, fleet.count)

@@ -32,9 +32,9 @@ from dreamprm_jax.training import distributed
 from dreamprm_jax.training.arms import ArmPlan
 from dreamprm_jax.training.evaluate_during import evaluation_set
 from dreamprm_jax.training.examples import DROPPED_TOKENS, NO_LABEL, Example
-from dreamprm_jax.training.feed import Batch, PackedRows
+from dreamprm_jax.training.feed import Batch, PackedRows, row_length
 from dreamprm_jax.training.losses import Loss, LossKind, batch_logits, elementwise_loss, outcome_loss, step_loss
-from dreamprm_jax.training.run_data import RunData, make_tokenizer
+from dreamprm_jax.training.run_data import RunData, make_tokenizer, row_limits
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,12 @@ def load_step_data(config: Config, paths: Paths, arms: list[ArmPlan], counts: Co
     reader = own_reader(data.separator, paths.tokenizer())
 
     steps: list[GivenStep] = []
-    examples = _examples(train, config, reader, counts, steps)
+    row_tokens = row_length(settings.row_tokens)
+    limited = dataclasses.replace(config, model=row_limits(config))
+    examples = _examples(train, limited, reader, counts, steps)
     if not examples:
         raise DataError(f"{data.path}: holds no solution to train on; {paths.skipped_steps()} says why")
-    outer = _examples(meta, config, reader, counts, None if data.meta else [])
+    outer = _examples(meta, limited, reader, counts, None if data.meta else [])
     if learned and not outer:
         raise DataError(
             f"arm {learned[0]} needs trusted solutions: none of {data.path} has an outcome (fields outcome, passed, "
@@ -100,16 +102,16 @@ def load_step_data(config: Config, paths: Paths, arms: list[ArmPlan], counts: Co
             (_program(one).program_hash, index): one.labels[index] >= 0.5 for one, _ in read for index in one.known
         }
         size = settings.batch_size // settings.accumulation
-        measured = evaluation_set(
-            rows or outer, settings.row_tokens, size, settings.evaluate_programs, truth, None, counts[DROPPED_TOKENS]
-        )
-    inner = PackedRows(everything, settings.row_tokens, settings.batch_size, config.seed)
+        fitting = [one for one in rows if len(one.tokens) <= row_tokens] or outer
+        measured = evaluation_set(fitting[: settings.evaluate_programs or None], row_tokens, size, truth)
+        measured = measured._replace(dropped_tokens=counts[DROPPED_TOKENS])
+    inner = PackedRows(everything, row_tokens, settings.batch_size, config.seed)
     held_out = inner
     if any(plan.held_out for plan in arms):
-        held_out = PackedRows(examples, settings.row_tokens, settings.batch_size, config.seed)
+        held_out = PackedRows(examples, row_tokens, settings.batch_size, config.seed)
     outer_rows = inner
     if outer:
-        outer_rows = PackedRows(outer, settings.row_tokens, settings.meta.batch_size, config.seed + 1)
+        outer_rows = PackedRows(outer, row_tokens, settings.meta.batch_size, config.seed + 1)
     source = GivenLabels(cast(Sequence[StepLabel], steps), {})
     loss = trusted_loss(model, settings.loss) if data.meta else None
     return StepData(RunData(model, source, examples, inner, outer_rows, held_out, measured, loss), read)

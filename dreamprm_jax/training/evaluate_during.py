@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 
 from dreamprm_jax.metrics.step_metrics import auroc
 from dreamprm_jax.training.examples import Example
-from dreamprm_jax.training.feed import Batch, Shape, collate, pack
+from dreamprm_jax.training.feed import Batch, collate, packed_rows
 from dreamprm_jax.training.steps import LabelMove
 
 StepPlace = tuple[str, int]  # program hash, step index
@@ -34,34 +34,25 @@ def evaluation_set(
     examples: Sequence[Example],
     row_tokens: int,
     batch_size: int,
-    limit: int = 0,
     recoverable: Mapping[StepPlace, bool] | None = None,
-    label_truth: Float[np.ndarray, " n"] | None = None,
-    dropped_tokens: int = 0,
 ) -> EvaluationSet:
     """Packs programs into batches of one shape.
 
     Args:
       examples: programs with their outcomes: the meta set.
-      row_tokens: tokens of a row, at least (more, if a program needs more).
+      row_tokens: tokens of a row.
       batch_size: rows of a batch.
-      limit: the first so many programs; 0 for all.
       recoverable: whether any completion of the program up to a step passes, where that is known.
-      label_truth: for the label table's rows.
-      dropped_tokens: to be reported.
     """
-    chosen = list(examples[:limit] if limit else examples)
-    if not chosen:
-        return EvaluationSet((), (), label_truth, dropped_tokens)
-    lengths = [len(example.tokens) for example in chosen]
-    tokens = max(row_tokens, *lengths)
-    rows = [[chosen[i] for i in row] for row in pack(lengths, tokens, seed=0)]
+    if not examples:
+        return EvaluationSet((), ())
+    packed, shape = packed_rows(examples, row_tokens, seed=0)
+    rows = [[examples[i] for i in row] for row in packed]
     rows += [[] for _ in range(-len(rows) % batch_size)]
-    shape = Shape(tokens, max(sum(len(example.step_index) for example in row) for row in rows))
     groups = [rows[first : first + batch_size] for first in range(0, len(rows), batch_size)]
     known = recoverable or {}
     truth = [np.stack([_row_truth(row, shape.steps, known) for row in group]) for group in groups]
-    return EvaluationSet(tuple(collate(group, shape) for group in groups), tuple(truth), label_truth, dropped_tokens)
+    return EvaluationSet(tuple(collate(group, shape) for group in groups), tuple(truth))
 
 
 def _row_truth(row: Sequence[Example], slots: int, known: Mapping[StepPlace, bool]) -> Float[np.ndarray, " S"]:
@@ -97,7 +88,7 @@ def label_figures(move: LabelMove, truth: Float[np.ndarray, " n"], margin: float
 
     Args:
       move: The labels before the step, and the direction that minus the hypergradient gives them.
-      truth: float32[n]; nan where it is unknown.
+      truth: float32[n]; nan where it is unknown. Rows of the table after the n-th are padding.
       margin: Labels within this distance of the truth do not count for the sign agreement.
 
     Returns:
@@ -105,7 +96,7 @@ def label_figures(move: LabelMove, truth: Float[np.ndarray, " n"], margin: float
       step touched, the share that moves towards the truth (rows at rest or at the truth are left out). A figure
       without any row is absent.
     """
-    label, direction, touched = (np.asarray(leaf) for leaf in move)
+    label, direction, touched = (np.asarray(leaf)[: len(truth)] for leaf in move)
     known = np.isfinite(truth)
     error = np.where(known, truth - label, 0.0)
     counted: Bool[np.ndarray, " n"] = touched & (np.abs(error) > margin) & (direction != 0)

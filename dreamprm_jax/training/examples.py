@@ -6,6 +6,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -111,12 +112,18 @@ def cut_statement(statement: int, rest: int, model: ModelConfig, counts: Counter
     return excess
 
 
+class Window(NamedTuple):
+    """Problems of one window by id, their programs, and what became of those."""
+
+    problems: Mapping[str, Problem]
+    programs: Sequence[Program]
+    outcomes: Sequence[Outcome]
+
+
 def build_examples(
     tokenizer: Tokenizer,
     model: ModelConfig,
-    problems: Mapping[str, Problem],
-    programs: Iterable[Program],
-    outcomes: Iterable[Outcome],
+    window: Window,
     keys: Sequence[StepKey],
     counts: Counter[str],
     granularity: Granularity = "function",
@@ -125,14 +132,14 @@ def build_examples(
 
     Their labels are still 0 (``relabel``). ``counts`` gathers what was left out.
     """
-    known = {o.program_hash: float(o.passed) for o in outcomes if o.verdict.is_label}
+    known = {o.program_hash: float(o.passed) for o in window.outcomes if o.verdict.is_label}
     rows = {(program, step): i for i, (_, program, step) in enumerate(keys)}
     by_problem: dict[str, dict[str, Program]] = {}
-    for program in programs:
+    for program in window.programs:
         by_problem.setdefault(program.problem_id, {})[program.program_hash] = program
     examples = []
     for problem_id, unique in by_problem.items():
-        found = tokenize(tokenizer, model, problems[problem_id], list(unique.values()), counts, granularity)
+        found = tokenize(tokenizer, model, window.problems[problem_id], list(unique.values()), counts, granularity)
         for program, tokens, ends in found:
             index = np.asarray([rows.get((program.program_hash, i), NO_LABEL) for i in range(len(ends))], np.int32)
             outcome = known.get(program.program_hash, float("nan"))

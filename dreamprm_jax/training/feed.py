@@ -12,9 +12,16 @@ import grain
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from dreamprm_jax.schema import DataError
 from dreamprm_jax.training.examples import NO_LABEL, Example, relabel
 
+ROW_MULTIPLE = 128  # tokens: the width of a TPU's vector registers, and of the blocks of fused attention
 Row = tuple[int, ...]  # the examples packed into one row, as indices
+
+
+def row_length(row_tokens: int) -> int:
+    """Tokens of a row on the device: ``config.train.row_tokens`` rounded up to a multiple of ``ROW_MULTIPLE``."""
+    return -(-row_tokens // ROW_MULTIPLE) * ROW_MULTIPLE
 
 
 class Batch(NamedTuple):
@@ -68,17 +75,33 @@ def pack(lengths: Sequence[int], row_tokens: int, seed: int) -> list[Row]:
     return [tuple(row) for row in (*full, *(row for row, _ in open_rows))]
 
 
+def packed_rows(examples: Sequence[Example], row_tokens: int, seed: int) -> tuple[list[Row], Shape]:
+    """Rows of ``row_tokens`` tokens, and the shape that holds each of them.
+
+    Raises:
+      DataError: naming the first program that is longer than a row.
+    """
+    if too_long := next((e for e in examples if len(e.tokens) > row_tokens), None):
+        raise DataError(
+            f"program {too_long.program_hash} of {too_long.problem_id}: {len(too_long.tokens)} tokens do not fit rows "
+            f"of {row_tokens}; raise config.train.row_tokens, or set config.model.overlong to 'truncate_statement' or "
+            "'drop'"
+        )
+    rows = pack([len(example.tokens) for example in examples], row_tokens, seed)
+    return rows, Shape(row_tokens, max(sum(len(examples[i].step_index) for i in row) for row in rows))
+
+
 class PackedRows:
     """Examples packed once, read in endless shuffled epochs."""
 
     def __init__(self, examples: Sequence[Example], row_tokens: int, batch_size: int, seed: int):
-        """Packs ``examples`` into rows of at least ``row_tokens`` tokens (more, if one needs more)."""
-        lengths = [len(example.tokens) for example in examples]
-        tokens = max(row_tokens, *lengths)
+        """Packs ``examples`` into rows of ``row_tokens`` tokens.
+
+        Raises:
+          DataError: naming the first program that is longer than a row.
+        """
         self.examples = examples
-        self.rows = pack(lengths, tokens, seed)
-        steps = max(sum(len(examples[i].step_index) for i in row) for row in self.rows)
-        self.shape = Shape(tokens, steps)
+        self.rows, self.shape = packed_rows(examples, row_tokens, seed)
         self.batch_size = batch_size
         self._indices = grain.MapDataset.range(len(self.rows)).seed(seed).shuffle().repeat(None).batch(batch_size)
 

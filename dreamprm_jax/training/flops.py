@@ -1,4 +1,4 @@
-"""Matrix FLOPs of a traced function, loops counted as often as they run.
+"""FLOPs of a step: of its model by the formula of MFU, and of all matrix products of a traced function.
 
 XLA's own cost analysis counts a loop's body once, so that a scan over 36 layers costs as much there as one layer. The
 jaxpr knows every trip count; matrix products are all but the whole cost of a decoder.
@@ -12,6 +12,30 @@ from typing import Any
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
+
+from dreamprm_jax.models.decoder import DecoderConfig
+
+
+def useful_flops(
+    model: DecoderConfig, row_tokens: int, rows: float, outer_rows: float = 0.0, tangent_rows: float = 0.0
+) -> float:
+    """FLOPs that one step needs (PaLM, arXiv 2204.02311, appendix B), without what remat computes again.
+
+    A forward pass takes 2 FLOPs a kernel element and token, and attention over half of the row. The backward pass takes
+    the same twice, or once for kernels that are frozen under LoRA; a pass with tangents takes a forward pass twice.
+
+    Args:
+      model: the decoder; embedding, norms, adapters and head are left out.
+      row_tokens: tokens of a row.
+      rows: of the inner batch.
+      outer_rows: of the outer batch, on average over the steps.
+      tangent_rows: of the inner batch's forward-mode pass, likewise.
+    """
+    heads = (2 * model.num_heads + 2 * model.num_kv_heads) * model.head_dim
+    kernels = 2.0 * model.num_layers * model.hidden_size * (heads + 3 * model.intermediate_size)
+    attention = 2.0 * model.num_layers * model.num_heads * model.head_dim * row_tokens
+    trained = (2 if model.lora is not None else 3) * kernels + 3 * attention
+    return row_tokens * ((rows + outer_rows) * trained + tangent_rows * 2 * (kernels + attention))
 
 
 def _inner(value: Any) -> Iterator[Any]:

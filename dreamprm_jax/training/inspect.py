@@ -27,14 +27,12 @@ from dreamprm_jax.models.decoder import DecoderConfig, decoder_config
 from dreamprm_jax.models.fused import taking
 from dreamprm_jax.models.lora import split_trainable
 from dreamprm_jax.models.pretrained import check_weights, model_config
-from dreamprm_jax.models.reward import abstract_params
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.training.arms import arm_plans
 from dreamprm_jax.training.checkpoint import TrainState
-from dreamprm_jax.training.feed import Batch
+from dreamprm_jax.training.feed import Batch, row_length
 from dreamprm_jax.training.flops import matrix_flops
-from dreamprm_jax.training.label_table import padded_rows, table_sharding
-from dreamprm_jax.training.loop import check_settings
+from dreamprm_jax.training.label_table import LabelStart, padded_rows
 from dreamprm_jax.training.losses import make_inner_loss
 from dreamprm_jax.training.mesh import (
     RULES,
@@ -43,19 +41,12 @@ from dreamprm_jax.training.mesh import (
     check_divisible,
     logical_rules,
     make_mesh,
-    optimizer_shardings,
-    parameter_shardings,
     replicated,
 )
 from dreamprm_jax.training.online_label_inference import alive_posterior
-from dreamprm_jax.training.steps import (
-    StepInputs,
-    make_bilevel_step,
-    make_meta_optimizer,
-    make_optimizer,
-    make_plain_step,
-    pass_models,
-)
+from dreamprm_jax.training.optimizer import make_optimizer
+from dreamprm_jax.training.state import abstract_state, placed, placed_params, without_dropout
+from dreamprm_jax.training.steps import StepInputs, make_bilevel_step, make_plain_step, pass_models
 
 GB = 1e9
 
@@ -106,18 +97,11 @@ def target_devices(config: Config) -> list[jax.Device]:
 # ---------------------------------------------------------------- abstract state
 
 
-def _abstract(tree: Any, shardings: Any) -> Any:
-    """``tree``'s shapes and dtypes with shardings: a pytree of them, or one for all."""
-    if isinstance(shardings, NamedSharding):
-        shardings = jax.tree.map(lambda _: shardings, tree)
-    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
-
-
 def _abstract_batch(config: Config, rows: int, micro: int, mesh: Mesh | AbstractMesh) -> Batch:
     """Leaves [rows, ...], or [micro, rows / micro, ...] where the batch is accumulated."""
     lead = (micro,) * (micro > 1)
     sharding = NamedSharding(mesh, PartitionSpec(*(None,) * len(lead), *batch_sharding(mesh).spec))
-    tokens, steps = (rows // micro, config.train.row_tokens), (rows // micro, config.inspect.steps_per_row)
+    tokens, steps = (rows // micro, row_length(config.train.row_tokens)), (rows // micro, config.inspect.steps_per_row)
     sizes: dict[str, tuple[int, ...]] = dict.fromkeys(("tokens", "positions", "segments"), tokens)
     sizes |= dict.fromkeys(("label_share", "outcome_share"), tokens[:1])
     kinds = dict.fromkeys(("label_mask", "outcome_mask"), jnp.bool_)
@@ -126,17 +110,13 @@ def _abstract_batch(config: Config, rows: int, micro: int, mesh: Mesh | Abstract
         name: jax.ShapeDtypeStruct((*lead, *sizes.get(name, steps)), kinds.get(name, jnp.int32))
         for name in Batch._fields
     }
-    return _abstract(Batch(**fields), sharding)
+    return placed(Batch(**fields), sharding)
 
 
 def training_steps(config: Config, model: DecoderConfig, mesh: Mesh | AbstractMesh) -> list[Step]:
     """The plain step (an online arm's, if there is one) and, where labels are learned, the bi-level one; abstract."""
-    shapes, shardings = abstract_params(model), parameter_shardings(model, mesh)
-    trainable, frozen = split_trainable(model, _abstract(shapes, shardings))
-    trainable_shardings, _ = split_trainable(model, shardings)
+    _, frozen = split_trainable(model, placed_params(model, mesh))
     optimizer = make_optimizer(config.train)
-    opt_shapes = jax.eval_shape(optimizer.init, trainable)
-    opt_state = _abstract(opt_shapes, optimizer_shardings(optimizer, trainable, trainable_shardings, mesh))
     batch = _abstract_batch(config, config.train.batch_size, config.train.accumulation, mesh)
 
     arms = arm_plans(config.train)
@@ -150,30 +130,26 @@ def training_steps(config: Config, model: DecoderConfig, mesh: Mesh | AbstractMe
             state, StepInputs(batch, frozen=frozen)
         )
 
-    steps = [Step("plain step", plain, (TrainState(trainable, opt_state, (), ()), frozen, batch))]
+    steps = [Step("plain step", plain, (abstract_state(config.train, model, mesh), frozen, batch))]
     if not any(plan.learned for plan in arms):
         return steps
     labels = LabelTable(config.train.labels.floor)
-    rows = padded_rows(config.inspect.labels)
-    phi = _abstract(jax.ShapeDtypeStruct((rows,), jnp.float32), table_sharding(mesh, rows))
-    meta_optimizer = make_meta_optimizer(config.train, labels)
-    meta_state = _abstract(jax.eval_shape(meta_optimizer.init, phi), table_sharding(mesh, rows))
+    phi = jax.ShapeDtypeStruct((padded_rows(config.inspect.labels),), jnp.float32)
+    start = placed(LabelStart(phi, jax.ShapeDtypeStruct((), jnp.int32)), replicated(mesh))  # type: ignore[arg-type]
     # One inner step: an unroll of K costs K of them, and the backward pass through each.
     one = dataclasses.replace(config.train, meta=dataclasses.replace(config.train.meta, unroll=1))
     inner_loss, tangent_loss = (
         make_inner_loss(of_pass, labels, config.train.outcome_weight) for of_pass in pass_models(model, one.meta)
     )
-    without_dropout = dataclasses.replace(model, lora=model.lora and dataclasses.replace(model.lora, dropout=0.0))
-    start = np.full(config.inspect.labels, 0.5, np.float32)
-    learn = make_bilevel_step(without_dropout, inner_loss, labels, optimizer, one, start, tangent_loss=tangent_loss)
+    learn = make_bilevel_step(without_dropout(model), inner_loss, labels, optimizer, one, tangent_loss=tangent_loss)
 
-    def bilevel(state: TrainState, frozen: Any, batch: Batch, outer: Batch, do_meta: Any) -> Any:
-        return learn(state, StepInputs(batch, outer, do_meta, frozen))
+    def bilevel(state: TrainState, frozen: Any, batch: Batch, outer: Batch, do_meta: Any, start: LabelStart) -> Any:
+        return learn(state, StepInputs(batch, outer, do_meta, frozen, labels=start))
 
     outer = _abstract_batch(config, config.train.meta.batch_size, config.train.meta.accumulation, mesh)
-    do_meta = _abstract(jax.ShapeDtypeStruct((), jnp.bool_), replicated(mesh))
-    state = TrainState(trainable, opt_state, phi, meta_state)
-    return [*steps, Step("bi-level step", bilevel, (state, frozen, batch, outer, do_meta))]
+    do_meta = placed(jax.ShapeDtypeStruct((), jnp.bool_), replicated(mesh))
+    state = abstract_state(config.train, model, mesh, labels, phi)
+    return [*steps, Step("bi-level step", bilevel, (state, frozen, batch, outer, do_meta, start))]
 
 
 # ---------------------------------------------------------------- report
@@ -193,7 +169,7 @@ def total(tree: Any) -> tuple[int, int]:
 
 def parameter_lines(model: DecoderConfig, mesh: Mesh) -> Iterator[str]:
     """One line a parameter: shape, dtype, mesh axes, bytes per device."""
-    params = _abstract(abstract_params(model), parameter_shardings(model, mesh))
+    params = placed_params(model, mesh)
     yield f"{'parameter':<42} {'shape':<24} {'dtype':<9} {'sharding':<34} {'MB/device':>10}"
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -278,11 +254,10 @@ def main(config: Config) -> int:
     """
     devices = target_devices(config)
     mesh = make_mesh(config.train.mesh, devices)
-    check_settings(config.train)
     for part, prefix in ((config.train, "train."), (config.train.meta, "train.meta.")):
         check_divisible(mesh, part.batch_size // part.accumulation, f"{prefix}batch_size / {prefix}accumulation")
     model, source = target_model(config)
-    params = _abstract(abstract_params(model), parameter_shardings(model, mesh))
+    params = placed_params(model, mesh)
     trainable, _ = split_trainable(model, params)
     count, size = total(params)
     axes = " x ".join(f"{name}={ways}" for name, ways in mesh.shape.items())
@@ -291,7 +266,7 @@ def main(config: Config) -> int:
     print(f"mesh       {axes} on {devices[0].device_kind} x {len(devices)} ({place})")
     print(f"parameters {size / GB:.3f} GB per device\n")
     print("\n".join(parameter_lines(model, mesh)))
-    batch = f"{config.train.batch_size} rows of {config.train.row_tokens} tokens"
+    batch = f"{config.train.batch_size} rows of {row_length(config.train.row_tokens)} tokens"
     print(f"\ncompiled for {place}: {batch}, attention {model.attention}, remat {model.remat}, {model.dtype}")
     print(f"{'GB per device':<14} {'arguments':>9} {'temps':>9} {'outputs':>9} {'peak':>9} {'TFLOP/device':>12}")
     fits = True

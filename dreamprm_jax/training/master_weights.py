@@ -30,23 +30,26 @@ def _wide(tree: Any) -> Any:
 
 def with_master_weights(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
     """``optimizer`` on float32 copies of the parameters, which come out rounded to their own dtype."""
+    optimizer = optax.with_extra_args_support(optimizer)
 
     def init(params: Any) -> MasterWeightsState:
         master = _wide(params)
         return MasterWeightsState(master, optimizer.init(master))
 
-    def update(updates: Any, state: MasterWeightsState, params: Any | None = None) -> tuple[Any, MasterWeightsState]:
+    def update(
+        updates: Any, state: MasterWeightsState, params: Any | None = None, **extra: Any
+    ) -> tuple[Any, MasterWeightsState]:
         if params is None:
             raise ValueError("with_master_weights: update needs params")
         wide = jax.tree.map(lambda gradient, leaf: gradient.astype(leaf.dtype), updates, state.master)
-        steps, inner = optimizer.update(wide, state.inner, state.master)
+        steps, inner = optimizer.update(wide, state.inner, state.master, **extra)
         master = optax.apply_updates(state.master, steps)
         # In float32, so that param + step is the master itself, and apply_updates rounds it once.
         return jax.tree.map(lambda new, old: new - old.astype(new.dtype), master, params), MasterWeightsState(
             master, inner
         )
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def check_needed(params: Any) -> None:

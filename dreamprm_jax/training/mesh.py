@@ -34,6 +34,7 @@ Rules = tuple[tuple[str, Rule], ...]
 RULES: Rules = (
     # activations, and every table indexed by example
     ("batch", BATCH_AXES),
+    ("replica_batch", "data"),  # the rows of all devices that share one copy of the parameters
     ("length", None),
     ("activation_embed", None),
     # parameters; heads, kv_heads and mlp name activation axes as well
@@ -173,18 +174,32 @@ def parameter_shardings(config: DecoderConfig, mesh: Mesh | AbstractMesh) -> Any
 def optimizer_shardings(
     optimizer: optax.GradientTransformation, params: Any, shardings: Any, mesh: Mesh | AbstractMesh
 ) -> Any:
-    """The shardings of ``optimizer.init(params)``: each moment like its parameter, counters on every device.
+    """The shardings of ``optimizer.init(params)``, for any optax transformation.
+
+    A leaf of the state lies as a parameter does when it stands at the parameter's path inside some part of the state
+    and has its shape: moments, master weights. Everything else is replicated: counters, factored moments, placeholders.
 
     Args:
       optimizer: any optax transformation.
       params: arrays or abstract arrays.
       shardings: of ``params``.
-      mesh: for the counters.
+      mesh: for what is replicated.
     """
-    state = jax.eval_shape(optimizer.init, params)
-    return optax.tree_utils.tree_map_params(
-        optimizer, lambda _, sharding: sharding, state, shardings, transform_non_params=lambda _: replicated(mesh)
-    )
+    placed = {
+        tuple(path): (leaf.shape, sharding)
+        for (path, leaf), sharding in zip(
+            jax.tree_util.tree_leaves_with_path(params), jax.tree.leaves(shardings), strict=True
+        )
+    }
+
+    def place(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        for start in range(len(path) + 1):
+            shape, sharding = placed.get(tuple(path[start:]), (None, None))
+            if sharding is not None and leaf.shape == shape:
+                return sharding
+        return replicated(mesh)
+
+    return jax.tree_util.tree_map_with_path(place, jax.eval_shape(optimizer.init, params))
 
 
 def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:

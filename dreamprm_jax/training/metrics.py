@@ -1,4 +1,8 @@
-"""Metrics of a training run: one JSON object a line, TensorBoard events beside it, and Weights & Biases where asked."""
+"""Metrics of a training run: one JSON object a line, TensorBoard events beside it, and Weights & Biases where asked.
+
+``metrics.jsonl`` depends on settings and data alone, so that a resumed run ends with the same file. Step times, which
+depend on the machine, are in ``speed.jsonl``.
+"""
 
 from __future__ import annotations
 
@@ -28,40 +32,36 @@ class MetricsWriter:
         Raises:
           DataError: where wandb is asked for and not installed, or does not start.
         """
-        self._file: IO[str] | None = None
+        self._files: list[IO[str]] = []
         if not writes:
             return
         from tensorboardX import SummaryWriter  # here, as it takes seconds where torch is installed
 
         self._run = _wandb_run(wandb_project, folder) if wandb_project else None
         folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / "metrics.jsonl"
-        kept = [line for line in self._complete_lines() if json.loads(line)["step"] < first_step]
-        write_text(self._path, "".join(kept))
-        self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115  closed by close()
+        self._files = [_reopened(folder / name, first_step) for name in ("metrics.jsonl", "speed.jsonl")]
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
 
-    def _complete_lines(self) -> list[str]:
-        if not self._path.exists():
-            return []
-        return [line for line in self._path.read_text(encoding="utf-8").splitlines(True) if line.endswith("}\n")]
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """One line: the step and its values."""
-        if self._file is None:
+    def write(self, step: int, values: dict[str, float], speed: dict[str, float] | None = None) -> None:
+        """Writes the values of a step, and its speed where that was measured."""
+        for file, figures in zip(self._files, (values, speed), strict=False):
+            if figures:
+                file.write(json.dumps({"step": step, **figures}) + "\n")
+                file.flush()
+        if not self._files:
             return
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
-        for name, value in values.items():
+        everything = values | (speed or {})
+        for name, value in everything.items():
             self._board.add_scalar(name, value, step)
         if self._run is not None:
-            self._run.log(values, step=step)
+            self._run.log(everything, step=step)
 
     def close(self) -> None:
         """Flushes all."""
-        if self._file is None:
+        for file in self._files:
+            file.close()
+        if not self._files:
             return
-        self._file.close()
         self._board.close()
         if self._run is not None:
             self._run.finish()
@@ -73,6 +73,14 @@ class MetricsWriter:
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _reopened(path: Path, first_step: int) -> IO[str]:
+    """The file without what was written from that step on, open to append."""
+    lines = path.read_text(encoding="utf-8").splitlines(True) if path.exists() else []
+    kept = [line for line in lines if line.endswith("}\n") and json.loads(line)["step"] < first_step]
+    write_text(path, "".join(kept))
+    return open(path, "a", encoding="utf-8")
 
 
 def _wandb_run(project: str, folder: Path) -> Any:

@@ -15,32 +15,31 @@ from jax.sharding import Mesh
 from dreamprm_jax.bilevel.partition import merge
 from dreamprm_jax.config import Config
 from dreamprm_jax.models.decoder import DecoderConfig
-from dreamprm_jax.models.lora import split_trainable
+from dreamprm_jax.models.lora import Part, take_part
 from dreamprm_jax.models.pretrained import make_params
 from dreamprm_jax.models.reward import Params, abstract_params
 from dreamprm_jax.training.checkpoint import restore_params
 from dreamprm_jax.training.mesh import activate, parameter_shardings
 
 
-def initial_params(config: Config, model: DecoderConfig, mesh: Mesh) -> tuple[Params, Params]:
-    """(trainable, frozen) parameters before the first step, each leaf made on the devices that keep it.
+def initial_params(config: Config, model: DecoderConfig, mesh: Mesh, part: Part = "all") -> Params:
+    """The parameters before the first step, each leaf made on the devices that keep it.
 
     Args:
       config: settings; its model and seed decide every number, on any mesh.
       model: ``model_config(config.model)``.
       mesh: the devices.
+      part: of the parameters; the leaves of the other part are None, and never made.
     """
     with activate(model, mesh):
-        params = make_params(config.model, model, jax.random.key(config.seed), parameter_shardings(model, mesh))
-    trainable, frozen = split_trainable(model, params)
-    return trainable, frozen
+        return make_params(config.model, model, jax.random.key(config.seed), parameter_shardings(model, mesh), part)
 
 
 def frozen_params(config: Config, model: DecoderConfig, mesh: Mesh) -> Params:
     """The frozen part of ``initial_params``; where everything trains nothing is made."""
     if model.lora is None:
-        return split_trainable(model, abstract_params(model))[1]
-    return initial_params(config, model, mesh)[1]
+        return take_part(model, abstract_params(model), "frozen")
+    return initial_params(config, model, mesh, "frozen")
 
 
 def trained_params(model: DecoderConfig, mesh: Mesh, checkpoints: Path, frozen: Params) -> tuple[int, Params]:
@@ -49,7 +48,7 @@ def trained_params(model: DecoderConfig, mesh: Mesh, checkpoints: Path, frozen: 
     Raises:
       DataError: where there is no checkpoint.
     """
-    abstract, _ = split_trainable(model, abstract_params(model))
-    shardings, _ = split_trainable(model, parameter_shardings(model, mesh))
+    abstract = take_part(model, abstract_params(model), "trainable")
+    shardings = take_part(model, parameter_shardings(model, mesh), "trainable")
     step, trainable = restore_params(checkpoints, abstract, shardings)
     return step, merge(trainable, frozen)

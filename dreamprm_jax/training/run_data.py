@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from dreamprm_jax.config import Config
+from dreamprm_jax.config import Config, ModelConfig
 from dreamprm_jax.labeling.correction.methods import LabelSource, StepKey, read_labels, step_key
 from dreamprm_jax.labeling.exact_truth import read_truth, why_no_truth
 from dreamprm_jax.models import pretrained
@@ -23,9 +24,8 @@ from dreamprm_jax.storage import read_records
 from dreamprm_jax.training import distributed
 from dreamprm_jax.training.arms import ArmPlan
 from dreamprm_jax.training.evaluate_during import EvaluationSet, evaluation_set
-from dreamprm_jax.training.examples import DROPPED_TOKENS, Example, build_examples
-from dreamprm_jax.training.feed import PackedRows
-from dreamprm_jax.training.losses import Loss
+from dreamprm_jax.training.examples import DROPPED_TOKENS, Example, Window, build_examples
+from dreamprm_jax.training.feed import PackedRows, row_length
 
 WINDOWS = ("train", "meta", "test")
 Truth = Callable[[str], list[StepTruth]]  # of a window's steps
@@ -73,27 +73,21 @@ def load_run_data(config: Config, paths: Paths, arms: list[ArmPlan], counts: Cou
     for window in ("train", "meta"):
         if leaked := problems[window].keys() & problems["test"].keys():
             raise DataError(f"{len(leaked)} {window} problem(s) are also in the test window, first {min(leaked)}")
-    programs = {w: read_records(paths.programs(w), Program) for w in ("train", "meta")}
+    windows = {
+        w: Window(problems[w], read_records(paths.programs(w), Program), read_records(paths.outcomes(w), Outcome))
+        for w in ("train", "meta")
+    }
     model = pretrained.model_config(config.model)
     tokenizer = distributed.main_first(
-        "tokenizer", lambda: make_tokenizer(config, model, paths, _texts(problems["train"], programs["train"]))
+        "tokenizer", lambda: make_tokenizer(config, model, paths, _texts(problems["train"], windows["train"].programs))
     )
-    outcomes = {w: read_records(paths.outcomes(w), Outcome) for w in ("train", "meta")}
     truth = functools.cache(functools.partial(read_truth, paths))
-    source = _label_source(config, paths, arms, outcomes["train"], truth)
+    source = _label_source(config, paths, arms, windows["train"].outcomes, truth)
     keys = [step_key(step) for step in source.steps]
+    tokens, limits = row_length(settings.row_tokens), row_limits(config)
     examples: dict[str, list[Example]] = {}
     for window, rows in (("train", keys), ("meta", [])):
-        examples[window] = build_examples(
-            tokenizer,
-            config.model,
-            problems[window],
-            programs[window],
-            outcomes[window],
-            rows,
-            counts,
-            config.label.granularity,
-        )
+        examples[window] = build_examples(tokenizer, limits, windows[window], rows, counts, config.label.granularity)
         if not examples[window]:
             left_out = "".join(f"; {count} {reason}" for reason, count in counts.items())
             raise DataError(f"{paths.outcomes(window)}: no {window} program with a verdict to train on{left_out}")
@@ -105,17 +99,28 @@ def load_run_data(config: Config, paths: Paths, arms: list[ArmPlan], counts: Cou
             "leave it out of config.train.arms, or take a finer config.label.granularity"
         )
     everything = examples["train"] + examples["meta"]
-    inner = PackedRows(everything, settings.row_tokens, settings.batch_size, config.seed)
-    outer = PackedRows(examples["meta"], settings.row_tokens, settings.meta.batch_size, config.seed + 1)
+    inner = PackedRows(everything, tokens, settings.batch_size, config.seed)
+    outer = PackedRows(examples["meta"], tokens, settings.meta.batch_size, config.seed + 1)
     held_out = inner
     if any(plan.held_out for plan in arms):
-        held_out = PackedRows(examples["train"], settings.row_tokens, settings.batch_size, config.seed)
+        held_out = PackedRows(examples["train"], tokens, settings.batch_size, config.seed)
     measured = _evaluation_set(config, truth, examples["meta"], keys, counts[DROPPED_TOKENS])
     return RunData(model, source, examples["train"], inner, outer, held_out, measured)
 
 
+def row_limits(config: Config) -> ModelConfig:
+    """The limits of a training example: what fits no row is cut or left out as by the model's context.
+
+    With ``overlong="raise"`` the context alone is the limit, and packing names the program and the row.
+    """
+    limits = config.model
+    if limits.overlong == "raise":
+        return limits
+    return dataclasses.replace(limits, max_length=min(limits.max_length, row_length(config.train.row_tokens)))
+
+
 def _label_source(
-    config: Config, paths: Paths, arms: list[ArmPlan], outcomes: list[Outcome], truth: Truth
+    config: Config, paths: Paths, arms: list[ArmPlan], outcomes: Sequence[Outcome], truth: Truth
 ) -> LabelSource:
     """Counts, outcomes and, where an arm asks for them, clean labels."""
     settings = config.train.labels
@@ -149,11 +154,13 @@ def _evaluation_set(
         recoverable = {(row.program_hash, row.step_index): row.recoverable for row in truth("meta")}
         value = {(r.problem_id, r.program_hash, r.step_index): r.value for r in truth("train")}
         label_truth = np.asarray([value.get(key, np.nan) for key in keys], np.float32)
-    size, limit = settings.batch_size // settings.accumulation, settings.evaluate_programs
-    return evaluation_set(meta, settings.row_tokens, size, limit, recoverable, label_truth, dropped_tokens)
+    chosen = meta[: settings.evaluate_programs or None]
+    size = settings.batch_size // settings.accumulation
+    found = evaluation_set(chosen, row_length(settings.row_tokens), size, recoverable)
+    return found._replace(label_truth=label_truth, dropped_tokens=dropped_tokens)
 
 
-def _texts(problems: dict[str, Problem], programs: list[Program]) -> list[str]:
+def _texts(problems: dict[str, Problem], programs: Sequence[Program]) -> list[str]:
     return [prompt_text(problem) for problem in problems.values()] + [program.code for program in programs]
 
 

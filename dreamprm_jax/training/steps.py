@@ -13,24 +13,16 @@ from jaxtyping import Array, Bool, Float
 from dreamprm_jax.bilevel import optimizers
 from dreamprm_jax.bilevel.hypergradient import make_meta_gradient
 from dreamprm_jax.bilevel.labels import Parametrisation
-from dreamprm_jax.bilevel.problem import (
-    Point,
-    Signal,
-    mean_over_microbatches,
-    optimizer_step,
-    tree_norm,
-    uniform,
-)
+from dreamprm_jax.bilevel.partition import merge
+from dreamprm_jax.bilevel.problem import mean_over_microbatches, tree_norm
 from dreamprm_jax.config import MetaConfig, TrainConfig
 from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.models.fused import taking
-from dreamprm_jax.schema import DataError
 from dreamprm_jax.training.checkpoint import TrainState
 from dreamprm_jax.training.feed import Batch, check_batch
-from dreamprm_jax.training.label_table import pad_labels
+from dreamprm_jax.training.label_table import LabelStart, mean_drift
 from dreamprm_jax.training.losses import Loss, make_outer_loss
-from dreamprm_jax.training.master_weights import with_master_weights
-from dreamprm_jax.user_code import call_user_function, is_user_function
+from dreamprm_jax.training.optimizer import make_meta_optimizer
 
 Metrics = dict[str, Array]
 META_FIGURES = ("outer_loss", "hypergradient_norm")  # 0 where phi rests: the outer problem is not looked at
@@ -47,14 +39,18 @@ class StepInputs(NamedTuple):
     do_meta: bool | Bool[Array, ""] = False  # whether phi moves
     frozen: Any = None  # the other part of ``state.params``; an argument, so that the program holds no copy of it
     key: Array | None = None  # of LoRA's dropout
+    labels: LabelStart | None = None  # where phi started; None in first-order training
 
 
 class LabelMove(NamedTuple):
-    """Where the label table stood, and where its hypergradient pointed; for diagnosis (``evaluate_during``)."""
+    """Where the label table stood, and where its hypergradient pointed; for diagnosis (``evaluate_during``).
 
-    label: Float[Array, " n"]  # before the step
-    direction: Float[Array, " n"]  # d label / d phi times minus the hypergradient
-    touched: Bool[Array, " n"]  # rows of the batch, none where phi rested
+    Of a table the rows after the last step are padding.
+    """
+
+    label: Float[Array, " rows"]  # before the step
+    direction: Float[Array, " rows"]  # d label / d phi times minus the hypergradient
+    touched: Bool[Array, " rows"]  # rows of the batch, none where phi rested
 
 
 class StepResult(NamedTuple):
@@ -66,49 +62,6 @@ class StepResult(NamedTuple):
 
 
 StepFunction = Callable[[TrainState, StepInputs], StepResult]
-
-
-def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """The optimizer of theta: AdamW, or the user's own (``config.optimizer``), on master weights where they are set.
-
-    Raises:
-      DataError: where the user's function fails or gives no optimizer.
-    """
-    if config.optimizer == "adamw":
-        optimizer = _adamw(config)
-    else:
-        field = "config.train.optimizer"
-        if not is_user_function(config.optimizer):
-            raise DataError(
-                f"{field}: no optimizer {config.optimizer!r}; 'adamw', or one of your own: FILE.py:FUNCTION"
-            )
-        optimizer = call_user_function(config.optimizer, field, config)
-        if not isinstance(optimizer, optax.GradientTransformation):
-            raise DataError(f"{field}: {config.optimizer} gave {type(optimizer).__name__}, no GradientTransformation")
-    return with_master_weights(optimizer) if config.master_weights else optimizer
-
-
-def _adamw(config: TrainConfig) -> optax.GradientTransformation:
-    """AdamW with clipping and a linear warm-up to a cosine decay over all steps, differentiable at zero gradients."""
-    schedule = learning_rate_schedule(config.learning_rate, config.warmup_steps + config.steps)
-    return optax.chain(
-        optimizers.clip_by_global_norm(config.clip_norm),
-        optimizers.adamw(schedule, b2=config.adam_b2, weight_decay=config.weight_decay),
-    )
-
-
-def learning_rate_schedule(rate: float, total: int) -> optax.Schedule:
-    """A linear rise over a twentieth of the steps, then a cosine fall to a tenth of the rate."""
-    rise = min(max(1, total // 20), total)
-    return optax.warmup_cosine_decay_schedule(0.0, rate, rise, total, 0.1 * rate)
-
-
-def make_meta_optimizer(config: TrainConfig, labels: Parametrisation) -> optax.GradientTransformationExtraArgs:
-    """Adam on phi; of a table only the rows of the batch move."""
-    meta = config.meta
-    if labels.is_table:
-        return optimizers.lazy_adam(meta.learning_rate, weight_decay=meta.weight_decay)
-    return optax.with_extra_args_support(optimizers.adamw(meta.learning_rate, weight_decay=meta.weight_decay))
 
 
 def draws_dropout(model: DecoderConfig) -> bool:
@@ -134,20 +87,31 @@ def _with_axes(batch: Any, *sizes: int) -> Any:
 
 
 def make_plain_step(inner_loss: Loss, optimizer: optax.GradientTransformation, accumulation: int = 1) -> StepFunction:
-    """One first-order step on the inner loss, over ``accumulation`` micro-batches."""
+    """One first-order step on the inner loss, over ``accumulation`` micro-batches.
+
+    Optimizers with extra arguments get ``value``, ``grad`` and ``value_fn``, the loss as a function of the parameters.
+    """
+    optimizer = optax.with_extra_args_support(optimizer)
 
     def step(state: TrainState, inputs: StepInputs) -> StepResult:
         check_batch(inputs.batch, leading=int(accumulation > 1))
-        loss_of = uniform(inner_loss, False, inputs.key is not None, inputs.frozen)
-
-        def loss_and_gradient(batch: Batch, key: Array | None) -> tuple[Any, None]:
-            (loss, _), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params, state.phi, batch, key)
-            return Signal(gradient, loss), None
-
         batch = _with_axes(inputs.batch, accumulation)
-        signal, _ = mean_over_microbatches(loss_and_gradient, batch, inputs.key)
-        params, opt_state = optimizer_step(optimizer, Point(state.params, state.opt_state), signal)
-        metrics = {"inner_loss": signal.loss, "gradient_norm": tree_norm(signal.gradient)}
+
+        def loss_of(params: Any, batch: Batch, key: Array | None) -> Float[Array, ""]:
+            whole = params if inputs.frozen is None else merge(params, inputs.frozen)
+            return inner_loss(whole, state.phi, batch, *(() if key is None else (key,)))
+
+        def mean_loss(params: Any) -> Float[Array, ""]:
+            return mean_over_microbatches(lambda *micro: (loss_of(params, *micro), None), batch, inputs.key)[0]
+
+        (loss, gradient), _ = mean_over_microbatches(
+            lambda *micro: (jax.value_and_grad(loss_of)(state.params, *micro), None), batch, inputs.key
+        )
+        updates, opt_state = optimizer.update(
+            gradient, state.opt_state, state.params, value=loss, grad=gradient, value_fn=mean_loss
+        )
+        params = optax.apply_updates(state.params, updates)
+        metrics = {"inner_loss": loss, "gradient_norm": tree_norm(gradient)}
         return StepResult(state._replace(params=params, opt_state=opt_state), metrics, None)
 
     return step
@@ -159,7 +123,6 @@ def make_bilevel_step(
     labels: Parametrisation,
     optimizer: optax.GradientTransformation,
     config: TrainConfig,
-    raw: Float[Any, " n"],
     outer_loss: Loss | None = None,
     tangent_loss: Loss | None = None,
 ) -> StepFunction:
@@ -171,7 +134,6 @@ def make_bilevel_step(
       labels: what phi means.
       optimizer: of theta.
       config: unroll, accumulation, method and the outer optimizer's settings.
-      raw: float32[n], the labels that phi started from.
       outer_loss: (params, batch[, key]) -> scalar; by default the cross-entropy of the outcomes.
       tangent_loss: ``inner_loss`` as the forward-mode passes take it (``pass_models``); by default itself.
     """
@@ -187,14 +149,14 @@ def make_bilevel_step(
     meta_optimizer = make_meta_optimizer(config, labels)
 
     def step(state: TrainState, inputs: StepInputs) -> StepResult:
-        batch, outer, do_meta = inputs.batch, inputs.outer, inputs.do_meta
+        batch, outer, do_meta, start = inputs.batch, inputs.outer, inputs.do_meta, inputs.labels
+        assert start is not None, "this step needs the labels that phi started from"
         check_batch(batch, leading=(meta.unroll > 1) + (config.accumulation > 1))
         check_batch(outer, leading=int(meta.accumulation > 1))
-        padded = pad_labels(raw, len(jax.tree.leaves(state.phi)[0])) if labels.is_table else raw
         batches = _with_axes(batch, meta.unroll, config.accumulation), _with_axes(outer, meta.accumulation)
         point = (state.params, state.opt_state, state.phi)
         result = meta_gradient(*point, *batches, do_meta=do_meta, rng=inputs.key, frozen=inputs.frozen)
-        touched = optimizers.touched_rows(batch.label_index, len(padded), batch.label_mask) & do_meta
+        touched = optimizers.touched_rows(batch.label_index, len(start.values), batch.label_mask) & do_meta
         updates, meta_state = meta_optimizer.update(
             result.hypergradient, state.meta_opt_state, state.phi, touched=touched
         )
@@ -203,18 +165,18 @@ def make_bilevel_step(
             meta_state = jax.tree.map(lambda new, old: jnp.where(do_meta, new, old), meta_state, state.meta_opt_state)
         phi = labels.project(optax.apply_updates(state.phi, updates))
 
-        def label_of(phi: Any) -> Float[Array, " n"]:
-            return labels.labels(phi, jnp.asarray(padded))
+        def label_of(phi: Any) -> Float[Array, " rows"]:
+            return labels.labels(phi, start.values)
 
         downhill = jax.tree.map(jnp.negative, result.hypergradient)
-        before, direction = jax.jvp(label_of, (state.phi,), (downhill,))
-        move = LabelMove(*(leaf[: len(raw)] for leaf in (before, direction, touched)))
+        label, direction = jax.jvp(label_of, (state.phi,), (downhill,))
+        move = LabelMove(label, direction, touched)
         metrics = {
             "inner_loss": result.inner_loss,
             "outer_loss": result.outer_loss,
             "gradient_norm": result.norms.inner_gradient,
             "hypergradient_norm": result.norms.hypergradient,
-            "label_drift": jnp.mean(jnp.abs(label_of(phi) - padded)[: len(raw)]),
+            "label_drift": mean_drift(start, label_of(phi)),
         }
         return StepResult(TrainState(result.params, result.opt_state, phi, meta_state), metrics, move)
 

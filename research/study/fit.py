@@ -24,14 +24,14 @@ from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.models.reward import Params, init_params
 from dreamprm_jax.training.checkpoint import TrainState
 from dreamprm_jax.training.feed import Batch, PackedRows
-from dreamprm_jax.training.losses import batch_logits, make_inner_loss, make_outcome_loss, outcome_loss
+from dreamprm_jax.training.label_table import LabelStart
+from dreamprm_jax.training.losses import batch_logits, make_inner_loss, make_outcome_loss
 from dreamprm_jax.training.online_label_inference import alive_posterior
+from dreamprm_jax.training.optimizer import make_meta_optimizer, make_optimizer
 from dreamprm_jax.training.steps import (
     LabelMove,
     StepInputs,
     make_bilevel_step,
-    make_meta_optimizer,
-    make_optimizer,
     make_plain_step,
 )
 
@@ -176,10 +176,11 @@ def _bilevel(fitter: Fitter, labels: Any, clean_steps: bool, outer: Outer) -> An
 
     @jax.jit
     def run(state: TrainState, data: Batch, outer_data: Batch, raw: Array) -> tuple[TrainState, LabelMove]:
-        step = make_bilevel_step(model, inner_loss, labels, make_optimizer(config), config, raw, outer_loss)
+        step = make_bilevel_step(model, inner_loss, labels, make_optimizer(config), config, outer_loss)
+        start = LabelStart(raw, jnp.int32(len(raw)))
 
         def one(state: TrainState, both: tuple[Batch, Batch]) -> tuple[TrainState, Any]:
-            result = step(state, StepInputs(*both, do_meta=True))
+            result = step(state, StepInputs(*both, do_meta=True, labels=start))
             return result.state, result.label_move
 
         return jax.lax.scan(one, state, (data, outer_data))

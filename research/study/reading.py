@@ -18,7 +18,7 @@ from dreamprm_jax.config import ModelConfig
 from dreamprm_jax.labeling.correction.methods import StepKey
 from dreamprm_jax.models.tokenizer import prompt_text, train_tokenizer
 from dreamprm_jax.problems.procedural.compose import PRIMITIVES
-from dreamprm_jax.training.examples import NO_LABEL, Example, build_examples
+from dreamprm_jax.training.examples import NO_LABEL, Example, Window, build_examples
 from research.study.world import World
 
 Reading = Literal["structure", "text"]
@@ -43,7 +43,9 @@ def examples(reading: Reading, model: ModelConfig, world: World, keys: Sequence[
     found: dict[str, list[Example]] = {}
     for window, known in world.programs.items():
         programs = [one.program for one in known]
-        built = build_examples(tokenizer, model, world.problems[window], programs, world.outcomes(window), keys, counts)
+        built = build_examples(
+            tokenizer, model, Window(world.problems[window], programs, world.outcomes(window)), keys, counts
+        )
         by_hash = {example.program_hash: example for example in built}  # equal candidates are built once
         found[window] = [by_hash[program.program_hash] for program in programs]
     return found

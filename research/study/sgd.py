@@ -4,7 +4,7 @@ import optax
 
 from dreamprm_jax.bilevel import optimizers
 from dreamprm_jax.config import TrainConfig
-from dreamprm_jax.training.steps import learning_rate_schedule
+from dreamprm_jax.training.optimizer import learning_rate_schedule
 
 
 def clipped_sgd(config: TrainConfig) -> optax.GradientTransformation:

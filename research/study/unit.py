@@ -40,8 +40,9 @@ from dreamprm_jax.training.evaluate_during import label_figures
 from dreamprm_jax.training.examples import Example
 from dreamprm_jax.training.feed import PackedRows
 from dreamprm_jax.training.online_label_inference import alive_posterior, inferred_labels
+from dreamprm_jax.training.optimizer import make_optimizer
 from dreamprm_jax.training.score_all_steps import score_all_steps
-from dreamprm_jax.training.steps import LabelMove, StepInputs, make_optimizer
+from dreamprm_jax.training.steps import LabelMove, StepInputs
 from research.study.arms import ORM, REFINED, RELEASE, ArmSpec, parse_arm, same_everywhere
 from research.study.fit import Fitter, batches, reader
 from research.study.measures import Figures, label_measures, model_measures, program_measures

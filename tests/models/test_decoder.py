@@ -131,7 +131,7 @@ def test_bfloat16_stays_close(params):
     narrow = step_logits(dataclasses.replace(TINY, dtype="bfloat16"), params, *inputs)
     wide = step_logits(TINY, params, *inputs)
     assert narrow.dtype == jnp.float32
-    np.testing.assert_allclose(narrow, wide, atol=0.02)
+    np.testing.assert_allclose(narrow, wide, atol=0.03)
 
 
 def test_initialisation_has_the_shapes_the_specs_and_the_scale():

@@ -20,7 +20,7 @@ from dreamprm_jax.stages.runner import run_stage
 from dreamprm_jax.storage import read_records
 from dreamprm_jax.training.arms import arm_plans, make_parametrisation
 from dreamprm_jax.training.losses import elementwise_loss
-from dreamprm_jax.training.steps import make_optimizer
+from dreamprm_jax.training.optimizer import make_optimizer
 
 
 def test_plans_name_start_loss_and_warm_up(tiny_config):
@@ -40,12 +40,6 @@ def test_plans_name_start_loss_and_warm_up(tiny_config):
     # Only the learned labelings keep the meta programs' outcomes for the outer problem: their warm-up is another one.
     apart = dataclasses.replace(settings, meta=dataclasses.replace(settings.meta, held_out=True))
     assert [plan.warmup for plan in arm_plans(apart)] == ["warmup", "warmup_gce", "warmup_em_held_out", "warmup_em"]
-    with pytest.raises(DataError, match="unknown arm 'magic'; choose among orm, corrected, raw"):
-        arm_plans(dataclasses.replace(settings, arms=("magic",)))
-    with pytest.raises(DataError, match="an arm stands twice"):
-        arm_plans(dataclasses.replace(settings, arms=("raw", "raw")))
-    with pytest.raises(DataError, match=r"config\.train\.labels\.method: no labeling 'magic'"):
-        arm_plans(dataclasses.replace(settings, labels=LabelsConfig("magic")))
 
 
 def test_own_optimizer_and_parametrisation_are_checked(tiny_config, tmp_path):
@@ -58,8 +52,6 @@ def test_own_optimizer_and_parametrisation_are_checked(tiny_config, tmp_path):
         make_parametrisation(plan.labeling, np.ones(1), LabelSource([], {}), own.labels, 0)
     with pytest.raises(DataError, match=r"train\.optimizer: .*make gave int, no GradientTransformation"):
         make_optimizer(own)
-    with pytest.raises(DataError, match=r"train\.optimizer: no optimizer 'lion'; 'adamw', or one of your own"):
-        make_optimizer(dataclasses.replace(own, optimizer="lion"))
     sgd = make_optimizer(dataclasses.replace(own, optimizer=f"{file}:sgd"))
     assert float(sgd.update({"x": jnp.ones(())}, sgd.init({"x": jnp.ones(())}))[0]["x"]) == -0.5
 
@@ -88,7 +80,7 @@ def test_every_labeling_trains_and_leaves_its_labels(tiny_config, tmp_path):
     arms = ("raw", "gce", "em", "undetected_fault_online", "calibrator", "clean", "corrector_net", "table_on_em")
     train = dataclasses.replace(tiny_config.train, warmup_steps=2, steps=2, arms=arms)
     train = dataclasses.replace(train, meta=dataclasses.replace(train.meta, learning_rate=0.5))
-    model = dataclasses.replace(tiny_config.model, max_length=1536)
+    model = dataclasses.replace(tiny_config.model, vocab_size=900)
     settings, paths = dataclasses.replace(tiny_config, train=train, model=model), Paths(tmp_path / "run")
     for stage in ("generate", "label", "train"):
         run_stage(settings, paths.root, stage)

@@ -27,7 +27,7 @@ def truth(meta):
 
 
 def test_every_program_counts_once_wherever_it_is_packed(micro, micro_params, meta, truth):
-    chosen = evaluation_set(meta, 32, 3, recoverable=truth, dropped_tokens=12)
+    chosen = evaluation_set(meta, 32, 3, truth)._replace(dropped_tokens=12)
     assert {batch.tokens.shape for batch in chosen.batches} == {(3, 32)}
     assert sum(int(batch.outcome_mask.sum()) for batch in chosen.batches) == len(meta)
     figures = meta_figures(lambda batch: np.asarray(FORWARD(micro, micro_params, batch)), chosen)
@@ -51,7 +51,7 @@ def test_every_program_counts_once_wherever_it_is_packed(micro, micro_params, me
 
 
 def test_a_part_of_the_set_and_what_is_undefined(meta):
-    chosen = evaluation_set(meta, 32, 4, limit=5)
+    chosen = evaluation_set(meta[:5], 32, 4)
     assert sum(int(batch.outcome_mask.sum()) for batch in chosen.batches) == 5
     figures = meta_figures(lambda batch: np.zeros(batch.step_index.shape), chosen)
     assert figures["meta_loss"] == pytest.approx(np.log(2))

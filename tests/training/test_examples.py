@@ -9,7 +9,7 @@ import pytest
 from dreamprm_jax.config import ModelConfig
 from dreamprm_jax.models.tokenizer import encode_prompt, encode_steps
 from dreamprm_jax.schema import DataError, Outcome, Program, Verdict
-from dreamprm_jax.training.examples import DROPPED_TOKENS, NO_LABEL, build_examples, relabel, tokenize
+from dreamprm_jax.training.examples import DROPPED_TOKENS, NO_LABEL, Window, build_examples, relabel, tokenize
 
 CODE = "def main():\n    a()\n\n\ndef a():\n    b()\n\n\ndef b():\n    pass\n\n\nmain()\n"
 
@@ -36,8 +36,8 @@ def lengths(tokenizer, problem):
 def test_relabeled_steps_without_a_label_leave_the_table(tokenizer, problem, program):
     keys = [(problem.problem_id, program.program_hash, 0), (problem.problem_id, program.program_hash, 1)]
     built = build_examples(
-        tokenizer, ModelConfig(), {problem.problem_id: problem}, [program], [outcome(program, Verdict.AC)], keys,
-        Counter(),
+        tokenizer, ModelConfig(), Window({problem.problem_id: problem}, [program], [outcome(program, Verdict.AC)]),
+        keys, Counter(),
     )  # fmt: skip
     np.testing.assert_array_equal(built[0].label_index, [0, 1, NO_LABEL])
     (example,) = relabel(built, np.float32([np.nan, 0.75]))
@@ -55,8 +55,8 @@ def test_examples_join_labels_and_outcomes(tokenizer, problem, program):
     verdicts = [outcome(program, Verdict.AC), outcome(failed, Verdict.RE), outcome(unknown, Verdict.SANDBOX_ERROR)]
     counts = Counter()
     examples = build_examples(
-        tokenizer, ModelConfig(), {problem.problem_id: problem}, [program, failed, unknown, empty, again], verdicts,
-        keys, counts,
+        tokenizer, ModelConfig(),
+        Window({problem.problem_id: problem}, [program, failed, unknown, empty, again], verdicts), keys, counts,
     )  # fmt: skip
     assert [e.program_hash for e in examples] == [program.program_hash, failed.program_hash]
     assert counts == {"left out: no verdict": 1, "left out: empty program": 1}

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from training_toy import make_examples
 
+from dreamprm_jax.schema import DataError
 from dreamprm_jax.training.examples import NO_LABEL
-from dreamprm_jax.training.feed import PackedRows, Shape, check_batch, collate, pack
+from dreamprm_jax.training.feed import PackedRows, Shape, check_batch, collate, pack, row_length
 from dreamprm_jax.training.losses import batch_logits
 
 
@@ -61,9 +62,16 @@ def test_batch_needs_no_state_but_the_step():
     assert any((different.batch(step).tokens != forward[step].tokens).any() for step in range(3))
 
 
-def test_row_grows_to_the_longest_example():
+def test_a_program_that_fits_no_row_is_refused():
     examples = make_examples(6)
-    assert PackedRows(examples, 4, 1, seed=0).shape.tokens == max(len(e.tokens) for e in examples)
+    longest = max(examples, key=lambda example: len(example.tokens))
+    assert PackedRows(examples, len(longest.tokens), 1, seed=0).shape.tokens == len(longest.tokens)
+    with pytest.raises(DataError, match=r"tokens do not fit rows of 9; raise config\.train\.row_tokens, or set config"):
+        PackedRows(examples, 9, 1, seed=0)
+
+
+def test_rows_are_multiples_of_the_registers_width():
+    assert [row_length(tokens) for tokens in (8, 128, 129, 1000)] == [128, 128, 256, 1024]
 
 
 def test_collate_places_everything():

@@ -1,58 +1,53 @@
-"""The label table's shards: as many rows on every device, none of them lost, none of the padding moved."""
+"""The labels at the start: padded, on every device, an argument of the step and no constant of its program."""
 
-import json
-import os
-import subprocess
-import sys
-
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from training_toy import make_data, make_examples
 
-from dreamprm_jax.training.label_table import MULTIPLE, PADDING, pad_labels, padded_rows
-
-PROGRAM = """
-import json
-import jax, jax.numpy as jnp, numpy as np
 from dreamprm_jax.bilevel.labels import LabelTable
-from dreamprm_jax.bilevel.optimizers import lazy_adam, touched_rows
 from dreamprm_jax.config import MeshConfig
-from dreamprm_jax.training.mesh import make_mesh
-from dreamprm_jax.training.label_table import pad_labels, padded_rows, place_table
+from dreamprm_jax.training.label_table import MULTIPLE, PADDING, LabelStart, label_start, mean_drift, padded_rows
+from dreamprm_jax.training.loop import Arm, compile_step
+from dreamprm_jax.training.losses import make_inner_loss
+from dreamprm_jax.training.mesh import abstract_mesh, make_mesh, replicated
+from dreamprm_jax.training.state import Setup, abstract_state
+from dreamprm_jax.training.steps import StepInputs
 
-raw = np.linspace(0, 1, 10, dtype=np.float32)
-mesh = make_mesh(MeshConfig(data=2, fsdp=2, tensor=2))
-optimizer = lazy_adam(0.5)
-phi = place_table(LabelTable().init(jnp.asarray(pad_labels(raw, padded_rows(10)))), mesh)
-state = place_table(optimizer.init(phi), mesh)
-touched = touched_rows(jnp.arange(3), len(phi))
-step = jax.jit(lambda phi, state: optimizer.update(jnp.ones_like(phi), state, phi, touched=touched))
-updates, state = step(phi, state)
-print(json.dumps({
-    "shards": sorted({shard.data.shape[0] for shard in phi.addressable_shards}),
-    "moved": np.flatnonzero(np.asarray(updates)).tolist(),
-    "kept": state.mu.sharding == phi.sharding,
-    "places": len({shard.index[0].start for shard in state.mu.addressable_shards}),
-}))
-"""
+LABELS = LabelTable(0.02)
 
 
 @pytest.mark.parametrize("count", [0, 1, MULTIPLE, MULTIPLE + 1])
-def test_padding(count: int) -> None:
-    rows = padded_rows(count)
-    assert rows % MULTIPLE == 0
-    assert 0 <= rows - count < MULTIPLE
-    padded = pad_labels(np.ones(count, np.float32), rows)
-    assert (padded[:count] == 1).all()
-    assert (padded[count:] == PADDING).all()
+def test_padding(count):
+    start = label_start(LABELS, np.ones(count, np.float32))
+    assert len(start.values) == padded_rows(count) == -(-count // MULTIPLE) * MULTIPLE
+    assert int(start.known) == count
+    assert (start.values[:count] == 1).all()
+    assert (start.values[count:] == PADDING).all()
 
 
-def test_table_and_its_optimizer_state_lie_over_data_and_fsdp() -> None:
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-    }
-    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout)
-    assert found == {"shards": [MULTIPLE // 4], "moved": [0, 1, 2], "kept": True, "places": 4}
+def test_drift_is_the_mean_over_steps_without_padding():
+    start = LabelStart(jnp.array([0.0, 1.0, 0.5, 0.5]), jnp.int32(2))
+    assert float(mean_drift(start, jnp.array([0.5, 0.75, 0.0, 1.0]))) == pytest.approx(0.375)
+
+
+def test_table_and_its_optimizer_state_are_on_every_device(micro, micro_train):
+    mesh = abstract_mesh(MeshConfig(2, 2, 2), 8)
+    state = abstract_state(micro_train, micro, mesh, LABELS, jax.ShapeDtypeStruct((MULTIPLE,), jnp.float32))
+    leaves = jax.tree.leaves((state.phi, state.meta_opt_state))
+    assert len(leaves) == 4
+    assert all(leaf.sharding == replicated(mesh) for leaf in leaves)
+
+
+def test_label_sets_share_one_program(micro, micro_train):
+    """Other labels, and other numbers of them, are the same program: the compile cache has it once."""
+    setup, data = Setup(micro_train, micro, make_mesh(MeshConfig()), None), make_data(make_examples(12), micro_train)
+    arm = Arm("corrected", make_inner_loss(micro, LABELS, 1.0), 0, 1, LABELS)
+    programs = set()
+    for raw in (data.raw, np.zeros(1000, np.float32)):
+        labels = label_start(LABELS, raw, setup.mesh)
+        shapes = abstract_state(micro_train, micro, setup.mesh, LABELS, labels.values)
+        inputs = StepInputs(data.inner.batch(0), data.outer.batch(0), jnp.asarray(True), labels=labels)
+        programs.add(compile_step(setup, arm, shapes).lower(shapes, inputs, jnp.zeros(1, bool)).as_text())
+    assert len(programs) == 1

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from training_toy import make_data, make_examples
+from training_toy import copied, make_data, make_examples
 
 from dreamprm_jax.bilevel.labels import LabelTable
 from dreamprm_jax.config import LoraConfig, MeshConfig
@@ -22,17 +22,14 @@ from dreamprm_jax.scoring.scorer import ProgramReading, Reading, Scorer
 from dreamprm_jax.stages.score import score_programs
 from dreamprm_jax.training.checkpoint import TrainState
 from dreamprm_jax.training.feed import Shape, collate
+from dreamprm_jax.training.label_table import LabelStart
 from dreamprm_jax.training.loop import Arm, train_arm
 from dreamprm_jax.training.losses import batch_logits, make_inner_loss, make_outer_loss
 from dreamprm_jax.training.mesh import make_mesh
+from dreamprm_jax.training.optimizer import make_meta_optimizer, make_optimizer
 from dreamprm_jax.training.parameters import trained_params
-from dreamprm_jax.training.steps import (
-    StepInputs,
-    make_bilevel_step,
-    make_meta_optimizer,
-    make_optimizer,
-    make_plain_step,
-)
+from dreamprm_jax.training.state import Setup
+from dreamprm_jax.training.steps import StepInputs, make_bilevel_step, make_plain_step
 
 LABELS = LabelTable(0.02)
 
@@ -59,7 +56,8 @@ def run(examples, micro, micro_train, start):
         inner_loss = loss or make_inner_loss(micro, LABELS, config.outcome_weight)
         arm = Arm("corrected", inner_loss, config.warmup_steps, config.warmup_steps + config.steps, LABELS)
         data = make_data(examples, config, at, event, truth_seed)
-        return train_arm(config, micro, make_mesh(MeshConfig()), arm, data, start, folder)
+        without = start._replace(phi=(), meta_opt_state=())
+        return train_arm(setup_of(config, micro), arm, data, lambda: copied(without), folder)
 
     return call
 
@@ -69,6 +67,10 @@ def whole(run, tmp_path_factory):
     """(folder, last state) of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
     return folder, run(folder)
+
+
+def setup_of(config, model):
+    return Setup(config, model, make_mesh(MeshConfig()), None)
 
 
 def metrics(folder):
@@ -140,8 +142,9 @@ def test_bilevel_step_by_hand(examples, micro, micro_train, start):
     state = start
     for step in range(6):  # warm moments: the derivative of Adam's first steps is steep where gradients are tiny
         state, _, _ = plain(state, StepInputs(data.inner.batch(10 + step)))
-    bilevel = jax.jit(make_bilevel_step(micro, inner_loss, LABELS, optimizer, micro_train, data.raw))
-    got, values, _ = bilevel(state, StepInputs(batch, outer, True))
+    bilevel = jax.jit(make_bilevel_step(micro, inner_loss, LABELS, optimizer, micro_train))
+    labels = LabelStart(jnp.asarray(data.raw), jnp.int32(len(data.raw)))
+    got, values, _ = bilevel(state, StepInputs(batch, outer, True, labels=labels))
 
     expected, plain_values, _ = plain(state, StepInputs(batch))
     chex.assert_trees_all_close(got.params, expected.params, atol=1e-6)
@@ -163,7 +166,7 @@ def test_bilevel_step_by_hand(examples, micro, micro_train, start):
     np.testing.assert_allclose(got.phi - state.phi, step, atol=2e-3 * micro_train.meta.learning_rate)
     np.testing.assert_array_equal(np.flatnonzero(got.meta_opt_state.count), touched)
 
-    skipped = bilevel(state, StepInputs(batch, outer, False)).state
+    skipped = bilevel(state, StepInputs(batch, outer, False, labels=labels)).state
     np.testing.assert_array_equal(skipped.phi, state.phi)
     chex.assert_trees_all_close(skipped.params, expected.params, atol=1e-6)
 
@@ -176,7 +179,8 @@ def test_dropout_has_one_mask_in_all_phases_of_a_bilevel_step(examples, micro, m
     optimizer = make_optimizer(micro_train)
     state = start._replace(params=trainable, opt_state=optimizer.init(trainable))
     data = make_data(examples, micro_train)
-    inputs = StepInputs(data.inner.batch(0), data.outer.batch(0), True, frozen)
+    labels = LabelStart(jnp.asarray(data.raw), jnp.int32(len(data.raw)))
+    inputs = StepInputs(data.inner.batch(0), data.outer.batch(0), True, frozen, labels=labels)
     inner_loss = make_inner_loss(model, LABELS, 0.7)
     plain = jax.jit(make_plain_step(inner_loss, optimizer))
     for step in range(6):  # warm moments
@@ -185,7 +189,7 @@ def test_dropout_has_one_mask_in_all_phases_of_a_bilevel_step(examples, micro, m
 
     def bilevel(method):
         config = dataclasses.replace(micro_train, meta=dataclasses.replace(micro_train.meta, method=method))
-        return jax.jit(make_bilevel_step(model, inner_loss, LABELS, optimizer, config, data.raw))
+        return jax.jit(make_bilevel_step(model, inner_loss, LABELS, optimizer, config))
 
     mixed, reverse = bilevel("mixed"), bilevel("reverse")
     values = [mixed(state, inputs._replace(key=jax.random.key(key))).metrics for key in (0, 0, 1)]
@@ -219,22 +223,9 @@ def test_loss_that_is_not_finite_keeps_the_batch(run, examples, micro, micro_tra
     assert [json.loads(line)["step"] for line in metrics(tmp_path / "broken")] == [3]  # the measurement before
 
 
-def test_settings_that_do_not_go_together_are_refused(run, micro_train, tmp_path):
-    def changed(**fields):
-        return dataclasses.replace(micro_train, **fields)
-
-    with pytest.raises(DataError, match=r"config\.train\.accumulation=3: must divide batch_size=2"):
-        run(tmp_path, config=changed(accumulation=3))
-    with pytest.raises(DataError, match=r"config\.train\.meta\.accumulation=0: must divide meta\.batch_size=2"):
-        run(tmp_path, config=changed(meta=dataclasses.replace(micro_train.meta, accumulation=0)))
-    with pytest.raises(DataError, match=r"config\.train\.log_every=0: must be at least 1"):
-        run(tmp_path, config=changed(log_every=0))
-    with pytest.raises(DataError, match=r"config\.train\.meta\.every=0: must be at least 1"):
-        run(tmp_path, config=changed(meta=dataclasses.replace(micro_train.meta, every=0)))
-    with pytest.raises(DataError, match=r"config\.train\.labels\.gce_q=0\.0: must be above 0 and at most 1"):
-        run(tmp_path, config=changed(labels=dataclasses.replace(micro_train.labels, gce_q=0.0)))
+def test_master_weights_of_float32_parameters_are_refused(run, micro_train, tmp_path):
     with pytest.raises(DataError, match="master_weights: every trained parameter is float32 already"):
-        run(tmp_path, config=changed(master_weights=True))
+        run(tmp_path, config=dataclasses.replace(micro_train, master_weights=True))
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
@@ -245,7 +236,7 @@ def test_a_step_outside_the_label_table_is_refused(examples, micro, micro_train,
     with pytest.raises(
         DataError, match=f"a step asks for row {len(data.raw) - 1} of a label table of {len(data.raw) - 1}"
     ):
-        train_arm(micro_train, micro, make_mesh(MeshConfig()), arm, short, start, tmp_path)
+        train_arm(setup_of(micro_train, micro), arm, short, lambda: copied(start), tmp_path)
 
 
 def test_scores_of_a_trained_arm(whole, examples, micro):

@@ -17,6 +17,7 @@ from dreamprm_jax.models.decoder import decoder_config
 from dreamprm_jax.models.hf_config import read_config
 from dreamprm_jax.models.hf_export import export_model
 from dreamprm_jax.models.hf_import import load_params
+from dreamprm_jax.models.lora import split_trainable
 from dreamprm_jax.models.pretrained import model_config
 from dreamprm_jax.models.reward import init_params
 from dreamprm_jax.models.tokenizer import load_tokenizer, prompt_text, train_tokenizer
@@ -100,7 +101,8 @@ def flat(tree):
 
 def test_only_adapters_and_head_change(settings, root, mesh):
     model, paths = model_config(settings.model), Paths(root)
-    start, frozen = initial_params(settings, model, mesh)
+    start, frozen = split_trainable(model, initial_params(settings, model, mesh))
+    chex.assert_trees_all_equal(initial_params(settings, model, mesh, "trainable"), start)
     chex.assert_trees_all_equal(frozen_params(settings, model, mesh), frozen)
     trains = {path for path, leaf in flat(start).items() if leaf is not None}
     assert {path[-2:] for path in trains} == {

@@ -149,7 +149,7 @@ def test_four_processes_train_and_score_and_one_scores_the_same(tiny_config, tmp
     meta = dataclasses.replace(tiny_config.train.meta, batch_size=4)
     config = dataclasses.replace(
         tiny_config,
-        model=dataclasses.replace(tiny_config.model, max_length=1536),
+        model=dataclasses.replace(tiny_config.model, vocab_size=900),
         train=dataclasses.replace(tiny_config.train, arms=("label_table",), batch_size=4, meta=meta),
         score=dataclasses.replace(tiny_config.score, chunk=2),  # one problem
     )

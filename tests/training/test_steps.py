@@ -15,16 +15,12 @@ from dreamprm_jax.config import MeshConfig
 from dreamprm_jax.models.reward import abstract_params
 from dreamprm_jax.training.checkpoint import TrainState
 from dreamprm_jax.training.global_batch import step_batch
+from dreamprm_jax.training.label_table import LabelStart
 from dreamprm_jax.training.losses import make_inner_loss
 from dreamprm_jax.training.mesh import abstract_mesh, make_mesh, optimizer_shardings, parameter_shardings
 from dreamprm_jax.training.online_label_inference import alive_posterior
-from dreamprm_jax.training.steps import (
-    StepInputs,
-    make_bilevel_step,
-    make_meta_optimizer,
-    make_optimizer,
-    make_plain_step,
-)
+from dreamprm_jax.training.optimizer import make_meta_optimizer, make_optimizer
+from dreamprm_jax.training.steps import StepInputs, make_bilevel_step, make_plain_step
 
 LABELS = LabelTable(0.02)
 
@@ -90,9 +86,10 @@ def test_hypergradient_over_micro_batches_is_that_of_the_batch(micro, warm, data
     def run(micro_batches):
         meta = dataclasses.replace(settings.meta, unroll=unroll, accumulation=micro_batches)
         config = dataclasses.replace(settings, accumulation=micro_batches, meta=meta)
-        step = jax.jit(make_bilevel_step(micro, loss, LABELS, optimizer, config, data.raw))
+        step = jax.jit(make_bilevel_step(micro, loss, LABELS, optimizer, config))
         inner = step_batch(data.inner, steps, micro_batches, mesh)
-        return step(warm, StepInputs(inner, step_batch(data.inner, [6], micro_batches, mesh), True))
+        labels = LabelStart(jnp.asarray(data.raw), jnp.int32(len(data.raw)))
+        return step(warm, StepInputs(inner, step_batch(data.inner, [6], micro_batches, mesh), True, labels=labels))
 
     whole, split = run(1), run(2)
     for name in ("inner_loss", "outer_loss", "gradient_norm", "hypergradient_norm"):
@@ -109,10 +106,11 @@ def test_approximate_methods_point_where_the_exact_one_does(micro, warm, data, s
     """The inner step is the same, and the hypergradients differ by a small angle."""
     loss, mesh, optimizer = make_inner_loss(micro, LABELS, 0.7), make_mesh(MeshConfig()), make_optimizer(settings)
     inputs = StepInputs(step_batch(data.inner, [2], 1, mesh), step_batch(data.outer, [6], 1, mesh), True)
+    inputs = inputs._replace(labels=LabelStart(jnp.asarray(data.raw), jnp.int32(len(data.raw))))
 
     def run(method):
         config = dataclasses.replace(settings, meta=dataclasses.replace(settings.meta, method=method, unroll=1))
-        return jax.jit(make_bilevel_step(micro, loss, LABELS, optimizer, config, data.raw))(warm, inputs)
+        return jax.jit(make_bilevel_step(micro, loss, LABELS, optimizer, config))(warm, inputs)
 
     exact, found = run("mixed"), run(method)
     chex.assert_trees_all_close(found.state.params, exact.state.params, atol=2e-6)

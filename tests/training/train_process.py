@@ -12,7 +12,6 @@ import sys
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from training_toy import MICRO, make_data, make_examples
 
@@ -20,12 +19,10 @@ from dreamprm_jax.bilevel.labels import LabelTable
 from dreamprm_jax.config import DistributedConfig, MeshConfig, MetaConfig, ModelConfig, TrainConfig
 from dreamprm_jax.models.pretrained import make_params
 from dreamprm_jax.training import distributed
-from dreamprm_jax.training.checkpoint import TrainState
-from dreamprm_jax.training.label_table import pad_labels, padded_rows, place_table
 from dreamprm_jax.training.loop import Arm, train_arm
 from dreamprm_jax.training.losses import make_inner_loss
-from dreamprm_jax.training.mesh import activate, make_mesh, optimizer_shardings, parameter_shardings
-from dreamprm_jax.training.steps import make_meta_optimizer, make_optimizer
+from dreamprm_jax.training.mesh import activate, make_mesh, parameter_shardings
+from dreamprm_jax.training.state import Setup, state_from_params
 
 MODEL = dataclasses.replace(MICRO, num_kv_heads=2)
 LABELS = LabelTable(0.02)
@@ -37,18 +34,16 @@ SETTINGS = TrainConfig(
 
 def train(folder: Path, mesh) -> list[float]:
     """The labels after all steps."""
-    data = make_data(make_examples(40), SETTINGS, truth_seed=0)
-    with activate(MODEL, mesh):
-        params = make_params(ModelConfig(), MODEL, jax.random.key(0), parameter_shardings(MODEL, mesh))
-    optimizer = make_optimizer(SETTINGS)
-    shardings = optimizer_shardings(optimizer, params, jax.tree.map(lambda leaf: leaf.sharding, params), mesh)
-    opt_state = jax.jit(optimizer.init, out_shardings=shardings)(params)
-    phi = LABELS.init(jnp.asarray(pad_labels(data.raw, padded_rows(len(data.raw)))))
-    meta_state = make_meta_optimizer(SETTINGS, LABELS).init(phi)
-    start = TrainState(params, opt_state, place_table(phi, mesh), place_table(meta_state, mesh))
+    data, setup = make_data(make_examples(40), SETTINGS, truth_seed=0), Setup(SETTINGS, MODEL, mesh, None)
+
+    def start():
+        with activate(MODEL, mesh):
+            params = make_params(ModelConfig(), MODEL, jax.random.key(0), parameter_shardings(MODEL, mesh))
+        return state_from_params(setup, params)
+
     first = SETTINGS.warmup_steps
     arm = Arm("corrected", make_inner_loss(MODEL, LABELS, 1.0), first, first + SETTINGS.steps, LABELS)
-    state = train_arm(SETTINGS, MODEL, mesh, arm, data, start, folder)
+    state = train_arm(setup, arm, data, start, folder)
     return np.asarray(LABELS.labels(distributed.to_host(state.phi), data.raw))[: len(data.raw)].tolist()
 
 

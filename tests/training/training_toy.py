@@ -1,5 +1,7 @@
 """A micro model, examples of random tokens, and the data and settings of a bi-level run on them."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dreamprm_jax.models.decoder import DecoderConfig
@@ -51,6 +53,11 @@ class Events(PackedRows):
         return super().batch(step, places)
 
 
+def copied(tree):
+    """A state that a step may donate."""
+    return jax.tree.map(jnp.copy, tree)
+
+
 def label_table(examples: list[Example]) -> np.ndarray:
     """The noisy labels of all steps, by row."""
     raw = np.zeros(sum(int((e.label_index != NO_LABEL).sum()) for e in examples), np.float32)
@@ -71,6 +78,7 @@ def make_data(examples, config, at=None, event=None, truth_seed=None) -> ArmData
         rng = np.random.default_rng(truth_seed)
         recoverable = {(e.program_hash, i): bool(rng.integers(0, 2)) for e in meta for i in range(len(e.step_index))}
         truth = rng.uniform(size=len(raw)).astype(np.float32)
-        evaluation = evaluation_set(meta, config.row_tokens, config.batch_size, 0, recoverable, truth, 7)
+        evaluation = evaluation_set(meta, config.row_tokens, config.batch_size, recoverable)
+        evaluation = evaluation._replace(label_truth=truth, dropped_tokens=7)
     inner = Events(examples + meta, config.row_tokens, config.batch_size, 0, at=at, event=event)
     return ArmData(inner, PackedRows(meta, config.row_tokens, config.meta.batch_size, 1), raw, evaluation=evaluation)

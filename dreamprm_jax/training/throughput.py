@@ -1,0 +1,81 @@
+"""Speed of training: seconds a step, tokens a second, and the share of the chips' peak (MFU).
+
+MFU is ``flops.useful_flops`` over the data sheets' dense bfloat16 peak. It is absent on devices that are not in
+``PEAK_FLOPS``, such as CPUs.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import jax
+
+PEAK_FLOPS = {  # dense bfloat16, FLOP/s a chip
+    "v5e": 197e12,
+    "v5p": 459e12,
+    "v6e": 918e12,
+    "a100": 312e12,
+    "h100": 989e12,
+    "h200": 989e12,
+}
+_KINDS = {"v5 lite": "v5e", "v5e": "v5e", "v5": "v5p", "v6": "v6e", "a100": "a100", "h100": "h100", "h200": "h200"}
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """The peak of one device, by the name that jax gives its kind ("TPU v5 lite"); None where it is not known."""
+    names = [chip for part, chip in _KINDS.items() if part in device_kind.lower()]
+    return PEAK_FLOPS[names[0]] if names else None
+
+
+class Throughput:
+    """Measures the calls of a compiled step between two readings.
+
+    The first call, which compiles, does not count, nor does what the loop does besides (``restart``).
+    """
+
+    def __init__(self, devices: list[jax.Device], tokens: int, flops: float):
+        """Starts to measure.
+
+        Args:
+          devices: that the step runs on.
+          tokens: of one step.
+          flops: of one step on all devices.
+        """
+        peak = peak_flops(devices[0].device_kind)
+        self._shortest = None if peak is None else flops / (peak * len(devices))  # seconds of a step at the peak
+        self._tokens, self._steps, self._since = tokens, 0, 0.0
+
+    def dispatched(self, steps: int, result: Any) -> None:
+        """To be called after each call of the step, with its number of optimizer steps and any of its results."""
+        if self._since:
+            self._steps += steps
+        else:
+            jax.block_until_ready(result)
+            self.restart()
+
+    def restart(self) -> None:
+        """Leaves out the time until now."""
+        self._steps, self._since = 0, time.perf_counter()
+
+    def read(self) -> dict[str, float]:
+        """``step_seconds``, ``tokens_per_second`` and ``mfu`` since the last reading; to be called when the device has
+        finished. Empty where there was no step to measure."""
+        if not self._steps:
+            return {}
+        seconds = (time.perf_counter() - self._since) / self._steps
+        self.restart()
+        found = {"step_seconds": seconds, "tokens_per_second": self._tokens / seconds}
+        if self._shortest is not None:
+            found["mfu"] = self._shortest / seconds
+        return found
+
+
+def short(figures: dict[str, float]) -> dict[str, str]:
+    """The figures for a progress bar."""
+    formats = {
+        "step_seconds": ("s/step", "{:.3g}"),
+        "tokens_per_second": ("tokens/s", "{:,.0f}"),
+        "mfu": ("MFU", "{:.0%}"),
+    }
+    return {name: text.format(figures[key]) for key, (name, text) in formats.items() if key in figures}
