@@ -5,20 +5,22 @@ is grad_phi of jvp(L_in(., phi), theta, u): one forward-mode pass, as phi enters
 adjoint of (theta, s) is carried backward with Hessian-vector products (forward over reverse). docs/bilevel.md derives
 it. Mixed-mode differentiation of unrolled meta-gradients: MixFlow-MG, arXiv 2505.00793.
 
-The K steps are cut into segments. Within a segment the signals (the gradients) are stored: replaying the optimizer on
-them restores any (theta_k, s_k), for one tree a step where theta, s and g would be four with Adam. Of every segment but
-the first, (theta, s) at its start is stored; its signals are computed again when the backward pass reaches it.
+What is stored of the K steps: up to K = 4 the signals (the gradients). Replaying the optimizer on them restores any
+(theta_k, s_k), for one tree a step where theta, s and g would be four with Adam. For more steps, points (theta_k, s_k)
+by the schedule of ``checkpoints``, from which the steps between are taken again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from dreamprm_jax.bilevel.checkpoints import NOWHERE, START, Schedule, default_slots, schedule
 from dreamprm_jax.bilevel.partition import PyTree
 from dreamprm_jax.bilevel.problem import (
     Adjoint,
@@ -59,8 +61,8 @@ class Forward(NamedTuple):
     """The K inner steps, and what is stored of them."""
 
     end: Point
-    signals: Signal | None  # [K] where there is one segment
-    checkpoints: Point | None  # at the start of every segment but the first, where there are several
+    signals: Signal | None  # [K], where the signals are stored
+    points: Point | None  # [slots], where points are
     loss: Float[Array, ""]  # mean over the steps
     aux: PyTree  # [K, M, ...]
     norm: Float[Array, ""]  # of the last gradient
@@ -100,12 +102,14 @@ def mixed(
     do_meta: DoMeta,
     end_gradient: Point | None,
     wants_start: bool,
-    segment: int | None,
+    checkpoints: int | Literal["gradients"] | None,
 ) -> Found:
     """Inner update, outer gradient, backward pass: each its own phase."""
     unroll = _count(data.inner_batch)
-    length = min(unroll, segment or default_segment(unroll, start))
-    forward = run_forward(problem, start, phi, data, length)
+    if checkpoints is None:
+        checkpoints = "gradients" if unroll <= STORE_ALL else default_slots(unroll)
+    plan = None if checkpoints == "gradients" else schedule(unroll, checkpoints)
+    forward = run_forward(problem, start, phi, data, plan)
     gate = Gate(do_meta, forward.loss)
     remake = end_maker(problem, start, forward)
     outer_loss, outer_aux, v, state_adjoint = gate.run(lambda: outer_phase(problem, remake(), data))
@@ -114,7 +118,7 @@ def mixed(
         adjoint = add(v, end_gradient.params)
         given = state_leaves(end_gradient.opt_state, start.opt_state)
         state_adjoint = given if state_adjoint is None else add(state_adjoint, given)
-    if unroll == 1 and state_adjoint is None and not wants_start:
+    if forward.signals is not None and unroll == 1 and state_adjoint is None and not wants_start:
         # Phases of their own: g and v need not outlive the optimizer's.
         signal, (batch, key) = at(0, forward.signals), data.step(0)
         u, by_loss = gate.run(lambda: problem.gradient_adjoint(start, signal, adjoint))
@@ -124,7 +128,7 @@ def mixed(
         if state_adjoint is None:  # nothing reads the state after the last step
             state_adjoint = jax.tree.map(jnp.zeros_like, floating_leaves(start.opt_state)[0])
         carried = Adjoint(adjoint, state_adjoint, jax.tree.map(jnp.zeros_like, phi))
-        hypergradient, before = _backward(problem, start, phi, data, forward, length, carried, gate, wants_start)
+        hypergradient, before = _backward(problem, start, phi, data, forward, plan, carried, gate, wants_start)
     end = forward.end
     if do_meta is not False and forward.signals is not None:
         # Made anew, so that no phase has to hold theta_K and s_K beside theta, s and its own work.
@@ -135,50 +139,46 @@ def mixed(
     )  # fmt: skip
 
 
-def default_segment(unroll: int, start: Point) -> int:
-    """The length that needs the least memory: K / L - 1 checkpoints of (theta, s), and L gradients."""
-    if unroll <= STORE_ALL:
-        return unroll
-    size = sum(leaf.size for leaf in jax.tree.leaves(start.params))
-    trees = 1 + sum(leaf.size for leaf in floating_leaves(start.opt_state)[0]) / max(size, 1)
-    return min(range(1, unroll + 1), key=lambda length: (trees * (-(-unroll // length) - 1) + length, -length))
-
-
-def run_forward(problem: Problem, start: Point, phi: PyTree, data: Data, length: int) -> Forward:
-    """K inner steps in segments of ``length``; the first segment takes what is left over."""
+def run_forward(problem: Problem, start: Point, phi: PyTree, data: Data, plan: Schedule | None) -> Forward:
+    """K inner steps. Stores all signals, or points by the plan."""
     unroll = _count(data.inner_batch)
 
     def one(point: Point, step_data: tuple[PyTree, Any]) -> tuple[Point, Any]:
         signal, aux = problem.inner_gradient(point.params, phi, *step_data)
         return problem.step(point, signal), (signal, aux)
 
-    def without_signal(point: Point, step_data: tuple[PyTree, Any]) -> tuple[Point, Any]:
-        after, (signal, aux) = one(point, step_data)
-        return after, (signal.loss, tree_norm(signal.gradient), aux)
+    if plan is not None:
 
+        def storing(carry: tuple[Point, Point], xs: Any) -> tuple[tuple[Point, Point], Any]:
+            point, points = carry
+            step_data, slot = xs
+            points = _write(points, slot, point)
+            after, (signal, aux) = one(point, step_data)
+            return (after, points), (signal.loss, tree_norm(signal.gradient), aux)
+
+        points = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[None], (plan.slots, *leaf.shape)), start)
+        xs = (data.steps(0, unroll), jnp.asarray(plan.writes))
+        (end, points), (losses, norms, aux) = jax.lax.scan(storing, (start, points), xs)
+        return Forward(end, None, points, jnp.mean(losses), aux, norms[-1])
     if unroll == 1:
         end, (signal, aux) = one(start, data.step(0))
         signals, aux = jax.tree.map(lambda leaf: leaf[None], (signal, aux))
         return Forward(end, signals, None, signal.loss, aux, tree_norm(signal.gradient))
-    if length == unroll:
-        end, (signals, aux) = jax.lax.scan(one, start, data.steps(0, unroll))
-        return Forward(end, signals, None, jnp.mean(signals.loss), aux, tree_norm(at(-1, signals.gradient)))
-    first = first_length(unroll, length)
-    point, head = jax.lax.scan(without_signal, start, data.steps(0, first))
-
-    def whole_segment(point: Point, steps: Any) -> tuple[Point, Any]:
-        end, figures = jax.lax.scan(without_signal, point, steps)
-        return end, (point, figures)
-
-    end, (checkpoints, tail) = jax.lax.scan(whole_segment, point, _segments(data, first, length))
-    tail = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), tail)
-    losses, norms, aux = jax.tree.map(lambda *parts: jnp.concatenate(parts), head, tail)
-    return Forward(end, None, checkpoints, jnp.mean(losses), aux, norms[-1])
+    end, (signals, aux) = jax.lax.scan(one, start, data.steps(0, unroll))
+    return Forward(end, signals, None, jnp.mean(signals.loss), aux, tree_norm(at(-1, signals.gradient)))
 
 
-def first_length(unroll: int, length: int) -> int:
-    """Steps of the first segment: 1 to ``length``."""
-    return unroll - (-(-unroll // length) - 1) * length
+def _write(points: Point, slot: Array, point: Point) -> Point:
+    """The stored points with ``point`` in its slot; unchanged where the slot is NOWHERE."""
+
+    def one(stored: Array, leaf: Array) -> Array:
+        if not len(stored):
+            return stored
+        place = jnp.maximum(slot, 0)
+        kept = jnp.where(slot == NOWHERE, jax.lax.dynamic_index_in_dim(stored, place, keepdims=False), leaf)
+        return jax.lax.dynamic_update_index_in_dim(stored, kept, place, 0)
+
+    return jax.tree.map(one, points, point)
 
 
 def end_maker(problem: Problem, start: Point, forward: Forward) -> Callable[[], Point]:
@@ -206,47 +206,66 @@ def _backward(
     phi: PyTree,
     data: Data,
     forward: Forward,
-    length: int,
+    plan: Schedule | None,
     carried: Adjoint,
     gate: Gate,
     wants_start: bool,
 ) -> tuple[PyTree, Point | None]:
-    """The adjoint pass from (theta_K, s_K): later segments, the first segment down to step 1, and step 0."""
+    """The adjoint pass from (theta_K, s_K): down to step 1, and then step 0."""
 
-    def through(adjoint: Adjoint, point: Point, signals: Signal, steps: Any, lowest: int) -> Adjoint:
+    def through(point: Point, signal: Signal, step: Array, adjoint: Adjoint) -> Adjoint:
+        batch, key = data.step(step)
+        params, state, u, by_loss = problem.step_adjoint(point, signal, adjoint.params, adjoint.state)
+        by_gradient, by_phi = problem.hessian_vector(point.params, phi, batch, key, u, by_loss)
+        return Adjoint(add(params, by_gradient), state, add(adjoint.phi, by_phi))
+
+    def with_signals(signals: Signal) -> Adjoint:
         def body(adjoint: Adjoint, index: Array) -> tuple[Adjoint, None]:
-            here, (batch, key) = problem.replay(point, signals, index), at(index, steps)
-            params, state, u, by_loss = problem.step_adjoint(here, at(index, signals), adjoint.params, adjoint.state)
-            by_gradient, by_phi = problem.hessian_vector(here.params, phi, batch, key, u, by_loss)
-            return Adjoint(add(params, by_gradient), state, add(adjoint.phi, by_phi)), None
+            return through(problem.replay(start, signals, index), at(index, signals), index, adjoint), None
 
-        return jax.lax.scan(body, adjoint, jnp.arange(lowest, len(signals.loss)), reverse=True)[0]
+        return jax.lax.scan(body, carried, jnp.arange(1, len(signals.loss)), reverse=True)[0]
 
-    def signals_of(point: Point, steps: Any) -> Signal:
-        def one(point: Point, step_data: Any) -> tuple[Point, Signal]:
-            signal, _ = problem.inner_gradient(point.params, phi, *step_data)
-            return problem.step(point, signal), signal
+    def with_points(points: Point, plan: Schedule) -> Adjoint:
+        def advance(carry: tuple[Point, Point], xs: Any) -> tuple[tuple[Point, Point], None]:
+            point, points = carry
+            step, write, last = xs
+            points = _write(points, write, point)
 
-        return jax.lax.scan(one, point, steps)[1]
+            def take() -> Point:
+                return problem.step(point, problem.inner_gradient(point.params, phi, *data.step(step))[0])
 
-    unroll = _count(data.inner_batch)
-    first = first_length(unroll, length)
-    signals = forward.signals
+            return (jax.lax.cond(step < last, take, lambda: point), points), None
+
+        def sweep(carry: tuple[Point, Adjoint], xs: Any) -> tuple[tuple[Point, Adjoint], None]:
+            points, adjoint = carry
+            read, last, steps, writes = xs
+
+            def pick(first: Array, stored: Array) -> Array:
+                return jnp.where(read == START, first, stored[jnp.maximum(read, 0)]) if len(stored) else first
+
+            point = jax.tree.map(pick, start, points)
+            (point, points), _ = jax.lax.scan(advance, (point, points), (steps, writes, jnp.full_like(steps, last)))
+            signal, _ = problem.inner_gradient(point.params, phi, *data.step(last))
+            return (points, through(point, signal, last, adjoint)), None
+
+        sweeps = plan.sweeps[:-1]
+        longest = max(len(one.writes) for one in sweeps)
+        xs = [
+            (one.read, one.first + len(one.writes) - 1, one.first + np.arange(longest), _padded(one.writes, longest))
+            for one in sweeps
+        ]
+        return jax.lax.scan(sweep, (points, carried), jax.tree.map(lambda *leaves: jnp.asarray(leaves), *xs))[0][1]
+
+    signals, points = forward.signals, forward.points
     if signals is None:
-
-        def later_segments() -> Adjoint:
-            def body(adjoint: Adjoint, xs: Any) -> tuple[Adjoint, None]:
-                point, steps = xs
-                return through(adjoint, point, signals_of(point, steps), steps, 0), None
-
-            xs = (forward.checkpoints, _segments(data, first, length))
-            return jax.lax.scan(body, carried, xs, reverse=True)[0]
-
-        carried = gate.run(later_segments)
-        signals = gate.run(lambda: signals_of(start, data.steps(0, first)))
-    if first > 1:
-        before_first = carried
-        carried = gate.run(lambda: through(before_first, start, signals, data.steps(0, first), 1))
+        assert plan is not None
+        assert points is not None
+        if len(plan.sweeps) > 1:
+            carried = gate.run(lambda: with_points(points, plan))
+        batch, key = data.step(0)
+        signals = gate.run(lambda: at(None, problem.inner_gradient(start.params, phi, batch, key)[0]))
+    elif len(signals.loss) > 1:
+        carried = gate.run(lambda: with_signals(signals))
 
     def first_step() -> tuple[PyTree, Point | None]:
         params, state, u, by_loss = problem.step_adjoint(start, at(0, signals), carried.params, carried.state)
@@ -274,10 +293,8 @@ def state_leaves(cotangent: PyTree, opt_state: PyTree) -> list[Array]:
     return [jnp.asarray(leaf, like.dtype) for leaf, like in pairs if jnp.issubdtype(like.dtype, jnp.inexact)]
 
 
-def _segments(data: Data, first: int, length: int) -> tuple[PyTree, Any]:
-    """Batches and keys of the steps after the first segment, [segments, length, ...]."""
-    steps = data.steps(first, _count(data.inner_batch))
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, length, *leaf.shape[1:]), steps)
+def _padded(writes: tuple[int, ...], length: int) -> np.ndarray:
+    return np.array([*writes, *(NOWHERE,) * (length - len(writes))])
 
 
 def _count(batch: PyTree) -> int:

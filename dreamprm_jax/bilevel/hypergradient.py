@@ -109,7 +109,7 @@ def make_meta_gradient(
     has_rng: bool = False,
     tangent_loss: Callable[..., Any] | None = None,
     start_gradient: bool = False,
-    segment: int | None = None,
+    checkpoints: int | Literal["gradients"] | None = None,
     evaluation_params: Callable[[PyTree, PyTree], PyTree] | None = None,
     solver: approximate.CG | approximate.Neumann | None = None,
 ) -> MetaGradient:
@@ -129,9 +129,11 @@ def make_meta_gradient(
       tangent_loss: the inner loss for the forward-mode passes, equal to ``inner_loss`` in value. Set it where
         ``inner_loss`` uses kernels with a ``custom_vjp``, which have no forward mode.
       start_gradient: also return the cotangents of ``(params, opt_state)``. Exact methods only.
-      segment: of ``mixed``: the number of steps whose gradients are in memory at once. Steps before the last segments
-        are stored by one (theta, s) a segment, and their gradients are computed a second time. By default all K up to
-        K = 4, from there the length that needs the least memory, about sqrt(K).
+      checkpoints: of ``mixed``: how many points (theta_k, s_k) are stored besides the start. The inner steps between
+        them are taken again in the backward pass, by the schedule that takes the fewest (``bilevel.checkpoints``).
+        ``"gradients"`` stores every gradient instead: one parameter tree a step, and no gradient is computed twice. It
+        is the default up to K = 4; from there on the default is the fewest points with which at most 3 K steps are
+        taken: 2 for K = 8, 5 for 32, 13 for 128.
       evaluation_params: (opt_state, params) -> the params of the outer loss, such as
         ``optax.contrib.schedule_free_eval_params``.
       solver: of ``implicit``; ``CG()`` by default.
@@ -148,8 +150,10 @@ def make_meta_gradient(
         raise ValueError(f"start_gradient=True with method={method!r}: only {' and '.join(EXACT)} have it")
     if solver is not None and method != "implicit":
         raise ValueError(f"solver with method={method!r}: only method='implicit' solves a linear system")
-    if segment is not None and (segment < 1 or method != "mixed"):
-        raise ValueError(f"segment={segment} with method={method!r}: must be at least 1, with method='mixed'")
+    if checkpoints is not None and (method != "mixed" or not (checkpoints == "gradients" or checkpoints >= 0)):
+        raise ValueError(
+            f"checkpoints={checkpoints!r} with method={method!r}: only method='mixed' has it, a number or 'gradients'"
+        )
     noticed = False
 
     def meta_gradient(
@@ -195,7 +199,7 @@ def make_meta_gradient(
         if method == "reverse":
             found = exact.reverse(problem, start, meta_params, data, do_meta, end_gradient, start_gradient)
         elif method == "mixed":
-            found = exact.mixed(problem, start, meta_params, data, do_meta, end_gradient, start_gradient, segment)
+            found = exact.mixed(problem, start, meta_params, data, do_meta, end_gradient, start_gradient, checkpoints)
         else:
             found = approximate.approximate(
                 problem, method, start, meta_params, data, do_meta, solver or approximate.CG(), solution

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +29,11 @@ def warn_about(optimizer: optax.GradientTransformation, params: PyTree) -> None:
     The optimizer is tried on parameters of the same tree, each axis cut to two. An optimizer that does not accept those
     (it needs the loss, or certain shapes) is not judged.
     """
+    leaves, treedef = jax.tree.flatten(params)
     try:
-        with jax.ensure_compile_time_eval():
-            finding = derivative_by_nature(optimizer, jax.tree.map(_tiny, params))
+        finding = _finding(
+            optimizer, treedef, tuple(tuple(min(2, size) for size in jnp.shape(leaf)) for leaf in leaves)
+        )
     except Exception:
         return
     if finding is not None:
@@ -40,10 +43,12 @@ def warn_about(optimizer: optax.GradientTransformation, params: PyTree) -> None:
 def derivative_by_nature(optimizer: optax.GradientTransformation, params: PyTree) -> str | None:
     """What is wrong with d update / d gradient at generic non-zero gradients; None where nothing is."""
     state = optimizer.init(params)
-    gradients = jax.tree.map(lambda leaf: _generic(leaf.shape, leaf.dtype), params)
+    generic = jax.tree.map(lambda leaf: _generic(leaf.shape, leaf.dtype), params)
 
     @jax.jit
-    def tried(point: Point) -> tuple[Point, Array, Array, Array]:
+    def tried(point: Point, size: Array) -> tuple[Point, Array, Array, Array]:
+        gradients = jax.tree.map(lambda leaf: (size * leaf).astype(leaf.dtype), generic)
+
         def update(gradients: PyTree) -> tuple[PyTree, PyTree]:
             return optimizer.update(gradients, point.opt_state, point.params)
 
@@ -61,8 +66,8 @@ def derivative_by_nature(optimizer: optax.GradientTransformation, params: PyTree
         return after, size, moves, jnp.isfinite(size)
 
     point, sizes, moves, finite = Point(params, state), [], [], []
-    for _ in range(TRIED_STEPS):
-        point, size, moved, good = tried(point)
+    for step in range(TRIED_STEPS):  # quasi-Newton methods divide by the change of the gradient
+        point, size, moved, good = tried(point, 1 + 0.1 * jnp.sin(1.0 + step))
         sizes.append(float(size))
         moves.append(float(moved))
         finite.append(bool(good))
@@ -82,9 +87,11 @@ def derivative_by_nature(optimizer: optax.GradientTransformation, params: PyTree
     return None
 
 
-def _tiny(leaf: Any) -> Array:
-    shape = tuple(min(size, 2) for size in jnp.shape(leaf))
-    return 0.5 + _generic(shape, jnp.result_type(leaf))
+@functools.lru_cache(maxsize=64)
+def _finding(optimizer: optax.GradientTransformation, treedef: Any, shapes: tuple[tuple[int, ...], ...]) -> str | None:
+    with jax.ensure_compile_time_eval():
+        leaves = [0.5 + _generic(shape, jnp.float32) for shape in shapes]
+        return derivative_by_nature(optimizer, jax.tree.unflatten(treedef, leaves))
 
 
 def _generic(shape: tuple[int, ...], dtype: Any) -> Array:

@@ -89,6 +89,35 @@ def outer_batch(rows: int = 8, seed: int = 3) -> dict[str, jax.Array]:
     }
 
 
+def small_params() -> dict[str, jax.Array]:
+    """Two leaves: programs on them compile ten times faster than the MLP's."""
+    rng = np.random.default_rng(0)
+    return {"kernel": jnp.asarray(rng.normal(size=(3, 2))), "scale": jnp.asarray(1 + 0.3 * rng.normal(size=2))}
+
+
+def small_predictions(params: Any, x: jax.Array) -> jax.Array:
+    """[B, 3] -> [B, 2]."""
+    return jnp.tanh(x @ params["kernel"]) * params["scale"]
+
+
+def small_inner(params: Any, phi: jax.Array, x: jax.Array) -> jax.Array:
+    """Squared error to learned targets, and a term by which the loss depends on phi where the gradient does not."""
+    return jnp.mean(jnp.square(small_predictions(params, x) - phi)) + 0.1 * jnp.sum(jnp.square(phi))
+
+
+def small_outer(params: Any, x: jax.Array) -> jax.Array:
+    """Squared error to 0.3."""
+    return jnp.mean(jnp.square(small_predictions(params, x) - 0.3))
+
+
+def small_data(unroll: int, micro_batches: int = 1) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """(phi [2], inner batch [K, M, 4, 3], outer batch [1, 4, 3])."""
+    rng = np.random.default_rng(4)
+    shapes = (2,), (unroll, micro_batches, 4, 3), (1, 4, 3)
+    phi, inner, outer = (jnp.asarray(rng.normal(size=shape)) for shape in shapes)
+    return phi, inner, outer
+
+
 def relative_error(value: Any, reference: Any) -> float:
     """|value - reference| / |reference| over whole trees."""
     pairs = list(zip(jax.tree.leaves(value), jax.tree.leaves(reference), strict=True))

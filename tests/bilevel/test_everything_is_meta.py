@@ -1,4 +1,4 @@
-"""Cotangents of (params, opt_state), segments, extra arguments, evaluation params, vmap, reverse over mixed."""
+"""Cotangents of (params, opt_state), checkpoints, extra arguments, evaluation params, vmap, reverse over mixed."""
 
 from typing import Any
 
@@ -11,34 +11,29 @@ import pytest
 from optax import contrib
 
 from dreamprm_jax.bilevel import HypergradientWarning, MetaGradientResult, Point, make_meta_gradient, make_replay
+from dreamprm_jax.bilevel.checkpoints import START, default_slots, schedule
 
 TIGHT = 1e-9
 LEARNED_RATE = optax.inject_hyperparams(optax.adamw)(learning_rate=0.05, weight_decay=0.1, eps_root=1e-16)
 
 
-def loss_with_phi(params: Any, phi: jax.Array, batch: Any) -> jax.Array:
-    """Its value depends on phi by more than the targets: for optimizers that read the loss."""
-    return toy.inner_loss(params, phi, batch) + 0.1 * jnp.sum(jnp.square(phi))
-
-
-def call(optimizer: Any, unroll: int, inner: Any = loss_with_phi, phi: Any = None, **options: Any) -> Any:
-    """The result at the toy's usual point, from a state after three real steps."""
-    end_gradient = options.pop("end_gradient", None)
-    params, state = warmed(optimizer)
-    run = make_meta_gradient(inner, toy.outer_loss, optimizer, **options)
-    phi = toy.phi() if phi is None else phi
-    return run(params, state, phi, toy.inner_batch(unroll), toy.outer_batch(), end_gradient=end_gradient)
+def call(optimizer: Any, unroll: int, inner: Any = toy.small_inner, phi: Any = None, **options: Any) -> Any:
+    """The result on the small problem, from a state after three real steps; compiled."""
+    given = {"end_gradient": options.pop("end_gradient", None)}
+    usual, batch, held = toy.small_data(unroll)
+    run = make_meta_gradient(inner, toy.small_outer, optimizer, **options)
+    compiled = toy.quick_jit(lambda point, phi, given: run(*point, phi, batch, held, **given))
+    return compiled(warmed(optimizer), usual if phi is None else phi, given)
 
 
 def warmed(optimizer: Any) -> Point:
     """Three steps on random gradients."""
-    point = Point(toy.params(), optimizer.init(toy.params()))
+    update = toy.quick_jit(optax.with_extra_args_support(optimizer).update)
+    point = Point(toy.small_params(), optimizer.init(toy.small_params()))
     for step in range(3):
         rng = np.random.default_rng(step)
         gradient = jax.tree.map(lambda leaf, rng=rng: jnp.asarray(0.1 * rng.normal(size=leaf.shape)), point.params)
-        extra = {"value": jnp.asarray(0.7), "grad": gradient}
-        update = optax.with_extra_args_support(optimizer).update
-        updates, state = update(gradient, point.opt_state, point.params, **extra)
+        updates, state = update(gradient, *point[::-1], value=jnp.asarray(0.7), grad=gradient)
         point = Point(optax.apply_updates(point.params, updates), state)
     return point
 
@@ -60,51 +55,72 @@ def floats(tree: Any) -> list[jax.Array]:
 @pytest.mark.parametrize("unroll", [1, 2, 5])
 def test_cotangents_of_the_start(unroll: int) -> None:
     """mixed = reverse = a finite difference by the learning rate, with cotangents of the end given."""
-    with jax.enable_x64(True), jax.disable_jit():
+    with jax.enable_x64(True):
         params, state = warmed(LEARNED_RATE)
         noise = jax.tree.map(lambda leaf: 0.01 * jnp.ones_like(leaf), Point(params, state))
         options = {"start_gradient": True, "end_gradient": noise}
         mixed, reverse = (call(LEARNED_RATE, unroll, method=m, **options) for m in ("mixed", "reverse"))
         same(mixed, reverse)
         assert jax.tree.structure(mixed.start_gradient.opt_state) == jax.tree.structure(mixed.opt_state)
-        slope = call(LEARNED_RATE, unroll, start_gradient=True).start_gradient.opt_state.hyperparams["learning_rate"]
-        assert float(slope) != 0
+        phi, batch, held = toy.small_data(unroll)
+        run = toy.quick_jit(make_meta_gradient(toy.small_inner, toy.small_outer, LEARNED_RATE, start_gradient=True))
 
-        def outer(rate: float) -> float:
+        def at(rate: float) -> MetaGradientResult:
             moved = state._replace(hyperparams=state.hyperparams | {"learning_rate": jnp.asarray(rate)})
-            run = make_meta_gradient(loss_with_phi, toy.outer_loss, LEARNED_RATE, method="reverse")
-            return float(run(params, moved, toy.phi(), toy.inner_batch(unroll), toy.outer_batch()).outer_loss)
+            return run(params, moved, phi, batch, held)
 
-        assert float(slope) == pytest.approx((outer(0.05 + 1e-6) - outer(0.05 - 1e-6)) / 2e-6, rel=1e-5)
+        slope = float(at(0.05).start_gradient.opt_state.hyperparams["learning_rate"])
+        assert slope != 0
+        difference = float(at(0.05 + 1e-6).outer_loss - at(0.05 - 1e-6).outer_loss) / 2e-6
+        assert slope == pytest.approx(difference, rel=1e-5)
 
 
 def test_chained_windows_equal_one_long_window() -> None:
     """The start gradient of the second window is the end gradient of the first."""
     optimizer = toy.OPTIMIZERS["adamw"]()
-    with jax.enable_x64(True), jax.disable_jit():
-        batches, phi, outer = toy.inner_batch(5), toy.phi(), toy.outer_batch()
-        one, two = (jax.tree.map(lambda leaf, s=s: leaf[s], batches) for s in (slice(0, 2), slice(2, 5)))
-        run = make_meta_gradient(toy.inner_loss, toy.outer_loss, optimizer, start_gradient=True)
+    with jax.enable_x64(True):
+        phi, batches, outer = toy.small_data(4)
+        one, two = batches[:2], batches[2:]
+        run = toy.quick_jit(make_meta_gradient(toy.small_inner, toy.small_outer, optimizer, start_gradient=True))
         start = warmed(optimizer)
         whole = run(*start, phi, batches, outer)
-        middle = run(*start, phi, one, outer, do_meta=False)
+        middle = run(*start, phi, one, outer, do_meta=jnp.array(False))
         late = run(middle.params, middle.opt_state, phi, two, outer)
-        zero = make_meta_gradient(toy.inner_loss, lambda params, batch: 0.0 * params["bias"][0], optimizer)
-        early = zero(*start, phi, one, outer, end_gradient=late.start_gradient)
+        zero = make_meta_gradient(toy.small_inner, lambda params, batch: 0.0 * params["scale"][0], optimizer)
+        early = toy.quick_jit(zero)(*start, phi, one, outer, end_gradient=late.start_gradient)
         total = early.hypergradient + late.hypergradient
         assert toy.relative_error(total, whole.hypergradient) < TIGHT
 
 
-@pytest.mark.parametrize("segment", [1, 2, 3, 5, None])
-def test_segments_do_not_change_the_result(segment: int | None) -> None:
-    optimizer = toy.OPTIMIZERS["clip+adamw+schedule"]()
+@pytest.mark.parametrize("checkpoints", [0, 1, 2, 5, "gradients"])
+def test_checkpoints_do_not_change_the_result(checkpoints: Any) -> None:
+    optimizer = toy.OPTIMIZERS["adamw"]()
     with jax.enable_x64(True):
+        options = {"start_gradient": True}
+        same(call(optimizer, 5, checkpoints=checkpoints, **options), call(optimizer, 5, method="reverse", **options))
 
-        def both() -> Any:
-            options = {"start_gradient": True}
-            return call(optimizer, 5, segment=segment, **options), call(optimizer, 5, method="reverse", **options)
 
-        same(*toy.quick_jit(both)())
+@pytest.mark.parametrize("steps", [1, 2, 5, 9, 32])
+def test_a_schedule_visits_every_step_backward(steps: int) -> None:
+    """It reads what it stored, and takes no more steps than it says."""
+    for slots in range(steps + 1):
+        plan, stored = schedule(steps, slots), {}
+        for step, slot in enumerate(plan.writes):
+            stored[slot] = step
+        taken = steps
+        for index, sweep in enumerate(plan.sweeps):
+            assert sweep.first == (0 if sweep.read == START else stored[sweep.read])
+            for step, slot in enumerate(sweep.writes, sweep.first):
+                stored[slot] = step
+                taken += 1
+            assert step == steps - 1 - index
+        assert max(stored) < max(slots, 1)
+        assert taken == plan.steps
+    # Griewank's count for 5 stored points and the start: C(8, 2) = 28 < 33 <= C(9, 3) = 84
+    if steps == 32:
+        assert default_slots(32) == 5
+        assert schedule(32, 5).steps == 95
+        assert schedule(32, 31).steps == 64
 
 
 @pytest.mark.parametrize("unroll", [1, 2])
@@ -120,22 +136,24 @@ def test_segments_do_not_change_the_result(segment: int | None) -> None:
 )
 def test_optimizers_that_read_the_loss(make: Any, unroll: int) -> None:
     """The loss itself depends on phi, and the update on the loss."""
-    with jax.enable_x64(True), jax.disable_jit():
+    with jax.enable_x64(True):
         same(*(call(make(), unroll, method=method, start_gradient=True) for method in ("mixed", "reverse")))
 
 
 def test_an_optimizer_that_evaluates_the_loss_is_refused_by_mixed() -> None:
     with pytest.raises(ValueError, match="method='mixed' cannot differentiate"):
         jax.eval_shape(
-            make_meta_gradient(toy.inner_loss, toy.outer_loss, optax.lbfgs()),
-            toy.params(), optax.lbfgs().init(toy.params()), toy.phi(), toy.inner_batch(), toy.outer_batch(),
-        )  # fmt: skip
+            make_meta_gradient(toy.small_inner, toy.small_outer, optax.lbfgs()),
+            toy.small_params(),
+            optax.lbfgs().init(toy.small_params()),
+            *toy.small_data(1),
+        )
 
 
 @pytest.mark.parametrize("unroll", [1, 2])
 def test_schedule_free_is_read_at_its_evaluation_params(unroll: int) -> None:
     optimizer = contrib.schedule_free_adamw(0.05, eps=1e-3)
-    with jax.enable_x64(True), jax.disable_jit():
+    with jax.enable_x64(True):
         options = {"evaluation_params": contrib.schedule_free_eval_params, "start_gradient": True}
         same(*(call(optimizer, unroll, method=method, **options) for method in ("mixed", "reverse")))
 
@@ -148,37 +166,39 @@ def test_tangent_loss_spares_a_kernel_without_forward_mode(unroll: int) -> None:
 
     kernel.defvjp(lambda x: (jnp.tanh(x),) * 2, lambda y, g: (g * (1 - y * y),))
 
-    def inner(params: Any, phi: jax.Array, batch: Any) -> jax.Array:
-        scores = kernel(batch["x"] @ params["dense"] + params["bias"]) @ params["head"]
-        return jnp.mean(optax.sigmoid_binary_cross_entropy(scores, jax.nn.sigmoid(phi[batch["index"]])))
+    def inner(params: Any, phi: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.mean(jnp.square(kernel(x @ params["kernel"]) * params["scale"] - phi))
 
-    def tangent(params: Any, phi: jax.Array, batch: Any) -> jax.Array:
-        scores = jnp.tanh(batch["x"] @ params["dense"] + params["bias"]) @ params["head"]
-        return jnp.mean(optax.sigmoid_binary_cross_entropy(scores, jax.nn.sigmoid(phi[batch["index"]])))
+    def tangent(params: Any, phi: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.mean(jnp.square(jnp.tanh(x @ params["kernel"]) * params["scale"] - phi))
 
     optimizer = toy.OPTIMIZERS["adamw"]()
-    with jax.enable_x64(True), jax.disable_jit():
+    with jax.enable_x64(True):
         with pytest.raises(TypeError, match="custom_vjp"):
             call(optimizer, unroll, inner)
         same(call(optimizer, unroll, inner, tangent_loss=tangent), call(optimizer, unroll, tangent, method="reverse"))
 
 
 def test_vmap_over_phi_and_reverse_mode_through_the_hypergradient() -> None:
-    optimizer = toy.OPTIMIZERS["adamw"]()
+    """At K = 2 and, through a schedule of stored points, at K = 3."""
+    optimizer = toy.OPTIMIZERS["momentum"]()
     with jax.enable_x64(True):
-        phis = jnp.stack([toy.phi(), toy.phi(9)])
-        many = toy.quick_jit(jax.vmap(lambda phi: call(optimizer, 2, phi=phi).hypergradient))(phis)
-        alone = toy.quick_jit(lambda phi: call(optimizer, 2, phi=phi).hypergradient)
+        start, (phi, batch, held) = warmed(optimizer), toy.small_data(3)
+        phis = jnp.stack([phi, phi + 0.1])
+
+        def of(phi: jax.Array, unroll: int = 2, **options: Any) -> jax.Array:
+            run = make_meta_gradient(toy.small_inner, toy.small_outer, optimizer, **options)
+            return run(*start, phi, batch[:unroll], held).hypergradient
+
+        many, alone = toy.quick_jit(jax.vmap(of))(phis), toy.quick_jit(of)
         for row, phi in zip(many, phis, strict=True):
             assert toy.relative_error(row, alone(phi)) < TIGHT
 
-        def size(phi: jax.Array, method: Any) -> jax.Array:
-            return jnp.sum(jnp.square(call(optimizer, 2, phi=phi, method=method).hypergradient))
+        def squares(unroll: int, **options: Any) -> jax.Array:
+            return toy.quick_jit(jax.grad(lambda phi: jnp.sum(jnp.square(of(phi, unroll, **options)))))(phis[0])
 
-        ours, reference = (
-            toy.quick_jit(jax.grad(lambda phi, m=m: size(phi, m)))(phis[0]) for m in ("mixed", "reverse")
-        )
-        assert toy.relative_error(ours, reference) < 1e-7
+        assert toy.relative_error(squares(2), squares(2, method="reverse")) < 1e-7
+        assert toy.relative_error(squares(3, checkpoints=1), squares(3, method="reverse")) < 1e-7
 
 
 @pytest.mark.parametrize("steps", [1, 7])
@@ -186,16 +206,17 @@ def test_replay_equals_the_unrolled_window(steps: int) -> None:
     """In O(log K) stored points, the data a function of the step's number."""
     optimizer = toy.OPTIMIZERS["adamw"]()
     with jax.enable_x64(True):
-        batches, start = toy.inner_batch(steps), warmed(optimizer)
-        replay = make_replay(
-            toy.inner_loss, toy.outer_loss, optimizer, lambda step: jax.tree.map(lambda leaf: leaf[step], batches)
+        start, (phi, batches, outer) = warmed(optimizer), toy.small_data(steps)
+        replay = make_replay(toy.small_inner, toy.small_outer, optimizer, lambda step: batches[step])
+        found = replay(*start, phi, outer, steps)
+        run = make_meta_gradient(
+            toy.small_inner, toy.small_outer, optimizer, start_gradient=True, checkpoints="gradients"
         )
-        found = replay(*start, toy.phi(), toy.outer_batch(), steps)
-        run = make_meta_gradient(toy.inner_loss, toy.outer_loss, optimizer, start_gradient=True)
-        same_window = toy.quick_jit(run)(*start, toy.phi(), batches, toy.outer_batch())
+        same_window = toy.quick_jit(run)(*start, phi, batches, outer)
         assert toy.relative_error(found.hypergradient, same_window.hypergradient) < TIGHT
         assert toy.relative_error(floats(found.start_gradient), floats(same_window.start_gradient)) < TIGHT
         assert found.stored <= 1 + np.ceil(np.log2(steps))
+        assert found.inner_steps <= (1 + np.log2(steps)) * steps + 1
 
 
 @pytest.mark.parametrize(
@@ -205,14 +226,15 @@ def test_replay_equals_the_unrolled_window(steps: int) -> None:
         (lambda: optax.radam(0.1), "not finite at steps 2 to 3"),
         (lambda: optax.adamw(optax.linear_schedule(0.0, 0.1, 5)), None),
         (lambda: optax.sgd(0.1), None),
+        (lambda: optax.lbfgs(0.1, memory_size=2, linesearch=None), None),
     ],
-    ids=["lion", "radam", "adamw", "sgd"],
+    ids=["lion", "radam", "adamw", "sgd", "lbfgs"],
 )
 def test_zero_and_nan_by_nature_are_named_once(make: Any, reason: str | None, recwarn: Any) -> None:
     optimizer = make()
-    run = make_meta_gradient(toy.inner_loss, toy.outer_loss, optimizer)
+    run = make_meta_gradient(toy.small_inner, toy.small_outer, optimizer)
     for _ in range(2):
-        jax.eval_shape(run, toy.params(), optimizer.init(toy.params()), toy.phi(), toy.inner_batch(), toy.outer_batch())
+        jax.eval_shape(run, toy.small_params(), optimizer.init(toy.small_params()), *toy.small_data(1))
     seen = [str(w.message) for w in recwarn if issubclass(w.category, HypergradientWarning)]
     assert len(seen) == (reason is not None)
     assert reason is None or reason in seen[0]

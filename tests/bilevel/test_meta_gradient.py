@@ -118,7 +118,7 @@ def test_what_was_asked_wrongly_is_named() -> None:
     with pytest.raises(ValueError, match="method='magic': must be one of mixed, reverse"):
         make_meta_gradient(toy.inner_loss, toy.outer_loss, OPTIMIZER, method="magic")  # type: ignore[arg-type]
     for options, message in (
-        ({"segment": 0}, "segment=0"),
+        ({"checkpoints": -1}, "checkpoints=-1"),
         ({"method": "sama", "start_gradient": True}, "only mixed and reverse"),
         ({"method": "mixed", "solver": CG()}, "only method='implicit'"),
     ):
