@@ -118,7 +118,8 @@ class ArmTrainer:
         ]
         calls = math.ceil(settings.steps / settings.meta.unroll)  # a whole number of calls of K steps each
         last = settings.warmup_steps + calls * settings.meta.unroll
-        arm = Arm(plan.arm, losses[0], settings.warmup_steps, last, labels, losses[1])
+        first = settings.warmup_steps
+        arm = Arm(plan.arm, losses[0], first, last, labels, tangent_loss=losses[1], outer_loss=self.data.outer_loss)
         state = self._fit(arm, data, state)
         return np.asarray(labels.labels(distributed.to_host(state.phi), start))[: len(data.raw)]
 
