@@ -154,7 +154,7 @@ def kernel_seconds(case: Case, dump: Path) -> dict[str, float]:
         cycles = steps * bundles[1] + pairs * bundles[2]
         found[name] = batch * heads * cycles / CORES / CLOCK
     pairs = causal_pairs(length, *(min(size, length) for size in fused.SPLASH_BLOCK))
-    for name in ("splash_mqa_fwd", "splash_mqa_dkv"):
+    for name in ("splash_mqa_fwd", "splash_mqa_dkv", "splash_mqa_dq"):
         found[name] = batch * heads * pairs * kernel_bundles(dump, name)[1] / CORES / CLOCK
     return found
 
