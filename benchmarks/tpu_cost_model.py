@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -61,7 +62,9 @@ def flags_of_launcher() -> list[str]:
 # ---------------------------------------------------------------- in a process of its own: flags are read once
 
 
-def compile_one(case: Case, step_name: str, changes: dict[str, Any], prefixes: int, folder: Path) -> dict[str, Any]:
+def compile_one(
+    case: Case, step_name: str, changes: dict[str, Any], prefixes: int, folder: Path, key: str
+) -> dict[str, Any]:
     """Compiles one step and sums it. ``folder`` has the seconds of the kernels."""
     sys.path.insert(0, str(REPOSITORY / "benchmarks"))
     from step import read_config
@@ -92,7 +95,7 @@ def compile_one(case: Case, step_name: str, changes: dict[str, Any], prefixes: i
     compiled = compile_step(steps[step_name], model, mesh)
     kernels = json.loads((folder / "kernels.json").read_text()).get(case.config, {})
     text = compiled.as_text()
-    (folder / "module.txt").write_text(text)
+    (folder / f"{key}.hlo").write_text(text)
     cost = module_cost(text, kernels)
     memory = compiled.memory_analysis()
     return {
@@ -151,7 +154,7 @@ def kernel_seconds(case: Case, dump: Path) -> dict[str, float]:
         cycles = steps * bundles[1] + pairs * bundles[2]
         found[name] = batch * heads * cycles / CORES / CLOCK
     pairs = causal_pairs(length, *(min(size, length) for size in fused.SPLASH_BLOCK))
-    for name in ("splash_mqa_fwd", "splash_mqa_dkv"):
+    for name in ("splash_mqa_fwd", "splash_mqa_dkv", "splash_mqa_dq"):
         found[name] = batch * heads * pairs * kernel_bundles(dump, name)[1] / CORES / CLOCK
     return found
 
@@ -213,7 +216,7 @@ def main() -> None:
         return
     if options.compile:
         job = json.loads(options.compile)
-        result = compile_one(CASES[job["case"]], job["step"], job["changes"], job["prefixes"], folder)
+        result = compile_one(CASES[job["case"]], job["step"], job["changes"], job["prefixes"], folder, job["key"])
         (folder / f"{job['key']}.json").write_text(json.dumps(result))
         return
     names = options.only.split(",")
@@ -231,7 +234,8 @@ def main() -> None:
             own |= dict(item.split("=", 1) for item in options.set) if not label else {}
             plain = 0.0
             for step in filter(None, options.steps.split(",")):
-                key = re.sub(r"\W+", "-", "-".join((name, step, *map(str, own.values()), *flags)))
+                variant = json.dumps([own, flags, prefixes])
+                key = f"{name}-{step}-{hashlib.sha256(variant.encode()).hexdigest()[:12]}"
                 if not (folder / f"{key}.json").exists():
                     job = {"case": name, "step": step, "changes": own, "prefixes": prefixes, "key": key}
                     in_process([f"--compile={json.dumps(job)}", f"--output={folder}"], flags, {})

@@ -37,7 +37,7 @@ def get_config() -> config_dict.ConfigDict:
     config.model.dtype = "bfloat16"
     config.model.param_dtype = "float32"  # the master weights
     config.model.remat = "full"
-    config.model.attention = "chunked"
+    config.model.attention = "auto"
 
     config.train.labels.method = "label_table"  # bi-level, as in the paper; the default is undetected_fault_online
     config.train.row_tokens = 4096

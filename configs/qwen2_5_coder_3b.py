@@ -47,8 +47,8 @@ def get_config() -> config_dict.ConfigDict:
     config.model.lora.targets = ("q", "k", "v", "o")
     config.model.dtype = "bfloat16"  # the released code: float32
     config.model.param_dtype = "bfloat16"  # the frozen base; adapters and head stay float32
-    config.model.remat = "full"
-    config.model.attention = "chunked"  # the hypergradient needs forward mode
+    config.model.remat = "dots"
+    config.model.attention = "auto"
 
     config.train.row_tokens = 2048
     config.train.batch_size = 8  # the released code: 1 x 8 accumulated

@@ -3,7 +3,7 @@
 Command:  dreamprm run --config=configs/qwen2_5_coder_7b.py --config.policy.base_url=http://HOST:8000/v1 --workdir=DIR
           on every host of a v5p-16 (8 chips); a larger slice takes --config.train.mesh.data=N
 Cost:     dreamprm inspect --config=configs/qwen2_5_coder_7b.py (with libtpu, on any machine) prints it. Per chip:
-          22.8 GB a plain step, 34.1 GB a bi-level one, of 95 GB; 457 and 1,275 TFLOP
+          44.3 GB a plain step, 56.2 GB a bi-level one, of 95 GB (docs/device_figures.md)
 Expected: not run here
 """
 
@@ -36,8 +36,8 @@ def get_config() -> config_dict.ConfigDict:
     config.model.max_length = 4096
     config.model.dtype = "bfloat16"
     config.model.param_dtype = "float32"  # the master weights
-    config.model.remat = "full"
-    config.model.attention = "chunked"
+    config.model.remat = "dots"
+    config.model.attention = "auto"
 
     config.train.row_tokens = 4096
     config.train.batch_size = 16

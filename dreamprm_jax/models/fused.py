@@ -170,9 +170,11 @@ def _call_splash(interpret: bool, query: Array, key: Array, value: Array, reach:
     batch, length, heads, width = query.shape
     groups = key.shape[2]
     rows, keys = (next(size for size in (most, most // 2, 256, 128) if length % size == 0) for most in SPLASH_BLOCK)
+    # One backward kernel for all three gradients would write a part of dq for every block of keys, to be summed.
+    compute = min(keys, 512)
     sizes = splash.BlockSizes(
-        block_q=rows, block_kv=keys, block_kv_compute=min(keys, 512),
-        block_q_dkv=rows, block_kv_dkv=keys, block_kv_dkv_compute=min(keys, 512), use_fused_bwd_kernel=True,
+        block_q=rows, block_kv=keys, block_kv_compute=compute, block_q_dkv=rows, block_kv_dkv=keys,
+        block_kv_dkv_compute=compute, block_q_dq=rows, block_kv_dq=keys, use_fused_bwd_kernel=False,
     )  # fmt: skip
     mask = masks.MultiHeadMask([masks.CausalMask((length, length))] * (heads // groups))
     one = splash.make_splash_mqa_single_device(
@@ -185,7 +187,7 @@ def _call_splash(interpret: bool, query: Array, key: Array, value: Array, reach:
     return jnp.moveaxis(out.reshape(batch, heads, length, width), 2, 1).astype(query.dtype)
 
 
-SPLASH_BLOCK = (512, 1024)  # query rows, keys
+SPLASH_BLOCK = (1024, 1024)  # query rows, keys
 
 
 def _triton(query: Array, device: str, layout: Layout, interpret: bool = False) -> Kernel | None:

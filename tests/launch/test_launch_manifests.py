@@ -185,7 +185,8 @@ def test_jobset_fits_its_slices_its_queue_and_the_trainer(documents, repository,
     for path in (workdir, variables["JAX_COMPILATION_CACHE_DIR"]):
         assert any(path.startswith(f"{mount}/") for mount in mounts)
     environment = (repository / "launch" / "env.sh").read_text(encoding="utf-8")
-    assert variables["LIBTPU_INIT_ARGS"].split() == re.findall(r"^  (--xla_tpu\S+)$", environment, re.MULTILINE)
+    flags = environment.split("TPU_FLAGS=(")[1].split("\n)")[0]
+    assert variables["LIBTPU_INIT_ARGS"].split() == re.findall(r"^  (--xla_\S+)$", flags, re.MULTILINE)
 
 
 def test_kuberay_job_is_a_call_of_the_script(documents, launch):
