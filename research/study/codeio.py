@@ -44,8 +44,26 @@ class CodeioSettings:
     programs: int = 4  # drawn for each problem and seed; equal ones count once
     lowest_rate: float = 0.05  # of mistakes in a function: uniform between these two
     highest_rate: float = 0.35
-    regimes: tuple[str, ...] = ("k1", "k2", "k4", "weak_tests", "weak_completer")
-    labelings: tuple[str, ...] = (BASELINE, "hard", "smoothing", "beta_shrink", "em", "undetected_fault", "calibrator")
+    regimes: tuple[str, ...] = (
+        "k1",
+        "k4",
+        "k16",
+        "weak_tests",
+        "weak_completer",
+        "k1_repair20",
+        "k4_repair20",
+        "k16_repair20",
+    )
+    labelings: tuple[str, ...] = (
+        BASELINE,
+        "raw_with_outcome",
+        "closure",
+        "closure_mixture",
+        "scan",
+        "em",
+        "undetected_fault",
+        "calibrator",
+    )
     clean_problems: int = 50  # whose steps the calibrator may know; no labeling is measured on them
     bootstrap_samples: int = 2000
     tier: Literal["FULL", "PORTABLE", "EXTERNAL", "UNSAFE"] = "PORTABLE"  # of the sandbox
@@ -134,6 +152,9 @@ def _draw(
             count = int(one.tests_passed[choice])
             outcomes[code] = Outcome(one.problem_id, code, verdict, count, one.tests, "", 0.0, "faithful", "PORTABLE")
             values, chances = one.chances(choice, own), one.chances(choice, completer, here.judge_tests)
+            if here.repair:  # so many of the completions define a function of the prefix a second time
+                again = one.redefined(choice, completer, here.judge_tests)
+                chances = (1.0 - here.repair) * chances + here.repair * again
             rng = np.random.default_rng(request_seed(seed, "rollouts", here.name, code))
             last = len(choice) - 1
             for step, recoverable in enumerate(one.recoverable(choice)):

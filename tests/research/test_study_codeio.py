@@ -97,6 +97,22 @@ def test_the_truth_is_that_of_enumeration(made):
                     np.testing.assert_array_equal(one.recoverable(choice), np.array(expected) > 0)
 
 
+def test_completions_that_define_a_function_again(made):
+    """Against an enumeration of which function is written again, as which variant, and of what follows."""
+    one = made[1][0]
+    weights, passed = mistake_weights(one, SETTINGS), one.passed()
+    for choice in np.ndindex(one.tests_passed.shape):
+        found = one.redefined(choice, weights)
+        for step in range(len(choice)):
+            total = 0.0
+            for again in range(step + 1):
+                options = [range(len(w)) if i == again or i > step else [choice[i]] for i, w in enumerate(weights)]
+                for end in itertools.product(*options):
+                    drawn = [weights[i][v] for i, v in enumerate(end) if i == again or i > step]
+                    total += float(np.prod(drawn)) * bool(passed[end]) / (step + 1)
+            assert found[step] == pytest.approx(total, abs=1e-12)
+
+
 def test_a_second_run_judges_nothing_and_writes_the_same(made, tasks):
     folder, _, _ = made
     sizes = {path.name: path.stat().st_size for path in (folder / "work").iterdir()}
