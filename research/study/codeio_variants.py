@@ -83,7 +83,7 @@ class Variants:
     ) -> Float[np.ndarray, " steps"]:
         """``chances`` of completions that first write one of the prefix's functions anew, any of them as likely.
 
-        In Python the later definition counts, so such a rollout is the combination in which that variant is drawn again.
+        In Python the later definition counts: such a rollout is the combination in which that variant is drawn again.
         """
         found = []
         for step in range(len(choice)):

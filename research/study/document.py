@@ -98,18 +98,17 @@ def _families() -> str:
     return "\n".join(markdown_table(["", *(f"`{cell}`" for cell in REPAIR_CELLS)], lines))
 
 
-def _labels(measure: str) -> str:
+def _labels() -> str:
     rows = rows_of("labels")
     labelings = ("raw", "raw_with_outcome", "closure", "closure_mixture", "scan", "em", "undetected_fault")
     cells = [f"{base}_k{k}{end}" for base, k, end in LABEL_CELLS]
-    best = max if measure == "label_auroc" else min
     lines = []
     for cell in cells:
         found = [
-            float(np.mean([row[measure] for row in rows if (row["regime"], row["labeling"]) == (cell, name)]))
+            float(np.mean([row["label_auroc"] for row in rows if (row["regime"], row["labeling"]) == (cell, name)]))
             for name in labelings
         ]
-        texts = [f"**{number(value)}**" if value == best(found) else number(value) for value in found]
+        texts = [f"**{number(value)}**" if value == max(found) else number(value) for value in found]
         lines.append([f"`{cell}`", *texts])
     return "\n".join(markdown_table(["", *(f"`{name}`" for name in labelings)], lines))
 
@@ -141,16 +140,13 @@ OLD = ("label_table:meta=same,rate=0.1", "em", "undetected_fault", DEFAULT, "cle
 OTHERS = ("raw_with_outcome", "outcome", "orm", "closure", "scan", "nait", "self_training", "undetected_fault", DEFAULT)
 TABLES: dict[str, Callable[[], str]] = {
     "repair_step_auroc": lambda: differences("repair_confirm", "step_auroc", RULES, REPAIR_CELLS),
-    "repair_best_of_n": lambda: differences("repair_confirm", BEST, RULES, REPAIR_CELLS),
     "families": _families,
-    "labels_auroc": lambda: _labels("label_auroc"),
-    "labels_brier": lambda: _labels("label_brier"),
+    "labels_auroc": _labels,
     "baselines_step_auroc": lambda: differences("repair_baselines", "step_auroc", OTHERS),
     "baselines_best_of_n": lambda: differences("repair_baselines", BEST, OTHERS),
     "faithful": _faithful,
     "text_step_auroc": lambda: differences("confirm", "step_auroc", OLD),
     "text_best_of_n": lambda: differences("confirm", BEST, OLD),
     "structure_step_auroc": lambda: differences("confirm_structure", "step_auroc", ("em", *OLD[2:5])),
-    "structure_best_of_n": lambda: differences("confirm_structure", BEST, ("em", *OLD[2:5])),
     "held_out_mistakes": lambda: differences("held_out_mistakes", "step_auroc", RULES[:1] + RULES[2:]),
 }

@@ -46,7 +46,7 @@ def test_a_family_is_paired_by_seed_and_corrected():
     values = [rows[2 * seed + 1]["step_auroc"] - noise[seed] for seed in range(8)]
     assert first.p == pytest.approx(3 * stats.ttest_1samp(values, 0).pvalue)
     assert first.certain
-    assert first.text().startswith("**+.1")
+    assert first.text().startswith("**+.0")
     assert not second.certain
     assert third.difference.seeds == 0
     assert np.isnan(third.p)
