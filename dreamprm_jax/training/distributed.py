@@ -1,8 +1,8 @@
 """Several processes that train one model: how they find each other, wait for each other, and stop together.
 
 A run's folder is shared by all. Process 0 alone writes metrics, JSON and Parquet files; checkpoints are written by all.
-SIGTERM (preemption) or Ctrl-C on any process becomes a flag that the next step carries to all, so that all stop after the same
-step (``training/loop.py``).
+SIGTERM (preemption) or Ctrl-C on any process becomes a flag that the next step carries to all, so that all stop after
+the same step (``training/loop.py``).
 """
 
 from __future__ import annotations
@@ -118,9 +118,9 @@ def stop_requests() -> Iterator[list[int]]:
         for number, handler in zip(STOP_SIGNALS, previous, strict=True):
             signal.signal(number, handler)
     if previous[0] is not _record and _requests:
-        number = _requests[0]
+        first = _requests[0]
         _requests.clear()
-        signal.raise_signal(number)
+        signal.raise_signal(first)
 
 
 def stop_if_any_was_asked() -> None:
@@ -139,8 +139,8 @@ def process_group(config: DistributedConfig, stops_in_sync: bool) -> Iterator[Pr
 
     Args:
       config: how they find each other.
-      stops_in_sync: whether all processes stop together. A stop signal is then kept until they agree to stop: at a step of
-        the loop, or at one of the group's barriers.
+      stops_in_sync: Whether all processes stop together. A stop signal is then kept until they agree to stop: at a step
+        of the loop, or at one of the group's barriers.
 
     An error ends the process here: the others would wait for it at a barrier, and with it gone the coordinator ends
     them too.

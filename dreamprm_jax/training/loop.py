@@ -55,6 +55,7 @@ class Arm:
     first_step: int
     last_step: int
     labels: Parametrisation | None = None  # set: bi-level training of phi
+    tangent_loss: Loss | None = None  # the inner loss of its forward-mode passes; None: the same function
     outer_loss: Loss | None = None  # of bi-level training; None: the cross-entropy of the outcomes
 
 
@@ -186,7 +187,14 @@ class _Loop:
             step: StepFunction = make_plain_step(arm.inner_loss, optimizer, config.accumulation)
         else:
             step = make_bilevel_step(
-                self.model, arm.inner_loss, arm.labels, optimizer, config, self.data.raw, arm.outer_loss
+                self.model,
+                arm.inner_loss,
+                arm.labels,
+                optimizer,
+                config,
+                self.data.raw,
+                arm.outer_loss,
+                arm.tangent_loss,
             )
 
         def checked_step(state: TrainState, inputs: StepInputs, asked: Bool[Array, " devices"]) -> CheckedStep:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -48,6 +49,8 @@ FIXED = {
 }
 # Inferred anew in every training step, with the model itself for a prior (``training.online_label_inference``).
 ONLINE = {"undetected_fault_online": "undetected_fault, whose hazards are those of the reward model in training"}
+# For labels without counts of rollouts (`dreamprm train --steps`).
+WITHOUT_COUNTS = ("raw", "gce", "smoothing", "label_table", "weight_table")
 # Learned by the outer problem -> the fixed labeling that warm-up and table start from.
 LEARNED = {"label_table": "raw", "weight_table": "raw", "corrector_net": "raw", "table_on_em": "em"}
 
@@ -70,6 +73,25 @@ class LabelSource:
         """The outcome of a program for the EM."""
         outcome = self.outcomes.get(program_hash)
         return outcome_code(outcome.verdict if outcome else None)
+
+
+class GivenStep(NamedTuple):
+    """A step whose label others made; what a ``StepLabel`` is to the labelings that need no counts."""
+
+    problem_id: str
+    program_hash: str
+    step_index: int
+    mean: float
+
+
+@dataclass(frozen=True)
+class GivenLabels(LabelSource):
+    """Labels that others made: all of them are noisy, those of last steps too."""
+
+    @functools.cached_property
+    def steps(self) -> list[StepLabel]:
+        """All labels."""
+        return list(self.labels)
 
 
 def noisy_steps(labels: Sequence[StepLabel]) -> list[StepLabel]:
@@ -108,13 +130,13 @@ def fixed_labels(name: str, source: LabelSource, settings: LabelsConfig) -> Floa
     raw = np.array([row.mean for row in steps], float)
     if not len(steps) or name in ("raw", "gce"):
         return raw
+    if name == "smoothing":
+        return smoothing(raw, settings.smoothing)
     passes, rollouts = _counts(steps)
     if name == "soft":
         return np.array([row.posterior_alpha / (row.posterior_alpha + row.posterior_beta) for row in steps])
     if name == "hard":
         return np.where(rollouts > 0, passes > 0, np.nan).astype(float)
-    if name == "smoothing":
-        return smoothing(raw, settings.smoothing)
     if name == "beta_shrink":
         return beta_shrink(passes, rollouts)
     if name == "em":
