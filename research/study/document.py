@@ -17,7 +17,7 @@ from dreamprm_jax.storage import write_text
 from dreamprm_jax.tables import markdown_table
 from research.study.results import Row
 from research.study.statistics import Member, family
-from research.study.tables import mean, number, paired
+from research.study.tables import mean, number, paired, signed
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "research" / "results"
@@ -135,6 +135,22 @@ def _faithful() -> str:
     return "\n".join(markdown_table(header, lines))
 
 
+def _codeio() -> str:
+    """AUROC of the labels on CodeI/O variants, with the interval of the difference from raw."""
+    rows = {(row["regime"], row["labeling"]): row for row in rows_of("codeio_repair")}
+    regimes = list(dict.fromkeys(regime for regime, _ in rows))
+
+    def text(regime: str, labeling: str) -> str:
+        row = rows[regime, labeling]
+        value = number(float(row["label_auroc.value"]))
+        ends = (float(row[f"label_auroc.minus_raw_{end}"]) for end in ("low", "high"))
+        return value if labeling == "raw" else f"{value} [{', '.join(map(signed, ends))}]"
+
+    labelings = ("raw", "closure", "closure_mixture", "em", "undetected_fault")
+    lines = [[f"`{name}`", *(text(regime, name) for regime in regimes)] for name in labelings]
+    return "\n".join(markdown_table(["", *(f"`{regime}`" for regime in regimes)], lines))
+
+
 RULES = ("closure", "closure_mixture", DEFAULT, "clean")
 OLD = ("label_table:meta=same,rate=0.1", "em", "undetected_fault", DEFAULT, "clean", "clean:target=value")
 OTHERS = ("raw_with_outcome", "outcome", "orm", "closure", "scan", "nait", "self_training", "undetected_fault", DEFAULT)
@@ -145,6 +161,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "baselines_step_auroc": lambda: differences("repair_baselines", "step_auroc", OTHERS),
     "baselines_best_of_n": lambda: differences("repair_baselines", BEST, OTHERS),
     "faithful": _faithful,
+    "codeio": _codeio,
     "text_step_auroc": lambda: differences("confirm", "step_auroc", OLD),
     "text_best_of_n": lambda: differences("confirm", BEST, OLD),
     "structure_step_auroc": lambda: differences("confirm_structure", "step_auroc", ("em", *OLD[2:5])),

@@ -43,7 +43,7 @@ class Difference:
         """``+.047 [+.031, +.062]``."""
         if not self.seeds:
             return ABSENT
-        mean, low, high = (_signed(value) for value in (self.mean, self.low, self.high))
+        mean, low, high = (signed(value) for value in (self.mean, self.low, self.high))
         return f"{mean} [{low}, {high}]" if self.seeds > 1 else mean
 
 
@@ -127,7 +127,8 @@ def number(value: float) -> str:
     return ABSENT if np.isnan(value) else text[1:] if text.startswith("0.") else text
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """``+.047``."""
     return f"{value:+.3f}".replace("+0.", "+.").replace("-0.", "-.")
 
 
