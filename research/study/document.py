@@ -114,8 +114,8 @@ def _labels() -> str:
 
 
 LABEL_CELLS = [
-    *(("k4", k, f"_repair{repair}" if repair else "") for k in (1, 4, 16) for repair in (0, 5, 20)),
-    *((base, 4, end) for base in ("weak_tests", "weak_completer", "family_bias") for end in ("", "_repair5")),
+    *(("k4", k, f"_repair{repair}" if repair else "") for k in (1, 4, 16) for repair in (0, 5)),
+    *((base, 4, end) for base in ("weak_tests", "family_bias") for end in ("", "_repair5")),
 ]
 
 
@@ -159,11 +159,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "families": _families,
     "labels_auroc": _labels,
     "baselines_step_auroc": lambda: differences("repair_baselines", "step_auroc", OTHERS),
-    "baselines_best_of_n": lambda: differences("repair_baselines", BEST, OTHERS),
     "faithful": _faithful,
     "codeio": _codeio,
     "text_step_auroc": lambda: differences("confirm", "step_auroc", OLD),
-    "text_best_of_n": lambda: differences("confirm", BEST, OLD),
-    "structure_step_auroc": lambda: differences("confirm_structure", "step_auroc", ("em", *OLD[2:5])),
     "held_out_mistakes": lambda: differences("held_out_mistakes", "step_auroc", RULES[:1] + RULES[2:]),
 }
