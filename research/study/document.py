@@ -162,5 +162,4 @@ TABLES: dict[str, Callable[[], str]] = {
     "faithful": _faithful,
     "codeio": _codeio,
     "text_step_auroc": lambda: differences("confirm", "step_auroc", OLD),
-    "held_out_mistakes": lambda: differences("held_out_mistakes", "step_auroc", RULES[:1] + RULES[2:]),
 }
