@@ -60,7 +60,7 @@ def get_config() -> config_dict.ConfigDict:
     config.train.warmup_steps = 400  # about five epochs of steps and outcomes
     config.train.steps = 1_250  # "10,000 iterations" are micro-batches of one, eight an update
     config.train.loss = "mse"
-    config.train.optimizer = f"{Path(__file__).parent / 'paper' / 'torch_adam.py'}:torch_adam"
+    config.train.optimizer = f"{Path(__file__).parents[1] / 'research' / 'torch_adam.py'}:torch_adam"
     config.train.learning_rate = 1e-4
     config.train.weight_decay = 0.01
     config.train.clip_norm = 1.0

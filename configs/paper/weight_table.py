@@ -36,7 +36,7 @@ def get_config() -> config_dict.ConfigDict:
     config.train.warmup_steps = 260  # five epochs
     config.train.steps = 144
     config.train.loss = "mse"
-    config.train.optimizer = f"{Path(__file__).with_name('torch_adam.py')}:torch_adam"
+    config.train.optimizer = f"{Path(__file__).parents[2] / 'research' / 'torch_adam.py'}:torch_adam"
     config.train.adam_b2 = 0.999
     config.train.arms = ("orm", "raw", "corrected")
     config.train.labels.method = "weight_table"
