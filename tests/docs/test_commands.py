@@ -180,7 +180,7 @@ def check_study(arguments: list[str]) -> None:
     """A ``python -m research.study`` command: its flags, config file and fields."""
     if arguments == ["document"]:
         return
-    others = {"codeio": CodeioSettings, "labels": LabelGridSettings}
+    others = {"codeio": CodeioSettings, "codeio-files": CodeioSettings, "labels": LabelGridSettings}
     other = others.get(arguments[0]) if arguments else None
     defaults = (other or StudySettings)()
     options = study.parser("study", "", defaults)
