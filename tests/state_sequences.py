@@ -1,4 +1,4 @@
-"""The hidden-fault chain by brute force, for the tests of both of its implementations."""
+"""The undetected-fault chain by brute force, for the tests of both of its implementations."""
 
 import itertools
 

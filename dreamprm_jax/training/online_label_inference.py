@@ -1,4 +1,4 @@
-"""The hidden-fault EM inside training: the reward model that is being trained is its prior, its posterior the labels.
+"""The undetected-fault EM in training: the reward model in training is its prior, its posterior the labels.
 
 ``labeling.fault_model`` says what a program's counts and outcome mean, given the hazards h_i of its steps, and fits the
 hazards by step index alone. A reward model knows more of a step: its scores f give h_i = 1 - f_i / min_{j<i} f_j. So

@@ -22,6 +22,8 @@ benchmark with its exact truth, and compares every arm with the baseline, seed b
 file for each regime, seed and arm), study.md (tables), study.csv and plots. A stopped study continues where it was;
 seeds, regimes and arms may be added to a finished one.
 `python -m research.study labels --help`: the labelings alone, in a grid of noise; `codeio`: on real programs.
+`codeio-files`: those programs as files of step labels, to train on.
+`document`: the tables of docs/label_correction.md, from the committed CSVs.
 """
 
 
@@ -33,10 +35,18 @@ def main(arguments: list[str]) -> int:
             from research.study import codeio_cli
 
             return codeio_cli.main(arguments[1:])
+        if arguments[:1] == ["codeio-files"]:
+            from research.study import codeio_files
+
+            return codeio_files.main(arguments[1:])
         if arguments[:1] == ["labels"]:
             from research.study import label_grid
 
             return label_grid.main(arguments[1:])
+        if arguments == ["document"]:
+            from research.study import document
+
+            return document.main()
         return _study(arguments)
     except DataError as error:
         print(f"research.study: error: {error}", file=sys.stderr)

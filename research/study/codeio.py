@@ -44,8 +44,26 @@ class CodeioSettings:
     programs: int = 4  # drawn for each problem and seed; equal ones count once
     lowest_rate: float = 0.05  # of mistakes in a function: uniform between these two
     highest_rate: float = 0.35
-    regimes: tuple[str, ...] = ("k1", "k2", "k4", "weak_tests", "weak_completer")
-    labelings: tuple[str, ...] = (BASELINE, "hard", "smoothing", "beta_shrink", "em", "undetected_fault", "calibrator")
+    regimes: tuple[str, ...] = (
+        "k1",
+        "k4",
+        "k16",
+        "weak_tests",
+        "weak_completer",
+        "k1_repair20",
+        "k4_repair20",
+        "k16_repair20",
+    )
+    labelings: tuple[str, ...] = (
+        BASELINE,
+        "raw_with_outcome",
+        "closure",
+        "closure_mixture",
+        "scan",
+        "em",
+        "undetected_fault",
+        "calibrator",
+    )
     clean_problems: int = 50  # whose steps the calibrator may know; no labeling is measured on them
     bootstrap_samples: int = 2000
     tier: Literal["FULL", "PORTABLE", "EXTERNAL", "UNSAFE"] = "PORTABLE"  # of the sandbox
@@ -103,7 +121,8 @@ def draw_steps(problems: Sequence[Variants], settings: CodeioSettings, here: Reg
     columns: dict[str, list[float]] = {name: [] for name in settings.labelings}
     outcomes = []
     for seed in settings.seeds:
-        source, truth = _draw(problems, settings, here, seed)
+        drawn = draw_programs(problems, settings, here, seed)
+        source, truth = drawn.source, drawn.truth
         keep = [index for index, row in enumerate(source.steps) if row.problem_id in measured]
         for name in settings.labelings:
             columns[name] += fixed_labels(name, source, LabelsConfig())[keep].tolist()
@@ -115,25 +134,37 @@ def draw_steps(problems: Sequence[Variants], settings: CodeioSettings, here: Reg
     return Steps(problem, recoverable, value, labels, chance, np.array(outcomes))
 
 
-def _draw(
-    problems: Sequence[Variants], settings: CodeioSettings, here: Regime, seed: int
-) -> tuple[LabelSource, dict[StepKey, tuple[bool, float, float]]]:
-    """What the labelings see, and of every step: recoverable, V, chance of a rollout to pass."""
+@dataclass(frozen=True)
+class Drawn:
+    """The programs of one seed with their labels."""
+
+    source: LabelSource  # what the labelings see
+    truth: dict[StepKey, tuple[bool, float, float]]  # of every step: recoverable, V, chance of a rollout to pass
+    choices: dict[tuple[str, str], tuple[int, ...]]  # by problem id and program hash: the variant of each step
+
+
+def draw_programs(problems: Sequence[Variants], settings: CodeioSettings, here: Regime, seed: int) -> Drawn:
+    """Draws a seed's programs and their rollouts in a regime."""
     labels: list[StepLabel] = []
     outcomes: dict[str, Outcome] = {}
     truth: dict[StepKey, tuple[bool, float, float]] = {}
     clean: dict[StepKey, float] = {}
+    choices: dict[tuple[str, str], tuple[int, ...]] = {}
     for number, one in enumerate(problems):
         own, completer = (mistake_weights(one, settings, scale) for scale in (1.0, here.completer_scale))
         rng = np.random.default_rng(request_seed(seed, "programs", one.problem_id))
         drawn = [tuple(int(rng.choice(len(w), p=w)) for w in own) for _ in range(settings.programs)]
         for choice in dict.fromkeys(drawn):
             code = one.hash(choice)
+            choices[one.problem_id, code] = choice
             passed = bool(one.passed()[choice])
             verdict = Verdict.AC if passed else Verdict.WA
             count = int(one.tests_passed[choice])
             outcomes[code] = Outcome(one.problem_id, code, verdict, count, one.tests, "", 0.0, "faithful", "PORTABLE")
             values, chances = one.chances(choice, own), one.chances(choice, completer, here.judge_tests)
+            if here.repair:  # so many of the completions define a function of the prefix a second time
+                again = one.redefined(choice, completer, here.judge_tests)
+                chances = (1.0 - here.repair) * chances + here.repair * again
             rng = np.random.default_rng(request_seed(seed, "rollouts", here.name, code))
             last = len(choice) - 1
             for step, recoverable in enumerate(one.recoverable(choice)):
@@ -144,7 +175,7 @@ def _draw(
                 rollouts = 1 if step == last else here.rollouts
                 passes = int(passed) if step == last else int(rng.binomial(rollouts, chances[step]))
                 labels.append(drawn_label(key, passes, rollouts, f"variants/{here.name}"))
-    return LabelSource(labels, outcomes, clean, settings.clean_problems), truth
+    return Drawn(LabelSource(labels, outcomes, clean, settings.clean_problems), truth, choices)
 
 
 def compare(steps: Steps, here: Regime, samples: int) -> list[Row]:

@@ -78,6 +78,23 @@ class Variants:
             table = table @ weights[step]
         return np.clip(found[::-1], 0.0, 1.0)
 
+    def redefined(
+        self, choice: Sequence[int], weights: Sequence[Float[np.ndarray, " variants"]], tests: int = 0
+    ) -> Float[np.ndarray, " steps"]:
+        """``chances`` of completions that first write one of the prefix's functions anew, any of them as likely.
+
+        In Python the later definition counts: such a rollout is the combination in which that variant is drawn again.
+        """
+        found = []
+        for step in range(len(choice)):
+            drawn = []
+            for again in range(step + 1):
+                others = [(*choice[:again], variant, *choice[again + 1 :]) for variant in range(len(weights[again]))]
+                values = [self.chances(other, weights, tests)[step] for other in others]
+                drawn.append(float(weights[again] @ np.array(values)))
+            found.append(np.mean(drawn))
+        return np.array(found)
+
 
 @dataclass
 class LeftOut:

@@ -2,7 +2,8 @@
 
 Kept: both stages, their losses (MSE on the sigmoid, step labels smoothed), samples (one prefix each), numbers of
 iterations and updates, optimizers, schedules and clipping. Not kept: the learning rate of theta, which is the study's
-recipe, as the model is trained from scratch; dropout, as there are no adapters; the prompt's form.
+recipe, as the model is trained from scratch; the L2 of theta, which there shrinks adapters and here would shrink the
+whole model (it ends at chance with it); dropout, as there are no adapters; the prompt's form.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ def train_release(unit: Unit, raw: Float[np.ndarray, " n"], frozen: bool) -> tup
         np.zeros(len(programs) - first_meta, int),
     )
     rng = np.random.default_rng(unit.seed)
-    settings = ReleaseSettings(learning_rate=unit.settings.recipe.learning_rate, learn_weights=not frozen)
+    settings = ReleaseSettings(
+        learning_rate=unit.settings.recipe.learning_rate, weight_decay=0.0, learn_weights=not frozen
+    )
     everything = Sample(*map(np.concatenate, zip(steps, outcomes, strict=True)))
     warm = _order(rng, len(everything.label), WARM_EPOCHS * len(everything.label) // WARM_BATCH * WARM_BATCH)
     updates = settings.iterations // settings.accumulation

@@ -23,7 +23,9 @@ class Regime:
     rollouts: int = 4  # K of every prefix
     judge_tests: int = 0  # how many of a problem's tests judge the rollouts; 0: all. Outcomes are judged by all.
     completer_scale: float = 1.0  # times the mistake rates of the policy that wrote the programs
-    repair: float = 0.0  # chance that a rollout of a prefix that cannot be saved passes all the same
+    # Chance that a rollout of a prefix that cannot be saved passes all the same; on CodeI/O variants: share of the
+    # completions that define a function of the prefix a second time.
+    repair: float = 0.0
     weak_share: float = 0.0  # share of the primitives that the completer gets wrong as often as any may be
 
     def weak_primitives(self, seed: int) -> frozenset[str]:

@@ -43,7 +43,7 @@ class Difference:
         """``+.047 [+.031, +.062]``."""
         if not self.seeds:
             return ABSENT
-        mean, low, high = (_signed(value) for value in (self.mean, self.low, self.high))
+        mean, low, high = (signed(value) for value in (self.mean, self.low, self.high))
         return f"{mean} [{low}, {high}]" if self.seeds > 1 else mean
 
 
@@ -51,14 +51,18 @@ def paired(rows: Sequence[Row], regime: str, arm: str, baseline: str, figure: st
     """arm - baseline over the seeds that have both: mean and Student's t interval."""
     values = _by_seed(rows, regime, arm, figure)
     others = _by_seed(rows, regime, baseline, figure)
-    differences = np.array([values[seed] - others[seed] for seed in values if seed in others])
-    if not len(differences):
+    return difference(np.array([values[seed] - others[seed] for seed in values if seed in others]))
+
+
+def difference(values: Float[np.ndarray, " seeds"]) -> Difference:
+    """Mean and Student's t interval of paired differences."""
+    if not len(values):
         return Difference(np.nan, np.nan, np.nan, 0)
     low = high = np.nan
-    if len(differences) > 1:
-        half = stats.t.ppf(0.975, len(differences) - 1) * differences.std(ddof=1) / np.sqrt(len(differences))
-        low, high = differences.mean() - half, differences.mean() + half
-    return Difference(float(differences.mean()), float(low), float(high), len(differences))
+    if len(values) > 1:
+        half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+        low, high = values.mean() - half, values.mean() + half
+    return Difference(float(values.mean()), float(low), float(high), len(values))
 
 
 def mean(rows: Sequence[Row], regime: str, arm: str, figure: str) -> float:
@@ -87,7 +91,7 @@ def _summary(rows: Sequence[Row], regimes: Sequence[str], baseline: str, figure:
         [f"`{arm}`", *(found[regime, arm].text() for regime in regimes)]
         for arm in sorted(known - {baseline}, key=overall, reverse=True)
     ]
-    base = [f"`{baseline}`, its mean", *(_number(mean(rows, regime, baseline, figure)) for regime in regimes)]
+    base = [f"`{baseline}`, its mean", *(number(mean(rows, regime, baseline, figure)) for regime in regimes)]
     header = [f"{MODEL_COLUMNS[figure]}: arm - {baseline}", *regimes]
     return _lines(header, [base, *lines])
 
@@ -100,12 +104,12 @@ def _regime(rows: Sequence[Row], regime: str, baseline: str) -> str:
     models, labels = [], []
     for arm in arms:
         count = str(len(_by_seed(here, regime, arm, "step_auroc")))
-        figures = [_number(mean(here, regime, arm, name)) for name in MODEL_COLUMNS]
+        figures = [number(mean(here, regime, arm, name)) for name in MODEL_COLUMNS]
         against = [ABSENT if arm == baseline else paired(here, regime, arm, baseline, name).text() for name in COMPARED]
         models.append([f"`{arm}`", count, *figures, *against])
-        labels.append([f"`{arm}`", *(_number(mean(here, regime, arm, name)) for name in LABEL_COLUMNS)])
+        labels.append([f"`{arm}`", *(number(mean(here, regime, arm, name)) for name in LABEL_COLUMNS)])
     known = [row for row in labels if any(cell != ABSENT for cell in row[1:])]
-    random, oracle = (_number(float(np.mean([row[name] for row in here]))) for name in ("random", "oracle"))
+    random, oracle = (number(float(np.mean([row[name] for row in here]))) for name in ("random", "oracle"))
     return (
         f"### {regime}: {seeds} seed(s); of the candidates a random one passes {random}, the best possible {oracle}\n\n"
         f"{_lines(header, models)}\n\nLabels against recoverability:\n\n"
@@ -117,12 +121,14 @@ def _by_seed(rows: Sequence[Row], regime: str, arm: str, figure: str) -> dict[in
     return {row["seed"]: row[figure] for row in rows if row["regime"] == regime and row["arm"] == arm and figure in row}
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """``.047``; ABSENT for nan."""
     text = f"{value:.3f}"
     return ABSENT if np.isnan(value) else text[1:] if text.startswith("0.") else text
 
 
-def _signed(value: float) -> str:
+def signed(value: float) -> str:
+    """``+.047``."""
     return f"{value:+.3f}".replace("+0.", "+.").replace("-0.", "-.")
 
 

@@ -154,7 +154,7 @@ class Unit:
         return self.found[key]
 
     def _online(self, arm: ArmSpec) -> tuple[TrainState, Float[np.ndarray, " n"]]:
-        """A model trained by the online hidden-fault EM, and the labels that it ends with."""
+        """A model trained by the online undetected-fault EM, and the labels that it ends with."""
         evidence, hidden = fault_evidence(self.source)
         state = self._train(self._inner(evidence, arm, arm.without_meta), arm, hidden)
         own = self._pack(self.examples["train"]).relabeled(evidence.astype(np.float32))

@@ -29,6 +29,7 @@ from dreamprm_jax.schema import CorrectedLabel
 from dreamprm_jax.storage import read_json, read_records
 from research.study import __main__ as study
 from research.study.codeio import CodeioSettings
+from research.study.label_grid import LabelGridSettings
 from research.study.settings import StudySettings, freeze_study
 
 NAMES = [str(path.relative_to(REPOSITORY)) for path in documents()]
@@ -58,6 +59,7 @@ ELSEWHERE = {
     "dreamprm export": "tests/training/test_pretrained_run.py",
     "dreamprm plan": "tests/planning",
     "python -m research.study": "tests/research/test_study_run.py",
+    "python -m research.study labels": "tests/research/test_study_labels.py",
     "python -m research.study codeio": "tests/research/test_study_codeio.py",
     "python -m dreamprm_jax.cli.local_server": "tests/policy/test_local_server.py",
     "pip install": "tests/test_packaging.py",
@@ -176,15 +178,20 @@ def check_dreamprm(arguments: list[str]) -> None:
 
 def check_study(arguments: list[str]) -> None:
     """A ``python -m research.study`` command: its flags, config file and fields."""
-    codeio, defaults = arguments[:1] == ["codeio"], StudySettings()
-    options = study.parser("study", "", CodeioSettings() if codeio else defaults)
+    if arguments == ["document"]:
+        return
+    others = {"codeio": CodeioSettings, "codeio-files": CodeioSettings, "labels": LabelGridSettings}
+    other = others.get(arguments[0]) if arguments else None
+    defaults = (other or StudySettings)()
+    options = study.parser("study", "", defaults)
     options.add_argument("--report", action="store_true")
-    given, overrides = options.parse_known_args([*arguments[codeio:], *([] if arguments else ["--config="])])
+    rest = arguments[other is not None :] if arguments else ["--config="]
+    given, overrides = options.parse_known_args(rest)
     assert all(word.startswith("--config.") for word in overrides), f"{overrides}: no flags of this command"
     if given.config:
         assert (REPOSITORY / given.config).is_file(), f"{given.config}: no such config"
-        values = load_settings(str(REPOSITORY / given.config), overrides, CodeioSettings() if codeio else defaults)
-        assert codeio or freeze_study(values)
+        values = load_settings(str(REPOSITORY / given.config), overrides, defaults)
+        assert other is not None or freeze_study(values)
 
 
 def check_flags(words: list[str], text: str) -> None:

@@ -102,3 +102,16 @@ def test_arrays_that_do_not_fit_are_refused():
     one = np.array([1])
     with pytest.raises(DataError, match="row 0: passes=2 is not between 0 and rollouts=1"):
         fault_em(one * 2, one, one * 0, one)
+
+
+def test_data_that_say_little_or_contradict_themselves():
+    none = np.zeros(0, int)
+    assert fault_em(none, none, none, none).recoverable.shape == (0,)
+    zero, two = np.array([0, 0]), np.array([4, 4, 0])
+    silent = fault_em(zero, zero, zero, np.array([UNKNOWN]))
+    assert ((silent.recoverable > 0) & (silent.recoverable < 1)).all()
+    np.testing.assert_allclose(silent.evidence, 0.5)
+    failed = fault_em(two, np.array([4, 4, 1]), np.zeros(3, int), np.array([FAILED]))  # every rollout passes
+    assert np.isfinite(failed.recoverable).all()
+    assert failed.recoverable[-1] == pytest.approx(0.0)
+    assert failed.recoverable[0] > 0.5

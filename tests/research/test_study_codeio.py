@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from dreamprm_jax.cof.splitter import split_steps
-from dreamprm_jax.config import SandboxConfig
+from dreamprm_jax.config import SandboxConfig, StepDataConfig
+from dreamprm_jax.labeling.step_files import read_steps
 from dreamprm_jax.metrics.statistics import resampled_counts
 from dreamprm_jax.problems.codeio import read_tasks
 from dreamprm_jax.schema import DataError
 from research.study.codeio import CodeioSettings, Steps, _replicates, draw_steps, mistake_weights
 from research.study.codeio_cli import run_codeio
+from research.study.codeio_files import write_files
 from research.study.codeio_variants import Limits, read_variants
 from research.study.measures import label_measures
 from research.study.regimes import regime
@@ -97,6 +99,22 @@ def test_the_truth_is_that_of_enumeration(made):
                     np.testing.assert_array_equal(one.recoverable(choice), np.array(expected) > 0)
 
 
+def test_completions_that_define_a_function_again(made):
+    """Against an enumeration of which function is written again, as which variant, and of what follows."""
+    one = made[1][0]
+    weights, passed = mistake_weights(one, SETTINGS), one.passed()
+    for choice in np.ndindex(one.tests_passed.shape):
+        found = one.redefined(choice, weights)
+        for step in range(len(choice)):
+            total = 0.0
+            for again in range(step + 1):
+                options = [range(len(w)) if i == again or i > step else [choice[i]] for i, w in enumerate(weights)]
+                for end in itertools.product(*options):
+                    drawn = [weights[i][v] for i, v in enumerate(end) if i == again or i > step]
+                    total += float(np.prod(drawn)) * bool(passed[end]) / (step + 1)
+            assert found[step] == pytest.approx(total, abs=1e-12)
+
+
 def test_a_second_run_judges_nothing_and_writes_the_same(made, tasks):
     folder, _, _ = made
     sizes = {path.name: path.stat().st_size for path in (folder / "work").iterdir()}
@@ -144,6 +162,21 @@ def test_replicates_are_the_measures_of_repeated_problems():
         rows = np.repeat(np.arange(80), counts[problem])
         for name, figure in label_measures(labels[rows], recoverable[rows], value[rows]).items():
             assert replicates[name][number] == pytest.approx(figure, abs=1e-12)
+
+
+def test_files_of_step_labels_are_read_by_the_trainer(made, tasks):
+    folder = made[0]
+    settings = dataclasses.replace(SETTINGS, clean_problems=1)
+    paths = write_files(settings, "k4_repair20", folder, list(tasks.values()))
+    read = {path.stem: list(read_steps(str(path), StepDataConfig(strict=True))) for path in paths}
+    raw, clean, test = read["train_raw"], read["train_clean"], read["test"]
+    assert len(raw) == len(clean) == len(read["train_undetected_fault"]) > 10
+    assert not {one.prompt for one in raw} & {one.prompt for one in test}
+    for one, true in zip(raw, clean, strict=True):
+        assert one.steps == true.steps
+        assert one.labels[-1] == true.labels[-1] == one.outcome
+        assert set(true.labels) <= {0.0, 1.0}
+    assert any(0 < label < 1 for one in raw for label in one.labels)
 
 
 @pytest.mark.parametrize(

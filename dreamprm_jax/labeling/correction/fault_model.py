@@ -147,7 +147,7 @@ class _Data:
             log_alive = table[self.pair, at, rate[self.remaining, 1]]
             dead = _dead(self.pairs, repair)[self.pair]
             chain = _Chain(
-                np.broadcast_to(hazard, many).reshape(-1, shape[1]),
+                np.tile(hazard, (len(SHIFTS) * shape[0], 1)),
                 hidden,
                 np.concatenate([pad(np.exp(row), self.program, self.column, shape) for row in log_alive]),
                 np.tile(pad(dead, self.program, self.column, shape), (len(SHIFTS), 1)),

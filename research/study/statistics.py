@@ -1,0 +1,78 @@
+"""Families of comparisons: paired Student tests over seeds, corrected by Holm's method (research/comparisons.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from research.study.results import Row
+from research.study.tables import Difference, difference
+
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Member:
+    """One comparison of a family: a figure of an arm less a figure of another, in one regime."""
+
+    regime: str
+    arm: str
+    figure: str
+    baseline: str
+    baseline_figure: str = ""  # empty: the same figure
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A comparison with its p-value, corrected over the family; nan with fewer than two seeds."""
+
+    difference: Difference
+    p: float
+
+    @property
+    def certain(self) -> bool:
+        """Whether the corrected p is below LEVEL."""
+        return self.p < LEVEL
+
+    def text(self) -> str:
+        """The difference with its interval, in bold where it is certain after the correction."""
+        return f"**{self.difference.text()}**" if self.certain else self.difference.text()
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's corrected p-values: the ones that a family-wise level is compared with.
+
+    Args:
+      p: Of all members of a family. nan counts as a member, and stays nan.
+    """
+    values = np.asarray(p, float)
+    order = np.argsort(np.where(np.isnan(values), np.inf, values))
+    corrected, highest = values.copy(), 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, (len(values) - rank) * values[index]) if not np.isnan(values[index]) else highest
+        corrected[index] = np.nan if np.isnan(values[index]) else min(highest, 1.0)
+    return corrected.tolist()
+
+
+def family(rows: Sequence[Row], members: Sequence[Member]) -> list[Tested]:
+    """Every member with its interval (not corrected) and its corrected p-value (two-sided, paired by seed)."""
+    differences, p = [], []
+    for one in members:
+        values = paired_values(rows, one)
+        differences.append(difference(values))
+        p.append(float(stats.ttest_1samp(values, 0.0).pvalue) if len(values) > 1 and np.ptp(values) else np.nan)
+    return [Tested(found, value) for found, value in zip(differences, holm(p), strict=True)]
+
+
+def paired_values(rows: Sequence[Row], member: Member) -> np.ndarray:
+    """The differences of a member, seed by seed, over the seeds that have both."""
+    mine = _by_seed(rows, member.regime, member.arm, member.figure)
+    other = _by_seed(rows, member.regime, member.baseline, member.baseline_figure or member.figure)
+    return np.array([mine[seed] - other[seed] for seed in sorted(mine.keys() & other.keys())])
+
+
+def _by_seed(rows: Sequence[Row], regime: str, arm: str, figure: str) -> dict[int, float]:
+    return {row["seed"]: row[figure] for row in rows if (row["regime"], row["arm"]) == (regime, arm) and figure in row}

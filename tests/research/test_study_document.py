@@ -1,0 +1,52 @@
+"""The document's tables are those of the committed CSVs; families are corrected by Holm's method."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from dreamprm_jax.schema import DataError
+from research.study import document
+from research.study.statistics import Member, family, holm
+
+
+def test_the_document_s_tables_are_those_of_the_csvs():
+    text = document.DOCUMENT.read_text(encoding="utf-8")
+    assert text.count("<!-- table: ") >= 5
+    assert text == document.with_tables(text)
+    assert len(text.splitlines()) <= 250
+
+
+def test_a_table_that_nobody_makes_is_named():
+    with pytest.raises(DataError, match="no table 'magic'"):
+        document.with_tables("<!-- table: magic -->\n<!-- end -->")
+
+
+def test_holm_steps_down():
+    found = holm([0.01, 0.04, 0.03, np.nan, 0.5])
+    assert found[:3] == pytest.approx([0.05, 0.12, 0.12])
+    assert np.isnan(found[3])
+    assert found[4] == pytest.approx(1.0)
+    assert holm([]) == []
+
+
+def test_a_family_is_paired_by_seed_and_corrected():
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=8)
+    rows = []
+    for seed in range(8):
+        rows.append({"regime": "k1", "seed": seed, "arm": "raw", "step_auroc": noise[seed], "last": 0.0})
+        better = noise[seed] + 0.1 + 0.01 * rng.normal()
+        rows.append({"regime": "k1", "seed": seed, "arm": "em", "step_auroc": better, "last": rng.normal()})
+    members = [
+        Member("k1", "em", "step_auroc", "raw"),
+        Member("k1", "em", "last", "raw"),
+        Member("k2", "em", "last", "raw"),
+    ]
+    first, second, third = family(rows, members)
+    values = [rows[2 * seed + 1]["step_auroc"] - noise[seed] for seed in range(8)]
+    assert first.p == pytest.approx(3 * stats.ttest_1samp(values, 0).pvalue)
+    assert first.certain
+    assert first.text().startswith("**+.0")
+    assert not second.certain
+    assert third.difference.seeds == 0
+    assert np.isnan(third.p)
