@@ -1,13 +1,14 @@
 """What judging a program costs: CPU time and memory of this package's judge, of the official evaluator and of a bare
 interpreter. With --pressure: verdicts and time where programs sleep, memory is short and workers are killed.
 
-    python benchmarks/judge.py [--official=LIVECODEBENCH_CHECKOUT] [--programs=200] [--rounds=5]
+    python benchmarks/judge.py [--official=LIVECODEBENCH_CHECKOUT] [--peer=CHECKOUT] [--programs=200] [--rounds=5]
     python benchmarks/judge.py --pressure [--programs=200]
 
 Each line is CPU milliseconds (user + system, all processes) for one program with one test and with fifteen tests, the
 start-up of whatever serves subtracted, median of interleaved rounds; then the ratio of the official evaluator's cost to
 it. The official evaluator is measured where a checkout of https://github.com/LiveCodeBench/LiveCodeBench (commit
-28fef95) is given; it needs numpy and tqdm. Run it on an otherwise idle machine: CPU time rises under load, though less
+28fef95) is given; it needs numpy and tqdm. --peer measures another commit of this package in the same rounds.
+Run it on an otherwise idle machine: CPU time rises under load, though less
 than the clock.
 """
 
@@ -97,6 +98,16 @@ def judge_cost(mode: str, tier: str, tests: tuple[TestCase, ...], programs: int)
     return (run(programs) - run(1)) / (programs - 1)
 
 
+def peer_cost(checkout: Path, mode: str, tier: str, tests: tuple[TestCase, ...], programs: int) -> float:
+    """``judge_cost`` of another checkout of this package."""
+    code = f"""
+import sys; sys.path[:0] = [{str(checkout)!r}, {str(Path(__file__).parent)!r}]
+import judge
+print(judge.judge_cost({mode!r}, {tier!r}, judge.expected_tests({len(tests)}), {programs}))"""
+    done = subprocess.run([sys.executable, "-P", "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+    return float(done.stdout)
+
+
 def official_cost(checkout: Path, tests: tuple[TestCase, ...], programs: int) -> float:
     """CPU seconds a program of the official evaluator."""
     inputs_outputs = {"inputs": [t.input for t in tests], "outputs": [t.output for t in tests], "fn_name": None}
@@ -181,6 +192,7 @@ def main() -> None:
     """Measures and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--official", type=Path, help="checkout of the LiveCodeBench repository")
+    parser.add_argument("--peer", type=Path, help="another checkout of this package")
     parser.add_argument("--programs", type=int, default=200, help="a round (the slow peers run a tenth)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--pressure", action="store_true", help="verdicts and time under pressure, instead")
@@ -197,6 +209,10 @@ def main() -> None:
             print(f"{mode}, {tier}: {error}", file=sys.stderr)
         else:
             measures[f"{mode}, {tier}"] = functools.partial(judge_cost, mode, tier, programs=options.programs)
+            if options.peer is not None:
+                measures[f"peer's {mode}, {tier}"] = functools.partial(
+                    peer_cost, options.peer.resolve(), mode, tier, programs=options.programs
+                )
     few = max(2, options.programs // 10)
     measures["python -I for each test"] = functools.partial(bare_cost, programs=few)
     if options.official is not None:

@@ -1,8 +1,8 @@
 """Judges a file of candidate programs on a file of problems, and prints a summary by verdict.
 
-Problems are LiveCodeBench rows (.jsonl, or a folder in the hub's layout) or this package's Parquet; candidates an
-eval_all file, JSON lines or Parquet (``problems.candidates``). The verdict of every candidate goes to --output as it
-comes; the same command run again goes on where it was stopped.
+Problems are rows of LiveCodeBench, HumanEval, MBPP, evalplus or BigCodeBench (docs/problems.md); candidates an eval_all
+file, evalplus samples, JSON lines or Parquet (docs/your_own_data.md). The verdict of every candidate goes to --output
+as it comes; the same command run again goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dreamprm_jax.problems.problem_files import read_for_judging
 from dreamprm_jax.runs.progress import Progress
 from dreamprm_jax.sandbox.judge import Judge
 from dreamprm_jax.sandbox.records import MODES, TIERS, JudgeResult, JudgeTask, Limits, safe_text
-from dreamprm_jax.schema import DataError, Problem, Verdict, content_hash
+from dreamprm_jax.schema import DataError, Problem, Skip, Verdict, content_hash
 from dreamprm_jax.storage import atomic_path, check_ending, read_table, write_table
 
 _DEFAULTS = SandboxConfig()
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--wall-seconds", type=float, default=_DEFAULTS.wall_seconds, help="wall time of a test")
     parser.add_argument("--memory-bytes", type=int, default=_DEFAULTS.memory_bytes, help="memory of a test")
     parser.add_argument("--output-bytes", type=int, default=_DEFAULTS.output_bytes, help="output of a test")
-    parser.add_argument("--strict", action="store_true", help="stop at the first candidate that cannot be read")
+    parser.add_argument("--strict", action="store_true", help="stop at the first row that cannot be read")
     parser.add_argument("--cache", type=Path, help="folder of verdicts kept by content hash")
 
 
@@ -79,17 +79,18 @@ def main(args: argparse.Namespace) -> int:
         if output.suffix != ".jsonl":
             output = output.with_name(f"{output.name}.jsonl")  # the verdicts as they come
     file = read_candidates(args.candidates, args.strict)
-    wanted = {candidate.program.problem_id for candidate in file.usable}
+    skips: list[Skip] | None = None if args.strict else []
     with tempfile.TemporaryDirectory() as folder:
         hidden = Path(folder) / "hidden_tests.parquet"
-        problems, tests = read_for_judging(str(args.problems), hidden, wanted, args.release)
+        problems, tests = read_for_judging(str(args.problems), hidden, file.problem_ids, args.release, skips=skips)
+        file = file.completed(problems)
         known, unknown = _split(file, problems)
         if not known:
             raise DataError(f"{args.candidates}: no candidate's problem is in {args.problems}")
         limits = Limits(args.cpu_seconds, args.wall_seconds, args.memory_bytes, args.output_bytes)
         with Judge(args.mode, args.tier, limits, args.workers, args.cache) as judge:
             summary = _judge(judge, known, problems, tests, output, args.resume)
-    print("\n".join([*summary.lines(args.mode, args.tier), *_left_out(file, known, unknown, problems)]))
+    print("\n".join([*summary.lines(args.mode, args.tier), *_left_out(file, known, unknown, problems, skips or [])]))
     if args.output is not None:
         if output != args.output:
             write_table(args.output, SCHEMA, [pa.Table.from_pylist(read_table(output), SCHEMA)])
@@ -225,13 +226,20 @@ def _kept(path: Path) -> dict[tuple[str, str, int, str], dict[str, Any]]:
 
 
 def _left_out(
-    file: CandidateFile, known: list[Candidate], unknown: list[Candidate], problems: dict[str, Problem]
+    file: CandidateFile,
+    known: list[Candidate],
+    unknown: list[Candidate],
+    problems: dict[str, Problem],
+    skips: list[Skip],
 ) -> list[str]:
     """What was not judged, and why."""
     numbers = {
         "candidates without usable code (not judged)": len(file.unusable),
         "candidates of unknown problems (not judged)": len(unknown),
+        "problems that cannot be used (left out)": len(skips),
         "problems without a candidate": len(problems.keys() - {c.program.problem_id for c in known}),
     }
     lines = [f"  {title}: {number}" for title, number in numbers.items() if number]
-    return lines + [safe_text(f"  {skip.source}: {skip.row}: {skip.reason}", 300) for skip in file.skips[:10]]
+    return lines + [
+        safe_text(f"  {skip.source}: {skip.row}: {skip.reason}", 300) for skip in [*skips[:10], *file.skips[:10]]
+    ]

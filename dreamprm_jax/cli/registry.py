@@ -49,11 +49,13 @@ OTHER_COMMANDS = {
         Command("validate", "validate", "checks a config file and everything that it names", _sections(*STAGES)),
         Command("status", "status", "how far a run is: units, rate, time left, errors"),
         Command("judge", "judge", "run candidate programs in the sandbox and print their verdicts"),
+        Command("convert", "convert", "problems and candidates from other benchmarks' forms, and back"),
         Command("score", "score", "with --prm=FOLDER --candidates=FILE: score programs made elsewhere"),
         Command("select", "select_best", "scores to a choice: the best candidate of each problem"),
         Command(
             "evaluate", "evaluate", "with --scores=FILE or --prm: compare choices on one's own candidates and verdicts"
         ),
+        Command("labels", "labels", "a run's step labels for other tools: TRL, PRM800K, Math-Shepherd"),
         Command("serve", "serve", "a reward model behind HTTP (/pooling, /score_steps)"),
         Command(
             "search",

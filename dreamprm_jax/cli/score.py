@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from dreamprm_jax.config import MeshConfig
-from dreamprm_jax.schema import DataError, Granularity
+from dreamprm_jax.schema import DataError, Granularity, Skip
 from dreamprm_jax.storage import check_ending
 
 if TYPE_CHECKING:
@@ -167,6 +167,9 @@ def main(args: argparse.Namespace) -> int:
     print(f"scores: {job.output}\ncounts: {job.counts_path}\nskipped: {job.skipped_path}")
     if scored and args.candidates != "-":
         print(f"next: dreamprm select --candidates={args.candidates} --scores={job.output} --output=best.jsonl")
+    if not scored:
+        reasons = "; ".join(f"{number} times: {reason}" for reason, number in counts["skipped by reason"].items())
+        print(f"dreamprm score: error: no candidate was scored ({reasons or 'the input is empty'})", file=sys.stderr)
     return 0 if scored else 1
 
 
@@ -211,7 +214,12 @@ def run_job(args: argparse.Namespace) -> tuple[ScoreJob, dict[str, Any] | None]:
     from dreamprm_jax.scoring.prm import load_prm
     from dreamprm_jax.scoring.scorer import Scorer
 
-    problems = read_problems(args.problems, args.release) if args.problems else {}
+    skips: list[Skip] = []
+    problems = read_problems(args.problems, args.release, None if args.strict else skips) if args.problems else {}
+    for skip in skips[:10]:
+        print(f"left out: {skip.source}, {skip.row}: {skip.reason}")
+    if len(skips) > 10:
+        print(f"left out: {len(skips) - 10} more rows of {args.problems}")
     if spooled := args.candidates == "-":
         candidates = args.output.with_name(f"{args.output.name}.stdin-{index}.jsonl")
         spool(sys.stdin.buffer, candidates)

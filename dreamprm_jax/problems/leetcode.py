@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dreamprm_jax.problems.humaneval import NotLiteral, json_test
+from dreamprm_jax.problems.assertions import NotLiteral, json_test
 from dreamprm_jax.problems.installed import installed_file
 from dreamprm_jax.problems.json_rows import json_type, parse_json, text_field
 from dreamprm_jax.schema import DataError, Skip, TestCase, TestedProblem

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from dreamprm_jax.engine.concurrent import concurrent_map
-from dreamprm_jax.schema import DataError, Problem, Program, Score, Skip, arrow_schema, canonical_json, content_hash
+from dreamprm_jax.schema import DataError, Problem, Score, Skip, arrow_schema, canonical_json, content_hash
 from dreamprm_jax.scoring.inputs import Item, read_items
 from dreamprm_jax.scoring.prm import Prm
 from dreamprm_jax.scoring.scorer import NOT_FINITE, ProgramReading, Reading, Scorer, is_finite, score_row
@@ -232,7 +232,7 @@ class ScoreJob:
         readings: dict[int, ProgramReading] = {}
         for problem, items in by_problem.items():
             # The place stands in for the sample's index, and tells which programs were left out.
-            programs = [Program.make(problem.problem_id, item.code, place, "", {}) for place, item in items]
+            programs = [item.program(place) for place, item in items]
             for program, tokens, ends in self.prm.read(problem, programs, counts):
                 readings[program.sample_index] = ProgramReading(program, Reading(tokens, ends))
         rows, skips = [], []

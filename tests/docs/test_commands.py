@@ -53,6 +53,7 @@ ELSEWHERE = {
     "dreamprm select": "tests/scoring/test_select.py",
     "dreamprm serve": "tests/scoring/test_serve.py",
     "dreamprm stepbench": "tests/stepbench/test_make_bench.py",
+    "dreamprm labels": "tests/labeling/test_step_export.py",
     "dreamprm inspect": "tests/training/test_inspect.py",
     "dreamprm export": "tests/training/test_pretrained_run.py",
     "dreamprm plan": "tests/planning",

@@ -24,7 +24,7 @@ from dreamprm_jax.config import Config, PolicyConfig, SandboxConfig, load_config
 from dreamprm_jax.policy.abilities import Abilities
 from dreamprm_jax.policy.protocol import CompletionRequest
 from dreamprm_jax.policy.server import ServerPolicy
-from dreamprm_jax.problems.livecodebench import load_problems
+from dreamprm_jax.problems.problem_files import load_problems
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.sandbox import Judge, JudgeTask
 from dreamprm_jax.schema import Outcome, Problem, Program, StepLabel, Verdict

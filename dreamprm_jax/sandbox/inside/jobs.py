@@ -11,6 +11,13 @@ EXITED, SIGNALLED, CPU_LIMIT, WALL_LIMIT, MEMORY_LIMIT, CANCELLED, FAILED = rang
 FAITHFUL, OFFICIAL = 0, 1
 SCRIPT, FUNCTION = 0, 1
 
+# one of these is in any program with an object that does something when the interpreter clears it
+_ACTING = (
+    "yield", "async", "open", "detach", "Buffered", "Wrapper", "weakref", "attr", "vars", "globals", "exec", "eval",
+    "type(",
+)  # fmt: skip
+_HARMLESS = ("__name__", "__main__", "__init__")
+
 _REQUEST = struct.Struct("<IQdddQQ")
 _REPLY = struct.Struct("<QIiddQd")
 
@@ -59,6 +66,12 @@ class Reply(NamedTuple):
         return cls(*_REPLY.unpack_from(data))._replace(error=error)
 
 
+def ends_quietly(code: str) -> bool:
+    """Whether the text alone shows that nothing happens when the interpreter clears the program's objects."""
+    special = code.count("__") - 2 * sum(map(code.count, _HARMLESS))
+    return special <= 0 and not any(word in code for word in _ACTING)
+
+
 class Job(NamedTuple):
     """The job file: how to run the program, its code, and the inputs of consecutive tests.
 
@@ -72,24 +85,25 @@ class Job(NamedTuple):
     code: bytes
     function: bytes
     inputs: list[bytes]
+    ends_quietly: bool = False  # known without a look at the compiled code
 
     def pack(self) -> bytes:
         """The file's bytes."""
         sizes = [len(self.code), len(self.function), *map(len, self.inputs)]
         head = struct.pack(
-            f"<BBIQI{len(sizes)}Q",
-            self.mode, self.kind, self.timeout, self.value_limit, len(self.inputs), *sizes,
+            f"<BBBIQI{len(sizes)}Q",
+            self.mode, self.kind, self.ends_quietly, self.timeout, self.value_limit, len(self.inputs), *sizes,
         )  # fmt: skip
         return b"".join([head, self.code, self.function, *self.inputs])
 
     @classmethod
     def unpack(cls, data: bytes) -> Job:
         """Reads the file."""
-        head = struct.Struct("<BBIQI")
-        mode, kind, timeout, value_limit, count = head.unpack_from(data)
+        head = struct.Struct("<BBBIQI")
+        mode, kind, quiet, timeout, value_limit, count = head.unpack_from(data)
         sizes = struct.unpack_from(f"<{count + 2}Q", data, head.size)
         parts, position = [], head.size + 8 * (count + 2)
         for size in sizes:
             parts.append(data[position : position + size])
             position += size
-        return cls(mode, kind, timeout, value_limit, parts[0], parts[1], parts[2:])
+        return cls(mode, kind, timeout, value_limit, parts[0], parts[1], parts[2:], bool(quiet))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import builtins
-import contextlib
 import decimal
 import gc
 import io
@@ -43,7 +42,7 @@ def run(job: Job, inputs: list[int], prelude: dict[str, Any]) -> None:
         report(0, frames.COMPILE, describe(error), last=True)
         return
     count = len(inputs)
-    shares = sharing.may_share(code)
+    shares = (count == 1 and job.ends_quietly) or sharing.may_share(code)
     if not shares:
         count = 1
         for stdin in inputs[1:]:
@@ -119,8 +118,7 @@ def _exit_status(error: SystemExit) -> tuple[int, bytes]:
     else:
         status = 0 if code is None else 1
         if status:
-            with contextlib.suppress(BaseException):
-                print(code, file=sys.stderr)
+            _call_quietly(builtins, "print", code, file=sys.stderr)
     return (frames.EXITED, str(status).encode()) if status else (frames.OK, b"")
 
 
@@ -157,26 +155,25 @@ def _end_of_process(clear: bool) -> bool:
       Whether standard output was flushed; if not, a plain interpreter's exit status is 120.
     """
     for name in ("stderr", "stdout"):  # after the script, whatever becomes of it
-        with contextlib.suppress(BaseException):
-            getattr(sys, name).flush()
-    for finish in (_join_threads, atexit._run_exitfuncs):
-        with contextlib.suppress(BaseException):
-            finish()
+        _call_quietly(getattr(sys, name, None), "flush")
+    _call_quietly(sys.modules.get("threading"), "_shutdown")  # joins the threads that are not daemons
+    _call_quietly(atexit, "_run_exitfuncs")
     flushed = _flush(getattr(sys, "stdout", None))
     _flush(getattr(sys, "stderr", None))
-    original = sys.__stdout__
+    original = getattr(sys, "__stdout__", None)
     if clear:
         for name in ("stdin", "stdout", "stderr"):
             setattr(sys, name, getattr(sys, f"__{name}__", None))
         _clear_main()
-    with contextlib.suppress(BaseException):  # as its deallocation would
-        original.flush()  # type: ignore[union-attr]
+    _call_quietly(original, "flush")  # as its deallocation would
     return flushed
 
 
-def _join_threads() -> None:
-    if "threading" in sys.modules:
-        sys.modules["threading"]._shutdown()
+def _call_quietly(owner: Any, method: str, *args: Any, **more: Any) -> None:
+    try:  # noqa: SIM105  # contextlib's class costs every program ten page faults
+        getattr(owner, method)(*args, **more)
+    except BaseException:
+        pass
 
 
 def _flush(stream: Any) -> bool:

@@ -183,11 +183,30 @@ def instructions(machine: str, pid: int) -> list[Instruction]:
         value = number(name, machine)
         if value is not None:
             program += [Instruction(_JEQ, 0, len(body), value), *body]
-    allowed = [value for name in plain if (value := number(name, machine)) is not None]
-    for position, value in enumerate(allowed):
-        program.append(Instruction(_JEQ, len(allowed) - position, 0, value))
-    program += [Instruction(_RET, 0, 0, _EPERM), Instruction(_RET, 0, 0, _ALLOW)]
+    allowed = {value for name in plain if (value := number(name, machine)) is not None}
+    # a search tree, and no list: the kernel follows the program once for each call that there is, for each child
+    borders = sorted(value for value in allowed | {each + 1 for each in allowed} if _flips(value, allowed))
+    program += _search(borders, False)
     return program
+
+
+def _flips(value: int, allowed: set[int]) -> bool:
+    return (value in allowed) != (value - 1 in allowed)
+
+
+def _search(borders: list[int], allowed: bool) -> list[Instruction]:
+    """Decides by the call's number, from each border on by the contrary of what was decided before it.
+
+    Args:
+      borders: ascending.
+      allowed: what is decided before the first border.
+    """
+    if not borders:
+        return [Instruction(_RET, 0, 0, _ALLOW if allowed else _EPERM)]
+    middle = len(borders) // 2
+    before = _search(borders[:middle], allowed)
+    after = _search(borders[middle + 1 :], allowed ^ (middle % 2 == 0))
+    return [Instruction(_JGE, len(before), 0, borders[middle]), *before, *after]
 
 
 def thread_watch(machine: str) -> bytes:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dis
 from collections.abc import Iterator
-from inspect import CO_GENERATOR
 from types import CodeType
 
 _STATELESS_NAMES = """
@@ -38,6 +37,7 @@ def _opcodes(*names: str) -> frozenset[int]:
     return frozenset(opcode for name in names if (opcode := dis.opmap.get(name)) is not None)
 
 
+_CO_GENERATOR = 0x20  # of ``inspect``, which a worker has no room for: what it holds makes its forks slower
 _CACHE = dis.opmap.get("CACHE", -1)
 _EXTENDED = dis.opmap["EXTENDED_ARG"]
 _IMPORT_NAME = dis.opmap["IMPORT_NAME"]
@@ -56,7 +56,7 @@ def may_share(code: CodeType) -> bool:
     for part in nested:
         if not _REACHING.isdisjoint(part.co_names) or part.co_name == "__del__":
             return False
-        if part.co_flags & CO_GENERATOR and _PUSH_EXC_INFO in part.co_code[::2]:
+        if part.co_flags & _CO_GENERATOR and _PUSH_EXC_INFO in part.co_code[::2]:
             return False  # its ``finally`` may run when the process ends
     imported = set[str]()
     for part in nested:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import os
-import queue
+from _queue import SimpleQueue
 from collections.abc import Callable
 from typing import Any
 
@@ -21,8 +21,8 @@ class OpenThread:
 
     def __init__(self) -> None:
         """Starts the thread. It uses no descriptor and holds no lock while it waits, so that forks are safe."""
-        self._calls: queue.SimpleQueue[Callable[[], Any]] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[tuple[Any, OSError | None]] = queue.SimpleQueue()
+        self._calls: SimpleQueue[Callable[[], Any]] = SimpleQueue()
+        self._answers: SimpleQueue[tuple[Any, OSError | None]] = SimpleQueue()
         _thread.start_new_thread(self._serve, ())
 
     def __call__(self, call: Callable[[], Any]) -> Any:
