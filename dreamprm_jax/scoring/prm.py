@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from jaxtyping import Int
 from tokenizers import Tokenizer
 
@@ -106,6 +107,7 @@ def load_prm(path: Path, options: PrmOptions) -> Prm:
 
 
 def _from_run(arm: TrainedArm, options: PrmOptions) -> Prm:
+    logging.set_verbosity(logging.ERROR)  # the checkpoint library warns in normal operation
     config = arm.config
     settings = _limited(config.model, options)
     model, mesh = pretrained.model_config(settings), _mesh(options)

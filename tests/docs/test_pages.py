@@ -41,3 +41,21 @@ def test_files_that_are_named_exist(name):
     text = (REPOSITORY / name).read_text(encoding="utf-8")
     for file in re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.(?:py|md))`", text):
         assert any((REPOSITORY / root / file).exists() for root in ("", "dreamprm_jax")), f"{name}: {file}"
+
+
+def test_the_readme_is_short_and_its_pictures_are_there():
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert len(text.split()) <= 900
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
+    assert [(REPOSITORY / name).read_text().startswith(("<svg", "<?xml")) for name in pictures] == [True] * 3
+
+
+def test_the_python_of_the_readme_uses_names_that_exist():
+    import dreamprm_jax as dp
+
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    code = text.partition("```python\n")[2].partition("```")[0]
+    assert 0 < len(code.splitlines()) <= 8
+    names = set(re.findall(r"\bdp\.(\w+)", code))
+    assert names <= set(dp.__all__)
+    assert names >= {"extract", "split", "judge", "load_prm"}
