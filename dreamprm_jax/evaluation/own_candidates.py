@@ -78,7 +78,7 @@ def read_verdicts(path: Path) -> dict[Key, KnownVerdict]:
         try:
             verdict = Verdict(str(_field(row, "verdict", where)))
             passed = row.get("tests_passed")
-            tests_passed = None if passed in (None, "") else int(passed)  # type: ignore[arg-type]
+            tests_passed = None if passed in (None, "") else int(passed)
         except ValueError as error:
             raise DataError(str(error) if str(error).startswith(where) else f"{where}: {error}") from error
         if verdict.is_label:

@@ -76,7 +76,7 @@ def run_until_stopped(command: Callable[[], int]) -> NoReturn:
         sys.exit(command())
     except SystemExit as error:
         if error.code in _STATUSES:
-            _leave(error.code)  # type: ignore[arg-type]
+            _leave(error.code)
         raise
 
 

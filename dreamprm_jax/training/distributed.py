@@ -118,9 +118,9 @@ def stop_requests() -> Iterator[list[int]]:
         for number, handler in zip(STOP_SIGNALS, previous, strict=True):
             signal.signal(number, handler)
     if previous[0] is not _record and _requests:
-        number = _requests[0]
+        first = _requests[0]
         _requests.clear()
-        signal.raise_signal(number)
+        signal.raise_signal(first)
 
 
 def stop_if_any_was_asked() -> None:

@@ -199,7 +199,9 @@ def compose(
                     continue
                 ranges = [PRIMITIVES[name].parameter for name in names]
                 parameters = tuple(rng.randint(*r) if r else 0 for r in ranges)
-                half = "all" if held_out != "mistakes" else "second" if window == "test" else "first"
+                half: Literal["all", "first", "second"] = (
+                    "all" if held_out != "mistakes" else "second" if window == "test" else "first"
+                )
                 composition = Composition(
                     f"procedural-{seed}-{serial:05d}", names, parameters, rng.choice((0.6, 1.1, 1.7)), half
                 )
