@@ -50,6 +50,7 @@ EXTRAS = {
     "wandb": ["wandb>=0.18"],
     "ray": ["ray>=2.40"],
     "research": ["scipy>=1.11"],  # research/, in a checkout
+    "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],  # docs/build.sh
     "dev": [
         "aiohttp>=3.10",
         "hypothesis>=6.100",
@@ -90,6 +91,7 @@ setup(
         "Programming Language :: Python :: 3",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
     ],

@@ -154,3 +154,12 @@ def test_evaluate_wants_both_files(capsys, config_file):
     status, _, err = dreamprm(capsys, "evaluate", f"--config={config_file}", "--problems=a.jsonl")
     assert status == 2
     assert "--problems and --candidates go together" in err
+
+
+def test_help_shows_the_values_of_the_given_config_in_groups(repository, capsys):
+    with pytest.raises(SystemExit):
+        cli_main(["run", f"--config={repository / 'configs/embedded.py'}", "--config.seed=7", "--help"])
+    shown = capsys.readouterr().out
+    assert "--config.train.steps=140\n" in shown
+    assert "--config.seed=7\n" in shown
+    assert "\n train:\n" in shown

@@ -20,7 +20,7 @@ from dreamprm_jax import __version__
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHIPPED = ("dreamprm_jax", "configs", "docs", "launch", "benchmarks", "research", "tests")
-DOCUMENTS = ("README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md")
+DOCUMENTS = ("README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "SECURITY.md")
 FILES = ("setup.py", "pyproject.toml", "MANIFEST.in", *DOCUMENTS)
 # What imports of a plain installation must not load: each takes a good part of a second, or forks badly.
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "numpy", "pandas", "pyarrow", "datasets", "transformers", "ray"}

@@ -11,6 +11,7 @@ import numpy as np
 
 from dreamprm_jax.api.judging import Test, judge
 from dreamprm_jax.api.results import BestOf, ScoredProgram, ScoredStep
+from dreamprm_jax.config import EvaluateConfig
 from dreamprm_jax.schema import DataError, Problem, Program
 from dreamprm_jax.selection.aggregators import AGGREGATORS, aggregate, as_probability
 from dreamprm_jax.selection.best_of_n import choose
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from dreamprm_jax.scoring.scorer import Scorer
 
 Task = str | Mapping[str, Any] | Problem
+DEFAULT_AGGREGATOR: str = EvaluateConfig().aggregator  # that of a run's tables
 _MAX_CHARACTERS = 1_000_000  # of a program, as `dreamprm score --max-characters`
 
 
@@ -51,7 +53,7 @@ class RewardModel:
     @overload
     def score(self, problem: Task, code: Sequence[str], aggregator: str = ...) -> list[ScoredProgram]: ...
     def score(
-        self, problem: Task, code: str | Sequence[str], aggregator: str = "last"
+        self, problem: Task, code: str | Sequence[str], aggregator: str = DEFAULT_AGGREGATOR
     ) -> ScoredProgram | list[ScoredProgram]:
         """Scores every step of one program, or of several in one pass.
 
@@ -59,7 +61,7 @@ class RewardModel:
           problem: its statement, or a dict with ``statement`` and, where the problem has them, ``title`` and
             ``platform`` (LiveCodeBench's names work too). Scores are right only with what training had.
           code: one program or several.
-          aggregator: how the steps' scores become the program's: last, min, max, mean, product, ...
+          aggregator: how the steps' scores become the program's: sum_log_odds, last, min, mean, product, ...
 
         Returns:
           One result, or one for each program.
@@ -79,7 +81,7 @@ class RewardModel:
         self,
         problem: Task,
         candidates: Sequence[str],
-        aggregator: str = "last",
+        aggregator: str = DEFAULT_AGGREGATOR,
         tests: Sequence[Test] | None = None,
         function: str | None = None,
     ) -> BestOf:

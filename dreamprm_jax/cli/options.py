@@ -38,11 +38,16 @@ def workdir_of(args: argparse.Namespace, config: Any) -> Path:
     return Path(place)
 
 
-def settings_help(defaults: Any, sections: Collection[str] | None = None) -> str:
-    """The settings of some sections, or all, with their defaults and descriptions, as ``--help`` shows them."""
-    lines = ["settings, with their defaults (a config file may set others):"]
-    for name, value, info in leaves(defaults):
-        if sections is None or name.split(".")[0] in sections:
+def settings_help(values: Any, sections: Collection[str] | None = None) -> str:
+    """The settings of some sections, or all, in groups, with values and descriptions, as ``--help`` shows them."""
+    lines = ["settings, with the values of the given config file, or the defaults without one:"]
+    group = None
+    for name, value, info in leaves(values):
+        section = name.partition(".")[0]
+        if sections is None or section in sections:
+            if "." in name and section != group:
+                group = section
+                lines.append(f"\n {section}:")
             lines.append(f"  --config.{name}={value}")
             lines += textwrap.wrap(info.help, 112, initial_indent=" " * 8, subsequent_indent=" " * 8)
     return "\n".join(lines)

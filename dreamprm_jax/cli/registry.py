@@ -11,6 +11,7 @@ import argparse
 import difflib
 import importlib
 from dataclasses import dataclass
+from typing import Any
 
 from dreamprm_jax.runs.stage_graph import STAGES, with_inputs
 
@@ -51,11 +52,11 @@ OTHER_COMMANDS = {
         Command("judge", "judge", "run candidate programs in the sandbox and print their verdicts"),
         Command("convert", "convert", "problems and candidates from other benchmarks' forms, and back"),
         Command("score", "score", "with --prm=FOLDER --candidates=FILE: score programs made elsewhere"),
-        Command("labels", "labels", "a run's step labels for other tools: TRL, PRM800K, Math-Shepherd"),
         Command("select", "select_best", "scores to a choice: the best candidate of each problem"),
         Command(
             "evaluate", "evaluate", "with --scores=FILE or --prm: compare choices on one's own candidates and verdicts"
         ),
+        Command("labels", "labels", "a run's step labels for other tools: TRL, PRM800K, Math-Shepherd"),
         Command("serve", "serve", "a reward model behind HTTP (/pooling, /score_steps)"),
         Command(
             "search",
@@ -140,10 +141,20 @@ def run_command(command: Command, arguments: list[str]) -> int:
     if command.sections is None:
         return module.main(parser.parse_args(arguments))
     from dreamprm_jax.cli.options import settings_help
-    from dreamprm_jax.config import Config
 
     if any(argument in ("-h", "--help") for argument in arguments):
-        parser.epilog = settings_help(Config(), command.sections)
+        parser.epilog = settings_help(_shown_settings(arguments), command.sections)
     args, overrides = parser.parse_known_args(arguments)
     args.overrides = overrides
     return module.main(args)
+
+
+def _shown_settings(arguments: list[str]) -> Any:
+    """The settings whose values ``--help`` shows: those of the given config file and overrides, or the defaults."""
+    from dreamprm_jax.config import Config, load_config
+
+    names = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    names.add_argument("--config")
+    given, others = names.parse_known_args(arguments)
+    overrides = [one for one in others if one.startswith("--config.")]
+    return load_config(given.config, overrides) if given.config else Config()

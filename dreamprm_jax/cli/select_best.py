@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from dreamprm_jax.cli.score import add_prm_arguments, run_job
+from dreamprm_jax.config import EvaluateConfig
 from dreamprm_jax.problems.candidates import read_candidates
 from dreamprm_jax.sandbox.records import MODES, TIERS
 from dreamprm_jax.schema import DataError, Problem
@@ -30,8 +31,8 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--problems", metavar="FILE", help="LiveCodeBench rows, or {problem_id, statement}")
     parser.add_argument("--release", default="release_v6", help="release windows, where --problems is a folder")
     parser.add_argument(
-        "--aggregator", choices=tuple(AGGREGATORS), default="last",
-        help="how the step scores become one number (default: last)",
+        "--aggregator", choices=tuple(AGGREGATORS), default=EvaluateConfig().aggregator,
+        help="how the step scores become one number (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--strict", action="store_true", help="stop at the first candidate that lacks what is needed")
     add_prm_arguments(parser, required=False)

@@ -79,9 +79,26 @@ def main(args: argparse.Namespace) -> int:
         if not is_main():
             return 0
     paths = Paths(root)
-    headline = paths.table().read_text(encoding="utf-8").split("\n\n\n")[0]
-    print(f"\n{headline}\n\nall tables: {paths.table().resolve()}\nreport: {paths.report().resolve()}")
+    print(f"\n{_closing_text(root, paths)}")
+    best = f"{root}/{config.train.arms[-1]}"
+    print(f"\nall tables: {paths.table().resolve()}\nreport: {paths.report().resolve()}")
+    print(
+        f"next: dreamprm serve --prm={best}, or dreamprm score --prm={best} --candidates=FILE --output=scores.parquet"
+    )
     return 0
+
+
+def _closing_text(root: Path, paths: Paths) -> str:
+    """The three tables that a reader needs first: best of N, differences, and the time of the stages."""
+    from dreamprm_jax.runs.progress import duration
+    from dreamprm_jax.runs.status import run_status
+    from dreamprm_jax.tables import text_table
+
+    tables = paths.table().read_text(encoding="utf-8").split("\n\n\n")[:2]
+    done = [(stage.name, stage.seconds) for stage in run_status(root) if stage.seconds is not None]
+    rows = [[name, duration(seconds)] for name, seconds in done]
+    times = text_table(["stage", "time"], [*rows, ["all", duration(sum(seconds for _, seconds in done))]])
+    return "\n\n\n".join([*tables, times])
 
 
 def _with_steps(args: argparse.Namespace) -> Config:

@@ -16,7 +16,7 @@ from dreamprm_jax.evaluation.judged_candidates import Candidates, candidate_name
 from dreamprm_jax.evaluation.selection_results import selection_results
 from dreamprm_jax.evaluation.strategy_results import strategy_results
 from dreamprm_jax.problems.candidates import Candidate, CandidateFile
-from dreamprm_jax.problems.json_rows import read_jsonl
+from dreamprm_jax.problems.json_rows import read_rows
 from dreamprm_jax.problems.problem_files import iterate_problems
 from dreamprm_jax.schema import DataError, Problem, Skip, Verdict
 from dreamprm_jax.scoring.inputs import read_problems
@@ -106,7 +106,7 @@ def read_own_problems(path: str, release: str) -> dict[str, Problem]:
     file = Path(path)
     if file.suffix == ".parquet" and "public_tests" in column_names(file):
         return {one.problem_id: one for one in read_records(file, Problem)}
-    if file.suffix == ".jsonl" and any("question_content" not in row for _, row in islice(read_jsonl(file), 1)):
+    if file.suffix == ".jsonl" and any("statement" in row for _, row in islice(read_rows(file, []), 1)):
         return read_problems(path, release)
     return {one.problem_id: one.split()[0] for one in iterate_problems(path, release, wants_tests=lambda _: False)}
 

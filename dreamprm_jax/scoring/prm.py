@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from jaxtyping import Int
 from tokenizers import Tokenizer
 
@@ -28,6 +29,7 @@ from dreamprm_jax.schema import DataError, Granularity, Problem, Program, Step
 from dreamprm_jax.scoring.forms import FormOptions, FormReader, load_reader, own_reader
 from dreamprm_jax.storage import read_json
 from dreamprm_jax.training.examples import tokenize
+from dreamprm_jax.training.export import CARD
 from dreamprm_jax.training.mesh import activate, make_mesh, parameter_shardings
 from dreamprm_jax.training.parameters import frozen_params, trained_params
 
@@ -107,6 +109,7 @@ def load_prm(path: Path, options: PrmOptions) -> Prm:
 
 def prm_of_arm(arm: TrainedArm, options: PrmOptions) -> Prm:
     """The model of an arm's last checkpoint. Raises DataError where there is none."""
+    logging.set_verbosity(logging.ERROR)  # the checkpoint library warns in normal operation
     config = arm.config
     settings = _limited(config.model, options)
     model, mesh = pretrained.model_config(settings), _mesh(options)
@@ -138,7 +141,8 @@ def _from_folder(folder: Path, options: PrmOptions) -> Prm:
         tokenizer = pretrained.load_tokenizer(settings, model)
         tokenizer.no_truncation()
         tokenizer.no_padding()
-    granularity = options.granularity or "function"
+    recorded = read_json(folder / CARD) if (folder / CARD).is_file() else {}  # by `dreamprm export`
+    granularity = options.granularity or recorded.get("granularity", "function")
     identity = f"sha256:{_digest(folder)}" + (f" ({chosen})" if reader else "")
     return Prm(model, mesh, params, tokenizer, settings, granularity, folder.resolve().name, identity, reader)
 

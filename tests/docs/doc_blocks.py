@@ -71,7 +71,8 @@ def loose_commands(document: Path) -> Iterator[list[str]]:
     for block in blocks(document):
         if block.language != "bash":
             for line in block.text.replace("\\\n", " ").splitlines():
-                if line.startswith(("dreamprm ", "python -m research.study")):
+                message = re.match(r"dreamprm \w+: ", line)  # what a command prints
+                if line.startswith(("dreamprm ", "python -m research.study")) and not message:
                     yield shlex.split(line, comments=True)
     outside = _FENCE.sub("", text)
     for line in re.findall(r"^ {4}((?:dreamprm|python -m research\.study)[^\n]*)$", outside, re.MULTILINE):

@@ -209,7 +209,15 @@ def check_flags(words: list[str], text: str) -> None:
 def shown_help(*names: str, scored: bool) -> str:
     """What ``dreamprm NAMES --help`` prints."""
     shown = io.StringIO()
-    arguments = [*names, *(["--config=x"] if scored and names in (("score",), ("evaluate",)) else []), "--help"]
+    arguments = [
+        *names,
+        *(
+            [f"--config={REPOSITORY / 'configs/embedded.py'}"]
+            if scored and names in (("score",), ("evaluate",))
+            else []
+        ),
+        "--help",
+    ]
     with (
         contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown), contextlib.suppress(SystemExit)
     ):  # fmt: skip

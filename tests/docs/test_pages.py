@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from doc_blocks import REPOSITORY, documents
@@ -41,3 +45,32 @@ def test_files_that_are_named_exist(name):
     text = (REPOSITORY / name).read_text(encoding="utf-8")
     for file in re.findall(r"`((?:[a-z_]+/)+[a-z_]+\.(?:py|md))`", text):
         assert any((REPOSITORY / root / file).exists() for root in ("", "dreamprm_jax")), f"{name}: {file}"
+
+
+def test_the_readme_is_short_and_its_pictures_are_there():
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert len(text.split()) <= 900
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
+    assert [(REPOSITORY / name).read_text().startswith(("<svg", "<?xml")) for name in pictures] == [True] * 3
+
+
+def test_the_python_of_the_readme_uses_names_that_exist():
+    import dreamprm_jax as dp
+
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    code = text.partition("```python\n")[2].partition("```")[0]
+    assert 0 < len(code.splitlines()) <= 8
+    names = set(re.findall(r"\bdp\.(\w+)", code))
+    assert names <= set(dp.__all__)
+    assert names >= {"extract", "split", "judge", "load_prm"}
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs", reason="the extra docs is not installed")
+    pytest.importorskip("mkdocstrings")
+    build = ["bash", "docs/build.sh", "--site-dir", str(tmp_path / "site")]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(build, cwd=REPOSITORY, capture_output=True, text=True, env=os.environ | {"PATH": path})
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "load_prm" in (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")

@@ -77,7 +77,13 @@ def test_no_arm_leaves_random_and_oracle():
 def test_all_tables_are_rectangular(selection):
     strategies = strategy_results(WINDOW, ("raw",), "last", None, None, 2, 50, 0)
     choice = {"name": "last", "reason": "set", "accuracies": {}}
-    results = {"selection": selection, "strategies": strategies, "aggregator": "last", "aggregator_choice": choice}
+    results = {
+        "selection": selection,
+        "strategies": strategies,
+        "aggregator": "last",
+        "aggregator_choice": choice,
+        "source": "livecodebench",
+    }
     tables = result_tables(results | {"steps": None, "labels": None})
     assert [table.key for table in tables][-2:] == ["platforms", "months"]
     for table in [*tables, paper_table()]:

@@ -2,12 +2,15 @@
 
 import dataclasses
 import shutil
+import subprocess
+import sys
 
 import chex
 import jax
 import jax.numpy as jnp
 import pytest
 
+from dreamprm_jax.api import RewardModel
 from dreamprm_jax.config import LabelConfig, to_dict
 from dreamprm_jax.models.pretrained import model_config
 from dreamprm_jax.models.reward import abstract_params
@@ -15,10 +18,13 @@ from dreamprm_jax.models.tokenizer import save_tokenizer, train_tokenizer
 from dreamprm_jax.runs.fingerprint import fingerprint
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.runs.stage_folder import StageFolder
+from dreamprm_jax.runs.trained import trained_arm
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.scoring.prm import PrmOptions, load_prm
+from dreamprm_jax.scoring.scorer import Scorer
 from dreamprm_jax.stages.runner import record_run
 from dreamprm_jax.training.checkpoint import Checkpoints, TrainState
+from dreamprm_jax.training.export import export
 
 
 @pytest.fixture(scope="module")
@@ -90,3 +96,30 @@ def test_no_later_edit_takes_a_model_out_of_service(run, tmp_path):
     with pytest.raises(DataError, match=r"training has not finished.* an earlier one is .*old/train-1/raw"):
         load_prm(copy / "raw", PrmOptions())
     chex.assert_trees_all_equal(load_prm(copy / "old" / "train-1" / "raw", PrmOptions()).params, params)
+
+
+def test_an_exported_folder_says_how_it_is_asked_and_its_example_runs(run, tmp_path):
+    """The model card's Python, run as it stands in the folder, gives the scores of the package."""
+    root, _, _ = run
+    folder = export(trained_arm(root / "raw"), tmp_path / "hf")
+    card = (folder / "README.md").read_text()
+    assert "A step is a **class**" in card
+    assert "Platform: {platform}\\nTitle: {title}\\n\\n{statement}\\n\\n" in card
+    loaded = load_prm(folder, PrmOptions())
+    assert loaded.granularity == "class"
+    code = card.partition("```python\n")[2].partition("```")[0]
+    assert len(code.splitlines()) <= 10
+    shown = subprocess.run(
+        [sys.executable, "-c", code + "print(*scores.tolist(), flush=True)"],
+        cwd=folder, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if "No module named 'torch'" in shown.stderr:
+        pytest.skip("torch is not installed")
+    assert shown.returncode == 0, shown.stderr
+    scores = [float(text) for text in shown.stdout.split()]
+    statement = "Print twice the number."
+    whole = RewardModel(loaded, Scorer(loaded.model, loaded.mesh, loaded.params)).score(
+        statement, "def read():\n    return int(input())\n\nprint(2 * read())\n"
+    )
+    assert len(scores) == 2
+    assert scores[-1] == pytest.approx(whole.steps[-1].score, abs=1e-3)

@@ -75,7 +75,7 @@ def test_tests_that_cannot_be_read(tests, function, message):
 
 
 def test_score_one_and_several(model):
-    scored = model.score(STATEMENT, RIGHT)
+    scored = model.score(STATEMENT, RIGHT, aggregator="last")
     assert [step.name for step in scored.steps] == ["read", "main"]
     assert scored.code == RIGHT
     assert all(0 < step.score < 1 for step in scored.steps)

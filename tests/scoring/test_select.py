@@ -47,7 +47,7 @@ def files(tmp_path):
 def run(command: str, files, tmp_path, output: str, *options: str) -> int:
     problems, candidates, scores = files  # noqa: RUF059
     names = [f"--candidates={candidates}", f"--scores={scores}", f"--output={tmp_path / output}"]
-    return cli.main([command, *names, *options])
+    return cli.main([command, *names, "--aggregator=last", *options])
 
 
 def test_select_writes_what_the_ending_says(files, tmp_path, capsys):
@@ -95,6 +95,7 @@ def test_an_aggregator_and_a_candidate_without_a_score(files, tmp_path, capsys):
 def test_select_and_evaluate_with_a_model(prm_folder, files, tmp_path, capsys):
     problems, candidates, _ = files
     options = [f"--candidates={candidates}", f"--problems={problems}", f"--prm={prm_folder}", "--batch-tokens=4096"]
+    options.append("--aggregator=last")
     assert cli.main(["select", *options, f"--output={tmp_path / 'best.csv'}"]) == 0
     scores = read_scores(tmp_path / "best.csv.scores.parquet")
     assert (scores.model, len(scores.logits)) == (prm_folder.name, 36)
