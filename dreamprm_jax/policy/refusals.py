@@ -30,12 +30,14 @@ _PROSE = {"n": r"(?:one|multiple|number of) (?:completion )?choices?|multiple (?
 _OVERFLOW = re.compile(
     r"context.{0,12}(?:length|size|window|limit)|exceeds?.{0,40}context|max_model_len|\bn_ctx\b|\bn_keep\b|context.{0,12}overflow"
     r"|inputs?\W{0,3} tokens \+|inputs?\W{0,3} must have less|input length|input.{0,60}(?:exceed|too long|too large)"
-    r"|prompt.{0,60}too (?:long|large)|(?:request|payload|entity|content) too large|too many (?:input )?tokens"
-    r"|ContextWindowExceeded|string too long",
+    r"|prompt.{0,60}too (?:long|large)|(?:request|payload|entity|content|body) too large|too many (?:input )?tokens"
+    r"|max_tokens.{0,40}got -\d+|ContextWindowExceeded|string too long",
     re.IGNORECASE,
 )
 _OUT_OF_TOKENS = re.compile(r"could not finish the message|output limit was reached", re.IGNORECASE)
-_LOADING = re.compile(r"\bloading\b|warming up|starting up|not ready|overloaded|temporarily unavailable", re.IGNORECASE)
+_LOADING = re.compile(
+    r"\bloading\b|warming up|starting up|not ready|overloaded|temporarily unavailable|engine.{0,20}dead", re.IGNORECASE
+)
 _ACCOUNT = re.compile(
     r"insufficient.{0,3}(?:quota|balance|funds|credit)|credit balance|arrear|overdue|billing_hard_limit"
     r"|(?:invalid|incorrect|missing|wrong|no).{0,3}api.?key|api.?key.{0,12}(?:not valid|invalid|missing|expired)"
@@ -44,7 +46,7 @@ _ACCOUNT = re.compile(
 )
 _MODEL = re.compile(
     r"(?:invalid|unknown|no such|not a valid) model|no models? loaded"
-    r"|model.{0,60}(?:not found|not exist|not been found|not available|decommissioned)",
+    r"|model.{0,60}(?:not[ _]found|not exist|not been found|not available|decommissioned|deprecated)",
     re.IGNORECASE,
 )
 _DECLINES = re.compile(r"moderat|flagged|filter|polic|safety|inappropriate|sensitive|harm|blocked", re.IGNORECASE)
@@ -53,6 +55,8 @@ _SYSTEM = re.compile(
     r"system.{0,24}(?:role|message|instruction)|messages?\W{0,2}0\W{0,3}role|role.{0,40}system|roles must alternate",
     re.IGNORECASE,
 )
+_CHAT_ONLY = re.compile(r"v1/chat/completions|chat model and not|chat.completions? (?:endpoint|api)", re.IGNORECASE)
+_TEMPLATE = re.compile(r"not supported|must alternate|jinja|template", re.IGNORECASE)
 _STREAMS_ONLY = re.compile(
     r"(?:only|must|requires?|need|enable|set).{0,40}\bstream|\bstream\w*\W{0,3}(?:mode )?.{0,20}(?:required|only|must)"
     r"|non-?stream\w*.{0,40}not",
@@ -66,6 +70,7 @@ _ADVICE = {
     403: "access was refused; put the key into the variable that policy.api_key_env names",
     404: "no such model or no such endpoint; see /v1/models, or set policy.continuation='chat' for a chat-only one",
     405: "no such endpoint; set policy.continuation='chat' for a chat-only one",
+    501: "no such endpoint; set policy.continuation='chat' for a chat-only one",
     429: "the account's quota is used up",
 }
 
@@ -111,14 +116,17 @@ def read_error(status: int, body: str, sent: Collection[str]) -> ServerError:
         return error("unusable") if account else error("gone", "asked to slow down")
     if _OUT_OF_TOKENS.search(everything):
         return error("out of tokens")
-    if _OVERFLOW.search(everything) and status not in (403, 404, 405):
+    if status == 413 or (_OVERFLOW.search(everything) and status not in (403, 404, 405)):
         return error("overflow")
     if account:
         return error("unusable", "the key or the account was refused")
-    if status >= 500 and not (_BAD_REQUEST.search(everything) and parameter):
+    if status == 501 or ("prompt" in sent and _CHAT_ONLY.search(everything)):
+        return error("unusable", _ADVICE[501])
+    bad_request = _TEMPLATE if parameter == SYSTEM_ROLE else _BAD_REQUEST  # chat templates fail with status 500
+    if status >= 500 and not (bad_request.search(everything) and parameter):
         return error("gone" if status in _GONE or _LOADING.search(everything) else "passing", "the server failed")
-    if status in (408, 409, 425) or (_LOADING.search(everything) and parameter is None):
-        return error("gone" if status not in (408, 409) else "passing", "the server is not ready")
+    if status in (408, 409, 425, 499) or (_LOADING.search(everything) and parameter is None):
+        return error("gone" if status not in (408, 409, 499) else "passing", "the server is not ready")
     if _STREAMS_ONLY.search(everything):
         parameter = WHOLE_REPLY
     if parameter is not None and status not in (404, 405):

@@ -224,6 +224,13 @@ QUIRKS: dict[str, Quirk] = {
     "DashScope: an error as an event": Quirk(once=True, reply=lambda b, c: (200, {"Content-Type": "text/event-stream"},
         b'event:error\ndata:{"code":"InternalError","message":"<500> InternalError.Algo: try again","request_id":"x"}\n\n'),
         source="musistudio/claude-code-router#1327"),
+    "GitHub Models: context, 413": Quirk(ours, 413, openai("Request body too large for o1-mini model. Max size: 4000 tokens.",
+        None, "tokens_limit_reached"), chat=True, fault="context overflow"),
+    "vLLM: a negative limit": Quirk(ours, 400, openai("max_tokens must be at least 1, got -20."), fault="context overflow"),
+    "vLLM: the engine is dead, once": Quirk(ours, 400, openai("EngineDeadError: the engine is dead"), once=True),
+    "a template without a system role, 500": Quirk(lambda b: any(m["role"] == "system" for m in b.get("messages", [])), 500,
+        {"error": {"code": 500, "message": "Jinja Exception: System role not supported", "type": "server_error"}}, chat=True,
+        not_sent=("system role",)),
     # refused for good
     "Azure: a filter of prompts": Quirk(ours, 400, openai("The response was filtered due to the prompt triggering Azure "
         "OpenAI's content management policy.", "prompt", "content_filter"), chat=True, fault="refused: HTTP 400"),
@@ -305,6 +312,10 @@ QUIRKS: dict[str, Quirk] = {
     "DeepSeek: the account, 402": Quirk(lambda b: True, 402, openai("Insufficient Balance"), raises="cannot pay"),
     "Ollama: the model": Quirk(lambda b: True, 404, openai('model "x" not found, try pulling it first'), chat=True,
                                raises="no such model"),
+    "OpenAI: a chat model": Quirk(lambda b: "prompt" in b, 400, openai("This is a chat model and not supported in the "
+        "v1/completions endpoint. Did you mean to use v1/chat/completions?"), raises="set policy.continuation='chat'"),
+    "a gateway without completions, 501": Quirk(lambda b: "prompt" in b, 501, {"error": "Not Implemented"},
+                                                raises="set policy.continuation='chat'"),
     "always 400": Quirk(lambda b: True, 400, {"error": "Bad Request"}, raises="cannot be used: .*HTTP 400"),
 }  # fmt: skip
 
