@@ -114,8 +114,6 @@ def _candidates(args: argparse.Namespace, skips: list[Skip]) -> str:
     if args.problems:
         rows = iterate_problems(args.problems, args.release, wants_tests=lambda _: False, skips=skips)
         problems = {problem.problem_id: problem for problem in rows}
-    elif file.problem_ids is None or any(one.continues for one in file.usable):
-        raise DataError(f"{args.candidates}: holds completions, or names no problem; give --problems=FILE too")
     file = file.completed(problems)
     skips += file.skips
     programs = [one.program for one in file.usable]

@@ -65,6 +65,7 @@ def main(args: argparse.Namespace) -> int:
         raise DataError(f"--output={args.output}: exists and is not an empty folder; name a new one")
     file = read_candidates(args.candidates, args.strict)
     problems = read_own_problems(args.problems, args.release) if args.problems else {}
+    file = file.completed(problems)
     verdicts = read_verdicts(args.verdicts) if args.verdicts else {}
     paths = [*args.scores, *([scored_by_prm(args, made)] if args.prm else [])]
     scores = [read_scores(path) for path in paths]

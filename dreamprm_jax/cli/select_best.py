@@ -82,7 +82,9 @@ def main(args: argparse.Namespace) -> int:
         raise DataError("--public-tests: the tests come from --problems=FILE")
     check_output(args.output)
     file = read_candidates(args.candidates, args.strict)
-    problems = read_own_problems(args.problems, args.release) if args.public_tests else {}
+    wanted = args.public_tests or (args.problems and file.needs_problems)
+    problems = read_own_problems(args.problems, args.release) if wanted else {}
+    file = file.completed(problems)
     scores = read_scores(
         args.scores or scored_by_prm(args, args.output.with_name(f"{args.output.name}.scores.parquet"))
     )

@@ -44,10 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             given.add_argument(f"--{option}", metavar=metavar, help=text)
         given.add_argument("--strict", action="store_true", help="a row that cannot be used is an error")
     if parser.get_default("command") == "evaluate":
-        parser.add_argument(
-            "--problems", metavar="FILE", help="problems in the official LiveCodeBench row format (JSONL)"
-        )
-        parser.add_argument("--candidates", metavar="FILE", help="programs: eval_all JSON, JSONL or our Parquet")
+        parser.add_argument("--problems", metavar="FILE", help="problems, in any form of docs/problems.md")
+        parser.add_argument("--candidates", metavar="FILE", help="programs, in any form of docs/your_own_data.md")
 
 
 def main(args: argparse.Namespace) -> int:

@@ -24,7 +24,7 @@ import tree_sitter
 
 from dreamprm_jax.cof.source_text import indentation, mask, without_comments
 
-_WORD = re.compile(r"[ \t\f\r\n]*(?P<token>)(?:async[ \t]+)?(?P<word>@|[^\W\d]\w*)?")
+_WORD = re.compile(r"([ \t\f\r\n]*)(?:async[ \t]+)?(@|[^\W\d]\w*)?")  # indentation, first word
 _BRACKET = re.compile(r"[()\[\]{}]")
 _DOCSTRING = re.compile(r"[rRuUbB]{0,2}[\"']")
 _COMPOUND = {"if", "for", "while", "with", "try", "def", "class"}
@@ -65,21 +65,23 @@ def block_ends(code: str, text: str, root: tree_sitter.Node | None) -> list[int]
     for line, after in itertools.pairwise(itertools.chain(lines, (None,))):
         assert line is not None
         above, before = before, line
-        closed = scopes[-1] if line.column <= scopes[-1].header else None  # the innermost body that ends here
-        while line.column <= scopes[-1].header:
-            scopes.pop()
-        scope = scopes[-1]
+        scope, closed = scopes[-1], None
+        if line.column <= scope.header:
+            closed = scope  # the innermost body that ends here
+            while line.column <= scopes[-1].header:
+                scopes.pop()
+            scope = scopes[-1]
         if scope.column is None:
             scope.column = line.column
-        deeper_below = after is not None and after.column > line.column
         if line.column > scope.column or (state == "compound" and closed is None and line.word in _CLAUSES):
             continue  # inside the statement above
+        deeper_below = after is not None and after.column > line.column
         simple = line.word not in _COMPOUND and line.word != "@" and not deeper_below
         joins = closed is None and (state == "header" or (state == "simple" and simple))
         if above is not None and not joins:
             outside = closed.header if closed else line.column
             ends.append(_after_comments(text, above.end, line.start, outside))
-        opens = _opens(scope, line)
+        opens = _opens(scope, line) if line.word in ("def", "class") else None
         if opens is not None:
             scopes.append(opens)
         if opens is not None or line.word == "@" or (joins and state == "header" and _is_docstring(code, line)):
@@ -144,11 +146,11 @@ def _logical_lines(masked: str) -> Iterator[_LogicalLine]:
 def _logical_line(masked: str, start: int, end: int) -> _LogicalLine:
     word = _WORD.match(masked, start)
     assert word is not None  # it matches nothing, too
-    offset = word.start("token")
+    offset = word.end(1)
     column = offset - start
-    if "\f" in masked[start:offset]:
+    if column and "\f" in word[1]:
         column = offset - 1 - masked.rfind("\f", start, offset)  # a form feed begins the column anew
-    return _LogicalLine(start, end, column, offset, word["word"] or "")
+    return _LogicalLine(start, end, column, offset, word[2] or "")
 
 
 def _physical_lines(text: str) -> Iterator[tuple[int, int]]:

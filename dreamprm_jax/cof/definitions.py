@@ -114,7 +114,7 @@ def _by_indentation(root: tree_sitter.Node | None, text: str, code: str, whole_c
 
 
 def _enclosing_classes(text: str, code: str) -> dict[int, str | None]:
-    """By the offset of a line, the name of the column-0 class whose body the line is in; None where there is none.
+    """Maps a line's offset to the name of the column-0 class whose body contains the line, or to None.
 
     That is the nearest line above of smaller indentation, where it is a class. The open lines above, each deeper than
     the one before, are kept on a stack, so that every line is looked at once.

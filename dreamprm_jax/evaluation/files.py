@@ -41,7 +41,7 @@ from dreamprm_jax.storage import read_json, write_json, write_records, write_tex
 from dreamprm_jax.tables import csv_text, finite
 
 FOLDER = "evaluate_files"
-_FORMAT = "3"  # raise when the meaning of the output changes
+_FORMAT = "4"  # raise when the meaning of the output changes
 
 
 def evaluate_files(config: Config, problems: Path, candidates: Path, workdir: Path) -> dict[str, Any]:
@@ -50,8 +50,8 @@ def evaluate_files(config: Config, problems: Path, candidates: Path, workdir: Pa
     Args:
       config: ``sandbox`` (the official verdicts are those of mode "lcb"), ``problems.release`` where ``problems`` is
         a folder in the hub's layout, and ``evaluate.bootstrap_samples``.
-      problems: Problems in the official LiveCodeBench row format.
-      candidates: ``eval_all`` JSON, JSONL or our Parquet (``problems.candidates``).
+      problems: In any form of ``problems.problem_files``.
+      candidates: In any form of ``problems.candidates``.
       workdir: The run's folder; finished work in it is reused.
 
     Returns:

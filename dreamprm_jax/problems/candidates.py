@@ -7,6 +7,7 @@ A file is a JSON list, JSON lines or Parquet (``json_rows.SUFFIXES``). Its rows 
 - ``{task_id, solution}`` or ``{task_id, completion}``, the samples of evalplus, HumanEval and BigCodeBench. A
   completion without a function of its own continues the problem's starter code (``CandidateFile.completed``);
 - a list of programs, as the custom evaluator takes them: one for each problem, by the order of their ids.
+A folder holds a sample in each file, ``HumanEval_0/0.py``, as evalplus writes them.
 
 Code is taken as it is, unless it begins with a fence. One bad cell costs that cell alone: a candidate without code, or
 with a value that is no text or cannot be stored, stays in ``unusable``: it is named, is not judged, and counts as
@@ -25,7 +26,15 @@ from pathlib import Path
 from typing import Any
 
 from dreamprm_jax.cof.extract import extract_code
-from dreamprm_jax.problems.json_rows import id_field, is_unicode, json_type, parse_json, read_rows, skip_or_raise
+from dreamprm_jax.problems.json_rows import (
+    file_errors,
+    id_field,
+    is_unicode,
+    json_array,
+    json_type,
+    read_rows,
+    skip_or_raise,
+)
 from dreamprm_jax.schema import DataError, Problem, Program, Skip
 from dreamprm_jax.storage import column_names, read_records, write_text
 
@@ -50,22 +59,31 @@ class CandidateFile:
     unusable: tuple[Candidate, ...]  # failed without being judged; named in ``skips``
     skips: tuple[Skip, ...]  # those, rows without candidates, and verdicts that cannot be read
     duplicates: int  # candidates whose text an earlier one of the same problem has
-    positions: bool = False  # problem ids are places among the sorted ids: the file names no problem
+    positions: int = 0  # rows of a file that names no problem: ids are places among the sorted ids of the problems
 
     @property
     def problem_ids(self) -> set[str] | None:
         """The problems that have candidates; None where the file names none."""
         return None if self.positions else {one.program.problem_id for one in (*self.usable, *self.unusable)}
 
+    @property
+    def needs_problems(self) -> bool:
+        """Whether ``completed`` has something to do: programs are not whole, or problems not named."""
+        return bool(self.positions) or any(one.continues for one in self.usable)
+
     def completed(self, problems: Mapping[str, Problem]) -> CandidateFile:
         """The file with whole programs for named problems.
 
         Raises:
-          DataError: where a file that names no problem has not one row for each.
+          DataError: where problems are needed and there are none, or a file that names none has not one row for each.
         """
+        if not self.needs_problems:
+            return self
+        if not problems:
+            raise DataError("the candidates are completions, or name no problem; give their problems (--problems=FILE)")
         ids = sorted(problems) if self.positions else []
-        if self.positions and (rows := 1 + max(int(one.program.problem_id) for one in self._all())) != len(ids):
-            raise DataError(f"the candidates name no problem, and have {rows} rows for {len(ids)} problems")
+        if self.positions != len(ids):
+            raise DataError(f"the candidates name no problem, and have {self.positions} rows for {len(ids)} problems")
 
         def whole(one: Candidate) -> Candidate:
             program = one.program
@@ -75,14 +93,8 @@ class CandidateFile:
             made = Program.make(problem_id, starter + program.code, program.sample_index, program.policy, sampling)
             return replace(one, program=made, continues=False)
 
-        if not (self.positions or any(one.continues for one in self.usable)):
-            return self
         usable, unusable = tuple(map(whole, self.usable)), tuple(map(whole, self.unusable))
-        return replace(self, usable=usable, unusable=unusable, positions=False)
-
-    def _all(self) -> Iterator[Candidate]:
-        yield from self.usable
-        yield from self.unusable
+        return replace(self, usable=usable, unusable=unusable, positions=0)
 
 
 @dataclass(frozen=True)
@@ -107,12 +119,15 @@ def read_candidates(path: Path, strict: bool = False) -> CandidateFile:
       DataError: naming the file, the row and the field: where the file as a whole cannot be read, or with ``strict``.
     """
     skips: list[Skip] = []
-    positions = False
-    if path.suffix == ".parquet" and {"sampling", "program_hash"} <= set(column_names(path)):
+    positions = 0
+    if path.is_dir():
+        found = list(_candidates(_sample_folders(path), path.name, skips))
+    elif path.suffix == ".parquet" and {"sampling", "program_hash"} <= set(column_names(path)):
         found = [(Candidate(program, None), "") for program in read_records(path, Program)]
     elif path.suffix == ".json":
-        lists = _json_list(path)
-        positions = bool(lists) and isinstance(lists[0], list)
+        with file_errors(path):
+            lists = list(json_array(path))
+        positions = len(lists) if lists and isinstance(lists[0], list) else 0
         found = list(_candidates(_json_rows(lists, path, skips), path.name, skips))
     else:
         found = list(_candidates(read_rows(path, skips), path.name, skips))
@@ -138,16 +153,6 @@ def _unusable(code: str) -> str:
     return "" if is_unicode(code) else "code with a lone surrogate"
 
 
-def _json_list(path: Path) -> list[Any]:
-    try:
-        rows = parse_json(path.read_bytes(), str(path))
-    except OSError as error:
-        raise DataError(f"{path}: {'no such file' if isinstance(error, FileNotFoundError) else error}") from error
-    if not isinstance(rows, list):
-        raise DataError(f"{path}: a {json_type(rows)} where a list of rows belongs (an eval_all file, not its metrics)")
-    return rows
-
-
 def _json_rows(rows: list[Any], path: Path, skips: list[Skip]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of a JSON list; lists of programs as rows whose id is their place."""
     for number, row in enumerate(rows, start=1):
@@ -158,6 +163,15 @@ def _json_rows(rows: list[Any], path: Path, skips: list[Skip]) -> Iterator[tuple
             yield where, row
         else:
             skip_or_raise(skips, where, DataError(f"{where}: a {json_type(row)} where a JSON object belongs"))
+
+
+def _sample_folders(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Programs as evalplus keeps them, ``HumanEval_0/0.py`` for the first sample of HumanEval/0, as rows."""
+    files = [file for file in path.glob("*/*.py") if file.stem.isdigit()]
+    for file in sorted(files, key=lambda file: (file.parent.name, int(file.stem))):
+        with file_errors(file):
+            text = file.read_bytes().decode("utf-8", "surrogateescape")
+        yield str(file), {"task_id": file.parent.name.replace("_", "/"), "solution": text}
 
 
 def _candidates(

@@ -54,6 +54,8 @@ def _dreamprm_compare():
 
 _dreamprm_compare()
 """
+# As in BigCodeBench's evaluator, whose module has these names for programs that forget to import them.
+_NAMES = "import os, sys\nfrom os import environ\n"
 _UNITTEST = """
 import unittest as _unittest
 try:
@@ -79,7 +81,7 @@ class FunctionProblem:
 
 
 def is_function_row(row: Mapping[str, Any]) -> bool:
-    """Whether a row is in one of this module's forms, as far as its fields tell."""
+    """Whether a row has the fields of one of this module's forms."""
     return "task_id" in row and bool(row.keys() & {"complete_prompt", "base_input", "test_list", "test"})
 
 
@@ -104,14 +106,12 @@ def read_function_row(row: Mapping[str, Any], where: str) -> FunctionProblem:
 
 
 def _humaneval(row: Mapping[str, Any], where: str) -> FunctionProblem:
-    prompt, name, check = (text_field(row, field, where) for field in ("prompt", "entry_point", "test"))
-    reason = ""
+    check, name = text_field(row, "test", where), text_field(row, "entry_point", where)
     try:
-        tests = data_tests(_checks(ast.parse(check)), "candidate")
+        tests, reason = data_tests(_checks(ast.parse(check)), "candidate"), ""
     except NotLiteral as error:
         tests, reason = (TestCase(f"{check}\n\ncheck({name})\n", "", "code"),), str(error)
-    reference = prompt + text_field(row, "canonical_solution", where)
-    return _function_problem("humaneval", row, where, prompt, tests, reference, reason)
+    return _documented("humaneval", row, where, tests, reason)
 
 
 def _checks(module: ast.Module) -> list[ast.stmt]:
@@ -135,8 +135,8 @@ def _evalplus(row: Mapping[str, Any], where: str) -> FunctionProblem:
         raise DataError(
             f"{where}: evalplus's JSON lines of MBPP+ lose tuples and sets; read its Parquet rows (evalplus/mbppplus)"
         )
-    prompt, name = text_field(row, "prompt", where), text_field(row, "entry_point", where)
-    reference = prompt + text_field(row, "canonical_solution", where)
+    name = text_field(row, "entry_point", where)
+    reference = text_field(row, "prompt", where) + text_field(row, "canonical_solution", where)
     tests = []
     for field in ("base_input", "plus_input"):
         inputs = row.get(field) or []
@@ -145,27 +145,21 @@ def _evalplus(row: Mapping[str, Any], where: str) -> FunctionProblem:
         text = json.dumps(inputs)
         code = _PLUS_TEST.format(reference=reference, name=name, atol=row.get("atol") or 0, inputs=text)
         tests += [TestCase(code, "", "code")] if inputs else []
-    reason = "the reference says what is right"
-    return _function_problem("humaneval", row, where, prompt, tuple(tests), reference, reason)
+    return _documented("humaneval", row, where, tuple(tests), "the reference says what is right")
 
 
-def _function_problem(
-    platform: str,
-    row: Mapping[str, Any],
-    where: str,
-    prompt: str,
-    tests: tuple[TestCase, ...],
-    reference: str,
-    reason: str,
+def _documented(
+    platform: str, row: Mapping[str, Any], where: str, tests: tuple[TestCase, ...], reason: str, prompt: str = "prompt"
 ) -> FunctionProblem:
-    """A problem whose prompt is a signature with a docstring. Code tests are hidden ones."""
-    name = text_field(row, "entry_point", where)
+    """A problem whose prompt, the field of that name, is a signature with a docstring. Code tests are hidden ones."""
+    text, name = text_field(row, prompt, where), text_field(row, "entry_point", where)
     if not name.isidentifier():
         raise DataError(f"{where}, field entry_point: {name!r} is not a function's name")
-    starter, statement = opening(prompt, name, where)
-    shown = 0 if reason else _PUBLIC_TESTS
-    problem = _problem(platform, row, where, statement, starter, name, tests[:shown], tests[shown:])
-    return FunctionProblem(problem, reference, reason)
+    starter, statement = opening(text, name, where)
+    if row.get("instruct_prompt"):
+        statement = text_field(row, "instruct_prompt", where).partition(_BEGINS)[0].strip() + "\n"
+    problem = _problem(platform, row, where, statement, starter, name, tests, 0 if reason else _PUBLIC_TESTS)
+    return FunctionProblem(problem, text + text_field(row, "canonical_solution", where), reason)
 
 
 def opening(prompt: str, name: str, where: str) -> tuple[str, str]:
@@ -201,8 +195,7 @@ def _mbpp(row: Mapping[str, Any], where: str) -> FunctionProblem:
             tests += (TestCase(text_field(row, "test", where), "", "code"),)
     text = text_field(row, "text" if "text" in row else "prompt", where).strip()
     statement = f"{text}\n\nYour code should pass this test:\n\n{assertions[0].strip()}\n"
-    problem = _problem("mbpp", row, where, statement, "", name, tests[:1], tests[1:])
-    return FunctionProblem(problem, reference, reason)
+    return FunctionProblem(_problem("mbpp", row, where, statement, "", name, tests, 1), reference, reason)
 
 
 def _texts(row: Mapping[str, Any], name: str, where: str) -> list[str]:
@@ -227,15 +220,15 @@ def _called(assertions: Sequence[str], reference: str, where: str) -> str:
 
 
 def _bigcodebench(row: Mapping[str, Any], where: str) -> FunctionProblem:
-    prompt, name, test = (text_field(row, field, where) for field in ("complete_prompt", "entry_point", "test"))
-    reference = prompt + text_field(row, "canonical_solution", where)
+    test = text_field(row, "test", where)
+    reference = text_field(row, "complete_prompt", where) + text_field(row, "canonical_solution", where)
     if missing := sorted(_imported(reference) | _imported(test)):
         raise DataError(
             f"{where}: needs {', '.join(missing)}; the sandbox offers the standard library, "
             f"{' and '.join(OFFERED_PACKAGES)}"
         )
     cases = [
-        TestCase(test + _UNITTEST.format(case=case.name, method=method.name), "", "code")
+        TestCase(_NAMES + test + _UNITTEST.format(case=case.name, method=method.name), "", "code")
         for case in ast.parse(test).body
         if isinstance(case, ast.ClassDef) and any("TestCase" in ast.unparse(base) for base in case.bases)
         for method in case.body
@@ -243,11 +236,7 @@ def _bigcodebench(row: Mapping[str, Any], where: str) -> FunctionProblem:
     ]
     if not cases:
         raise DataError(f"{where}, field test: has no test method of a unittest.TestCase")
-    starter, statement = opening(prompt, name, where)
-    if row.get("instruct_prompt"):
-        statement = text_field(row, "instruct_prompt", where).partition(_BEGINS)[0].strip() + "\n"
-    problem = _problem("bigcodebench", row, where, statement, starter, name, (), tuple(cases))
-    return FunctionProblem(problem, reference, "unittest")
+    return _documented("bigcodebench", row, where, tuple(cases), "unittest", "complete_prompt")
 
 
 def _imported(code: str) -> set[str]:
@@ -268,8 +257,8 @@ def _problem(
     statement: str,
     starter: str,
     name: str,
-    public: tuple[TestCase, ...],
-    private: tuple[TestCase, ...],
+    tests: tuple[TestCase, ...],
+    public: int,
 ) -> TestedProblem:
     return TestedProblem(
         problem_id=id_field(row, "task_id", where),
@@ -281,6 +270,6 @@ def _problem(
         difficulty="medium" if platform == "bigcodebench" else "easy",
         starter_code=starter,
         func_name=name,
-        public_tests=public,
-        private_tests=private,
+        public_tests=tests[:public],
+        private_tests=tests[public:],
     )

@@ -124,7 +124,7 @@ def _argument_names(body: str, method: str) -> list[str]:
 
 
 def _copied(value: ast.expr) -> str | None:
-    """The name of which this expression is a copy."""
+    """The name that this expression copies; None if it is not a copy."""
     if not isinstance(value, ast.Call):
         return None
     text = ast.unparse(value.func)

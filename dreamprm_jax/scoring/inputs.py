@@ -8,20 +8,16 @@ along (``statement`` or ``question_content``, with ``title`` and ``platform``).
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from dreamprm_jax.labeling.step_files import SteppedProgram
 from dreamprm_jax.problems.candidates import ID_FIELDS, candidate_id, cells_of_row
 from dreamprm_jax.problems.function_rows import is_function_row, read_function_row
-from dreamprm_jax.problems.json_rows import is_unicode, json_type, parse_json, read_rows, skip_or_raise
+from dreamprm_jax.problems.json_rows import is_unicode, json_type, numbered_rows, read_rows, skip_or_raise
 from dreamprm_jax.problems.problem_files import iterate_problems
 from dreamprm_jax.schema import DataError, Problem, Program, Skip, content_hash
 
@@ -31,7 +27,10 @@ PROMPT_FIELDS = {
     "statement": ("statement", "question_content", "prompt"),
     "platform": ("platform",),
 }
-READ_BYTES = 1 << 20
+_COLUMNS = {
+    *ID_FIELDS, "code", "solution", "completion", "completions", "code_list", "output_list", "sample_index",
+    *(spelling for spellings in PROMPT_FIELDS.values() for spelling in spellings),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -64,11 +63,12 @@ def read_items(path: Path, problems: Mapping[str, Problem], source: str, max_cha
       DataError: where the file as a whole cannot be read.
     """
     samples: Counter[str] = Counter()
-    for number, row in _rows(path):
+    for number, row in numbered_rows(path, _COLUMNS):
         where = f"row {number}"
+        if isinstance(row, DataError):
+            yield Skip(source, where, str(row).removeprefix(f"{path}, {where}").lstrip(",: "))
+            continue
         try:
-            if isinstance(row, str):
-                raise DataError(row)
             problem = _problem(row, problems, where)
             steps = _given_steps(row)
             cells = cells_of_row(row if steps is None else {"code": "".join(steps)}, where)
@@ -171,7 +171,7 @@ def _problem(row: Mapping[str, Any], problems: Mapping[str, Problem], where: str
         return own
     if not any(row.get(name) is not None for name in ID_FIELDS):
         raise DataError("field problem_id: missing (or question_id, task_id), and no statement in the row")
-    identity = _clean(candidate_id(row, where), "field problem_id")
+    identity = candidate_id(row, where)
     if identity not in problems:
         raise DataError(f"problem {identity!r} is not in the problems file, and no statement in the row")
     return problems[identity]
@@ -181,123 +181,6 @@ def _text(row: Mapping[str, Any], name: str, where: str) -> str:
     value, prefix = row[name], f"{where}, " if where else ""
     if not isinstance(value, str):
         raise DataError(f"{prefix}field {name}: a {json_type(value)} where text belongs")
-    return _clean(value, f"{prefix}field {name}")
-
-
-def _clean(text: str, where: str) -> str:
-    if not is_unicode(text) or "\0" in text:
-        raise DataError(f"{where}: holds a lone surrogate or a NUL character; repair the text")
-    return text
-
-
-# ---------------------------------------------------------------- rows of files
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """(row number, row) of a file; a text in the place of a row says why there is none."""
-    try:
-        if path.suffix == ".jsonl":
-            yield from _jsonl_rows(path)
-        elif path.suffix == ".json":
-            for number, row in enumerate(json_array(path), 1):
-                yield number, row if isinstance(row, dict) else f"a {json_type(row)} where a JSON object belongs"
-        elif path.suffix == ".parquet":
-            yield from _parquet_rows(path)
-        else:
-            raise DataError(
-                f"{path}: candidates are read from .jsonl, .json and .parquet files, or from - (JSON lines)"
-            )
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
-
-
-def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    with open(path, "rb") as handle:
-        for number, line in enumerate(handle, 1):
-            if not line.strip():
-                continue
-            try:
-                row = parse_json(line, "")
-            except DataError as error:
-                yield number, str(error).removeprefix(": ")
-                continue
-            yield number, row if isinstance(row, dict) else f"a {json_type(row)} where a JSON object belongs"
-
-
-def json_array(path: Path) -> Iterator[Any]:
-    """The elements of a file that holds one JSON list, without ever holding the list.
-
-    Raises:
-      DataError: naming the element from which on the file is no JSON; after it nothing can be told apart.
-    """
-    decoder = json.JSONDecoder()
-    with open(path, encoding="utf-8", errors="surrogateescape") as handle:
-        text, ended, number = "", False, 0
-
-        def more() -> None:
-            nonlocal text, ended
-            part = handle.read(max(READ_BYTES, len(text)))  # doubling: a long element is parsed few times in vain
-            ended = not part
-            text += part
-
-        def fail(problem: str) -> DataError:
-            return DataError(f"{path}, row {number + 1}: {problem}")
-
-        def skip_space() -> None:
-            nonlocal text
-            text = text.lstrip(" \t\r\n\ufeff")
-            while not text and not ended:
-                more()
-                text = text.lstrip(" \t\r\n\ufeff")
-
-        skip_space()
-        if not text.startswith("["):
-            raise DataError(f"{path}: a list of rows belongs here (an eval_all file, not its metrics)")
-        text = text[1:]
-        skip_space()
-        while not text.startswith("]"):
-            while True:
-                try:
-                    value, end = decoder.raw_decode(text)
-                    # A number at the buffer's end may go on; anything else is complete.
-                    if end < len(text) or ended:
-                        break
-                except RecursionError as error:
-                    raise fail("not valid JSON (nested too deep)") from error
-                except ValueError as error:
-                    if ended:
-                        raise fail(f"not valid JSON ({error})") from error
-                more()
-            yield value
-            number += 1
-            text = text[end:]
-            skip_space()
-            if text.startswith(","):
-                text = text[1:]
-                skip_space()
-            elif not text.startswith("]"):
-                raise fail("a comma, or the end of the list, belongs before it")
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    wanted = {
-        *ID_FIELDS,
-        "code",
-        "solution",
-        "completion",
-        "completions",
-        "sample_index",
-        *(s for spellings in PROMPT_FIELDS.values() for s in spellings),
-    }
-    try:
-        file = pq.ParquetFile(path)
-        columns = [name for name in file.schema_arrow.names if name in wanted]
-        number = 0
-        for batch in file.iter_batches(batch_size=1024, columns=columns):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
-    except pa.ArrowException as error:
-        raise DataError(f"{path}: not a readable Parquet file ({error})") from error
+    if not is_unicode(value) or "\0" in value:
+        raise DataError(f"{prefix}field {name}: holds a lone surrogate or a NUL character; repair the text")
+    return value

@@ -122,6 +122,8 @@ def test_every_candidate_is_accounted_for(mixed, tmp_path, capsys):
     programs = read_records(folder / "programs.parquet", Program)
     assert {program.program_hash for program in programs} == {outcome.program_hash for outcome in outcomes}
     assert len((folder / "skipped.csv").read_text().splitlines()) == 5
+    written = {row["question_id"]: row["graded_list"] for row in json.loads((folder / "eval_all.json").read_text())}
+    assert (written["p4"], len(written)) == ([False], 4)  # without a verdict: kept, as failed
 
 
 def test_finished_work_is_reused_and_other_settings_move_it_aside(mixed, tmp_path, capsys):

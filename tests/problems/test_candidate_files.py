@@ -78,7 +78,7 @@ def test_empty_and_unstorable_candidates_are_named_and_kept_apart(tmp_path):
     ("value", "message"),
     [
         ([], "holds no candidate"),
-        ({"pass@1": 0.5}, "a JSON object where a list of rows belongs"),
+        ({"pass@1": 0.5}, "a list of rows belongs here (an eval_all file"),
         ([3], "row 1: a number where a JSON object belongs"),
     ],
 )
@@ -170,16 +170,30 @@ def test_samples_of_evalplus(tmp_path, row, code):
     assert summary(read_candidates(tmp_path / "written.jsonl")) == summary(found)
 
 
+def test_a_folder_of_samples(tmp_path):
+    for name, code in (("HumanEval_0/10.py", B), ("HumanEval_0/9.py", A), ("BigCodeBench_7/0.py", C)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(code)
+    (tmp_path / "HumanEval_0" / "notes.py").write_text("x")
+    (tmp_path / "HumanEval_0" / "11.py").write_bytes(b"\xff")
+    found = read_candidates(tmp_path)
+    assert summary(found) == [("BigCodeBench/7", 0, C, None), ("HumanEval/0", 0, A, None), ("HumanEval/0", 1, B, None)]
+    assert [skip.row for skip in found.skips] == ["HumanEval/0, sample 2"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no candidate"):
+        read_candidates(tmp_path / "empty")
+
+
 def test_lists_of_programs_are_by_the_order_of_ids(tmp_path):
-    path = write_json(tmp_path / "lists.json", [[A, B], [C], [None]])
-    problems = {name: dataclasses.replace(DOUBLE, problem_id=name) for name in ("q", "r", "p")}
+    path = write_json(tmp_path / "lists.json", [[A, B], [C], [None], []])
+    problems = {name: dataclasses.replace(DOUBLE, problem_id=name) for name in ("q", "r", "p", "s")}
     found = read_candidates(path)
     assert found.problem_ids is None
     found = found.completed(problems)
     assert [(p, s, c) for p, s, c, _ in summary(found)] == [("p", 0, A), ("p", 1, B), ("q", 0, C)]
     assert found.unusable[0].program.problem_id == "r"
     assert found.problem_ids == {"p", "q", "r"}
-    with pytest.raises(DataError, match="3 rows for 2 problems"):
+    with pytest.raises(DataError, match="4 rows for 2 problems"):
         read_candidates(path).completed({"p": DOUBLE, "q": DOUBLE})
 
 

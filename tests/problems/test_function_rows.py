@@ -19,6 +19,7 @@ from dreamprm_jax.problems.problem_files import iterate_problems, load_problems
 from dreamprm_jax.problems.source import load_windows
 from dreamprm_jax.sandbox import Judge, JudgeTask
 from dreamprm_jax.schema import DataError, Skip, TestCase, Verdict
+from dreamprm_jax.scoring.inputs import Item, read_items, read_problems
 
 PROMPT = '''from typing import List
 
@@ -195,8 +196,9 @@ def test_bigcodebench_problems(judge):
     assert len(found.problem.private_tests) == 3
     wrong = found.reference.replace("2 *", "3 *")
     exits = found.reference + "\nraise SystemExit(0)\n"
-    assert verdicts(judge, found, found.reference, wrong, exits, "def other():\n    pass\n") == [
-        Verdict.AC, Verdict.WA, Verdict.RE, Verdict.RE,
+    forgets = found.reference.replace("return", "assert os.sep\n    return")  # to import; theirs has the name too
+    assert verdicts(judge, found, found.reference, forgets, wrong, exits, "def other():\n    pass\n") == [
+        Verdict.AC, Verdict.AC, Verdict.WA, Verdict.RE, Verdict.RE,
     ]  # fmt: skip
     with Judge(mode="lcb", workers=1) as official:
         assert verdicts(official, found, found.reference, wrong) == [Verdict.AC, Verdict.WA]
@@ -306,6 +308,22 @@ def test_problems_are_converted_verified_and_judged(tmp_path, capsys):
         assert main(["convert", *arguments]) == 0
         assert main(["judge", f"--problems={plain}", f"--candidates={tmp_path / name}", "--workers=1"]) == 0
         assert "passed 2 of 3" in capsys.readouterr().out
+
+
+def test_scoring_reads_samples_too(tmp_path):
+    plain = write(tmp_path / "p.jsonl", [humaneval(0), humaneval(1, prompt=None), mbpp(2)])
+    skips: list[Skip] = []
+    problems = read_problems(str(plain), "", skips)
+    assert [skip.row for skip in skips] == ["row 3"]
+    body = humaneval()["canonical_solution"]
+    samples = write(
+        tmp_path / "s.parquet", [{"task_id": "HumanEval/0", "completion": body}, {"task_id": "x", "completion": ""}]
+    )
+    first, other = read_items(samples, problems, "s", 1000)
+    assert isinstance(first, Item)
+    assert first.code == problems["HumanEval/0"].starter_code + body
+    assert isinstance(other, Skip)
+    assert "'x' is not in the problems file" in other.reason
 
 
 def test_the_installed_humaneval():
