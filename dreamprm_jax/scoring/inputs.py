@@ -171,7 +171,7 @@ def _problem(row: Mapping[str, Any], problems: Mapping[str, Problem], where: str
         return own
     if not any(row.get(name) is not None for name in ID_FIELDS):
         raise DataError("field problem_id: missing (or question_id, task_id), and no statement in the row")
-    identity = _clean(candidate_id(row, where), "field problem_id")
+    identity = candidate_id(row, where)
     if identity not in problems:
         raise DataError(f"problem {identity!r} is not in the problems file, and no statement in the row")
     return problems[identity]
