@@ -4,8 +4,8 @@ Command:  dreamprm run --config=configs/qwen2_5_coder_3b.py --config.policy.base
           on a machine with the weights (hub id, or --config.model.weights=FOLDER) and a server of the policy; then
           dreamprm export --config=configs/qwen2_5_coder_3b.py --workdir=DIR --output=FOLDER, adapters merged
 Cost:     dreamprm inspect --config=configs/qwen2_5_coder_3b.py prints it. At 8 rows of 2,048 tokens one device
-          takes 12.5 GB by the TPU compiler and 25 GB by the CPU compiler (which widens bfloat16), and 291 TFLOP a
-          plain step, 794 a bi-level one
+          takes 50.8 GB by the TPU compiler (docs/device_figures.md); --config.model.remat=full takes 12.5 GB and
+          computes a quarter more
 Expected: the paper reports pass@1 80.9 with o4-mini-high's candidates of 2025-02 and later (131 problems; 79.4 for its
           outcome reward model, one problem is 0.76). Not run here
 """

@@ -1,0 +1,60 @@
+"""The sum of a compiled module's cycles, and the tables of a device's figures."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dreamprm_jax.planning.cost_model import CLOCK, ICI, causal_pairs, kernel_bundles, module_cost
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+MODULE = """HloModule jit_step
+%body (p: f32[]) -> f32[] {
+  %f.1 = bf16[8]{0} fusion(%p), metadata={op_name="layers/gate/dot"}, backend_config={"estimated_cycles":"1750"}
+  %splash_mqa_fwd.1 = bf16[8]{0} custom-call(%f.1), custom_call_target="tpu_custom_call"
+  %ag.1 = bf16[1000,900]{1,0} all-gather(%f.1), replica_groups=mesh['x'=8] {'x'}, dimensions={0}
+}
+%condition (p: f32[]) -> pred[] {
+  %c = s32[] constant(28)
+}
+ENTRY %main (p: f32[]) -> f32[] {
+  %w = f32[] while(%p), condition=%condition, body=%body, metadata={op_name="jit(step)/decoder/while"}
+  %g = f32[8]{0} fusion(%w), metadata={op_name="jit(step)/add"}, backend_config={"estimated_cycles":"3500"}
+}
+"""
+
+
+def test_loops_count_as_often_as_they_run():
+    cost = module_cost(MODULE, {"splash_mqa_fwd": 1e-3})
+    assert cost.parts["projections"] == pytest.approx(28 * 1750 / CLOCK)
+    assert cost.parts["attention"] == pytest.approx(28e-3)
+    assert cost.parts["collectives"] == pytest.approx(28 * 1000 * 900 * 2 * 7 / 8 / ICI)
+    assert cost.parts["optimizer"] == pytest.approx(3500 / CLOCK)
+    assert cost.unknown_loops == 0
+
+
+def test_bundles_by_depth(tmp_path):
+    text = "     0   :  { x }\n   0x1   :  { x }\n  0x2 LB: > { x }\n  0x3   : > { x }\n  0x4 LB: >> { x }\n"
+    (tmp_path / "1-kernel.1-72-final_bundles.txt").write_text(text)
+    assert kernel_bundles(tmp_path, "kernel") == {0: 1, 1: 2, 2: 1}
+    assert causal_pairs(4096, 512, 1024) == 20
+
+
+@pytest.mark.slow
+def test_a_part_on_this_machine_and_its_table(tmp_path):
+    command = [
+        sys.executable,
+        "benchmarks/on_device.py",
+        "--toy",
+        "--count=1",
+        "--minutes=4",
+        "--only=attention,scoring",
+    ]
+    subprocess.run([*command, f"--output={tmp_path}"], cwd=REPOSITORY, check=True)
+    assert all(json.loads((tmp_path / f"{name}.json").read_text())["complete"] for name in ("attention", "scoring"))
+    table = [sys.executable, "benchmarks/device_figures.py", str(tmp_path)]
+    text = subprocess.run(table, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
+    assert "| packed |" in text
+    assert "| 2 x 128, 4 / 2 heads | chunked |" in text
