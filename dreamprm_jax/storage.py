@@ -153,8 +153,11 @@ def read_records(path: Path, cls: type[Record]) -> list[Record]:
 def iterate_records(path: Path, cls: type[Record]) -> Iterator[Record]:
     """As ``read_records``, some rows at a time."""
     names = arrow_schema(cls).names
+    optional = {field.name for field in dataclasses.fields(cls) if field.metadata.get("added")}
     with open_parquet(path) as file:
-        missing = [name for name in names if name not in file.schema_arrow.names]
+        there = file.schema_arrow.names
+        names = [name for name in names if name in there or name not in optional]
+        missing = [name for name in names if name not in there]
         if missing:
             raise DataError(f"{path}: column(s) {', '.join(missing)} missing; a {cls.__name__} file needs them")
         index = 0

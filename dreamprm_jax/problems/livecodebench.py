@@ -16,6 +16,7 @@ from typing import Any
 
 from dreamprm_jax.problems.json_rows import json_type, parse_json, read_jsonl, text_field
 from dreamprm_jax.problems.private_tests import DEFAULT_MAX_BYTES, parse_tests
+from dreamprm_jax.sandbox.checkers import Comparison
 from dreamprm_jax.schema import DataError, Problem, TestedProblem
 
 DATA_FILES = ("test.jsonl", "test2.jsonl", "test3.jsonl", "test4.jsonl", "test5.jsonl", "test6.jsonl")
@@ -124,7 +125,8 @@ def problem_from_row(
     """One official row; further columns are ignored. The arguments are those of ``iterate_problems``.
 
     Re-uploads of the data are read as well: tests and metadata as lists and objects in place of their JSON text, null
-    for starter code, metadata and tests that are not there.
+    for starter code, metadata and tests that are not there. Three further fields are this package's own: ``checker``
+    (``sandbox.checkers``), ``cpu_seconds`` and ``memory_bytes``, the limits of a test; without them the settings hold.
 
     Raises:
       DataError: naming the field.
@@ -147,13 +149,27 @@ def problem_from_row(
         starter_code="" if row.get("starter_code") is None else text_field(row, "starter_code", where),
         func_name=_func_name(row.get("metadata"), f"{where}, field metadata"),
         public_tests=parse_tests(row["public_test_cases"], f"{where}, field public_test_cases", max_bytes),
+        checker="" if row.get("checker") is None else text_field(row, "checker", where),
+        cpu_seconds=float(_positive(row, "cpu_seconds", (int, float), where)),
+        memory_bytes=int(_positive(row, "memory_bytes", (int,), where)),
     )
+    Comparison.parse(problem.checker, f"{where}, field checker")  # for its errors
     if wants_tests is None or wants_tests(problem):
         hidden = parse_tests(row["private_test_cases"], f"{where}, field private_test_cases", max_bytes)
         problem = dataclasses.replace(problem, private_tests=hidden)
     if problem.func_name is None and any(test.testtype == "functional" for test in problem.tests):
         raise DataError(f"{where}, field metadata: the tests call a function, but no func_name is given")
     return problem
+
+
+def _positive(row: Mapping[str, Any], name: str, types: tuple[type, ...], where: str) -> Any:
+    """A limit of the row's own; 0 where it has none."""
+    value = row.get(name)
+    if value is None:
+        return 0
+    if type(value) not in types or not 0 < value < 1 << 60:
+        raise DataError(f"{where}, field {name}: {value!r} where a positive number belongs")
+    return value
 
 
 def _func_name(metadata: Any, where: str) -> str | None:
