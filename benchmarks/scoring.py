@@ -35,7 +35,7 @@ from dreamprm_jax.models.tokenizer import encode_prompt, encode_steps
 from dreamprm_jax.policy.protocol import CompletionRequest
 from dreamprm_jax.policy.simulated import SimulatedPolicy
 from dreamprm_jax.problems.candidates import read_candidates
-from dreamprm_jax.problems.livecodebench import load_problems
+from dreamprm_jax.problems.problem_files import load_problems
 from dreamprm_jax.problems.procedural.compose import compose
 from dreamprm_jax.schema import Problem
 from dreamprm_jax.scoring.packing import pack

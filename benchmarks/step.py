@@ -3,8 +3,8 @@
     python benchmarks/step.py --config=configs/qwen2_5_coder_3b.py [--attention=cudnn] [--steps=10] [--peak-tflops=989]
 
 Random weights in the configuration's shape (time does not depend on their values), the trainer's own steps, on the mesh
-of the configuration. MFU counts the model's matrix products once; HFU counts what rematerialisation computes again as
-well. ``--attention`` overrides the configuration's; a fused kernel runs the plain step alone.
+of the configuration. MFU counts the model's matrix products once, and half of the score matrix. ``--attention``
+overrides the configuration's.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import importlib.util
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,45 +65,65 @@ def concrete(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     return jax.tree.unflatten(tree, jax.jit(make, out_shardings=[leaf.sharding for leaf in leaves])())
 
 
-def seconds(step: Step, count: int) -> float:
-    """Median time of a call, after one to compile and one to warm up."""
+def measure_step(step: Step, count: int) -> dict[str, float]:
+    """Median seconds of a call, after one to warm up; GB that the compiled step holds; seconds to compile it."""
+    start = time.perf_counter()
+    compiled = jax.jit(step.function, donate_argnums=0).lower(*step.arguments).compile()
+    compiling, memory = time.perf_counter() - start, compiled.memory_analysis()
     state, *rest = concrete(step.arguments)
     if step.name == "bi-level step":
-        rest[-1] = jnp.asarray(True)
-    run = jax.jit(step.function, donate_argnums=0)
+        rest[-1] = jax.device_put(jnp.asarray(True), step.arguments[-1].sharding)
     times = []
-    for _ in range(count + 2):
+    for _ in range(count + 1):
         start = time.perf_counter()
-        result = run(state, *rest)
+        result = compiled(state, *rest)
         jax.block_until_ready(result)
         times.append(time.perf_counter() - start)
         state = result[0]
-    return float(np.median(times[2:]))
+    gigabytes = (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 1e9
+    return {"seconds": float(np.median(times[1:])), "gigabytes": gigabytes, "compile_seconds": compiling}
 
 
-def measure(config: Config, model: DecoderConfig, count: int, peak: float) -> None:
-    """Prints a row for each step of the configuration."""
+def useful_flops(config: Config, model: DecoderConfig, mesh: jax.sharding.Mesh) -> dict[str, float]:
+    """By step: every matrix product of the model once, of the score matrix the half at or below the diagonal."""
+    plain = dataclasses.replace(model, remat="none", attention="einsum")
+    products = model.num_layers * 2 * 2 * config.train.row_tokens**2 * model.num_heads * model.head_dim
+    # Forward and twice that backward; a bi-level step also has the outer batch's, and forward mode: thrice forward.
+    rows, outer = config.train.batch_size, config.train.meta.batch_size
+    scores = {"plain step": 3 * rows * products, "bi-level step": (6 * rows + 3 * outer) * products}
+    with activate(model, mesh):
+        return {
+            step.name: matrix_flops(step.function, *step.arguments) - scores[step.name] / 2
+            for step in training_steps(config, plain, mesh)
+        }
+
+
+def measure(
+    config: Config, model: DecoderConfig, count: int, peak: float, only: str | None = None
+) -> Iterator[dict[str, Any]]:
+    """The figures of each step (or one) of the configuration: seconds, tokens/s, MFU (0 without a peak), gigabytes."""
     mesh = make_mesh(config.train.mesh)
-    # The products of the model alone: nothing computed twice.
-    once = {
-        s.name: s for s in training_steps(config, dataclasses.replace(model, remat="none", attention="einsum"), mesh)
-    }
+    flops, tokens = useful_flops(config, model, mesh), config.train.batch_size * config.train.row_tokens
     for step in training_steps(config, model, mesh):
+        if only not in (None, step.name):
+            continue
         with activate(model, mesh):
-            taken = seconds(step, count)
-            model_flops = matrix_flops(once[step.name].function, *once[step.name].arguments)
-            # A fused kernel is no matrix product to the tracer; then only the first figure is known.
-            all_flops = 0 if model.attention == "cudnn" else matrix_flops(step.function, *step.arguments)
-        available = peak * 1e12 * mesh.devices.size * taken
-        tokens = config.train.batch_size * config.train.row_tokens
-        shares = [f"{100 * f / available:.1f}%" if available and f else "-" for f in (model_flops, all_flops)]
-        print(f"{step.name:<14} {taken:>9.3f} {tokens / taken:>12,.0f} {shares[0]:>7} {shares[1]:>7}", flush=True)
+            found = measure_step(step, count)
+        available = peak * 1e12 * mesh.devices.size * found["seconds"]
+        mfu = flops[step.name] / available if available else 0.0
+        yield {"step": step.name, **found, "tokens_per_second": tokens / found["seconds"], "mfu": mfu}
+
+
+def device_peak() -> float:
+    """TFLOP/s of this machine's devices; 0 where the table lacks them."""
+    kind = jax.devices()[0].device_kind
+    return next((value for name, value in PEAK.items() if kind.startswith(name)), 0.0)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True)
-    parser.add_argument("--attention", choices=["einsum", "chunked", "cudnn"])
+    parser.add_argument("--attention", choices=["auto", "einsum", "chunked", "splash", "triton", "cudnn"])
     parser.add_argument("--rows", type=int, help="rows of the batch")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--peak-tflops", type=float, help="of one device, for devices that the table lacks")
@@ -115,16 +136,14 @@ def main() -> None:
         train = dataclasses.replace(train, batch_size=options.rows, meta=meta)
     if options.attention:
         model = dataclasses.replace(model, attention=options.attention)
-    if model.attention == "cudnn":
-        train = dataclasses.replace(train, arms=("raw",))
-    device = jax.devices()[0]
-    known = [value for name, value in PEAK.items() if device.device_kind.startswith(name)]
-    peak = options.peak_tflops or (known[0] if known else 0.0)
-    print(
-        f"{config.name}: {train.batch_size} rows of {train.row_tokens} tokens, {model.attention}, {device.device_kind}"
-    )
-    print(f"{'':<14} {'seconds':>9} {'tokens/s':>12} {'MFU':>7} {'HFU':>7}")
-    measure(dataclasses.replace(config, train=train), model, options.steps, peak)
+    peak = options.peak_tflops or device_peak()
+    shape = f"{train.batch_size} rows of {train.row_tokens} tokens"
+    print(f"{config.name}: {shape}, {model.attention}, {jax.devices()[0].device_kind}")
+    print(f"{'':<14} {'seconds':>9} {'tokens/s':>12} {'MFU':>7} {'GB':>7}")
+    for found in measure(dataclasses.replace(config, train=train), model, options.steps, peak):
+        mfu = f"{100 * found['mfu']:.1f}%" if found["mfu"] else "-"
+        figures = f"{found['seconds']:>9.3f} {found['tokens_per_second']:>12,.0f} {mfu:>7} {found['gigabytes']:>7.1f}"
+        print(f"{found['step']:<14} {figures}", flush=True)
 
 
 if __name__ == "__main__":

@@ -63,5 +63,6 @@ def get_config() -> config_dict.ConfigDict:
     config.train.meta.weight_decay = 0.002
     config.train.meta.batch_size = 8
     config.train.checkpoint_every = 500
+    config.evaluate.aggregator = "last"  # the paper; the package's default is the sum of log-odds
     config.inspect.memory_gb = 80.0
     return config

@@ -55,13 +55,13 @@ def _added(default: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class TestCase:
-    """One test: what goes in, what must come out (LiveCodeBench's ``testtype``)."""
+    """One test: what goes in and what must come out; of a "code" test, the code alone (``sandbox.code_tests``)."""
 
     __test__ = False  # not a pytest class
 
     input: str
     output: str
-    testtype: Literal["stdin", "functional"] = "stdin"
+    testtype: Literal["stdin", "functional", "code"] = "stdin"  # LiveCodeBench's, and code
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import dataclasses
 import errno
 import hashlib
 import itertools
 import json
 import os
+import sys
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import dacite
 import pyarrow as pa
@@ -153,7 +155,7 @@ def read_records(path: Path, cls: type[Record]) -> list[Record]:
 def iterate_records(path: Path, cls: type[Record]) -> Iterator[Record]:
     """As ``read_records``, some rows at a time."""
     names = arrow_schema(cls).names
-    optional = {field.name for field in dataclasses.fields(cls) if field.metadata.get("added")}
+    optional = {field.name for field in dataclasses.fields(cast(Any, cls)) if field.metadata.get("added")}
     with open_parquet(path) as file:
         there = file.schema_arrow.names
         names = [name for name in names if name in there or name not in optional]
@@ -175,6 +177,72 @@ def iterate_records(path: Path, cls: type[Record]) -> Iterator[Record]:
             for row in rows.to_pylist():
                 yield record_from_dict(cls, row, f"{path}, row {index}")
                 index += 1
+
+
+# ---------------------------------------------------------------- tables whose format is that of the file's ending
+
+ENDINGS = (".parquet", ".jsonl", ".csv")
+
+
+def check_ending(path: Path, option: str = "--output") -> None:
+    """Raises DataError where the file's ending names no format of ``write_table``."""
+    if path.suffix not in ENDINGS:
+        raise DataError(f"{option}={path}: the ending names the format: {', '.join(ENDINGS)}")
+
+
+def write_table(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+    """Writes tables of one schema, one after another, in the format of the file's ending; atomically."""
+    check_ending(path)
+    with atomic_path(path) as temporary:
+        write_rows(temporary, path.suffix, schema, tables)
+
+
+def write_rows(path: Path, ending: str, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
+    """Writes Parquet, JSON lines or CSV (lists as JSON)."""
+    if ending == ".parquet":
+        with pq.ParquetWriter(path, schema, compression="zstd") as parquet:
+            for table in tables:
+                parquet.write_table(table)
+        return
+    with open(path, "w", encoding="utf-8", newline="") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        if ending == ".csv":
+            writer.writerow(schema.names)
+        for table in tables:
+            for row in table.to_pylist():
+                if ending == ".csv":
+                    writer.writerow([json.dumps(cell) if isinstance(cell, list) else cell for cell in row.values()])
+                else:
+                    handle.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file that ``write_table`` wrote, or of one like it; every cell of CSV is text.
+
+    Raises:
+      DataError: naming the file, and the line that cannot be read.
+    """
+    check_ending(path, "file")
+    if path.suffix == ".parquet":
+        with open_parquet(path) as file:
+            return file.read().to_pylist()
+    rows: list[dict[str, Any]] = []
+    try:
+        with open(path, encoding="utf-8", newline="") as handle:
+            if path.suffix == ".csv":
+                csv.field_size_limit(sys.maxsize)
+                return list(csv.DictReader(handle))
+            for number, line in enumerate(handle, 1):
+                if line.strip():
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise DataError(f"{path}, row {number}: a JSON object belongs here")
+                    rows.append(row)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}, after row {len(rows)}: cannot be read ({error})") from error
+    return rows
 
 
 def column_names(path: Path) -> list[str]:

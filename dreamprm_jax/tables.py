@@ -79,6 +79,20 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+LEAST_PROBLEMS = 10
+"""Below this number of problems no interval is given: a bootstrap over so few says nothing."""
+
+
+def without_intervals(value: Any, problems: int) -> Any:
+    """The same nested value; the ends of every interval are None where there are too few problems for one."""
+    if problems >= LEAST_PROBLEMS:
+        return value
+    if isinstance(value, Mapping):
+        ends = {"low", "high"} if {"estimate", "low", "high"} <= value.keys() else set()
+        return {name: None if name in ends else without_intervals(item, problems) for name, item in value.items()}
+    return [without_intervals(item, problems) for item in value] if isinstance(value, (list, tuple)) else value
+
+
 def number(value: float | None, digits: int = 3) -> str:
     """A figure, or a dash where it is not defined."""
     return ABSENT if value is None or not math.isfinite(value) else f"{value:.{digits}f}"

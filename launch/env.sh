@@ -88,7 +88,13 @@ GPU_FLAGS=(--xla_gpu_enable_latency_hiding_scheduler=true)
 TPU_FLAGS=(
   --xla_tpu_enable_async_collective_fusion=true
   --xla_tpu_enable_async_collective_fusion_fuse_all_gather=true
+  --xla_tpu_enable_async_collective_fusion_fuse_all_reduce=true
+  --xla_tpu_enable_async_collective_fusion_multiple_steps=true
   --xla_tpu_overlap_compute_collective_tc=true
+  --xla_enable_async_all_gather=true
+  --xla_enable_async_all_reduce=true
+  # Whole gathers of a layer's parameters instead of products split along the contracted axis.
+  --xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000
 )
 
 # set_device_flags [cpu|gpu|tpu]: puts the device's flags in front of XLA_FLAGS or LIBTPU_INIT_ARGS (of two equal ones

@@ -51,7 +51,6 @@ def changed(**values: Any) -> Config:
         ),
         ({"model__num_heads": 3}, "config.model.hidden_size=128: must be a multiple of num_heads=3"),
         ({"model__num_kv_heads": 3}, "config.model.num_heads=4: must be a multiple of num_kv_heads=3"),
-        ({"model__attention": "cudnn", "train__arms": ("label_table",)}, "no forward mode, which label_table needs"),
         ({"generate__test_programs": 0}, "config.generate.test_programs=0: must be at least 1"),
         ({"generate__temperature": -0.1}, "config.generate.temperature=-0.1: must be at least 0"),
         ({"label__rollouts": -4}, "config.label.rollouts=-4: must be at least 1"),

@@ -1,8 +1,6 @@
 """``python -m dreamprm_jax.cli``: the command line."""
 
-import sys
-
-from dreamprm_jax.cli.main import main
+from dreamprm_jax.cli.main import script
 
 if __name__ == "__main__":
-    sys.exit(main())
+    script()

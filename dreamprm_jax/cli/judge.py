@@ -1,8 +1,8 @@
 """Judges a file of candidate programs on a file of problems, and prints a summary by verdict.
 
-Problems are LiveCodeBench rows (.jsonl, or a folder in the hub's layout) or this package's Parquet; candidates an
-eval_all file, JSON lines or Parquet (``problems.candidates``). The verdict of every candidate goes to --output as it
-comes; the same command run again goes on where it was stopped.
+Problems are rows of LiveCodeBench, HumanEval, MBPP, evalplus or BigCodeBench (docs/problems.md); candidates an eval_all
+file, evalplus samples, JSON lines or Parquet (docs/your_own_data.md). The verdict of every candidate goes to --output
+as it comes; the same command run again goes on where it was stopped.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from dreamprm_jax.config import SandboxConfig
 from dreamprm_jax.problems.candidates import Candidate, CandidateFile, read_candidates
 from dreamprm_jax.problems.hidden_tests import HiddenTests
@@ -25,11 +27,16 @@ from dreamprm_jax.runs.progress import Progress
 from dreamprm_jax.sandbox.checkers import Comparison
 from dreamprm_jax.sandbox.judge import Judge
 from dreamprm_jax.sandbox.records import MODES, TIERS, JudgeResult, JudgeTask, Limits, safe_text
-from dreamprm_jax.schema import DataError, Problem, Verdict, content_hash
-from dreamprm_jax.storage import atomic_path
+from dreamprm_jax.schema import DataError, Problem, Skip, Verdict, content_hash
+from dreamprm_jax.storage import atomic_path, check_ending, read_table, write_table
 
 _DEFAULTS = SandboxConfig()
 _DIGEST_DIGITS = 16
+_TEXTS = ("problem_id", "program_hash", "verdict", "error", "mode", "tier", "digest")
+_OTHERS = {"sample_index": pa.int64(), "tests_passed": pa.int64(), "tests_total": pa.int64()}
+SCHEMA = pa.schema(
+    {**dict.fromkeys(_TEXTS, pa.string()), **_OTHERS, "cpu_seconds": pa.float64(), "codes": pa.list_(pa.int64())}
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--problems", required=True, type=Path, help="problems file or folder")
     parser.add_argument("--candidates", required=True, type=Path, help="candidates file")
     parser.add_argument("--release", default="release_v6", help="release windows to read, where --problems is a folder")
-    parser.add_argument("--output", type=Path, help="write one JSON line a candidate here, as it is judged")
+    parser.add_argument("--output", type=Path, help="write the verdicts here: .jsonl, as they come, .csv or .parquet")
     parser.add_argument(
         "--resume",
         action=argparse.BooleanOptionalAction,
@@ -64,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "unordered, ignore_case, any_of, abs=X, rel=X; or FILE.py:FUNCTION(input, expected, answer), which runs in the "
         "sandbox; empty: as the official evaluator does",
     )
-    parser.add_argument("--strict", action="store_true", help="stop at the first candidate that cannot be read")
+    parser.add_argument("--strict", action="store_true", help="stop at the first row that cannot be read")
     parser.add_argument("--cache", type=Path, help="folder of verdicts kept by content hash")
 
 
@@ -74,20 +81,28 @@ def main(args: argparse.Namespace) -> int:
     Returns:
       0 if every candidate has a verdict, 1 if some have none (invalid tasks, sandbox errors), 2 on unusable input.
     """
+    output = args.output
+    if output is not None:
+        check_ending(output)
+        if output.suffix != ".jsonl":
+            output = output.with_name(f"{output.name}.jsonl")  # the verdicts as they come
     file = read_candidates(args.candidates, args.strict)
-    wanted = {candidate.program.problem_id for candidate in file.usable}
+    skips: list[Skip] | None = None if args.strict else []
     with tempfile.TemporaryDirectory() as folder:
         hidden = Path(folder) / "hidden_tests.parquet"
-        problems, tests = read_for_judging(str(args.problems), hidden, wanted, args.release)
+        problems, tests = read_for_judging(str(args.problems), hidden, file.problem_ids, args.release, skips=skips)
+        file = file.completed(problems)
         known, unknown = _split(file, problems)
         if not known:
             raise DataError(f"{args.candidates}: no candidate's problem is in {args.problems}")
         limits = Limits(args.cpu_seconds, args.wall_seconds, args.memory_bytes, args.output_bytes)
         comparison = Comparison.parse(args.checker, "--checker")
         with Judge(args.mode, args.tier, limits, args.workers, args.cache, comparison=comparison) as judge:
-            summary = _judge(judge, known, problems, tests, args.output, args.resume)
-    print("\n".join([*summary.lines(args.mode, args.tier), *_left_out(file, known, unknown, problems)]))
+            summary = _judge(judge, known, problems, tests, output, args.resume)
+    print("\n".join([*summary.lines(args.mode, args.tier), *_left_out(file, known, unknown, problems, skips or [])]))
     if args.output is not None:
+        if output != args.output:
+            write_table(args.output, SCHEMA, [pa.Table.from_pylist(read_table(output), SCHEMA)])
         print(f"verdicts written to {args.output}")
     return 0 if all(verdict.is_label for verdict in summary.counts) and not unknown else 1
 
@@ -220,13 +235,20 @@ def _kept(path: Path) -> dict[tuple[str, str, int, str], dict[str, Any]]:
 
 
 def _left_out(
-    file: CandidateFile, known: list[Candidate], unknown: list[Candidate], problems: dict[str, Problem]
+    file: CandidateFile,
+    known: list[Candidate],
+    unknown: list[Candidate],
+    problems: dict[str, Problem],
+    skips: list[Skip],
 ) -> list[str]:
     """What was not judged, and why."""
     numbers = {
         "candidates without usable code (not judged)": len(file.unusable),
         "candidates of unknown problems (not judged)": len(unknown),
+        "problems that cannot be used (left out)": len(skips),
         "problems without a candidate": len(problems.keys() - {c.program.problem_id for c in known}),
     }
     lines = [f"  {title}: {number}" for title, number in numbers.items() if number]
-    return lines + [safe_text(f"  {skip.source}: {skip.row}: {skip.reason}", 300) for skip in file.skips[:10]]
+    return lines + [
+        safe_text(f"  {skip.source}: {skip.row}: {skip.reason}", 300) for skip in [*skips[:10], *file.skips[:10]]
+    ]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from typing import Any, NoReturn
+from typing import NoReturn
 
 _ADVICE = {
     "EACCES": "check the permissions",
@@ -19,8 +18,15 @@ _ADVICE = {
 }
 
 
+def script() -> NoReturn:
+    """The ``dreamprm`` script: runs one command as the whole process, which Ctrl-C and SIGTERM end within seconds."""
+    from dreamprm_jax.runs.stop_signals import run_until_stopped
+
+    run_until_stopped(main)
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command. Returns the exit status: 0, 1 (work failed), 2 (bad input or usage), 130 or 143 (stopped)."""
+    """Runs one command. Returns the exit status: 0, 1 (work failed), 2 (bad input or usage)."""
     arguments = sys.argv[1:] if argv is None else argv
     if arguments[:1] == ["--version"]:
         from dreamprm_jax import __version__
@@ -35,7 +41,6 @@ def main(argv: list[str] | None = None) -> int:
     from dreamprm_jax.schema import DataError
 
     name, rest = arguments[0], arguments[1:]
-    signal.signal(signal.SIGTERM, _terminate)
     try:
         return run_command(find_command(name, rest), rest)
     except DataError as error:
@@ -47,9 +52,6 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         print(f"dreamprm {name}: error: {_explained(error)}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("\nstopped; run the same command again to continue", file=sys.stderr)
-        return 130
 
 
 def _explained(error: OSError) -> str:
@@ -59,9 +61,3 @@ def _explained(error: OSError) -> str:
     advice = _ADVICE.get(errno.errorcode.get(error.errno or 0, ""), "")
     parts = [str(error.filename) if error.filename is not None else "", error.strerror or str(error)]
     return ": ".join(filter(None, parts)) + (f"; {advice}" if advice else "")
-
-
-def _terminate(signum: int, frame: Any) -> NoReturn:
-    """SIGTERM (preemption): unwind, so that children end and files are flushed; the next start resumes."""
-    print("\nterminated; run the same command again to continue", file=sys.stderr)
-    raise SystemExit(143)

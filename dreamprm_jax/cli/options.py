@@ -12,9 +12,9 @@ from dreamprm_jax.config import Config, leaves, load_config
 from dreamprm_jax.schema import DataError
 
 
-def add_config(parser: argparse.ArgumentParser, workdir: bool = True) -> None:
+def add_config(parser: argparse.ArgumentParser, workdir: bool = True, required: bool = True) -> None:
     """Adds ``--config`` and, where the command works in a run's folder, ``--workdir``."""
-    parser.add_argument("--config", required=True, metavar="FILE", help="Python file with get_config()")
+    parser.add_argument("--config", required=required, default="", metavar="FILE", help="Python file with get_config()")
     if workdir:
         parser.add_argument("--workdir", metavar="DIR", help="folder of the run (default: runs/NAME of the config)")
 

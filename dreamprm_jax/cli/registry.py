@@ -49,7 +49,13 @@ OTHER_COMMANDS = {
         Command("validate", "validate", "checks a config file and everything that it names", _sections(*STAGES)),
         Command("status", "status", "how far a run is: units, rate, time left, errors"),
         Command("judge", "judge", "run candidate programs in the sandbox and print their verdicts"),
+        Command("convert", "convert", "problems and candidates from other benchmarks' forms, and back"),
         Command("score", "score", "with --prm=FOLDER --candidates=FILE: score programs made elsewhere"),
+        Command("labels", "labels", "a run's step labels for other tools: TRL, PRM800K, Math-Shepherd"),
+        Command("select", "select_best", "scores to a choice: the best candidate of each problem"),
+        Command(
+            "evaluate", "evaluate", "with --scores=FILE or --prm: compare choices on one's own candidates and verdicts"
+        ),
         Command("serve", "serve", "a reward model behind HTTP (/pooling, /score_steps)"),
         Command(
             "search",
@@ -101,13 +107,14 @@ def usage() -> str:
 
 
 def find_command(name: str, arguments: list[str]) -> Command:
-    """The command of that name. ``score`` is a stage where a config file is given.
+    """The command of that name. ``score`` and ``evaluate`` are stages where a config file is given.
 
     Raises:
       DataError: where there is none, with the nearest name.
     """
-    if name == "score" and not any(argument.startswith("--config") for argument in arguments):
-        return OTHER_COMMANDS["score"]
+    with_config = any(argument.startswith("--config") for argument in arguments)
+    if name in OTHER_COMMANDS and name in STAGE_COMMANDS and not with_config:
+        return OTHER_COMMANDS[name]
     known = {**OTHER_COMMANDS, **STAGE_COMMANDS}
     if name not in known:
         from dreamprm_jax.schema import DataError  # here, as it takes longer to import than --help to print

@@ -14,16 +14,20 @@ its settings.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from dreamprm_jax.config import MeshConfig
-from dreamprm_jax.schema import DataError, Granularity
+from dreamprm_jax.schema import DataError, Granularity, Skip
+from dreamprm_jax.storage import check_ending
 
 if TYPE_CHECKING:
+    from dreamprm_jax.scoring.job import ScoreJob
     from dreamprm_jax.scoring.prm import PrmOptions
 
 FORMS = ("native", "trl", "skywork", "qwen-prm", "rlhflow", "math-shepherd", "outcome")  # of scoring.forms
@@ -35,10 +39,11 @@ _RANKS = (
 )
 
 
-def add_prm_arguments(parser: argparse.ArgumentParser) -> None:
+def add_prm_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """Adds the options that say which model, and how it computes."""
+    parser = parser.add_argument_group("reward model")  # type: ignore[assignment]
     parser.add_argument(
-        "--prm", required=True, type=Path, metavar="FOLDER",
+        "--prm", required=required, type=Path, metavar="FOLDER",
         help="RUN_FOLDER/ARM, or the Hugging Face folder or hub id of a reward model (`dreamprm export`, or public)",
     )  # fmt: skip
     parser.add_argument(
@@ -89,7 +94,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--release", default="release_v6", help="release windows, where --problems is a folder or hub id"
     )
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="the Parquet file to write")
+    parser.add_argument(
+        "--output",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="what to write; its ending is the format: .parquet, .jsonl or .csv",
+    )
     add_prm_arguments(parser)
     parser.add_argument("--chunk", type=int, default=4096, help="candidates that are scored and kept together (4096)")
     parser.add_argument("--max-characters", type=int, default=1_000_000, help="of a program; longer ones are skipped")
@@ -144,9 +155,56 @@ def main(args: argparse.Namespace) -> int:
     Raises:
       DataError: on unusable input.
     """
+    job, counts = run_job(args)
+    if counts is None:
+        return 0
+    scored, skipped = counts["scored"], counts["skipped"]
+    print(f"{scored} of {scored + skipped} programs scored, {counts['steps']} steps, {counts['seconds']:.1f} s")
+    for reason, number in counts["skipped by reason"].items():
+        print(f"  {number:>8}  {reason}")
+    for row in sample_rows(job.output, 3) if scored else ():
+        print(f"  {row['problem_id']}, sample {row['sample_index']}: {shown_scores(row['step_scores'])}")
+    print(f"scores: {job.output}\ncounts: {job.counts_path}\nskipped: {job.skipped_path}")
+    if scored and args.candidates != "-":
+        print(f"next: dreamprm select --candidates={args.candidates} --scores={job.output} --output=best.jsonl")
+    if not scored:
+        reasons = "; ".join(f"{number} times: {reason}" for reason, number in counts["skipped by reason"].items())
+        print(f"dreamprm score: error: no candidate was scored ({reasons or 'the input is empty'})", file=sys.stderr)
+    return 0 if scored else 1
+
+
+def sample_rows(path: Path, count: int) -> list[dict[str, Any]]:
+    """The first rows of a file of scores."""
+    if path.suffix == ".parquet":
+        from dreamprm_jax.storage import open_parquet
+
+        with open_parquet(path) as file:
+            return next(file.iter_batches(count)).to_pylist()
+    from dreamprm_jax.storage import read_table
+
+    rows = read_table(path)[:count]
+    texts = [row["step_scores"] for row in rows]
+    return [
+        row | {"step_scores": json.loads(t) if isinstance(t, str) else t} for row, t in zip(rows, texts, strict=True)
+    ]
+
+
+def shown_scores(scores: Sequence[float]) -> str:
+    """The scores of a program's steps, the middle ones left out where there are many."""
+    texts = [f"{score:.2f}" for score in scores]
+    return " ".join(texts if len(texts) <= 12 else [*texts[:6], "...", *texts[-5:]])
+
+
+def run_job(args: argparse.Namespace) -> tuple[ScoreJob, dict[str, Any] | None]:
+    """The job, and its counts; None while other processes still have chunks to do.
+
+    Raises:
+      DataError: on unusable input.
+    """
     # Bad options and inputs are told before the seconds that jax and the model take.
     index, count = parse_shard(args.shard)
     check_positive(args, "chunk", "max_length", "row_tokens", "batch_tokens", "max_characters", "fsdp", "tensor")
+    check_ending(args.output)
     candidates = Path(args.candidates)
     if args.candidates != "-" and not candidates.is_file():
         raise DataError(f"--candidates={candidates}: no such file")
@@ -156,7 +214,12 @@ def main(args: argparse.Namespace) -> int:
     from dreamprm_jax.scoring.prm import load_prm
     from dreamprm_jax.scoring.scorer import Scorer
 
-    problems = read_problems(args.problems, args.release) if args.problems else {}
+    skips: list[Skip] = []
+    problems = read_problems(args.problems, args.release, None if args.strict else skips) if args.problems else {}
+    for skip in skips[:10]:
+        print(f"left out: {skip.source}, {skip.row}: {skip.reason}")
+    if len(skips) > 10:
+        print(f"left out: {len(skips) - 10} more rows of {args.problems}")
     if spooled := args.candidates == "-":
         candidates = args.output.with_name(f"{args.output.name}.stdin-{index}.jsonl")
         spool(sys.stdin.buffer, candidates)
@@ -176,13 +239,4 @@ def main(args: argparse.Namespace) -> int:
     counts = job.run()
     if spooled:
         candidates.unlink(missing_ok=True)
-    if counts is None:
-        return 0
-    for name, value in counts.items():
-        if isinstance(value, dict):
-            for reason, number in value.items():
-                print(f"    {number:>9}  {reason}")
-        else:
-            print(f"  {name:<32} {value}")
-    print(f"scores: {job.output}\ncounts: {job.counts_path}\nskipped: {job.skipped_path}")
-    return 0 if counts["scored"] else 1
+    return job, counts

@@ -1,17 +1,22 @@
-"""POST /pooling and /score_steps, GET /health and /v1/models (``scoring/serve.py``). SIGTERM ends the server after it
-has answered what it has taken. Needs the extra 'serve' (pip install 'dreamprm-jax[serve]').
+"""POST /score_steps, and vLLM's /pooling, /classify and /score; GET / (a page to try it), /health, /models, /metrics.
+
+SIGTERM ends the server after it has answered what it has taken. Each request is a line on standard error. Needs the
+extra 'serve' (pip install 'dreamprm-jax[serve]').
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
+import os
 import socket
 
 from dreamprm_jax.cli.score import add_prm_arguments, check_positive, prm_options
 from dreamprm_jax.schema import DataError
 
 SHUTDOWN_SECONDS = 60.0  # for the requests that have been taken
+API_KEY = "DREAMPRM_API_KEY"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=8000, help="0 takes any free one and prints it (default: 8000)")
     parser.add_argument("--max-body-bytes", type=int, default=16 << 20, help="of a request (default: 16 MiB)")
     parser.add_argument("--max-request-tokens", type=int, default=1 << 17, help="of a request (default: 131072)")
+    parser.add_argument("--max-batch-requests", type=int, default=256, help="that are scored together (default: 256)")
+    parser.add_argument(
+        "--api-key", metavar="KEY",
+        help=f"that requests must bring, as Authorization: Bearer KEY (default: ${API_KEY}, which ps does not show)",
+    )  # fmt: skip
+    parser.add_argument("--no-request-log", action="store_true", help="write no line for each request")
     parser.add_argument("--max-queue-tokens", type=int, default=1 << 20, help="that may wait (default: 1048576)")
 
 
@@ -33,12 +44,13 @@ def main(args: argparse.Namespace) -> int:
     """
     check_positive(
         args, "max_length", "row_tokens", "batch_tokens", "fsdp", "tensor", "max_body_bytes", "max_request_tokens",
-        "max_queue_tokens",
+        "max_queue_tokens", "max_batch_requests",
     )  # fmt: skip
     try:
+        import prometheus_client  # noqa: F401
         from aiohttp import web
     except ImportError as error:
-        raise DataError("dreamprm serve needs aiohttp: pip install 'dreamprm-jax[serve]'") from error
+        raise DataError(f"dreamprm serve needs {error.name}: pip install 'dreamprm-jax[serve]'") from error
     import numpy as np
 
     from dreamprm_jax.scoring.batcher import Batcher
@@ -55,10 +67,24 @@ def main(args: argparse.Namespace) -> int:
         prm = dataclasses.replace(prm, name=args.name or prm.name)
         scorer = Scorer(prm.model, prm.mesh, prm.params, args.row_tokens, args.batch_tokens)
         scorer.logits([Reading(np.zeros(1, np.int32), np.zeros(1, np.int32))])  # fails now, if it fails
-        with Batcher(scorer, args.max_queue_tokens) as batcher:
-            app = make_app(prm, batcher, Limits(args.max_body_bytes, args.max_request_tokens))
+        log = None if args.no_request_log else _request_log()
+        key = args.api_key or os.environ.get(API_KEY, "")
+        with Batcher(scorer, args.max_queue_tokens, args.max_batch_requests) as batcher:
+            app = make_app(prm, batcher, Limits(args.max_body_bytes, args.max_request_tokens, key))
             host, port = listener.getsockname()[:2]
             print(f"serving {prm.name} ({prm.checkpoint}) on http://{host}:{port}", flush=True)
-            web.run_app(app, sock=listener, print=None, shutdown_timeout=SHUTDOWN_SECONDS, access_log=None)
+            web.run_app(
+                app, sock=listener, print=None, shutdown_timeout=SHUTDOWN_SECONDS,
+                access_log=log, access_log_format='%a %t "%r" %s %b bytes, %Tf s',
+            )  # fmt: skip
     print("stopped", flush=True)
     return 0
+
+
+def _request_log() -> logging.Logger:
+    """A line on standard error for each request."""
+    log = logging.getLogger("dreamprm.requests")
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    log.handlers = [logging.StreamHandler()]
+    return log

@@ -7,24 +7,45 @@ to old/ in the run's folder, never deleted.
 from __future__ import annotations
 
 import argparse
+import dataclasses
+from itertools import islice
 from pathlib import Path
 
 from dreamprm_jax.cli.options import add_config, config_of, workdir_of
 from dreamprm_jax.config import Config
+from dreamprm_jax.labeling.step_files import LabeledSteps, read_steps
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.runs.stage_folder import stage_folder
 from dreamprm_jax.runs.stage_graph import STAGES
 from dreamprm_jax.schema import DataError
 
+# Option -> field of config.train.step_data, metavar, help.
+STEP_OPTIONS = {
+    "steps": ("path", "FILE", "train on this file, folder or hub id: TRL, PRM800K, Math-Shepherd or ProcessBench rows"),
+    "eval-steps": ("evaluation", "FILE", "held-out solutions to measure step AUROC on"),
+    "meta-steps": ("meta", "FILE", "trusted solutions for the learned labels (default: a tenth of the problems)"),
+    "separator": ("separator", "TEXT", "after every step, where the score is read (default: \\n; '' for none)"),
+    "split": ("split", "NAME", "of the data sets (default: train, or the only one)"),
+    "eval-split": ("evaluation_split", "NAME", "of --eval-steps (default: that of --split)"),
+    "subset": ("subset", "NAME", "configuration of a data set of the hub"),
+    "revision": ("revision", "NAME", "branch, tag or commit of the data sets of the hub"),
+}  # fmt: skip
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of a stage."""
-    add_config(parser)
-    if parser.get_default("command") == "evaluate":
-        parser.add_argument(
-            "--problems", metavar="FILE", help="problems in the official LiveCodeBench row format (JSONL)"
+    command = parser.get_default("command")
+    add_config(parser, required=command != "train")
+    if command == "train":
+        given = parser.add_argument_group(
+            "step labels of your own", "needs neither policy nor tests, and no --config (docs/step_labels.md)"
         )
-        parser.add_argument("--candidates", metavar="FILE", help="programs: eval_all JSON, JSONL or our Parquet")
+        for option, (_, metavar, text) in STEP_OPTIONS.items():
+            given.add_argument(f"--{option}", metavar=metavar, help=text)
+        given.add_argument("--strict", action="store_true", help="a row that cannot be used is an error")
+    if parser.get_default("command") == "evaluate":
+        parser.add_argument("--problems", metavar="FILE", help="problems, in any form of docs/problems.md")
+        parser.add_argument("--candidates", metavar="FILE", help="programs, in any form of docs/your_own_data.md")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -32,12 +53,21 @@ def main(args: argparse.Namespace) -> int:
     from dreamprm_jax.stages.runner import run_stage
     from dreamprm_jax.stages.validation import check_environment, validate
 
-    config = config_of(args)
+    config = _with_steps(args) if args.command == "train" else config_of(args)
+    if config.train.step_data.path and args.command != "train":
+        raise DataError("config.train.step_data.path: is read by `dreamprm train` alone; leave it out here")
     root = workdir_of(args, config)
     if args.command == "evaluate" and (args.problems or args.candidates):
         return _evaluate_files(config, args, root)
     if args.command != "run":
         run_stage(config, root, args.command)
+        if config.train.step_data.path:
+            paths = Paths(root)
+            models = ", ".join(str(root / arm) for arm in config.train.arms)
+            print(f"models: {models}\nskipped rows: {paths.skipped_steps()}")
+            print(
+                f"next: dreamprm score --prm={root / config.train.arms[-1]} --candidates=FILE --output=scores.parquet"
+            )
         return 0
     validate(config)
     check_environment(config, [name for name in STAGES if not stage_folder(config, root, name).is_done()])
@@ -52,6 +82,29 @@ def main(args: argparse.Namespace) -> int:
     headline = paths.table().read_text(encoding="utf-8").split("\n\n\n")[0]
     print(f"\n{headline}\n\nall tables: {paths.table().resolve()}\nreport: {paths.report().resolve()}")
     return 0
+
+
+def _with_steps(args: argparse.Namespace) -> Config:
+    """The settings with those of the options for step labels, and the arms that such a file can train."""
+    for option, (field, _, _) in STEP_OPTIONS.items():
+        if (value := getattr(args, option.replace("-", "_"))) is not None:
+            text = value.replace("\\n", "\n").replace("\\t", "\t") if field == "separator" else value
+            args.overrides.append(f"--config.train.step_data.{field}={text}")
+    if args.strict:
+        args.overrides.append("--config.train.step_data.strict=True")
+    if not args.config and not args.steps:
+        raise DataError("give --config=FILE, or --steps=FILE to train on step labels of your own")
+    config = config_of(args)
+    data = config.train.step_data
+    if not data.path or any(item.startswith("--config.train.arms=") for item in args.overrides):
+        return config
+    learns = bool(data.meta) or any(
+        isinstance(one, LabeledSteps) and one.is_meta(data.meta_share)
+        for one in islice(read_steps(data.path, data), 1000)
+    )
+    arms = ("raw", "label_table") if learns else ("raw",)
+    name = config.name if args.config else Path(data.path).name.split(".")[0]
+    return dataclasses.replace(config, name=name, train=dataclasses.replace(config.train, arms=arms))
 
 
 def _evaluate_files(config: Config, args: argparse.Namespace, root: Path) -> int:

@@ -14,16 +14,18 @@ by logical lines and their indentation alone, so that broken code has them too.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import tree_sitter
 
 from dreamprm_jax.cof.source_text import indentation, mask, without_comments
 
-_WORD = re.compile(r"(?:async[ \t]+)?(@|[^\W\d]\w*)?")
+_WORD = re.compile(r"([ \t\f\r\n]*)(?:async[ \t]+)?(@|[^\W\d]\w*)?")  # indentation, first word
+_BRACKET = re.compile(r"[()\[\]{}]")
 _DOCSTRING = re.compile(r"[rRuUbB]{0,2}[\"']")
 _COMPOUND = {"if", "for", "while", "with", "try", "def", "class"}
 _CLAUSES = {"elif", "else", "except", "finally"}
@@ -31,8 +33,7 @@ _CLAUSES = {"elif", "else", "except", "finally"}
 _STATEMENT = re.compile(r"(?:async[ \t]+def|def|class|return|import|while|try|raise|assert|del|pass|break|continue)\b")
 
 
-@dataclass(frozen=True)
-class _LogicalLine:
+class _LogicalLine(NamedTuple):
     start: int  # of its first physical line
     end: int  # after its last newline
     column: int  # of its first token
@@ -56,26 +57,31 @@ def line_ends(code: str, text: str) -> list[int]:
 
 def block_ends(code: str, text: str, root: tree_sitter.Node | None) -> list[int]:
     """The offset after each block but the last; the arguments are those of ``definitions``."""
-    lines = list(_logical_lines(mask(root, without_comments(text))))
+    lines = _logical_lines(mask(root, without_comments(text)))
+    before: _LogicalLine | None = None
     scopes = [_Scope("module", -1)]
     state: Literal["header", "simple", "compound"] = "header"
     ends = []
-    for index, line in enumerate(lines):
-        closed = scopes[-1] if line.column <= scopes[-1].header else None  # the innermost body that ends here
-        while line.column <= scopes[-1].header:
-            scopes.pop()
-        scope = scopes[-1]
+    for line, after in itertools.pairwise(itertools.chain(lines, (None,))):
+        assert line is not None
+        above, before = before, line
+        scope, closed = scopes[-1], None
+        if line.column <= scope.header:
+            closed = scope  # the innermost body that ends here
+            while line.column <= scopes[-1].header:
+                scopes.pop()
+            scope = scopes[-1]
         if scope.column is None:
             scope.column = line.column
-        deeper_below = index + 1 < len(lines) and lines[index + 1].column > line.column
         if line.column > scope.column or (state == "compound" and closed is None and line.word in _CLAUSES):
             continue  # inside the statement above
+        deeper_below = after is not None and after.column > line.column
         simple = line.word not in _COMPOUND and line.word != "@" and not deeper_below
         joins = closed is None and (state == "header" or (state == "simple" and simple))
-        if index and not joins:
+        if above is not None and not joins:
             outside = closed.header if closed else line.column
-            ends.append(_after_comments(text, lines[index - 1].end, line.start, outside))
-        opens = _opens(scope, line)
+            ends.append(_after_comments(text, above.end, line.start, outside))
+        opens = _opens(scope, line) if line.word in ("def", "class") else None
         if opens is not None:
             scopes.append(opens)
         if opens is not None or line.word == "@" or (joins and state == "header" and _is_docstring(code, line)):
@@ -113,10 +119,9 @@ def _after_comments(text: str, position: int, limit: int, column: int) -> int:
 def _logical_lines(masked: str) -> Iterator[_LogicalLine]:
     """Lines as Python's grammar counts them: brackets and backslashes join physical ones, blank ones are none."""
     first: int | None = None
-    depth = 0
-    end = 0
-    for start, stop in _physical_lines(masked):
-        line = masked[start:stop]
+    depth = end = stop = 0
+    for line in masked.split("\n"):
+        start, stop = stop, stop + len(line) + 1
         content = line.strip()
         if depth and _STATEMENT.match(content):
             depth = 0
@@ -127,13 +132,11 @@ def _logical_lines(masked: str) -> Iterator[_LogicalLine]:
             if not content:
                 continue
             first = start
-        end = stop
-        for character in content:
-            if character in "([{":
-                depth += 1
-            elif character in ")]}":
-                depth = max(depth - 1, 0)
-        if depth == 0 and not line.rstrip("\r\n").endswith("\\"):
+        end = min(stop, len(masked))
+        if depth or "(" in content or "[" in content or "{" in content:
+            for bracket in _BRACKET.findall(content):
+                depth = depth + 1 if bracket in "([{" else max(depth - 1, 0)
+        if depth == 0 and not (content.endswith("\\") and line.rstrip("\r").endswith("\\")):
             yield _logical_line(masked, first, end)
             first = None
     if first is not None:
@@ -141,10 +144,13 @@ def _logical_lines(masked: str) -> Iterator[_LogicalLine]:
 
 
 def _logical_line(masked: str, start: int, end: int) -> _LogicalLine:
-    width = indentation(masked[start:end])
-    column = len(masked[start : start + width].rpartition("\f")[2])  # a form feed begins the column anew
-    match = _WORD.match(masked, start + width)
-    return _LogicalLine(start, end, column, start + width, (match[1] or "") if match else "")
+    word = _WORD.match(masked, start)
+    assert word is not None  # it matches nothing, too
+    offset = word.end(1)
+    column = offset - start
+    if column and "\f" in word[1]:
+        column = offset - 1 - masked.rfind("\f", start, offset)  # a form feed begins the column anew
+    return _LogicalLine(start, end, column, offset, word[2] or "")
 
 
 def _physical_lines(text: str) -> Iterator[tuple[int, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import tree_sitter
 
@@ -16,8 +16,7 @@ _DEFINITION_LINE = re.compile(
 _CLASS_LINE = re.compile(r"class(?=[ \t\\])")
 
 
-@dataclass(frozen=True)
-class Definition:
+class Definition(NamedTuple):
     """A function or class of the program; offsets are those of the text."""
 
     start: int  # of its ``def`` or ``class`` (or ``async``, or first decorator)
@@ -25,8 +24,7 @@ class Definition:
     name: str  # qualified
 
 
-@dataclass(frozen=True)
-class _Found:
+class _Found(NamedTuple):
     """A definition as the parser has it."""
 
     start: int
@@ -52,14 +50,23 @@ def definitions(code: str, text: str, root: tree_sitter.Node | None, whole_class
         found = list(_by_structure(root, code, whole_classes))
     result: list[Definition] = []
     covered = 0
-    for index, one in enumerate(found):
+    for one, limit in zip(found, _limits(found, len(text)), strict=True):
         if one.start < covered:
             continue  # nested in the one before
-        later = (found[i] for i in range(index + 1, len(found)))
-        limit = next((other.start for other in later if other.column <= one.column), len(text))
         covered = _cut_after(text, one, limit, broken)
         result.append(Definition(one.start, covered, one.name))
     return result
+
+
+def _limits(found: list[_Found], end: int) -> list[int]:
+    """For each definition the start of the next one that is no deeper, ``end`` where there is none."""
+    limits = [end] * len(found)
+    open_ones: list[int] = []
+    for index, one in enumerate(found):
+        while open_ones and found[open_ones[-1]].column >= one.column:
+            limits[open_ones.pop()] = one.start
+        open_ones.append(index)
+    return limits
 
 
 # ---------------------------------------------------------------- finding functions
@@ -85,8 +92,9 @@ def _by_indentation(root: tree_sitter.Node | None, text: str, code: str, whole_c
     Column 0 is a top-level function; deeper is a method where the nearest line above of smaller indentation is a
     class at column 0, and no step otherwise. ``text`` has its strings masked.
     """
-    owners = _enclosing_classes(text, code)
-    for match in _DEFINITION_LINE.finditer(text):
+    matches = list(_DEFINITION_LINE.finditer(text))
+    owners = _enclosing_classes(text, code) if any(match["indentation"] for match in matches) else {}
+    for match in matches:
         column = len(match["indentation"])
         if (match["word"] == "class" and not whole_classes) or (whole_classes and column):
             continue
@@ -106,7 +114,7 @@ def _by_indentation(root: tree_sitter.Node | None, text: str, code: str, whole_c
 
 
 def _enclosing_classes(text: str, code: str) -> dict[int, str | None]:
-    """By the offset of a line, the name of the column-0 class whose body the line is in; None where there is none.
+    """Maps a line's offset to the name of the column-0 class whose body contains the line, or to None.
 
     That is the nearest line above of smaller indentation, where it is a class. The open lines above, each deeper than
     the one before, are kept on a stack, so that every line is looked at once.

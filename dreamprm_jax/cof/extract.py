@@ -55,7 +55,7 @@ class _Graded:
 
 
 def extract_code(answer: str) -> str:
-    """The program in an answer, "" where there is none."""
+    """The program in an answer; "" if there is none."""
     return extract(answer).code
 
 

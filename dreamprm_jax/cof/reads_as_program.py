@@ -31,7 +31,7 @@ _PYTHON_LINE = re.compile(
     r"|from[ \t]+[\w.]+[ \t]+import\b|for[ \t]+[^\n]+[ \t]in[ \t][^\n]+:[ \t]*$|while[ \t][^\n]+:[ \t]*$)",
     re.MULTILINE,
 )
-# How a line begins that follows a program and is none of it: three words of a sentence, or a closing mark.
+# The beginning of a line after a program that is not part of it: three words of a sentence, or a closing mark.
 _PROSE = re.compile(r"[\"']{3}|\\end\{|</|[*#>_-]*[ ]?[A-Z][^\s()=\[]*(?:[ ]+[^\s()=]+){2}|[*#>_-]*[ ]?[^\x00-\x7f]")
 
 
@@ -69,7 +69,7 @@ def likeness(text: str) -> Likeness:
 
 
 def parse_python(text: str) -> ast.Module | None:
-    """The tree of a text, None where it is no Python of this version or too deep to parse."""
+    """The syntax tree of a text; None if this version of Python cannot parse it."""
     tree = _parse(text)
     return tree if isinstance(tree, ast.Module) else None
 

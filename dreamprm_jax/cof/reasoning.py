@@ -124,7 +124,7 @@ def _end(marks: list[_Mark], opened: int) -> int | None:
 
 
 def _opens_unknown_tag(text: str) -> bool:
-    """Whether the text begins with a tag of a name of its own that it never closes."""
+    """Whether the text begins with an unknown tag that it never closes."""
     opened = re.match(r"\s*<(\|?)([A-Za-z][\w:.-]*)\|?>", text)
     if opened is None or opened[2].lower() in _HTML.split() or _ANSWER.search(opened[2]) or opened[1]:
         return False

@@ -41,12 +41,16 @@ def _to_letters(text: str) -> str:
 def parse(text: str) -> tree_sitter.Node | None:
     """The root of the tree of a stand-in text; ``has_error`` where Python could not parse it.
 
-    None for a text of more than ``RECOVERY_CHARACTERS`` with an error: recovery takes seconds a megabyte there.
+    None for a text of more than ``RECOVERY_CHARACTERS`` with an error: recovery takes seconds a megabyte there. An
+    error that shows in the number of brackets is found without the parser, which finds it at the text's end.
 
     The tree has no comments. The parser is given none: after each one it would read all those that follow, to find the
     indentation of the next line, which takes the square of their number. Runs of joined lines likewise.
     """
-    source = without_comments(text).encode("ascii")
+    plain = without_comments(text)
+    if len(plain) > RECOVERY_CHARACTERS and not _balanced(mask(None, plain)):
+        return None
+    source = plain.encode("ascii")
 
     def read(offset: int, point: object) -> bytes:
         return source[offset : offset + _READ_BYTES]
@@ -59,6 +63,10 @@ def parse(text: str) -> tree_sitter.Node | None:
     except ValueError:  # it was stopped
         return None
     return None if gives_up(0, root.has_error) else root
+
+
+def _balanced(masked: str) -> bool:
+    return all(masked.count(left) == masked.count(right) for left, right in ("()", "[]", "{}"))
 
 
 def without_comments(text: str) -> str:

@@ -20,6 +20,7 @@ from dreamprm_jax.config.model import (
     MeshConfig,
     MetaConfig,
     ModelConfig,
+    StepDataConfig,
     TrainConfig,
 )
 from dreamprm_jax.config.run import (
@@ -51,6 +52,7 @@ __all__ = [
     "ScoreConfig",
     "SearchConfig",
     "SettingInfo",
+    "StepDataConfig",
     "TrainConfig",
     "check_names",
     "defaults",

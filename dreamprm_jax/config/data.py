@@ -13,10 +13,11 @@ from dreamprm_jax.schema import Granularity
 class ProblemsConfig:
     """Where problems come from and which contest dates train and test."""
 
-    source: Literal["procedural", "livecodebench", "codeio", "humaneval", "leetcode"] = setting(
+    source: Literal["procedural", "livecodebench", "file", "codeio", "humaneval", "leetcode"] = setting(
         "procedural",
-        "Where problems come from. codeio, humaneval and leetcode are read from installed packages; the error names "
-        "the package where one is missing.",
+        "Where problems come from. livecodebench and file read problems.path; the windows of livecodebench are drawn "
+        "by contest date, those of all others by a hash of the ids. codeio, humaneval and leetcode are read from "
+        "installed packages; the error names the package where one is missing.",
     )
     exclude: str = setting(
         "",
@@ -25,8 +26,15 @@ class ProblemsConfig:
     )
     path: str = setting(
         "livecodebench/code_generation_lite",
-        "livecodebench: a dataset id of the hub, or a local .jsonl file or folder in the official row format.",
+        "livecodebench, file: a local file or folder in any form of docs/problems.md, or the id of LiveCodeBench's "
+        "dataset on the hub.",
         reads="path",
+    )
+    strict: bool = setting(
+        False,
+        "livecodebench, file: a row that cannot be used ends the run. Otherwise it is left out, counted and named in "
+        "skipped_problems.csv of the generate stage.",
+        affects_output=False,
     )
     release: str = setting(
         "release_v6", "livecodebench: the release windows to read (release_v1 to release_v6, v3, v2_v4)."
@@ -44,6 +52,11 @@ class ProblemsConfig:
     )
     test_count: int = setting(100, "Number of test problems; not read for livecodebench, which has dates.", minimum=1)
     private_tests: int = setting(5, "procedural: hidden tests of a problem, besides two public ones.", minimum=1)
+    held_out: Literal["compositions", "mistakes", "primitives"] = setting(
+        "compositions",
+        "procedural: what test problems have that no training problem has. mistakes: also the wrong forms of every "
+        "function; primitives: also at least one stage.",
+    )
     made_tests: int = setting(
         12, "codeio: tests of a problem, made by running its reference in the sandbox.", minimum=1
     )

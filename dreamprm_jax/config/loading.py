@@ -75,7 +75,7 @@ def load_config(path: str, overrides: list[str]) -> Config:
 
 
 def load_settings(path: str, overrides: list[str], defaults: Any) -> config_dict.ConfigDict:
-    """The ConfigDict of a config file with overrides; ``defaults`` is the dataclass that has its fields.
+    """The ConfigDict of a config file with overrides; ``defaults`` is the dataclass that has its fields ("": no file).
 
     The file may import modules that lie beside it.
 
@@ -94,7 +94,7 @@ def load_settings(path: str, overrides: list[str], defaults: Any) -> config_dict
             raise DataError(f"config: no field {name!r}" + _nearest("", name, known))
         if "=" not in item:
             raise DataError(f"config: field {name!r} needs a value: --config.{name}=VALUE")
-    settings = call_file(path, "get_config", "--config")
+    settings = call_file(path, "get_config", "--config") if path else config_dict.ConfigDict(to_dict(defaults))
     if not isinstance(settings, config_dict.ConfigDict):
         raise DataError(f"--config: {path}: needs a function get_config() that returns config.defaults() with changes")
     logging.set_verbosity(logging.ERROR)  # the checkpoint library logs warnings in normal operation

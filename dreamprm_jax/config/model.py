@@ -53,8 +53,10 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16"] = setting("float32", "Of activations and matrix products.")
     param_dtype: Literal["float32", "bfloat16"] = setting("float32", "Of the parameters; adapters stay float32.")
     remat: Literal["none", "full", "dots"] = setting("none", "What the backward pass recomputes.")
-    attention: Literal["einsum", "chunked", "cudnn"] = setting(
-        "einsum", "The form of attention. cudnn: GPU, first-order passes only."
+    attention: Literal["auto", "einsum", "chunked", "splash", "triton", "cudnn"] = setting(
+        "auto",
+        "The form of attention. auto: the fastest that each device and pass has (models/fused.py). einsum, chunked: "
+        "this one everywhere. splash (TPU), triton, cudnn (GPU): of the passes with a backward pass.",
     )
     attention_chunk: int = setting(256, "chunked: query rows at a time.", minimum=1)
     head_hidden: int = setting(0, "Width of the reward head's hidden layer; 0: a linear head.", minimum=0)
@@ -74,10 +76,10 @@ class MeshConfig:
 class MetaConfig:
     """The outer (upper) problem of the learned labelings."""
 
-    method: Literal["mixed", "reverse", "finite_difference"] = setting(
+    method: Literal["mixed", "reverse", "finite_difference", "first_order", "sama"] = setting(
         "mixed",
-        "How the hypergradient is computed. mixed and reverse are exact; finite_difference is that of the authors' "
-        "code (docs/bilevel.md).",
+        "How the hypergradient is computed. mixed and reverse are exact. Approximations at the last inner step: "
+        "finite_difference (the authors' code), its limit first_order, and sama (docs/bilevel.md).",
     )
     learning_rate: float = setting(0.1, "Of the outer optimizer.", above=0.0)
     weight_decay: float = setting(0.0, "Of the outer optimizer.", minimum=0.0)
@@ -100,10 +102,11 @@ class LabelsConfig:
 
     method: str = setting(
         "undetected_fault_online",
-        "The labeling of the arm `corrected`. Fixed: raw, soft, hard, smoothing, gce, beta_shrink, em, "
-        "undetected_fault, value, calibrator, clean, stored. Inferred in every training step: undetected_fault_online. "
-        "Learned by the outer problem: label_table (the paper), weight_table (the authors' code), corrector_net, "
-        "table_on_em (docs/labels.md). Or FILE.py:FUNCTION, a labeling of your own (docs/extending.md).",
+        "The labeling of the arm `corrected`. Fixed: raw, soft, hard, smoothing, gce, beta_shrink, closure, "
+        "closure_mixture, raw_with_outcome, outcome, scan, em, undetected_fault, value, calibrator, clean, stored. "
+        "Inferred in every training step: undetected_fault_online. Learned by the outer problem: label_table (the "
+        "paper), weight_table (the authors' code), corrector_net, table_on_em (docs/labels.md). Or FILE.py:FUNCTION, a "
+        "labeling of your own (docs/extending.md).",
         reads="function",
     )
     floor: float = setting(
@@ -130,6 +133,34 @@ class LabelsConfig:
 
 
 @dataclass(frozen=True)
+class StepDataConfig:
+    """Step labels that others made (`dreamprm train --steps`), instead of those of the label stage."""
+
+    path: str = setting(
+        "",
+        "Solutions with step labels: a file (.jsonl, .json, .parquet), a folder or an id of the hub, "
+        "owner/name[@revision], in the form of TRL, PRM800K, Math-Shepherd or ProcessBench (docs/step_labels.md).",
+        reads="path",
+    )
+    evaluation: str = setting("", "The same, to measure on: it goes into no loss.", reads="path")
+    meta: str = setting(
+        "",
+        "The same, trusted: the outer problem of the learned labelings. Empty: meta_share of the problems of path, by "
+        "their outcomes.",
+        reads="path",
+    )
+    meta_share: float = setting(0.1, "Share of the problems of path that become meta problems.", minimum=0, maximum=0.9)
+    separator: str = setting("\n", "Text after every step, at whose end the score is read; empty: at the step's end.")
+    neutral: float = setting(1.0, "Label of PRM800K's rating 0; -1: no label.", minimum=-1, maximum=1)
+    split: str = setting("", "Split of the data sets; empty: train, or the only one.")
+    evaluation_split: str = setting("", "Split of evaluation; empty: as split.")
+    subset: str = setting("", "Configuration of a data set of the hub.")
+    revision: str = setting("", "Branch, tag or commit of data sets of the hub.")
+    limit: int = setting(0, "Solutions to read of each; 0: all.", minimum=0)
+    strict: bool = setting(False, "A row that cannot be used is an error.", affects_output=False)
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """Training of the PRM arms."""
 
@@ -140,6 +171,7 @@ class TrainConfig:
         reads="function",
     )
     labels: LabelsConfig = section(LabelsConfig)
+    step_data: StepDataConfig = section(StepDataConfig)
     loss: Literal["bce", "mse", "gce"] = setting("bce", "Loss of the step labels; with gce, outcomes keep bce.")
     warmup_steps: int = setting(300, "Steps on the labels that an arm starts from, and on the outcomes.", minimum=0)
     steps: int = setting(300, "Steps after the warm-up.", minimum=1)

@@ -44,9 +44,10 @@ class EvaluateConfig:
     aggregator: Literal[
         "last", "min", "max", "mean", "product", "product_normalised", "sum_log_odds", "mean_log_odds", "auto"
     ] = setting(
-        "last",
-        "How the step scores of a PRM become one number. auto: the one that selects best on the meta window, if that "
-        "has several scored candidates a problem; else last, and the tables say so.",
+        "sum_log_odds",
+        "How the step scores of a PRM become one number. The default goes with the default labels "
+        "(docs/label_correction.md). auto: the one that selects best on the meta window, if that has several scored "
+        "candidates a problem; else the default, and the tables say so.",
     )
     bootstrap_samples: int = setting(10000, "Bootstrap samples of the intervals.", minimum=1)
     execute: bool = setting(True, "Run the candidates on inputs without their answers, for execution-cluster votes.")

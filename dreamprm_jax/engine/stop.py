@@ -6,10 +6,10 @@ import signal
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from types import FrameType, TracebackType
-from typing import Any
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from dreamprm_jax.runs.stop_signals import STOP_SIGNALS, stops_by_itself
 
 
 class StopRequest:
@@ -23,7 +23,7 @@ class StopRequest:
         self.grace_seconds = grace_seconds
         self.signal: int | None = None
         self._at = 0.0
-        self._previous: dict[int, Any] = {}
+        self._cleanup = ExitStack()
 
     @property
     def requested(self) -> bool:
@@ -42,15 +42,15 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._request) for number in _SIGNALS}
+            self._cleanup.enter_context(stops_by_itself())
+            for number in STOP_SIGNALS:
+                self._cleanup.callback(signal.signal, number, signal.signal(number, self._request))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
+        self._cleanup.close()
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         if self.requested:

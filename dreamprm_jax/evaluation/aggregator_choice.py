@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dreamprm_jax.config import Config
+from dreamprm_jax.config import Config, EvaluateConfig
 from dreamprm_jax.evaluation.judged_candidates import Candidates, load_candidates
 from dreamprm_jax.evaluation.ranking import arm_method
 from dreamprm_jax.runs.paths import Paths
@@ -20,8 +20,8 @@ from dreamprm_jax.schema import Skip
 from dreamprm_jax.selection.aggregators import AGGREGATORS
 from dreamprm_jax.selection.reward_models import is_outcome_model
 
-DEFAULT = "last"
-"""The value of the complete program, which is what a Monte-Carlo label of its last step estimates."""
+DEFAULT = EvaluateConfig.aggregator
+"""It goes with the default labels (docs/label_correction.md)."""
 
 MIN_PROBLEMS = 20
 """Problems with both passing and failing candidates below which nothing is chosen: the choice would be noise."""

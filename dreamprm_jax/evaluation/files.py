@@ -41,7 +41,7 @@ from dreamprm_jax.storage import read_json, write_json, write_records, write_tex
 from dreamprm_jax.tables import csv_text, finite
 
 FOLDER = "evaluate_files"
-_FORMAT = "3"  # raise when the meaning of the output changes
+_FORMAT = "4"  # raise when the meaning of the output changes
 
 
 def evaluate_files(config: Config, problems: Path, candidates: Path, workdir: Path) -> dict[str, Any]:
@@ -50,8 +50,8 @@ def evaluate_files(config: Config, problems: Path, candidates: Path, workdir: Pa
     Args:
       config: ``sandbox`` (the official verdicts are those of mode "lcb"), ``problems.release`` where ``problems`` is
         a folder in the hub's layout, and ``evaluate.bootstrap_samples``.
-      problems: Problems in the official LiveCodeBench row format.
-      candidates: ``eval_all`` JSON, JSONL or our Parquet (``problems.candidates``).
+      problems: In any form of ``problems.problem_files``.
+      candidates: In any form of ``problems.candidates``.
       workdir: The run's folder; finished work in it is reused.
 
     Returns:
@@ -66,12 +66,20 @@ def evaluate_files(config: Config, problems: Path, candidates: Path, workdir: Pa
         results = read_json(folder.path / "results.json")
         print(f"{summary_text(results)}\nalready done for these files and settings, reused ({folder.path})")
         return results
-    file = read_candidates(candidates)
+    file = read_candidates(candidates, config.problems.strict)
     hidden = workdir / f".hidden_tests_{folder.fingerprint}.parquet"  # kept until the judging is done
-    answered = {one.program.problem_id for one in [*file.usable, *file.unusable]}
     settings = config.problems
-    rows, tests = read_for_judging(str(problems), hidden, answered, settings.release, settings.max_private_test_bytes)
-    print(f"read {len(rows)} problems from {problems}")
+    left_out: list[Skip] = []
+    rows, tests = read_for_judging(
+        str(problems),
+        hidden,
+        file.problem_ids,
+        settings.release,
+        settings.max_private_test_bytes,
+        None if settings.strict else left_out,
+    )
+    file = file.completed(rows)
+    print(f"read {len(rows)} problems from {problems}" + (f"; {len(left_out)} left out" if left_out else ""))
     print(f"read {len(file.usable) + len(file.unusable)} candidates from {candidates}: {_contents(file)}", flush=True)
     known = [candidate for candidate in file.usable if candidate.program.problem_id in rows]
     if not known:
@@ -85,7 +93,7 @@ def evaluate_files(config: Config, problems: Path, candidates: Path, workdir: Pa
     inputs.save()
     programs = [candidate.program for candidate in known]
     outcomes = _judge(config, rows, tests, programs, folder.path / "outcomes.journal")
-    skips = [*file.skips, *_left_out(file, rows, problems, candidates), *_unjudged(outcomes)]
+    skips = [*left_out, *file.skips, *_left_out(file, rows, problems, candidates), *_unjudged(outcomes)]
     judged = _judged(file, rows, tests, outcomes, steps)
     results = {
         "problems_file": problems.name,
@@ -115,11 +123,11 @@ def evaluate_files(config: Config, problems: Path, candidates: Path, workdir: Pa
 def _eval_all(
     file: CandidateFile, problems: Mapping[str, Problem], outcomes: Mapping[str, Outcome]
 ) -> Iterator[dict[str, Any]]:
-    """A row a problem, of the candidates that have a verdict of ours or no text to judge, which is a failure."""
+    """A row a problem. A candidate without a verdict of ours, or without text to judge, counts as failed there."""
     programs: dict[str, list[tuple[Program, bool]]] = {}
     for candidate in sorted([*file.usable, *file.unusable], key=lambda one: one.program.sample_index):
         program, outcome = candidate.program, outcomes.get(candidate.program.program_hash)
-        if program.problem_id in problems and (outcome is None or outcome.verdict.is_label):
+        if program.problem_id in problems:
             programs.setdefault(program.problem_id, []).append((program, outcome is not None and outcome.passed))
     for problem_id, own in programs.items():
         yield eval_all_row(problems[problem_id], [program.code for program, _ in own], [passed for _, passed in own])

@@ -14,7 +14,7 @@ from dreamprm_jax.evaluation.result_files import skip_counts
 from dreamprm_jax.metrics.statistics import bootstrap_interval, pass_at_k
 from dreamprm_jax.schema import Problem, Skip, Verdict
 from dreamprm_jax.selection.best_of_n import powers_of_two
-from dreamprm_jax.tables import ABSENT, percent, percent_interval, text_table
+from dreamprm_jax.tables import ABSENT, percent, percent_interval, text_table, without_intervals
 
 _CONFUSION = (
     ("ours_pass_file_pass", True, True),
@@ -92,7 +92,7 @@ def _pass_at_1(judged: Sequence[Judged], samples: int, seed: int) -> dict[str, A
     return {
         "problems": len(groups),
         "candidates": sum(len(group) for group in groups.values()),
-        **asdict(bootstrap_interval(shares, samples, seed)),
+        **without_intervals(asdict(bootstrap_interval(shares, samples, seed)), len(groups)),
         "file": float(np.mean([np.mean(passes) for passes in file])) if known else None,  # type: ignore[arg-type]
     }
 
@@ -108,7 +108,8 @@ def _pass_at_k(judged: Sequence[Judged], samples: int, seed: int) -> dict[str, A
     total = np.array([len(group) for group in groups.values()])
     correct = np.array([sum(group) for group in groups.values()])
     points = sorted({*powers_of_two(int(total.min())), *(k for k in (5, 10, 25, 50, 100) if k <= total.min())})
-    return {str(k): asdict(bootstrap_interval(pass_at_k(total, correct, k), samples, seed)) for k in points}
+    found = {str(k): asdict(bootstrap_interval(pass_at_k(total, correct, k), samples, seed)) for k in points}
+    return without_intervals(found, len(groups))
 
 
 def _by_group(judged: Sequence[Judged], key: Callable[[Problem], str], samples: int, seed: int) -> dict[str, Any]:

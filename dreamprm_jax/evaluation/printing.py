@@ -24,8 +24,17 @@ Results = Mapping[str, Any]
 
 def result_tables(results: Results) -> list[Table]:
     """Every table for which there are results."""
-    tables = [_selection(results), _differences(results), paper_table(results), _curve(results)]
-    tables += [_strategies(results), _costs(results), _hacking(results), _programs(results), _aggregators(results)]
+    tables = [_selection(results), _differences(results)]
+    if results["source"] == "livecodebench":  # the paper's rows are of its problems
+        tables.append(paper_table(results))
+    tables += [
+        _curve(results),
+        _strategies(results),
+        _costs(results),
+        _hacking(results),
+        _programs(results),
+        _aggregators(results),
+    ]
     for group, title in (("platform", "By platform"), ("month", "By date")):
         if len(results["selection"][f"{group}s"]) > 1:
             tables.append(_breakdown(results, group, title))

@@ -13,7 +13,7 @@ from dreamprm_jax.evaluation.printing import results_text
 from dreamprm_jax.evaluation.ranking import methods
 from dreamprm_jax.schema import Skip
 from dreamprm_jax.storage import write_json, write_text
-from dreamprm_jax.tables import csv_text
+from dreamprm_jax.tables import LEAST_PROBLEMS, csv_text, without_intervals
 
 _HACKING = ("accuracy", "score", "passes_public", "hacking_rate", "hacking_rate_of_public")
 
@@ -22,6 +22,9 @@ def write_results(
     folder: Path, results: dict[str, Any], candidates: Sequence[Candidates], skips: Sequence[Skip]
 ) -> None:
     """Writes all files of the evaluate folder and prints the tables."""
+    if (problems := results["selection"]["counts"]["overall"]) < LEAST_PROBLEMS:
+        notes = [*results["notes"], f"{problems} problems: too few for intervals, and for conclusions"]
+        results = without_intervals(results, problems) | {"notes": notes}
     _write_tables(folder, results, candidates, skips)
     rows = [eval_all_row(one.problem, [row.code for row in one.programs], list(one.passed > 0)) for one in candidates]
     write_eval_all(folder / "eval_all.json", rows)

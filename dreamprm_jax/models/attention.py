@@ -1,13 +1,13 @@
-"""Masked grouped-query attention in four forms that give the same numbers.
+"""Masked grouped-query attention in plain JAX: the forms that every device runs and every derivative passes through.
 
 Axis legend (shared by the whole device half): B batch, T tokens, S steps, N query heads, K key/value heads,
 G = N / K query heads a key/value head, H head width, D model width, F mlp width, V vocabulary, L layers, R LoRA rank.
 The key axis of a score matrix, as long as T, is written U.
 
-Which token sees which is one rule for all four (``visible``): causal, within the same segment, and within the same
-branch or the branch 0 that the segment's branches share. Segments are packed sequences; branches are the shared-prefix
-layout, in which one prompt (branch 0) stands once before many programs (branches 1, 2, ...). A row of prefix trees
-(``scoring/packing.py``), laid out depth first, needs one number a token instead, its reach: where its subtree ends.
+Which token sees which is one rule for all forms: a query reads the keys that are not after it and that reach beyond it.
+The reach of a key is the first later place of its row that may not read it: the end of its packed sequence, of its
+branch behind a shared prefix, or of its subtree in a row of prefix trees (``scoring/packing.py``). ``Layout`` takes the
+reach, or the ids that it follows from; ids must be contiguous in the row. The fused kernels are in ``fused.py``.
 """
 
 from __future__ import annotations
@@ -15,55 +15,61 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from dreamprm_jax.schema import DataError
-
 MASKED = -1e30  # finite, so that no row and no tangent is ever NaN
+PREFIXES = 4  # groups of chunks with key prefixes of their own; each adds a loop to compile
 
 
 class Layout(NamedTuple):
-    """Which tokens may see each other. ``None``: one sequence a row, padded on the right."""
+    """Which tokens may see each other. All ``None``: one sequence a row, padded on the right."""
 
-    segments: Int[Array, "B T"] | None = None  # 0 = padding
-    branches: Int[Array, "B T"] | None = None  # 0 = the segment's shared prefix
+    segments: Int[Array, "B T"] | None = None  # packed sequence of each token; 0 = padding
+    branches: Int[Array, "B T"] | None = None  # within a segment: 0 = the shared prefix, which comes first
     reach: Int[Array, "B T"] | None = None  # the first later place of the row that may not read the token
     blocks: Int[Array, "B C M"] | None = None  # with reach: the M blocks of T / C tokens that each block's queries read
 
 
-def _same_segment(layout: Layout, start: Int[Array, ""] | int, count: int, visible: Array) -> Array:
-    for ids, shared in ((layout.segments, False), (layout.branches, True)):
-        if ids is None:
-            continue
-        queries = jax.lax.dynamic_slice_in_dim(ids, start, count, axis=1)
-        same = queries[:, :, None] == ids[:, None, :]
-        visible = visible & (same | (ids == 0)[:, None, :] if shared else same)
-    return visible
+def _run_ends(ids: Int[Array, "B T"]) -> Int[Array, "B T"]:
+    """The end of the run of equal ids that each place is in."""
+    length = ids.shape[1]
+    last = jnp.pad(ids[:, 1:] != ids[:, :-1], ((0, 0), (0, 1)), constant_values=True)
+    ends = jnp.where(last, jnp.arange(1, length + 1), length)
+    return jax.lax.cummin(ends, axis=1, reverse=True)
 
 
-def visible(layout: Layout, length: int, start: Int[Array, ""] | int = 0, count: int = 0) -> Bool[Array, "B1 Tq U"]:
-    """The mask of ``count`` query rows from ``start`` (all of them by default).
+def reach_of(layout: Layout) -> Int[Array, "B T"] | None:
+    """The reach of every token; ``None`` where causality alone decides."""
+    if layout.reach is not None:
+        return layout.reach
+    ends = None if layout.segments is None else _run_ends(layout.segments)
+    if layout.branches is None:
+        return ends
+    shared = layout.branches == 0
+    whole = jnp.full_like(layout.branches, layout.branches.shape[1]) if ends is None else ends
+    branch = _run_ends(layout.branches)
+    return jnp.where(shared, whole, jnp.minimum(branch, whole))
 
-    A padding token (segment 0) sees the padding before it, so every row keeps at least its own diagonal.
+
+def visible(
+    reach: Int[Array, "B U"] | None, length: int, start: Int[Array, ""] | int = 0, count: int = 0
+) -> Bool[Array, "B1 Tq U"]:
+    """The mask of ``count`` query rows from ``start`` (all of them by default). Every row keeps at least its diagonal.
 
     Args:
-      layout: segment and branch ids.
-      length: T.
+      reach: of the first ``length`` keys or more; None: causality alone.
+      length: keys.
       start: first query row, may be traced.
       count: number of query rows; 0 takes all ``length``.
 
     Returns:
-      True where the query may read the key; the batch axis has length 1 where the layout has no ids.
+      True where the query may read the key; the batch axis has length 1 without ``reach``.
     """
-    count = count or length
-    rows = start + jnp.arange(count)
-    causal = rows[:, None] >= jnp.arange(length)[None, :]
-    if layout.reach is not None:
-        return causal & (rows[:, None] < layout.reach[:, None, :])
-    return _same_segment(layout, start, count, causal[None])
+    rows = (start + jnp.arange(count or length))[:, None]
+    causal = (rows >= jnp.arange(length))[None]
+    return causal if reach is None else causal & (rows < reach[:, None, :length])
 
 
 def _grouped(
@@ -85,7 +91,7 @@ def einsum_attention(
     query: Float[Array, "B T N H"], key: Float[Array, "B T K H"], value: Float[Array, "B T K H"], layout: Layout
 ) -> Float[Array, "B T N H"]:
     """The whole T x T score matrix at once. Differentiable in both modes."""
-    return _grouped(query, key, value, visible(layout, query.shape[1]))
+    return _grouped(query, key, value, visible(reach_of(layout), query.shape[1]))
 
 
 def chunked_attention(
@@ -97,28 +103,39 @@ def chunked_attention(
 ) -> Float[Array, "B T N H"]:
     """``chunk`` query rows at a time under ``lax.scan``: memory T x chunk. Differentiable in both modes.
 
-    Each chunk is recomputed in the backward pass, so no score matrix outlives its chunk.
+    Each chunk is recomputed in the backward pass, so no score matrix outlives its chunk. The chunks go in up to
+    ``PREFIXES`` groups, each a scan of its own that reads only the keys before the group's end: of the score matrix
+    that is 5 / 8 with four groups; what is left out adds zeros to a sum.
     """
     length = query.shape[1]
     if length <= chunk:
         return einsum_attention(query, key, value, layout)
-    count = -(-length // chunk)
-    padding = count * chunk - length
-    # Queries past the end read like a continuation of the last ids; their rows are cut off again below.
-    query = jnp.pad(query, ((0, 0), (0, padding), (0, 0), (0, 0)))
+    reach, count = reach_of(layout), -(-length // chunk)
+    query = jnp.pad(query, ((0, 0), (0, count * chunk - length), (0, 0), (0, 0)))
+    if reach is not None:  # so that the rows past the end, which are cut off below, see a key
+        reach = jnp.where(reach == length, count * chunk, reach)
     chunks = jnp.moveaxis(query.reshape(query.shape[0], count, chunk, *query.shape[2:]), 1, 0)
-    ids = Layout(*(None if i is None else jnp.pad(i, ((0, 0), (0, padding)), mode="edge") for i in layout))
+    outputs = []
+    for first, stop in _groups(count):
+        end = min(stop * chunk, length)
+        rows = (chunks[first:stop], jnp.arange(first, stop) * chunk)
+        outputs.append(_scan_chunks(key[:, :end], value[:, :end], reach, rows))
+    return jnp.moveaxis(jnp.concatenate(outputs), 0, 1).reshape(query.shape)[:, :length]
 
-    @functools.partial(jax.checkpoint, prevent_cse=False)
-    def one(rows: Array, start: Array) -> Array:
-        mask = visible(ids, count * chunk, start, chunk)[:, :, :length]
-        return _grouped(rows, key, value, mask)
 
-    def body(_: None, inputs: tuple[Array, Array]) -> tuple[None, Array]:
-        return None, one(*inputs)
+def _groups(count: int) -> list[tuple[int, int]]:
+    """(first, stop) of the groups of ``count`` chunks."""
+    size = -(-count // PREFIXES)
+    return [(first, min(first + size, count)) for first in range(0, count, size)]
 
-    _, outputs = jax.lax.scan(body, None, (chunks, jnp.arange(count) * chunk))
-    return jnp.moveaxis(outputs, 0, 1).reshape(query.shape)[:, :length]
+
+def _scan_chunks(key: Array, value: Array, reach: Array | None, rows: tuple[Array, Array]) -> Array:
+    return jax.lax.scan(lambda _, each: (None, _one_chunk(key, value, reach, *each)), None, rows)[1]
+
+
+@functools.partial(jax.checkpoint, prevent_cse=False)
+def _one_chunk(key: Array, value: Array, reach: Array | None, rows: Array, start: Array) -> Array:
+    return _grouped(rows, key, value, visible(reach, key.shape[1], start, rows.shape[1]))
 
 
 def block_attention(
@@ -146,47 +163,3 @@ def block_attention(
     mask = (places <= rows) & (rows < read(reach)[:, None, :])
     split = query.reshape(batch * count, size, *query.shape[2:])
     return _grouped(split, read(key), read(value), mask).reshape(query.shape)
-
-
-def fused_attention(
-    query: Float[Array, "B T N H"], key: Float[Array, "B T K H"], value: Float[Array, "B T K H"], layout: Layout
-) -> Float[Array, "B T N H"]:
-    """cuDNN's flash attention, on NVIDIA GPUs, in bfloat16 or float16. Reverse mode only.
-
-    A row that holds one sequence needs no mask beyond the causal one, and then the kernel skips the upper triangle; ids
-    cost a mask of B x T x T.
-
-    Raises:
-      DataError: in float32, or without cuDNN.
-    """
-    if query.dtype == jnp.float32:
-        raise DataError("model.attention='cudnn' computes in bfloat16: set model.dtype to 'bfloat16'")
-    mask = None
-    if any(ids is not None for ids in layout):
-        mask = visible(layout, query.shape[1])[:, None]
-    try:
-        return jax.nn.dot_product_attention(
-            query, key, value, mask=mask, is_causal=mask is None, implementation="cudnn"
-        )
-    except RuntimeError as error:  # no cuDNN, or one too old
-        raise DataError(f"model.attention='cudnn' needs an NVIDIA GPU with cuDNN ({error}); set 'chunked'") from error
-
-
-def attention(
-    query: Float[Array, "B T N H"],
-    key: Float[Array, "B T K H"],
-    value: Float[Array, "B T K H"],
-    layout: Layout,
-    kind: str,
-    chunk: int,
-) -> Float[Array, "B T N H"]:
-    """Attention of the configured kind: ``einsum``, ``chunked`` or ``cudnn``; by blocks where the layout lists them."""
-    chex.assert_equal_shape([key, value])
-    chex.assert_equal_shape_prefix([query, key], 2)
-    if layout.blocks is not None:
-        return block_attention(query, key, value, layout)
-    if kind == "einsum":
-        return einsum_attention(query, key, value, layout)
-    if kind == "chunked":
-        return chunked_attention(query, key, value, layout, chunk)
-    return fused_attention(query, key, value, layout)

@@ -22,7 +22,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from dreamprm_jax.config import LoraConfig, ModelConfig
-from dreamprm_jax.models.attention import Layout, attention
+from dreamprm_jax.models.attention import Layout
+from dreamprm_jax.models.fused import SAVED, Derivative, attention
 from dreamprm_jax.models.rope import RopeScaling, rope_frequencies
 from dreamprm_jax.schema import DataError
 
@@ -51,8 +52,9 @@ class DecoderConfig:
     dtype: str = "float32"  # of activations and matrix products
     param_dtype: str = "float32"
     remat: Literal["none", "full", "dots"] = "none"
-    attention: Literal["einsum", "chunked", "cudnn"] = "einsum"
+    attention: Literal["auto", "einsum", "chunked", "splash", "triton", "cudnn"] = "einsum"
     attention_chunk: int = 256  # query rows at a time, for "chunked"
+    derivative: Derivative = "any"  # what is taken of a pass through the model: attention goes by it (models/fused.py)
     head_hidden: int = 0  # width of the reward head's hidden layer; 0: a linear head
     head_activation: Literal["silu", "relu"] = "silu"  # of that layer; relu in Qwen's reward models
     lora: LoraConfig | None = None
@@ -99,19 +101,6 @@ def decoder_config(model: ModelConfig) -> DecoderConfig:
         head_hidden=model.head_hidden,
         lora=model.lora if model.lora.rank else None,
     )
-
-
-def require_forward_mode(config: DecoderConfig) -> None:
-    """Checks that the model can be differentiated in forward mode, as hypergradients need.
-
-    Raises:
-      DataError: if attention is a fused kernel, which has a backward pass and no tangent rule.
-    """
-    if config.attention == "cudnn":
-        raise DataError(
-            "model.attention='cudnn' has no forward-mode derivative, which this pass (a hypergradient) needs: "
-            "set model.attention to 'chunked' or 'einsum', or use 'cudnn' only where training is first-order"
-        )
 
 
 # ---------------------------------------------------------------- parts
@@ -170,7 +159,9 @@ class Projection(nn.Module):
         outputs = tuple(range(count, count + len(out_shape)))
         init = fan_in(self.init_scale, distribution="truncated_normal", out_axis=outputs)
         kernel = parameter(self, "kernel", init, in_names + out_names, in_shape + out_shape, config.param_dtype)
-        y = jnp.tensordot(x.astype(dtype), kernel.astype(dtype), axes=count)
+        # Constrained after the cast: its gradient is then reduced and scattered, and never summed on every device.
+        narrow = _constrain(kernel.astype(dtype), *in_names, *out_names)
+        y = jnp.tensordot(x.astype(dtype), narrow, axes=count)
         zeros = nn.initializers.zeros_init()
         if self.use_bias:
             y = y + parameter(self, "bias", zeros, out_names, out_shape, config.param_dtype).astype(dtype)
@@ -218,7 +209,7 @@ class Block(nn.Module):
         q = _constrain(rotary(q, positions, config), "batch", "length", "heads", None)
         k = _constrain(rotary(k, positions, config), "batch", "length", "kv_heads", None)
         v = _constrain(v, "batch", "length", "kv_heads", None)
-        y = attention(q, k, v, layout, config.attention, config.attention_chunk)
+        y = attention(q, k, v, layout, config.attention, config.attention_chunk, config.derivative)
         y = _constrain(y, "batch", "length", "heads", None)
         y = Projection(config, "o", (heads, width), (stream,), config.output_bias, residual, name="o")(y, fixed)
         x = _constrain(x + y, "batch", "length", "activation_embed")
@@ -233,7 +224,10 @@ class Block(nn.Module):
 
 REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
     "full": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(SAVED),
+    ),
 }
 
 

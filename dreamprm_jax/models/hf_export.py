@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import flax.traverse_util
 import jax
@@ -25,6 +27,7 @@ from dreamprm_jax.models.lora import merge_adapters
 from dreamprm_jax.models.reward import Params
 from dreamprm_jax.schema import DataError
 
+TRAINED_SEPARATOR = "dreamprm_separator"  # in config.json, where the model was trained on given steps
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -55,7 +58,12 @@ def _files(config: DecoderConfig, params: Params, file_bytes: int) -> Iterator[d
 
 
 def export_model(
-    config: DecoderConfig, params: Params, folder: Path, tokenizer: Path | None = None, file_bytes: int = 4 << 30
+    config: DecoderConfig,
+    params: Params,
+    folder: Path,
+    tokenizer: Path | None = None,
+    file_bytes: int = 4 << 30,
+    extra: Mapping[str, Any] = MappingProxyType({}),
 ) -> Path:
     """Writes the folder. Every process calls it; the first one writes.
 
@@ -65,6 +73,7 @@ def export_model(
       folder: where to write; made if absent, existing model files are replaced.
       tokenizer: the tokenizer to copy along: a Hugging Face folder, or a tokenizer.json.
       file_bytes: size above which the weights are split over several files.
+      extra: further fields of config.json.
 
     Returns:
       ``folder``.
@@ -74,7 +83,7 @@ def export_model(
     """
     if config.head_hidden:
         raise DataError("model.head_hidden: transformers' token classifiers have a linear head; only 0 can be exported")
-    values = write_config(config)
+    values = {**write_config(config), **extra}
     if config.lora is not None:
         params = merge_adapters(params, config.lora)
     first = jax.process_index() == 0

@@ -110,7 +110,12 @@ def encode_prompt(tokenizer: Tokenizer, problem: Problem) -> Int[np.ndarray, " t
 
 def encode_steps(tokenizer: Tokenizer, code: str, granularity: Granularity = "function") -> list[Int[np.ndarray, " t"]]:
     """Token ids of each step of a program, in order; int32. No step is empty."""
-    return [_encode(tokenizer, code[step.start : step.end]) for step in split_steps(code, granularity)]
+    return encode_texts(tokenizer, (code[step.start : step.end] for step in split_steps(code, granularity)))
+
+
+def encode_texts(tokenizer: Tokenizer, texts: Iterable[str]) -> list[Int[np.ndarray, " t"]]:
+    """Token ids of each text, in order; int32."""
+    return [_encode(tokenizer, text) for text in texts]
 
 
 def _encode(tokenizer: Tokenizer, text: str) -> Int[np.ndarray, " t"]:

@@ -1,7 +1,7 @@
-"""What a server can do, found out before the first request by a few small ones, since servers of one interface differ.
+"""Probes a server with a few small requests before the first real one.
 
-llama.cpp's server gave one choice for n=4 for years, Ollama wraps prompts into a chat, some ignore seeds, some strip
-the spaces that an answer begins with. None of it is an error, so that only asking shows it. A server that cannot
+OpenAI-compatible servers differ without reporting an error: llama.cpp's server gave one choice for n=4 for years,
+Ollama wraps prompts into a chat, some ignore seeds, some strip the leading spaces of an answer. A server that cannot
 continue a prompt is refused here, with the setting that works.
 """
 
@@ -18,15 +18,16 @@ from tqdm import tqdm
 from dreamprm_jax.policy.continuation import begins_anew, reads_as_chat
 from dreamprm_jax.policy.dialect import Dialect
 from dreamprm_jax.policy.protocol import PolicyError
-from dreamprm_jax.policy.transport import ContextOverflow, Refused, Reply
+from dreamprm_jax.policy.replies import Reply
+from dreamprm_jax.policy.transport import ContextOverflow, Refused
 from dreamprm_jax.runs.server_usage import Usage
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import read_json, write_json
 
 RECORD = "server.json"
 _STORY = "Once upon a time, in a small village by the sea, there lived a"
-_TOKENS = 16  # of a story; a chat has the run's own limit, as reasoning may come first
-# A program cut in the middle of a line, and how any model goes on.
+_TOKENS = 16  # limit for a story; a chat gets the run's own limit, since reasoning may come first
+# Programs cut in the middle of a line, which any model continues in the same way.
 ADDITION = "def add(a, b):\n    return a"
 MINUS = "def absolute(n):\n    if n < 0:"
 
@@ -74,7 +75,7 @@ class Abilities:
 
 
 def probe(dialect: Dialect, sampling: dict[str, Any], coding: dict[str, str] | None) -> Abilities:
-    """Asks the server, once with the run's own values and then to compare. The requests are not counted as usage.
+    """Probes the server: once with the run's own values, then for comparison. The requests do not count as usage.
 
     Args:
       dialect: The connection; it learns what the server does not take.
@@ -100,7 +101,8 @@ def probe(dialect: Dialect, sampling: dict[str, Any], coding: dict[str, str] | N
     except (PolicyError, Refused, ContextOverflow) as error:
         if dialect.transport.closed:
             raise
-        raise DataError(f"the policy's server cannot be used: {where}: {error}") from error
+        reason = str(error).removeprefix(f"{where}: ")
+        raise DataError(f"the policy's server cannot be used: {where}: {reason}") from error
     texts = [[choice.text for choice in reply.choices] for reply in (first, again, other)]
     counted = first.usage.completion_tokens
     full = coding is not None and first.usage.truncated_answers == len(first.choices) > 1 and counted <= _TOKENS
@@ -116,7 +118,7 @@ def probe(dialect: Dialect, sampling: dict[str, Any], coding: dict[str, str] | N
 
 
 def record(abilities: Abilities, folder: Path | None, where: str) -> None:
-    """Prints what the server can do and keeps it in the stage's folder; says nothing of what is recorded there."""
+    """Prints what the server can do and stores it in the stage's folder, unless the same is stored there already."""
     if folder is None:
         return
     row = {"server": where, **dataclasses.asdict(abilities), "refused": list(abilities.refused)}

@@ -1,4 +1,4 @@
-"""What a server's text means: whether it continues the prefix, and the whole program that it makes."""
+"""Interprets a server's text: whether it continues the prefix, and the program that results."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def begins_anew(body: str, prefix: str) -> bool:
 
 
 def reads_as_chat(text: str) -> bool:
-    """Whether a text opens a fence of its own or begins with a sentence: an answer to a chat, no continuation."""
+    """Whether a text opens a fence or begins with a sentence: a chat's answer, not a continuation."""
     line = _first_line(text).strip()
     if re.match(r"(?:`{3,}|~{3,})[ \t]*\w", line):
         return True
@@ -62,7 +62,7 @@ def reads_as_chat(text: str) -> bool:
 
 
 def _is_sentence(line: str) -> bool:
-    """Two words in a row that no Python has there, in a line that opens no statement; or one word and "!"."""
+    """Whether a line is prose: it opens no statement and has two adjacent words that Python does not allow there."""
     if not line or line[0] in "#@\"'([{)]}" or _opens_statement(line):
         return False
     if re.fullmatch(r"[A-Z][a-z]+(?: [a-z]+)*[!.:,]", line) or re.match(r"[A-Z][a-z']+[!,] ", line):

@@ -1,4 +1,4 @@
-"""What a server takes: parameters that it refused are left out, renamed or bounded from then on, and recorded."""
+"""Negotiates request parameters: those that a server refuses are dropped, renamed or bounded, and recorded."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 from dreamprm_jax.cof.prompts import without_system
-from dreamprm_jax.policy.refusals import OPTIONAL, SYSTEM_ROLE, limit_between
-from dreamprm_jax.policy.transport import Refused, Reply, Transport
+from dreamprm_jax.policy.refusals import OPTIONAL, SYSTEM_ROLE, WHOLE_REPLY, limit_between
+from dreamprm_jax.policy.replies import Reply
+from dreamprm_jax.policy.transport import Refused, Transport
 
 _RENAMED = "max_completion_tokens"  # for max_tokens: OpenAI's reasoning models
 _BY_VALUE = ("temperature", "top_p")  # often refused at some values only
@@ -16,10 +17,10 @@ _MOST_REFUSALS = 24  # of one request
 
 
 class Dialect:
-    """Asks a server in the words that it takes, learning them from its refusals. Safe to use from several threads."""
+    """Sends requests in the form that a server accepts, learned from its refusals. Safe to use from several threads."""
 
     def __init__(self, transport: Transport, refused: tuple[str, ...] = (), most_choices: int = 1 << 30):
-        """Begins with what is known.
+        """Starts from what is known of the server.
 
         Args:
           transport: The connection.
@@ -80,10 +81,13 @@ class Dialect:
             sent["n"] = min(sent["n"], self.most_choices)
         if SYSTEM_ROLE in self.refused and "messages" in sent:
             sent["messages"] = without_system(sent["messages"])
+        if WHOLE_REPLY in self.refused:
+            streamed = {"stream": True, "stream_options": {"include_usage": True}}
+            sent["extra_body"] = {**sent.get("extra_body", {}), **streamed}  # so that the client reads it whole
         return sent
 
     def _learn(self, name: str, sent: dict[str, Any], said: str) -> bool:
-        """Takes note of a refused parameter. Returns whether there is another way to ask."""
+        """Records a refused parameter. Returns whether the request can be sent in another form."""
         with self._lock:
             before = (self.refused, self.most_choices, self.longest, self.shortest)
             spelling = _RENAMED if name == "max_tokens" and _RENAMED in sent else name
@@ -91,6 +95,10 @@ class Dialect:
                 if not any(message["role"] == "system" for message in sent.get("messages", ())):
                     return False
                 self._refuse(SYSTEM_ROLE)
+            elif name == WHOLE_REPLY:
+                if "stream" in sent.get("extra_body", {}):
+                    return False
+                self._refuse(WHOLE_REPLY)
             elif name not in OPTIONAL or spelling not in sent:
                 return False
             elif name == "n" and sent["n"] > 1:
@@ -115,7 +123,7 @@ class Dialect:
             self.refused = (*self.refused, entry)
 
     def _without_the_culprit(self, sent: dict[str, Any], refusal: Refused) -> Reply:
-        """The reply to a request whose refusal names nothing: without what is not known to be taken, as little as does.
+        """Retries a request whose refusal names no parameter, without as few unproven parameters as possible.
 
         Raises:
           Refused: the first one, where no parameter is to blame.

@@ -1,8 +1,7 @@
-"""What every policy answers to: the writer of whole programs and of completions of a prefix.
+"""The interface of a policy, which writes whole programs and completions of a prefix.
 
 A policy is asked for ``n`` completions of one prefix at a time, so that a server's prefix cache serves them together.
-The answer always carries whole programs: what comes after the policy (splitting, judging, labelling) never needs to
-know which part was given and which was written.
+Completions are whole programs: splitting, judging and labeling need not know which part was given.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Reads what a server's error means from the body of its reply.
+"""Classifies a server's error by the body of its reply.
 
-Servers of OpenAI's interface agree on neither status codes nor fields nor wording, and the client's message holds the
-body in some versions only. One table of expressions per meaning covers them; a new wording is a new alternative.
+OpenAI-compatible servers share neither status codes nor field names nor wording, and only some versions of the client
+include the body in their message. Each meaning has one regular expression; a new wording is a new alternative in it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ Meaning = Literal["passing", "gone", "overflow", "out of tokens", "parameter", "
 
 OPTIONAL = ("logprobs", "seed", "top_p", "n", "temperature", "stop", "max_tokens")  # the least missed first
 SYSTEM_ROLE = "system role"  # stands among refused parameters for messages of the system
+WHOLE_REPLY = "stream=false"  # likewise, for a reply in one piece: the server only streams
 _ALIASES = {
     "max_tokens": r"max_tokens|max_completion_tokens|max_new_tokens|max_output_tokens|maxOutputTokens|max_gen_len",
     "top_p": r"top_p|topP",
@@ -42,12 +43,19 @@ _ACCOUNT = re.compile(
     re.IGNORECASE,
 )
 _MODEL = re.compile(
-    r"(?:invalid|unknown|no such) model|model.{0,60}(?:not found|not exist|not been found)", re.IGNORECASE
+    r"(?:invalid|unknown|no such|not a valid) model|no models? loaded"
+    r"|model.{0,60}(?:not found|not exist|not been found|not available|decommissioned)",
+    re.IGNORECASE,
 )
 _DECLINES = re.compile(r"moderat|flagged|filter|polic|safety|inappropriate|sensitive|harm|blocked", re.IGNORECASE)
 _BAD_REQUEST = re.compile(r"bad.?request|invalid.?request|unsupported.?param|validation.?error", re.IGNORECASE)
 _SYSTEM = re.compile(
     r"system.{0,24}(?:role|message|instruction)|messages?\W{0,2}0\W{0,3}role|role.{0,40}system|roles must alternate",
+    re.IGNORECASE,
+)
+_STREAMS_ONLY = re.compile(
+    r"(?:only|must|requires?|need|enable|set).{0,40}\bstream|\bstream\w*\W{0,3}(?:mode )?.{0,20}(?:required|only|must)"
+    r"|non-?stream\w*.{0,40}not",
     re.IGNORECASE,
 )
 _ECHOED = ("input", "url", "ctx", "id", "request_id", "traceid")  # what repeats the request, and numbers of it
@@ -111,6 +119,8 @@ def read_error(status: int, body: str, sent: Collection[str]) -> ServerError:
         return error("gone" if status in _GONE or _LOADING.search(everything) else "passing", "the server failed")
     if status in (408, 409, 425) or (_LOADING.search(everything) and parameter is None):
         return error("gone" if status not in (408, 409) else "passing", "the server is not ready")
+    if _STREAMS_ONLY.search(everything):
+        parameter = WHOLE_REPLY
     if parameter is not None and status not in (404, 405):
         return error("parameter")
     if status in (404, 405, 410) or _MODEL.search(everything):
@@ -146,7 +156,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _message(value: Any) -> str:
-    """The sentence for people in an error's body, "" where there is none."""
+    """The human-readable message in an error's body; "" if there is none."""
     if isinstance(value, list):
         return "; ".join(filter(None, map(_message, value)))
     if isinstance(value, dict):

@@ -1,14 +1,15 @@
-"""Replays programs that were written elsewhere (LiveCodeBench outputs, JSONL, our Parquet) as a policy's answers."""
+"""Replays programs that were written elsewhere (any form of ``problems.candidates``) as a policy's answers."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dreamprm_jax.policy.protocol import Completion, CompletionRequest, PolicyError
-from dreamprm_jax.problems.candidates import read_candidates
-from dreamprm_jax.schema import content_hash
+from dreamprm_jax.problems.candidates import Candidate, read_candidates
+from dreamprm_jax.schema import DataError, content_hash
 
 
 class ReplayPolicy:
@@ -23,27 +24,32 @@ class ReplayPolicy:
         self.path = path
         self.name = f"replay:{path.name}"
         found = read_candidates(path)
-        rows = [(candidate.program, candidate.program.code) for candidate in found.usable]
-        rows += [(candidate.program, "") for candidate in found.unusable]  # as an answer without a program
-        self._codes: dict[str, list[str]] = defaultdict(list)
-        for program, code in sorted(rows, key=lambda row: row[0].sample_index):
-            self._codes[program.problem_id].append(code)
+        if found.problem_ids is None:
+            raise DataError(
+                f"{path}: names no problem; `dreamprm convert --candidates --problems` writes a file that does"
+            )
+        unusable = [replace(one, program=replace(one.program, code="")) for one in found.unusable]  # as empty answers
+        self._saved: dict[str, list[Candidate]] = defaultdict(list)
+        for one in sorted([*found.usable, *unusable], key=lambda one: one.program.sample_index):
+            self._saved[one.program.problem_id].append(one)
 
     def complete(self, request: CompletionRequest) -> list[Completion]:
         """The first ``n`` saved programs. Raises PolicyError where the file has fewer."""
-        saved = self._codes.get(request.problem.problem_id, [])
-        codes = [code for code in saved if code.startswith(request.prefix)]
+        problem = request.problem
+        saved = self._saved.get(problem.problem_id, [])
+        whole = [problem.starter_code + one.program.code if one.continues else one.program.code for one in saved]
+        codes = [code for code in whole if code.startswith(request.prefix)]
         if len(codes) < request.n:
             which = " that begin with the prefix" if request.prefix else ""
             raise PolicyError(
-                f"{self.path}: has {len(codes)} program(s) for problem {request.problem.problem_id}{which}, "
+                f"{self.path}: has {len(codes)} program(s) for problem {problem.problem_id}{which}, "
                 f"{request.n} wanted; ask for fewer, or use a policy that can write"
             )
         return [Completion(code, "stop", forced=True) for code in codes[: request.n]]
 
     def answers_digest(self, problem_id: str) -> str:
         """Hash of all saved programs for a problem: what any answer for it depends on."""
-        return content_hash(*self._codes.get(problem_id, []), digits=16)
+        return content_hash(*(one.program.code for one in self._saved.get(problem_id, [])), digits=16)
 
     def sampling(self, temperature: float) -> dict[str, Any]:
         """The file; how its programs were sampled is not known."""

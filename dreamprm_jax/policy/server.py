@@ -30,12 +30,13 @@ from dreamprm_jax.policy.chat_template import load_chat_template
 from dreamprm_jax.policy.continuation import from_chat, from_completion
 from dreamprm_jax.policy.dialect import Dialect
 from dreamprm_jax.policy.protocol import Completion, CompletionRequest
-from dreamprm_jax.policy.transport import ContextOverflow, Refused, Reply, Transport
+from dreamprm_jax.policy.replies import Reply
+from dreamprm_jax.policy.transport import ContextOverflow, Refused, Transport
 from dreamprm_jax.runs.server_usage import Usage, UsageLog
 from dreamprm_jax.schema import DataError
 
 _SEED_STRIDE = 1_000_003  # between the seeds of the single requests that stand for one of n choices
-_LEAST_TOKENS = 16  # an answer that has no room for so many is none
+_LEAST_TOKENS = 16  # a request with room for fewer is a context overflow
 _MOST_DRAWS = 4  # of each completion, where answers may be rejected or cut off
 
 
@@ -194,7 +195,7 @@ class ServerPolicy:
             return self._abilities
 
     def _keep_refusals(self) -> None:
-        """Adds what the server refuses after the start to the record, of which the rows are made."""
+        """Adds later refusals to the record that the rows are made from."""
         with self._lock:
             if self._abilities is None or self._abilities.refused == self._dialect.refused:
                 return

@@ -64,7 +64,7 @@ class SimulatedPolicy:
         # Rollouts of one prefix share a style, as those of one model at a low temperature do; whole programs do not.
         style = _style(composition, prefix, random.Random(key) if prefix else rng)
         plan, text = written.plan, prefix
-        chances = []  # of each choice that makes the program right or wrong, as a model's are of its tokens
+        chances = []  # the probability of each choice that decides correctness, like a model's of its tokens
         if plan is None:
             known, weights = plans(composition), plan_probabilities(composition, self.wrong_rate_scale)
             (place,) = rng.choices(range(len(known)), weights)

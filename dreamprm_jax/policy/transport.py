@@ -1,4 +1,4 @@
-"""Requests to an OpenAI-compatible server: bounded, retried, ended at once by ``close``.
+"""Requests to an OpenAI-compatible server: bounded in number, retried, canceled by ``close``.
 
 Retries are ours (the client's are off): exponential, with full jitter, honoring ``Retry-After``. A server that is not
 there (connection refused, still loading, 429, 502 to 504) is waited for up to ``policy.outage_seconds``; other
@@ -7,6 +7,8 @@ passing faults (timeouts, 408, 409, 5xx, malformed replies) are retried ``policy
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import email.utils
 import os
 import random
@@ -14,7 +16,6 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from tqdm import tqdm
@@ -22,6 +23,7 @@ from tqdm import tqdm
 from dreamprm_jax.config import PolicyConfig
 from dreamprm_jax.policy.protocol import PolicyError
 from dreamprm_jax.policy.refusals import ServerError, read_error
+from dreamprm_jax.policy.replies import ErrorReply, MalformedReply, NoChoices, Reply, WebPage, read_reply
 from dreamprm_jax.runs.server_usage import Usage
 from dreamprm_jax.schema import DataError
 
@@ -31,20 +33,6 @@ if TYPE_CHECKING:
 _MAX_BACKOFF_SECONDS = 60.0
 _GLANCE_SECONDS = 0.2  # how often a call that waits looks whether the connection was closed
 _QUIET_SECONDS = 5.0  # an outage of a server that has answered before is told after so long
-# Words for why an answer ended; servers have their own beside OpenAI's. Any other word means that it was cut off.
-_ENDS = (
-    ("stop", re.compile(r"stop|eos|end|complete|finish|done|tool|function|unknown", re.IGNORECASE)),
-    ("length", re.compile(r"length|max|limit|token", re.IGNORECASE)),
-    ("filter", re.compile(r"filter|safety|recit|block|prohibit|sensitive|refus|moderat|spii|polic", re.IGNORECASE)),
-)
-
-
-class MalformedReply(Exception):
-    """The server answered, but not in the schema; worth asking again."""
-
-
-class NoChoices(MalformedReply):
-    """The reply is in the schema and holds no answer, as where a filter took all of them."""
 
 
 class ContextOverflow(Exception):
@@ -57,33 +45,6 @@ class Refused(Exception):
     def __init__(self, error: ServerError):
         super().__init__(error.message)
         self.error = error
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One choice of a reply.
-
-    Attributes:
-      text: "" where the model declined or a filter left nothing.
-      finish_reason: "stop", "length", or the server's own word.
-      log_probability: The mean of its tokens', where asked for.
-      cut: Whether the server, not the model, ended it: an abort, an error, a filter in the middle.
-    """
-
-    text: str
-    finish_reason: str
-    log_probability: float | None = None
-    cut: bool = False
-
-
-@dataclass(frozen=True)
-class Reply:
-    """A server's reply: at least one choice, in the order of their indices."""
-
-    choices: tuple[Choice, ...]
-    usage: Usage
-    reports_usage: bool = False
-    reports_cache: bool = False
 
 
 class Transport:
@@ -160,14 +121,18 @@ class Transport:
             retries += 1
 
     def _meaning(self, error: Exception, parameters: dict[str, Any]) -> tuple[Literal["passing", "gone"], str]:
-        """What to do after a fault that is worth asking again; raises for any other."""
+        """Classifies a failure that is worth retrying; raises for any other."""
         import openai
 
         name = f"{type(error).__name__}: "
-        if isinstance(error, _ErrorReply):
+        if isinstance(error, ErrorReply):
             found = read_error(error.status, error.body, _names(parameters))
         elif isinstance(error, openai.APIStatusError):
             found = read_error(error.status_code, error.response.text, _names(parameters))
+        elif isinstance(error, WebPage):
+            raise PolicyError(
+                f"{self.where}: answered with a web page ({error}){self._address_advice(error)}"
+            ) from error
         elif isinstance(error, openai.APIConnectionError):
             cause = f"{error} {error.__cause__ or ''}".strip()
             lasting = isinstance(error, openai.APITimeoutError) or re.search(r"\bname\b|getaddrinfo|certificate", cause)
@@ -181,11 +146,27 @@ class Transport:
         if found.meaning == "overflow":
             raise ContextOverflow(found.message) from error
         if found.meaning == "unusable":
-            raise PolicyError(f"{self.where}: {found.message}") from error
+            raise PolicyError(f"{self.where}: {found.message}{self._address_advice(error)}") from error
         raise Refused(found) from error
 
+    def _address_advice(self, error: Exception) -> str:
+        """A hint at what may be wrong with the address or the model's name; "" if there is none."""
+        response = getattr(error, "response", None)
+        if response is not None and getattr(response, "history", None):
+            return f"; it redirects to {response.url}: set policy.base_url to where that is"
+        if isinstance(error, WebPage) or getattr(response, "status_code", 0) in (400, 404, 405):
+            names: list[str] = []
+            with contextlib.suppress(Exception):  # a further request only for advice
+                names = [str(model.id) for model in self._client.with_options(timeout=5).models.list().data]
+            if names and self.config.model not in names:
+                close = difflib.get_close_matches(self.config.model, names, 3, 0.3) or names[:5]
+                return f"; it serves {', '.join(close)}{', ...' if len(names) > len(close) else ''}"
+            if not names and not re.search(r"/v\d", self.config.base_url):
+                return f"; most servers' address ends in /v1: try policy.base_url={self.config.base_url.rstrip('/')}/v1"
+        return ""
+
     def _waits_for_server(self, message: str) -> bool:
-        """Whether the server, which is not there, has not yet been gone for too long; says so once."""
+        """Whether to keep waiting for a server that is away. Prints a notice once."""
         with self._lock:
             now = time.monotonic()
             if self._gone_since is None:
@@ -245,44 +226,7 @@ class Transport:
             reply = create(model=self.config.model, **parameters)
         except ValueError as error:
             raise MalformedReply(f"the reply is not JSON ({error})") from error
-        failure = getattr(reply, "error", None)
-        choices = getattr(reply, "choices", None)
-        if failure and not choices:  # an error under status 200
-            raise _ErrorReply(failure)
-        if choices == [] or (choices is None and getattr(reply, "usage", None) is not None):
-            raise NoChoices("no choices in the reply")
-        if not isinstance(choices, list):
-            raise MalformedReply(f"no choices in the reply ({str(reply)[:200]!r})")
-        ordered = sorted(choices, key=lambda choice: getattr(choice, "index", None) or 0)
-        read = tuple(_choice(choice, "messages" in parameters) for choice in ordered)
-        usage = getattr(reply, "usage", None)
-        details = getattr(usage, "prompt_tokens_details", None)
-        cached = details.get("cached_tokens") if isinstance(details, dict) else getattr(details, "cached_tokens", None)
-        spent = Usage(
-            requests=1,
-            prompt_tokens=getattr(usage, "prompt_tokens", 0) or 0,
-            cached_tokens=cached or 0,
-            completion_tokens=getattr(usage, "completion_tokens", 0) or 0,
-            truncated_answers=sum(choice.finish_reason == "length" for choice in read),
-            declined_answers=sum(
-                choice.finish_reason != "length" and not (choice.text or choice.cut) for choice in read
-            ),
-            cut_answers=sum(choice.cut for choice in read),
-        )
-        return Reply(read, spent, reports_usage=bool(spent.prompt_tokens), reports_cache=cached is not None)
-
-
-class _ErrorReply(Exception):
-    """An error object where choices belong, under HTTP status 200."""
-
-    def __init__(self, failure: Any):
-        import json
-
-        super().__init__(str(failure)[:200])
-        failure = failure if isinstance(failure, dict) else getattr(failure, "__dict__", str(failure))
-        code = str(failure.get("code") or failure.get("status") or "") if isinstance(failure, dict) else ""
-        self.status = int(code) if re.fullmatch(r"[45]\d\d", code) else 500
-        self.body = json.dumps({"error": failure}, default=str)
+        return read_reply(reply, "messages" in parameters)
 
 
 def _names(parameters: dict[str, Any]) -> list[str]:
@@ -300,33 +244,6 @@ def _client(config: PolicyConfig) -> openai.OpenAI:
         timeout=config.timeout_seconds,
         max_retries=0,
     )
-
-
-def _choice(choice: Any, chat: bool) -> Choice:
-    message = getattr(choice, "message", None)
-    value = getattr(message, "content", None) if chat else getattr(choice, "text", None)
-    if isinstance(value, list):  # content as parts
-        parts = [part if isinstance(part, dict) else getattr(part, "__dict__", {}) for part in value]
-        value = "".join(str(part.get("text") or "") for part in parts if part.get("type", "text") == "text")
-    word = str(getattr(choice, "finish_reason", None) or "unknown")
-    end = next((name for name, words in _ENDS if words.match(word) or (name != "stop" and words.search(word))), "cut")
-    declined = value is None and word == "unknown" and not getattr(message, "refusal", None)
-    text = value if isinstance(value, str) else ""
-    cut = bool(end == "cut" or (end == "filter" and text.strip()) or getattr(choice, "error", None) or declined)
-    # JSON escapes can spell lone surrogates, files cannot store them.
-    text = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-    said = end if end in ("stop", "length") and word != "unknown" else word
-    return Choice(text, said, _mean_log_probability(getattr(choice, "logprobs", None)), cut)
-
-
-def _mean_log_probability(value: Any) -> float | None:
-    """Of the tokens of a choice; servers have them as ``token_logprobs`` or, in chats and llama.cpp, ``content``."""
-    numbers = getattr(value, "token_logprobs", None)
-    if numbers is None:
-        items = getattr(value, "content", None) or []
-        numbers = [item.get("logprob") if isinstance(item, dict) else getattr(item, "logprob", None) for item in items]
-    known = [float(number) for number in numbers if isinstance(number, (int, float))]
-    return sum(known) / len(known) if known else None
 
 
 def _retry_after(error: Exception) -> float:

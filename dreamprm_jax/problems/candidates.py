@@ -1,10 +1,13 @@
 """Reads candidate programs that were written elsewhere.
 
-Formats, told apart by the file's name and its rows:
-- ``.json``: a list of LiveCodeBench rows, ``{question_id, code_list[, graded_list]}`` (its ``eval_all`` files and the
-  custom evaluator's input) or ``{question_id, output_list}`` (raw answers, from which the code is extracted);
-- ``.jsonl``: the same rows, or ``{problem_id, code[, passed]}``, one a line;
-- ``.parquet``: this package's ``schema.Program`` rows.
+A file is a JSON list, JSON lines or Parquet (``json_rows.SUFFIXES``). Its rows are, told apart by their fields:
+- ``{problem_id, code[, passed]}``, this package's, of which ``schema.Program`` is one;
+- ``{question_id, code_list[, graded_list]}``, LiveCodeBench's ``eval_all`` files and the custom evaluator's input, or
+  ``{question_id, output_list}``, raw answers, from which the code is extracted;
+- ``{task_id, solution}`` or ``{task_id, completion}``, the samples of evalplus, HumanEval and BigCodeBench. A
+  completion without a function of its own continues the problem's starter code (``CandidateFile.completed``);
+- a list of programs, as the custom evaluator takes them: one for each problem, by the order of their ids.
+A folder holds a sample in each file, ``HumanEval_0/0.py``, as evalplus writes them.
 
 Code is taken as it is, unless it begins with a fence. One bad cell costs that cell alone: a candidate without code, or
 with a value that is no text or cannot be stored, stays in ``unusable``: it is named, is not judged, and counts as
@@ -14,18 +17,29 @@ kept, since each is a sample.
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from dreamprm_jax.cof.extract import extract_code
-from dreamprm_jax.problems.json_rows import is_unicode, json_type, parse_json, read_jsonl, text_field
-from dreamprm_jax.schema import DataError, Program, Skip
-from dreamprm_jax.storage import read_records
+from dreamprm_jax.problems.json_rows import (
+    file_errors,
+    id_field,
+    is_unicode,
+    json_array,
+    json_type,
+    read_rows,
+    skip_or_raise,
+)
+from dreamprm_jax.schema import DataError, Problem, Program, Skip
+from dreamprm_jax.storage import column_names, read_records, write_text
 
-ID_FIELDS = ("problem_id", "question_id")
+ID_FIELDS = ("problem_id", "question_id", "task_id")
+_DEFINES = re.compile(r"^(?:async\s+)?(?:def|class)\s", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -34,6 +48,7 @@ class Candidate:
 
     program: Program
     file_passed: bool | None  # the file's own verdict, where it has one
+    continues: bool = False  # the code continues the problem's starter code
 
 
 @dataclass(frozen=True)
@@ -44,6 +59,42 @@ class CandidateFile:
     unusable: tuple[Candidate, ...]  # failed without being judged; named in ``skips``
     skips: tuple[Skip, ...]  # those, rows without candidates, and verdicts that cannot be read
     duplicates: int  # candidates whose text an earlier one of the same problem has
+    positions: int = 0  # rows of a file that names no problem: ids are places among the sorted ids of the problems
+
+    @property
+    def problem_ids(self) -> set[str] | None:
+        """The problems that have candidates; None where the file names none."""
+        return None if self.positions else {one.program.problem_id for one in (*self.usable, *self.unusable)}
+
+    @property
+    def needs_problems(self) -> bool:
+        """Whether ``completed`` has something to do: programs are not whole, or problems not named."""
+        return bool(self.positions) or any(one.continues for one in self.usable)
+
+    def completed(self, problems: Mapping[str, Problem]) -> CandidateFile:
+        """The file with whole programs for named problems.
+
+        Raises:
+          DataError: where problems are needed and there are none, or a file that names none has not one row for each.
+        """
+        if not self.needs_problems:
+            return self
+        if not problems:
+            raise DataError("the candidates are completions, or name no problem; give their problems (--problems=FILE)")
+        ids = sorted(problems) if self.positions else []
+        if self.positions != len(ids):
+            raise DataError(f"the candidates name no problem, and have {self.positions} rows for {len(ids)} problems")
+
+        def whole(one: Candidate) -> Candidate:
+            program = one.program
+            problem_id = ids[int(program.problem_id)] if self.positions else program.problem_id
+            starter = problems[problem_id].starter_code if one.continues and problem_id in problems else ""
+            sampling = json.loads(program.sampling)
+            made = Program.make(problem_id, starter + program.code, program.sample_index, program.policy, sampling)
+            return replace(one, program=made, continues=False)
+
+        usable, unusable = tuple(map(whole, self.usable)), tuple(map(whole, self.unusable))
+        return replace(self, usable=usable, unusable=unusable, positions=0)
 
 
 @dataclass(frozen=True)
@@ -54,6 +105,7 @@ class Cell:
     passed: bool | None  # the file's verdict
     fault: str = ""  # of the code: the field, and what is wrong with it
     verdict_fault: str = ""
+    continues: bool = False  # the code continues the problem's starter code
 
 
 def read_candidates(path: Path, strict: bool = False) -> CandidateFile:
@@ -67,13 +119,18 @@ def read_candidates(path: Path, strict: bool = False) -> CandidateFile:
       DataError: naming the file, the row and the field: where the file as a whole cannot be read, or with ``strict``.
     """
     skips: list[Skip] = []
-    if path.suffix == ".parquet":
+    positions = 0
+    if path.is_dir():
+        found = list(_candidates(_sample_folders(path), path.name, skips))
+    elif path.suffix == ".parquet" and {"sampling", "program_hash"} <= set(column_names(path)):
         found = [(Candidate(program, None), "") for program in read_records(path, Program)]
-    elif path.suffix in (".json", ".jsonl"):
-        rows = read_jsonl(path) if path.suffix == ".jsonl" else _json_rows(path)
-        found = list(_candidates(rows, path.name, skips))
+    elif path.suffix == ".json":
+        with file_errors(path):
+            lists = list(json_array(path))
+        positions = len(lists) if lists and isinstance(lists[0], list) else 0
+        found = list(_candidates(_json_rows(lists, path, skips), path.name, skips))
     else:
-        raise DataError(f"{path}: candidates are read from .json, .jsonl and .parquet files")
+        found = list(_candidates(read_rows(path, skips), path.name, skips))
     usable, unusable = [], []
     for candidate, fault in found:
         if reason := fault or _unusable(candidate.program.code):
@@ -87,7 +144,7 @@ def read_candidates(path: Path, strict: bool = False) -> CandidateFile:
     if not found:
         raise DataError(f"{path}: holds no candidate" + "".join(f"; {s.row}: {s.reason}" for s in skips[:1]))
     distinct = {candidate.program.program_hash for candidate in usable}
-    return CandidateFile(tuple(usable), tuple(unusable), tuple(skips), len(usable) - len(distinct))
+    return CandidateFile(tuple(usable), tuple(unusable), tuple(skips), len(usable) - len(distinct), positions)
 
 
 def _unusable(code: str) -> str:
@@ -96,19 +153,25 @@ def _unusable(code: str) -> str:
     return "" if is_unicode(code) else "code with a lone surrogate"
 
 
-def _json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    rows = parse_json(data, str(path))
-    if not isinstance(rows, list):
-        raise DataError(f"{path}: a {json_type(rows)} where a list of rows belongs (an eval_all file, not its metrics)")
+def _json_rows(rows: list[Any], path: Path, skips: list[Skip]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a JSON list; lists of programs as rows whose id is their place."""
     for number, row in enumerate(rows, start=1):
         where = f"{path}, row {number}"
-        if not isinstance(row, dict):
-            raise DataError(f"{where}: a {json_type(row)} where a JSON object belongs")
-        yield where, row
+        if isinstance(row, list) and isinstance(rows[0], list):
+            yield where, {"problem_id": number - 1, "code_list": row}
+        elif isinstance(row, dict):
+            yield where, row
+        else:
+            skip_or_raise(skips, where, DataError(f"{where}: a {json_type(row)} where a JSON object belongs"))
+
+
+def _sample_folders(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Programs as evalplus keeps them, ``HumanEval_0/0.py`` for the first sample of HumanEval/0, as rows."""
+    files = [file for file in path.glob("*/*.py") if file.stem.isdigit()]
+    for file in sorted(files, key=lambda file: (file.parent.name, int(file.stem))):
+        with file_errors(file):
+            text = file.read_bytes().decode("utf-8", "surrogateescape")
+        yield str(file), {"task_id": file.parent.name.replace("_", "/"), "solution": text}
 
 
 def _candidates(
@@ -117,13 +180,11 @@ def _candidates(
     """(candidate, what is wrong with its code); what belongs to no candidate goes to ``skips``."""
     samples: Counter[str] = Counter()
     for where, row in rows:
-        number = where.rpartition(", ")[2]
         try:
-            name = next((name for name in ID_FIELDS if row.get(name) is not None), ID_FIELDS[0])
-            problem_id = text_field(row, name, number)
-            cells = cells_of_row(row, f"{number} ({name} {problem_id})")
+            problem_id = candidate_id(row, where)
+            cells = cells_of_row(row, f"{where} ({problem_id})")
         except DataError as error:
-            skips.append(Skip(source, number, str(error).removeprefix(number).lstrip(", :")))
+            skip_or_raise(skips, where, error)
             continue
         for cell in cells:
             program = Program.make(problem_id, cell.code, samples[problem_id], Path(source).stem, {"file": source})
@@ -131,7 +192,16 @@ def _candidates(
                 name = f"{problem_id}, sample {samples[problem_id]}"
                 skips.append(Skip(source, name, f"{cell.verdict_fault}: the file's verdict is not read"))
             samples[problem_id] += 1
-            yield Candidate(program, cell.passed), cell.fault
+            yield Candidate(program, cell.passed, cell.continues), cell.fault
+
+
+def candidate_id(row: Mapping[str, Any], where: str) -> str:
+    """The problem that a row of candidates belongs to.
+
+    Raises:
+      DataError: where it names none.
+    """
+    return id_field(row, next((name for name in ID_FIELDS if row.get(name) is not None), ID_FIELDS[0]), where)
 
 
 def cells_of_row(row: dict[str, Any], where: str) -> list[Cell]:
@@ -140,20 +210,30 @@ def cells_of_row(row: dict[str, Any], where: str) -> list[Cell]:
     Raises:
       DataError: where the row has no field of samples, or its lists do not fit together.
     """
-    if "code" in row:
-        return [_cell(row["code"], row.get("passed"), "code", "passed", False)]
-    name = next((name for name in ("code_list", "output_list") if name in row), None)
-    if name is None:
-        raise DataError(f"{where}: has none of the fields code, code_list, output_list; no candidate to read")
-    texts, verdicts = row[name], row.get("graded_list")
+    single = [name for name in ("code", "solution", "completion") if name in row]
+    if single:
+        name = next((name for name in single if row[name] is not None), single[0])
+        cell = _cell(row[name], row.get("passed"), name, "passed", False)
+        return [replace(cell, continues=name == "completion" and _continues(cell.code))]
+    several = next((field for field in ("code_list", "output_list") if field in row), "")
+    if not several:
+        raise DataError(
+            f"{where}: has none of the fields code, solution, completion, code_list, output_list; no candidate to read"
+        )
+    texts, verdicts = row[several], row.get("graded_list")
     if not isinstance(texts, list):
-        raise DataError(f"{where}, field {name}: a {json_type(texts)} where a list belongs")
+        raise DataError(f"{where}, field {several}: a {json_type(texts)} where a list belongs")
     if verdicts is not None and not (isinstance(verdicts, list) and len(verdicts) == len(texts)):
-        raise DataError(f"{where}, field graded_list: must be a list of {len(texts)}, as long as {name}")
+        raise DataError(f"{where}, field graded_list: must be a list of {len(texts)}, as long as {several}")
     return [
-        _cell(text, verdict, f"{name}[{index}]", f"graded_list[{index}]", name == "output_list")
+        _cell(text, verdict, f"{several}[{index}]", f"graded_list[{index}]", several == "output_list")
         for index, (text, verdict) in enumerate(zip(texts, verdicts or [None] * len(texts), strict=True))
     ]
+
+
+def _continues(code: str) -> bool:
+    """Whether a completion is the rest of a function, rather than the whole of it."""
+    return code.lstrip("\r\n")[:1] in (" ", "\t") or _DEFINES.search(code) is None
 
 
 def _cell(text: Any, verdict: Any, name: str, verdict_name: str, is_answer: bool) -> Cell:
@@ -167,3 +247,10 @@ def _cell(text: Any, verdict: Any, name: str, verdict_name: str, is_answer: bool
     if is_answer or text.lstrip().startswith(("```", "~~~")):
         text = extract_code(text)
     return Cell(text, passed, verdict_fault=verdict_fault)
+
+
+def write_samples(path: Path, programs: Iterable[Program]) -> int:
+    """Writes programs as evalplus, HumanEval and BigCodeBench take them. Returns how many."""
+    rows = [json.dumps({"task_id": one.problem_id, "solution": one.code}, ensure_ascii=False) for one in programs]
+    write_text(path, "".join(f"{row}\n" for row in rows))
+    return len(rows)

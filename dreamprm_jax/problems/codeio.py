@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dreamprm_jax.problems.installed import gzip_lines, installed_file
-from dreamprm_jax.problems.json_rows import json_type, parse_json, text_field
-from dreamprm_jax.schema import DataError, Difficulty, TestCase, TestedProblem, canonical_json, content_hash
+from dreamprm_jax.problems.installed import installed_file
+from dreamprm_jax.problems.json_rows import read_rows, text_field
+from dreamprm_jax.schema import Difficulty, TestCase, TestedProblem, canonical_json, content_hash
 
 DISTRIBUTION, VERSION = "reasoning-gym", "0.1.25"
 DATA_FILE = "reasoning_gym/data/codeio.jsonl.gz"
@@ -48,13 +48,10 @@ def read_tasks(path: Path | None = None) -> list[Task]:
       DataError: where the package or the file is missing, or a row is malformed.
     """
     path = path or installed_file(DISTRIBUTION, VERSION, DATA_FILE)
-    return [_task(line, index, f"{path}, row {index + 1}") for index, line in enumerate(gzip_lines(path))]
+    return [_task(row, index, where) for index, (where, row) in enumerate(read_rows(path))]
 
 
-def _task(line: bytes, index: int, where: str) -> Task:
-    row = parse_json(line, where)
-    if not isinstance(row, dict):
-        raise DataError(f"{where}: a {json_type(row)} where a JSON object belongs")
+def _task(row: Mapping[str, Any], index: int, where: str) -> Task:
     text = {
         name: text_field(row, name, where)
         for name in ("task_description", "input_output_spec", "code_sample", "input_generator")

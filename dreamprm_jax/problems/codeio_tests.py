@@ -112,7 +112,7 @@ def make_tests(
 
 
 def untestable(task: Task) -> str:
-    """Why the task cannot have tests, as far as its text says; "" where it may have."""
+    """Why the text of the task rules out tests; "" if it does not."""
     parameters = signature(task)
     if parameters is None:
         return "the entry point takes other than positional parameters"
@@ -124,7 +124,7 @@ def untestable(task: Task) -> str:
 
 
 def reads_clock(code: str) -> bool:
-    """Whether a program asks for the time or date, as far as names tell."""
+    """Whether a program reads the time or date, judged by the names that it uses."""
     try:
         nodes = list(ast.walk(ast.parse(code)))
     except (SyntaxError, ValueError, RecursionError):

@@ -5,7 +5,6 @@ The packages are not imported, only located: their own dependencies are not need
 
 from __future__ import annotations
 
-import gzip
 import importlib.metadata
 from pathlib import Path
 
@@ -32,16 +31,3 @@ def installed_file(distribution: str, version: str, name: str) -> Path:
     if not path.exists():
         raise DataError(f"{path}: not in version {found.version} of package {distribution}; run: {advice}")
     return path
-
-
-def gzip_lines(path: Path) -> list[bytes]:
-    """The lines of a compressed text file.
-
-    Raises:
-      DataError: where the file is missing, cut off, or no gzip file.
-    """
-    try:
-        with gzip.open(path, "rb") as handle:
-            return handle.read().splitlines()
-    except (OSError, EOFError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error

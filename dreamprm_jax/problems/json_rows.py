@@ -1,34 +1,177 @@
-"""Reads rows of JSON with errors that name the file, the row and the field."""
+"""Reads rows from JSON, JSON lines and Parquet, with errors that name the file, the row and the field."""
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import json
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Collection, Iterator, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-from dreamprm_jax.schema import DataError
+import pyarrow as pa
+
+from dreamprm_jax.schema import DataError, Skip
+from dreamprm_jax.storage import open_parquet
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
+_PARQUET_ROWS = 64  # read at a time
+READ_BYTES = 1 << 20
+
+
+def read_rows(path: Path, skips: list[Skip] | None = None, suffix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields (where, row) of a file; ``where`` names the file and the row.
+
+    Args:
+      path: As ``numbered_rows``.
+      skips: Receives rows that are no JSON object; without it the first one is an error.
+      suffix: Overrides the name's ending.
+
+    Raises:
+      DataError: when the file as a whole cannot be read.
+    """
+    for number, row in numbered_rows(path, suffix=suffix):
+        where = f"{path}, row {number}"
+        if isinstance(row, DataError):
+            skip_or_raise(skips, where, row)
+        else:
+            yield where, row
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (where, row) for each line that is not blank; ``where`` names the file and the line.
+    """``read_rows`` for JSON lines, regardless of the file name."""
+    return read_rows(path, suffix=".jsonl")
+
+
+def numbered_rows(
+    path: Path, columns: Collection[str] | None = None, suffix: str = ""
+) -> Iterator[tuple[int, dict[str, Any] | DataError]]:
+    """Yields (number, row), one row in memory at a time. A row that is not a JSON object is replaced by its error.
+
+    Args:
+      path: JSON lines (one object a line; blank lines are skipped), a JSON list of objects, or Parquet, by the name's
+        ending (``SUFFIXES``).
+      columns: The columns of Parquet that are wanted; None for all.
+      suffix: Overrides the name's ending.
 
     Raises:
-      DataError: when the file is missing, not UTF-8, or a line is not a JSON object.
+      DataError: when the file as a whole cannot be read.
     """
+    suffix = suffix or path.suffix
+    rows: Iterator[tuple[int, Any]]
+    with file_errors(path):
+        if suffix in (".jsonl", ".gz"):
+            rows = _lines(path)
+        elif suffix == ".json":
+            rows = enumerate(json_array(path), start=1)
+        elif suffix == ".parquet":
+            rows = _parquet_rows(path, columns)
+        else:
+            raise DataError(f"{path}: rows are read from {', '.join(SUFFIXES)} files")
+        for number, row in rows:
+            if not isinstance(row, (dict, DataError)):
+                row = DataError(f"{path}, row {number}: a {json_type(row)} where a JSON object belongs")
+            yield number, row
+
+
+@contextlib.contextmanager
+def file_errors(path: Path) -> Iterator[None]:
+    """Makes a DataError, which names the file, of what fails while it is read."""
     try:
-        with open(path, "rb") as handle:
-            for number, line in enumerate(handle, start=1):
-                if line.strip():
-                    where = f"{path}, row {number}"
-                    row = parse_json(line, where)
-                    if not isinstance(row, dict):
-                        raise DataError(f"{where}: a {json_type(row)} where a JSON object belongs; one object a line")
-                    yield where, row
+        yield
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except OSError as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
+
+
+def _lines(path: Path) -> Iterator[tuple[int, Any]]:
+    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as handle:
+        for number, line in enumerate(handle, start=1):
+            if line.strip():
+                try:
+                    yield number, parse_json(line, f"{path}, row {number}")
+                except DataError as error:
+                    yield number, error
+
+
+def json_array(path: Path) -> Iterator[Any]:
+    """The elements of a file that holds one JSON list, without ever holding the list.
+
+    Raises:
+      DataError: naming the element from which on the file is no JSON; after it nothing can be told apart.
+    """
+    decoder = json.JSONDecoder()
+    with open(path, encoding="utf-8", errors="surrogateescape") as handle:
+        text, ended, number = "", False, 0
+
+        def more() -> None:
+            nonlocal text, ended
+            part = handle.read(max(READ_BYTES, len(text)))  # doubling: a long element is parsed few times in vain
+            ended = not part
+            text += part
+
+        def fail(problem: str) -> DataError:
+            return DataError(f"{path}, row {number + 1}: {problem}")
+
+        def skip_space() -> None:
+            nonlocal text
+            text = text.lstrip(" \t\r\n\ufeff")
+            while not text and not ended:
+                more()
+                text = text.lstrip(" \t\r\n\ufeff")
+
+        skip_space()
+        if not text.startswith("["):
+            raise DataError(f"{path}: a list of rows belongs here (an eval_all file, not its metrics)")
+        text = text[1:]
+        skip_space()
+        while not text.startswith("]"):
+            while True:
+                try:
+                    value, end = decoder.raw_decode(text)
+                    # A number at the buffer's end may go on; anything else is complete.
+                    if end < len(text) or ended:
+                        break
+                except RecursionError as error:
+                    raise fail("not valid JSON (nested too deep)") from error
+                except ValueError as error:
+                    if ended:
+                        raise fail(f"not valid JSON ({error})") from error
+                more()
+            yield value
+            number += 1
+            text = text[end:]
+            skip_space()
+            if text.startswith(","):
+                text = text[1:]
+                skip_space()
+            elif not text.startswith("]"):
+                raise fail("a comma, or the end of the list, belongs before it")
+
+
+def _parquet_rows(path: Path, wanted: Collection[str] | None) -> Iterator[tuple[int, dict[str, Any]]]:
+    number = 0
+    try:
+        with open_parquet(path) as file:
+            columns = [name for name in file.schema_arrow.names if wanted is None or name in wanted]
+            for batch in file.iter_batches(_PARQUET_ROWS, columns=columns):
+                for row in batch.to_pylist():
+                    number += 1
+                    # re-uploads hold dates as timestamps
+                    yield number, {k: v.isoformat() if isinstance(v, date) else v for k, v in row.items()}
+    except pa.ArrowException as error:
+        raise DataError(f"{path}: damaged after row {number} ({error})") from error
+
+
+def skip_or_raise(skips: list[Skip] | None, where: str, error: DataError) -> None:
+    """Records a row that cannot be used; raises the error if there is no list of skips."""
+    if skips is None:
+        raise error
+    name, _, row = where.partition(", ")
+    skips.append(Skip(Path(name).name, row, str(error).removeprefix(where).lstrip(",: ")))
 
 
 def parse_json(text: str | bytes, where: str) -> Any:
@@ -49,6 +192,18 @@ def text_field(row: Mapping[str, Any], name: str, where: str) -> str:
     if not is_unicode(value):
         raise DataError(f"{where}, field {name}: holds a lone surrogate, which no text file can store; repair the text")
     return value
+
+
+def id_field(row: Mapping[str, Any], name: str, where: str) -> str:
+    """An id, which may be a whole number. MBPP numbers its tasks: ``task_id`` 2 is the "Mbpp/2" of evalplus."""
+    value = row.get(name)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"Mbpp/{value}" if name == "task_id" else str(value)
+    text = text_field(row, name, where)
+    if not text.strip() or "\0" in text:
+        wrong = "holds a NUL character; repair the text" if text.strip() else "empty"
+        raise DataError(f"{where}, field {name}: {wrong}")
+    return text
 
 
 def is_unicode(text: str) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dreamprm_jax.problems.humaneval import NotLiteral, json_test
+from dreamprm_jax.problems.assertions import NotLiteral, json_test
 from dreamprm_jax.problems.installed import installed_file
 from dreamprm_jax.problems.json_rows import json_type, parse_json, text_field
 from dreamprm_jax.schema import DataError, Skip, TestCase, TestedProblem
@@ -124,7 +124,7 @@ def _argument_names(body: str, method: str) -> list[str]:
 
 
 def _copied(value: ast.expr) -> str | None:
-    """The name of which this expression is a copy."""
+    """The name that this expression copies; None if it is not a copy."""
     if not isinstance(value, ast.Call):
         return None
     text = ast.unparse(value.func)

@@ -1,4 +1,4 @@
-"""LiveCodeBench problems: a local .jsonl file, a folder laid out as the hub's dataset, or the hub itself.
+"""LiveCodeBench's rows and releases.
 
 The data files of ``livecodebench/code_generation_lite`` are plain JSON lines (``test.jsonl``, ``test2.jsonl``, ...),
 one a release window. Releases are cumulative: ``release_v3`` is the first three files; ``v3`` is the third alone,
@@ -8,87 +8,47 @@ one a release window. Releases are cumulative: ``release_v3`` is the first three
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dreamprm_jax.problems.json_rows import json_type, parse_json, read_jsonl, text_field
+from dreamprm_jax.problems.json_rows import id_field, json_type, parse_json, text_field
 from dreamprm_jax.problems.private_tests import DEFAULT_MAX_BYTES, parse_tests
 from dreamprm_jax.sandbox.checkers import Comparison
-from dreamprm_jax.schema import DataError, Problem, TestedProblem
+from dreamprm_jax.schema import DataError, Problem, TestCase, TestedProblem
 
 DATA_FILES = ("test.jsonl", "test2.jsonl", "test3.jsonl", "test4.jsonl", "test5.jsonl", "test6.jsonl")
 TEXT_COLUMNS = (
     "question_title",
     "question_content",
     "platform",
-    "question_id",
-    "contest_id",
     "contest_date",
     "difficulty",
 )
+ID_COLUMNS = ("question_id", "contest_id")
+OWN_COLUMNS = ("checker", "cpu_seconds", "memory_bytes")
 TEST_COLUMNS = ("public_test_cases", "private_test_cases")
 
 
-def iterate_problems(
-    path: str, release: str, max_bytes: int = DEFAULT_MAX_BYTES, wants_tests: Callable[[Problem], bool] | None = None
-) -> Iterator[TestedProblem]:
-    """The problems of a source, one row in memory at a time.
-
-    Args:
-      path: A .jsonl file, a folder in the hub's layout, or a dataset id of the hub, with ``@revision`` for one that is
-        not its newest. With HF_HUB_OFFLINE set the hub's cache is read.
-      release: Which release windows to read, of folder and hub (``release_files``).
-      max_bytes: The most that one row's packed tests may inflate to.
-      wants_tests: Problems for which it returns False are yielded without their hidden tests, which are then not
-        decoded. None decodes all.
+def download(name: str, revision: str | None, release: str) -> list[Path]:
+    """The files of a release from the hub, or from its cache with HF_HUB_OFFLINE set.
 
     Raises:
-      DataError: naming the file, the row and the field; or saying that the hub cannot be reached.
+      DataError: when they can be had from neither.
     """
-    seen: dict[str, str] = {}
-    for file in _files(path, release):
-        for where, row in read_jsonl(file):
-            problem = problem_from_row(row, where, max_bytes, wants_tests)
-            if problem.problem_id in seen:
-                raise DataError(
-                    f"{where}, field question_id: {problem.problem_id!r} is also at {seen[problem.problem_id]}; "
-                    "remove one"
-                )
-            seen[problem.problem_id] = where
-            yield problem
-    if not seen:
-        raise DataError(f"{path}: holds no row")
-
-
-def load_problems(path: str, release: str = "release_v6", max_bytes: int = DEFAULT_MAX_BYTES) -> list[TestedProblem]:
-    """All problems of a source with all tests in memory; see ``iterate_problems``."""
-    return list(iterate_problems(path, release, max_bytes))
-
-
-def _files(path: str, release: str) -> list[Path]:
-    local = Path(path)
-    if local.is_file() or local.suffix == ".jsonl":
-        return [local]
-    if local.is_dir():
-        return [local / name for name in release_files(release)]
-    name = re.fullmatch(r"(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", path)
-    if not name:
-        raise DataError(f"problems.path {path!r}: no such file or folder, nor a dataset id like owner/name[@revision]")
     import huggingface_hub  # here, as the import takes most of a second
 
     names = release_files(release)
     try:
         folder = Path(
-            huggingface_hub.snapshot_download(
-                name["id"], repo_type="dataset", revision=name["revision"], allow_patterns=names
-            )
+            huggingface_hub.snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=names)
         )
     except Exception as error:  # the library and its transports raise many unrelated types
         raise DataError(
-            f"problems.path {path!r}: cannot be read from the hub; check the network (and HF_HUB_OFFLINE, "
+            f"problems.path {name!r}: cannot be read from the hub; check the network (and HF_HUB_OFFLINE, "
             "HF_ENDPOINT), or download the dataset's test*.jsonl files elsewhere and set problems.path to their folder "
             f"({type(error).__name__}: {error})"
         ) from error
@@ -122,7 +82,7 @@ def problem_from_row(
     max_bytes: int = DEFAULT_MAX_BYTES,
     wants_tests: Callable[[Problem], bool] | None = None,
 ) -> TestedProblem:
-    """One official row; further columns are ignored. The arguments are those of ``iterate_problems``.
+    """One official row; further columns are ignored. The arguments are those of ``problem_files.iterate_problems``.
 
     Re-uploads of the data are read as well: tests and metadata as lists and objects in place of their JSON text, null
     for starter code, metadata and tests that are not there. Three further fields are this package's own: ``checker``
@@ -132,11 +92,10 @@ def problem_from_row(
       DataError: naming the field.
     """
     text = {name: text_field(row, name, where) for name in TEXT_COLUMNS}
+    text |= {name: id_field(row, name, where) for name in ID_COLUMNS}
     for name in TEST_COLUMNS:
         if name not in row:
             text_field(row, name, where)
-    if not text["question_id"].strip():
-        raise DataError(f"{where}, field question_id: empty")
     where = f"{where} (question_id {text['question_id']})"
     problem = TestedProblem(
         problem_id=text["question_id"],
@@ -157,7 +116,7 @@ def problem_from_row(
     if wants_tests is None or wants_tests(problem):
         hidden = parse_tests(row["private_test_cases"], f"{where}, field private_test_cases", max_bytes)
         problem = dataclasses.replace(problem, private_tests=hidden)
-    if problem.func_name is None and any(test.testtype == "functional" for test in problem.tests):
+    if problem.func_name is None and any(test.testtype != "stdin" for test in problem.tests):
         raise DataError(f"{where}, field metadata: the tests call a function, but no func_name is given")
     return problem
 
@@ -170,6 +129,28 @@ def _positive(row: Mapping[str, Any], name: str, types: tuple[type, ...], where:
     if type(value) not in types or not 0 < value < 1 << 60:
         raise DataError(f"{where}, field {name}: {value!r} where a positive number belongs")
     return value
+
+
+def row_of_problem(problem: TestedProblem) -> dict[str, Any]:
+    """A problem as an official row, which ``problem_from_row`` reads back as it was."""
+
+    def cases(tests: tuple[TestCase, ...]) -> str:
+        return json.dumps([dataclasses.asdict(test) for test in tests], ensure_ascii=False)
+
+    return {
+        "question_title": problem.title,
+        "question_content": problem.statement,
+        "platform": problem.platform,
+        "question_id": problem.problem_id,
+        "contest_id": problem.contest_id,
+        "contest_date": problem.contest_date,
+        "starter_code": problem.starter_code,
+        "difficulty": problem.difficulty,
+        "public_test_cases": cases(problem.public_tests),
+        "private_test_cases": cases(problem.private_tests),
+        "metadata": json.dumps({"func_name": problem.func_name} if problem.func_name else {}),
+        **{name: value for name in OWN_COLUMNS if (value := getattr(problem, name))},
+    }
 
 
 def _func_name(metadata: Any, where: str) -> str | None:

@@ -50,9 +50,9 @@ def _test_case(row: Any, where: str) -> TestCase:
     if not isinstance(row, dict):
         raise DataError(f"{where}: a {json_type(row)} where an object with input, output and testtype belongs")
     testtype = text_field(row, "testtype", where)
-    if testtype not in ("stdin", "functional"):
-        raise DataError(f"{where}, field testtype: {testtype!r} is neither 'stdin' nor 'functional'")
-    kind: Literal["stdin", "functional"] = "stdin" if testtype == "stdin" else "functional"
+    if testtype not in ("stdin", "functional", "code"):
+        raise DataError(f"{where}, field testtype: {testtype!r} is none of 'stdin', 'functional', 'code'")
+    kind: Literal["stdin", "functional", "code"] = testtype  # type: ignore[assignment]
     return TestCase(text_field(row, "input", where), text_field(row, "output", where), kind)
 
 

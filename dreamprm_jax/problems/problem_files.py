@@ -1,32 +1,125 @@
-"""Problems with tests from a file that the user names, for commands that judge: LiveCodeBench rows, or Parquet."""
+"""Problems from files that the user names, in any of the forms that are read.
+
+A form is known by its fields: LiveCodeBench's rows (``question_id``), this package's own (``problem_id``), and those of
+the benchmarks of functions (``task_id``, see ``function_rows``). A file is JSON lines, a JSON list or Parquet.
+"""
 
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
+from dreamprm_jax.problems.function_rows import is_function_row, read_function_row
 from dreamprm_jax.problems.hidden_tests import HiddenTests, write_hidden_tests
-from dreamprm_jax.problems.livecodebench import iterate_problems
+from dreamprm_jax.problems.json_rows import SUFFIXES, read_rows, skip_or_raise
+from dreamprm_jax.problems.livecodebench import DATA_FILES, download, problem_from_row, release_files
 from dreamprm_jax.problems.private_tests import DEFAULT_MAX_BYTES
-from dreamprm_jax.schema import DataError, Problem, ProblemTests, TestedProblem
-from dreamprm_jax.storage import column_names, iterate_records
+from dreamprm_jax.schema import DataError, Problem, ProblemTests, Skip, TestedProblem
+from dreamprm_jax.storage import column_names, iterate_records, record_from_dict
 
+FORMS = "question_id (LiveCodeBench), task_id (HumanEval, MBPP, evalplus, BigCodeBench), problem_id (this package's)"
 _BESIDE = "hidden_tests.parquet"  # as a run keeps them
 
 
+def iterate_problems(
+    path: str,
+    release: str = "release_v6",
+    max_bytes: int = DEFAULT_MAX_BYTES,
+    wants_tests: Callable[[Problem], bool] | None = None,
+    skips: list[Skip] | None = None,
+    references: dict[str, str] | None = None,
+) -> Iterator[TestedProblem]:
+    """The problems of a source, a few rows in memory at a time.
+
+    Args:
+      path: A file; a folder of files, or one in the layout of LiveCodeBench's dataset; or that dataset's id on the hub,
+        with ``@revision`` for one that is not its newest. With HF_HUB_OFFLINE set the hub's cache is read.
+      release: Which windows of LiveCodeBench to read, of folder and hub (``release_files``).
+      max_bytes: The most that one row's packed tests may inflate to.
+      wants_tests: LiveCodeBench's problems for which it returns False are yielded without their hidden tests, which
+        are then not decoded. None decodes all.
+      skips: Receives the rows that cannot be used; without it the first one is an error.
+      references: Receives the reference programs of rows that have one, by problem id.
+
+    Raises:
+      DataError: naming the file, the row and the field; where there is no problem; where the hub cannot be reached.
+    """
+    seen: dict[str, str] = {}
+    count = len(skips or ())
+    for file in _files(path, release):
+        for where, row in read_rows(file, skips):
+            try:
+                problem, reference = _problem(row, where, max_bytes, wants_tests)
+                if other := seen.get(problem.problem_id):
+                    raise DataError(f"{where}: problem {problem.problem_id!r} is also at {other}; remove one")
+            except DataError as error:
+                skip_or_raise(skips, where, error)
+                continue
+            seen[problem.problem_id] = where
+            if references is not None and reference:
+                references[problem.problem_id] = reference
+            yield problem
+    if not seen:
+        first = "".join(f"; {skip.row}: {skip.reason}" for skip in (skips or [])[count : count + 1])
+        raise DataError(f"{path}: holds no problem{first}")
+
+
+def load_problems(path: str, release: str = "release_v6", max_bytes: int = DEFAULT_MAX_BYTES) -> list[TestedProblem]:
+    """All problems of a source with all tests in memory; see ``iterate_problems``."""
+    return list(iterate_problems(path, release, max_bytes))
+
+
+def _problem(
+    row: Mapping[str, Any], where: str, max_bytes: int, wants_tests: Callable[[Problem], bool] | None
+) -> tuple[TestedProblem, str]:
+    """A row's problem, and its reference program or ""."""
+    if "question_id" in row:
+        return problem_from_row(row, where, max_bytes, wants_tests), ""
+    if is_function_row(row):
+        found = read_function_row(row, where)
+        return found.problem, found.reference
+    if "problem_id" in row and "private_tests" in row:
+        return record_from_dict(TestedProblem, dict(row), where), ""
+    raise DataError(f"{where}: in no known form, which have {FORMS}; it has {', '.join(sorted(row)) or 'no fields'}")
+
+
+def _files(path: str, release: str) -> list[Path]:
+    local = Path(path)
+    if local.is_dir():
+        if any((local / name).exists() for name in DATA_FILES):
+            return [local / name for name in release_files(release)]
+        files = sorted(file for file in local.rglob("*") if file.name.endswith(SUFFIXES))
+        if not files:
+            raise DataError(f"{path}: holds no {', '.join(SUFFIXES)} file")
+        return files
+    if local.is_file() or path.endswith(SUFFIXES):
+        return [local]
+    name = re.fullmatch(r"(?P<id>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?", path)
+    if not name:
+        raise DataError(f"problems.path {path!r}: no such file or folder, nor a dataset id like owner/name[@revision]")
+    return download(name["id"], name["revision"], release)
+
+
 def read_for_judging(
-    path: str, hidden: Path, wanted: set[str], release: str = "release_v6", max_bytes: int = DEFAULT_MAX_BYTES
+    path: str,
+    hidden: Path,
+    wanted: set[str] | None,
+    release: str = "release_v6",
+    max_bytes: int = DEFAULT_MAX_BYTES,
+    skips: list[Skip] | None = None,
 ) -> tuple[dict[str, Problem], HiddenTests]:
     """The problems of a source, and their hidden tests in a file, so that few tests are in memory at a time.
 
     Args:
-      path: Rows in the official format (``problems.livecodebench``); a Parquet file with a column ``private_tests``, as
-        StepBench has; or a run's own, which has its hidden tests in a file beside it.
+      path: As ``iterate_problems``; or a run's own problems, which have their hidden tests in a file beside them.
       hidden: The file to write the hidden tests to; kept as it is where it exists.
-      wanted: Problems whose tests are needed; of the others they are not decoded.
+      wanted: Problems whose tests are needed, None for all; of the others they are not decoded.
       release: Which release windows to read, of a folder and of the hub.
       max_bytes: The most that one row's packed tests may inflate to.
+      skips: Receives the rows that cannot be used; without it the first one is an error.
 
     Raises:
       DataError: naming the file, the row and the field.
@@ -35,7 +128,7 @@ def read_for_judging(
     rows: dict[str, Problem] = {}
 
     def is_wanted(problem: Problem) -> bool:
-        return not there and problem.problem_id in wanted
+        return not there and (wanted is None or problem.problem_id in wanted)
 
     def tests(source: Iterator[TestedProblem]) -> Iterator[ProblemTests]:
         for tested in source:
@@ -43,20 +136,15 @@ def read_for_judging(
             if is_wanted(tested):
                 yield of_problem
 
-    if path.endswith(".parquet") and "private_tests" not in column_names(Path(path)):
+    if path.endswith(".parquet") and (names := set(column_names(Path(path)))) >= {"problem_id", "statement"}:
         beside = Path(path).with_name(_BESIDE)
-        if not beside.exists():
-            raise DataError(f"{path}: has no hidden tests, and {beside} is not there; name LiveCodeBench rows, or both")
-        return {one.problem_id: one for one in iterate_records(Path(path), Problem)}, HiddenTests(beside)
-    found = tests(_source(path, release, max_bytes, is_wanted))
+        if "private_tests" not in names:
+            if not beside.exists():
+                raise DataError(f"{path}: has no hidden tests, and {beside} is not there; name a file that has them")
+            return {one.problem_id: one for one in iterate_records(Path(path), Problem)}, HiddenTests(beside)
+    found = tests(iterate_problems(path, release, max_bytes, is_wanted, skips))
     if there:
         collections.deque(found, maxlen=0)
     else:
         write_hidden_tests(hidden, found)
     return rows, HiddenTests(hidden)
-
-
-def _source(path: str, release: str, max_bytes: int, is_wanted: Callable[[Problem], bool]) -> Iterator[TestedProblem]:
-    if path.endswith(".parquet"):
-        return iterate_records(Path(path), TestedProblem)
-    return iterate_problems(path, release, max_bytes, is_wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,14 +15,17 @@ from dreamprm_jax.problems.codeio_source import load_codeio
 from dreamprm_jax.problems.hidden_tests import write_hidden_tests
 from dreamprm_jax.problems.humaneval import read_humaneval
 from dreamprm_jax.problems.leetcode import read_leetcode
-from dreamprm_jax.problems.livecodebench import iterate_problems
+from dreamprm_jax.problems.problem_files import iterate_problems
 from dreamprm_jax.problems.procedural.compose import Composition, compose
 from dreamprm_jax.problems.windows import dated_window, split_counts, split_windows
 from dreamprm_jax.runs.progress import progress_of
 from dreamprm_jax.schema import DataError, Problem, ProblemTests, Skip, TestedProblem
+from dreamprm_jax.storage import write_text
+from dreamprm_jax.tables import csv_text
 
 WINDOWS = ("train", "meta", "test")
 EXCLUDED = "left out by problems.exclude"
+_REASONS = 20  # that are printed
 
 
 def load_windows(
@@ -59,36 +63,40 @@ def load_windows(
 
     if settings.source == "procedural":
         counts = {"train": settings.train_count, "meta": settings.meta_count, "test": settings.test_count}
-        composed = list(compose(config.seed, counts, settings.private_tests))
+        composed = list(compose(config.seed, counts, settings.private_tests, settings.held_out))
         write_hidden_tests(tests, hidden_tests(tested for _, tested, _ in composed))
         for problem, (window, _, composition) in zip(problems, composed, strict=True):
             windows[window].append(problem)
             compositions.append(composition)
-    elif settings.source == "livecodebench":
-        window_of = dated_window(settings)
+    elif settings.source in ("livecodebench", "file"):
+        dated = settings.source == "livecodebench"
+        window_of = dated_window(settings) if dated else lambda problem: "train"
         rows = iterate_problems(
             settings.path,
             settings.release,
             settings.max_private_test_bytes,
             lambda problem: window_of(problem) is not None and problem.problem_id not in excluded,
+            None if settings.strict else skips,
         )
         write_hidden_tests(tests, hidden_tests(progress_of(rows, "read problems", None, "problem")))
-        windows, between = split_windows(problems, settings)
-        skips += between
+        if dated:
+            windows, between = split_windows(problems, settings)
+            skips += between
     else:
         found, left_out = _packaged(config, excluded, cache)
         skips += left_out
         write_hidden_tests(tests, hidden_tests(found))
+    if settings.source not in ("procedural", "livecodebench"):
         windows = split_counts(problems, settings, config.seed)
         sizes = ", ".join(f"{window} {len(windows[window])}" for window in WINDOWS)
         print(f"   {settings.source}: {len(problems)} problems; windows drawn by hash: {sizes}")
-    _report(sum(map(len, windows.values())) + len(skips), skips)
-    dated = f"train before {settings.train_before}, test from {settings.test_from}"
+    _report(sum(map(len, windows.values())) + len(skips), skips, cache)
+    dates = f"train before {settings.train_before}, test from {settings.test_from}"
     for window in WINDOWS:
         if not windows[window]:
             raise DataError(
                 f"config.problems: no problem falls in the {window} window "
-                f"({dated if settings.source == 'livecodebench' else f'{window}_count'}); change the dates or counts"
+                f"({dates if settings.source == 'livecodebench' else f'{window}_count'}); change the dates or counts"
             )
     return windows, compositions
 
@@ -100,8 +108,7 @@ def _packaged(
     if config.problems.source == "codeio":
         return load_codeio(config, excluded, cache)
     if config.problems.source == "humaneval":
-        found = read_humaneval()
-        return found.problems, found.skips
+        return [found.problem for found in read_humaneval()], []
     return read_leetcode()
 
 
@@ -126,9 +133,16 @@ def excluded_ids(path: str) -> frozenset[str]:
     return frozenset(ids)
 
 
-def _report(total: int, skips: Iterable[Skip]) -> None:
-    reasons = Counter(skip.reason for skip in skips)
-    if reasons:
-        print(f"   {sum(reasons.values())} of {total} problems left out:")
-    for reason, count in reasons.most_common():
+def _report(total: int, skips: Sequence[Skip], folder: Path | None) -> None:
+    """Prints what was left out, by reason; all of it, by name, goes to a file of the stage's folder."""
+    if not skips:
+        return
+    reasons = Counter(skip.reason for skip in skips).most_common()
+    print(f"   {len(skips)} of {total} problems left out:")
+    for reason, count in reasons[:_REASONS]:
         print(f"   {count:>6} {reason}")
+    if len(reasons) > _REASONS:
+        print(f"   {sum(count for _, count in reasons[_REASONS:]):>6} for {len(reasons) - _REASONS} other reasons")
+    if folder is not None:
+        write_text(folder / "skipped_problems.csv", csv_text([dataclasses.asdict(skip) for skip in skips]))
+        print(f"   by name: {folder / 'skipped_problems.csv'}")

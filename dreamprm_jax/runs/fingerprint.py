@@ -7,7 +7,7 @@ from typing import Any
 
 from dreamprm_jax.config import Config, leaves
 from dreamprm_jax.runs.input_digests import InputDigests
-from dreamprm_jax.runs.stage_graph import STAGES, with_inputs
+from dreamprm_jax.runs.stage_graph import STAGES, TRAIN_ON_GIVEN_STEPS, with_inputs
 from dreamprm_jax.schema import canonical_json, content_hash
 
 FORMAT = 4  # raise when the meaning of a stage's output or of a default changes: earlier workdirs are then redone
@@ -27,6 +27,8 @@ def fingerprint(config: Config, stage: str, root: Path | None = None) -> str:
       DataError: when a file cannot be read.
     """
     sections = {section for name in with_inputs(stage) for section in STAGES[name].sections}
+    if stage == "train" and config.train.step_data.path:
+        sections = set(TRAIN_ON_GIVEN_STEPS.sections)
     return settings_digest(config, sections, InputDigests(root), stage)
 
 

@@ -53,6 +53,14 @@ class Paths:
         """``schema.CorrectedLabel`` rows of an arm that corrects labels."""
         return self.arm(arm) / "corrected_labels.parquet"
 
+    def step_evaluation(self) -> Path:
+        """What the arms of `dreamprm train --steps` reach on held-out step labels, as JSON."""
+        return self.root / "train" / "step_evaluation.json"
+
+    def skipped_steps(self) -> Path:
+        """The rows of step-labeled files that were left out, one JSON object a line."""
+        return self.root / "train" / "steps.skipped.jsonl"
+
     def tokenizer(self) -> Path:
         """The tokenizer that the train stage made or was given."""
         return self.root / "train" / "tokenizer.json"

@@ -5,6 +5,7 @@ The functions are in ``dreamprm_jax/stages``, one module of the same name each.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 
@@ -57,6 +58,10 @@ STAGES = {
         Stage("report", (), ("evaluate",), "write the HTML report"),
     )
 }  # fmt: skip
+
+
+# `dreamprm train --steps`: the labels are those of a file, so nothing else of a run is read.
+TRAIN_ON_GIVEN_STEPS = dataclasses.replace(STAGES["train"], sections=("seed", "model", "train"), inputs=())
 
 
 def with_inputs(name: str) -> tuple[str, ...]:

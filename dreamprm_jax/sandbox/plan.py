@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from dreamprm_jax.sandbox import compare
+from dreamprm_jax.sandbox.code_tests import as_calls, has_code_tests
 from dreamprm_jax.sandbox.grading import Failure, Grader, ending_failure
 from dreamprm_jax.sandbox.inside import jobs
 from dreamprm_jax.sandbox.records import JudgeResult, JudgeTask, Limits, safe_text
@@ -114,6 +115,8 @@ def judge_task(task: JudgeTask, mode: str, tier: str, limits: Limits, retry: boo
     """
     total = len(task.tests)
     draft = JudgeResult(task.key, Verdict.AC, 0, total, "", 0.0, mode, tier)
+    if has_code_tests(task):  # which the official evaluator of LiveCodeBench does not know
+        task, mode = as_calls(task), "faithful"
     problem = task_problem(task, mode == "lcb")
     if problem is not None:
         return dataclasses.replace(draft, verdict=Verdict.INVALID_TASK, error=problem)
@@ -128,7 +131,7 @@ def task_problem(task: JudgeTask, official: bool = False) -> str | None:
         return "the task has no tests"
     types = {test.testtype for test in task.tests}
     if len(types) > 1:
-        return "the task mixes stdin and functional tests"
+        return f"the task mixes kinds of tests: {', '.join(sorted(types))}"
     if types == {"functional"}:
         if not task.func_name:
             return "functional tests need func_name"

@@ -28,14 +28,17 @@ class _Request:
 class Batcher:
     """One thread that owns the scorer, and the queue before it. A context manager: leaving it answers what waits."""
 
-    def __init__(self, scorer: Scorer, queue_tokens: int):
+    def __init__(self, scorer: Scorer, queue_tokens: int, batch_requests: int = 256):
         """Starts the thread.
 
         Args:
           scorer: used by the thread alone.
           queue_tokens: the most that may wait, beside one request of any size.
+          batch_requests: the most requests that are scored together.
         """
+        self.batches = 0  # computed
         self._scorer = scorer
+        self._requests = batch_requests
         self._limit = queue_tokens
         self._waiting: deque[_Request] = deque()
         self._change = threading.Condition()
@@ -75,6 +78,7 @@ class Batcher:
                 for request in batch:
                     request.answer.set_exception(error)
                 continue
+            self.batches += 1
             start = 0
             for request in batch:
                 request.answer.set_result(results[start : start + len(request.readings)])
@@ -86,7 +90,11 @@ class Batcher:
             self._change.wait_for(lambda: self._waiting or self._closing)
             batch: list[_Request] = []
             tokens = 0
-            while self._waiting and (not batch or tokens + self._waiting[0].tokens <= self._scorer.batch_tokens):
+            while (
+                self._waiting
+                and len(batch) < self._requests
+                and (not batch or tokens + self._waiting[0].tokens <= self._scorer.batch_tokens)
+            ):
                 batch.append(self._waiting.popleft())
                 tokens += batch[-1].tokens
             return batch

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +21,9 @@ from tokenizers import Tokenizer
 
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import ModelConfig
+from dreamprm_jax.labeling.step_files import step_texts
 from dreamprm_jax.models.heads import OUTPUT, Head, find_head
+from dreamprm_jax.models.hf_export import TRAINED_SEPARATOR
 from dreamprm_jax.models.hf_import import Checkpoint
 from dreamprm_jax.models.tokenizer import prompt_text
 from dreamprm_jax.schema import DataError, Granularity, Problem, Program, Step
@@ -147,6 +150,12 @@ class FormReader:
         """The parts of a program that have a score each."""
         return [Step(0, 0, len(code), "")] if self.form.outcome else split_steps(code, granularity)
 
+    def texts(self, program: Program, granularity: Granularity) -> list[str]:
+        """The texts of those parts. Line breaks at a step's end are the separator's business."""
+        if self.form.outcome:
+            return [program.code.rstrip()]
+        return [text.rstrip() for text in step_texts(program, granularity)]
+
     def read(
         self,
         problem: Problem,
@@ -156,10 +165,12 @@ class FormReader:
         granularity: Granularity,
     ) -> list[tuple[Program, Int[np.ndarray, " t"], Int[np.ndarray, " s"]]]:
         """Does what ``training.examples.tokenise`` does, in this form."""
-        messages = [{"role": "user", "content": prompt_text(problem).strip()}]
+        # A statement that came alone stands alone, as in a file of prompts and steps.
+        text = prompt_text(problem) if problem.title or problem.platform else problem.statement
+        messages = [{"role": "user", "content": text.strip()}]
         rows = []
         for program in programs:
-            found = self.sequence(messages, program.code, granularity)
+            found = self.sequence(messages, self.texts(program, granularity))
             room = found.statement[1] - found.statement[0]
             total = len(found.tokens)
             where = f"program {program.program_hash} of {problem.problem_id}"
@@ -168,15 +179,13 @@ class FormReader:
                 rows.append((program, *without(found, cut)))
         return rows
 
-    def sequence(self, messages: Sequence[Message], code: str, granularity: Granularity) -> Tokenized:
-        """Tokens of a conversation before a program, and of the program.
+    def sequence(self, messages: Sequence[Message], steps: Sequence[str]) -> Tokenized:
+        """Tokens of a conversation before a program, and of the program's steps.
 
         Raises:
           DataError: where the chat template does not hold the messages as they are.
         """
-        # Line breaks at a step's end are the separator's business.
-        spans = [code[step.start : step.end].rstrip() for step in self.steps(code, granularity)]
-        return self._tokens(self._pieces(messages, spans))
+        return self._tokens(self._pieces(messages, steps))
 
     # ------------------------------------------------------------ pieces
 
@@ -319,10 +328,17 @@ def load_reader(
         architecture = (values.get("architectures") or [""])[0] or ""
         name = options.form or guess_form(head, str(architecture), folder)
         form = FORMS[name]
+        if name == NATIVE and options.separator is None:
+            options = dataclasses.replace(options, separator=values.get(TRAINED_SEPARATOR))
         if options.separator is not None:
             if form.layout == "turns" or form.outcome:
                 raise DataError(f"--separator: the form '{name}' has none")
             form = dataclasses.replace(form, separator=options.separator.replace("\\n", "\n"))
+        if name == NATIVE and options.separator is None and (trained := values.get(TRAINED_SEPARATOR)) is not None:
+            form, options = (
+                dataclasses.replace(form, separator=trained),
+                dataclasses.replace(options, separator=trained),
+            )
         if name == NATIVE and options.separator is None:
             if head is None:
                 guess_form(head, "", folder)
@@ -330,7 +346,7 @@ def load_reader(
             return None, head, head.hidden(checkpoint), NATIVE
         if spoken:
             form = dataclasses.replace(form, labels=options.labels or form.labels)
-        tokenizer = _transformers_tokenizer(folder)
+        tokenizer = _own_tokenizer(folder / "tokenizer.json") if name == NATIVE else _transformers_tokenizer(folder)
         reader = FormReader(form, name, tokenizer, folder, values.get("pad_token_id"))
         if spoken:
             tied = values.get("tie_word_embeddings") is True or f"{OUTPUT}.weight" not in checkpoint
@@ -341,6 +357,20 @@ def load_reader(
         assert head is not None
         chosen = f"{name}, separator {form.separator!r}, rows {head.positive}-{head.negative} of {head.tensor}"
         return reader, head, head.hidden(checkpoint), chosen
+
+
+def own_reader(separator: str, path: Path) -> FormReader:
+    """The reader of a model that was trained here on given steps (``dreamprm train --steps``)."""
+    return FormReader(dataclasses.replace(FORMS[NATIVE], separator=separator), NATIVE, _own_tokenizer(path), path, None)
+
+
+def _own_tokenizer(path: Path) -> Any:
+    """A tokenizer.json as it is; transformers takes another pre-tokenizer for some architectures."""
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises bare Exception
+        raise DataError(f"{path}: not a tokenizer.json ({error})") from error
+    return SimpleNamespace(backend_tokenizer=tokenizer, chat_template=None, bos_token=None)
 
 
 def _one_token(tokenizer: Tokenizer, label: str, folder: Path) -> int:

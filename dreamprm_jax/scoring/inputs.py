@@ -1,34 +1,36 @@
 """Candidates to score, read one at a time from JSON lines, a LiveCodeBench eval_all file or Parquet.
 
 What cannot be scored becomes a ``Skip`` with its row and reason, in the order of the file; nothing is lost silently.
+A row has ``code``, ``code_list`` or ``output_list``; or ``completions``, a list of steps that are scored as they are.
 A row names its problem (``problem_id`` or ``question_id``, to be found in a problems file) or brings the statement
 along (``statement`` or ``question_content``, with ``title`` and ``platform``).
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from dreamprm_jax.problems.candidates import ID_FIELDS, cells_of_row
-from dreamprm_jax.problems.json_rows import is_unicode, json_type, parse_json, read_jsonl
-from dreamprm_jax.problems.livecodebench import iterate_problems
-from dreamprm_jax.schema import DataError, Problem, Skip, content_hash
+from dreamprm_jax.labeling.step_files import SteppedProgram
+from dreamprm_jax.problems.candidates import ID_FIELDS, candidate_id, cells_of_row
+from dreamprm_jax.problems.function_rows import is_function_row, read_function_row
+from dreamprm_jax.problems.json_rows import is_unicode, json_type, numbered_rows, read_rows, skip_or_raise
+from dreamprm_jax.problems.problem_files import iterate_problems
+from dreamprm_jax.schema import DataError, Problem, Program, Skip, content_hash
 
 # Our names and LiveCodeBench's of what the prompt holds.
 PROMPT_FIELDS = {
     "title": ("title", "question_title"),
-    "statement": ("statement", "question_content"),
+    "statement": ("statement", "question_content", "prompt"),
     "platform": ("platform",),
 }
-READ_BYTES = 1 << 20
+_COLUMNS = {
+    *ID_FIELDS, "code", "solution", "completion", "completions", "code_list", "output_list", "sample_index",
+    *(spelling for spellings in PROMPT_FIELDS.values() for spelling in spellings),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,13 @@ class Item:
     sample_index: int  # among the candidates of its problem
     problem: Problem  # only what the prompt needs
     code: str
+    steps: tuple[str, ...] | None = None  # where the row gives them
+
+    def program(self, sample_index: int) -> Program:
+        """The program's row."""
+        if self.steps is not None:
+            return SteppedProgram.of(self.problem.problem_id, self.steps, sample_index)
+        return Program.make(self.problem.problem_id, self.code, sample_index, "", {})
 
 
 def read_items(path: Path, problems: Mapping[str, Problem], source: str, max_characters: int) -> Iterator[Item | Skip]:
@@ -54,13 +63,15 @@ def read_items(path: Path, problems: Mapping[str, Problem], source: str, max_cha
       DataError: where the file as a whole cannot be read.
     """
     samples: Counter[str] = Counter()
-    for number, row in _rows(path):
+    for number, row in numbered_rows(path, _COLUMNS):
         where = f"row {number}"
+        if isinstance(row, DataError):
+            yield Skip(source, where, str(row).removeprefix(f"{path}, {where}").lstrip(",: "))
+            continue
         try:
-            if isinstance(row, str):
-                raise DataError(row)
-            problem = _problem(row, problems)
-            cells = cells_of_row(row, where)
+            problem = _problem(row, problems, where)
+            steps = _given_steps(row)
+            cells = cells_of_row(row if steps is None else {"code": "".join(steps)}, where)
         except DataError as error:
             yield Skip(source, where, str(error).removeprefix(f"{where}, ").removeprefix(f"{where}: "))
             continue
@@ -70,9 +81,19 @@ def read_items(path: Path, problems: Mapping[str, Problem], source: str, max_cha
             if not isinstance(sample, int) or isinstance(sample, bool):
                 sample = samples[problem.problem_id]
             samples[problem.problem_id] += 1
-            reason = unusable(cell.code, max_characters)
+            code = problem.starter_code + cell.code if cell.continues else cell.code
+            reason = unusable(code if cell.code.strip() else "", max_characters)
             fault = cell.fault or (f"field code: {reason}" if reason else "")
-            yield Skip(source, name, fault) if fault else Item(number, sample, problem, cell.code)
+            yield Skip(source, name, fault) if fault else Item(number, sample, problem, code, steps)
+
+
+def _given_steps(row: Mapping[str, Any]) -> tuple[str, ...] | None:
+    steps = row.get("completions")
+    if steps is None:
+        return None
+    if not isinstance(steps, list) or not all(isinstance(step, str) and step.strip() for step in steps):
+        raise DataError("field completions: a list of texts, none of them empty, belongs here")
+    return tuple(steps)
 
 
 def unusable(code: str, max_characters: int) -> str:
@@ -91,32 +112,35 @@ def unusable(code: str, max_characters: int) -> str:
 # ---------------------------------------------------------------- problems
 
 
-def read_problems(path: str, release: str) -> dict[str, Problem]:
-    """Problems by id, only what a prompt needs: official rows or ``{problem_id, statement, title, platform}``.
+def read_problems(path: str, release: str, skips: list[Skip] | None = None) -> dict[str, Problem]:
+    """Problems by id, only what a prompt needs.
 
     Args:
-      path: .jsonl or .parquet; anything else goes to ``problems.livecodebench.iterate_problems``.
+      path: rows ``{problem_id, statement, title, platform}``, or any form of ``problem_files.iterate_problems``.
       release: which release windows to read, where ``path`` is a folder or a dataset of the hub.
+      skips: receives the rows that cannot be used; without it the first one is an error.
 
     Raises:
       DataError: naming the file, the row and the field.
     """
     file = Path(path)
+    if file.suffix not in (".jsonl", ".parquet"):
+        found = iterate_problems(path, release, wants_tests=lambda _: False, skips=skips)
+        return {one.problem_id: one.split()[0] for one in found}
     problems: dict[str, Problem] = {}
-    if file.suffix == ".jsonl":
-        rows: Iterator[tuple[str, Mapping[str, Any]]] = read_jsonl(file)
-    elif file.suffix == ".parquet":
-        rows = ((f"{path}, row {number}", row) for number, row in _parquet_rows(file))
-    else:
-        return {one.problem_id: one.split()[0] for one in iterate_problems(path, release, wants_tests=lambda _: False)}
-    for where, row in rows:
-        problem = inline_problem(row, where)
-        if problem is None:
-            raise DataError(f"{where}, field statement: missing (or question_content)")
-        if not any(name in row for name in ID_FIELDS):
-            raise DataError(f"{where}, field problem_id: missing (or question_id)")
-        if problem.problem_id in problems:
-            raise DataError(f"{where}, field problem_id: {problem.problem_id!r} is there twice; remove one")
+    for where, row in read_rows(file, skips):
+        try:
+            problem = read_function_row(row, where).problem.split()[0] if is_function_row(row) else None
+            problem = problem or inline_problem(row, where)
+            if problem is None:
+                raise DataError(f"{where}, field statement: missing (or question_content)")
+            if not any(name in row for name in ID_FIELDS):
+                raise DataError(f"{where}, field problem_id: missing (or question_id, task_id)")
+            if problem.problem_id in problems:
+                raise DataError(f"{where}, field problem_id: {problem.problem_id!r} is there twice; remove one")
+        except DataError as error:
+            skip_or_raise(skips, where, error)
+            continue
         problems[problem.problem_id] = problem
     if not problems:
         raise DataError(f"{path}: holds no problem")
@@ -138,19 +162,18 @@ def inline_problem(row: Mapping[str, Any], where: str) -> Problem | None:
         return None
     title, statement, platform = (fields.get(name, "") for name in PROMPT_FIELDS)
     spelling = next((s for s in ID_FIELDS if row.get(s) is not None), None)
-    own = _text(row, spelling, where) if spelling else f"inline-{content_hash(title, statement, platform, digits=16)}"
+    own = candidate_id(row, where) if spelling else f"inline-{content_hash(title, statement, platform, digits=16)}"
     return Problem(own, title, statement, platform, contest_id="", contest_date="", difficulty="")
 
 
-def _problem(row: Mapping[str, Any], problems: Mapping[str, Problem]) -> Problem:
-    if (own := inline_problem(row, "")) is not None:
+def _problem(row: Mapping[str, Any], problems: Mapping[str, Problem], where: str) -> Problem:
+    if (own := inline_problem(row, where)) is not None:
         return own
-    spelling = next((s for s in ID_FIELDS if row.get(s) is not None), None)
-    if spelling is None:
-        raise DataError("field problem_id: missing (or question_id), and no statement in the row")
-    identity = _text(row, spelling, "")
+    if not any(row.get(name) is not None for name in ID_FIELDS):
+        raise DataError("field problem_id: missing (or question_id, task_id), and no statement in the row")
+    identity = candidate_id(row, where)
     if identity not in problems:
-        raise DataError(f"field {spelling}: {identity!r} is not in the problems file, and no statement in the row")
+        raise DataError(f"problem {identity!r} is not in the problems file, and no statement in the row")
     return problems[identity]
 
 
@@ -161,108 +184,3 @@ def _text(row: Mapping[str, Any], name: str, where: str) -> str:
     if not is_unicode(value) or "\0" in value:
         raise DataError(f"{prefix}field {name}: holds a lone surrogate or a NUL character; repair the text")
     return value
-
-
-# ---------------------------------------------------------------- rows of files
-
-
-def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """(row number, row) of a file; a text in the place of a row says why there is none."""
-    try:
-        if path.suffix == ".jsonl":
-            yield from _jsonl_rows(path)
-        elif path.suffix == ".json":
-            for number, row in enumerate(json_array(path), 1):
-                yield number, row if isinstance(row, dict) else f"a {json_type(row)} where a JSON object belongs"
-        elif path.suffix == ".parquet":
-            yield from _parquet_rows(path)
-        else:
-            raise DataError(
-                f"{path}: candidates are read from .jsonl, .json and .parquet files, or from - (JSON lines)"
-            )
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error})") from error
-
-
-def _jsonl_rows(path: Path) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    with open(path, "rb") as handle:
-        for number, line in enumerate(handle, 1):
-            if not line.strip():
-                continue
-            try:
-                row = parse_json(line, "")
-            except DataError as error:
-                yield number, str(error).removeprefix(": ")
-                continue
-            yield number, row if isinstance(row, dict) else f"a {json_type(row)} where a JSON object belongs"
-
-
-def json_array(path: Path) -> Iterator[Any]:
-    """The elements of a file that holds one JSON list, without ever holding the list.
-
-    Raises:
-      DataError: naming the element from which on the file is no JSON; after it nothing can be told apart.
-    """
-    decoder = json.JSONDecoder()
-    with open(path, encoding="utf-8", errors="surrogateescape") as handle:
-        text, ended, number = "", False, 0
-
-        def more() -> None:
-            nonlocal text, ended
-            part = handle.read(max(READ_BYTES, len(text)))  # doubling: a long element is parsed few times in vain
-            ended = not part
-            text += part
-
-        def fail(problem: str) -> DataError:
-            return DataError(f"{path}, row {number + 1}: {problem}")
-
-        def skip_space() -> None:
-            nonlocal text
-            text = text.lstrip(" \t\r\n\ufeff")
-            while not text and not ended:
-                more()
-                text = text.lstrip(" \t\r\n\ufeff")
-
-        skip_space()
-        if not text.startswith("["):
-            raise DataError(f"{path}: a list of rows belongs here (an eval_all file, not its metrics)")
-        text = text[1:]
-        skip_space()
-        while not text.startswith("]"):
-            while True:
-                try:
-                    value, end = decoder.raw_decode(text)
-                    # A number at the buffer's end may go on; anything else is complete.
-                    if end < len(text) or ended:
-                        break
-                except RecursionError as error:
-                    raise fail("not valid JSON (nested too deep)") from error
-                except ValueError as error:
-                    if ended:
-                        raise fail(f"not valid JSON ({error})") from error
-                more()
-            yield value
-            number += 1
-            text = text[end:]
-            skip_space()
-            if text.startswith(","):
-                text = text[1:]
-                skip_space()
-            elif not text.startswith("]"):
-                raise fail("a comma, or the end of the list, belongs before it")
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    wanted = {*ID_FIELDS, "code", "sample_index", *(s for spellings in PROMPT_FIELDS.values() for s in spellings)}
-    try:
-        file = pq.ParquetFile(path)
-        columns = [name for name in file.schema_arrow.names if name in wanted]
-        number = 0
-        for batch in file.iter_batches(batch_size=1024, columns=columns):
-            for row in batch.to_pylist():
-                number += 1
-                yield number, row
-    except pa.ArrowException as error:
-        raise DataError(f"{path}: not a readable Parquet file ({error})") from error

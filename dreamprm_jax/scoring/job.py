@@ -1,4 +1,4 @@
-"""The batch job: a file of candidates in, a Parquet file of scores out, chunk by chunk.
+"""The batch job: a file of candidates in, a file of scores out (Parquet, JSON lines or CSV), chunk by chunk.
 
 The input is cut into chunks of as many candidates, in its order. A finished chunk is two files in OUTPUT.parts, its
 scores and its record, each written aside and renamed; a process killed at any moment loses the chunk at hand and
@@ -25,14 +25,14 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from dreamprm_jax.engine.concurrent import concurrent_map
-from dreamprm_jax.schema import DataError, Problem, Program, Score, Skip, arrow_schema, canonical_json, content_hash
+from dreamprm_jax.schema import DataError, Problem, Score, Skip, arrow_schema, canonical_json, content_hash
 from dreamprm_jax.scoring.inputs import Item, read_items
 from dreamprm_jax.scoring.prm import Prm
 from dreamprm_jax.scoring.scorer import NOT_FINITE, ProgramReading, Reading, Scorer, is_finite, score_row
-from dreamprm_jax.storage import atomic_path, file_hash, read_json, write_json, write_text
+from dreamprm_jax.storage import atomic_path, file_hash, read_json, write_json, write_rows, write_text
 
 FORMAT = 1  # raise when the output changes meaning
-MARK = b"dreamprm_job"  # in the output's metadata: the fingerprint of the job
+JOB, BYTES = "job", "output sha256"  # in the counts: the fingerprint of the job, and of the output that it wrote
 # Score rows, and where in the input each program is.
 SCHEMA = pa.schema(
     [*arrow_schema(Score), pa.field("row", pa.int64(), False), pa.field("sample_index", pa.int64(), False)]
@@ -151,11 +151,8 @@ class ScoreJob:
     def _is_done(self) -> bool:
         if not self.output.exists():
             return False
-        try:
-            mark = (pq.read_schema(self.output).metadata or {}).get(MARK, b"").decode()
-        except (pa.ArrowException, OSError):
-            mark = ""
-        if mark != self.fingerprint:
+        counts = read_json(self.counts_path) if self.counts_path.exists() else {}
+        if (counts.get(JOB), counts.get(BYTES)) != (self.fingerprint, file_hash(self.output)):
             raise DataError(
                 f"--output={self.output}: is there and not this job's result (other candidates, problems, model or "
                 "settings); remove it or name another"
@@ -235,7 +232,7 @@ class ScoreJob:
         readings: dict[int, ProgramReading] = {}
         for problem, items in by_problem.items():
             # The place stands in for the sample's index, and tells which programs were left out.
-            programs = [Program.make(problem.problem_id, item.code, place, "", {}) for place, item in items]
+            programs = [item.program(place) for place, item in items]
             for program, tokens, ends in self.prm.read(problem, programs, counts):
                 readings[program.sample_index] = ProgramReading(program, Reading(tokens, ends))
         rows, skips = [], []
@@ -287,21 +284,18 @@ class ScoreJob:
         reasons: Counter[str] = Counter()
         seconds = 0.0
         lines = []
-        schema = SCHEMA.with_metadata({MARK: self.fingerprint.encode()})
+        for index in range(chunks):
+            record = read_json(self._record(index))
+            counts.update(record["counts"])
+            seconds += record["seconds"]
+            for skip in record["skips"]:
+                reasons[_kind(skip["reason"])] += 1
+                lines.append(canonical_json(skip) + "\n")
+        counts["skipped"] = len(lines)
         with atomic_path(self.output) as temporary:
-            with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-                for index in range(chunks):
-                    record = read_json(self._record(index))
-                    counts.update(record["counts"])
-                    seconds += record["seconds"]
-                    for skip in record["skips"]:
-                        reasons[_kind(skip["reason"])] += 1
-                        lines.append(canonical_json(skip) + "\n")
-                    writer.write_table(
-                        pq.read_table(self._scores(index), schema=SCHEMA).replace_schema_metadata(None).cast(schema)
-                    )
-            counts["skipped"] = len(lines)
-            report = self._report(counts, reasons, seconds)
+            scores = (pq.read_table(self._scores(index), schema=SCHEMA) for index in range(chunks))
+            write_rows(temporary, self.output.suffix, SCHEMA, scores)
+            report = self._report(counts, reasons, seconds) | {JOB: self.fingerprint, BYTES: file_hash(temporary)}
             write_text(self.skipped_path, "".join(lines))
             write_json(self.counts_path, report)
         shutil.rmtree(self.parts, ignore_errors=True)

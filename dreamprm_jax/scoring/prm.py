@@ -25,7 +25,7 @@ from dreamprm_jax.models.reward import Params
 from dreamprm_jax.models.tokenizer import load_tokenizer
 from dreamprm_jax.runs.trained import TrainedArm, trained_arm
 from dreamprm_jax.schema import DataError, Granularity, Problem, Program, Step
-from dreamprm_jax.scoring.forms import FormOptions, FormReader, load_reader
+from dreamprm_jax.scoring.forms import FormOptions, FormReader, load_reader, own_reader
 from dreamprm_jax.storage import read_json
 from dreamprm_jax.training.examples import tokenize
 from dreamprm_jax.training.mesh import activate, make_mesh, parameter_shardings
@@ -111,10 +111,12 @@ def _from_run(arm: TrainedArm, options: PrmOptions) -> Prm:
     model, mesh = pretrained.model_config(settings), _mesh(options)
     frozen = frozen_params(dataclasses.replace(config, model=settings), model, mesh)
     step, params = trained_params(model, mesh, arm.checkpoints, frozen)
-    tokenizer = load_tokenizer(arm.tokenizer)
+    data = config.train.step_data
+    reader = own_reader(data.separator, arm.tokenizer) if data.path else None
+    tokenizer = reader.tokenizer if reader else load_tokenizer(arm.tokenizer)
     granularity = options.granularity or config.label.granularity
     name = f"{arm.name}/{step}@{arm.fingerprint}"
-    return Prm(model, mesh, params, tokenizer, settings, granularity, arm.name, name)
+    return Prm(model, mesh, params, tokenizer, settings, granularity, arm.name, name, reader)
 
 
 def _from_folder(folder: Path, options: PrmOptions) -> Prm:

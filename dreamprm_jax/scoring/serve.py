@@ -1,23 +1,30 @@
 """Serves a reward model over HTTP.
 
-  POST /pooling      vLLM's pooling schema: {model, input | messages, ...} -> one [score] a token, or a step
-  POST /score_steps  {problem: {statement, title, platform}, code | codes} -> span and score of every step
+  POST /score_steps  {problem: {statement, title, platform}, code | codes} -> span and score of every step, total score
+  POST /pooling      vLLM's schemas: {model, input | messages, ...} -> one [score] a token, or a step
+  POST /classify     the same requests -> the last score
+  POST /score        {model, text_1, text_2}: prompts and programs -> one score a pair
+  GET  /             a page that scores a pasted program and colors its steps
   GET  /health       200 while it serves
   GET  /v1/models    the model's name and context
+  GET  /metrics      counters and times, as Prometheus reads them
 
-Requests that come in together are scored together. Errors are JSON with the reason: 400 malformed, 404 unknown model
-or path, 413 too large, 429 queue full (with Retry-After), 500 the device's error. SIGTERM ends the server
-after it has answered what it has taken. Needs the extra 'serve' (pip install 'dreamprm-jax[serve]').
+All POST paths are behind /v1 too. Requests that come in together are scored together. Errors are JSON with the reason:
+400 malformed, 401 no or another key, 404 unknown model or path, 413 too large, 429 queue full (with Retry-After), 500
+the device's error. SIGTERM ends the server after it has answered what it has taken. Needs the extra 'serve' (pip
+install 'dreamprm-jax[serve]').
 """
 
 from __future__ import annotations
 
 import asyncio
+import hmac
 import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dreamprm_jax.schema import DataError
@@ -30,6 +37,20 @@ if TYPE_CHECKING:
     from dreamprm_jax.scoring.scorer import Reading
 
 CHARACTERS_PER_TOKEN = 8
+PAGE = Path(__file__).with_name("page.html")
+OPEN = ("/", "/health")  # without a key
+_KINDS = {
+    400: "BadRequestError",
+    401: "AuthenticationError",
+    404: "NotFoundError",
+    413: "RequestTooLarge",
+    429: "QueueFull",
+}
+_CHALLENGE = {"WWW-Authenticate": "Bearer"}
+_PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "connect-src 'self'"
+}
 
 
 @dataclass(frozen=True)
@@ -38,28 +59,39 @@ class Limits:
 
     body_bytes: int
     request_tokens: int
+    api_key: str = ""  # that requests must bring; "": none
 
 
 def make_app(prm: Prm, batcher: Batcher, limits: Limits) -> web.Application:
     """The aiohttp application."""
     from aiohttp import web
+    from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+    from dreamprm_jax.scoring import vllm_protocol
     from dreamprm_jax.scoring.batcher import Busy
-    from dreamprm_jax.scoring.protocol import (
-        TooLong,
-        characters,
-        parse_pooling,
-        parse_steps,
-        pooling_response,
-        steps_response,
-    )
+    from dreamprm_jax.scoring.protocol import TooLong, characters, parse_steps, steps_response
     from dreamprm_jax.scoring.scorer import NOT_FINITE, is_finite
 
     started, taken = int(time.time()), 0
     threads = ThreadPoolExecutor(4, "tokenize")  # a long text must not hold up the other clients
+    registry = CollectorRegistry()
+    answered = Counter("dreamprm_requests", "Requests answered.", ["path", "status"], registry=registry)
+    seconds = Histogram("dreamprm_request_seconds", "Time to the answer.", ["path"], registry=registry)
+    scored = Counter("dreamprm_scored_tokens", "Tokens of scored inputs, prompts included.", registry=registry)
+    inputs = Counter("dreamprm_scored_inputs", "Scored programs, or other inputs.", registry=registry)
+    waiting = Gauge("dreamprm_waiting_tokens", "Tokens in the queue.", registry=registry)
+    waiting.set_function(lambda: batcher.waiting_tokens)
+    passes = Gauge("dreamprm_batches", "Batches that the devices have computed.", registry=registry)
+    passes.set_function(lambda: batcher.batches)
 
     def error(status: int, message: str, **headers: str) -> web.Response:
-        kinds = {400: "BadRequestError", 404: "NotFoundError", 413: "RequestTooLarge", 429: "QueueFull"}
+        kinds = {
+            400: "BadRequestError",
+            401: "AuthenticationError",
+            404: "NotFoundError",
+            413: "RequestTooLarge",
+            429: "QueueFull",
+        }
         kind = kinds.get(status, "InternalServerError" if status >= 500 else "HTTPError")
         body = {"error": {"message": message, "type": kind, "param": None, "code": status}}
         return web.json_response(body, status=status, headers=headers)
@@ -84,6 +116,29 @@ def make_app(prm: Prm, batcher: Batcher, limits: Limits) -> web.Application:
             raise
         except Exception as problem:  # the client is told, the server lives
             return error(500, f"{type(problem).__name__}: {problem}")
+
+    @web.middleware
+    async def counted(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        start, resource = time.perf_counter(), request.match_info.route.resource
+        path = resource.canonical if resource is not None else "other"
+        answer = await handler(request)
+        answered.labels(path, answer.status).inc()
+        seconds.labels(path).observe(time.perf_counter() - start)
+        return answer
+
+    @web.middleware
+    async def authorized(
+        request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        given, wanted = (
+            text.encode("utf-8", "surrogateescape")
+            for text in (request.headers.get("Authorization", ""), f"Bearer {limits.api_key}")
+        )
+        if limits.api_key and request.path not in OPEN and not hmac.compare_digest(given, wanted):
+            return error(401, "the header Authorization: Bearer KEY is missing or has another key", **_CHALLENGE)
+        return await handler(request)
 
     async def read_body(request: web.Request) -> Mapping[str, Any]:
         data = await request.read()
@@ -111,14 +166,21 @@ def make_app(prm: Prm, batcher: Batcher, limits: Limits) -> web.Application:
         logits = await asyncio.wrap_future(answer)
         if not all(map(is_finite, logits)):
             raise FloatingPointError(NOT_FINITE)
+        scored.inc(tokens)
+        inputs.inc(len(readings))
         return logits
 
     async def on_thread(function: Callable[..., Any], *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(threads, function, *arguments)
 
-    async def pooling(request: web.Request) -> web.Response:
-        parsed = await on_thread(parse_pooling, await read_body(request), prm)
-        return web.json_response(pooling_response(parsed, await logits_of(parsed.readings), prm))
+    async def vllm(request: web.Request) -> web.Response:
+        kind = request.path.rpartition("/")[2]
+        parsed = await on_thread(vllm_protocol.parse, kind, await read_body(request), prm)
+        answer = vllm_protocol.response(parsed, await logits_of(parsed.readings), prm)
+        if isinstance(answer, vllm_protocol.Packed):
+            headers = {"metadata": answer.metadata} if answer.metadata else {}
+            return web.Response(body=answer.body, headers=headers, content_type="application/octet-stream")
+        return web.json_response(answer)
 
     async def score_steps(request: web.Request) -> web.Response:
         parsed = await on_thread(parse_steps, await read_body(request), prm)
@@ -132,13 +194,23 @@ def make_app(prm: Prm, batcher: Batcher, limits: Limits) -> web.Application:
         card = {"id": prm.name, "object": "model", "created": started, "owned_by": "dreamprm"}
         return web.json_response({"object": "list", "data": [card | {"max_model_len": prm.limits.max_length}]})
 
+    async def metrics(request: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(registry), headers={"Content-Type": "text/plain; version=0.0.4"})
+
+    async def page(request: web.Request) -> web.Response:
+        return web.Response(text=PAGE.read_text(encoding="utf-8"), content_type="text/html", headers=_PAGE_HEADERS)
+
     async def close_threads(app: web.Application) -> None:
         threads.shutdown()
 
-    app = web.Application(middlewares=[errors_as_json], client_max_size=limits.body_bytes)
-    app.router.add_post("/pooling", pooling)
-    app.router.add_post("/score_steps", score_steps)
+    app = web.Application(middlewares=[counted, errors_as_json, authorized], client_max_size=limits.body_bytes)
+    for prefix in ("", "/v1"):
+        for path in ("/pooling", "/classify", "/score"):
+            app.router.add_post(prefix + path, vllm)
+        app.router.add_post(f"{prefix}/score_steps", score_steps)
+        app.router.add_get(f"{prefix}/models", models)
+    app.router.add_get("/", page)
     app.router.add_get("/health", health)
-    app.router.add_get("/v1/models", models)
+    app.router.add_get("/metrics", metrics)
     app.on_cleanup.append(close_threads)
     return app

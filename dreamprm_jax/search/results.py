@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dreamprm_jax.metrics.statistics import bootstrap_means, mcnemar, percentile_interval
-from dreamprm_jax.tables import Table, number, p_value, percent, percent_interval, signed
+from dreamprm_jax.tables import Table, number, p_value, percent, percent_interval, signed, without_intervals
 
 BASELINE = "best_of_n"
 LABELS = {
@@ -62,7 +62,7 @@ def search_results(outcomes: Sequence[MethodOutcome], samples: int, seed: int) -
             value = None if one.method == "random" else mcnemar(values[index], values[base]).p_value
             row |= {"difference": asdict(paired), "problems": float(gap.sum()), "p_value": value}
         rows.append(row)
-    return rows
+    return without_intervals(rows, values.shape[1])
 
 
 def search_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:

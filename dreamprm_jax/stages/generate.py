@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from dreamprm_jax.config import Config
-from dreamprm_jax.policy.candidates import ask_for_candidates
 from dreamprm_jax.policy.factory import make_policy
+from dreamprm_jax.policy.generation import ask_for_candidates
 from dreamprm_jax.policy.protocol import MEAN_LOG_PROBABILITY, CompletionRequest, request_seed
 from dreamprm_jax.policy.replay import ReplayPolicy
 from dreamprm_jax.problems.source import WINDOWS, load_windows

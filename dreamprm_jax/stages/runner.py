@@ -6,6 +6,8 @@ import contextlib
 import importlib
 import importlib.metadata
 import platform
+import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -18,7 +20,7 @@ from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.runs.process_group import ProcessGroup
 from dreamprm_jax.runs.progress import duration
 from dreamprm_jax.runs.stage_folder import require_done, stage_folder
-from dreamprm_jax.runs.stage_graph import STAGES, Stage
+from dreamprm_jax.runs.stage_graph import STAGES, TRAIN_ON_GIVEN_STEPS, Stage
 from dreamprm_jax.stages.validation import check_environment, validate
 from dreamprm_jax.storage import write_json
 
@@ -38,7 +40,7 @@ def run_stage(config: Config, root: Path, name: str) -> bool:
       DataError: when a setting is wrong, before anything is changed in ``root``; when an input stage has not finished
         for these settings.
     """
-    stage = STAGES[name]
+    stage = TRAIN_ON_GIVEN_STEPS if name == "train" and config.train.step_data.path else STAGES[name]
     validate(config)
     if config.distributed.mode == "off":
         return _run(config, root, stage, ProcessGroup())
@@ -90,7 +92,7 @@ def stage_function(name: str) -> Callable[[Config, Paths], dict[str, int]]:
 
 
 def record_run(config: Config, root: Path) -> None:
-    """Writes the resolved settings, the digests of input files and the versions of packages into the run's folder."""
+    """Writes the resolved settings, the digests of input files, versions, commit and command into the run's folder."""
     write_json(root / "config.json", to_dict(config))
     inputs = InputDigests(root)
     for name, value, info in leaves(config):
@@ -102,7 +104,20 @@ def record_run(config: Config, root: Path) -> None:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed"
+    versions["commit"] = checkout_commit()
+    versions["command"] = shlex.join(["dreamprm", *sys.argv[1:]])
     write_json(root / "versions.json", versions)
+
+
+def checkout_commit() -> str:
+    """The commit of the checkout that this package runs from, with -dirty where it has changes."""
+    git = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        subprocess.run([*git, "ls-files", "--error-unmatch", __file__], check=True, capture_output=True, timeout=10)
+        described = [*git, "describe", "--always", "--dirty", "--abbrev=12"]
+        return subprocess.run(described, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "installed, no checkout"
 
 
 def _log(main: bool, text: str) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamprm_jax.config import Config, ModelConfig, SettingInfo, TrainConfig, leaves
-from dreamprm_jax.labeling.correction.methods import CORRECTED, FIXED, LEARNED, ONLINE, ORM
+from dreamprm_jax.labeling.correction.methods import CORRECTED, FIXED, LEARNED, ONLINE, ORM, WITHOUT_COUNTS
 from dreamprm_jax.labeling.exact_truth import why_no_truth
 from dreamprm_jax.problems.livecodebench import release_files
 from dreamprm_jax.problems.windows import dated_window
@@ -147,15 +147,19 @@ def _training(config: Config) -> Iterator[str]:
         yield "config.train.labels.stored is empty; the labeling 'stored' reads its labels from there"
     if labelings & {"clean", "calibrator"} and not train.labels.clean_labels and (reason := why_no_truth(config)):
         yield f"config.train.labels.clean_labels: labelings clean and calibrator need a file: {reason}"
+    if train.step_data.path:
+        for name in sorted(labelings - {ORM, *WITHOUT_COUNTS}):
+            if not is_user_function(name):
+                yield (
+                    f"config.train.arms: {name} needs counts of rollouts, which a file of step labels lacks; choose "
+                    f"among {', '.join([ORM, *WITHOUT_COUNTS])}"
+                )
     for prefix, section in (("", train), ("meta.", train.meta)):
         if section.accumulation >= 1 and section.batch_size % section.accumulation:
             yield (
                 f"config.train.{prefix}accumulation={section.accumulation}: must divide "
                 f"{prefix}batch_size={section.batch_size}"
             )
-    learned = [name for name in labelings if name in LEARNED or is_user_function(name)]
-    if learned and model.attention == "cudnn":
-        yield f"config.model.attention='cudnn' has no forward mode, which {sorted(learned)[0]} needs; take 'chunked'"
     if train.master_weights and (model.param_dtype != "bfloat16" or model.lora.rank):
         yield "config.train.master_weights is for bfloat16 parameters that train (config.model.param_dtype, no LoRA)"
     sizes = (train.mesh.data, train.mesh.fsdp, train.mesh.tensor)
@@ -169,7 +173,7 @@ def _labelings(train: TrainConfig) -> set[str]:
 
 def _missing_files(config: Config, sections: set[str]) -> Iterator[str]:
     unread = {  # fields that other settings switch off
-        "problems.path": config.problems.source != "livecodebench",
+        "problems.path": config.problems.source not in ("livecodebench", "file"),
         "policy.path": config.policy.kind != "replay",
         "policy.chat_template": config.policy.kind != "server",
         "train.labels.stored": "stored" not in _labelings(config.train),

@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from dreamprm_jax.config import Config
 from dreamprm_jax.labeling.correction.methods import ONLINE, fault_evidence, fixed_labels, undetected_fault_labels
-from dreamprm_jax.models.decoder import require_forward_mode
+from dreamprm_jax.models.fused import taking
 from dreamprm_jax.models.reward import Params
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import DataError
@@ -29,7 +29,7 @@ from dreamprm_jax.training.mesh import activate, check_divisible, make_mesh, opt
 from dreamprm_jax.training.online_label_inference import alive_posterior, inferred_labels
 from dreamprm_jax.training.parameters import initial_params
 from dreamprm_jax.training.run_data import RunData
-from dreamprm_jax.training.steps import make_meta_optimizer, make_optimizer
+from dreamprm_jax.training.steps import make_meta_optimizer, make_optimizer, pass_models
 
 Labels = Float[np.ndarray, " n"]  # one a noisy step, NaN where a step has none
 
@@ -56,7 +56,7 @@ class ArmTrainer:
     def train_on_outcomes(self) -> None:
         """Trains the outcome reward model."""
         data, settings = self.data, self.config.train
-        arm = Arm(ORM, make_outcome_loss(data.model, settings.loss), 0, self.last_step)
+        arm = Arm(ORM, make_outcome_loss(taking(data.model, "reverse"), settings.loss), 0, self.last_step)
         self._fit(arm, ArmData(data.inner, data.outer, np.zeros(0, np.float32), self.config.seed, data.measured))
 
     def train_on_labels(self, plan: ArmPlan) -> Labels:
@@ -73,7 +73,8 @@ class ArmTrainer:
         table = np.where(np.isfinite(labels), labels, PADDING)  # rows without a label are in no batch
         rows = (data.held_out if plan.held_out else data.inner).relabeled(labels)
         arm_data = ArmData(rows, data.outer, table, self.config.seed, data.measured)
-        loss = make_inner_loss(data.model, None, settings.outcome_weight, plan.loss, settings.labels.gce_q, infer)
+        model = taking(data.model, "reverse")
+        loss = make_inner_loss(model, None, settings.outcome_weight, plan.loss, settings.labels.gce_q, infer)
         if plan.warmup not in self._warm:
             self._warm[plan.warmup] = self._fit(Arm(plan.warmup, loss, 0, settings.warmup_steps), arm_data)
         if plan.learned:
@@ -106,16 +107,20 @@ class ArmTrainer:
     def _learn(self, plan: ArmPlan, raw: Labels, data: ArmData) -> Labels:
         """Trains an arm whose labels the outer problem learns. Returns the label of every step."""
         settings, model, mesh = self.config.train, self.data.model, self.mesh
-        require_forward_mode(model)
         labels = make_parametrisation(plan.labeling, raw, self.data.source, settings.labels, self.config.seed)
         start = jnp.asarray(pad_labels(data.raw, padded_rows(len(data.raw))) if labels.is_table else data.raw)
         phi, place = labels.init(start), place_table if labels.is_table else place_replicated
         meta_state = make_meta_optimizer(settings, labels).init(phi)
         state = self._warm[plan.warmup]._replace(phi=place(phi, mesh), meta_opt_state=place(meta_state, mesh))
-        loss: Loss = make_inner_loss(model, labels, settings.outcome_weight, plan.loss, settings.labels.gce_q)
+        losses: list[Loss] = [
+            make_inner_loss(of_pass, labels, settings.outcome_weight, plan.loss, settings.labels.gce_q)
+            for of_pass in pass_models(model, settings.meta)
+        ]
         calls = math.ceil(settings.steps / settings.meta.unroll)  # a whole number of calls of K steps each
         last = settings.warmup_steps + calls * settings.meta.unroll
-        state = self._fit(Arm(plan.arm, loss, settings.warmup_steps, last, labels), data, state)
+        first = settings.warmup_steps
+        arm = Arm(plan.arm, losses[0], first, last, labels, tangent_loss=losses[1], outer_loss=self.data.outer_loss)
+        state = self._fit(arm, data, state)
         return np.asarray(labels.labels(distributed.to_host(state.phi), start))[: len(data.raw)]
 
     def _infer(self, state: TrainState, labels: Labels, infer: Targets) -> Labels:

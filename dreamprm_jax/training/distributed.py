@@ -1,8 +1,8 @@
 """Several processes that train one model: how they find each other, wait for each other, and stop together.
 
 A run's folder is shared by all. Process 0 alone writes metrics, JSON and Parquet files; checkpoints are written by all.
-SIGTERM (preemption) on any process becomes a flag that the next step carries to all, so that all stop after the same
-step (``training/loop.py``).
+SIGTERM (preemption) or Ctrl-C on any process becomes a flag that the next step carries to all, so that all stop after
+the same step (``training/loop.py``).
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from jax.experimental import multihost_utils
 
 from dreamprm_jax.config import DistributedConfig
 from dreamprm_jax.runs.process_group import ProcessGroup
+from dreamprm_jax.runs.stop_signals import STOP_SIGNALS
 from dreamprm_jax.schema import DataError
 
 FAREWELL_SECONDS = 3.0
-_requests: list[int] = []  # SIGTERMs received: there is one process and one list
+_requests: list[int] = []  # stop signals received: there is one process and one list
 
 
 def initialize(config: DistributedConfig) -> None:
@@ -95,31 +96,35 @@ def to_host(tree: Any) -> Any:
 
 
 def _record(number: int, frame: Any) -> None:
+    if not _requests:
+        print("\nstopping after this step; a second signal stops at once", file=sys.stderr, flush=True)
     _requests.append(number)
 
 
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """A list that gets an entry when SIGTERM arrives, so that the work inside can be saved before it stops.
+    """A list that receives the number of each stop signal (SIGTERM, Ctrl-C), so that work is saved before it stops.
 
-    Inside another it is the same list. A request that nothing inside acted on goes to the handler from before.
+    Inside another it is the same list. A request that nothing inside acted on goes to the handlers from before.
     """
-    previous: Any = signal.signal(signal.SIGTERM, _record)
+    previous: list[Any] = [signal.signal(number, _record) for number in STOP_SIGNALS]
     try:
         yield _requests
     except BaseException:
-        if previous is not _record:
+        if previous[0] is not _record:
             _requests.clear()
         raise
     finally:
-        signal.signal(signal.SIGTERM, previous)
-    if previous is not _record and _requests:
+        for number, handler in zip(STOP_SIGNALS, previous, strict=True):
+            signal.signal(number, handler)
+    if previous[0] is not _record and _requests:
+        first = _requests[0]
         _requests.clear()
-        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(first)
 
 
 def stop_if_any_was_asked() -> None:
-    """Ends every process with status 143 where any has received SIGTERM; to be called by all.
+    """Ends every process with status 143 where any has received a stop signal; to be called by all.
 
     Raises:
       SystemExit: then.
@@ -134,8 +139,8 @@ def process_group(config: DistributedConfig, stops_in_sync: bool) -> Iterator[Pr
 
     Args:
       config: how they find each other.
-      stops_in_sync: whether all processes stop together. SIGTERM is then kept until they agree to stop: at a step of
-        the loop, or at one of the group's barriers.
+      stops_in_sync: Whether all processes stop together. A stop signal is then kept until they agree to stop: at a step
+        of the loop, or at one of the group's barriers.
 
     An error ends the process here: the others would wait for it at a barrier, and with it gone the coordinator ends
     them too.

@@ -85,7 +85,7 @@ def meta_figures(logits_of: Callable[[Batch], Float[np.ndarray, "B S"]], chosen:
         known = np.isfinite(recoverable)
         last = logits[ends]
         figures = {
-            "meta_loss": float(np.mean(np.logaddexp(0.0, last) - passed * last)),
+            "meta_loss": float(np.mean(np.logaddexp(0.0, last) - passed * last)) if len(last) else np.nan,
             "meta_outcome_auroc": auroc(last, passed > 0.5),
             "meta_step_auroc": auroc(logits[known], recoverable[known] > 0.5),
         }

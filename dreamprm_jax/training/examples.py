@@ -13,7 +13,8 @@ from tokenizers import Tokenizer
 
 from dreamprm_jax.config import ModelConfig
 from dreamprm_jax.labeling.correction.methods import StepKey
-from dreamprm_jax.models.tokenizer import encode_prompt, encode_steps
+from dreamprm_jax.labeling.step_files import step_texts
+from dreamprm_jax.models.tokenizer import encode_prompt, encode_texts
 from dreamprm_jax.schema import DataError, Granularity, Outcome, Problem, Program
 
 NO_LABEL = -1
@@ -70,7 +71,7 @@ def tokenize(
         if not program.code:
             counts["left out: empty program"] += 1
             continue
-        steps = encode_steps(tokenizer, program.code, granularity)
+        steps = encode_texts(tokenizer, step_texts(program, granularity))
         length = sum(map(len, steps))
         where = f"program {program.program_hash} of {problem.problem_id}"
         if (cut := cut_statement(len(prompt), length, model, counts, where)) is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dreamprm_jax.models.hf_export import export_model
+from dreamprm_jax.models.hf_export import TRAINED_SEPARATOR, export_model
 from dreamprm_jax.models.pretrained import model_config, weights_folder
 from dreamprm_jax.models.tokenizer import record_splitting, splits_special_tokens
 from dreamprm_jax.runs.trained import TrainedArm
@@ -26,7 +26,8 @@ def export(arm: TrainedArm, output: Path) -> Path:
     _, params = trained_params(model, mesh, arm.checkpoints, frozen_params(config, model, mesh))
     # Pretrained weights come with the whole tokenizer folder: its special tokens and chat template go along.
     tokenizer = weights_folder(config.model.weights) if config.model.weights else arm.tokenizer
-    export_model(model, params, output, tokenizer)
+    extra = {TRAINED_SEPARATOR: config.train.step_data.separator} if config.train.step_data.path else {}
+    export_model(model, params, output, tokenizer, extra=extra)
     if splits_special_tokens(arm.tokenizer):
         record_splitting(output / arm.tokenizer.name)
     return output

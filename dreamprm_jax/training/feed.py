@@ -27,7 +27,7 @@ class Batch(NamedTuple):
     label_mask: Bool[Any, "B S"]  # steps with a noisy label
     label_index: Int[Any, "B S"]  # their rows in the label table, 0 elsewhere
     raw: Float[Any, "B S"]  # their labels (for the online EM: evidence), 0 elsewhere
-    outcome_mask: Bool[Any, "B S"]  # last steps of programs
+    outcome_mask: Bool[Any, "B S"]  # last steps of programs with a known outcome
     outcome: Float[Any, "B S"]  # the programs' outcomes there, 0 elsewhere
     # What the losses divide by: the true entries of each mask in the whole batch (at least 1), an equal share in every
     # row. Micro-batches keep it, so that the mean of their losses is the loss of the batch, however uneven they are.
@@ -139,16 +139,18 @@ def collate(rows: Sequence[Sequence[Example]], shape: Shape) -> Batch:
             batch.label_mask[row, slots] = labeled
             batch.label_index[row, slots] = np.where(labeled, example.label_index, 0)
             batch.raw[row, slots] = example.raw
-            batch.outcome_mask[row, step + steps - 1] = True
-            batch.outcome[row, step + steps - 1] = example.outcome
+            if not np.isnan(example.outcome):
+                batch.outcome_mask[row, step + steps - 1] = True
+                batch.outcome[row, step + steps - 1] = example.outcome
             token, step = token + length, step + steps
     return batch
 
 
 def _shares(rows: Sequence[Sequence[Example]]) -> tuple[float, float]:
-    """Labeled steps and outcomes of a batch, over its rows."""
+    """Labeled steps and known outcomes of a batch, over its rows."""
     labels = sum(int((example.label_index != NO_LABEL).sum()) for row in rows for example in row)
-    return max(labels, 1) / len(rows), max(sum(map(len, rows)), 1) / len(rows)
+    outcomes = sum(not np.isnan(example.outcome) for row in rows for example in row)
+    return max(labels, 1) / len(rows), max(outcomes, 1) / len(rows)
 
 
 def check_batch(batch: Batch | None, leading: int = 0) -> None:

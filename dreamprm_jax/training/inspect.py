@@ -23,7 +23,8 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from dreamprm_jax.bilevel.labels import LabelTable
 from dreamprm_jax.config import Config
 from dreamprm_jax.labeling.correction.methods import ONLINE
-from dreamprm_jax.models.decoder import DecoderConfig, decoder_config, require_forward_mode
+from dreamprm_jax.models.decoder import DecoderConfig, decoder_config
+from dreamprm_jax.models.fused import taking
 from dreamprm_jax.models.lora import split_trainable
 from dreamprm_jax.models.pretrained import check_weights, model_config
 from dreamprm_jax.models.reward import abstract_params
@@ -53,6 +54,7 @@ from dreamprm_jax.training.steps import (
     make_meta_optimizer,
     make_optimizer,
     make_plain_step,
+    pass_models,
 )
 
 GB = 1e9
@@ -81,6 +83,7 @@ def target_devices(config: Config) -> list[jax.Device]:
 
         os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU host to ask
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+        os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nor one to lock against other processes
         try:
             name, _, slices = settings.topology.partition("*")
             several = {"num_slices": int(slices)} if slices else {}
@@ -139,7 +142,7 @@ def training_steps(config: Config, model: DecoderConfig, mesh: Mesh | AbstractMe
     arms = arm_plans(config.train)
     online = any(plan.labeling in ONLINE for plan in arms)
     infer = functools.partial(alive_posterior, hidden=0.05) if online else None  # any q: the program is the same
-    plain_loss = make_inner_loss(model, None, config.train.outcome_weight, infer=infer)
+    plain_loss = make_inner_loss(taking(model, "reverse"), None, config.train.outcome_weight, infer=infer)
 
     # Both steps are compiled without LoRA's dropout.
     def plain(state: TrainState, frozen: Any, batch: Batch) -> Any:
@@ -150,7 +153,6 @@ def training_steps(config: Config, model: DecoderConfig, mesh: Mesh | AbstractMe
     steps = [Step("plain step", plain, (TrainState(trainable, opt_state, (), ()), frozen, batch))]
     if not any(plan.learned for plan in arms):
         return steps
-    require_forward_mode(model)
     labels = LabelTable(config.train.labels.floor)
     rows = padded_rows(config.inspect.labels)
     phi = _abstract(jax.ShapeDtypeStruct((rows,), jnp.float32), table_sharding(mesh, rows))
@@ -158,10 +160,12 @@ def training_steps(config: Config, model: DecoderConfig, mesh: Mesh | AbstractMe
     meta_state = _abstract(jax.eval_shape(meta_optimizer.init, phi), table_sharding(mesh, rows))
     # One inner step: an unroll of K costs K of them, and the backward pass through each.
     one = dataclasses.replace(config.train, meta=dataclasses.replace(config.train.meta, unroll=1))
-    inner_loss = make_inner_loss(model, labels, config.train.outcome_weight)
+    inner_loss, tangent_loss = (
+        make_inner_loss(of_pass, labels, config.train.outcome_weight) for of_pass in pass_models(model, one.meta)
+    )
     without_dropout = dataclasses.replace(model, lora=model.lora and dataclasses.replace(model.lora, dropout=0.0))
     start = np.full(config.inspect.labels, 0.5, np.float32)
-    learn = make_bilevel_step(without_dropout, inner_loss, labels, optimizer, one, start)
+    learn = make_bilevel_step(without_dropout, inner_loss, labels, optimizer, one, start, tangent_loss=tangent_loss)
 
     def bilevel(state: TrainState, frozen: Any, batch: Batch, outer: Batch, do_meta: Any) -> Any:
         return learn(state, StepInputs(batch, outer, do_meta, frozen))

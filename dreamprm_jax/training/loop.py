@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import signal
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +20,7 @@ from dreamprm_jax.bilevel.partition import merge
 from dreamprm_jax.config import TrainConfig
 from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.runs.progress import Progress
+from dreamprm_jax.runs.stop_signals import stops_by_itself
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.training import distributed
 from dreamprm_jax.training.checkpoint import Checkpoints, TrainState
@@ -52,6 +55,7 @@ class Arm:
     first_step: int
     last_step: int
     labels: Parametrisation | None = None  # set: bi-level training of phi
+    tangent_loss: Loss | None = None  # the inner loss of its forward-mode passes; None: the same function
     outer_loss: Loss | None = None  # of bi-level training; None: the cross-entropy of the outcomes
 
 
@@ -94,7 +98,7 @@ def train_arm(
     Raises:
       DataError: on settings and data that do not go together; when a step's values are not finite (its batch is kept
         in the folder).
-      SystemExit: with status 143 after SIGTERM on any process, once the state is saved.
+      SystemExit: after SIGTERM (143) or Ctrl-C (130) on any process, once the state is saved.
     """
     _check(config, mesh, arm, data, start)
     with Checkpoints(folder / "checkpoints", config.checkpoint_every, config.keep_checkpoints) as checkpoints:
@@ -135,6 +139,7 @@ class _Loop:
         with (
             activate(self.model, self.mesh),
             distributed.stop_requests() as requests,
+            ExitStack() as after_compilation,
             MetricsWriter(self.folder, first, main, config.wandb_project) as writer,
             ProfilerWindow(self.folder / "profile", config.profile_from, config.profile_steps * main) as profiler,
             Progress(f"train {arm.name}", length, "step", done, self.folder / "train", visible=main) as progress,
@@ -144,6 +149,8 @@ class _Loop:
                 inputs = self._inputs(step)
                 asked = flag_per_device(bool(requests), self.mesh)
                 (state, metrics, move), finite, stop = compiled(state, inputs, asked)
+                if step == first:  # from here on there is a state to save before a signal ends the process
+                    after_compilation.enter_context(stops_by_itself())
                 guard.watch(step, finite, metrics)  # waits for the step before, while this one runs
                 following, last = step + stride, step + stride >= arm.last_step
                 # One process stops at once; several after the step at which all of them have read the flag.
@@ -170,7 +177,7 @@ class _Loop:
                 if saving:
                     self.checkpoints.save(following, state, force=True)
                 if stopping:
-                    raise SystemExit(143)
+                    raise SystemExit(128 + (requests[0] if requests else signal.SIGTERM))
         return state
 
     def _compile(self, state: TrainState) -> Any:
@@ -180,7 +187,14 @@ class _Loop:
             step: StepFunction = make_plain_step(arm.inner_loss, optimizer, config.accumulation)
         else:
             step = make_bilevel_step(
-                self.model, arm.inner_loss, arm.labels, optimizer, config, self.data.raw, arm.outer_loss
+                self.model,
+                arm.inner_loss,
+                arm.labels,
+                optimizer,
+                config,
+                self.data.raw,
+                arm.outer_loss,
+                arm.tangent_loss,
             )
 
         def checked_step(state: TrainState, inputs: StepInputs, asked: Bool[Array, " devices"]) -> CheckedStep:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from dreamprm_jax.training.arms import ArmPlan
 from dreamprm_jax.training.evaluate_during import EvaluationSet, evaluation_set
 from dreamprm_jax.training.examples import DROPPED_TOKENS, Example, build_examples
 from dreamprm_jax.training.feed import PackedRows
+from dreamprm_jax.training.losses import Loss
 
 WINDOWS = ("train", "meta", "test")
 Truth = Callable[[str], list[StepTruth]]  # of a window's steps
@@ -42,6 +43,7 @@ class RunData:
       outer: Rows of the meta programs, for the outer loss.
       held_out: Rows of the train programs, for arms that keep the meta programs' outcomes out of the inner loss.
       measured: What to measure on during training; None where nothing is measured.
+      outer_loss: Of the learned labelings; None: the cross-entropy of the meta programs' outcomes.
     """
 
     model: DecoderConfig
@@ -51,6 +53,7 @@ class RunData:
     outer: PackedRows
     held_out: PackedRows
     measured: EvaluationSet | None
+    outer_loss: Loss | None = None
 
 
 def load_run_data(config: Config, paths: Paths, arms: list[ArmPlan], counts: Counter[str]) -> RunData:
@@ -73,7 +76,7 @@ def load_run_data(config: Config, paths: Paths, arms: list[ArmPlan], counts: Cou
     programs = {w: read_records(paths.programs(w), Program) for w in ("train", "meta")}
     model = pretrained.model_config(config.model)
     tokenizer = distributed.main_first(
-        "tokenizer", lambda: _tokenizer(config, model, paths, problems["train"], programs["train"])
+        "tokenizer", lambda: make_tokenizer(config, model, paths, _texts(problems["train"], programs["train"]))
     )
     outcomes = {w: read_records(paths.outcomes(w), Outcome) for w in ("train", "meta")}
     truth = functools.cache(functools.partial(read_truth, paths))
@@ -150,9 +153,11 @@ def _evaluation_set(
     return evaluation_set(meta, settings.row_tokens, size, limit, recoverable, label_truth, dropped_tokens)
 
 
-def _tokenizer(
-    config: Config, model: DecoderConfig, paths: Paths, problems: dict[str, Problem], programs: list[Program]
-) -> Tokenizer:
+def _texts(problems: dict[str, Problem], programs: list[Program]) -> list[str]:
+    return [prompt_text(problem) for problem in problems.values()] + [program.code for program in programs]
+
+
+def make_tokenizer(config: Config, model: DecoderConfig, paths: Paths, texts: Iterable[str]) -> Tokenizer:
     """That of the pretrained weights, or else one trained here; kept in the run's folder for the score stage."""
     if config.model.weights and not paths.tokenizer().exists():
         tokenizer = pretrained.load_tokenizer(config.model, model)
@@ -161,7 +166,6 @@ def _tokenizer(
         tokenizer.no_padding()
         save_tokenizer(tokenizer, paths.tokenizer())
     if not paths.tokenizer().exists():
-        texts = [prompt_text(problem) for problem in problems.values()] + [program.code for program in programs]
         save_tokenizer(
             train_tokenizer(texts, config.model.vocab_size, config.model.tokenizer_pieces), paths.tokenizer()
         )

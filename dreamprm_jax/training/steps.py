@@ -21,8 +21,9 @@ from dreamprm_jax.bilevel.problem import (
     tree_norm,
     uniform,
 )
-from dreamprm_jax.config import TrainConfig
+from dreamprm_jax.config import MetaConfig, TrainConfig
 from dreamprm_jax.models.decoder import DecoderConfig
+from dreamprm_jax.models.fused import taking
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.training.checkpoint import TrainState
 from dreamprm_jax.training.feed import Batch, check_batch
@@ -115,6 +116,17 @@ def draws_dropout(model: DecoderConfig) -> bool:
     return model.lora is not None and model.lora.dropout > 0
 
 
+def pass_models(model: DecoderConfig, meta: MetaConfig) -> tuple[DecoderConfig, DecoderConfig]:
+    """The model as the gradients of a bi-level step take it, and as its forward-mode passes do.
+
+    Fused kernels have a reverse or a forward mode. With K = 1 the forward-mode pass is not differentiated again by
+    theta; ``reverse`` and K > 1 take derivatives of derivatives, which only the plain forms of attention have.
+    """
+    if meta.method == "reverse":
+        return model, model
+    return taking(model, "reverse"), taking(model, "forward" if meta.unroll == 1 else "any")
+
+
 def _with_axes(batch: Any, *sizes: int) -> Any:
     """The batch with every leading axis that ``bilevel`` expects: those of size 1 are left out of ``StepInputs``."""
     given = sum(size > 1 for size in sizes)
@@ -149,6 +161,7 @@ def make_bilevel_step(
     config: TrainConfig,
     raw: Float[Any, " n"],
     outer_loss: Loss | None = None,
+    tangent_loss: Loss | None = None,
 ) -> StepFunction:
     """K inner steps on theta, and one outer step on phi with the exact hypergradient through them.
 
@@ -160,12 +173,14 @@ def make_bilevel_step(
       config: unroll, accumulation, method and the outer optimizer's settings.
       raw: float32[n], the labels that phi started from.
       outer_loss: (params, batch[, key]) -> scalar; by default the cross-entropy of the outcomes.
+      tangent_loss: ``inner_loss`` as the forward-mode passes take it (``pass_models``); by default itself.
     """
     meta = config.meta
     meta_gradient = make_meta_gradient(
         inner_loss,
-        outer_loss or make_outer_loss(model),
+        outer_loss or make_outer_loss(pass_models(model, config.meta)[0]),
         optimizer,
+        tangent_loss=tangent_loss,
         method=meta.method,
         has_rng=draws_dropout(model),
     )

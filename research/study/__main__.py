@@ -21,7 +21,7 @@ Trains a small reward model on each labeling (arm) in each regime of label noise
 benchmark with its exact truth, and compares every arm with the baseline, seed by seed. Writes WORKDIR/results (one
 file for each regime, seed and arm), study.md (tables), study.csv and plots. A stopped study continues where it was;
 seeds, regimes and arms may be added to a finished one.
-`python -m research.study codeio --help`: the labelings alone, on real programs.
+`python -m research.study labels --help`: the labelings alone, in a grid of noise; `codeio`: on real programs.
 """
 
 
@@ -33,6 +33,10 @@ def main(arguments: list[str]) -> int:
             from research.study import codeio_cli
 
             return codeio_cli.main(arguments[1:])
+        if arguments[:1] == ["labels"]:
+            from research.study import label_grid
+
+            return label_grid.main(arguments[1:])
         return _study(arguments)
     except DataError as error:
         print(f"research.study: error: {error}", file=sys.stderr)

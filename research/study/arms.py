@@ -14,9 +14,12 @@ import dacite
 from dreamprm_jax.config.renamed import current_name
 from dreamprm_jax.labeling.correction.methods import FIXED, ONLINE
 from dreamprm_jax.schema import DataError
+from research.study.fit import Inner, Outer
 
 ORM = "orm"
 LEARNED = ("label_table", "weight_table", "corrector_net")
+RELEASE = "release_weight_table"  # the released code as it runs (``faithful``)
+REFINED = ("self_training", "nait")  # labels by the reward model itself, trained on raw ones (``unit.Unit``)
 Meta = Literal["same", "held_out", "clean_steps"]
 
 
@@ -33,8 +36,12 @@ class ArmSpec:
     meta: Meta = "held_out"  # whose outcomes the outer loss looks at; clean_steps: held-out ones, and their clean steps
     rate: float = 0.5  # learning rate of phi
     unroll: int = 1
-    inner: Literal["adamw", "sgd"] = "adamw"
+    inner: Inner = "adamw"
     phase: Literal["joint", "retrain"] = "joint"  # retrain: a new model on the corrected labels and all outcomes
+
+    outer: Outer = "last"  # what of a program's step logits the outer loss compares with its outcome
+    two_stages: bool = False  # after the warm-up the inner loss holds step labels alone, with a fresh optimizer
+    frozen: bool = False  # the control: the same training, and phi stays where it starts
 
     @property
     def learned(self) -> bool:
@@ -65,7 +72,7 @@ def parse_arm(text: str) -> ArmSpec:
     """
     labeling, _, rest = text.partition(":")
     labeling = current_name(labeling, f"arm {text!r}")
-    known = (ORM, *FIXED, *ONLINE, *LEARNED)
+    known = (ORM, *FIXED, *ONLINE, *LEARNED, *REFINED, RELEASE)
     if labeling not in known or labeling == "stored":
         raise DataError(f"arm {text!r}: no labeling {labeling!r}; choose among {', '.join(known)}")
     hints = get_type_hints(ArmSpec)
@@ -92,14 +99,20 @@ def parse_arm(text: str) -> ArmSpec:
         raise DataError(f"arm {text!r}: start={spec.start!r} is no fixed labeling")
     if spec.unroll < 1 or spec.rate <= 0:
         raise DataError(f"arm {text!r}: unroll must be at least 1 and rate above 0")
-    default, learned_keys = ArmSpec(labeling), ("start", "meta", "rate", "unroll", "phase")
+    default, learned_keys = ArmSpec(labeling), ("start", "meta", "rate", "unroll", "phase", "outer", "two_stages")
     idle: tuple[str, ...] = ("clean", "without_meta") if spec.learned else learned_keys
+    if not spec.learned and labeling != RELEASE:
+        idle += ("frozen",)
+    if labeling == RELEASE:  # its settings are its own
+        idle = tuple(name for name in hints if name not in ("labeling", "frozen"))
     if labeling not in ("clean", "calibrator"):
         idle += ("target",)
     if labeling == ORM:
         idle += ("outcomes", "clean")  # it trains on outcomes alone
-    if labeling in ONLINE:
-        idle += ("clean",)  # its steps' slots hold evidence, not labels
+    if labeling in (*ONLINE, *REFINED):
+        idle += ("clean",)  # their steps' slots hold evidence, or the model's own scores
+    if spec.meta == "clean_steps" and spec.outer != "last":
+        raise DataError(f"arm {text!r}: outer={spec.outer} has no effect with meta=clean_steps")
     if labeling == "weight_table" and spec.phase == "retrain":
         raise DataError(f"arm {text!r}: weights correct no label, so there is nothing to retrain on")
     for key in idle:

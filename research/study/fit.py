@@ -6,6 +6,7 @@ beforehand. Labels are in the batches, and q is an argument: one program serves 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.models.reward import Params, init_params
 from dreamprm_jax.training.checkpoint import TrainState
 from dreamprm_jax.training.feed import Batch, PackedRows
-from dreamprm_jax.training.losses import batch_logits, make_inner_loss, make_outcome_loss
+from dreamprm_jax.training.losses import batch_logits, make_inner_loss, make_outcome_loss, outcome_loss
 from dreamprm_jax.training.online_label_inference import alive_posterior
 from dreamprm_jax.training.steps import (
     LabelMove,
@@ -35,6 +36,7 @@ from dreamprm_jax.training.steps import (
 )
 
 Inner = Literal["adamw", "sgd"]
+Outer = Literal["last", "mean", "sum"]
 SGD = f"{Path(__file__).with_name('sgd.py')}:clipped_sgd"
 
 
@@ -96,6 +98,10 @@ class Fitter:
         run = _plain(self, outcomes_only)
         return run(state, data, None if hidden is None else jnp.float32(hidden))
 
+    def second_stage(self, steps: int) -> Fitter:
+        """The fitter of a stage of its own, with step labels alone in the inner loss."""
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, outcome_weight=0.0, steps=steps))
+
     def with_labels(self, state: TrainState, labels: Parametrisation, raw: Float[np.ndarray, " n"]) -> TrainState:
         """The state with label-side parameters that start from ``raw``."""
         phi = labels.init(jnp.asarray(raw))
@@ -108,6 +114,7 @@ class Fitter:
         labels: Parametrisation,
         raw: Float[np.ndarray, " n"],
         clean_steps: bool = False,
+        outer: Outer = "last",
     ) -> tuple[TrainState, LabelMove]:
         """Bi-level training: K inner steps, then one step of phi along the exact hypergradient.
 
@@ -117,6 +124,7 @@ class Fitter:
           labels: What phi means.
           raw: float32[n], the labels that phi started from.
           clean_steps: Whether the outer loss also reads the step labels in ``inputs.outer``.
+          outer: Which logit of a program the outer loss compares with its outcome.
 
         Returns:
           The last state, and what became of the labels in every call, leaves [calls, n].
@@ -125,7 +133,7 @@ class Fitter:
         batch = inputs.batch
         if unroll > 1:
             batch = jax.tree.map(lambda leaf: leaf.reshape(-1, unroll, *leaf.shape[1:]), batch)
-        return _bilevel(self, cast(Hashable, labels), clean_steps)(state, batch, inputs.outer, jnp.asarray(raw))
+        return _bilevel(self, cast(Hashable, labels), clean_steps, outer)(state, batch, inputs.outer, jnp.asarray(raw))
 
 
 @functools.cache
@@ -152,28 +160,44 @@ def _plain(fitter: Fitter, outcomes_only: bool) -> Any:
 
 
 @functools.lru_cache(maxsize=16)
-def _bilevel(fitter: Fitter, labels: Any, clean_steps: bool) -> Any:
+def _bilevel(fitter: Fitter, labels: Any, clean_steps: bool, outer: Outer) -> Any:
     """Compiled once for each parametrisation: tables hold no data and are shared, networks hold their features."""
     model, config = fitter.model, fitter.config
     inner_loss = make_inner_loss(model, labels, config.outcome_weight)
     steps_and_outcomes = make_inner_loss(model, None, 1.0)
 
-    def outer_loss(params: Params, batch: Batch) -> Float[Array, ""]:
+    def with_clean_steps(params: Params, batch: Batch) -> Float[Array, ""]:
         return steps_and_outcomes(params, (), batch)
 
+    def aggregated(params: Params, batch: Batch) -> Float[Array, ""]:
+        return outcome_loss(aggregate_logits(batch_logits(model, params, batch), batch, outer), batch)
+
+    outer_loss = with_clean_steps if clean_steps else None if outer == "last" else aggregated
+
     @jax.jit
-    def run(state: TrainState, data: Batch, outer: Batch, raw: Array) -> tuple[TrainState, LabelMove]:
-        step = make_bilevel_step(
-            model, inner_loss, labels, make_optimizer(config), config, raw, outer_loss if clean_steps else None
-        )
+    def run(state: TrainState, data: Batch, outer_data: Batch, raw: Array) -> tuple[TrainState, LabelMove]:
+        step = make_bilevel_step(model, inner_loss, labels, make_optimizer(config), config, raw, outer_loss)
 
         def one(state: TrainState, both: tuple[Batch, Batch]) -> tuple[TrainState, Any]:
             result = step(state, StepInputs(*both, do_meta=True))
             return result.state, result.label_move
 
-        return jax.lax.scan(one, state, (data, outer))
+        return jax.lax.scan(one, state, (data, outer_data))
 
     return run
+
+
+def aggregate_logits(logits: Float[Array, "B S"], batch: Batch, outer: Outer) -> Float[Array, "B S"]:
+    """The mean or sum of a program's step logits at its last step, without meaning elsewhere."""
+    last = batch.outcome_mask.astype(jnp.int32)
+    program = jnp.cumsum(last, axis=1) - last
+
+    def of_row(values: Array, numbers: Array) -> Array:
+        total = jax.ops.segment_sum(values, numbers, len(values))
+        count = jax.ops.segment_sum(jnp.ones_like(values), numbers, len(values))
+        return (total / jnp.maximum(count, 1.0) if outer == "mean" else total)[numbers]
+
+    return jax.vmap(of_row)(logits, program)
 
 
 @functools.cache

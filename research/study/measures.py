@@ -17,7 +17,7 @@ from dreamprm_jax.metrics.step_metrics import (
 from dreamprm_jax.selection.aggregators import aggregate, sigmoid
 from research.study.world import Known
 
-AGGREGATED = ("last", "mean", "min", "sum_log_odds")
+AGGREGATED = ("last", "mean", "min", "product", "sum_log_odds", "mean_log_odds")
 THRESHOLDS = np.linspace(0.05, 0.95, 37)
 Figures = dict[str, float]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import os
 import sys
 import threading
@@ -31,6 +32,7 @@ from dreamprm_jax.labeling.correction.methods import (
     step_key,
 )
 from dreamprm_jax.models.decoder import DecoderConfig, decoder_config
+from dreamprm_jax.models.reward import Params
 from dreamprm_jax.storage import read_json, write_json
 from dreamprm_jax.training.arms import make_parametrisation
 from dreamprm_jax.training.checkpoint import TrainState
@@ -39,8 +41,8 @@ from dreamprm_jax.training.examples import Example
 from dreamprm_jax.training.feed import PackedRows
 from dreamprm_jax.training.online_label_inference import alive_posterior, inferred_labels
 from dreamprm_jax.training.score_all_steps import score_all_steps
-from dreamprm_jax.training.steps import LabelMove, StepInputs
-from research.study.arms import ORM, ArmSpec, parse_arm, same_everywhere
+from dreamprm_jax.training.steps import LabelMove, StepInputs, make_optimizer
+from research.study.arms import ORM, REFINED, RELEASE, ArmSpec, parse_arm, same_everywhere
 from research.study.fit import Fitter, batches, reader
 from research.study.measures import Figures, label_measures, model_measures, program_measures
 from research.study.reading import examples, structure_vocabulary
@@ -49,6 +51,8 @@ from research.study.results import Row, file_name, identity, missing, result_pat
 from research.study.settings import StudySettings, read_settings
 from research.study.world import Known, World, draw_labels, make_world
 
+CONFIDENT = 0.8  # NAIT takes a score of so much, or of at most 1 - so much, for the label
+ROUNDS = 3  # of NAIT: a third of the steps each
 WRONG_BY = 0.1  # above the floor that labels are clipped to before a table starts from them
 _LABELS = LabelsConfig(clean_target="recoverable")
 # Shared by all arms, so that a step is compiled once.
@@ -108,6 +112,14 @@ class Unit:
                 state = self._train(self._inner(labels, arm))
         elif arm.labeling in ONLINE:
             state, labels = self._online(arm)
+        elif arm.labeling == RELEASE:
+            from research.study.faithful import train_release
+
+            labels = self._labels("raw")
+            params, figures = train_release(self, labels, arm.frozen)
+            state = TrainState(params, (), (), ())
+        elif arm.labeling in REFINED:
+            state, labels = self._refined(arm)
         else:
             labels = self._labels(arm.labeling, arm.target)
             state = self._train(self._inner(labels, arm, arm.without_meta), arm)
@@ -117,6 +129,10 @@ class Unit:
         test, meta = self.world.programs["test"], self.world.programs["meta"]
         scores = [self.score(state, self.examples[window]) for window in ("test", "meta")]
         return figures | model_measures(scores[0], test, scores[1], meta) | program_measures(test)
+
+    def start_params(self) -> Params:
+        """The random parameters that every arm starts from."""
+        return self._fitter(None).start(self.seed).params
 
     def _labels(self, name: str, target: str = "recoverable") -> Float[np.ndarray, " n"]:
         """The fixed labels of every row."""
@@ -143,6 +159,37 @@ class Unit:
         own = self._pack(self.examples["train"]).relabeled(evidence.astype(np.float32))
         infer = functools.partial(alive_posterior, hidden=hidden)
         return state, inferred_labels(reader(self.decoder, state.params), infer, own, len(evidence))
+
+    def _refined(self, arm: ArmSpec) -> tuple[TrainState, Float[np.ndarray, " n"]]:
+        """A model trained on labels that it, or one before it, gave the training steps.
+
+        self_training: a model is trained on raw labels; a new one on its scores. nait (arXiv 2601.12748): one model;
+        after each third of its steps its confident scores, as 0 or 1, take the place of the labels.
+        """
+        raw, steps = self._labels("raw"), self.settings.recipe.steps
+        if arm.labeling == "self_training":
+            labels = self._scores(self._train(self._inner(raw, arm, arm.without_meta), arm))
+            return self._train(self._inner(labels, arm, arm.without_meta), arm), labels
+        fitter = self._fitter(arm)
+        state, labels = fitter.start(self.seed), raw
+        ends = [steps * done // ROUNDS for done in range(ROUNDS + 1)]
+        for first, last in itertools.pairwise(ends):
+            rows = self._inner(labels, arm, arm.without_meta)
+            state = fitter.fit(state, batches(rows, first, last))
+            if last < steps:
+                scores = self._scores(state)
+                confident = np.maximum(scores, 1.0 - scores) >= CONFIDENT
+                labels = np.where(confident, scores > 0.5, labels)
+        return state, labels
+
+    def _scores(self, state: TrainState) -> Float[np.ndarray, " n"]:
+        """The model's score of every row of the training steps; raw labels of the others."""
+        raw = self._labels("raw")
+        rows = self._pack(self.examples["train"]).relabeled(raw.astype(np.float32))
+        scores = inferred_labels(
+            reader(self.decoder, state.params), lambda logits, _: jax.nn.sigmoid(logits), rows, len(raw)
+        )
+        return np.where(np.isfinite(scores), scores, raw)
 
     def _train(self, rows: PackedRows, arm: ArmSpec | None = None, hidden: float | None = None) -> TrainState:
         """A new model on labels, or (given q) on evidence; by default as the second phase trains."""
@@ -180,14 +227,19 @@ class Unit:
         learner = self._parametrisation(arm, begin)
         calls = round((1 - self.settings.warm_share) * steps / arm.unroll)
         warm = steps - calls * arm.unroll
-        rows = self._inner(begin, arm, held_out=arm.meta != "same")
+        rows = self._inner(begin, arm, held_out=arm.meta != "same" and not arm.two_stages)
         state = fitter.with_labels(fitter.fit(fitter.start(self.seed), batches(rows, 0, warm)), learner, begin)
+        if arm.two_stages:
+            fitter = fitter.second_stage(steps - warm)
+            state = state._replace(opt_state=make_optimizer(fitter.config).init(state.params))
         before = np.asarray(learner.labels(state.phi, jnp.asarray(begin)))  # clipped to the floor
         looked_at = self._pack(self.examples["train" if arm.meta == "same" else "meta"])
         clean = np.where(self.own > 0, np.nan, self.recoverable) if arm.meta == "clean_steps" else self.own * np.nan
         outer = batches(looked_at.relabeled(clean.astype(np.float32)), 0, calls)
         inputs = StepInputs(batches(rows, warm, steps), outer)
-        state, moves = fitter.fit_bilevel(state, inputs, learner, begin, arm.meta == "clean_steps")
+        if arm.frozen:
+            return fitter.fit(state, inputs.batch), before, {"label_moved": 0.0}
+        state, moves = fitter.fit_bilevel(state, inputs, learner, begin, arm.meta == "clean_steps", arm.outer)
         labels = np.asarray(learner.labels(state.phi, jnp.asarray(begin)))
         figures = {"label_moved": float(np.mean(np.abs(labels - before)[self.own > 0]))}
         label_moves = [LabelMove(*move) for move in zip(*map(np.asarray, moves), strict=True)]

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from dreamprm_jax.labeling.correction.methods import StepKey
 from dreamprm_jax.policy.protocol import CompletionRequest, request_seed
 from dreamprm_jax.policy.simulated import SimulatedPolicy
-from dreamprm_jax.problems.procedural.compose import Composition, compose
+from dreamprm_jax.problems.procedural.compose import Composition, HeldOut, compose
 from dreamprm_jax.problems.procedural.truth import Valuer
 from dreamprm_jax.problems.procedural.writing import Written, read
 from dreamprm_jax.schema import Outcome, Program, StepLabel, TestedProblem, Verdict
@@ -37,6 +37,7 @@ class Sizes:
     train_programs: int = 1
     test_programs: int = 8
     private_tests: int = 5
+    held_out: HeldOut = "compositions"  # what test problems have that no training problem has
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def make_world(seed: int, sizes: Sizes) -> World:
     problems: dict[str, dict[str, TestedProblem]] = {window: {} for window in WINDOWS}
     compositions: dict[str, Composition] = {}
     counts = {"train": sizes.train, "meta": sizes.meta, "test": sizes.test}
-    for window, problem, composition in compose(seed, counts, sizes.private_tests):
+    for window, problem, composition in compose(seed, counts, sizes.private_tests, sizes.held_out):
         problems[window][problem.problem_id] = problem
         compositions[problem.problem_id] = composition
     policy = SimulatedPolicy(compositions)
@@ -120,6 +121,18 @@ def rollout_chances(
     world: World, regime: Regime, window: str, programs: Sequence[Known]
 ) -> list[Float[np.ndarray, " steps"]]:
     """The chance that a rollout of each prefix of the programs counts as a pass in the regime."""
+    chances = _without_repair(world, regime, window, programs)
+    if not regime.repair:
+        return chances
+    return [
+        np.where(one.recoverable, chance, chance + (1.0 - chance) * regime.repair)
+        for one, chance in zip(programs, chances, strict=True)
+    ]
+
+
+def _without_repair(
+    world: World, regime: Regime, window: str, programs: Sequence[Known]
+) -> list[Float[np.ndarray, " steps"]]:
     weak = regime.weak_primitives(world.seed)
     if regime.completer_scale == 1.0 and not weak and not regime.judge_tests:
         return [one.value for one in programs]

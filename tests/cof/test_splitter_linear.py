@@ -33,22 +33,19 @@ def text(kind: str, size: int) -> str:
     return HEADS.get(kind, "") + unit * (size // len(unit))
 
 
-def cost(code: str, granularity: str) -> float:
-    """CPU seconds, the least of three."""
-    times = []
-    for _ in range(3):
-        start = time.process_time()
-        split_steps(code, granularity)
-        times.append(time.process_time() - start)
-    return min(times)
+def cost(code: str) -> float:
+    """CPU seconds of the finest granularity, which does all that the others do."""
+    start = time.process_time()
+    split_steps(code, "line")
+    return time.process_time() - start
 
 
 @pytest.mark.parametrize("kind", UNITS)
-@pytest.mark.parametrize("granularity", ["function", "line"])
-def test_cost_follows_the_length(kind, granularity):
+def test_cost_follows_the_length(kind):
     """A ratio within one run: 8 times the text costs about 8 times as much; the square would be 64."""
-    ratio = cost(text(kind, SMALL * FACTOR), granularity) / cost(text(kind, SMALL), granularity)
-    assert ratio < 3.5 * FACTOR
+    small = min(cost(text(kind, SMALL)) for _ in range(3))
+    large = text(kind, SMALL * FACTOR)
+    assert any(cost(large) < 3.5 * FACTOR * small for _ in range(3))
 
 
 @pytest.mark.parametrize("granularity", ["function", "class", "block", "line"])

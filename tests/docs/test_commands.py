@@ -50,8 +50,10 @@ ELSEWHERE = {
     "dreamprm search": "tests/evaluation/test_search_comparison.py",
     "dreamprm judge": "tests/sandbox/test_judge_cli.py",
     "dreamprm score": "tests/scoring/test_score_job.py",
+    "dreamprm select": "tests/scoring/test_select.py",
     "dreamprm serve": "tests/scoring/test_serve.py",
     "dreamprm stepbench": "tests/stepbench/test_make_bench.py",
+    "dreamprm labels": "tests/labeling/test_step_export.py",
     "dreamprm inspect": "tests/training/test_inspect.py",
     "dreamprm export": "tests/training/test_pretrained_run.py",
     "dreamprm plan": "tests/planning",
@@ -200,7 +202,7 @@ def check_flags(words: list[str], text: str) -> None:
 def shown_help(*names: str, scored: bool) -> str:
     """What ``dreamprm NAMES --help`` prints."""
     shown = io.StringIO()
-    arguments = [*names, *(["--config=x"] if scored and names == ("score",) else []), "--help"]
+    arguments = [*names, *(["--config=x"] if scored and names in (("score",), ("evaluate",)) else []), "--help"]
     with (
         contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown), contextlib.suppress(SystemExit)
     ):  # fmt: skip

@@ -222,11 +222,11 @@ def test_the_aggregator_is_chosen_on_the_meta_window_where_it_can_be(copy, confi
     auto = dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, aggregator="auto", execute=False))
     evaluate(auto, copy)
     results = read_json(copy.results())
-    assert results["aggregator"] == "last"
+    assert results["aggregator"] == "sum_log_odds"
     assert (
         "nothing to choose on (no scores of the meta window by raw, corrected" in results["aggregator_choice"]["reason"]
     )
-    assert "last kept" in capsys.readouterr().out
+    assert "sum_log_odds kept" in capsys.readouterr().out
 
     problems = [Problem(f"m{i}", "", "", "x", "c", "2024-09-01", "easy") for i in range(30)]
     programs = [Program.make(p.problem_id, f"print({k})", k, "policy", {}) for p in problems for k in range(4)]

@@ -92,7 +92,7 @@ def test_every_candidate_is_accounted_for(mixed, tmp_path, capsys):
     assert (figures["all"]["problems"], figures["all"]["candidates"]) == (3, 7)
     assert figures["all"]["estimate"] == pytest.approx(2 / 3)
     assert figures["all"]["file"] == pytest.approx((0.5 + 0 + 1) / 3)
-    assert figures["all"]["low"] <= 2 / 3 <= figures["all"]["high"]
+    assert (figures["all"]["low"], figures["all"]["high"]) == (None, None)  # three problems are too few
     assert results["verdicts"] == {"AC": 4, "WA": 1, "CE": 1, "INVALID_TASK": 1, "-": 1}
     assert results["duplicates"] == 1
     assert results["steps"] == {"programs": 8, "steps": 9, "programs_by_steps": {"1": 7, "2": 1}}
@@ -122,6 +122,8 @@ def test_every_candidate_is_accounted_for(mixed, tmp_path, capsys):
     programs = read_records(folder / "programs.parquet", Program)
     assert {program.program_hash for program in programs} == {outcome.program_hash for outcome in outcomes}
     assert len((folder / "skipped.csv").read_text().splitlines()) == 5
+    written = {row["question_id"]: row["graded_list"] for row in json.loads((folder / "eval_all.json").read_text())}
+    assert (written["p4"], len(written)) == ([False], 4)  # without a verdict: kept, as failed
 
 
 def test_finished_work_is_reused_and_other_settings_move_it_aside(mixed, tmp_path, capsys):

@@ -10,7 +10,15 @@ import pytest
 
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.evaluation.judged_candidates import load_candidates
-from dreamprm_jax.evaluation.report.heatmap import MAX_CHARACTERS, colour, json_for_script, viewer_data, visible
+from dreamprm_jax.evaluation.report.conclusions import conclusions
+from dreamprm_jax.evaluation.report.viewer import (
+    MAX_CHARACTERS,
+    colour,
+    json_for_script,
+    problem_titles,
+    viewer_data,
+    visible,
+)
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import CorrectedLabel, Outcome, Problem, Program, Score, StepLabel, StepTruth, Verdict
 from dreamprm_jax.stages.evaluate import evaluate
@@ -19,7 +27,7 @@ from dreamprm_jax.storage import write_records
 
 ATTACK = "<script>document.title = 'owned'</script>"
 TABLES = (
-    *("selection", "differences", "paper", "curve", "strategies", "costs", "hacking", "programs", "aggregators"),
+    *("selection", "differences", "curve", "strategies", "costs", "hacking", "programs", "aggregators"),
     *("months", "steps", "labels"),
 )
 PLOTS = ("aggregators", "best_of_n", "cost", "hacking", "labels", "reliability", "training", "trajectories")
@@ -102,7 +110,7 @@ def hostile(tmp_path_factory, config, label_of):
 
 def test_the_page_holds_tables_plots_and_code_and_needs_no_network(page):
     counts, text = page
-    assert counts == {"tables": len(TABLES) + 1, "plots": len(PLOTS), "problems": 12, "heat_map_programs": 48}
+    assert counts == {"tables": len(TABLES) + 1, "plots": len(PLOTS), "problems": 12, "programs": 96}
     parsed = Page(text)
     assert sum(tag == "svg" for tag, _ in parsed.tags) == len(PLOTS)
     assert {attrs["id"] for tag, attrs in parsed.tags if tag == "figure" and "id" in attrs} == {*TABLES, "problems"}
@@ -148,12 +156,16 @@ def test_untrusted_text_is_shown_as_text(hostile):
     assert [attrs.get("type") for tag, attrs in parsed.tags if tag == "script"] == ["application/json", None]
     assert not any(tag in ("img", "b") for tag, _ in parsed.tags)
     assert not any(name.startswith("on") for _, attrs in parsed.tags for name in attrs)
-    shown = "".join(parsed.blocks)
-    assert PROGRAMS["script"] in shown
-    assert PROGRAMS["template"] in shown
+    data = json.loads(text.partition('id="viewer-data">')[2].partition("</script>")[0])
+    programs = ["".join(step[0] for step in program["steps"]) for program in data["problems"][0]["programs"]]
+    assert PROGRAMS["script"] in programs
+    assert PROGRAMS["template"] in programs
     assert "\x00" not in text
-    assert "print('a␀b␛[31m[U+202E])')" in shown
-    assert "[8900 more steps, 204701 characters]" in shown
+    assert "print('a␀b␛[31m[U+202E])')\n" in programs
+    assert any(program.endswith("[8900 more steps, 204701 characters]") for program in programs)
+    assert [program["verdict"] for program in data["problems"][0]["programs"]] == [
+        f"{verdict}, 0 of 1 tests" for verdict in ("RE", "AC", "RE", "AC", "RE")
+    ]
     assert len(text) < 600_000
 
 
@@ -177,8 +189,8 @@ def browse(tmp_path_factory):
 
     def run(page, script: str = "") -> str:
         copy = folder / "page.html"
-        copy.write_text(page.read_text(encoding="utf-8").replace("</body>", f"<script>{script}</script></body>"))
-        command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=500", "--dump-dom"]
+        copy.write_text(page.read_text(encoding="utf-8").replace("</body>", f"<script>{{{script}}}</script></body>"))
+        command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000", "--dump-dom"]
         command += [f"--user-data-dir={folder / 'profile'}", f"file://{copy}"]
         return subprocess.run(command, capture_output=True, text=True, timeout=120).stdout
 
@@ -189,7 +201,6 @@ def test_a_browser_runs_no_foreign_script(hostile, browse):
     dom = browse(hostile.report())
     assert "<title>&lt;script&gt;" in dom
     assert "owned</title>" not in dom
-    assert 'data-arm="1"' in dom
     viewer = dom[dom.index('id="viewer"') :]  # what the page's own script made of the data
     assert "&lt;script&gt;document.title = 'owned'&lt;/script&gt;" in viewer
     assert viewer.count('class="program"') == len(PROGRAMS)
@@ -210,13 +221,75 @@ def test_a_browser_sorts_searches_and_opens_any_program(page, run_folder, browse
       search.dispatchEvent(new Event("input"));
       const left = [...document.querySelectorAll("#strategies tbody tr")].filter((row) => !row.hidden);
       told.push(left.length === 1 && left[0].cells[0].textContent === "vote by PRM (corrected)");
-      const last = document.querySelector("#problems tbody").lastElementChild;
-      last.click();
-      told.push(document.querySelector("#viewer h3 small").textContent.startsWith(last.cells[0].textContent));
-      told.push(document.querySelectorAll("#viewer .program").length === 8);
-      document.title = told.join();
+      const link = document.querySelector("#problems tbody").lastElementChild.querySelector("a");
+      const shown = () => document.querySelector("#viewer h3 small").textContent;
+      const after = (act, test) => new Promise((done) => {
+        window.addEventListener("hashchange", () => done(told.push(test())), { once: true });
+        act();
+      });
+      (async () => {
+        await after(() => link.click(), () => shown().startsWith(link.textContent));
+        await after(() => document.getElementById("previous").click(), () => !shown().startsWith(link.textContent));
+        await after(() => document.getElementById("next").click(), () => shown().startsWith(link.textContent));
+        const programs = [...document.querySelectorAll("#viewer > details")].slice(1);
+        const numbers = programs.map((one) => Number(one.querySelector("strong").textContent));
+        told.push(programs.length === 8 && numbers.every((value, i) => !i || numbers[i - 1] >= value));
+        told.push(programs[0].open && programs[0].querySelectorAll(".step").length > 1);
+        told.push(programs.every((one) => /^(AC|WA|RE|TLE), [0-9]+ of [0-9]+ tests/.test(one.textContent)));
+        document.title = told.join();
+      })();
     """
-    assert "<title>true,true,true,true,true</title>" in browse(run_folder.report(), script)
+    title = re.search("<title>(.*?)</title>", browse(run_folder.report(), script))[1]
+    assert title == ",".join(["true"] * 9)
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_nothing_is_cut_off_or_overflows(page, run_folder, browse, width):
+    """The page in a frame of that width: no sideways scrolling; no table that is cut at 1440 pixels."""
+    script = f"""
+      const text = document.documentElement.outerHTML;
+      const frame = document.createElement("iframe");
+      frame.style.cssText = "border:0;width:{width}px;height:900px";
+      frame.srcdoc = text.replace(/<script>\\{{[^]*/, "</body></html>");
+      frame.onload = () => {{
+        const inside = frame.contentDocument;
+        inside.querySelectorAll("details").forEach((one) => {{ one.open = true; }});
+        const wide = [...inside.querySelectorAll(".scroll")].filter((one) => one.scrollWidth > one.clientWidth + 1);
+        const cut = wide.map((one) => one.parentElement.id || "settings");
+        const first = inside.querySelector("#selection tbody th").getBoundingClientRect();
+        document.title = JSON.stringify(
+          [inside.documentElement.scrollWidth <= {width}, {width} > 1000 ? cut : [], first.width > 50]);
+      }};
+      document.body.replaceChildren(frame);
+    """
+    assert "<title>[true,[],true]</title>" in browse(run_folder.report(), script)
+
+
+def test_titles_tell_problems_apart():
+    one, two, other = (
+        Problem(str(index), title, statement, "x", "", "", "easy")
+        for index, (title, statement) in enumerate(
+            [("Task", "Read n. Print twice n."), ("Task", "Read n. Print its square."), ("Sums", "Read n. Add up.")]
+        )
+    )
+    assert problem_titles([one, two, other]) == ["Print twice n.", "Print its square.", "Sums"]
+
+
+def test_conclusions_follow_from_the_results(page, run_folder):
+    results = json.loads(run_folder.results().read_text())
+    told = " ".join(conclusions(results))
+    best = max(results["arms"], key=lambda arm: next(
+        row["overall"]["estimate"] for row in results["selection"]["table"] if row["method"] == arm
+    ))  # fmt: skip
+    assert f"The best of 3 reward models here, {'ORM' if best == 'orm' else f'PRM ({best})'}, solves" in told
+    assert "Without a reward model the best choice is by" in told
+    assert "Step by step," in told
+    assert told.split(". ")[0] in page[1]
+    few = results | {"selection": results["selection"] | {"counts": {"overall": 3}}}
+    assert conclusions(few) == ["With 3 test problems this run shows that the parts work, and no more."]
+    worse = [row | {"low": -0.3, "high": -0.1, "estimate": -0.2} for row in results["selection"]["differences"]]
+    told = " ".join(conclusions(results | {"selection": results["selection"] | {"differences": worse}}))
+    assert "Differences in selection that exclude zero, in points: ORM - PRM, raw labels: -20.0" in told
 
 
 def test_the_viewer_is_cut_at_its_limit_and_its_json_ends_no_script(run_folder, config):
@@ -225,7 +298,7 @@ def test_the_viewer_is_cut_at_its_limit_and_its_json_ends_no_script(run_folder, 
     assert (len(data["problems"]), data["left_out"]) == (12, 0)
     code = "".join(step[0] for step in data["problems"][3]["programs"][2]["steps"])
     assert code == candidates[3].programs[2].code
-    small = viewer_data(candidates, config.train.arms, "last", None, limit=12_000)
+    small = viewer_data(candidates, config.train.arms, "last", limit=12_000)
     assert 0 < len(small["problems"]) == 12 - small["left_out"] < 12
     assert json.loads(json_for_script({"a": "</script><!--&"})) == {"a": "</script><!--&"}
     assert not set("<>&") & set(json_for_script({"a": "</script><!--&"}))

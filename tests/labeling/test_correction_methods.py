@@ -61,6 +61,11 @@ def by_step(source: LabelSource, values: np.ndarray) -> dict[tuple[str, int], fl
         ("soft", 0.5, 1 / 6, 0.5),
         ("hard", 1.0, 0.0, None),
         ("smoothing", 0.5, 0.05, None),
+        ("raw_with_outcome", 0.4, 0.0, 0.0),
+        ("outcome", 0.0, 0.0, 0.0),
+        ("closure", 1.0, 0.0, 0.0),
+        ("closure_mixture", 0.7, 0.0, 0.0),
+        ("scan", 1.0, 0.0, 0.0),
     ],
 )
 def test_closed_forms(source, name, first, second, empty):
@@ -81,6 +86,13 @@ def test_em_infers_steps_without_rollouts_and_takes_outcomes_as_exact(source):
     program = np.array([0, 0, 0, 1, 1, 1, 1, 2, 2])
     direct = change_point_em(passes, rollouts, program, np.array([1, 0, -1]), np.array([0, 0, 1])).recoverable
     assert [values[key] for key in sorted(values)] == pytest.approx(direct[[0, 1, 3, 4, 5, 7]], abs=1e-6)
+
+
+def test_the_rules_go_without_an_outcome_that_is_unknown(source):
+    for name, expected in (("raw_with_outcome", 0.25), ("outcome", np.nan), ("closure", 1.0)):
+        values = by_step(source, fixed_labels(name, source, SETTINGS))
+        np.testing.assert_allclose(values["b1", 0], expected)
+        np.testing.assert_allclose(values["a1", 1], 0.8 if name == "raw_with_outcome" else 1.0)
 
 
 def test_value_model_labels_every_step(source):

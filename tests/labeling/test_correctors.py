@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dreamprm_jax.labeling.correction.change_point import FAILED, PASSED, UNKNOWN, change_point_em
-from dreamprm_jax.labeling.correction.correctors import beta_shrink, em, smoothing
+from dreamprm_jax.labeling.correction.correctors import beta_shrink, closure, em, scan, smoothing
 from dreamprm_jax.schema import DataError, Outcome, StepLabel, Verdict
 
 
@@ -111,6 +111,28 @@ def test_smoothing() -> None:
     assert smoothing(np.array([0.0, 0.5, 1.0])) == pytest.approx([0.05, 0.5, 0.95])
     with pytest.raises(DataError, match=r"amount 2: must be in \[0, 1\]"):
         smoothing(np.zeros(1), 2)
+
+
+def test_closure_hands_a_pass_back_to_earlier_steps() -> None:
+    #                  passed   failed, a pass at step 1   nothing known   unknown outcome
+    passes = np.array([0, 0, 0, 2, 0, 0, 0, 0, 0, 1, 0])
+    rollouts = np.array([4, 1, 4, 4, 4, 1, 0, 0, 4, 4, 0])
+    program = np.array([0, 0, 1, 1, 1, 1, 2, 2, 3, 3, 3])
+    values = closure(passes, rollouts, program, np.array([PASSED, FAILED, UNKNOWN, UNKNOWN]))
+    np.testing.assert_array_equal(values, [1, 1, 1, 1, 0, 0, np.nan, np.nan, 1, 1, np.nan])
+
+
+def test_a_failed_program_s_own_count_is_no_pass() -> None:
+    one = np.array([0, 0])
+    np.testing.assert_array_equal(closure(np.array([0, 1]), np.array([2, 1]), one, np.array([FAILED])), [0, 0])
+
+
+def test_scan_is_soft_next_to_the_predicted_error() -> None:
+    passes, rollouts = np.array([2, 4, 1, 1, 0, 3, 0]), np.array([4, 4, 4, 4, 4, 4, 1])
+    program = np.zeros(7, int)
+    # error at step 4; the steps 2 and 3 are soft, relative to step 0's pass rate of one half
+    assert scan(passes, rollouts, program, np.array([FAILED])) == pytest.approx([1, 1, 0.5, 0.5, 0, 0, 0])
+    assert scan(passes, rollouts, program, np.array([PASSED])) == pytest.approx([1] * 7)
 
 
 def rows(data: Synthetic) -> tuple[list[StepLabel], dict[str, Outcome]]:

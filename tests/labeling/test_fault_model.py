@@ -1,4 +1,4 @@
-"""The hidden-fault EM against brute force, and on programs drawn from its own model."""
+"""The undetected-fault EM against brute force, and on programs drawn from its own model."""
 
 import numpy as np
 import pytest
@@ -15,25 +15,28 @@ def test_posterior_is_that_of_all_state_sequences(outcome):
     rng = np.random.default_rng(3)
     steps = 4
     hazard, alive = rng.uniform(0.05, 0.5, steps), rng.uniform(0.1, 1.0, steps)
-    dead = np.array([1.0, 0.0, 1.0, 1.0])
+    dead = np.array([1.0, 0.0, 0.3, 1.0])
     inside = np.ones((1, steps), bool)
     chain = _Chain(hazard[None], 0.3, alive[None], dead[None], inside, np.array([outcome]))
     posterior, *_, log_likelihood = chain.posterior()
     expected, log_total = brute_force(hazard, 0.3, alive, dead, outcome)
     np.testing.assert_allclose(posterior[0], expected, atol=1e-12)
-    assert log_likelihood == pytest.approx(log_total)
+    assert log_likelihood[0] == pytest.approx(log_total)
 
 
-def drawn(hidden: float, seed: int = 0, programs: int = 600, rollouts: int = 4):
+def drawn(
+    hidden: float, repair: float = 0.0, spread: float = 0.0, seed: int = 0, programs: int = 600, rollouts: int = 4
+):
     """Programs of 4 to 6 steps from the model: counts, program numbers, outcomes, truth."""
     rng = np.random.default_rng(seed)
     rows, outcomes, truth = [], [], []
     for number in range(programs):
-        state, steps = "A", rng.integers(4, 7)
+        state, steps, ability = "A", rng.integers(4, 7), rng.normal() * spread
         for step in range(steps):
             if state != "D" and rng.random() < 0.15:
                 state = "D" if rng.random() > hidden else ("H" if state == "A" else state)
-            rate = 0.0 if state == "D" else 0.9 ** (steps - 1 - step) * 0.9
+            rate = 0.9 ** (steps - step)
+            rate = repair if state == "D" else 1 / (1 + (1 / rate - 1) * np.exp(-ability))
             rows.append((rng.binomial(rollouts, rate), rollouts, number))
             truth.append(state == "A")
         outcomes.append(PASSED if state == "A" else FAILED)
@@ -61,6 +64,38 @@ def test_without_hidden_faults_it_finds_none_and_learns_rates_by_steps_to_come()
     assert auroc(found.recoverable[inner], truth[inner]) > 0.985
     passed = np.isin(program, np.flatnonzero(outcome == PASSED))
     np.testing.assert_allclose(found.recoverable[passed], 1.0, atol=1e-9)
+
+
+@pytest.mark.parametrize("rollouts", [1, 4, 16])
+@pytest.mark.parametrize("repair", [0.05, 0.2])
+def test_completers_that_repair_are_found_out(repair, rollouts):
+    passes, counts, program, outcome, truth = drawn(0.0, repair, programs=1200, rollouts=rollouts)
+    found = fault_em(passes, counts, program, outcome)
+    assert (np.diff(found.log_posterior) > -1e-6).all()
+    assert found.repair == pytest.approx(repair, abs=0.06)
+    assert found.hidden < 0.05
+    inner = np.r_[program[1:] == program[:-1], False]
+    plain = change_point_em(passes, counts, program, outcome).recoverable  # a pass is proof to it
+    assert auroc(found.recoverable[inner], truth[inner]) > auroc(plain[inner], truth[inner]) + 0.01
+    if rollouts == 16:
+        assert auroc(found.recoverable[inner], truth[inner]) > 0.99
+
+
+def test_no_repair_is_found_where_there_is_none():
+    passes, rollouts, program, outcome, _ = drawn(0.0, programs=1200)
+    assert fault_em(passes, rollouts, program, outcome).repair == 0.0
+
+
+def test_pass_rates_are_shared_within_a_problem():
+    passes, rollouts, program, outcome, truth = drawn(0.0, spread=2.0, programs=1200)
+    found = fault_em(passes, rollouts, program, outcome)
+    assert found.shifts[2] < 0.6  # most problems' rates are not the common ones
+    inner = np.r_[program[1:] == program[:-1], False]
+    passed = outcome[program] == PASSED
+    odd = inner & ~passed
+    alone = auroc(found.recoverable[odd], truth[odd])
+    together = fault_em(passes, rollouts, program, outcome, np.zeros(len(outcome), int))
+    assert alone > auroc(together.recoverable[odd], truth[odd])
 
 
 def test_arrays_that_do_not_fit_are_refused():

@@ -10,7 +10,7 @@ import pytest
 from models_toy import random_params
 
 from dreamprm_jax.models import reward
-from dreamprm_jax.models.decoder import DecoderConfig, require_forward_mode
+from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.models.reward import abstract_params, logical_specs
 from dreamprm_jax.schema import DataError
 
@@ -160,15 +160,9 @@ def test_wrong_shapes_fail_at_the_seam(params):
         step_logits(TINY, params, tokens, positions, segments, index[0])
 
 
-def test_fused_kernel_is_refused_where_forward_mode_is_needed():
-    require_forward_mode(TINY)
-    with pytest.raises(DataError, match=r"model\.attention='cudnn' has no forward-mode derivative"):
-        require_forward_mode(dataclasses.replace(TINY, attention="cudnn"))
-
-
 @pytest.mark.skipif(jax.default_backend() == "gpu", reason="there is a GPU here")
 def test_fused_kernel_without_a_gpu_says_what_to_do(params):
-    config = dataclasses.replace(TINY, attention="cudnn")
+    config = dataclasses.replace(TINY, attention="cudnn", derivative="reverse")
     with pytest.raises(DataError, match=r"set model\.dtype to 'bfloat16'"):
         step_logits(config, params, *batch())
     with pytest.raises(DataError, match=r"model\.attention='cudnn' needs an NVIDIA GPU with cuDNN"):

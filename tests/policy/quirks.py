@@ -1,12 +1,14 @@
 """How servers of OpenAI's interface differ: one entry a kind, and an HTTP server that behaves as an entry says.
 
-Wordings of errors are those that users of the named servers have reported.
+``source`` names the public report from which an error's wording was read; without one it is the wording as we believe
+it to be. None of these servers has been run.
 """
 
 # ruff: noqa: E501  # wording as it was recorded
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -30,10 +32,14 @@ class Quirk:
       error: the refusal's body: JSON or text.
       chat: whether the policy asks for chats.
       choice: changes of every choice but those of the start's small requests.
+      once: it refuses, or answers by ``reply``, the first request for the problem alone.
+      reply: makes another reply from the request and its choices: status, headers and body.
+      path: appended to the server's address in place of /v1.
       settings: of the policy, beside the defaults.
       not_sent: parameters that the rows must say were not sent.
       fault: how the answers' fault begins; "" for real answers.
       code: what the answers' code must contain.
+      source: the issue or pull request whose text was read.
       raises: the words of the DataError or PolicyError, where the server cannot be used.
     """
 
@@ -42,11 +48,15 @@ class Quirk:
     error: Any = ""
     chat: bool = False
     choice: dict[str, Any] | None = None
+    once: bool = False
+    reply: Callable[[Body, list[Body]], tuple[int, dict[str, str], bytes]] | None = None
+    path: str = "/v1"
     settings: dict[str, Any] = field(default_factory=dict)
     not_sent: tuple[str, ...] = ()
     fault: str = ""
     code: str = "print("
     raises: str = ""
+    source: str = ""
 
 
 def has(*names: str) -> Callable[[Body], bool]:
@@ -66,6 +76,49 @@ def ours(body: Body) -> bool:
     return "Double" in json.dumps(body)
 
 
+def whole(value: Any, status: int = 200, **headers: str) -> Callable[..., tuple[int, dict[str, str], bytes]]:
+    """A reply that is the same for every request."""
+    data = value if isinstance(value, bytes) else json.dumps(value).encode()
+    return lambda body, choices: (status, {name.replace("_", "-"): text for name, text in headers.items()}, data)
+
+
+def events(body: Body, choices: list[Body], end: str = "data: [DONE]\n\n") -> tuple[int, dict[str, str], bytes]:
+    """The choices as a stream of events, a few characters each."""
+    parts = []
+    for choice in choices:
+        text = choice["message"]["content"] if "messages" in body else choice["text"]
+        for start in range(0, len(text), 7):
+            said = (
+                {"delta": {"content": text[start : start + 7]}}
+                if "messages" in body
+                else {"text": text[start : start + 7]}
+            )
+            parts.append({"index": choice["index"], "finish_reason": None, **said})
+        parts.append({"index": choice["index"], "finish_reason": "stop", "text": "", "delta": {}})
+    lines = [json.dumps({"choices": [part]}) for part in parts if end or part["finish_reason"] is None]
+    usage = json.dumps({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}})
+    text = ": comment\n\n" + "".join(f"data: {line}\n\n" for line in [*lines, usage]) + end
+    return 200, {"Content-Type": "text/event-stream"}, text.encode()
+
+
+def packed(body: Body, choices: list[Body]) -> tuple[int, dict[str, str], bytes]:
+    return 200, {"Content-Encoding": "gzip"}, gzip.compress(json.dumps({"choices": choices}).encode())
+
+
+def cut_short(body: Body, choices: list[Body]) -> tuple[int, dict[str, str], bytes]:
+    return 200, {"Content-Length": "9999"}, json.dumps({"choices": choices}).encode()
+
+
+def unlabelled(body: Body, choices: list[Body]) -> tuple[int, dict[str, str], bytes]:
+    rows = [
+        {name: value for name, value in choice.items() if name not in ("index", "finish_reason")} for choice in choices
+    ]
+    return 200, {}, json.dumps({"choices": rows, "usage": None}).encode()
+
+
+PAGE = b"<!DOCTYPE html><html><head><title>502 Bad Gateway</title></head><body>nginx</body></html>"
+
+
 def long(body: Body) -> bool:
     return body.get("max_tokens", 0) > 300
 
@@ -75,8 +128,7 @@ QUIRKS: dict[str, Quirk] = {
     "o4-mini: temperature at 1 alone": Quirk(
         lambda b: b.get("temperature", 1) != 1, 400,
         openai("Unsupported value: 'temperature' does not support 0.5 with this model. Only the default (1) value is "
-               "supported.", "temperature", "unsupported_value"), chat=True, not_sent=("temperature",),
-    ),
+               "supported.", "temperature", "unsupported_value"), chat=True, not_sent=("temperature",), source="OpenHands/OpenHands#4131"),
     "o4-mini: max_completion_tokens": Quirk(
         has("max_tokens"), 400,
         openai("Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' "
@@ -103,8 +155,7 @@ QUIRKS: dict[str, Quirk] = {
     ),
     "DashScope: range of the limit": Quirk(
         lambda b: b["max_tokens"] > 1500, 400, openai("<400> InternalError.Algo.InvalidParameter: Range of max_tokens "
-                                                      "should be [1, 1500]", None, "invalid_parameter_error"), chat=True,
-    ),
+                                                      "should be [1, 1500]", None, "invalid_parameter_error"), chat=True, source="open-webui/open-webui#10507"),
     "vLLM: extra field, Python in a message": Quirk(
         has("seed"), 400, {"object": "error", "type": "BadRequestError", "param": None, "code": 400, "message":
                            "[{'type': 'extra_forbidden', 'loc': ('body', 'seed'), 'msg': 'Extra inputs are not "
@@ -112,13 +163,11 @@ QUIRKS: dict[str, Quirk] = {
     ),
     "Mistral: 422 with loc": Quirk(
         has("seed"), 422, {"object": "Error", "detail": forbidden("seed"), "message": forbidden("seed"), "code": 3001},
-        chat=True, not_sent=("seed",),
-    ),
+        chat=True, not_sent=("seed",), source="partITech/php-mistral#76"),
     "FastAPI: detail alone": Quirk(has("top_p"), 422, {"detail": forbidden("top_p")}, not_sent=("top_p",)),
     "Gemini: a list, unknown name": Quirk(
         has("seed"), 400, [{"error": {"code": 400, "status": "INVALID_ARGUMENT", "message": "Invalid JSON payload "
-                            "received. Unknown name \"seed\": Cannot find field."}}], chat=True, not_sent=("seed",),
-    ),
+                            "received. Unknown name \"seed\": Cannot find field."}}], chat=True, not_sent=("seed",), source="Vali-98/ChatterUI#227"),
     "TGI: top_p below 1": Quirk(
         lambda b: b.get("top_p") == 1, 422,
         {"error": "Input validation error: `top_p` must be > 0.0 and < 1.0", "error_type": "validation"},
@@ -135,8 +184,7 @@ QUIRKS: dict[str, Quirk] = {
         lambda b: "temperature" in b and "top_p" in b, 400,
         openai('litellm.BadRequestError: AnthropicException - {"error":{"message":"{\\"type\\":\\"error\\",\\"error\\":'
                '{\\"message\\":\\"`temperature` and `top_p` cannot both be specified for this model.\\"}}"}}'),
-        chat=True, not_sent=("top_p",),
-    ),
+        chat=True, not_sent=("top_p",), source="BerriAI/litellm#15097"),
     "LiteLLM: 500 for a bad request": Quirk(
         has("seed"), 500, openai("litellm.UnsupportedParamsError: xai does not support parameters: ['seed']"),
         chat=True, not_sent=("seed",),
@@ -148,20 +196,34 @@ QUIRKS: dict[str, Quirk] = {
         "This model's maximum context length is 512 tokens. However, you requested 2100 tokens (52 in the messages, 2048 "
         "in the completion)."}),
     "TGI: context, 422": Quirk(long, 422, {"error_type": "validation", "error": "Input validation error: `inputs` tokens "
-        "+ `max_new_tokens` must be <= 512. Given: 100 `inputs` tokens and 2048 `max_new_tokens`"}),
+        "+ `max_new_tokens` must be <= 512. Given: 100 `inputs` tokens and 2048 `max_new_tokens`"}, source="huggingface/text-generation-inference#628"),
     "Mistral: context": Quirk(ours, 400, {"object": "error", "code": 3051, "message": "Prompt contains 33000 tokens and 0 "
         "draft tokens, too large for model with 32768 maximum context length"}, fault="context overflow"),
     "llama.cpp: context": Quirk(ours, 400, {"error": {"code": 400, "type": "exceed_context_size_error", "message":
         "the request exceeds the available context size. try increasing the context size", "n_ctx": 256}},
-        fault="context overflow"),
-    "DashScope: context": Quirk(ours, 400, openai("Range of input length should be [1, 30720]"), fault="context overflow"),
+        fault="context overflow", source="ggml-org/llama.cpp#15780"),
+    "DashScope: context": Quirk(ours, 400, openai("Range of input length should be [1, 30720]"), fault="context overflow", source="QwenLM/qwen-code#98"),
     "Anthropic: context": Quirk(ours, 400, openai("prompt is too long: 210000 tokens > 200000 maximum"), chat=True,
                                 fault="context overflow"),
     "SGLang: context": Quirk(ours, 400, {"object": "error", "message": "The input (5000 tokens) is longer than the "
                              "model's context length (4096 tokens)."}, fault="context overflow"),
     "LM Studio: context": Quirk(ours, 400, {"error": "Trying to keep the first 5000 tokens when context the overflows. "
                                 "However, the model is loaded with context length of only 4096 tokens"},
-                                fault="context overflow"),
+                                fault="context overflow", source="lmstudio-ai/lmstudio-bug-tracker#546"),
+    "llama.cpp: context, 500": Quirk(ours, 500, {"error": {"code": 500, "message": "Context size has been exceeded.",
+        "type": "server_error"}}, fault="context overflow", source="ggml-org/llama.cpp#19774"),
+    "llama.cpp: context under status 200": Quirk(reply=lambda b, c: whole({"error": {"code": 400, "message": "the request "
+        "exceeds the available context size. try increasing the context size or enable context shift", "type":
+        "exceed_context_size_error", "n_prompt_tokens": 14429, "n_ctx": 8192}} if ours(b) else {"choices": c})(b, c),
+        fault="context overflow", source="oobabooga/textgen#7257"),
+    "DeepSeek: range of the limit": Quirk(lambda b: b["max_tokens"] > 1500, 400, openai("Invalid max_tokens value, the valid "
+        "range of max_tokens is [1, 1500]", None, "invalid_request_error"), chat=True, source="deepseek-ai/DeepSeek-V3#69"),
+    "Mistral: 422, detail in the message": Quirk(has("n"), 422, {"object": "error", "message": {"detail": forbidden("n")},
+        "type": "invalid_request_error", "param": None, "code": None}, chat=True, not_sent=("n",),
+        source="crewAIInc/crewAI#60"),
+    "DashScope: an error as an event": Quirk(once=True, reply=lambda b, c: (200, {"Content-Type": "text/event-stream"},
+        b'event:error\ndata:{"code":"InternalError","message":"<500> InternalError.Algo: try again","request_id":"x"}\n\n'),
+        source="musistudio/claude-code-router#1327"),
     # refused for good
     "Azure: a filter of prompts": Quirk(ours, 400, openai("The response was filtered due to the prompt triggering Azure "
         "OpenAI's content management policy.", "prompt", "content_filter"), chat=True, fault="refused: HTTP 400"),
@@ -185,7 +247,57 @@ QUIRKS: dict[str, Quirk] = {
         {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
         {"type": "text", "text": f"{FENCE}{PROGRAM}\n```"}]}}),
     "Gemini: no choices": Quirk(chat=True, choice={}, settings={"max_retries": 0}, fault="refused: NoChoices"),
+    "output_text parts": Quirk(chat=True, choice={"message": {"content": [
+        {"type": "reasoning", "text": "hm"}, {"type": "output_text", "text": f"{FENCE}{PROGRAM}\n```"}]}}),
+    "no finish reason": Quirk(choice={"finish_reason": None}),
+    "neither index nor finish reason nor usage": Quirk(reply=unlabelled),
+    "text null": Quirk(choice={"text": None, "finish_reason": "stop"}, code=""),
+    "tool calls": Quirk(chat=True, choice={"message": {"content": None, "tool_calls": [{"id": "1", "type": "function",
+        "function": {"name": "f", "arguments": "{}"}}]}, "finish_reason": "tool_calls"}, code=""),
+    "reasoning alone, then the limit": Quirk(chat=True, choice={"message": {"content": "", "reasoning_content": "Let me"},
+                                             "finish_reason": "length"}, code=""),
+    "reasoning alone": Quirk(chat=True, choice={"message": {"content": None, "reasoning": "Let me"}}, code=""),
+    "logprobs null": Quirk(choice={"logprobs": None}, settings={"logprobs": True},
+                           raises=r"policy\.logprobs: .* gives no log-probabilities"),
+    # transport
+    "DashScope: streams alone": Quirk(lambda b: not b.get("stream"), 400, openai("This model only support stream mode, please "
+        "enable the stream parameter to access the model. ", None, "invalid_parameter_error"), chat=True, reply=events, source="FoundationAgents/OpenManus#330"),
+    "vLLM behind a proxy that streams": Quirk(reply=events),
+    "a stream that breaks off": Quirk(reply=lambda b, c: events(b, c, "") if ours(b) else events(b, c),
+                                      fault="cut off (unfinished)"),
+    "gzip": Quirk(reply=packed),
+    "reset in the middle of a body": Quirk(once=True, reply=cut_short),
+    "an empty body": Quirk(once=True, reply=whole(b"")),
+    "HTML for a gateway's error": Quirk(ours, 502, PAGE.decode(), once=True),
+    "a queue that is full": Quirk(ours, 503, {"error": {"message": "The server is overloaded: queue is full"}}, once=True),
+    "TGI: overloaded, 429": Quirk(ours, 429, {"error": "Model is overloaded", "error_type": "overloaded"}, once=True),
+    "429, wait until a date": Quirk(once=True, reply=whole({"error": {"message": "Rate limit reached"}}, 429,
+                                                           Retry_After="Fri, 27 Nov 2020 08:00:00 GMT")),
+    "Gemini: 429 for a minute's quota": Quirk(ours, 429, [{"error": {"code": 429, "status": "RESOURCE_EXHAUSTED", "message":
+        "You exceeded your current quota, please check your plan and billing details. Please retry in 0.1s."}}], chat=True,
+        once=True),
+    "OpenRouter: an error under status 200": Quirk(once=True, reply=whole(
+        {"error": {"code": 502, "message": "Provider returned error"}, "user_id": "u"})),
+    "an error under status 200, of a parameter": Quirk(has("seed"), 200, openai("seed: unsupported parameter", "seed") | {
+        "object": "error"}, not_sent=("seed",)),
+    "FastChat: object error under status 200": Quirk(has("seed"), 200, {"object": "error", "code": 40001, "message":
+        "seed is not supported"}, not_sent=("seed",)),
+    "308 to another path": Quirk(path="/moved/v1"),
+    "a slash at the address's end": Quirk(path="/v1/"),
     # what cannot be used, with what to do
+    "the address without /v1": Quirk(path="", raises=r"most servers' address ends in /v1: try policy\.base_url=http\S+/v1"),
+    "a web interface": Quirk(path="/web", raises=r"answered with a web page \(502 Bad Gateway nginx\); .* ends in /v1"),
+    "301, which turns a POST into a GET": Quirk(path="/old/v1", raises=r"it redirects to http://\S+/v1/completions: set policy"),
+    "vLLM: the model, with those that it serves": Quirk(lambda b: True, 404, {"object": "error", "type": "NotFoundError",
+        "code": 404, "message": "The model `m` does not exist."}, path="/models/v1", raises="it serves coder-3b, coder-7b"),
+    "OpenRouter: no valid model": Quirk(lambda b: True, 400, openai("m is not a valid model ID"), chat=True,
+                                        raises="no such model"),
+    "LM Studio: no model loaded": Quirk(lambda b: True, 404, openai("No models loaded. Please load a model in the developer "
+        "page or use the `lms load` command.", "model", "model_not_found"), chat=True, raises="no such model"),
+    "OpenAI: the region, 403": Quirk(lambda b: True, 403, openai("Country, region, or territory not supported", None,
+        "unsupported_country_region_territory"), chat=True, raises="access was refused"),
+    "LiteLLM: the key, 401": Quirk(lambda b: True, 401, {"error": {"message": "Authentication Error, Invalid proxy server token "
+        "passed", "type": "auth_error", "param": "None", "code": "401"}}, raises="the key was refused"),
     "a chat in place of a continuation": Quirk(choice={"text": "Sure! Here is the code:\n```python\nprint(1)\n```"},
                                                settings={"model": "wraps"}, raises="set config.policy.continuation='chat'"),
     "Gemini: the key, 400": Quirk(lambda b: True, 400, [{"error": {"code": 400, "message": "API key not valid. Please "
@@ -201,12 +313,33 @@ QUIRKS: dict[str, Quirk] = {
 def serve(quirk: Quirk) -> Iterator[str]:
     """The base address of a server that behaves so, while the block runs."""
 
+    spent: list[Body] = []  # requests that ``quirk.once`` has been spent on
+
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def do_GET(self) -> None:
+            if self.path == "/models/v1/models":
+                self.send(200, {"object": "list", "data": [{"id": name} for name in ("coder-3b", "coder-7b")]})
+            else:
+                self.send(405, {"detail": "Method Not Allowed"})
+
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            if quirk.refuses(body):
+            if self.path.startswith(("/moved/", "/old/")):
+                to = "/" + self.path.split("/", 2)[2]
+                self.send(308 if self.path.startswith("/moved/") else 301, "", {"Location": to})
+                return
+            if self.path.startswith("/web/"):
+                self.send(200, PAGE.decode(), {"Content-Type": "text/html"})
+                return
+            if "/v1/" not in self.path:
+                self.send(404, {"detail": "Not Found"})
+                return
+            odd = not quirk.once or (ours(body) and not spent)
+            if odd and ours(body):
+                spent.append(body)
+            if odd and quirk.refuses(body):
                 self.send(quirk.status, quirk.error)
                 return
             changed = quirk.choice is not None and (ours(body) or "model" in quirk.settings)
@@ -222,15 +355,23 @@ def serve(quirk: Quirk) -> Iterator[str]:
                 if "messages" in body:
                     choice["message"] = {"role": "assistant", "content": f"{FENCE}{PROGRAM}\n```"}
                 choices.append(choice | (quirk.choice if changed and quirk.choice else {}))
+            if odd and quirk.reply:
+                status, headers, data = quirk.reply(body, choices)
+                self.send(status, data, headers)
+                return
             self.send(200, {"choices": choices, "usage": {"prompt_tokens": 1, "completion_tokens": 1}})
 
-        def send(self, status: int, value: Any) -> None:
-            data = (value if isinstance(value, str) else json.dumps(value)).encode()
+        def send(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:
+            data = (
+                value if isinstance(value, bytes) else (value if isinstance(value, str) else json.dumps(value)).encode()
+            )
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
+            sent = {"Content-Type": "application/json", "Content-Length": str(len(data)), **(headers or {})}
+            for name, text in sent.items():
+                self.send_header(name, text)
             self.end_headers()
             self.wfile.write(data)
+            self.close_connection = sent["Content-Length"] != str(len(data))
 
         def log_message(self, *arguments: object) -> None:
             """Quiet."""
@@ -238,7 +379,7 @@ def serve(quirk: Quirk) -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+        yield f"http://127.0.0.1:{server.server_address[1]}{quirk.path}"
     finally:
         server.shutdown()
         server.server_close()

@@ -22,9 +22,12 @@ from dreamprm_jax.cli.local_server import main as serve
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import Config, PolicyConfig, SandboxConfig, load_config
 from dreamprm_jax.policy.abilities import Abilities
+from dreamprm_jax.policy.dialect import Dialect
 from dreamprm_jax.policy.protocol import CompletionRequest
+from dreamprm_jax.policy.refusals import WHOLE_REPLY
 from dreamprm_jax.policy.server import ServerPolicy
-from dreamprm_jax.problems.livecodebench import load_problems
+from dreamprm_jax.policy.transport import Transport
+from dreamprm_jax.problems.problem_files import load_problems
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.sandbox import Judge, JudgeTask
 from dreamprm_jax.schema import Outcome, Problem, Program, StepLabel, Verdict
@@ -85,6 +88,20 @@ def test_prefixes_are_continued_and_the_cache_serves_them(server, problems):
     assert 0.5 * usage.prompt_tokens / usage.requests < usage.cached_tokens < usage.prompt_tokens
     again = ServerPolicy(settings(server, logprobs=True), abilities=Abilities()).complete(request)
     assert {one.code for one in again} & {one.code for one in completions}
+
+
+@pytest.mark.parametrize("asked", [
+    {"prompt": "def add(a, b):\n    return", "logprobs": 1},
+    {"messages": [{"role": "user", "content": "Say hi."}], "logprobs": True},
+])  # fmt: skip
+def test_a_stream_is_put_together_to_the_same_answer(server, asked):
+    transport = Transport(settings(server))
+    whole, streamed = (
+        Dialect(transport, refused).ask({**asked, "max_tokens": 12, "temperature": 0.0, "seed": 1, "n": 1})
+        for refused in ((), (WHOLE_REPLY,))
+    )
+    assert whole.choices == streamed.choices
+    assert streamed.usage.completion_tokens == whole.usage.completion_tokens == 12
 
 
 def test_a_context_without_room(server, problems):

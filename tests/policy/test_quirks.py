@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 
+import openai
 import pytest
 from quirks import QUIRKS, serve
 
@@ -43,6 +47,22 @@ def test_a_refused_value_is_not_a_refused_parameter(tmp_path):
         policy.complete(REQUEST)
         assert policy.abilities.refused == ("temperature=0.5",)
         assert "not_sent" not in policy.sampling(1.0)
+
+
+OTHER = "DREAMPRM_OTHER_OPENAI"
+
+
+@pytest.mark.slow
+def test_every_quirk_with_the_client_s_other_major_version():
+    if not (folder := os.environ.get(OTHER)):
+        pytest.skip(f"pip install --target=FOLDER 'openai>=2,<3' (or >=3), and set {OTHER}=FOLDER")
+    environment = {**os.environ, "PYTHONPATH": folder}
+    version = [sys.executable, "-c", "import openai; print(openai.__version__.split('.')[0])"]
+    theirs = subprocess.run(version, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+    assert theirs != openai.__version__.split(".")[0]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-m", "not slow", __file__]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stdout[-3000:]
 
 
 @pytest.mark.parametrize("behaviour", ["slow", "fail500_99", "nowhere"])

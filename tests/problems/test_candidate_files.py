@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
-from dreamprm_jax.problems.candidates import CandidateFile, read_candidates
-from dreamprm_jax.schema import DataError, Program
+from dreamprm_jax.problems.candidates import CandidateFile, read_candidates, write_samples
+from dreamprm_jax.schema import DataError, Problem, Program
 from dreamprm_jax.storage import write_records
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "livecodebench"
@@ -77,7 +78,7 @@ def test_empty_and_unstorable_candidates_are_named_and_kept_apart(tmp_path):
     ("value", "message"),
     [
         ([], "holds no candidate"),
-        ({"pass@1": 0.5}, "a JSON object where a list of rows belongs"),
+        ({"pass@1": 0.5}, "a list of rows belongs here (an eval_all file"),
         ([3], "row 1: a number where a JSON object belongs"),
     ],
 )
@@ -93,7 +94,9 @@ def test_malformed_files_name_file_row_and_field(tmp_path, value, message):
     ("row", "name", "reason"),
     [
         ({"code": A}, "row 2", "field problem_id: missing"),
-        ({"question_id": 3, "code": A}, "row 2", "field question_id: a number where text belongs"),
+        ({"question_id": 3.5, "code": A}, "row 2", "field question_id: a number where text belongs"),
+        ({"question_id": " ", "code": A}, "row 2", "field question_id: empty"),
+        ({"task_id": "HumanEval/1", "solution": None}, "HumanEval/1, sample 0", "field solution: a null where text"),
         ({"question_id": None, "code": A}, "row 2", "field problem_id: missing"),
         ({"question_id": "p"}, "row 2", "has none of the fields"),
         ({"question_id": "p", "code_list": None}, "row 2", "field code_list: a null where a list belongs"),
@@ -121,6 +124,77 @@ def test_a_bad_cell_keeps_the_other_samples_and_numbers_are_verdicts(tmp_path):
     found = read_candidates(write_json(tmp_path / "c.json", rows))
     assert summary(found) == [("p", 0, A, True), ("p", 2, B, False)]
     assert [(c.program.sample_index, c.file_passed) for c in found.unusable] == [(1, False)]
+
+
+def test_lines_that_do_not_parse_are_named_skips(tmp_path):
+    lines = [b"\xef\xbb\xbf" + json.dumps({"problem_id": "p", "code": A}).encode(), b"  ", b'{"problem_id": "p", "co',
+             b'{"problem_id": NaN, "code": "x"}', json.dumps({"question_id": 7, "code": B}).encode(), b'"text"',
+             b"\xff"]  # fmt: skip
+    path = tmp_path / "c.jsonl"
+    path.write_bytes(b"\r\n".join(lines))
+    found = read_candidates(path)
+    assert summary(found) == [("p", 0, A, None), ("7", 0, B, None)]
+    assert [(skip.row, skip.reason.split("(")[0].strip()) for skip in found.skips] == [
+        ("row 3", "not valid JSON"),
+        ("row 4", "field problem_id: a number where text belongs"),
+        ("row 6", "a string where a JSON object belongs"),
+        ("row 7", "not valid JSON"),
+    ]
+    with pytest.raises(DataError, match=r"c\.jsonl, row 3: not valid JSON"):
+        read_candidates(path, strict=True)
+
+
+HEAD = "import math\n\n\ndef double(n):\n"
+BODY = "    return 2 * n\n"
+DOUBLE = Problem("HumanEval/0", "", "Twice n.", "humaneval", "", "2021-07-07T00:00:00", "easy", HEAD, "double")
+
+
+@pytest.mark.parametrize(
+    ("row", "code"),
+    [
+        ({"solution": HEAD + BODY}, HEAD + BODY),
+        ({"completion": BODY}, HEAD + BODY),
+        ({"completion": f"\n{BODY}\ndef g():\n    pass\n"}, f"{HEAD}\n{BODY}\ndef g():\n    pass\n"),
+        ({"completion": HEAD + BODY, "solution": None}, HEAD + BODY),
+        ({"completion": f"```python\n{HEAD}{BODY}```"}, HEAD + BODY),
+        ({"solution": HEAD, "completion": BODY}, HEAD),
+    ],
+)  # fmt: skip
+def test_samples_of_evalplus(tmp_path, row, code):
+    path = write_jsonl(tmp_path / "samples.jsonl", [{"task_id": "HumanEval/0"} | row])
+    found = read_candidates(path).completed({"HumanEval/0": DOUBLE})
+    assert summary(found) == [("HumanEval/0", 0, code, None)]
+    assert found.usable[0].program == Program.make("HumanEval/0", code, 0, "samples", {"file": "samples.jsonl"})
+    write_samples(tmp_path / "written.jsonl", [one.program for one in found.usable])
+    assert json.loads((tmp_path / "written.jsonl").read_text()) == {"task_id": "HumanEval/0", "solution": code}
+    assert summary(read_candidates(tmp_path / "written.jsonl")) == summary(found)
+
+
+def test_a_folder_of_samples(tmp_path):
+    for name, code in (("HumanEval_0/10.py", B), ("HumanEval_0/9.py", A), ("BigCodeBench_7/0.py", C)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(code)
+    (tmp_path / "HumanEval_0" / "notes.py").write_text("x")
+    (tmp_path / "HumanEval_0" / "11.py").write_bytes(b"\xff")
+    found = read_candidates(tmp_path)
+    assert summary(found) == [("BigCodeBench/7", 0, C, None), ("HumanEval/0", 0, A, None), ("HumanEval/0", 1, B, None)]
+    assert [skip.row for skip in found.skips] == ["HumanEval/0, sample 2"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no candidate"):
+        read_candidates(tmp_path / "empty")
+
+
+def test_lists_of_programs_are_by_the_order_of_ids(tmp_path):
+    path = write_json(tmp_path / "lists.json", [[A, B], [C], [None], []])
+    problems = {name: dataclasses.replace(DOUBLE, problem_id=name) for name in ("q", "r", "p", "s")}
+    found = read_candidates(path)
+    assert found.problem_ids is None
+    found = found.completed(problems)
+    assert [(p, s, c) for p, s, c, _ in summary(found)] == [("p", 0, A), ("p", 1, B), ("q", 0, C)]
+    assert found.unusable[0].program.problem_id == "r"
+    assert found.problem_ids == {"p", "q", "r"}
+    with pytest.raises(DataError, match="4 rows for 2 problems"):
+        read_candidates(path).completed({"p": DOUBLE, "q": DOUBLE})
 
 
 def test_missing_and_unknown_files(tmp_path):

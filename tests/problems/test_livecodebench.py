@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from dreamprm_jax.problems.livecodebench import load_problems, release_files
+from dreamprm_jax.problems.livecodebench import release_files
+from dreamprm_jax.problems.problem_files import load_problems
 from dreamprm_jax.schema import DataError, TestCase
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "livecodebench"
@@ -102,7 +103,7 @@ def test_a_folder_in_the_hubs_layout_gives_the_same_rows(tmp_path):
     with pytest.raises(DataError, match=r"test4\.jsonl: no such file"):
         load_problems(str(tmp_path), "release_v4")
     write(tmp_path / "test2.jsonl", [row(0)])
-    with pytest.raises(DataError, match=r"test2\.jsonl, row 1, field question_id: 'abc0_a' is also at .*test\.jsonl"):
+    with pytest.raises(DataError, match=r"test2\.jsonl, row 1: problem 'abc0_a' is also at .*test\.jsonl"):
         load_problems(str(tmp_path), "release_v2")
     (tmp_path / "test.jsonl").write_text("{")
     with pytest.raises(DataError, match=r"test\.jsonl, row 1: not valid JSON"):
@@ -151,7 +152,7 @@ def test_unknown_releases(release):
         ({"metadata": "[]"}, "(question_id abc2_a), field metadata: a list where a JSON object belongs"),
         ({"metadata": '{"func_name": "a b"}'}, "field metadata: func_name 'a b' is not a function's name"),
         ({"public_test_cases": FUNCTIONAL}, "field metadata: the tests call a function, but no func_name is given"),
-        ({"question_id": "abc1_a"}, "field question_id: 'abc1_a' is also at"),
+        ({"question_id": "abc1_a"}, "problem 'abc1_a' is also at"),
         ({"question_title": "\ud800"}, "field question_title: holds a lone surrogate"),
     ],
 )
@@ -166,10 +167,11 @@ def test_malformed_rows_name_file_row_and_field(tmp_path, changes, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "holds no row"),
+        (b"", "holds no problem"),
         (b"\n{\n", "row 2: not valid JSON"),
         (b"[]", "row 1: a list where a JSON object belongs"),
-        (b"{}", "row 1, field question_title: missing"),
+        (b"{}", "row 1: in no known form"),
+        (b'{"question_id": "a"}', "row 1, field question_title: missing"),
         (b'{"a": "\xff"}', "row 1: not valid JSON (UnicodeDecodeError"),
     ],
 )
@@ -191,7 +193,7 @@ def test_paths_that_are_nothing():
 
 def test_a_hub_that_cannot_be_reached_is_a_clear_error():
     program = (
-        "from dreamprm_jax.problems.livecodebench import load_problems\n"
+        "from dreamprm_jax.problems.problem_files import load_problems\n"
         "try: load_problems('livecodebench/code_generation_lite', 'release_v6')\n"
         "except Exception as error: print(type(error).__name__, error)\n"
     )

@@ -1,90 +1,19 @@
-"""HumanEval and LeetCode from installed packages: forms that are read, what is left out, the packages themselves."""
+"""LeetCode from its installed package: forms that are read, what is left out, the package itself."""
 
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import json
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
 from dreamprm_jax.config import Config, PolicyConfig, ProblemsConfig
 from dreamprm_jax.problems import source
-from dreamprm_jax.problems.humaneval import read_humaneval
 from dreamprm_jax.problems.installed import installed_file
 from dreamprm_jax.problems.leetcode import read_leetcode
 from dreamprm_jax.sandbox import Judge, JudgeTask
 from dreamprm_jax.schema import DataError, TestCase, Verdict
-
-PROMPT = '''from typing import List
-
-
-def helper(x):
-    """Not this."""
-    return x
-
-
-def double(values: List[int], by: int = 2) -> List[int]:
-    """ Multiplies every value.
-    >>> double([1, 2])
-    [2, 4]
-    """
-'''
-PLAIN = "def check(candidate):\n    assert candidate([1, 2]) == [2, 4]\n"
-CHECKS = {
-    "": PLAIN,
-    "the check has more than assertions: For": PLAIN
-    + "    for i in range(3):\n        assert candidate([i]) == [2 * i]\n",
-    "an assertion compares by Lt, not by ==": PLAIN + "    assert abs(candidate([1])[0] - 2) < 1e-6\n",
-    "an assertion is about truth, not about a value": PLAIN + "    assert not candidate([])\n",
-    "an assertion is not about the candidate's value itself": PLAIN + "    assert tuple(candidate([1])) == (2,)\n",
-    "an argument or an expected value is not a literal": PLAIN + "    assert candidate(list(range(3))) == [0, 2, 4]\n",
-    "an argument or an expected value changes when written as JSON": PLAIN + "    assert candidate({1: 2}) == []\n",
-    "an argument or an expected value is no JSON value": PLAIN + "    assert candidate({1, 2}) == []\n",
-    "a tuple inside the expected value, which no JSON value equals": PLAIN + "    assert candidate([1]) == [(2,)]\n",
-    "the candidate is called with keywords": PLAIN + "    assert candidate([1], by=3) == [3]\n",
-    "the check asserts nothing": "def check(candidate):\n    assert True\n",
-    "there is no check function": "def verify(candidate):\n    pass\n",
-}
-
-
-def humaneval_file(folder: Path, checks: list[str]) -> Path:
-    rows = [
-        {
-            "task_id": f"HumanEval/{index}", "prompt": PROMPT, "entry_point": "double", "test": check,
-            "canonical_solution": "    return [helper(value) * by for value in values]\n",
-        }
-        for index, check in enumerate(checks)
-    ]  # fmt: skip
-    path = folder / "HumanEval.jsonl.gz"
-    path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
-    return path
-
-
-def test_checks_are_read_or_left_out_by_reason(tmp_path):
-    found = read_humaneval(humaneval_file(tmp_path, list(CHECKS.values())))
-    assert [problem.problem_id for problem in found.problems] == ["HumanEval/0"]
-    assert [skip.reason for skip in found.skips] == [reason for reason in CHECKS if reason]
-
-
-def test_a_humaneval_problem(tmp_path):
-    check = (
-        'def check(candidate):\n    import math\n    print\n    assert True, "easy"\n'
-        '    assert candidate((1, 2), 3 * 1) == (3, 6), "tuples"\n    assert candidate([2**3], -1) == [-8]\n'
-        "    assert candidate([]) is None\n"
-    )
-    found = read_humaneval(humaneval_file(tmp_path, [check]))
-    (problem,) = found.problems
-    assert problem.tests == (
-        TestCase("[1, 2]\n3", "[3, 6]", "functional"),
-        TestCase("[8]\n-1", "[-8]", "functional"),
-        TestCase("[]", "null", "functional"),
-    )
-    assert problem.statement == "Multiplies every value.\n>>> double([1, 2])\n[2, 4]\n"
-    assert problem.starter_code == PROMPT.split('    """ Mult')[0]
-    assert compile(found.references["HumanEval/0"], "reference", "exec")
 
 
 def leetcode_row(**changes: object) -> dict[str, object]:
@@ -163,20 +92,6 @@ def test_broken_files_are_named(tmp_path):
         installed_file("no-such-package", "1", "x")
     with pytest.raises(DataError, match=r"no/such: not in version .* of package numpy; run: pip install"):
         installed_file("numpy", "1", "no/such")
-
-
-def test_the_installed_humaneval():
-    try:
-        found = read_humaneval()
-    except DataError as error:
-        pytest.skip(str(error))
-    assert (len(found.problems), len(found.skips)) == (147, 17)
-    with Judge(workers=2) as judge:
-        results = judge.evaluate(
-            JudgeTask(problem.problem_id, found.references[problem.problem_id], problem.tests, problem.func_name)
-            for problem in found.problems
-        )
-        assert [result.key for result in results if result.verdict is not Verdict.AC] == []
 
 
 def test_the_installed_leetcode(monkeypatch, tmp_path):

@@ -111,7 +111,7 @@ STRING = pickle.dumps(json.dumps(ROWS))
         (json.dumps([1]), "test 0: a number where an object"),
         (json.dumps([ROWS[0], {"input": "", "testtype": "stdin"}]), "test 1, field output: missing"),
         (json.dumps([{**ROWS[0], "output": 3}]), "field output: a number where text belongs"),
-        (json.dumps([{**ROWS[0], "testtype": "x"}]), "neither 'stdin' nor 'functional'"),
+        (json.dumps([{**ROWS[0], "testtype": "x"}]), "none of 'stdin', 'functional', 'code'"),
         (json.dumps([{**ROWS[0], "input": "\ud800"}]), "lone surrogate"),
     ],
 )

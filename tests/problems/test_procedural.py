@@ -13,6 +13,7 @@ from dreamprm_jax.problems.procedural.compose import (
     PUBLIC_TESTS,
     Composition,
     compose,
+    held_out_stages,
     phrase,
     run_form,
 )
@@ -172,3 +173,29 @@ def test_qualities(benchmark):
     assert 0.1 < sum(slipped) / len(slipped) < 0.3
     by_difficulty = [sum(rates[i] for i in range(150) if i % 50 % 3 == level) for level in range(3)]
     assert by_difficulty[0] > by_difficulty[1] > by_difficulty[2]
+
+
+def test_test_problems_may_hold_out_mistakes_or_primitives():
+    counts = {"train": 60, "meta": 12, "test": 60}
+
+    def seen(held_out):
+        forms, names = {"train": set(), "test": set()}, {"train": set(), "test": set()}
+        for window, _, one in compose(0, counts, 5, held_out):
+            half = "test" if window == "test" else "train"
+            names[half] |= set(one.names)
+            for place, name in enumerate(one.names):
+                chances = form_probabilities(one, place, 1.0)
+                assert sum(chances) == pytest.approx(1.0)
+                forms[half] |= {(name, form) for form, chance in enumerate(chances) if form and chance > 0}
+            if held_out == "primitives" and window == "test":
+                assert held_out_stages() & set(one.names)
+            assert Composition.from_json(one.to_json()) == one
+        return forms, names
+
+    forms, _ = seen("mistakes")
+    assert not forms["train"] & forms["test"]
+    assert min(len(forms["train"]), len(forms["test"])) > 20
+    _, names = seen("primitives")
+    assert not held_out_stages() & names["train"]
+    plain, _ = seen("compositions")
+    assert len(plain["train"] & plain["test"]) > 40

@@ -1,13 +1,17 @@
 """Arms by their text, and the tables over seeds."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
 
 from dreamprm_jax.config import defaults, freeze
 from dreamprm_jax.schema import DataError
+from dreamprm_jax.training.feed import Batch
 from research.study.arms import parse_arm
+from research.study.fit import aggregate_logits
 from research.study.plots import differences
+from research.study.regimes import REGIMES, regime
 from research.study.settings import freeze_study, study_defaults
 from research.study.tables import markdown, paired
 
@@ -18,6 +22,8 @@ def test_an_arm_is_read_and_named_by_what_differs():
     assert arm.name == "label_table:rate=0.3,unroll=2,phase=retrain"  # held_out is the default
     assert parse_arm(arm.name) == arm
     assert not parse_arm("raw:outcomes=0").outcomes
+    assert parse_arm("release_weight_table:frozen=1").frozen
+    assert parse_arm("label_table:two_stages=1,outer=sum").name == "label_table:outer=sum,two_stages=1"
 
 
 @pytest.mark.parametrize(
@@ -33,6 +39,11 @@ def test_an_arm_is_read_and_named_by_what_differs():
         ("weight_table:phase=retrain", "there is nothing to retrain on"),
         ("raw:unroll=2", "unroll has no effect on raw"),
         ("label_table:clean=1", "clean has no effect on label_table"),
+        ("raw:frozen=1", "frozen has no effect on raw"),
+        ("raw:outer=mean", "outer has no effect on raw"),
+        ("release_weight_table:rate=0.1", "rate has no effect on release_weight_table"),
+        ("label_table:meta=clean_steps,outer=mean", "outer=mean has no effect with meta=clean_steps"),
+        ("nait:clean=1", "clean has no effect on nait"),
         ("undetected_fault_online:clean=1", "clean has no effect on undetected_fault_online"),
     ],
 )
@@ -52,6 +63,17 @@ def test_settings_are_checked():
         config[field] = value
         with pytest.raises(DataError, match=message):
             freeze_study(config)
+
+
+def test_a_regime_s_name_says_rollouts_and_repair():
+    found = regime("weak_tests_k1_repair5")
+    assert (found.rollouts, found.repair, found.judge_tests) == (1, 0.05, 1)
+    assert regime("k16_repair20").rollouts == 16
+    assert regime("k4").repair == 0.0
+    assert regime("k4") is REGIMES["k4"]
+    for wrong in ("k4_repair", "k4_repair101", "k4_k0", "magic_k4"):
+        with pytest.raises(DataError, match=f"no regime '{wrong}'"):
+            regime(wrong)
 
 
 BEST = ("best_of_n_last", "best_of_n_mean", "best_of_n_sum_log_odds")
@@ -89,3 +111,12 @@ def test_old_names_of_labelings_are_read_with_a_warning():
     with pytest.warns(FutureWarning, match=r"config.train.labels.method: 'hidden_fault_online' is now called"):
         train = freeze(config).train
     assert (train.arms, train.labels.method) == (("raw", "undetected_fault"), "undetected_fault_online")
+
+
+def test_the_outer_loss_reads_the_mean_or_sum_of_each_program_s_logits():
+    logits = jnp.array([[1.0, 2.0, 6.0, -1.0, 5.0, 9.0]])
+    last = jnp.array([[False, False, True, False, True, False]])
+    batch = Batch(*[None] * len(Batch._fields))._replace(outcome_mask=last)
+    mean, total = (np.asarray(aggregate_logits(logits, batch, outer))[0, [2, 4]] for outer in ("mean", "sum"))
+    np.testing.assert_allclose(mean, [3.0, 2.0])
+    np.testing.assert_allclose(total, [9.0, 4.0])

@@ -79,6 +79,18 @@ def test_weak_primitives_are_written_wrong_and_lower_the_chances(world):
     assert sum(chance.sum() for chance in lower) < 0.8 * sum(one.value.sum() for one in programs)
 
 
+def test_repair_passes_where_nothing_could(world):
+    programs = world.programs["train"]
+    for plain, repaired, one in zip(
+        rollout_chances(world, Regime("k"), "train", programs),
+        rollout_chances(world, Regime("k", repair=0.2), "train", programs),
+        programs,
+        strict=True,
+    ):
+        np.testing.assert_array_equal(repaired[one.recoverable], plain[one.recoverable])
+        np.testing.assert_allclose(repaired[~one.recoverable], 0.2)
+
+
 def test_labels_are_counts_of_every_step_and_the_outcome(world):
     programs = world.programs["train"]
     labels = draw_labels(world, Regime("many", rollouts=400), "train", programs)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
-from dreamprm_jax.problems.livecodebench import load_problems
+from dreamprm_jax.problems.problem_files import load_problems
 from dreamprm_jax.sandbox import Judge, JudgeResult, JudgeTask, Limits
 from dreamprm_jax.schema import Problem, TestCase, Verdict
 

@@ -328,7 +328,8 @@ def test_every_form_can_be_named_at_the_command_line():
 def test_requests_to_a_chat_model(tmp_path):
     import base64
 
-    from dreamprm_jax.scoring.protocol import parse_pooling, parse_steps, pooling_response, steps_response
+    from dreamprm_jax.scoring.protocol import parse_steps, steps_response
+    from dreamprm_jax.scoring.vllm_protocol import parse, response
 
     make_model(tmp_path, "llama", "SequenceClassification", num_labels=1)
     tokenizer = make_tokenizer(tmp_path)
@@ -337,15 +338,15 @@ def test_requests_to_a_chat_model(tmp_path):
     chat = [{"role": "system", "content": "Judge."}, {"role": "user", "content": "Add."}]
     answer = {"role": "assistant", "content": CODES[0].rstrip()}
     parts = [{"role": m["role"], "content": [{"type": "text", "text": m["content"]}]} for m in (*chat, answer)]
-    request = parse_pooling({"messages": parts, "encoding_format": "base64", "embed_dtype": "float16"}, prm)
+    request = parse("pooling", {"messages": parts, "encoding_format": "base64", "embed_dtype": "float16"}, prm)
     text = tokenizer.apply_chat_template([*chat, answer], tokenize=False)
     assert request.readings[0].tokens.tolist() == tokenizer(text, add_special_tokens=False).input_ids
-    [entry] = pooling_response(request, scorer.logits(request.readings), prm)["data"]
+    [entry] = response(request, scorer.logits(request.readings), prm)["data"]
     assert len(np.frombuffer(base64.b64decode(entry["data"]), "<f2")) == 1
     with pytest.raises(DataError, match=r"messages\[0\]: must have a role and a content of text"):
-        parse_pooling({"messages": [{"role": "user", "content": [{"type": "image_url"}]}, answer]}, prm)
+        parse("pooling", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}, answer]}, prm)
     with pytest.raises(DataError, match=r"embed_dtype: 'fp8'"):
-        parse_pooling({"messages": [*chat, answer], "embed_dtype": "fp8"}, prm)
+        parse("pooling", {"messages": [*chat, answer], "embed_dtype": "fp8"}, prm)
 
     body = {"problem": {"title": "t", "statement": "s", "platform": "p"}, "codes": CODES}
     steps = parse_steps(body, prm)

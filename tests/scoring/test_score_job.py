@@ -20,8 +20,9 @@ import pytest
 
 from dreamprm_jax.cli import main as cli
 from dreamprm_jax.cli.score import add_arguments, parse_shard
+from dreamprm_jax.problems.json_rows import json_array
 from dreamprm_jax.schema import DataError, Problem, Program, Score, arrow_schema, program_hash
-from dreamprm_jax.scoring.inputs import json_array, read_items, read_problems
+from dreamprm_jax.scoring.inputs import read_items, read_problems
 from dreamprm_jax.scoring.job import JobOptions, ScoreJob, Shard
 from dreamprm_jax.scoring.protocol import parse_steps
 from dreamprm_jax.scoring.scorer import Scorer, score_row
@@ -122,7 +123,7 @@ HOSTILE = [
     ({"problem_id": "P", "code": "x = 1\n" * 33_333}, "longer than the model's context of 1024 tokens"),
     ({"problem_id": "P", "code": "a" * 200_000}, "longer than the model's context of 1024 tokens"),
     ({"problem_id": "P", "code": "b" * 200_001}, "200001 characters, more than 200000"),
-    ({"problem_id": "P\0", "code": "x = 1"}, "holds a lone surrogate or a NUL character"),
+    ({"problem_id": "P\0", "code": "x = 1"}, "field problem_id: holds a NUL character"),
 ]
 
 
@@ -193,7 +194,7 @@ def test_another_jobs_files_are_left_alone(job, tmp_path, candidates_file):
 
 
 def test_json_lists_are_read_element_by_element(tmp_path, monkeypatch):
-    monkeypatch.setattr("dreamprm_jax.scoring.inputs.READ_BYTES", 7)
+    monkeypatch.setattr("dreamprm_jax.problems.json_rows.READ_BYTES", 7)
     values = [{"a": [1, 2.5, "x,]["]}, 12345678, "é" * 40, None, [], {"b": {"c": "]"}}]
     path = tmp_path / "list.json"
     for text in (json.dumps(values), json.dumps(values, indent=3), "\n " + json.dumps(values, ensure_ascii=False)):

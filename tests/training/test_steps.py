@@ -104,6 +104,23 @@ def test_hypergradient_over_micro_batches_is_that_of_the_batch(micro, warm, data
     assert 0 < int(whole.label_move.touched.sum()) < len(data.raw)
 
 
+@pytest.mark.parametrize("method", ["first_order", "sama"])
+def test_approximate_methods_point_where_the_exact_one_does(micro, warm, data, settings, method):
+    """The inner step is the same, and the hypergradients differ by a small angle."""
+    loss, mesh, optimizer = make_inner_loss(micro, LABELS, 0.7), make_mesh(MeshConfig()), make_optimizer(settings)
+    inputs = StepInputs(step_batch(data.inner, [2], 1, mesh), step_batch(data.outer, [6], 1, mesh), True)
+
+    def run(method):
+        config = dataclasses.replace(settings, meta=dataclasses.replace(settings.meta, method=method, unroll=1))
+        return jax.jit(make_bilevel_step(micro, loss, LABELS, optimizer, config, data.raw))(warm, inputs)
+
+    exact, found = run("mixed"), run(method)
+    chex.assert_trees_all_close(found.state.params, exact.state.params, atol=2e-6)
+    left, right = (np.asarray(result.label_move.direction) for result in (found, exact))
+    cosine = left @ right / np.linalg.norm(left) / np.linalg.norm(right)
+    assert {"first_order": 0.8, "sama": 0.999}[method] < cosine < 1.0 - 1e-8
+
+
 def test_bfloat16_compute_stays_close_to_float32(micro, warm, data, settings):
     """Parameters, moments and losses stay float32; the gradient is that of float32 up to bfloat16's rounding."""
     mesh, optimizer = make_mesh(MeshConfig()), make_optimizer(settings)

@@ -59,6 +59,7 @@ def label_plot(
 
 
 TRAINING_QUANTITIES = {
+    "inner_loss": "inner loss",
     "label_drift": "mean |label - raw label|",
     "label_error": "mean |label - true value|",
     "hypergradient_sign_agreement": "hypergradient signs that are right",

@@ -1,9 +1,8 @@
-"""The page of the report: tiles, tables, figures and the heat map in one self-contained HTML text."""
+"""The page of the report: conclusions, tables, figures and the programs in one self-contained HTML text."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,17 +10,48 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from dreamprm_jax import __version__
 from dreamprm_jax.config import Config, to_dict
 from dreamprm_jax.evaluation.judged_candidates import Candidates
 from dreamprm_jax.evaluation.printing import left_out, result_tables
 from dreamprm_jax.evaluation.ranking import methods
-from dreamprm_jax.evaluation.report.heatmap import heat_problems, json_for_script, viewer_data, visible
-from dreamprm_jax.schema import StepTruth
+from dreamprm_jax.evaluation.report.conclusions import conclusions
+from dreamprm_jax.evaluation.report.viewer import json_for_script, problem_titles, viewer_data, visible
+from dreamprm_jax.runs.progress import duration
+from dreamprm_jax.runs.status import run_status
+from dreamprm_jax.schema import Outcome, StepTruth
+from dreamprm_jax.storage import read_json
 from dreamprm_jax.tables import Table, flatten, number, percent, signed
 
 HERE = Path(__file__).parent
-PACKAGES = ("jax", "flax", "optax", "numpy", "pyarrow", "tokenizers", "matplotlib")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFacts:
+    """What a run's folder says of how it was made."""
+
+    costs: Table | None  # time and counts of each finished stage
+    versions: list[tuple[str, str]]  # commit, command, packages
+
+
+def run_facts(root: Path) -> RunFacts:
+    """Reads the stages' markers and the recorded versions."""
+    recorded = read_json(root / "versions.json") if (root / "versions.json").exists() else {}
+    versions = [(name, str(value)) for name, value in recorded.items()]
+    if not (root / "config.json").exists():
+        return RunFacts(None, versions)
+    done = [stage for stage in run_status(root) if stage.seconds is not None]
+    rows = [
+        [
+            stage.name,
+            duration(stage.seconds or 0.0),
+            ", ".join(f"{v:,} {k}" for k, v in (stage.counts | stage.spent).items()),
+        ]
+        for stage in done
+    ]
+    total = duration(sum(stage.seconds or 0.0 for stage in done))
+    title = f"Time of the stages: {total} in all"
+    note = "Of the last run of each stage: one that was stopped took longer in all."
+    return RunFacts(Table("time", title, ["stage", "time", "what it wrote"], rows, note) if done else None, versions)
 
 
 def render(
@@ -30,6 +60,8 @@ def render(
     candidates: Sequence[Candidates],
     truth: Sequence[StepTruth] | None,
     figures: Mapping[str, Markup],
+    outcomes: Mapping[str, Outcome],
+    facts: RunFacts,
 ) -> tuple[str, dict[str, int]]:
     """The page, and counts of what is on it.
 
@@ -39,11 +71,12 @@ def render(
       candidates: of the test window.
       truth: of the test window's steps, if it is known.
       figures: name -> SVG.
+      outcomes: verdicts by program hash.
+      facts: of the run's folder.
     """
-    arms, aggregator, granularity = config.train.arms, results["aggregator"], config.label.granularity
-    heat = heat_problems(candidates, arms, aggregator, truth, granularity=granularity)
+    arms, aggregator = config.train.arms, results["aggregator"]
     labels = [row["label"] for row in results["selection"]["programs"] if row["method"] in arms]
-    viewer = viewer_data(candidates, arms, aggregator, truth, granularity)
+    viewer = viewer_data(candidates, arms, aggregator, truth, outcomes, config.label.granularity)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -52,28 +85,29 @@ def render(
         lstrip_blocks=True,
     )
     tables = {table.key: table for table in result_tables(results)}
-    problems = _problem_table(candidates, arms, aggregator, {one.problem_id for one in heat})
+    problems = _problem_table(candidates, arms, aggregator)
     page = environment.get_template("template.html").render(
         results=results,
+        conclusions=conclusions(results),
         tiles=_tiles(results),
         tables=tables,
         figures=figures,
-        heat=heat,
         arms=labels,
         viewer=Markup(json_for_script({"arms": labels, "problems": viewer["problems"]})),
         viewer_left_out=viewer["left_out"],
         problems=problems,
         left_out=left_out(results),
         settings=sorted((name, str(value)) for name, value in flatten(_plain(to_dict(config))).items()),
-        versions=_versions(),
+        costs=facts.costs,
+        versions=facts.versions,
         style=Markup((HERE / "style.css").read_text(encoding="utf-8")),
         script=Markup((HERE / "script.js").read_text(encoding="utf-8")),
     )
     return page, {
-        "tables": len(tables) + 1,
+        "tables": len(tables) + 1 + (facts.costs is not None),
         "plots": len(figures),
         "problems": len(problems.rows),
-        "heat_map_programs": sum(len(one.programs) for one in heat),
+        "programs": sum(len(one["programs"]) for one in viewer["problems"]),
     }
 
 
@@ -103,37 +137,26 @@ def _tiles(results: dict[str, Any]) -> list[tuple[str, str, str]]:
     return tiles
 
 
-def _problem_table(candidates: Sequence[Candidates], arms: Sequence[str], aggregator: str, shown: set[str]) -> Table:
+def _problem_table(candidates: Sequence[Candidates], arms: Sequence[str], aggregator: str) -> Table:
     """One row a problem: how many candidates pass, and whether each arm's pick does."""
     chosen = methods(candidates, arms, aggregator)[1:-1]
     most = max(len(one.passed) for one in candidates)
     accuracies = [method.accuracies(candidates, most) for method in chosen]
+    titles = problem_titles([one.problem for one in candidates])
     rows = [
         [
-            one.problem.problem_id,
-            visible(one.problem.title, 80),
+            visible(one.problem.problem_id, 200),
+            titles[index],
             one.problem.difficulty,
             f"{int(one.passed.sum())}/{len(one.passed)}",
             *(number(float(values[index]), 2) for values in accuracies),
-            "below" if one.problem.problem_id in shown else "",
         ]
         for index, one in enumerate(candidates)
     ]
     return Table(
         "problems",
-        "Problems",
-        ["problem", "title", "difficulty", "passing", *(method.label for method in chosen), "code"],
+        "All problems",
+        ["problem", "title", "difficulty", "passing", *(method.label for method in chosen)],
         rows,
         "1.00: the pick passes; fractions where tied candidates differ. candidates.csv has every candidate.",
     )
-
-
-def _versions() -> list[tuple[str, str]]:
-    """Versions of this package, Python and the main dependencies, from metadata: nothing is imported."""
-    versions = [("dreamprm_jax", __version__), ("python", platform.python_version())]
-    for name in PACKAGES:
-        try:
-            versions.append((name, importlib.metadata.version(name)))
-        except importlib.metadata.PackageNotFoundError:
-            versions.append((name, "not installed"))
-    return versions

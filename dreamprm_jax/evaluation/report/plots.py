@@ -98,7 +98,7 @@ def best_of_n_curve(results: Mapping[str, Any]) -> Figure:
             axes.plot(
                 ks, values, dashes, color=colour, marker=marker, markersize=5, label=labels[method], linewidth=1.7
             )
-            if method in results["arms"]:
+            if method in results["arms"] and points[0]["low"] is not None:
                 low, high = ([100 * point[end] for point in points] for end in ("low", "high"))
                 axes.fill_between(ks, low, high, color=colour, alpha=0.13, linewidth=0)
         axes.set_xscale("log", base=2)

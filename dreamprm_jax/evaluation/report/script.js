@@ -29,27 +29,20 @@ for (const search of document.querySelectorAll("input.search")) {
     for (const row of rows) row.hidden = !words.every((word) => row.textContent.toLowerCase().includes(word));
   });
 }
-// Choose the reward model that colours the code.
-const arm = document.getElementById("arm");
-const paint = () => { for (const heat of document.querySelectorAll(".heat")) heat.dataset.arm = arm.value; };
-arm.addEventListener("change", paint);
-// Show every program of one problem. The data is untrusted text: it only ever becomes text nodes.
+// The programs of one problem. The data is untrusted text: it only ever becomes text nodes.
 const data = JSON.parse(document.getElementById("viewer-data").textContent);
-const viewer = document.getElementById("viewer");
-const chooser = document.getElementById("problem");
+const [viewer, chooser, arm] = ["viewer", "problem", "arm"].map((id) => document.getElementById(id));
 const element = (name, className, text) => {
   const made = document.createElement(name);
   if (className) made.className = className;
   if (text !== undefined) made.textContent = text;
   return made;
 };
-const colour = (score) => {
-  if (score === null) return "transparent";
-  const rgb = score < 0.5 ? "209,87,27" : "43,131,186";
-  return `rgba(${rgb},${(0.42 * Math.abs(2 * score - 1)).toFixed(2)})`;
-};
-const coloured = (made, scores) => {
-  scores.forEach((score, index) => made.style.setProperty(`--c${index}`, colour(score)));
+const shown = (score) => (score === null || score === undefined ? "-" : score.toFixed(2));
+const colored = (made, score) => {
+  if (score !== null && score !== undefined) {
+    made.style.background = `rgba(${score < 0.5 ? "209,87,27" : "43,131,186"},${(0.42 * Math.abs(2 * score - 1)).toFixed(2)})`;
+  }
   return made;
 };
 const definition = (className, name, value) => {
@@ -57,56 +50,78 @@ const definition = (className, name, value) => {
   row.append(element("dt", "", name), element("dd", "", value));
   return row;
 };
-const stepOf = ([code, scores, value, wrong]) => {
-  const step = coloured(element("div", "step"), scores);
+const stepOf = ([code, name, scores, value, wrong], passed) => {
+  const step = element("div", "step");
   const list = element("dl");
-  scores.forEach((score, index) => list.append(definition(`a${index}`, data.arms[index], score === null ? "-" : score.toFixed(2))));
+  if (name) list.append(definition("name", name, ""));
+  scores.forEach((score, index) => list.append(definition(index === Number(arm.value) ? "by" : "", data.arms[index], shown(score))));
   if (value !== null) list.append(definition("truth", "true value", value.toFixed(2)));
-  if (wrong) list.append(definition("wrong", wrong === 2 ? "first wrong step" : "wrong step", ""));
-  step.append(element("pre", "", code), list);
+  if (wrong) list.append(definition("wrong", passed ? "wrong, but no test fails" : wrong === 2 ? "first wrong step" : "wrong step", ""));
+  step.append(colored(element("pre", "", code), scores[arm.value]), list);
   return step;
 };
 const programOf = (program, open) => {
   const details = element("details");
   const summary = element("summary");
   const strip = element("span", "strip");
-  for (const step of program.steps) strip.append(coloured(element("i"), step[1]));
-  summary.append(element("span", `verdict ${program.passed ? "pass" : "fail"}`, program.passed ? "passes" : "fails"), ` sample ${program.sample} `, element("code", "", program.hash), " ", strip);
-  for (const name of program.picked) summary.append(element("span", "pick", `picked by ${name}`));
+  for (const step of program.steps) strip.append(colored(element("i"), step[2][arm.value]));
+  summary.append(
+    element("span", `verdict ${program.passed ? "pass" : "fail"}`, program.verdict),
+    element("strong", "", ` ${shown(program.numbers[arm.value])} `), `sample ${program.sample} `, strip);
+  for (const index of program.picked) summary.append(element("span", "pick", `picked by ${data.arms[index]}`));
   const body = element("div", "program");
-  body.append(...program.steps.map(stepOf));
+  const fill = () => { if (details.open && !body.firstChild) body.append(...program.steps.map((step) => stepOf(step, program.passed))); };
   details.append(summary, body);
+  details.addEventListener("toggle", fill);
   details.open = open;
+  fill();
   return details;
 };
 const show = () => {
-  const problem = data.problems[chooser.value];
+  const place = Number(chooser.value);
+  const problem = data.problems[place];
   viewer.replaceChildren();
   if (!problem) return;
   const title = element("h3", "", `${problem.title} `);
   title.append(element("small", "", `${problem.id}, ${problem.difficulty}`));
   const statement = element("details");
   statement.append(element("summary", "", "Statement"), element("pre", "statement", problem.statement));
-  const first = problem.programs.findIndex((program) => program.picked.length);
-  viewer.append(title, statement, ...problem.programs.map((program, index) => programOf(program, index === first)));
+  const number = (program) => program.numbers[arm.value] ?? -1;
+  const picked = (program) => program.picked.includes(Number(arm.value));
+  const sorted = [...problem.programs].sort((a, b) => number(b) - number(a) || picked(b) - picked(a));
+  viewer.append(title, statement, ...sorted.map((program, index) => programOf(program, index === 0)));
+  document.getElementById("previous").disabled = place === 0;
+  document.getElementById("next").disabled = place === data.problems.length - 1;
 };
 data.problems.forEach((problem, index) => {
   const option = element("option", "", `${problem.id}: ${problem.title}`);
   option.value = index;
   chooser.append(option);
 });
-chooser.addEventListener("change", show);
-// A row of the table of problems opens its programs.
+// The address names the problem: #problem=ID. Links, the chooser and the arrows go by it.
 const places = new Map(data.problems.map((problem, index) => [problem.id, index]));
+const address = (place) => `#problem=${encodeURIComponent(data.problems[place].id)}`;
+const follow = () => {
+  const named = location.hash.match(/^#problem=(.*)$/);
+  const place = named ? places.get(decodeURIComponent(named[1])) : undefined;
+  if (place === undefined) return;
+  chooser.value = place;
+  show();
+  document.getElementById("code").scrollIntoView();
+};
+const go = (place) => { if (data.problems[place]) location.hash = address(place); };
+chooser.addEventListener("change", () => go(Number(chooser.value)));
+document.getElementById("previous").addEventListener("click", () => go(Number(chooser.value) - 1));
+document.getElementById("next").addEventListener("click", () => go(Number(chooser.value) + 1));
+arm.addEventListener("change", show);
+window.addEventListener("hashchange", follow);
 for (const row of document.querySelectorAll("#problems tbody tr")) {
-  const place = places.get(row.cells[0].textContent);
+  const cell = row.cells[0];
+  const place = places.get(cell.textContent);
   if (place === undefined) continue;
-  row.classList.add("opens");
-  row.addEventListener("click", () => {
-    chooser.value = place;
-    show();
-    document.getElementById("any").scrollIntoView();
-  });
+  const link = element("a", "", cell.textContent);
+  link.href = address(place);
+  cell.replaceChildren(link);
 }
-paint();
 show();
+follow();

@@ -1,4 +1,4 @@
-"""Fixed corrections of Monte-Carlo step labels, without a model: smoothing, Beta shrinkage, change-point EM.
+"""Fixed corrections of Monte-Carlo step labels, without a model: smoothing, shrinkage, change-point EM, two rules.
 
 Each is a function on arrays; ``labelings`` applies one, by name, to the label stage's rows.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int
 
-from dreamprm_jax.labeling.correction.change_point import change_point_em
+from dreamprm_jax.labeling.correction.change_point import FAILED, PASSED, change_point_em
 from dreamprm_jax.schema import DataError
 
 SMOOTHING = 0.1  # of the released DreamPRM-Code
@@ -63,3 +63,67 @@ def em(
 ) -> Float[np.ndarray, " n"]:
     """P(recoverable) of each step by the change-point EM; see ``change_point.change_point_em`` for the arguments."""
     return change_point_em(passes, rollouts, program, outcome, group).recoverable
+
+
+def closure(
+    passes: Int[np.ndarray, " n"],
+    rollouts: Int[np.ndarray, " n"],
+    program: Int[np.ndarray, " n"],
+    outcome: Int[np.ndarray, " programs"],
+) -> Float[np.ndarray, " n"]:
+    """1 where the program passed, or a rollout of this step or of a later one did; else 0.
+
+    Args:
+      passes, rollouts, program, outcome: As ``fault_model.fault_em`` takes them; the last row of a program is the
+        program itself, whose counts are not read.
+
+    Returns:
+      0 or 1; nan where nothing says anything: no rollout from here on, and an unknown outcome.
+    """
+    own = np.asarray(outcome)[program]
+    passed, known = own == PASSED, (own == PASSED) | (own == FAILED)
+    for row in range(len(program) - 2, -1, -1):
+        if program[row] == program[row + 1]:
+            passed[row] |= bool(passes[row]) or passed[row + 1]
+            known[row] |= bool(rollouts[row]) or known[row + 1]
+    return np.where(known, passed, np.nan)
+
+
+SCAN_TOLERANCE = 2  # steps before the first failing one whose labels stay soft
+
+
+def scan(
+    passes: Int[np.ndarray, " n"],
+    rollouts: Int[np.ndarray, " n"],
+    program: Int[np.ndarray, " n"],
+    outcome: Int[np.ndarray, " programs"],
+) -> Float[np.ndarray, " n"]:
+    """The noise-tolerant labels of SCAN (arXiv 2509.16548), from counts instead of extra samples of the completer.
+
+    A passed program is right at every step. Of another the first step without a passing rollout is the predicted
+    error: 0 from there on, 1 before it, but for the SCAN_TOLERANCE steps next to it, whose label is the pass rate over
+    the completer's confidence in the problem, at most 1. That confidence is here the pass rate of the program's first
+    step, or the pooled one where no rollout of it passed.
+
+    Args:
+      passes, rollouts, program, outcome: As for ``closure``.
+
+    Returns:
+      [0, 1]; nan at steps before the predicted error that have no rollouts.
+    """
+    passes, rollouts, program = np.asarray(passes), np.asarray(rollouts), np.asarray(program)
+    labels = np.full(len(program), np.nan)
+    pooled = passes.sum() / max(rollouts.sum(), 1)
+    for one in np.unique(program):
+        rows = np.flatnonzero(program == one)
+        if outcome[one] == PASSED:
+            labels[rows] = 1.0
+            continue
+        failing = np.flatnonzero((rollouts[rows] > 0) & (passes[rows] == 0))
+        error = int(failing[0]) if len(failing) else len(rows) - 1
+        first = passes[rows[0]] / rollouts[rows[0]] if rollouts[rows[0]] and passes[rows[0]] else pooled
+        with np.errstate(invalid="ignore", divide="ignore"):
+            soft = np.minimum(passes[rows] / rollouts[rows] / max(first, 1e-9), 1.0)
+        labels[rows] = np.where(np.arange(len(rows)) >= error - SCAN_TOLERANCE, soft, 1.0)
+        labels[rows[error:]] = 0.0
+    return labels

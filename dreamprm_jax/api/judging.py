@@ -1,0 +1,107 @@
+"""Untrusted programs judged by tests that are written as Python values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, overload
+
+from dreamprm_jax.api.results import Judgment
+from dreamprm_jax.schema import DataError, TestCase, Verdict
+
+Test = TestCase | Mapping[str, Any] | tuple[Any, Any]
+
+
+@overload
+def judge(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too
+    code: str,
+    tests: Sequence[Test],
+    function: str | None = ...,
+    *,
+    mode: str = ...,
+    tier: str = ...,
+    cpu_seconds: float = ...,
+    memory_bytes: int = ...,
+) -> Judgment: ...
+@overload
+def judge(
+    code: Sequence[str],
+    tests: Sequence[Test],
+    function: str | None = ...,
+    *,
+    mode: str = ...,
+    tier: str = ...,
+    cpu_seconds: float = ...,
+    memory_bytes: int = ...,
+) -> list[Judgment]: ...
+def judge(
+    code: str | Sequence[str],
+    tests: Sequence[Test],
+    function: str | None = None,
+    *,
+    mode: str = "faithful",
+    tier: str = "PORTABLE",
+    cpu_seconds: float = 6.0,
+    memory_bytes: int = 1 << 30,
+) -> Judgment | list[Judgment]:
+    """Runs untrusted programs in the sandbox and judges them.
+
+    Args:
+      code: one program, or several that are judged side by side.
+      tests: (input, output) pairs, or dicts with these names. Without ``function`` both are texts: what the program
+        reads and what it must print. With it the input is the tuple of its arguments (or its only argument) and the
+        output the value to return, of JSON's types. A dict with ``testtype`` is taken as LiveCodeBench's own.
+      function: the function to call, also as a method of a class ``Solution``.
+      mode: "faithful" (a plain process), or "lcb" (the official LiveCodeBench verdicts).
+      tier: of isolation (docs/security.md).
+      cpu_seconds: limit of one test.
+      memory_bytes: limit of one test, resident.
+
+    Returns:
+      One judgment, or one for each program.
+
+    Raises:
+      DataError: on a test that cannot be read, and where this machine does not hold the tier (SandboxUnavailable).
+    """
+    from dreamprm_jax.sandbox import Judge, JudgeTask, Limits
+
+    codes = [code] if isinstance(code, str) else list(code)
+    cases = tuple(_test_case(test, f"tests[{index}]", function) for index, test in enumerate(tests))
+    tasks = [JudgeTask(str(index), one, cases, function) for index, one in enumerate(codes)]
+    limits = Limits(cpu_seconds, 2 * cpu_seconds, memory_bytes)
+    with Judge(mode, tier, limits, workers=min(len(codes), 1) if len(codes) < 2 else 0) as sandbox:
+        results = [
+            Judgment(
+                one.verdict is Verdict.AC,
+                one.verdict.value,
+                one.tests_passed,
+                one.tests_total,
+                one.error,
+                one.cpu_seconds,
+            )
+            for one in sandbox.evaluate(tasks)
+        ]
+    return results[0] if isinstance(code, str) else results
+
+
+def _test_case(test: Test, where: str, function: str | None) -> TestCase:
+    if isinstance(test, TestCase):
+        return test
+    if isinstance(test, Mapping):
+        if missing := {"input", "output"} - set(test):
+            raise DataError(f"{where}: field {min(missing)} is missing")
+        if "testtype" in test:
+            return TestCase(test["input"], test["output"], test["testtype"])
+        test = (test["input"], test["output"])
+    if isinstance(test, str) or len(test) != 2:
+        raise DataError(f"{where}: an (input, output) pair or a dict with these two names belongs here, not {test!r}")
+    given, expected = test
+    if function is None:
+        if not isinstance(given, str) or not isinstance(expected, str):
+            raise DataError(f"{where}: input and output are texts; give function=NAME to test by values")
+        return TestCase(given, expected)
+    arguments = given if isinstance(given, tuple) else (given,)
+    try:
+        return TestCase("\n".join(map(json.dumps, arguments)), json.dumps(expected), "functional")
+    except TypeError as error:
+        raise DataError(f"{where}: {error}; arguments and values are of JSON's types") from error

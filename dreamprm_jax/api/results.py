@@ -1,0 +1,88 @@
+"""What the functions of ``dreamprm_jax.api`` return; scored programs color their code in a notebook."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass, field
+
+from dreamprm_jax.evaluation.report.viewer import colour, visible
+
+
+@dataclass(frozen=True)
+class CodeStep:
+    """One step of a program: with the others in order it makes up the program, byte for byte."""
+
+    name: str  # qualified name of the function; "" where the program has none
+    code: str
+
+
+@dataclass(frozen=True)
+class Judgment:
+    """The verdict on one program; true where it passed all tests."""
+
+    passed: bool
+    verdict: str  # AC, WA, TLE, MLE, OLE, RE, CE; SANDBOX_ERROR and INVALID_TASK say nothing about the program
+    tests_passed: int  # before the first failure
+    tests_total: int
+    error: str  # short text; "" where it passed
+    cpu_seconds: float
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+
+@dataclass(frozen=True)
+class ScoredStep(CodeStep):
+    """One step with the reward model's reading after it."""
+
+    score: float  # in [0, 1]: how likely the prefix that ends here still becomes a correct program
+    logit: float
+
+    def __repr__(self) -> str:
+        return f"ScoredStep({self.name or 'script'!r}, score={self.score:.3f})"
+
+
+@dataclass(frozen=True)
+class ScoredProgram:
+    """One program with the scores of its steps; in a notebook, its code colored by them."""
+
+    steps: tuple[ScoredStep, ...]
+    score: float  # the steps' scores as one number in [0, 1]
+    aggregator: str
+
+    @property
+    def code(self) -> str:
+        """The program."""
+        return "".join(step.code for step in self.steps)
+
+    def __float__(self) -> float:
+        return self.score
+
+    def __repr__(self) -> str:
+        steps = ", ".join(f"{step.name or 'script'} {step.score:.3f}" for step in self.steps)
+        return f"ScoredProgram(score={self.score:.3f} by {self.aggregator!r}, steps: {steps})"
+
+    def _repr_html_(self) -> str:
+        return "".join(
+            f'<pre style="margin:0;padding:.2em .5em;background:{colour(step.score)}" '
+            f'title="{html.escape(step.name)}"><b style="float:right">{step.score:.2f}</b>'
+            f"{html.escape(visible(step.code))}</pre>"
+            for step in self.steps
+        )
+
+
+@dataclass(frozen=True)
+class BestOf:
+    """The candidate that a reward model chose, and what it said of all."""
+
+    index: int  # of the chosen candidate; the first of equals
+    code: str
+    score: float  # NaN where no candidate has a score
+    programs: tuple[ScoredProgram | None, ...] = field(repr=False)  # None: could not be read, and ranks last
+    judgments: tuple[Judgment, ...] | None = field(default=None, repr=False)  # on the tests, where some were given
+
+    def _repr_html_(self) -> str:
+        scores = ", ".join("no score" if one is None else f"{one.score:.2f}" for one in self.programs)
+        chosen = self.programs[self.index]
+        shown = f"<pre>{html.escape(visible(self.code))}</pre>" if chosen is None else chosen._repr_html_()
+        return f"<p>candidate {self.index} of {len(self.programs)} (scores: {scores})</p>{shown}"

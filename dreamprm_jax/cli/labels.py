@@ -1,0 +1,46 @@
+"""The labels of a run's training programs, one row a program: its prompt, its steps, a label a step.
+
+`dreamprm labels export --run=RUN --format=trl --output=labels.parquet` writes what TRL's PRMTrainer trains on (a
+`datasets.Dataset`), and `dreamprm train --steps=labels.parquet` here.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from dreamprm_jax.labeling.step_export import FORMATS, THRESHOLD, export_labels, run_labels
+from dreamprm_jax.schema import DataError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    commands = parser.add_subparsers(dest="action", required=True, metavar="export")
+    export = commands.add_parser("export", help="write a run's step labels for other tools", allow_abbrev=False)
+    export.add_argument("--run", required=True, type=Path, metavar="RUN", help="the run's folder")
+    export.add_argument("--format", choices=FORMATS, default="trl", help="of the rows (%(default)s)")
+    export.add_argument(
+        "--output", required=True, type=Path, metavar="PATH",
+        help="a .jsonl or .parquet file; without an ending the folder of a datasets.Dataset",
+    )  # fmt: skip
+    export.add_argument(
+        "--labels", default="raw", metavar="ARM", help="raw, or an arm that corrected the labels (%(default)s)"
+    )
+    export.add_argument(
+        "--threshold", type=float, default=THRESHOLD, help="labels from it on are right, the others wrong (%(default)s)"
+    )
+    export.add_argument("--soft", action="store_true", help="labels as they are, numbers from 0 to 1 (trl alone)")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Writes the labels. Returns 0; 1 where there was none to write."""
+    from dreamprm_jax.models.tokenizer import prompt_text
+
+    if args.soft and args.format != "trl":
+        raise DataError(f"--soft: the format {args.format} has no soft labels; take --format=trl")
+    if not args.run.is_dir():
+        raise DataError(f"--run={args.run}: no such folder")
+    rows = run_labels(args.run, args.labels, lambda problem: prompt_text(problem).strip())
+    counts = export_labels(rows, args.format, None if args.soft else args.threshold, args.output)
+    print(f"wrote {args.output.resolve()}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+    return 0 if counts["solutions"] else 1

@@ -1,0 +1,119 @@
+"""The best candidate of each problem, and how it is written: programs, an eval_all file or a table."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from dreamprm_jax.evaluation.own_candidates import Key, ScoreFile
+from dreamprm_jax.problems.candidates import Candidate
+from dreamprm_jax.schema import DataError, Program, arrow_schema
+from dreamprm_jax.selection.aggregators import aggregate, as_probability
+from dreamprm_jax.selection.best_of_n import choose
+from dreamprm_jax.selection.execution_rules import filter_numbers
+from dreamprm_jax.storage import ENDINGS, write_table, write_text
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """One problem's choice."""
+
+    problem_id: str
+    program_hash: str
+    sample_index: int
+    score: float | None  # in [0, 1]; None where no candidate has a score
+    candidates: int
+    scored: int
+    passes_public: bool | None  # None where no public tests were run
+    tied: int  # candidates that rank as high, the chosen one among them
+    code: str
+
+
+def pick(
+    problem_id: str, group: Sequence[Candidate], scores: ScoreFile, aggregator: str, public: Mapping[Key, bool] | None
+) -> Chosen:
+    """The candidate of a problem with the highest score, the first of equals.
+
+    Args:
+      problem_id: of the problem.
+      group: its usable candidates, at least one.
+      scores: of a reward model; a candidate without a score ranks last.
+      aggregator: how the step scores become one number.
+      public: program -> whether it passes the public tests; those that do rank first. None: not run.
+    """
+    programs = [one.program for one in group]
+    keys = [(problem_id, program.program_hash) for program in programs]
+    numbers = aggregate([scores.logits.get(key, np.zeros(0)) for key in keys], aggregator)
+    passes = None if public is None or not any(k in public for k in keys) else [public.get(key, False) for key in keys]
+    ranks = numbers if passes is None else filter_numbers(numbers, np.array(passes))
+    best = choose(ranks)
+    index = int(best[0])
+    score = float(as_probability(numbers[[index]], aggregator)[0])
+    return Chosen(
+        problem_id=problem_id,
+        program_hash=programs[index].program_hash,
+        sample_index=programs[index].sample_index,
+        score=None if np.isnan(score) else score,
+        candidates=len(programs),
+        scored=int((~np.isnan(numbers)).sum()),
+        passes_public=None if passes is None else passes[index],
+        tied=len(best),
+        code=programs[index].code,
+    )
+
+
+def write_chosen(path: Path, chosen: Sequence[Chosen]) -> None:
+    """Writes a folder of programs, LiveCodeBench's custom evaluator input (.json), or a table, by the path's ending.
+
+    Raises:
+      DataError: where the ending is none of these, or the folder is not empty.
+    """
+    if path.suffix in ENDINGS:
+        table = pa.Table.from_pylist([asdict(one) for one in chosen], arrow_schema(Chosen))
+        write_table(path, arrow_schema(Chosen), [table])
+    elif path.suffix == ".json":
+        rows = [{"question_id": one.problem_id, "code_list": [one.code]} for one in chosen]
+        write_text(path, json.dumps(rows, indent=1) + "\n")
+    else:
+        for one, name in zip(chosen, _file_names(one.problem_id for one in chosen), strict=True):
+            write_text(path / name, one.code)
+
+
+def check_output(path: Path) -> None:
+    """Raises DataError where ``write_chosen`` could not write there."""
+    if path.suffix not in (*ENDINGS, ".json", ""):
+        raise DataError(f"--output={path}: a folder, or a file that ends in .json, {', '.join(ENDINGS)}")
+    if not path.suffix and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise DataError(f"--output={path}: exists and is not an empty folder; name a new one")
+
+
+def _file_names(problem_ids: Iterable[str]) -> list[str]:
+    """A file name for each problem: its id, made safe and unique."""
+    names: list[str] = []
+    taken: set[str] = set()
+    for problem_id in problem_ids:
+        stem = re.sub(r"[^\w.-]", "_", problem_id).lstrip(".")[:120] or "problem"
+        name, number = f"{stem}.py", 2
+        while name.lower() in taken:
+            name, number = f"{stem}-{number}.py", number + 1
+        taken.add(name.lower())
+        names.append(name)
+    return names
+
+
+def public_programs(groups: Mapping[str, Sequence[Candidate]], has_tests: Iterable[str]) -> list[tuple[str, Program]]:
+    """(problem_id, program) of every distinct candidate of a problem with public tests."""
+    wanted = set(has_tests)
+    distinct = {
+        (problem_id, one.program.program_hash): one.program
+        for problem_id, group in groups.items()
+        if problem_id in wanted
+        for one in group
+    }
+    return [(problem_id, program) for (problem_id, _), program in distinct.items()]

@@ -1,0 +1,360 @@
+"""Solutions with step labels that others made, read from the formats that they are published in.
+
+| format | fields of a row |
+|---|---|
+| TRL's stepwise supervision | ``prompt, completions, labels`` (true, false, 0 to 1 or null), maybe an outcome |
+| PRM800K | ``question.problem``, ``label.steps[].completions[].rating``, ``chosen_completion`` |
+| Math-Shepherd | ``input`` with ``ки`` after each step, ``label`` with ``+`` or ``-`` in its place |
+| ProcessBench | ``problem, steps``, ``label`` (index of the first wrong step, -1: none), ``final_answer_correct`` |
+
+The package ``datasets`` reads the files: JSON lines, JSON, Parquet, a folder, a saved ``Dataset``, or an id of the hub.
+A row that cannot be used is a ``Skip``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dreamprm_jax.cof.splitter import split_steps
+from dreamprm_jax.config import StepDataConfig
+from dreamprm_jax.problems.json_rows import is_unicode, json_type, parse_json
+from dreamprm_jax.schema import DataError, Granularity, Program, Skip, content_hash
+
+OUTCOME_FIELDS = ("outcome", "passed", "is_correct", "correct", "final_answer_correct")
+IGNORED = -100  # a label that TRL and transformers leave out of the loss
+MARK = "ки"  # Math-Shepherd's step tag
+_LINES = (".jsonl", ".ndjson")
+_PACKED = (".gz", ".bz2", ".xz", ".zst")
+_FILES = {".json": "json", ".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", **dict.fromkeys(_LINES, "text")}
+
+
+@dataclass(frozen=True)
+class LabeledSteps:
+    """One solution whose steps have labels.
+
+    Attributes:
+      prompt: what the steps answer.
+      steps: their texts, in order.
+      labels: one a step: 1 right, 0 wrong, between them a soft label, NaN none.
+      outcome: of the whole solution: 1 right, 0 wrong, NaN unknown.
+    """
+
+    prompt: str
+    steps: tuple[str, ...]
+    labels: tuple[float, ...]
+    outcome: float = math.nan
+
+    @property
+    def problem_id(self) -> str:
+        """Key of the prompt."""
+        return content_hash(self.prompt, digits=16)
+
+    def is_meta(self, share: float) -> bool:
+        """Whether its problem is among a share of all, by its text alone: a file that grows keeps its meta problems."""
+        return int(content_hash("meta", self.problem_id, digits=8), 16) < share * 16**8 and math.isfinite(self.outcome)
+
+    @property
+    def known(self) -> list[int]:
+        """The steps that have a label."""
+        return [index for index, label in enumerate(self.labels) if math.isfinite(label)]
+
+
+@dataclass(frozen=True)
+class SteppedProgram(Program):
+    """A program, or another text, whose steps are given."""
+
+    steps: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, problem_id: str, steps: Sequence[str], sample_index: int = 0) -> SteppedProgram:
+        """The row of given steps. Equal texts that are cut differently are different programs."""
+        return cls(problem_id, content_hash(problem_id, *steps), sample_index, "".join(steps), "", "{}", tuple(steps))
+
+
+def step_texts(program: Program, granularity: Granularity) -> list[str]:
+    """The steps of a program: those that are given, or else what the splitter finds."""
+    if isinstance(program, SteppedProgram):
+        return list(program.steps)
+    return [program.code[step.start : step.end] for step in split_steps(program.code, granularity)]
+
+
+def read_steps(path: str, settings: StepDataConfig, split: str = "") -> Iterator[LabeledSteps | Skip]:
+    """Yields every labeled solution of a file, or why a row is left out.
+
+    Args:
+      path: a file, a folder or an id of the hub.
+      settings: split, subset and revision of a data set; the label of neutral steps; strictness; how many to read.
+      split: of the data set; "": that of ``settings``.
+
+    Raises:
+      DataError: where the file as a whole cannot be read; with ``settings.strict`` on the first bad row.
+    """
+    count, known = 0, Counter[str]()
+    for number, row in enumerate(_rows(path, settings, split or settings.split), 1):
+        where = f"row {number}"
+        if isinstance(row, dict) and set(row) == {"text"} and not (row["text"] or "").strip():
+            continue
+        try:
+            found = _parse(row, settings)
+        except DataError as error:
+            if settings.strict:
+                raise DataError(f"{path}, {where}: {error}; without --strict it is skipped and counted") from error
+            yield Skip(path, where, str(error))
+            continue
+        for one in found:
+            key = content_hash(one.prompt, *one.steps)
+            known[key] += 1
+            if known[key] > 1:
+                yield Skip(path, where, "the same prompt and steps are in an earlier row")
+                continue
+            yield one
+            count += 1
+            if count == settings.limit:
+                return
+
+
+# ---------------------------------------------------------------- one row
+
+
+def _parse(row: Any, settings: StepDataConfig) -> list[LabeledSteps]:
+    """The solutions of one row. Raises DataError that names the field."""
+    if isinstance(row, dict) and set(row) == {"text"}:
+        row = parse_json(row["text"], "line")
+    if not isinstance(row, dict):
+        raise DataError(f"a {json_type(row)} where a JSON object belongs")
+    found = next((parse for fields, parse in _FORMATS if all(row.get(field) is not None for field in fields)), None)
+    if found is None:
+        fields = "; ".join(", ".join(fields) for fields, _ in _FORMATS)
+        raise DataError(f"has the fields {', '.join(map(str, row)) or 'none'}; those of a known format are: {fields}")
+    results = found(row, settings)
+    for one in results:
+        if not one.steps:
+            raise DataError("has no step")
+        for text, name in [(one.prompt, "prompt"), *((step, f"step {n}") for n, step in enumerate(one.steps))]:
+            if not is_unicode(text) or "\0" in text:
+                raise DataError(f"{name}: holds a lone surrogate or a NUL character; repair the text")
+            if not text.strip():
+                raise DataError(f"{name}: is empty")
+    known = [one for one in results if any(map(math.isfinite, (*one.labels, one.outcome)))]
+    if not known:
+        raise DataError("has no label")
+    return known
+
+
+def _trl(row: Mapping[str, Any], settings: StepDataConfig) -> list[LabeledSteps]:
+    steps, labels = _texts(row, "completions"), row["labels"]
+    if not isinstance(labels, list):
+        raise DataError(f"field labels: a {json_type(labels)} where a list belongs")
+    if len(steps) != len(labels):
+        raise DataError(f"field labels: {len(labels)} labels for {len(steps)} completions")
+    numbers = tuple(_number(value, f"field labels[{index}]") for index, value in enumerate(labels))
+    return [LabeledSteps(_prompt(row["prompt"]), steps, numbers, _outcome(row))]
+
+
+def _process_bench(row: Mapping[str, Any], settings: StepDataConfig) -> list[LabeledSteps]:
+    steps, first = _texts(row, "steps"), row["label"]
+    if not isinstance(first, int) or isinstance(first, bool) or not -1 <= first < len(steps):
+        raise DataError(f"field label: {first!r} is neither -1 nor the index of one of the {len(steps)} steps")
+    # Nothing is known of what follows the first error.
+    labels = [1.0 if first < 0 or index < first else 0.0 if index == first else math.nan for index in range(len(steps))]
+    return [LabeledSteps(_text(row, "problem"), steps, tuple(labels), _outcome(row))]
+
+
+def _math_shepherd(row: Mapping[str, Any], settings: StepDataConfig) -> list[LabeledSteps]:
+    text, marked = _text(row, "input"), _text(row, "label")
+    pieces, place = text.split(MARK), 0
+    signs: list[float] = []
+    for piece in pieces[:-1]:
+        end = place + len(piece)
+        sign = marked[end : end + 1]
+        if marked[place:end] != piece or sign not in ("+", "-"):
+            raise DataError(f"field label: no + or - where field input has its {len(signs) + 1}. {MARK}")
+        signs.append(1.0 if sign == "+" else 0.0)
+        place = end + 1
+    if not signs:
+        raise DataError(f"field input: has no {MARK}")
+    start = re.search(r"\s*\bStep 1\s*:", pieces[0])
+    if start is None:
+        raise DataError("field input: has no 'Step 1:', before which the question is")
+    steps = (pieces[0][start.start() :], *pieces[1:-1])
+    # A solution ends with its answer, so its last label is whether that is right.
+    return [LabeledSteps(pieces[0][: start.start()], tuple(map(str.strip, steps)), tuple(signs), signs[-1])]
+
+
+def _prm800k(row: Mapping[str, Any], settings: StepDataConfig) -> list[LabeledSteps]:
+    """The chosen steps, and each other completion as the end of a solution of its own."""
+    question, label = row["question"], row["label"]
+    if not isinstance(question, dict) or not isinstance(label, dict):
+        raise DataError("fields question and label: must be JSON objects")
+    prompt, reason = _text(question, "problem"), label.get("finish_reason")
+    if reason == "bad_problem":
+        raise DataError("its finish_reason is 'bad_problem'")
+    steps: list[str] = []
+    labels: list[float] = []
+    found: list[LabeledSteps] = []
+    for number, step in enumerate(_list(label, "steps")):
+        completions, chosen = step.get("completions") or [], step.get("chosen_completion")
+        rated = [
+            (_text(one, "text"), _rating(one.get("rating"), settings.neutral, number))
+            for one in completions
+            if isinstance(one, dict)
+        ]
+        for index, (text, value) in enumerate(rated):
+            if index != chosen and math.isfinite(value) and (len(rated) > 1 or steps):
+                found.append(LabeledSteps(prompt, (*steps, text), (*[math.nan] * len(steps), value)))
+        human = step.get("human_completion")
+        if isinstance(chosen, int) and 0 <= chosen < len(rated):
+            text, value = rated[chosen]
+        elif isinstance(human, dict):
+            text, value = _text(human, "text"), 1.0
+        elif len(rated) == 1:  # a lone wrong step ends the solution, and is chosen by nobody
+            text, value = rated[0]
+            found = [one for one in found if one.steps != (*steps, text)]
+        else:
+            break
+        steps.append(text)
+        labels.append(value)
+    outcome = {"solution": 1.0, "found_error": 0.0}.get(str(reason), math.nan)
+    return [*([LabeledSteps(prompt, tuple(steps), tuple(labels), outcome)] if steps else []), *found]
+
+
+_FORMATS: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any], StepDataConfig], list[LabeledSteps]]], ...] = (
+    (("prompt", "completions", "labels"), _trl),
+    (("question", "label"), _prm800k),
+    (("input", "label"), _math_shepherd),
+    (("problem", "steps", "label"), _process_bench),
+)
+
+
+def _number(value: Any, where: str) -> float:
+    if isinstance(value, str):  # what ``datasets`` makes of a column that holds both booleans and numbers
+        with contextlib.suppress(ValueError):
+            value = json.loads(value)
+    if value is None or value == IGNORED or (isinstance(value, float) and math.isnan(value)):
+        return math.nan
+    if isinstance(value, bool | int | float) and 0 <= value <= 1:
+        return float(value)
+    raise DataError(f"{where}: {value!r} is neither true, false, null nor a number from 0 to 1")
+
+
+def _rating(value: Any, neutral: float, step: int) -> float:
+    if value is None:
+        return math.nan
+    if value not in (-1, 0, 1):
+        raise DataError(f"field label.steps[{step}]: rating {value!r} is not -1, 0 or 1")
+    if value == 0:
+        return neutral if neutral >= 0 else math.nan
+    return float(value > 0)
+
+
+def _outcome(row: Mapping[str, Any]) -> float:
+    name = next((name for name in OUTCOME_FIELDS if row.get(name) is not None), None)
+    value = math.nan if name is None else _number(row[name], f"field {name}")
+    if value not in (0.0, 1.0) and not math.isnan(value):
+        raise DataError(f"field {name}: {row[str(name)]!r}: an outcome is right or wrong")
+    return value
+
+
+def _prompt(value: Any) -> str:
+    """A prompt's text; of a conversation the messages' contents."""
+    if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+        return "\n\n".join(_text(one, "content") for one in value)
+    return _text({"prompt": value}, "prompt")
+
+
+def _text(row: Mapping[str, Any], name: str) -> str:
+    value = row.get(name)
+    if not isinstance(value, str):
+        raise DataError(f"field {name}: a {json_type(value)} where text belongs")
+    return value
+
+
+def _list(row: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    value = row.get(name)
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise DataError(f"field {name}: a list of JSON objects belongs here")
+    return value
+
+
+def _texts(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    value = row[name]
+    if not isinstance(value, list):
+        raise DataError(f"field {name}: a {json_type(value)} where a list of texts belongs")
+    for index, text in enumerate(value):
+        if not isinstance(text, str):
+            raise DataError(f"field {name}[{index}]: a {json_type(text)} where text belongs")
+    return tuple(value)
+
+
+# ---------------------------------------------------------------- files
+
+
+def _rows(path: str, settings: StepDataConfig, split: str) -> Iterator[Any]:
+    """The rows of a data set; of JSON lines {"text": line}, so that a bad line costs itself alone."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    place = Path(path)
+    saved = any((place / name).is_file() for name in ("state.json", "dataset_dict.json"))
+    kind, files = ("", []) if saved else _files(path)
+    if saved:
+        load: Callable[[], Any] = lambda: datasets.load_from_disk(path)  # noqa: E731
+    elif kind == "json":  # as text: Arrow would turn labels of mixed types into other ones
+        load = lambda: datasets.load_dataset("text", data_files=files, sample_by="document", streaming=True)  # noqa: E731
+    elif kind:
+        load = lambda: datasets.load_dataset(kind, data_files=files, streaming=True)  # noqa: E731
+    elif place.exists() or path.startswith((".", "/", "~")) or path.count("/") != 1:
+        raise DataError(f"{path}: no such file, or none of {', '.join(_FILES)}, a folder of them, or an id of the hub")
+    else:
+        name, _, revision = path.partition("@")
+        revision = revision or settings.revision
+        load = lambda: datasets.load_dataset(  # noqa: E731
+            name, settings.subset or None, revision=revision or None, streaming=True
+        )
+    try:
+        found = load()
+        if isinstance(found, datasets.DatasetDict | datasets.IterableDatasetDict):
+            names = list(map(str, found))
+            chosen = split or ("train" if "train" in names or len(names) != 1 else names[0])
+            if chosen not in names:
+                raise DataError(f"{path}: has no split {chosen!r}; choose with --split among {', '.join(names)}")
+            found = found[chosen]
+        yield from (row for document in found for row in _list_or_lines(document["text"])) if kind == "json" else found
+    except DataError:
+        raise
+    except Exception as error:  # the library raises its own, the hub's, Arrow's and the system's errors
+        cause = error.__cause__ or error
+        raise DataError(f"{path}: cannot be read by the package datasets: {type(cause).__name__}: {cause}") from error
+
+
+def _list_or_lines(text: str) -> list[Any]:
+    """The rows of a .json file: a list of them, or one a line."""
+    try:
+        rows = json.loads(text)
+    except ValueError:
+        return [{"text": line} for line in text.split("\n")]
+    return rows if isinstance(rows, list) else [rows]
+
+
+def _files(path: str) -> tuple[str, list[str]]:
+    """(builder of ``datasets``, files) of a file, an address or a folder; ("", []) of an id."""
+
+    def kind(name: str) -> str:
+        suffixes = [one for one in Path(name).suffixes if one not in _PACKED]
+        return _FILES.get(suffixes[-1] if suffixes else "", "")
+
+    if Path(path).is_dir():
+        files = sorted(str(one) for one in Path(path).rglob("*") if one.is_file() and kind(one.name) not in ("", "csv"))
+        kinds = {kind(one) for one in files}
+        if len(kinds) > 1:
+            raise DataError(f"{path}: holds files of several kinds ({', '.join(sorted(kinds))}); name one file")
+        return (kinds.pop(), files) if kinds else ("", [])
+    return (kind(path), [path]) if Path(path).is_file() or "://" in path else ("", [])

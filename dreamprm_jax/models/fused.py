@@ -1,0 +1,227 @@
+"""Which form of attention runs: by the device, and by the derivatives that are taken of it.
+
+| ``derivative`` | passes | TPU | GPU | elsewhere |
+|---|---|---|---|---|
+| ``reverse`` | the plain step, and the inner and outer gradient of a hypergradient | splash | triton | chunked |
+| ``forward`` | the forward-mode pass of a hypergradient with K = 1, which is never transposed | dual | dual | chunked |
+| ``none`` | scoring | dual | dual | chunked |
+| ``any`` | forward over reverse (K > 1, method="reverse") | chunked | chunked | chunked |
+
+That is ``model.attention="auto"``. Any other value names the form of the reverse passes (and, if it is plain, of all).
+A kernel that does not take a row's length, a head's width or a dtype gives way to ``chunked``, which gives the same
+numbers. Kernels run on each device's own rows and heads, by the sharding rules in force.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Literal
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Float
+
+from dreamprm_jax.models.attention import Layout, block_attention, chunked_attention, einsum_attention, reach_of
+from dreamprm_jax.models.kernels.dual_attention import TARGETS, Target, dual_attention
+from dreamprm_jax.schema import DataError
+
+Derivative = Literal["any", "reverse", "forward", "none"]
+Kernel = Callable[[Array, Array, Array, Array], Array]  # query, key, value, reach of one device
+SAVED = "attention"  # the name of what a kernel's backward pass reads, for rematerialization policies
+
+AUTO: dict[tuple[str, Derivative], str] = {
+    ("tpu", "reverse"): "splash",
+    ("tpu", "forward"): "dual",
+    ("tpu", "none"): "dual",
+    ("gpu", "reverse"): "triton",
+    ("gpu", "forward"): "dual",
+    ("gpu", "none"): "dual",
+}
+PLAIN = ("einsum", "chunked")
+SHORT = 1024  # tokens of a row whose whole score matrix is small
+
+
+def taking(model: Any, derivative: Derivative) -> Any:
+    """The ``DecoderConfig`` of a pass of which these derivatives are taken."""
+    return dataclasses.replace(model, derivative=derivative)
+
+
+def platform() -> str:
+    """``cpu``, ``gpu`` or ``tpu``: of the mesh in force, which may be compiled for elsewhere, else of this process."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    name = jax.default_backend() if device is None else str(device.platform)
+    return "gpu" if name in ("cuda", "rocm") else name
+
+
+def choose(kind: str, derivative: Derivative, device: str) -> str:
+    """The form that ``model.attention=kind`` means for these derivatives on this device."""
+    if kind in PLAIN:
+        return kind
+    if kind == "auto" or derivative != "reverse":
+        return AUTO.get((device, derivative), "chunked")
+    return kind
+
+
+def attention(
+    query: Float[Array, "B T N H"],
+    key: Float[Array, "B T K H"],
+    value: Float[Array, "B T K H"],
+    layout: Layout,
+    kind: str,
+    chunk: int,
+    derivative: Derivative = "any",
+) -> Float[Array, "B T N H"]:
+    """Grouped-query attention under ``layout``.
+
+    Args:
+      query: in the model's dtype.
+      key: of the same dtype.
+      value: of the same dtype.
+      layout: which tokens see each other.
+      kind: ``model.attention``.
+      chunk: query rows of a chunk, in the form ``chunked``.
+      derivative: what is differentiated; ``any`` where that is not known.
+
+    Raises:
+      DataError: where ``cudnn`` is asked for without an NVIDIA GPU, or in float32.
+    """
+    chex.assert_equal_shape([key, value])
+    chex.assert_equal_shape_prefix([query, key], 2)
+    device = platform()
+    form = choose(kind, derivative, device)
+    if kind == "auto" and query.shape[1] <= SHORT and device not in TARGETS and layout.blocks is None:
+        form = "einsum"  # a CPU gains nothing by chunks of short rows
+    if form == "cudnn":
+        return _cudnn(query, key, value, layout)
+    kernel = KERNELS[form](query, device, layout) if form in KERNELS else None
+    if kernel is not None and (run := _on_shards(kernel, query, key)) is not None:
+        reach = reach_of(layout)
+        return run(query, key, value, jnp.full(query.shape[:2], query.shape[1], jnp.int32) if reach is None else reach)
+    if layout.blocks is not None:
+        return block_attention(query, key, value, layout)
+    if form == "einsum":
+        return einsum_attention(query, key, value, layout)
+    return chunked_attention(query, key, value, layout, chunk)
+
+
+def _on_shards(kernel: Kernel, query: Array, key: Array) -> Kernel | None:
+    """The kernel on each device's rows and heads; None where the mesh in force does not divide the batch.
+
+    The partitioner cannot split a kernel: left to it, every device would compute the whole batch.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return kernel
+    batch, _, heads, _ = _axes(("batch", "length", "heads", None))
+    *_, kv_heads, _ = _axes(("batch", "length", "kv_heads", None))
+    if heads != kv_heads:  # a device's query heads would need key heads of another one
+        heads = None
+    ways = _ways(mesh, batch)
+    if query.shape[0] % ways or key.shape[2] % _ways(mesh, heads):
+        return None
+    spec, tokens = PartitionSpec(batch, None, heads, None), PartitionSpec(batch, None)
+    return jax.shard_map(kernel, in_specs=(spec, spec, spec, tokens), out_specs=spec, check_vma=False)
+
+
+def _axes(names: tuple[str | None, ...]) -> tuple[Any, ...]:
+    spec = tuple(nn.logical_to_mesh_axes(names) or ())
+    return spec + (None,) * (len(names) - len(spec))
+
+
+def _ways(mesh: Any, axes: Any) -> int:
+    ways = 1
+    for axis in (axes,) if isinstance(axes, str) else axes or ():
+        ways *= mesh.shape[axis]
+    return ways
+
+
+# ---------------------------------------------------------------- kernels
+
+
+def _dual(query: Array, device: str, layout: Layout, interpret: bool = False) -> Kernel | None:
+    """Our own, for the forward-mode pass and for scoring (``kernels/dual_attention.py``)."""
+    target = Target(TARGETS[device].backend, TARGETS[device].block, interpret) if device in TARGETS else None
+    if target is None or target.blocks(query.shape[1]) is None or query.shape[3] % 64:
+        return None
+    return functools.partial(_call_dual, target)
+
+
+def _call_dual(target: Target, query: Array, key: Array, value: Array, reach: Array) -> Array:
+    return dual_attention(query, key, value, reach, target)
+
+
+def _splash(query: Array, device: str, layout: Layout, interpret: bool = False) -> Kernel | None:
+    """Splash attention, of jax, for TPUs: reverse mode, packed sequences (no branches, no trees)."""
+    length = query.shape[1]
+    if length % 128 or query.shape[3] % 64 or layout.branches is not None or layout.reach is not None:
+        return None
+    return functools.partial(_call_splash, interpret)
+
+
+def _call_splash(interpret: bool, query: Array, key: Array, value: Array, reach: Array) -> Array:
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    batch, length, heads, width = query.shape
+    groups = key.shape[2]
+    rows, keys = (next(size for size in (most, most // 2, 256, 128) if length % size == 0) for most in SPLASH_BLOCK)
+    sizes = splash.BlockSizes(
+        block_q=rows, block_kv=keys, block_kv_compute=min(keys, 512),
+        block_q_dkv=rows, block_kv_dkv=keys, block_kv_dkv_compute=min(keys, 512), use_fused_bwd_kernel=True,
+    )  # fmt: skip
+    mask = masks.MultiHeadMask([masks.CausalMask((length, length))] * (heads // groups))
+    one = splash.make_splash_mqa_single_device(
+        mask, block_sizes=sizes, residual_checkpoint_name=SAVED, interpret=interpret
+    )
+    # Of packed sequences the reach is the end of a token's own: an id.
+    each = jax.vmap(jax.vmap(one, (0, 0, 0, None)), (0, 0, 0, 0))
+    split = jnp.moveaxis(query, 1, 2).reshape(batch, groups, heads // groups, length, width) * width**-0.5
+    out = each(split, jnp.moveaxis(key, 1, 2), jnp.moveaxis(value, 1, 2), splash.SegmentIds(reach, reach))
+    return jnp.moveaxis(out.reshape(batch, heads, length, width), 2, 1).astype(query.dtype)
+
+
+SPLASH_BLOCK = (512, 1024)  # query rows, keys
+
+
+def _triton(query: Array, device: str, layout: Layout, interpret: bool = False) -> Kernel | None:
+    """The Triton kernel of jax, for GPUs: reverse mode, packed sequences (no branches, no trees)."""
+    if query.shape[1] % 128 or query.shape[3] % 16 or layout.branches is not None or layout.reach is not None:
+        return None
+    return functools.partial(_call_triton, interpret)
+
+
+def _call_triton(interpret: bool, query: Array, key: Array, value: Array, reach: Array) -> Array:
+    from jax.experimental.pallas.ops.gpu.attention import BlockSizes, mha
+
+    group, width = query.shape[2] // key.shape[2], query.shape[3]
+    key, value = jnp.repeat(key, group, axis=2), jnp.repeat(value, group, axis=2)
+    sizes = BlockSizes(block_q=128, block_k=64, block_q_dkv=32, block_kv_dkv=64, block_q_dq=64, block_kv_dq=32)
+    return mha(query, key, value, reach, width**-0.5, True, sizes, interpret=interpret)
+
+
+KERNELS: dict[str, Callable[..., Kernel | None]] = {"dual": _dual, "splash": _splash, "triton": _triton}
+
+
+def _cudnn(query: Array, key: Array, value: Array, layout: Layout) -> Array:
+    """cuDNN's flash attention, on NVIDIA GPUs, in bfloat16 or float16. Reverse mode only.
+
+    A row that holds one sequence needs no mask beyond the causal one, and then the kernel skips the upper triangle;
+    packed rows cost a mask of B x T x T.
+    """
+    from dreamprm_jax.models.attention import visible
+
+    if query.dtype == jnp.float32:
+        raise DataError("model.attention='cudnn' computes in bfloat16: set model.dtype to 'bfloat16'")
+    reach = reach_of(layout)
+    mask = None if reach is None else visible(reach, query.shape[1])[:, None]
+    try:
+        return jax.nn.dot_product_attention(
+            query, key, value, mask=mask, is_causal=mask is None, implementation="cudnn"
+        )
+    except RuntimeError as error:  # no cuDNN, or one too old
+        raise DataError(f"model.attention='cudnn' needs an NVIDIA GPU with cuDNN ({error}); set 'chunked'") from error

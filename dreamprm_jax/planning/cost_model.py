@@ -1,0 +1,189 @@
+"""What libtpu's compiler thinks a program costs: its own estimate of every instruction's cycles, summed by part.
+
+A compiled TPU module names, for each instruction, the cycles that the compiler schedules for (``estimated_cycles``).
+They are summed here, the bodies of loops times their trip counts, and grouped by the part of the model that the
+instruction was traced from. No TPU is needed. It is a model, not a measurement: ratios within it are what counts.
+
+Collectives that run alone have no estimate either: their bytes are divided by the bandwidth of the network. Those that
+run beside arithmetic (``-start`` and ``-done``) count nothing: that they hide is assumed.
+
+Kernels written in Pallas are custom calls without an estimate. Theirs is read from the schedule of instruction bundles
+that the compiler made of their loops (``kernel_bundles``), times the blocks that they compute.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dreamprm_jax.schema import DataError
+
+CLOCK = 1.75e9  # cycles/s of a v5p core
+PARTS = ("projections", "attention", "optimizer", "embedding", "head", "norms", "collectives", "other")
+ICI = 180e9  # bytes/s of a v5p chip: both directions of one axis of the torus (planning/chips.py)
+COLLECTIVES = re.compile(r" = (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)\(")
+BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8}
+UNKNOWN = 9e15  # the compiler's mark of an instruction that it has no estimate of
+
+
+@dataclass
+class Cost:
+    """Seconds of one device.
+
+    Attributes:
+      parts: by part of the model.
+      kernels: seconds of custom calls by kernel, already part of ``parts``.
+      unknown_loops: loops whose trip count was not found; they count once.
+    """
+
+    parts: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    kernels: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    unknown_loops: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole program."""
+        return sum(self.parts.values())
+
+    def add(self, other: Cost, times: int = 1) -> None:
+        """Adds another program's cost, ``times`` over."""
+        for mine, theirs in ((self.parts, other.parts), (self.kernels, other.kernels)):
+            for name, seconds in theirs.items():
+                mine[name] += times * seconds
+        self.unknown_loops += other.unknown_loops
+
+
+def module_cost(text: str, kernel_seconds: Mapping[str, float]) -> Cost:
+    """Sums a compiled module (``compiled.as_text()``).
+
+    Args:
+      text: of the module, with libtpu's backend configs.
+      kernel_seconds: seconds of one call of each Pallas kernel, by a part of its instruction's name.
+    """
+    return _Module(text, kernel_seconds).cost()
+
+
+class _Module:
+    def __init__(self, text: str, kernel_seconds: Mapping[str, float]) -> None:
+        self.kernel_seconds = kernel_seconds
+        self.computations: dict[str, list[str]] = {}
+        self.done: dict[str, Cost] = {}
+        current: list[str] = []
+        self.entry = ""
+        for line in text.splitlines():
+            if match := re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{\s*$", line):
+                current = self.computations[match[2]] = []
+                self.entry = match[2] if match[1] else self.entry
+            else:
+                current.append(line)
+
+    def cost(self) -> Cost:
+        """Of the entry computation."""
+        return self._total(self.entry)
+
+    def _total(self, name: str) -> Cost:
+        if name in self.done:
+            return self.done[name]
+        found = Cost()
+        for line in self.computations.get(name, []):
+            if match := re.search(r" while\(.*body=%?([\w.\-]+)", line):
+                trips = self._trips(line)
+                found.unknown_loops += trips == 0
+                found.add(self._total(match[1]), trips or 1)
+            elif " conditional(" in line:
+                branches = re.search(r"branch_computations=\{([^}]*)\}", line)
+                names = (
+                    branches[1].split(",") if branches else re.findall(r"(?:true|false)_computation=([%\w.\-]+)", line)
+                )
+                found.add(max((self._total(n.strip().lstrip("%")) for n in names), key=lambda cost: cost.seconds))
+            elif match := re.search(r" call\(.*to_apply=%?([\w.\-]+)", line):
+                found.add(self._total(match[1]))
+            elif match := COLLECTIVES.search(line):
+                found.parts["collectives"] += collective_seconds(match[1], match[2], line)
+            elif match := re.search(r'estimated_cycles":"(\d+)"', line):
+                if int(match[1]) < UNKNOWN:
+                    found.parts[part_of(line)] += int(match[1]) / CLOCK
+            elif " custom-call(" in line:
+                for kernel, seconds in self.kernel_seconds.items():
+                    if kernel in line.split(" = ")[0]:
+                        found.parts["attention"] += seconds
+                        found.kernels[kernel] += seconds
+                        break
+        self.done[name] = found
+        return found
+
+    def _trips(self, line: str) -> int:
+        """Of a loop: known to the compiler, or the constant that its condition compares with. 0: not found."""
+        if match := re.search(r'known_trip_count":\{"n":"(\d+)"', line):
+            return int(match[1])
+        condition = re.search(r"condition=%?([\w.\-]+)", line)
+        lines = self.computations.get(condition[1], []) if condition else []
+        constants = [int(n) for part in lines for n in re.findall(r"constant\((\d+)\)", part)]
+        return max((n for n in constants if 1 < n < 4096), default=0)
+
+
+def collective_seconds(shape: str, kind: str, line: str) -> float:
+    """Of a collective over a ring, by its result's shape: what crosses the network, once or (all-reduce) twice."""
+    size = sum(
+        math.prod(map(int, filter(None, dims.split(",")))) * BYTES.get(kind_of, 4)
+        for kind_of, dims in re.findall(r"\b(pred|[a-z]+\d+)\[([\d,]*)\]", shape)
+    )
+    sizes = {name: int(count) for name, count in re.findall(r"'(\w+)'=(\d+)", line)}
+    named = re.search(r"\] \{([^}]*)\}", line)
+    ways = math.prod(sizes[name] for name in re.findall(r"'(\w+)'", named[1])) if named and sizes else 0
+    away = (ways - 1) / ways if ways else 1.0
+    times = {"all-reduce": 2, "reduce-scatter": ways or 1}.get(kind, 1)
+    return times * size * away / ICI
+
+
+def part_of(line: str) -> str:
+    """The part of the model that an instruction belongs to, by the name that it was traced under."""
+    match = re.search(r'op_name="([^"]*)"', line)
+    name = match[1] if match else ""
+    if re.search(r"/(q|k|v|o|gate|up|down)/", name):
+        return "projections"
+    if "bkgtu" in name or re.search(r"layers(/closed_call)?/(while|attention|checkpoint)", name) or "splash" in name:
+        return "attention"
+    if "norm" in name and "decoder" in name:
+        return "norms"
+    if "_take" in name or "embedding" in name:
+        return "embedding"
+    if "/head/" in name:
+        return "head"
+    return "other" if "decoder" in name or not name else "optimizer"
+
+
+# ---------------------------------------------------------------- kernels
+
+
+def kernel_bundles(dump: Path, kernel: str) -> dict[int, int]:
+    """Instruction bundles of a kernel by the depth of their loop: 1 for the grid, 2 for the loop in its body.
+
+    A bundle takes a cycle. What the memory makes it wait is not in it.
+
+    Args:
+      dump: folder of ``--xla_jf_dump_to`` with ``--xla_jf_dump_llo_text=true``.
+      kernel: a part of the instruction's name.
+
+    Raises:
+      DataError: where the folder has no schedule of the kernel.
+    """
+    files = sorted(
+        path for path in dump.glob("*-final_bundles.txt") if kernel in path.name and "analysis" not in path.name
+    )
+    if not files:
+        raise DataError(f"{dump}: no schedule of the kernel {kernel!r}")
+    found: dict[int, int] = {}
+    for line in files[0].read_text(errors="replace").splitlines():
+        if match := re.match(r"\s*0x[0-9a-f]+ +(?:[A-Z]{2})? *: +(>*)", line):
+            found[len(match[1])] = found.get(len(match[1]), 0) + 1
+    return found
+
+
+def causal_pairs(length: int, rows: int, keys: int) -> int:
+    """Blocks of ``rows`` x ``keys`` scores that hold something at or below the diagonal."""
+    return sum(-(-stop // keys) for stop in range(rows, length + 1, rows))

@@ -1,0 +1,110 @@
+"""How well step scores agree with the step labels of held-out solutions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from dreamprm_jax.config import Config
+from dreamprm_jax.labeling.step_files import LabeledSteps
+from dreamprm_jax.metrics.statistics import Interval, percentile_interval
+from dreamprm_jax.metrics.step_metrics import (
+    auroc,
+    auroc_replicates,
+    brier,
+    first_error_f1,
+    predicted_first_errors,
+)
+from dreamprm_jax.models.decoder import DecoderConfig
+from dreamprm_jax.scoring.scorer import Reading, Scorer, sigmoid
+
+SAMPLES = 2000  # bootstrap resamples of problems
+MOST_PROBLEMS = 3000  # with an interval: its cost is quadratic in them
+
+
+@dataclass(frozen=True)
+class StepFigures:
+    """How well step scores tell right steps from wrong ones. NaN where one of the two does not occur."""
+
+    name: str
+    solutions: int
+    steps: int
+    auroc: Interval  # 95% over problems; NaN bounds where there are more than ``MOST_PROBLEMS``
+    brier: float
+    first_error_f1: float  # ProcessBench's, at threshold 0.5
+    accuracy_erroneous: float
+    accuracy_correct: float
+
+
+def evaluate_steps(
+    name: str, rows: Sequence[tuple[LabeledSteps, np.ndarray]], samples: int = SAMPLES, seed: int = 0
+) -> StepFigures:
+    """The figures of step scores in [0, 1] against the labels of their solutions."""
+    known = [(one, scores, one.known) for one, scores in rows]
+    values = np.concatenate([scores[index] for _, scores, index in known])
+    labels = np.concatenate([np.asarray(one.labels)[index] for one, _, index in known])
+    names = {one: place for place, one in enumerate(dict.fromkeys(one.problem_id for one, _ in rows))}
+    problem = np.concatenate([np.full(len(index), names[one.problem_id]) for one, _, index in known])
+    positive = labels >= 0.5
+    interval = Interval(auroc(values, positive), np.nan, np.nan)
+    if len(names) <= MOST_PROBLEMS:
+        replicates = auroc_replicates(values, positive, problem, len(names), samples, seed)
+        interval = percentile_interval(interval.estimate, replicates[np.isfinite(replicates)])
+    # The first wrong step, of solutions where all before it are labeled.
+    wrong = [np.asarray(one.labels) < 0.5 for one, _ in rows]
+    first = [int(np.argmax(row)) if row.any() else -1 for row in wrong]
+    kept = [
+        place
+        for place, (one, _) in enumerate(rows)
+        if np.isfinite(one.labels[: first[place]] if first[place] >= 0 else one.labels).all()
+    ]
+    f1 = first_error_f1(
+        predicted_first_errors([rows[place][1] for place in kept], 0.5), np.asarray([first[place] for place in kept])
+    )
+    return StepFigures(
+        name, len(rows), len(values), interval, brier(values, labels), f1.f1, f1.accuracy_erroneous, f1.accuracy_correct
+    )
+
+
+def score_evaluation(
+    model: DecoderConfig,
+    mesh: jax.sharding.Mesh,
+    params: Any,
+    rows: Sequence[tuple[LabeledSteps, Reading]],
+    config: Config,
+) -> list[tuple[LabeledSteps, np.ndarray]]:
+    """The step scores of the evaluation's solutions."""
+    scorer = Scorer(model, mesh, params, config.score.row_tokens, config.score.batch_tokens)
+    logits = scorer.logits([reading for _, reading in rows])
+    return [(one, sigmoid(values)) for (one, _), values in zip(rows, logits, strict=True)]
+
+
+def figures_table(figures: Sequence[StepFigures]) -> str:
+    """The figures as text."""
+    first = figures[0]
+    lines = [
+        f"held-out step labels: {first.solutions} solutions, {first.steps} steps; 95% intervals over problems",
+        "",
+        f"{'model':<16} {'step AUROC':<22} {'Brier':>7} {'first-error F1':>15} {'erroneous':>10} {'correct':>8}",
+    ]
+    for one in figures:
+        low, high = one.auroc.low, one.auroc.high
+        interval = f"{one.auroc.estimate:.3f}" + (f" [{low:.3f}, {high:.3f}]" if np.isfinite(low) else "")
+        rest = (f"{value:>{width}.3f}" if np.isfinite(value) else " " * (width - 1) + "-" for value, width in (
+            (one.brier, 7), (one.first_error_f1, 15), (one.accuracy_erroneous, 10), (one.accuracy_correct, 8),
+        ))  # fmt: skip
+        lines.append(f"{one.name:<16} {interval:<22} " + " ".join(rest))
+    return "\n".join(lines)
+
+
+def position_figures(rows: Sequence[tuple[LabeledSteps, Reading]]) -> StepFigures:
+    """The baseline that reads nothing: later steps are likelier wrong."""
+    places = [(one, 1.0 / (2.0 + np.arange(len(one.steps)))) for one, _ in rows]
+    figures = evaluate_steps("position", places)
+    nan = float("nan")
+    return dataclasses.replace(figures, brier=nan, first_error_f1=nan, accuracy_erroneous=nan, accuracy_correct=nan)

@@ -1,0 +1,192 @@
+"""Training on solutions whose steps others labeled (``dreamprm train --steps``): their examples.
+
+A solution is read as the trained model will be asked: the prompt, then each of the file's steps followed by the
+separator, at whose last token the score is read. Every labeled step is a row of the label table, a program's last one
+too. The outcome term is there where the file has outcomes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from dreamprm_jax.config import Config, StepDataConfig
+from dreamprm_jax.labeling.correction.methods import GivenLabels, GivenStep
+from dreamprm_jax.labeling.step_files import LabeledSteps, SteppedProgram, read_steps
+from dreamprm_jax.models import pretrained
+from dreamprm_jax.models.decoder import DecoderConfig
+from dreamprm_jax.runs.paths import Paths
+from dreamprm_jax.runs.progress import Progress
+from dreamprm_jax.schema import DataError, Problem, Skip, StepLabel, canonical_json
+from dreamprm_jax.scoring.forms import FormReader, own_reader
+from dreamprm_jax.scoring.scorer import Reading
+from dreamprm_jax.storage import write_text
+from dreamprm_jax.training import distributed
+from dreamprm_jax.training.arms import ArmPlan
+from dreamprm_jax.training.evaluate_during import evaluation_set
+from dreamprm_jax.training.examples import DROPPED_TOKENS, NO_LABEL, Example
+from dreamprm_jax.training.feed import Batch, PackedRows
+from dreamprm_jax.training.losses import Loss, LossKind, batch_logits, elementwise_loss, outcome_loss, step_loss
+from dreamprm_jax.training.run_data import RunData, make_tokenizer
+
+
+@dataclass(frozen=True)
+class StepData:
+    """What a run on given labels trains on and is measured on."""
+
+    run: RunData
+    evaluation: list[tuple[LabeledSteps, Reading]]
+
+
+def load_step_data(config: Config, paths: Paths, arms: list[ArmPlan], counts: Counter[str]) -> StepData:
+    """Reads the files, makes or copies the tokenizer, and packs the rows.
+
+    Args:
+      config: all settings; those of ``train.step_data`` name the files.
+      paths: of the run.
+      arms: the step-labeled arms.
+      counts: receives what went in and what was left out.
+
+    Raises:
+      DataError: where nothing is left to train on, or to learn labels from.
+    """
+    data, settings = config.train.step_data, config.train
+    skips: list[Skip] = []
+    evaluation = _read(data.evaluation, data, "evaluation", counts, skips, data.evaluation_split)
+    trusted = _without(_read(data.meta, data, "meta", counts, skips), evaluation, "meta", counts)
+    train = _without(_read(data.path, data, "train", counts, skips), [*evaluation, *trusted], "train", counts)
+    learned = [plan.arm for plan in arms if plan.learned]
+    meta = trusted
+    if learned and not data.meta:
+        meta = [one for one in train if one.is_meta(data.meta_share)]
+        chosen = {one.problem_id for one in meta}
+        train = [one for one in train if one.problem_id not in chosen]
+    if distributed.is_main():
+        lines = [canonical_json(dataclasses.asdict(skip)) + "\n" for skip in skips]
+        write_text(paths.skipped_steps(), "".join(lines))
+
+    model = pretrained.model_config(config.model)
+    texts = (text for one in (*train, *meta) for text in (one.prompt, "".join(one.steps)))
+    distributed.main_first("tokenizer", lambda: make_tokenizer(config, model, paths, texts))
+    reader = own_reader(data.separator, paths.tokenizer())
+
+    steps: list[GivenStep] = []
+    examples = _examples(train, config, reader, counts, steps)
+    if not examples:
+        raise DataError(f"{data.path}: holds no solution to train on; {paths.skipped_steps()} says why")
+    outer = _examples(meta, config, reader, counts, None if data.meta else [])
+    if learned and not outer:
+        raise DataError(
+            f"arm {learned[0]} needs trusted solutions: none of {data.path} has an outcome (fields outcome, passed, "
+            "is_correct or correct) in its meta share; give --meta-steps, or leave the arm out of config.train.arms"
+        )
+    counts["train solutions"], counts["meta solutions"] = len(examples), len(outer)
+    counts["labeled steps"] = len(steps)
+    everything = examples if data.meta else examples + outer
+    if "orm" in settings.arms and not any(np.isfinite(one.outcome) for one in everything):
+        raise DataError(f"{data.path}: arm orm trains on outcomes, and no solution has one; leave it out")
+    measured, read = None, _read_examples(evaluation, config, reader, counts)
+    counts["evaluation solutions"] = len(read)
+    if settings.evaluate_every:
+        rows = [_example(one, reading, []) for one, reading in read]
+        truth = {
+            (_program(one).program_hash, index): one.labels[index] >= 0.5 for one, _ in read for index in one.known
+        }
+        size = settings.batch_size // settings.accumulation
+        measured = evaluation_set(
+            rows or outer, settings.row_tokens, size, settings.evaluate_programs, truth, None, counts[DROPPED_TOKENS]
+        )
+    inner = PackedRows(everything, settings.row_tokens, settings.batch_size, config.seed)
+    held_out = inner
+    if any(plan.held_out for plan in arms):
+        held_out = PackedRows(examples, settings.row_tokens, settings.batch_size, config.seed)
+    outer_rows = inner
+    if outer:
+        outer_rows = PackedRows(outer, settings.row_tokens, settings.meta.batch_size, config.seed + 1)
+    source = GivenLabels(cast(Sequence[StepLabel], steps), {})
+    loss = trusted_loss(model, settings.loss) if data.meta else None
+    return StepData(RunData(model, source, examples, inner, outer_rows, held_out, measured, loss), read)
+
+
+def _read(
+    path: str, data: StepDataConfig, name: str, counts: Counter[str], skips: list[Skip], split: str = ""
+) -> list[LabeledSteps]:
+    found: list[LabeledSteps] = []
+    if not path:
+        return found
+    with Progress(f"read {name} steps", None, "solution", visible=distributed.is_main()) as progress:
+        for one in read_steps(path, data, split):
+            if isinstance(one, Skip):
+                counts[f"{name} rows skipped"] += 1
+                skips.append(one)
+            else:
+                found.append(one)
+                progress.add(units=1)
+    return found
+
+
+def _without(
+    rows: list[LabeledSteps], others: Sequence[LabeledSteps], name: str, counts: Counter[str]
+) -> list[LabeledSteps]:
+    """The solutions of problems that the others do not have."""
+    held = {one.problem_id for one in others}
+    kept = [one for one in rows if one.problem_id not in held]
+    if len(kept) < len(rows):
+        counts[f"{name} solutions left out: their problem is held out"] = len(rows) - len(kept)
+    return kept
+
+
+def _program(one: LabeledSteps) -> SteppedProgram:
+    return SteppedProgram.of(one.problem_id, one.steps)
+
+
+def _read_examples(
+    rows: Sequence[LabeledSteps], config: Config, reader: FormReader, counts: Counter[str]
+) -> list[tuple[LabeledSteps, Reading]]:
+    """The solutions that fit the model's context, as it reads them."""
+    found = []
+    for one in rows:
+        problem = Problem(one.problem_id, "", one.prompt, "", "", "", "")
+        for _, tokens, ends in reader.read(problem, [_program(one)], config.model, counts, "function"):
+            found.append((one, Reading(tokens, ends)))
+    return found
+
+
+def _examples(
+    rows: Sequence[LabeledSteps],
+    config: Config,
+    reader: FormReader,
+    counts: Counter[str],
+    steps: list[GivenStep] | None,
+) -> list[Example]:
+    """Examples; their labeled steps are appended to ``steps``. With None the labels are fixed and in no table."""
+    return [_example(one, reading, steps) for one, reading in _read_examples(rows, config, reader, counts)]
+
+
+def _example(one: LabeledSteps, reading: Reading, steps: list[GivenStep] | None) -> Example:
+    index = np.full(len(one.steps), NO_LABEL, np.int32)
+    raw, program = np.zeros(len(one.steps), np.float32), _program(one)
+    for step in one.known:
+        index[step] = 0 if steps is None else len(steps)
+        raw[step] = one.labels[step]
+        if steps is not None:
+            steps.append(GivenStep(one.problem_id, program.program_hash, step, one.labels[step]))
+    return Example(one.problem_id, program.program_hash, reading.tokens, reading.ends, index, raw, one.outcome)
+
+
+def trusted_loss(model: DecoderConfig, kind: LossKind) -> Loss:
+    """L_out(theta, batch[, key]): the loss of trusted step labels and, where they are known, of outcomes."""
+
+    def loss(params: Any, batch: Batch, key: Array | None = None) -> Float[Array, ""]:
+        logits = batch_logits(model, params, batch)
+        steps = step_loss(elementwise_loss(kind, logits, batch.raw), jnp.ones_like(logits), batch)
+        return steps + outcome_loss(logits, batch)
+
+    return loss
