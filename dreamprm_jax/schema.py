@@ -48,6 +48,11 @@ class Verdict(enum.StrEnum):
         return self not in (Verdict.SANDBOX_ERROR, Verdict.INVALID_TASK)
 
 
+def _added(default: Any) -> Any:
+    """A field that files written before it do not have."""
+    return dataclasses.field(default=default, metadata={"added": True})
+
+
 @dataclasses.dataclass(frozen=True)
 class TestCase:
     """One test: what goes in and what must come out; of a "code" test, the code alone (``sandbox.code_tests``)."""
@@ -73,6 +78,9 @@ class Problem:
     starter_code: str = ""
     func_name: str | None = None  # set for function-call problems
     public_tests: tuple[TestCase, ...] = ()
+    checker: str = _added("")  # as sandbox.checker, or a program that defines check; "": what that setting says
+    cpu_seconds: float = _added(0.0)  # limit of one test; 0: the setting's
+    memory_bytes: int = _added(0)  # limit of one test; 0: the setting's
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ import sys
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import dacite
 import pyarrow as pa
@@ -155,8 +155,11 @@ def read_records(path: Path, cls: type[Record]) -> list[Record]:
 def iterate_records(path: Path, cls: type[Record]) -> Iterator[Record]:
     """As ``read_records``, some rows at a time."""
     names = arrow_schema(cls).names
+    optional = {field.name for field in dataclasses.fields(cast(Any, cls)) if field.metadata.get("added")}
     with open_parquet(path) as file:
-        missing = [name for name in names if name not in file.schema_arrow.names]
+        there = file.schema_arrow.names
+        names = [name for name in names if name in there or name not in optional]
+        missing = [name for name in names if name not in there]
         if missing:
             raise DataError(f"{path}: column(s) {', '.join(missing)} missing; a {cls.__name__} file needs them")
         index = 0

@@ -24,6 +24,7 @@ from dreamprm_jax.problems.candidates import Candidate, CandidateFile, read_cand
 from dreamprm_jax.problems.hidden_tests import HiddenTests
 from dreamprm_jax.problems.problem_files import read_for_judging
 from dreamprm_jax.runs.progress import Progress
+from dreamprm_jax.sandbox.checkers import Comparison
 from dreamprm_jax.sandbox.judge import Judge
 from dreamprm_jax.sandbox.records import MODES, TIERS, JudgeResult, JudgeTask, Limits, safe_text
 from dreamprm_jax.schema import DataError, Problem, Skip, Verdict, content_hash
@@ -63,6 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--wall-seconds", type=float, default=_DEFAULTS.wall_seconds, help="wall time of a test")
     parser.add_argument("--memory-bytes", type=int, default=_DEFAULTS.memory_bytes, help="memory of a test")
     parser.add_argument("--output-bytes", type=int, default=_DEFAULTS.output_bytes, help="output of a test")
+    parser.add_argument(
+        "--checker",
+        default="",
+        help="how answers are compared, where a problem's own field checker does not say: words of exact, tokens, "
+        "unordered, ignore_case, any_of, abs=X, rel=X; or FILE.py:FUNCTION(input, expected, answer), which runs in the "
+        "sandbox; empty: as the official evaluator does",
+    )
     parser.add_argument("--strict", action="store_true", help="stop at the first row that cannot be read")
     parser.add_argument("--cache", type=Path, help="folder of verdicts kept by content hash")
 
@@ -88,7 +96,8 @@ def main(args: argparse.Namespace) -> int:
         if not known:
             raise DataError(f"{args.candidates}: no candidate's problem is in {args.problems}")
         limits = Limits(args.cpu_seconds, args.wall_seconds, args.memory_bytes, args.output_bytes)
-        with Judge(args.mode, args.tier, limits, args.workers, args.cache) as judge:
+        comparison = Comparison.parse(args.checker, "--checker")
+        with Judge(args.mode, args.tier, limits, args.workers, args.cache, comparison=comparison) as judge:
             summary = _judge(judge, known, problems, tests, output, args.resume)
     print("\n".join([*summary.lines(args.mode, args.tier), *_left_out(file, known, unknown, problems, skips or [])]))
     if args.output is not None:
@@ -153,7 +162,7 @@ def _judge(
     def task(candidate: Candidate) -> JudgeTask:
         problem = problems[candidate.program.problem_id]
         program = candidate.program
-        return JudgeTask(program.program_hash, program.code, tests.all_of(problem), problem.func_name)
+        return JudgeTask.of(problem, program.program_hash, program.code, tests.all_of(problem))
 
     @functools.cache
     def digest(problem_id: str) -> str:  # of all but the code, which has a hash of its own

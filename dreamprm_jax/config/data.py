@@ -199,6 +199,13 @@ class SandboxConfig:
     wall_seconds: float = setting(12.0, "Wall time of one test.", above=0.0)
     memory_bytes: int = setting(1 << 30, "Memory of one program.", minimum=1 << 20)
     output_bytes: int = setting(16 << 20, "Output of one test.", minimum=1)
+    checker: str = setting(
+        "",
+        "How answers are compared: words of exact, tokens, unordered, ignore_case, any_of, abs=X, rel=X; or "
+        "FILE.py:FUNCTION(input, expected, answer), which runs in the sandbox. A problem's own field checker goes "
+        "first. Empty: as the official evaluator does.",
+        reads="function",
+    )
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,7 @@ def _judge(
         for program in sorted(distinct.values(), key=lambda one: order[one.problem_id]):
             problem = problems[program.problem_id]
             if (key := keys[program.program_hash]) not in journal:
-                yield JudgeTask(key, program.code, tests.all_of(problem), problem.func_name)
+                yield JudgeTask.of(problem, key, program.code, tests.all_of(problem))
 
     distinct = {program.program_hash: program for program in programs}
     order = {problem_id: index for index, problem_id in enumerate(problems)}  # so that tests are read once

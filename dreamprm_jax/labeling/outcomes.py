@@ -40,7 +40,7 @@ def judge_window(config: Config, paths: Paths, window: str, tests: HiddenTests, 
         for program in programs:
             problem = problems[program.problem_id]
             if (key := keys[program.program_hash]) not in journal:
-                yield JudgeTask(key, program.code, tests.all_of(problem), problem.func_name)
+                yield JudgeTask.of(problem, key, program.code, tests.all_of(problem))
 
     with Journal(paths.stage("label") / f"outcomes_{window}.journal") as journal:
         done = sum(key in journal for key in keys.values())

@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from dreamprm_jax.sandbox.checkers import Comparison
 from dreamprm_jax.schema import DataError, Problem, ProblemTests, TestCase, canonical_json, content_hash
 from dreamprm_jax.storage import atomic_path, open_parquet
 
@@ -109,8 +110,11 @@ class HiddenTests:
         return bool(problem.public_tests) or problem.problem_id in self._group_of
 
     def digest(self, problem: Problem) -> str:
-        """Hash of all tests of a problem. The hidden ones are not read for it."""
-        return digest_of_tests(problem.public_tests) + self._digests.get(problem.problem_id, "")
+        """Hash of all tests of a problem, its checker and its limits. The hidden tests are not read for it."""
+        comparison = Comparison.parse(problem.checker, f"problem {problem.problem_id}, field checker")
+        own = f"{comparison and comparison.digest}/{problem.cpu_seconds}/{problem.memory_bytes}"
+        tests = digest_of_tests(problem.public_tests) + self._digests.get(problem.problem_id, "")
+        return tests + ("" if own == "None/0.0/0" else content_hash(own, digits=16))
 
     def all_of(self, problem: Problem) -> tuple[TestCase, ...]:
         """All tests of a problem in judging order: public before hidden."""

@@ -17,6 +17,7 @@ from typing import Any
 
 from dreamprm_jax.problems.json_rows import id_field, json_type, parse_json, text_field
 from dreamprm_jax.problems.private_tests import DEFAULT_MAX_BYTES, parse_tests
+from dreamprm_jax.sandbox.checkers import Comparison
 from dreamprm_jax.schema import DataError, Problem, TestCase, TestedProblem
 
 DATA_FILES = ("test.jsonl", "test2.jsonl", "test3.jsonl", "test4.jsonl", "test5.jsonl", "test6.jsonl")
@@ -28,6 +29,7 @@ TEXT_COLUMNS = (
     "difficulty",
 )
 ID_COLUMNS = ("question_id", "contest_id")
+OWN_COLUMNS = ("checker", "cpu_seconds", "memory_bytes")
 TEST_COLUMNS = ("public_test_cases", "private_test_cases")
 
 
@@ -83,7 +85,8 @@ def problem_from_row(
     """One official row; further columns are ignored. The arguments are those of ``problem_files.iterate_problems``.
 
     Re-uploads of the data are read as well: tests and metadata as lists and objects in place of their JSON text, null
-    for starter code, metadata and tests that are not there.
+    for starter code, metadata and tests that are not there. Three further fields are this package's own: ``checker``
+    (``sandbox.checkers``), ``cpu_seconds`` and ``memory_bytes``, the limits of a test; without them the settings hold.
 
     Raises:
       DataError: naming the field.
@@ -105,7 +108,11 @@ def problem_from_row(
         starter_code="" if row.get("starter_code") is None else text_field(row, "starter_code", where),
         func_name=_func_name(row.get("metadata"), f"{where}, field metadata"),
         public_tests=parse_tests(row["public_test_cases"], f"{where}, field public_test_cases", max_bytes),
+        checker="" if row.get("checker") is None else text_field(row, "checker", where),
+        cpu_seconds=float(_positive(row, "cpu_seconds", (int, float), where)),
+        memory_bytes=int(_positive(row, "memory_bytes", (int,), where)),
     )
+    Comparison.parse(problem.checker, f"{where}, field checker")  # for its errors
     if wants_tests is None or wants_tests(problem):
         hidden = parse_tests(row["private_test_cases"], f"{where}, field private_test_cases", max_bytes)
         problem = dataclasses.replace(problem, private_tests=hidden)
@@ -114,7 +121,17 @@ def problem_from_row(
     return problem
 
 
-def row_of_problem(problem: TestedProblem) -> dict[str, str]:
+def _positive(row: Mapping[str, Any], name: str, types: tuple[type, ...], where: str) -> Any:
+    """A limit of the row's own; 0 where it has none."""
+    value = row.get(name)
+    if value is None:
+        return 0
+    if type(value) not in types or not 0 < value < 1 << 60:
+        raise DataError(f"{where}, field {name}: {value!r} where a positive number belongs")
+    return value
+
+
+def row_of_problem(problem: TestedProblem) -> dict[str, Any]:
     """A problem as an official row, which ``problem_from_row`` reads back as it was."""
 
     def cases(tests: tuple[TestCase, ...]) -> str:
@@ -132,6 +149,7 @@ def row_of_problem(problem: TestedProblem) -> dict[str, str]:
         "public_test_cases": cases(problem.public_tests),
         "private_test_cases": cases(problem.private_tests),
         "metadata": json.dumps({"func_name": problem.func_name} if problem.func_name else {}),
+        **{name: value for name in OWN_COLUMNS if (value := getattr(problem, name))},
     }
 
 

@@ -31,6 +31,9 @@ with real descriptors (``inside.script``), or calls its function: an exit status
 prelude but for functions. The hash seed and the module ``random`` are fixed; ``random.Random()``, numpy's generators,
 ``os.urandom`` and ``id`` are not.
 
+**Comparison.** Without more, the official evaluator's; a setting or a problem may ask for another, or for a Python
+checker, which runs in the sandbox as programs do (``checkers``).
+
 **One child for several tests** (faithful). A fork costs more than most programs: fifteen children cost ten times what
 one does. So the tests of a program run in one child, each in a new ``__main__`` with new streams, if its compiled code
 has no way to leave something behind in a module (``inside.sharing``); otherwise each gets its own. A pass counts at
@@ -45,7 +48,8 @@ killed for lack of memory has no verdict: it is tried again alone, and is a SAND
 exceeded its time and lacked a core is tried again at the end, on a share of the workers.
 """
 
+from dreamprm_jax.sandbox.checkers import Comparison
 from dreamprm_jax.sandbox.judge import Judge
 from dreamprm_jax.sandbox.records import Checker, JudgeResult, JudgeTask, Limits, SandboxUnavailable
 
-__all__ = ["Checker", "Judge", "JudgeResult", "JudgeTask", "Limits", "SandboxUnavailable"]
+__all__ = ["Checker", "Comparison", "Judge", "JudgeResult", "JudgeTask", "Limits", "SandboxUnavailable"]

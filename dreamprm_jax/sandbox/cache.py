@@ -16,7 +16,7 @@ from pathlib import Path
 from dreamprm_jax.sandbox.records import JudgeResult, JudgeTask, Limits
 from dreamprm_jax.schema import DataError, Verdict
 
-_VERSION = 4  # counts changes of the judge that can change a verdict
+_VERSION = 5  # counts changes of the judge that can change a verdict
 _BUSY_SECONDS = 60.0
 
 
@@ -27,7 +27,7 @@ def task_digest(task: JudgeTask, mode: str, tier: str, limits: Limits, packages:
       task: the program and its tests.
       mode: ``faithful`` or ``lcb``.
       tier: the tier that holds.
-      limits: of one test.
+      limits: of one test, the problem's own among them.
       packages: the third-party packages that the program may import, with their versions.
 
     Returns:
@@ -45,7 +45,7 @@ def task_digest(task: JudgeTask, mode: str, tier: str, limits: Limits, packages:
             [
                 _VERSION, mode, tier, limits.cpu_seconds, limits.wall_seconds, limits.memory_bytes,
                 limits.output_bytes, platform.python_version(), platform.machine(), task.checker_name,
-                *packages,
+                "" if task.comparison is None else task.comparison.digest, *packages,
             ]
         )
     )  # fmt: skip

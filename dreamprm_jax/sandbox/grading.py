@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
-from typing import Any
 
 from dreamprm_jax.sandbox import compare
 from dreamprm_jax.sandbox.inside import frames, jobs, values
@@ -30,6 +29,7 @@ class Grader:
         self.first = first
         self.position = first  # the test to come; all before it have passed
         self.failure: Failure | None = None  # of the test at ``position``
+        self.answers: list[str] = []  # from ``first`` on, for a checker that runs in the sandbox
         self.ended = False  # the child said that it runs no further test
         self.output_file = self.result_file = -1
         self._functional = functional
@@ -110,8 +110,7 @@ class Grader:
 
     def _compare(self, output: str) -> None:
         test = self.task.tests[self.position]
-        if self.task.checker is not None:
-            self._check(output)
+        if self._otherwise(output):
             return
         try:
             mismatch = compare.output_mismatch(output, test.output)
@@ -133,8 +132,7 @@ class Grader:
         except UnicodeDecodeError:
             self.failure = Failure(Verdict.RE, "malformed value", -4)
             return
-        if self.task.checker is not None:
-            self._check(values.without_marks(encoded))
+        if self._otherwise(values.without_marks(encoded)):
             return
         try:
             expected = compare.expected_value(self.task.tests[self.position].output)
@@ -150,18 +148,30 @@ class Grader:
         else:
             self.failure = Failure(Verdict.WA, "the returned value differs", 0)
 
-    def _check(self, answer: str) -> None:
-        assert self.task.checker is not None
-        test = self.task.tests[self.position]
+    def _otherwise(self, answer: str) -> bool:
+        """Grades by the task's own comparison or checker. Returns False if it has none."""
+        test, comparison = self.task.tests[self.position], self.task.comparison
         try:
-            right: Any = self.task.checker(test.input, test.output, answer)
-        except Exception as error:  # the checker met text that it did not expect
-            self.failure = Failure(Verdict.WA, safe_text(f"the checker failed: {type(error).__name__}"), -2)
-            return
+            if self.task.checker is not None:
+                right = self.task.checker(test.input, test.output, answer)
+            elif comparison is None:
+                return False
+            elif comparison.code:  # which runs in the sandbox, when the child has ended
+                self.answers.append(answer)
+                right = True
+            else:
+                right = comparison.matches(answer, test.output, self._functional)
+        except Exception as error:
+            if self.task.checker is None:
+                self.failure = Failure(Verdict.INVALID_TASK, f"test {self.position}, expected output: {error}", -4)
+            else:  # the checker met text that it did not expect
+                self.failure = Failure(Verdict.WA, safe_text(f"the checker failed: {type(error).__name__}"), -2)
+            return True
         if right is True:
             self.position += 1
         else:
-            self.failure = Failure(Verdict.WA, "the checker says no", -2)
+            self.failure = Failure(Verdict.WA, "the checker says no", 0 if self._functional else -2)
+        return True
 
 
 def ending_failure(reply: jobs.Reply, official: bool) -> Failure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import heapq
 import itertools
 import os
@@ -15,6 +16,7 @@ from types import TracebackType
 
 from dreamprm_jax.config import SandboxConfig
 from dreamprm_jax.sandbox.cache import VerdictCache, task_digest
+from dreamprm_jax.sandbox.checkers import Comparison
 from dreamprm_jax.sandbox.inside.jobs import Reply
 from dreamprm_jax.sandbox.plan import Plan, Run, judge_task
 from dreamprm_jax.sandbox.pool import Pool
@@ -107,6 +109,7 @@ class Judge:
         cache: Path | None = None,
         retry_share: float = 0.25,
         hash_seed: int = 0,
+        comparison: Comparison | None = None,
     ) -> None:
         """Starts the workers and attacks one of them with canaries.
 
@@ -120,6 +123,7 @@ class Judge:
             core meanwhile; at least one worker. 0: nothing is tried again for lack of time.
           hash_seed: PYTHONHASHSEED of the programs; fixed, so that the same program gets the same verdict. Another one
             shows whether a program depends on it. Its verdicts are not cached.
+          comparison: how answers are compared where the task does not say; None: as the official evaluator does.
 
         Raises:
           SandboxUnavailable: if the tier does not hold on this machine.
@@ -133,7 +137,7 @@ class Judge:
         if not sys.platform.startswith("linux"):
             raise SandboxUnavailable(f"the sandbox needs Linux, not {sys.platform}; use a container or another machine")
         self.mode, self.tier, self.limits = mode, tier, limits or Limits()
-        self._retry_share = retry_share
+        self._retry_share, self._comparison = retry_share, comparison
         self._cache = VerdictCache(cache) if cache is not None and not hash_seed else None
         self._busy = False
         try:
@@ -150,7 +154,8 @@ class Judge:
     def from_config(cls, config: SandboxConfig, cache: Path | None = None) -> Judge:
         """The judge that a run's settings ask for."""
         limits = Limits(config.cpu_seconds, config.wall_seconds, config.memory_bytes, config.output_bytes)
-        return cls(config.mode, config.tier, limits, config.workers, cache, config.retry_share)
+        comparison = Comparison.parse(config.checker, "config.sandbox.checker")
+        return cls(config.mode, config.tier, limits, config.workers, cache, config.retry_share, comparison=comparison)
 
     def __enter__(self) -> Judge:
         return self
@@ -169,7 +174,13 @@ class Judge:
 
     def digest(self, task: JudgeTask) -> str:
         """Identifies everything that the task's verdict depends on here (see ``cache.task_digest``)."""
-        return task_digest(task, self.mode, self.tier, self.limits, self._pool.offer.versions())
+        task = self._completed(task)
+        return task_digest(task, self.mode, self.tier, self.limits.of(task.limits), self._pool.offer.versions())
+
+    def _completed(self, task: JudgeTask) -> JudgeTask:
+        if self._comparison is None or task.comparison is not None or task.checker is not None:
+            return task
+        return dataclasses.replace(task, comparison=self._comparison)
 
     def worker_pids(self) -> set[int]:
         """Process ids of the workers. Each leads a session; all that a worker starts is in that session."""
@@ -224,6 +235,7 @@ class Judge:
                 if task is None:
                     exhausted = True
                     break
+                task = self._completed(task)
                 digest, known = self._known(task)
                 if known is not None:
                     done[taken] = known

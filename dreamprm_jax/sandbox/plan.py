@@ -16,6 +16,7 @@ kernel killed the child for lack of memory, or the program exceeded its time and
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import signal
 from collections.abc import Callable, Generator
@@ -27,7 +28,7 @@ from dreamprm_jax.sandbox.code_tests import as_calls, has_code_tests
 from dreamprm_jax.sandbox.grading import Failure, Grader, ending_failure
 from dreamprm_jax.sandbox.inside import jobs
 from dreamprm_jax.sandbox.records import JudgeResult, JudgeTask, Limits, safe_text
-from dreamprm_jax.schema import Verdict
+from dreamprm_jax.schema import TestCase, Verdict
 
 _ATTEMPTS = 6  # children started for one run while the sandbox itself fails
 _PAUSE_SECONDS = 0.1  # before the second attempt; doubled before each further one
@@ -119,6 +120,7 @@ def judge_task(task: JudgeTask, mode: str, tier: str, limits: Limits, retry: boo
     problem = task_problem(task, mode == "lcb")
     if problem is not None:
         return dataclasses.replace(draft, verdict=Verdict.INVALID_TASK, error=problem)
+    limits = limits.of(task.limits)
     result = yield from (_official if mode == "lcb" else _faithful)(task, limits, draft, retry)
     return dataclasses.replace(result, error=safe_text(result.error.removeprefix("!")))
 
@@ -133,7 +135,7 @@ def task_problem(task: JudgeTask, official: bool = False) -> str | None:
     if types == {"functional"}:
         if not task.func_name:
             return "functional tests need func_name"
-        if official or task.checker is not None:
+        if official or _judged_otherwise(task):
             return None  # the official evaluator blames the program
         for index, test in enumerate(task.tests):
             try:
@@ -141,6 +143,10 @@ def task_problem(task: JudgeTask, official: bool = False) -> str | None:
             except (ValueError, RecursionError):
                 return f"test {index}: the expected output is not JSON, or nested too deep"
     return None
+
+
+def _judged_otherwise(task: JudgeTask) -> bool:
+    return task.checker is not None or task.comparison is not None
 
 
 def _faithful(task: JudgeTask, limits: Limits, draft: JudgeResult, retry: bool) -> Plan:
@@ -167,15 +173,44 @@ def _faithful(task: JudgeTask, limits: Limits, draft: JudgeResult, retry: bool) 
                 _grade_ending(task, grader, reply, passed)
         finally:
             run.grader.close()
+        refusal = yield from _check(task, grader, draft, retry)
         if grader.position == passed:  # nothing passed: the failure is of a child's first test
-            failure = grader.failure or Failure(Verdict.RE, "no result", -4)
+            failure = refusal or grader.failure or Failure(Verdict.RE, "no result", -4)
             if tries.lacked_a_core(failure, reply):
                 continue
             return _finish(draft, passed, cpu, failure)
         if grader.position < passed + count:
             shared = False  # it does not share, or its failure needs a child of its own
         passed, tries = grader.position, _Tries(retry, limits.wall_seconds)
+        if refusal is not None and not refusal.verdict.is_label:
+            return _finish(draft, passed, cpu, refusal)
     return _finish(draft, passed, cpu, None)
+
+
+def _check(
+    task: JudgeTask, grader: Grader, draft: JudgeResult, retry: bool
+) -> Generator[Run, jobs.Reply, Failure | None]:
+    """Runs the task's Python checker, if it has one, on the answers of a child that has ended.
+
+    Returns:
+      Why a test does not pass, which is then the one at ``grader.position``; None if the checker accepts all.
+    """
+    if task.comparison is None or not task.comparison.code or not grader.answers:
+        return None
+    code, function = task.comparison.program
+    tests = tuple(
+        TestCase("\n".join(map(json.dumps, (test.input, test.output, answer))), "true", "functional")
+        for test, answer in zip(task.tests[grader.first :], grader.answers, strict=False)
+    )
+    said = yield from _faithful(JudgeTask("checker", code, tests, function), Limits(), draft, retry)
+    if said.verdict is Verdict.AC:
+        return None
+    grader.position = grader.first + said.tests_passed
+    if said.verdict is Verdict.WA:
+        return Failure(Verdict.WA, "the checker says no", 0 if task.tests[0].testtype == "functional" else -2)
+    verdict = said.verdict if said.verdict is Verdict.SANDBOX_ERROR else Verdict.INVALID_TASK
+    text = f"the checker failed on test {grader.position}: {said.verdict} {said.error}"
+    return Failure(verdict, text, -4)
 
 
 def _grade_ending(task: JudgeTask, grader: Grader, reply: jobs.Reply, first: int) -> None:
@@ -190,7 +225,7 @@ def _grade_ending(task: JudgeTask, grader: Grader, reply: jobs.Reply, first: int
 def _official(task: JudgeTask, limits: Limits, draft: JudgeResult, retry: bool) -> Plan:
     cpu, total, tries = 0.0, len(task.tests), _Tries(retry)
     functional = task.tests[0].testtype == "functional"
-    if functional and task.checker is None:
+    if functional and not _judged_otherwise(task):
         try:
             for test in task.tests:
                 compare.expected_value(test.output)
@@ -215,6 +250,7 @@ def _official(task: JudgeTask, limits: Limits, draft: JudgeResult, retry: bool) 
             run.grader.close()
         if tries.lacked_a_core(failure, reply):
             continue
+        failure = (yield from _check(task, grader, draft, retry)) or failure
         passed = min(grader.position, total - (failure is not None))
         return _finish(draft, passed, cpu, failure, official=True)
 

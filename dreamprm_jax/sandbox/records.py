@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from dreamprm_jax import schema
+from dreamprm_jax.sandbox.checkers import Comparison
 from dreamprm_jax.schema import DataError
 
 MODES = ("faithful", "lcb")
@@ -35,6 +37,20 @@ class Limits:
             if not (math.isfinite(value) and value > 0):
                 raise DataError(f"sandbox limit {name} is {value!r}; it must be a positive number")
 
+    def of(self, problem: ProblemLimits) -> Limits:
+        """These limits, with a problem's own in place of the general ones; its wall time grows with its CPU time."""
+        cpu, memory = problem.cpu_seconds or self.cpu_seconds, problem.memory_bytes or self.memory_bytes
+        wall = self.wall_seconds * cpu / self.cpu_seconds
+        return dataclasses.replace(self, cpu_seconds=cpu, wall_seconds=wall, memory_bytes=memory)
+
+
+@dataclass(frozen=True)
+class ProblemLimits:
+    """What a problem says of its tests' limits. 0: nothing."""
+
+    cpu_seconds: float = 0.0
+    memory_bytes: int = 0
+
 
 @dataclass(frozen=True)
 class JudgeTask:
@@ -45,8 +61,10 @@ class JudgeTask:
       code: the program.
       tests: in judging order; the first failure ends the judging.
       func_name: the function to call, for functional tests.
-      checker: decides instead of the comparison where several answers are right. It runs in the judge, on hostile text.
+      checker: decides instead of the comparison. The package's own: it runs in the judge, on hostile text.
       checker_name: identifies the checker in the cache; results of an unnamed checker are not cached.
+      comparison: how answers are compared; None: as the judge does.
+      limits: the problem's own, of one test.
     """
 
     key: str
@@ -55,6 +73,19 @@ class JudgeTask:
     func_name: str | None = None
     checker: Checker | None = None
     checker_name: str = ""
+    comparison: Comparison | None = None
+    limits: ProblemLimits = ProblemLimits()
+
+    @classmethod
+    def of(cls, problem: schema.Problem, key: str, code: str, tests: tuple[schema.TestCase, ...]) -> JudgeTask:
+        """A program for a problem, with what the problem says of its checker and its limits.
+
+        Raises:
+          DataError: naming the problem, if its checker cannot be read.
+        """
+        comparison = Comparison.parse(problem.checker, f"problem {problem.problem_id}, field checker")
+        limits = ProblemLimits(problem.cpu_seconds, problem.memory_bytes)
+        return cls(key, code, tests, problem.func_name, comparison=comparison, limits=limits)
 
 
 @dataclass(frozen=True)

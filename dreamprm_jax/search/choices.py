@@ -157,7 +157,7 @@ def _judge(
             if key not in journal:
                 problem = problems[problem_id]
                 given = problem.public_tests if public_only else tests.all_of(problem)
-                yield JudgeTask(key, code, given, problem.func_name)
+                yield JudgeTask.of(problem, key, code, given)
 
     failed = judge_into(
         journal,

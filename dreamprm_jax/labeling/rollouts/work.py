@@ -122,7 +122,7 @@ class RememberingJudge:
                 self._known.popitem(last=False)
             verdicts = {name: known[name] for name in identities if name in known}
             tasks = {
-                name: JudgeTask(name, code, tests, problem.func_name)
+                name: JudgeTask.of(problem, name, code, tests)
                 for name, code in zip(identities, codes, strict=True)
                 if name not in known
             }

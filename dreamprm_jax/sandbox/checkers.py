@@ -1,0 +1,226 @@
+"""How answers are compared, where a setting or a problem says so: by options, or by a Python function.
+
+Options are words, separated by commas: ``exact`` (every character counts), ``tokens`` (white space and line ends do
+not), ``unordered`` (lines, or items of a returned list, in any order), ``ignore_case``, ``abs=X`` and ``rel=X``
+(numbers within a tolerance), ``any_of`` (the expected output is a JSON list of which one must match). Without
+``exact`` or ``tokens``, text is compared line by line, white space at the ends of lines aside.
+
+A Python checker is FILE.py:FUNCTION, or a program as text that defines ``check``. It is called with the input, the
+expected output and the program's output (of a function: its value as JSON), all of them text, and returns True or
+False. It runs in the sandbox, as the programs do: no module beside its file can be imported. One that raises, prints,
+exceeds a limit or returns anything else gives no verdict (INVALID_TASK).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from dataclasses import dataclass
+from decimal import Context, Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+from dreamprm_jax.sandbox.compare import expected_value
+from dreamprm_jax.schema import DataError, content_hash
+from dreamprm_jax.user_code import is_user_function
+
+_WORDS = ("exact", "tokens", "unordered", "ignore_case", "any_of")
+_TOLERANCES = {"abs": "absolute", "rel": "relative"}
+_CONTEXT = Context(prec=60, traps=[])  # of differences: exact for integers of as many digits
+_LAST = Decimal("Infinity")
+_ENTRY = "__checked__"
+_WRAPPER = """
+def __checked__(given, expected, answer):
+    import os, sys
+    result = {function}(given, expected, answer)
+    sys.stdout.flush()
+    if os.fstat(1).st_size:
+        raise RuntimeError("it printed")
+    if type(result).__name__ not in ("bool", "bool_"):
+        raise TypeError("it returned a %s, not True or False" % type(result).__name__)
+    return bool(result)
+"""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How an answer is compared with the expected one.
+
+    Attributes:
+      exact: as they are; the other options but ``ignore_case`` and ``any_of`` do not apply.
+      tokens: as sequences of words.
+      unordered: lines, or items of a list, in any order. With a tolerance, both sides are sorted first.
+      ignore_case: upper and lower case are the same.
+      any_of: the expected output is a JSON list of answers.
+      absolute: numbers may differ by this much.
+      relative: numbers may differ by this share of the expected one.
+      code: a checker's program, which then decides alone; "" for none.
+      function: the function to call in it.
+    """
+
+    exact: bool = False
+    tokens: bool = False
+    unordered: bool = False
+    ignore_case: bool = False
+    any_of: bool = False
+    absolute: float = 0.0
+    relative: float = 0.0
+    code: str = ""
+    function: str = ""
+
+    @classmethod
+    def parse(cls, text: str, where: str) -> Comparison | None:
+        """Reads a setting or a problem's field; None where it is empty.
+
+        Raises:
+          DataError: beginning with ``where``, on an unknown option, a bad number, a file that cannot be read.
+        """
+        text = text.strip()
+        if not text:
+            return None
+        if is_user_function(text):
+            file, _, function = text.rpartition(":")
+            try:
+                return cls(code=Path(file).read_text(encoding="utf-8"), function=function)
+            except (OSError, UnicodeDecodeError) as error:
+                raise DataError(f"{where}: {file} cannot be read ({error})") from error
+        if "def check(" in text:
+            return cls(code=text, function="check")
+        found: dict[str, Any] = {}
+        for word in text.replace(",", " ").split():
+            name, equals, number = word.partition("=")
+            if word in _WORDS:
+                found[word] = True
+            elif name in _TOLERANCES and equals:
+                found[_TOLERANCES[name]] = _tolerance(number, f"{where}: {word}")
+            else:
+                raise DataError(
+                    f"{where}: {word[:80]!r} is none of {', '.join(_WORDS)}, abs=X, rel=X, FILE.py:FUNCTION, nor a "
+                    "program that defines check(given, expected, answer)"
+                )
+        if "exact" in found and found.keys() & {"tokens", "unordered", "absolute", "relative"}:
+            raise DataError(f"{where}: exact goes with ignore_case and any_of alone")
+        return cls(**found)
+
+    @property
+    def digest(self) -> str:
+        """Identifies it, by what it does and not by a file's name."""
+        return content_hash(repr(self), digits=16)
+
+    @property
+    def program(self) -> tuple[str, str]:
+        """The checker as the sandbox runs it: its code, and the function to call."""
+        return f"{self.code}\n{_WRAPPER.format(function=self.function)}", _ENTRY
+
+    def matches(self, answer: str, expected: str, functional: bool) -> bool:
+        """Whether an answer is right.
+
+        Args:
+          answer: standard output, or a returned value as canonical JSON; hostile.
+          expected: the test's output.
+          functional: whether they are values.
+
+        Raises:
+          ValueError: if the expected output is not the JSON that it must be.
+        """
+        same = self._same_values if functional else self._same_text
+        wanted = expected_value(expected) if functional or self.any_of else expected
+        if self.any_of and not (isinstance(wanted, list) and wanted):
+            raise ValueError("any_of needs a JSON list of at least one answer")
+        given: Any = answer
+        if functional:
+            try:
+                given = json.loads(answer)
+            except (ValueError, RecursionError):  # a value that equals no JSON value
+                return False
+        try:
+            return any(same(given, one) for one in (wanted if self.any_of else [wanted]))
+        except RecursionError:
+            return False
+
+    def _fold(self, text: str) -> str:
+        return text.casefold() if self.ignore_case else text
+
+    def _same_text(self, answer: str, expected: Any) -> bool:
+        if not isinstance(expected, str):
+            raise ValueError("any_of needs a JSON list of texts")
+        answer, expected = self._fold(answer), self._fold(expected)
+        if self.exact or answer == expected:
+            return answer == expected
+        answer, expected = answer.strip(), expected.strip()
+        if answer.count("\n") != expected.count("\n") and not self.tokens:  # before millions of lines are made
+            return False
+        if self.tokens and not self.unordered:
+            words, wanted = answer.split(maxsplit=len(expected.split())), expected.split()
+            return len(words) == len(wanted) and all(map(self._same_token, words, wanted))
+        lines = [line.split() for line in answer.split("\n")]
+        others = [line.split() for line in expected.split("\n")]
+        if self.unordered:
+            lines, others = sorted(lines, key=_order), sorted(others, key=_order)
+        return len(lines) == len(others) and all(
+            len(line) == len(other) and all(map(self._same_token, line, other))
+            for line, other in zip(lines, others, strict=True)
+        )
+
+    def _same_token(self, word: str, wanted: str) -> bool:
+        return word == wanted or (
+            (number := _number(word)) is not None
+            and (expected := _number(wanted)) is not None
+            and self._near(number, expected)
+        )
+
+    def _near(self, number: Decimal, expected: Decimal) -> bool:
+        if number == expected or not (number.is_finite() and expected.is_finite()):
+            return number == expected
+        difference = abs(_CONTEXT.subtract(number, expected))
+        return difference <= max(Decimal(self.absolute), _CONTEXT.multiply(Decimal(self.relative), abs(expected)))
+
+    def _same_values(self, given: Any, wanted: Any, top: bool = True) -> bool:
+        if isinstance(wanted, str):
+            return isinstance(given, str) and self._fold(given) == self._fold(wanted)
+        if isinstance(wanted, (int, float)):
+            return isinstance(given, (int, float)) and self._near(Decimal(given), Decimal(wanted))
+        inner = functools.partial(self._same_values, top=False)
+        if isinstance(wanted, list):
+            if not isinstance(given, list) or len(given) != len(wanted):
+                return False
+            if self.unordered and top:
+                given, wanted = (
+                    sorted(items, key=lambda item: _order([json.dumps(item)])) for items in (given, wanted)
+                )
+            return all(map(inner, given, wanted))
+        if isinstance(wanted, dict):
+            return (
+                isinstance(given, dict)
+                and given.keys() == wanted.keys()
+                and all(inner(given[key], wanted[key]) for key in wanted)
+            )
+        return given is wanted  # None
+
+
+def _tolerance(text: str, where: str) -> float:
+    try:
+        number = float(text)
+    except ValueError as error:
+        raise DataError(f"{where}: no number after =") from error
+    if not (math.isfinite(number) and number >= 0):
+        raise DataError(f"{where}: a tolerance is finite, and not negative")
+    return number
+
+
+def _number(text: str) -> Decimal | None:
+    try:
+        number = Decimal(text) if text.isascii() and "_" not in text else None
+    except (InvalidOperation, ValueError):
+        return None
+    return None if number is None or number.is_nan() else number
+
+
+def _order(words: list[str]) -> list[tuple[Decimal, str]]:
+    """Sorts numbers by value, so that two sides that differ within a tolerance are sorted alike."""
+    return [(_LAST, word) if (number := _number(word)) is None else (number, "") for word in words]
+
+
+def _item_order(item: Any) -> list[tuple[Decimal, str]]:
+    return _order([json.dumps(item)])

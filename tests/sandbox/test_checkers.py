@@ -1,0 +1,200 @@
+"""Answers compared by options and by Python checkers that run in the sandbox."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dreamprm_jax.problems.livecodebench import problem_from_row
+from dreamprm_jax.sandbox import Comparison, Judge, JudgeResult, JudgeTask
+from dreamprm_jax.schema import DataError, Problem, TestCase, Verdict
+
+
+def parse(text: str) -> Comparison:
+    comparison = Comparison.parse(text, "here")
+    assert comparison is not None
+    return comparison
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "expected", "right"),
+    [
+        ("exact", "1 2\n", "1 2\n", True),
+        ("exact", "1 2", "1 2\n", False),
+        ("exact, ignore_case", "YES\n", "yes\n", True),
+        ("tokens", "1\n2  3", "1 2\n3\n", True),
+        ("tokens", "1 2 3 4", "1 2 3", False),
+        ("tokens", "1 2", "1 2 3", False),
+        ("ignore_case", "Yes\nNO", "yes\nno\n", True),
+        ("ignore_case", "Yes", "yess", False),
+        ("unordered", "b 2\na 1\n", "a 1\nb 2", True),
+        ("unordered", "a\na\nb", "a\nb\nb", False),
+        ("unordered", "a b", "b a", False),
+        ("abs=1e-3", "0.5004 x", "0.5 x", True),
+        ("abs=1e-3", "0.502", "0.5", False),
+        ("abs=1e-3", "1.0 2.0", "1.0", False),
+        ("rel=1e-6", "1000000.5", "1000000", True),
+        ("rel=1e-6", "-1000000", "1000000", False),
+        ("abs=1e-6", "9007199254740993", "9007199254740992", False),  # which are one double
+        ("abs=1e-6", "1" * 400, "1" * 399 + "2", False),
+        ("abs=1e9", "nan", "1", False),
+        ("abs=1e9", "inf", "1", False),
+        ("abs=1e9", "-inf", "inf", False),
+        ("abs=1e9", "1_0", "10", False),
+        ("abs=1e9", "1e999999999", "1", False),
+        ("abs=1", "", "0", False),
+        ("unordered, abs=0.01", "10.001\n9.001", "9\n10", True),
+        ("any_of", "b", '["a", "b"]', True),
+        ("any_of", "c", '["a", "b"]', False),
+        ("any_of, ignore_case", "B", '["a", "b"]', True),
+        ("any_of, exact", "b", '["a", "b\\n"]', False),
+    ],
+)
+def test_text_is_compared_as_the_options_say(options: str, answer: str, expected: str, right: bool) -> None:
+    assert parse(options).matches(answer, expected, functional=False) is right
+
+
+@pytest.mark.parametrize(
+    ("options", "answer", "expected", "right"),
+    [
+        ("abs=1e-6", "[0.1000000001,2]", "[0.1, 2]", True),
+        ("abs=1e-6", "[0.11,2]", "[0.1, 2]", False),
+        ("abs=1e-6", '{"a":[1.0000000001]}', '{"a": [1]}', True),
+        ("abs=1e-6", '"1.0000000001"', "1", False),
+        ("abs=1e-6", "?", "1", False),
+        ("abs=1e-6", "null", "null", True),
+        ("abs=1e-6", "null", "0", False),
+        ("unordered", "[3,1,2]", "[1, 2, 3]", True),
+        ("unordered", "[[2],[1]]", "[[1], [2]]", True),
+        ("unordered", "[[2,1]]", "[[1, 2]]", False),
+        ("ignore_case", '["A"]', '["a"]', True),
+        ("any_of", "2", "[1, 2]", True),
+        ("any_of", "[1,2]", "[[1, 2], [2, 1]]", True),
+        ("any_of", "3", "[1, 2]", False),
+    ],
+)
+def test_values_are_compared_as_the_options_say(options: str, answer: str, expected: str, right: bool) -> None:
+    assert parse(options).matches(answer, expected, functional=True) is right
+
+
+@pytest.mark.parametrize("text", ["exakt", "abs", "abs=x", "abs=nan", "rel=-1", "exact, abs=1", "missing.py:check"])
+def test_what_cannot_be_read_is_named(text: str) -> None:
+    with pytest.raises(DataError, match="here"):
+        Comparison.parse(text, "here")
+
+
+@pytest.fixture(scope="module", params=["faithful", "lcb"])
+def judge(request: pytest.FixtureRequest) -> Iterator[Judge]:
+    with Judge(request.param, "PORTABLE", workers=1) as judge:
+        yield judge
+
+
+def one(judge: Judge, code: str, checker: str, *tests: TestCase, function: str | None = None) -> JudgeResult:
+    task = JudgeTask("key", code, tests or (TestCase("5", "1 4"),), function, comparison=parse(checker))
+    (result,) = judge.evaluate([task])
+    return result
+
+
+SUM = """
+def check(given, expected, answer):
+    words = answer.split()
+    return len(words) == 2 and sum(map(int, words)) == int(given)
+"""
+
+
+def test_a_checker_in_the_sandbox_decides(judge: Judge) -> None:
+    tests = (TestCase("5", ""), TestCase("7", ""), TestCase("9", ""))
+    program = "n = int(input())\nprint(2, n - 2)"
+    assert one(judge, program, SUM, *tests).verdict is Verdict.AC
+    wrong = one(judge, "n = int(input())\nprint(2, n - 2 if n < 9 else 0)", SUM, *tests)
+    assert (wrong.verdict, wrong.tests_passed) == (Verdict.WA, 2)
+    assert one(judge, "print(1 / 0)", SUM, *tests).verdict is Verdict.RE
+    late = one(judge, "n = int(input())\nif n > 5: raise ValueError\nprint(0, n)", SUM, *tests)
+    assert (late.verdict, late.tests_passed) == (Verdict.RE, 1)
+
+
+def test_a_checker_gets_a_function_s_value_as_json(judge: Judge) -> None:
+    checker = (
+        "import json\ndef check(given, expected, answer): return sorted(json.loads(answer)) == json.loads(expected)"
+    )
+    test = TestCase("[1, 2]", "[1, 2]", "functional")
+    code = "class Solution:\n    def f(self, items): return items[::-1]"
+    assert one(judge, code, checker, test, function="f").verdict is Verdict.AC
+    assert one(judge, code.replace("::-1", ":1"), checker, test, function="f").verdict is Verdict.WA
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("return 1 / 0", "ZeroDivisionError"),
+        ("print('yes'); return True", "it printed"),
+        ("return 'yes'", "returned a str"),
+        ("return None", "returned a NoneType"),
+        ("import os; os._exit(0)", "ended early"),
+        ("import sys; sys.exit(0)", "SystemExit"),
+        ("import os; os.fork(); return True", "PermissionError"),
+        ("open('/etc/passwd'); return True", "PermissionError"),
+        ("x = bytearray(b'x') * (3 << 30); return True", "MLE"),
+        ("return (", "CE"),
+    ],
+)
+def test_a_checker_that_fails_gives_no_verdict(judge: Judge, body: str, said: str) -> None:
+    result = one(judge, "print(1, 4)", f"def check(given, expected, answer):\n    {body}\n")
+    assert result.verdict is Verdict.INVALID_TASK
+    assert "the checker failed on test 0" in result.error
+    assert said in result.error
+
+
+@pytest.mark.slow
+def test_a_checker_that_hangs_gives_no_verdict(judge: Judge) -> None:
+    result = one(judge, "print(1, 4)", "def check(given, expected, answer):\n    while True: pass\n")
+    assert (result.verdict, "TLE" in result.error) == (Verdict.INVALID_TASK, True)
+
+
+def test_a_malformed_expected_output_is_the_task_s_fault(judge: Judge) -> None:
+    result = one(judge, "print(1)", "any_of", TestCase("", "1"))
+    assert result.verdict is Verdict.INVALID_TASK
+
+
+def test_a_problem_brings_its_checker_and_limits(tmp_path: Path, judge: Judge) -> None:
+    row = dict.fromkeys(("question_title", "question_content", "platform", "question_id", "contest_id"), "x")
+    row |= {"contest_date": "2025-01-01", "difficulty": "easy", "private_test_cases": "[]"}
+    row["public_test_cases"] = json.dumps([{"input": "", "output": "0.333", "testtype": "stdin"}])
+    problem = problem_from_row(row | {"checker": "abs=0.01", "cpu_seconds": 2, "memory_bytes": 64 << 20}, "row 1")
+    (result,) = judge.evaluate([JudgeTask.of(problem, "key", "print(1 / 3)", problem.tests)])
+    assert result.verdict is Verdict.AC
+    hungry = "x = bytearray(b'x') * (200 << 20)\nimport time\ntime.sleep(0.5)\nprint(1 / 3)"
+    (result,) = judge.evaluate([JudgeTask.of(problem, "key", hungry, problem.tests)])
+    assert result.verdict is Verdict.MLE
+    for name, value in {"checker": "exakt", "cpu_seconds": -1, "memory_bytes": 1.5}.items():
+        with pytest.raises(DataError, match=f"row 1.*{name}"):
+            problem_from_row(row | {name: value}, "row 1")
+
+
+def test_the_judge_s_own_comparison_is_for_tasks_without_one() -> None:
+    tests = (TestCase("", "Yes"),)
+    with Judge("faithful", "PORTABLE", workers=1, comparison=parse("ignore_case")) as judge:
+        plain = JudgeTask("plain", "print('YES')", tests)
+        exact = dataclasses.replace(plain, comparison=parse("exact"))
+        assert [result.verdict for result in judge.evaluate([plain, exact])] == [Verdict.AC, Verdict.WA]
+        assert judge.digest(plain) != judge.digest(exact)
+
+
+def test_a_problem_s_checker_counts_in_its_digest(tmp_path: Path) -> None:
+    from dreamprm_jax.problems.hidden_tests import HiddenTests, write_hidden_tests
+
+    write_hidden_tests(tmp_path / "hidden.parquet", [])
+    tests = HiddenTests(tmp_path / "hidden.parquet")
+    problem = Problem("p", "", "", "", "", "", "")
+    file = tmp_path / "own.py"
+    digests = {tests.digest(problem)}
+    for text in ("def f(a, b, c): return True", "def f(a, b, c): return False"):
+        file.write_text(text)
+        digests.add(tests.digest(dataclasses.replace(problem, checker=f"{file}:f")))
+    digests.add(tests.digest(dataclasses.replace(problem, checker="exact")))
+    digests.add(tests.digest(dataclasses.replace(problem, cpu_seconds=1.0)))
+    assert len(digests) == 5
