@@ -1,15 +1,19 @@
-"""The table of all optax optimizers in docs/bilevel.md: ``mixed`` against ``reverse`` in float64, at K = 1 and 2.
+"""The table of all optax optimizers in docs/bilevel.md: is ``mixed`` exact through each of them?
 
-    python benchmarks/hypergradient_optimizers.py [NAME ...]
+    python benchmarks/hypergradient_optimizers.py [--results FILE] [--write docs/bilevel.md] [NAME ...]
 
-Each optimizer first takes six steps. ``exact``: relative difference below 1e-8. ``zero``: both are exactly zero.
-``not finite``: reverse mode gives the same.
+Each optimizer first takes six steps. Then, in float64, at K = 1, 2 and 5: ``mixed`` against ``reverse``, and against a
+central difference of L_out(theta_K(phi)) in one direction of phi. Once plain, and once with a frozen parameter, two
+micro-batches, auxiliaries and keys (dropout). Figures are the largest relative differences of the six cases.
+``--results`` keeps them in a file; optimizers that it names are not tried again.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
+import json
 import warnings
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,8 +22,12 @@ import numpy as np
 import optax
 from optax import contrib
 
-from dreamprm_jax.bilevel import make_meta_gradient
+from dreamprm_jax.bilevel import make_meta_gradient, stack_batches
 from dreamprm_jax.bilevel.problem import Point, Signal, optimizer_step
+
+UNROLLS = (1, 2, 5)
+EXACT, DIFFERENCE = 1e-8, 1e-5  # the largest relative difference to reverse mode, and to the finite difference
+QUICK = {"xla_backend_optimization_level": 0}  # every program runs a few times
 
 RATE = 0.05
 BY_RATE = [
@@ -82,67 +90,146 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def problem() -> tuple[Any, ...]:
-    """(params, phi, inner batches of two steps, outer batch) of a small MLP with learned targets."""
+def arguments(full: bool, unroll: int) -> tuple[Any, ...]:
+    """(params, frozen, phi, inner batch, outer batch) of a small MLP with learned targets."""
     rng = np.random.default_rng(0)
     params = {"in": jnp.asarray(rng.normal(size=(3, 4))), "out": jnp.asarray(rng.normal(size=(4, 2)))}
-    batch = jnp.asarray(rng.normal(size=(2, 1, 6, 3)))
-    return params, jnp.asarray(rng.normal(size=(6, 2))), batch, jnp.asarray(rng.normal(size=(1, 6, 3)))
+    frozen = {"in": None, "out": params["out"]} if full else None
+    params = params | {"out": None} if full else params
+    batches = stack_batches(list(jnp.asarray(rng.normal(size=(5, 6, 3)))), 2 if full else 1)
+    return params, frozen, jnp.asarray(rng.normal(size=2)), batches[:unroll], jnp.asarray(rng.normal(size=(1, 6, 3)))
 
 
-def inner(params: Any, phi: jax.Array, x: jax.Array) -> jax.Array:
-    """Squared error to phi."""
-    return jnp.mean(jnp.square(jnp.tanh(x @ params["in"]) @ params["out"] - phi))
+def losses(full: bool) -> tuple[Any, Any]:
+    """Squared error to phi, and to 0.3; with dropout and an auxiliary in the full case."""
+
+    def error(params: Any, target: Any, x: jax.Array, key: Any) -> Any:
+        if key is not None:
+            x = x * jax.random.bernoulli(key, 0.7, x.shape)
+        predictions = jnp.tanh(x @ params["in"]) @ params["out"]
+        value = jnp.mean(jnp.square(predictions - target))
+        return value if key is None else (value, {"largest": jnp.max(predictions)})
+
+    def inner(params: Any, phi: jax.Array, x: jax.Array, key: Any = None) -> Any:
+        return error(params, phi, x, key)
+
+    def outer(params: Any, x: jax.Array, key: Any = None) -> Any:
+        return error(params, 0.3, x, key)
+
+    return inner, outer
 
 
-def outer(params: Any, x: jax.Array) -> jax.Array:
-    """Squared error to 0.3."""
-    return jnp.mean(jnp.square(jnp.tanh(x @ params["in"]) @ params["out"] - 0.3))
+def try_case(optimizer: Any, full: bool, unroll: int) -> dict[str, Any]:
+    """The differences of one case, or why there are none."""
+    params, frozen, phi, batch, held = arguments(full, unroll)
+    inner, outer = losses(full)
 
+    def value_fn(params: Any) -> jax.Array:
+        whole = (
+            jax.tree.map(lambda a, b: b if a is None else a, params, frozen, is_leaf=lambda x: x is None)
+            if full
+            else params
+        )
+        return losses(False)[0](whole, phi, batch[0].reshape(6, 3))
 
-def try_one(optimizer: Any) -> str:
-    """The row's verdict."""
-    params, phi, batch, held = problem()
-    value_fn = lambda params: inner(params, phi, batch[0, 0])  # noqa: E731
-    state = optimizer.init(params)
+    @jax.jit
+    def warm(point: Point) -> Point:
+        value, gradient = jax.value_and_grad(value_fn)(point.params)
+        return optimizer_step(optimizer, point, Signal(gradient, value), value_fn)
+
+    point = Point(params, optimizer.init(params))
     for _ in range(6):
-        value, gradient = jax.value_and_grad(value_fn)(params)
-        params, state = optimizer_step(optimizer, Point(params, state), Signal(gradient, value), value_fn)
-    errors = []
-    for unroll in (1, 2):
-        run = {m: jax.jit(make_meta_gradient(inner, outer, optimizer, method=m)) for m in ("reverse", "mixed")}
-        expected = np.asarray(run["reverse"](params, state, phi, batch[:unroll], held).hypergradient)
-        if not np.isfinite(expected).all():
-            return f"not finite at K = {unroll}, in reverse mode too"
-        try:
-            found = np.asarray(run["mixed"](params, state, phi, batch[:unroll], held).hypergradient)
-        except ValueError:
-            return "refused by `mixed`; `reverse` works"
-        if not expected.any():
-            return "zero by nature"
-        errors.append(np.linalg.norm(found - expected) / np.linalg.norm(expected))
-    return f"exact ({max(errors):.0e})" if max(errors) < 1e-8 else f"WRONG ({max(errors):.0e})"
+        point = warm(point)
+
+    def run(method: Any) -> Any:
+        made = make_meta_gradient(inner, outer, optimizer, method=method, has_aux=full, has_rng=full)
+        key = jax.random.key(1) if full else None
+        return jax.jit(lambda phi: made(*point, phi, batch, held, frozen=frozen, rng=key), compiler_options=QUICK)
+
+    reverse = run("reverse")
+    expected = np.asarray(reverse(phi).hypergradient)
+    if not np.isfinite(expected).all():
+        return {"verdict": f"not finite at K = {unroll}, in reverse mode too"}
+    try:
+        found = np.asarray(run("mixed")(phi).hypergradient)
+    except ValueError:
+        return {"verdict": "refused by `mixed`; `reverse` works"}
+    if not expected.any() and not found.any():
+        return {"verdict": "zero by nature"}
+    direction, step = np.array([0.8, -0.6]), 1e-5
+    ahead, back = (float(reverse(phi + sign * step * direction).outer_loss) for sign in (1, -1))
+    return {
+        "reverse": float(np.linalg.norm(found - expected) / np.linalg.norm(expected)),
+        "difference": float(abs((ahead - back) / (2 * step) - found @ direction) / np.linalg.norm(found)),
+    }
 
 
-def main() -> None:
-    """Prints the table."""
+def try_one(make: Any) -> dict[str, Any]:
+    """The row of one optimizer."""
+    cases = []
+    try:
+        with jax.enable_x64(True):
+            for full in (False, True):
+                for unroll in UNROLLS:
+                    cases.append(try_case(make(), full, unroll))
+                    if "verdict" in cases[-1]:
+                        return cases[-1]
+    except Exception as error:
+        return {"verdict": f"refused: {type(error).__name__}: {str(error).splitlines()[0][:90]}"}
+    row = {name: max(case[name] for case in cases) for name in ("reverse", "difference")}
+    good = row["reverse"] < EXACT and row["difference"] < DIFFERENCE
+    return row | {"verdict": "exact" if good else "WRONG"}
+
+
+def optimizers() -> dict[str, Any]:
+    """Name -> the function that makes it."""
     rows = {name: getattr(optax, name) for name in BY_RATE}
     rows = {name: (lambda make=make, name=name: make(RATE, *_needed(name))) for name, make in rows.items()}
     for name in CONTRIB:
         make = getattr(contrib, name)
         rows[f"contrib.{name}"] = lambda make=make, name=name: make() if name == "cocob" else make(RATE)
-    rows |= SETTINGS
+    return dict(sorted((rows | SETTINGS).items()))
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """Markdown: a row a verdict."""
+    verdicts: dict[str, list[str]] = {}
+    for name, row in sorted(results.items()):
+        verdicts.setdefault(row["verdict"], []).append(f"`{name}`")
+    lines = ["| verdict | optimizers |", "|---|---|"]
+    for verdict, names in sorted(verdicts.items(), key=lambda item: -len(item[1])):
+        worst = [
+            max(r[k] for r in results.values() if r["verdict"] == verdict)
+            for k in ("reverse", "difference")
+            if verdict == "exact"
+        ]
+        told = "exact (to `reverse` {:.0e}, to the finite difference {:.0e})".format(*worst) if worst else verdict
+        lines.append(f"| {told} | {', '.join(names)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Prints a row an optimizer, and writes the page's table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only these optimizers")
+    parser.add_argument("--results", type=Path, help="JSON file to continue")
+    parser.add_argument("--write", type=Path, help="page whose table between the markers is replaced")
+    options = parser.parse_args()
+    results = json.loads(options.results.read_text()) if options.results and options.results.exists() else {}
     warnings.simplefilter("ignore")
-    print("| optimizer | result |\n|---|---|")
-    for name, make in sorted(rows.items()):
-        if sys.argv[1:] and name not in sys.argv[1:]:
+    for name, make in optimizers().items():
+        if name in results or (options.names and name not in options.names):
             continue
-        try:
-            with jax.enable_x64(True):
-                verdict = try_one(make())
-        except Exception as error:
-            verdict = f"refused: {type(error).__name__}: {str(error).splitlines()[0][:90]}"
-        print(f"| `{name}` | {verdict} |", flush=True)
+        results[name] = row = try_one(make)
+        figures = [f"{row[key]:.0e}" if key in row else "-" for key in ("reverse", "difference")]
+        print(f"{name:<32}{figures[0]:>8}{figures[1]:>8}  {row['verdict']}", flush=True)
+        if options.results:
+            options.results.write_text(json.dumps(results, indent=1))
+    if options.write:
+        text = options.write.read_text()
+        start, end = "<!-- optimizers -->\n", "<!-- end of optimizers -->"
+        before, rest = text.split(start)
+        options.write.write_text(before + start + table(results) + end + rest.split(end)[1])
 
 
 def _needed(name: str) -> tuple[Any, ...]:
