@@ -76,12 +76,16 @@ READ_BY = {  # every setting that names a file -> the stages that change with it
     "policy.chat_template": GENERATE_ON,
     "policy.path": GENERATE_ON,
     "generate.candidates": GENERATE_ON,
+    "sandbox.checker": "label train score evaluate report",
     "model.weights": "train score evaluate report",
     "train.arms": "train score evaluate report",
     "train.optimizer": "train score evaluate report",
     "train.labels.method": "train score evaluate report",
     "train.labels.stored": "train score evaluate report",
     "train.labels.clean_labels": "train score evaluate report",
+    "train.step_data.path": "train score evaluate report",
+    "train.step_data.evaluation": "train score evaluate report",
+    "train.step_data.meta": "train score evaluate report",
 }
 
 
@@ -89,7 +93,14 @@ def test_every_setting_that_names_a_file_is_known_here():
     assert {name for name, _, info in leaves(Config()) if info.reads} == set(READ_BY)
     suspicious = re.compile(r"\b(path|file|folder|FILE)\b")
     reading = {name for name, value, info in leaves(Config()) if suspicious.search(info.help)}
-    assert reading - set(READ_BY) == {"policy.kind", "name", "train.profile_steps"}
+    assert reading - set(READ_BY) == {
+        "policy.kind",
+        "name",
+        "train.profile_steps",
+        "problems.source",
+        "problems.strict",
+        "train.step_data.meta_share",
+    }
 
 
 @pytest.mark.parametrize(("path", "redone"), READ_BY.items())

@@ -276,8 +276,8 @@ def mean_over_microbatches(
     return jax.tree.map(lambda leaf, shape: (leaf / count).astype(shape.dtype), total, shapes), aux
 
 
-def at(index: int | Array, tree: PyTree) -> PyTree:
-    """One entry along every leaf's first axis."""
+def at(index: int | Array | None, tree: PyTree) -> PyTree:
+    """One entry along every leaf's first axis; None adds such an axis."""
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 

@@ -90,7 +90,10 @@ def _answers(
     granularity: Granularity,
 ) -> list[list[list[Written]]]:
     requests = [request for one in running for request in one.requests]
-    completions: list[list[Completion]] = [answer for _, answer in concurrent_map(policy.complete, requests, threads)]
+    completions: list[list[Completion]] = [
+        [one for one in answer if not one.fault]  # what the server cut off is no program
+        for _, answer in concurrent_map(policy.complete, requests, threads)
+    ]
     new: dict[tuple[str, str], Problem] = {}
     for request, answer in zip(requests, completions, strict=True):
         for completion in answer:
