@@ -73,4 +73,9 @@ def test_the_site_builds_without_a_warning(tmp_path):
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(build, cwd=REPOSITORY, capture_output=True, text=True, env=os.environ | {"PATH": path})
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "load_prm" in (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")
+    for page, words in (
+        ("api", "load_prm"),
+        ("settings", "train.meta.learning_rate"),
+        ("commands", "--max-characters"),
+    ):
+        assert words in (tmp_path / "site" / page / "index.html").read_text(encoding="utf-8"), page
