@@ -177,5 +177,13 @@ def on_files(files: Any, config: Any) -> Any:
     return files
 
 
+def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
+    """Lets the links of a notebook lead to the pages of the site; mkdocs does that for Markdown alone."""
+    if not page.file.src_uri.endswith(".ipynb"):
+        return html
+    html = re.sub(r'href="\.\./(\w+)\.md"', r'href="../../\1/"', html)
+    return html.replace('href="../examples/', 'href="../../examples/')
+
+
 if __name__ == "__main__":
     print(PAGES[sys.argv[1]]())
