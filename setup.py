@@ -50,13 +50,15 @@ EXTRAS = {
     "wandb": ["wandb>=0.18"],
     "ray": ["ray>=2.40"],
     "research": ["scipy>=1.11"],  # research/, in a checkout
-    "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],  # docs/build.sh
+    "docs": ["mkdocs-jupyter>=0.26", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],  # docs/build.sh
     "dev": [
         "aiohttp>=3.10",
         "hypothesis>=6.100",
         "import-linter>=2.1",
+        "ipykernel>=6.29",
         "jsonschema>=4.20",
         "mypy>=1.13",
+        "nbclient>=0.10",
         "openai>=1.50",
         "prometheus-client>=0.20",
         "pytest>=8.3",

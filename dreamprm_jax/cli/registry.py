@@ -127,9 +127,9 @@ def find_command(name: str, arguments: list[str]) -> Command:
     return known[name]
 
 
-def run_command(command: Command, arguments: list[str]) -> int:
-    """Parses the arguments and runs the command. Returns its exit status."""
-    module = importlib.import_module(f"dreamprm_jax.cli.{command.module}")
+def parser_of(command: Command) -> argparse.ArgumentParser:
+    """The parser of a command's own options, without the settings."""
+    module = _module(command)
     parser = argparse.ArgumentParser(
         prog=f"dreamprm {command.name}",
         description=f"{command.summary[0].upper()}{command.summary[1:]}.\n\n{module.__doc__}",
@@ -138,6 +138,12 @@ def run_command(command: Command, arguments: list[str]) -> int:
     )
     parser.set_defaults(command=command.name)
     module.add_arguments(parser)
+    return parser
+
+
+def run_command(command: Command, arguments: list[str]) -> int:
+    """Parses the arguments and runs the command. Returns its exit status."""
+    module, parser = _module(command), parser_of(command)
     if command.sections is None:
         return module.main(parser.parse_args(arguments))
     from dreamprm_jax.cli.options import settings_help
@@ -147,6 +153,10 @@ def run_command(command: Command, arguments: list[str]) -> int:
     args, overrides = parser.parse_known_args(arguments)
     args.overrides = overrides
     return module.main(args)
+
+
+def _module(command: Command) -> Any:
+    return importlib.import_module(f"dreamprm_jax.cli.{command.module}")
 
 
 def _shown_settings(arguments: list[str]) -> Any:

@@ -125,7 +125,7 @@ def test_the_checks_notice_what_is_wrong():
         ("dreamprm trian --config=configs/embedded.py", "unknown command"),
         ("python -m research.study --config=research/configs/none.py", "no such config"),
         ("python -m research.study --config=research/configs/confirm.py --config.recipe.stepz=5", "stepz"),
-        ("dreamprm judge --problemz=x", "--problemz is no flag"),
+        ("dreamprm judge --problem=x", "--problem is no flag"),
         ("python benchmarks/none.py", "no such file"),
         ("python benchmarks/labels.py --problemz=3", "--problemz is no flag"),
         ("pip install 'dreamprm-jax[gpu]'", "no extra 'gpu'"),
@@ -164,7 +164,8 @@ def check_dreamprm(arguments: list[str]) -> None:
         return
     overrides = [word for word in arguments if word.startswith("--config.")]
     config = next((word.partition("=")[2] for word in arguments if word.startswith("--config=")), None)
-    check_flags([word for word in arguments if word not in overrides], shown_help(*names, scored=config is not None))
+    shown = shown_help(*names, scored=config is not None)
+    check_flags([word for word in arguments if word not in overrides], shown, in_script=False)
     if config is None:
         return
     path = REPOSITORY / ("configs/embedded.py" if re.fullmatch(r"[A-Z]+", config) else config)
@@ -194,12 +195,12 @@ def check_study(arguments: list[str]) -> None:
         assert other is not None or freeze_study(values)
 
 
-def check_flags(words: list[str], text: str) -> None:
-    """Every flag among the words occurs in a help text or a script."""
+def check_flags(words: list[str], text: str, in_script: bool = True) -> None:
+    """Every flag among the words occurs in a help text, or in a script, which may spell it as a field."""
     for word in words:
         if word.startswith("--") and len(word) > 2:
             flag = word.partition("=")[0]
-            names = (flag, flag.removeprefix("--").replace("-", "_"))  # a script may spell it as a field
+            names = (flag, flag.removeprefix("--").replace("-", "_"))[: 2 if in_script else 1]
             assert any(re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text) for name in names), (
                 f"{flag} is no flag of this command"
             )

@@ -69,8 +69,18 @@ def test_the_python_of_the_readme_uses_names_that_exist():
 def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs", reason="the extra docs is not installed")
     pytest.importorskip("mkdocstrings")
+    pytest.importorskip("mkdocs_jupyter")
     build = ["bash", "docs/build.sh", "--site-dir", str(tmp_path / "site")]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(build, cwd=REPOSITORY, capture_output=True, text=True, env=os.environ | {"PATH": path})
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "load_prm" in (tmp_path / "site" / "api" / "index.html").read_text(encoding="utf-8")
+    for page, words in (
+        ("api", "load_prm"),
+        ("settings", "train.meta.learning_rate"),
+        ("commands", "--max-characters"),
+    ):
+        assert words in (tmp_path / "site" / page / "index.html").read_text(encoding="utf-8"), page
+    for notebook in (tmp_path / "site" / "notebooks").glob("*/index.html"):
+        for target in re.findall(r'href="(\.\./[^"#]+)"', notebook.read_text(encoding="utf-8")):
+            assert (notebook.parent / target).exists(), f"{notebook.parent.name}: {target}"
+    assert (tmp_path / "site" / "notebooks" / "scoring" / "index.html").exists()
