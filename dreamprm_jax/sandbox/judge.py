@@ -110,6 +110,7 @@ class Judge:
         retry_share: float = 0.25,
         hash_seed: int = 0,
         comparison: Comparison | None = None,
+        per_test: bool = False,
     ) -> None:
         """Starts the workers and attacks one of them with canaries.
 
@@ -124,6 +125,8 @@ class Judge:
           hash_seed: PYTHONHASHSEED of the programs; fixed, so that the same program gets the same verdict. Another one
             shows whether a program depends on it. Its verdicts are not cached.
           comparison: how answers are compared where the task does not say; None: as the official evaluator does.
+          per_test: report on each judged test (``JudgeResult.tests``), each of which then has a process of its own in
+            mode faithful. Slower, and no verdict is taken from the cache.
 
         Raises:
           SandboxUnavailable: if the tier does not hold on this machine.
@@ -137,7 +140,7 @@ class Judge:
         if not sys.platform.startswith("linux"):
             raise SandboxUnavailable(f"the sandbox needs Linux, not {sys.platform}; use a container or another machine")
         self.mode, self.tier, self.limits = mode, tier, limits or Limits()
-        self._retry_share, self._comparison = retry_share, comparison
+        self._retry_share, self._comparison, self._per_test = retry_share, comparison, per_test
         self._cache = VerdictCache(cache) if cache is not None and not hash_seed else None
         self._busy = False
         try:
@@ -178,6 +181,8 @@ class Judge:
         return task_digest(task, self.mode, self.tier, self.limits.of(task.limits), self._pool.offer.versions())
 
     def _completed(self, task: JudgeTask) -> JudgeTask:
+        if self._per_test and not task.per_test:
+            task = dataclasses.replace(task, per_test=True)
         if self._comparison is None or task.comparison is not None or task.checker is not None:
             return task
         return dataclasses.replace(task, comparison=self._comparison)
@@ -260,4 +265,4 @@ class Judge:
         if self._cache is None or (task.checker is not None and not task.checker_name):
             return "", None
         digest = self.digest(task)
-        return digest, self._cache.get(digest, task, self.mode, self.tier)
+        return digest, None if task.per_test else self._cache.get(digest, task, self.mode, self.tier)
