@@ -203,7 +203,8 @@ def ending_failure(reply: jobs.Reply, official: bool) -> Failure:
             return Failure(Verdict.OLE, "output limit exceeded", code)
         if reply.value == 24:  # SIGXCPU
             return Failure(Verdict.TLE, "CPU time limit exceeded", -2 if official else -3)
-        return Failure(Verdict.RE, f"killed by signal {reply.value}", code)
+        denied = " (a denied system call)" if reply.value == 31 else ""  # SIGSYS
+        return Failure(Verdict.RE, f"killed by signal {reply.value}{denied}", code)
     return Failure(Verdict.RE, f"the process ended early, with status {reply.value}", code)
 
 

@@ -149,12 +149,12 @@ def _judged_otherwise(task: JudgeTask) -> bool:
     return task.checker is not None or task.comparison is not None
 
 
-def _faithful(task: JudgeTask, limits: Limits, draft: JudgeResult, retry: bool) -> Plan:
+def _faithful(task: JudgeTask, limits: Limits, draft: JudgeResult, retry: bool, kills: bool = False) -> Plan:
     passed, cpu, total = 0, 0.0, len(task.tests)
     shared, tries = not task.per_test, _Tries(retry, limits.wall_seconds)
     while passed < total:
         count = _shareable(task, passed) if shared and tries.turn == "now" else 1
-        run = _run(task, limits, jobs.FAITHFUL, passed, count, tries)
+        run = _run(task, limits, jobs.FAITHFUL, passed, count, tries, kills)
         grader = run.grader
         try:
             reply = yield run
@@ -205,7 +205,7 @@ def _check(
         TestCase("\n".join(map(json.dumps, (test.input, test.output, answer))), "true", "functional")
         for test, answer in zip(task.tests[grader.first :], grader.answers, strict=False)
     )
-    said = yield from _faithful(JudgeTask("checker", code, tests, function), Limits(), draft, retry)
+    said = yield from _faithful(JudgeTask("checker", code, tests, function), Limits(), draft, retry, kills=True)
     if said.verdict is Verdict.AC:
         return None
     grader.position = grader.first + said.tests_passed
@@ -323,7 +323,7 @@ def _shareable(task: JudgeTask, first: int) -> int:
     return min(_SHARED_TESTS, len(task.tests) - first)
 
 
-def _run(task: JudgeTask, limits: Limits, mode: int, first: int, count: int, tries: _Tries) -> Run:
+def _run(task: JudgeTask, limits: Limits, mode: int, first: int, count: int, tries: _Tries, kills: bool = False) -> Run:
     functional = task.tests[0].testtype == "functional"
     official = mode == jobs.OFFICIAL
 
@@ -337,6 +337,7 @@ def _run(task: JudgeTask, limits: Limits, mode: int, first: int, count: int, tri
             function=(task.func_name or "").encode("utf-8", "surrogatepass"),
             inputs=[test.input.encode("utf-8", "surrogatepass") for test in task.tests[first : first + count]],
             ends_quietly=jobs.ends_quietly(task.code),
+            kills=kills,
         ).pack()
 
     cpu, wall, files = limits.cpu_seconds, limits.wall_seconds, limits.output_bytes + _FRAME_BYTES

@@ -90,24 +90,26 @@ class Job(NamedTuple):
     function: bytes
     inputs: list[bytes]
     ends_quietly: bool = False  # known without a look at the compiled code
+    kills: bool = False  # a denied system call ends the process, and a denied file the test
 
     def pack(self) -> bytes:
         """The file's bytes."""
         sizes = [len(self.code), len(self.function), *map(len, self.inputs)]
         head = struct.pack(
-            f"<BBBIQI{len(sizes)}Q",
-            self.mode, self.kind, self.ends_quietly, self.timeout, self.value_limit, len(self.inputs), *sizes,
+            f"<BBBBIQI{len(sizes)}Q",
+            self.mode, self.kind, self.ends_quietly, self.kills,
+            self.timeout, self.value_limit, len(self.inputs), *sizes,
         )  # fmt: skip
         return b"".join([head, self.code, self.function, *self.inputs])
 
     @classmethod
     def unpack(cls, data: bytes) -> Job:
         """Reads the file."""
-        head = struct.Struct("<BBBIQI")
-        mode, kind, quiet, timeout, value_limit, count = head.unpack_from(data)
+        head = struct.Struct("<BBBBIQI")
+        mode, kind, quiet, kills, timeout, value_limit, count = head.unpack_from(data)
         sizes = struct.unpack_from(f"<{count + 2}Q", data, head.size)
         parts, position = [], head.size + 8 * (count + 2)
         for size in sizes:
             parts.append(data[position : position + size])
             position += size
-        return cls(mode, kind, timeout, value_limit, parts[0], parts[1], parts[2:], bool(quiet))
+        return cls(mode, kind, timeout, value_limit, parts[0], parts[1], parts[2:], bool(quiet), bool(kills))

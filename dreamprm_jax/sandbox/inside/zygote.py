@@ -22,7 +22,7 @@ import time
 import traceback
 from typing import Any, NamedTuple
 
-from . import devnull, jobs, lockdown, official, packages, script
+from . import denials, devnull, jobs, lockdown, official, packages, script
 from .jobs import Job, Reply, Request
 from .report import OUTPUT_FD, RESULT_FD
 from .stderr import StandardError
@@ -118,7 +118,7 @@ class Worker:
             lockdown.restrict_files(readable, ["/dev/null"])  # each child opens its own
 
         def build_filter() -> None:
-            self.filter = lockdown.Filter()
+            self.filter, self.killing_filter = lockdown.Filter(), lockdown.Filter(kills=True)
 
         def watch_threads() -> None:
             self.threads = lockdown.ThreadWatch()
@@ -292,7 +292,10 @@ class Worker:
             os.close(self.ready_read)
             if self.threads is not None:
                 os.close(self.threads.descriptor)
-            if self.filter is not None:
+            if self.filter is not None and job.kills:
+                denials.watch()
+                self.killing_filter.install()
+            elif self.filter is not None:
                 self.filter.install()
             os.write(self.ready_write, _READY)
             os.close(self.ready_write)
