@@ -81,6 +81,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "sandbox; empty: as the official evaluator does",
     )
     parser.add_argument(
+        "--packages",
+        default=",".join(_DEFAULTS.packages),
+        help="third-party packages that programs may import, by import name, their dependencies too",
+    )
+    parser.add_argument(
         "--per-test",
         action="store_true",
         help="add to each row a field tests: verdict, time, memory, exit status or signal, standard error, expected "
@@ -113,7 +118,14 @@ def main(args: argparse.Namespace) -> int:
         limits = Limits(args.cpu_seconds, args.wall_seconds, args.memory_bytes, args.output_bytes)
         comparison = Comparison.parse(args.checker, "--checker")
         with Judge(
-            args.mode, args.tier, limits, args.workers, args.cache, comparison=comparison, per_test=args.per_test
+            args.mode,
+            args.tier,
+            limits,
+            args.workers,
+            args.cache,
+            comparison=comparison,
+            per_test=args.per_test,
+            packages=args.packages.replace(",", " ").split(),
         ) as judge:
             summary = _judge(judge, known, problems, tests, output, args.resume, args.per_test)
     print("\n".join([*summary.lines(args.mode, args.tier), *_left_out(file, known, unknown, problems, skips or [])]))
