@@ -1,7 +1,7 @@
 """The embedded main job: the whole system on two CPU cores, offline, on the procedural benchmark with exact truth.
 
 Command:  dreamprm run --config=configs/embedded.py --workdir=runs/embedded   (or: bash launch/local.sh)
-Cost:     13 CPU minutes with installation
+Cost:     18 CPU minutes with installation
 Expected: README.md, its first table
 """
 

@@ -52,6 +52,11 @@ class ModelConfig:
     )
     dtype: Literal["float32", "bfloat16"] = setting("float32", "Of activations and matrix products.")
     param_dtype: Literal["float32", "bfloat16"] = setting("float32", "Of the parameters; adapters stay float32.")
+    matmul_precision: Literal["default", "high", "highest"] = setting(
+        "highest",
+        "Of products of float32 numbers, as jax.default_matmul_precision: highest is exact, default lets a TPU round "
+        "to bfloat16 and a GPU to TF32. Of no effect with dtype bfloat16.",
+    )
     remat: Literal["none", "full", "dots"] = setting("none", "What the backward pass recomputes.")
     attention: Literal["auto", "einsum", "chunked", "splash", "triton", "cudnn"] = setting(
         "auto",

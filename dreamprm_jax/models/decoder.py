@@ -50,6 +50,7 @@ class DecoderConfig:
     qk_norm: bool = False  # Qwen3
     max_positions: int = 32768
     dtype: str = "float32"  # of activations and matrix products
+    matmul_precision: str = "highest"  # of float32 products, as jax.default_matmul_precision
     param_dtype: str = "float32"
     remat: Literal["none", "full", "dots"] = "none"
     attention: Literal["auto", "einsum", "chunked", "splash", "triton", "cudnn"] = "einsum"
@@ -94,6 +95,7 @@ def decoder_config(model: ModelConfig) -> DecoderConfig:
         qk_norm=model.architecture == "qwen3",
         max_positions=model.max_length,
         dtype=model.dtype,
+        matmul_precision=model.matmul_precision,
         param_dtype=model.param_dtype,
         remat=model.remat,
         attention=model.attention,

@@ -73,7 +73,7 @@ def model_config(model: ModelConfig) -> DecoderConfig:
     if not own.head_hidden and any(folder.glob("*.safetensors*")):
         _, hidden = folder_head(folder)
         own_head = {"head_hidden": hidden, "head_activation": "relu"} if hidden else own_head
-    numerics = ("dtype", "param_dtype", "remat", "attention", "attention_chunk", "lora")
+    numerics = ("dtype", "param_dtype", "matmul_precision", "remat", "attention", "attention_chunk", "lora")
     return dataclasses.replace(shape, **own_head, **{name: getattr(own, name) for name in numerics})
 
 

@@ -230,7 +230,9 @@ def check_divisible(mesh: Mesh | AbstractMesh, count: int, field: str) -> None:
 
 @contextlib.contextmanager
 def activate(config: DecoderConfig, mesh: Mesh | AbstractMesh) -> Iterator[None]:
-    """Traces and runs inside see the mesh, and the model constrains its activations by the rules."""
+    """Traces and runs inside see the mesh and the precision, and the model constrains its activations by the rules."""
     context = jax.sharding.use_abstract_mesh(mesh) if isinstance(mesh, AbstractMesh) else jax.set_mesh(mesh)
-    with context, nn.logical_axis_rules(logical_rules(config, mesh)):
+    # In bfloat16 there is nothing to choose, and the fused kernels know no other precision than their own.
+    precision = config.matmul_precision if config.dtype == "float32" else None
+    with context, jax.default_matmul_precision(precision), nn.logical_axis_rules(logical_rules(config, mesh)):
         yield

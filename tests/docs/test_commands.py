@@ -125,7 +125,7 @@ def test_the_checks_notice_what_is_wrong():
         ("dreamprm trian --config=configs/embedded.py", "unknown command"),
         ("python -m research.study --config=research/configs/none.py", "no such config"),
         ("python -m research.study --config=research/configs/confirm.py --config.recipe.stepz=5", "stepz"),
-        ("dreamprm judge --problem=x", "--problem is no flag"),
+        ("dreamprm judge --problemz=x", "--problemz is no flag"),
         ("python benchmarks/none.py", "no such file"),
         ("python benchmarks/labels.py --problemz=3", "--problemz is no flag"),
         ("pip install 'dreamprm-jax[gpu]'", "no extra 'gpu'"),

@@ -6,7 +6,7 @@ import optax
 import pytest
 
 from dreamprm_jax.config import load_config
-from dreamprm_jax.training.steps import make_optimizer
+from dreamprm_jax.training.optimizer import make_optimizer
 
 
 @pytest.mark.parametrize("name", ["paper/label_table", "paper/weight_table", "qwen2_5_coder_3b"])

@@ -131,14 +131,14 @@ def test_separator_and_resume(files, tmp_path, monkeypatch):
     settings = {"train.arms": "('raw',)", "train.warmup_steps": 3, "train.evaluate_every": 0}
     options = (f"--steps={files[0]}", "--separator= | ")
     assert command(tmp_path / "whole", *options, **settings) == 0
-    stop = stage.make_trainer
+    trained = stage.train_arm
 
-    def stopped(*arguments):
-        trainer = stop(*arguments)
-        trainer.train_on_labels(stage.arm_plans(arguments[0].train)[0])
-        raise RuntimeError("killed")
+    def stopped(setup, arm, *others):
+        if arm.name == "raw":
+            raise RuntimeError("killed")
+        return trained(setup, arm, *others)
 
-    monkeypatch.setattr(stage, "make_trainer", stopped)
+    monkeypatch.setattr(stage, "train_arm", stopped)
     with pytest.raises(RuntimeError, match="killed"):
         command(tmp_path / "part", *options, **settings)
     monkeypatch.undo()

@@ -85,7 +85,7 @@ def test_a_token_belongs_to_the_step_in_which_it_begins():
 
 def test_reward_models_of_one_name_do_not_share_a_file(tmp_path):
     prms = [tmp_path / place for place in ("seed0/run/raw", "seed1/run/raw", "run/em")]
-    outputs = _outputs(prms, tmp_path)
+    outputs = _outputs(prms, tmp_path, {})
     assert list(outputs) == prms
     assert len(set(outputs.values())) == 3
     assert outputs[prms[2]] == tmp_path / "run-em.parquet"

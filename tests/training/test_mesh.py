@@ -15,10 +15,12 @@ from jax.sharding import PartitionSpec
 
 from dreamprm_jax.config import MeshConfig
 from dreamprm_jax.models.decoder import DecoderConfig
+from dreamprm_jax.models.reward import RewardModel, abstract_params
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.training.mesh import (
     RULES,
     abstract_mesh,
+    activate,
     check_divisible,
     device_grid,
     logical_rules,
@@ -118,6 +120,18 @@ def test_axes_that_do_not_divide_are_replicated():
     layers = shardings["decoder"]["layers"]
     assert layers["k"]["kernel"].spec == PartitionSpec(None, "fsdp", None, None)
     assert layers["down"]["kernel"].spec == PartitionSpec(None, "tensor", "fsdp")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precision"), [("float32", "highest"), ("float32", "default"), ("bfloat16", "highest")]
+)
+def test_float32_products_are_exact_on_any_device(dtype, precision):
+    model = dataclasses.replace(TINY, dtype=dtype, matmul_precision=precision)
+    inputs = ({"params": abstract_params(model)}, *[jax.ShapeDtypeStruct((1, 8), np.int32)] * 4)
+    with activate(model, abstract_mesh(MeshConfig(1, 1, 1), 1)):
+        traced = str(jax.make_jaxpr(RewardModel(model).apply)(*inputs))
+    assert "dot_general" in traced
+    assert ("Precision.HIGHEST" in traced) == ((dtype, precision) == ("float32", "highest"))
 
 
 def test_collisions_and_unknown_names_are_refused():
