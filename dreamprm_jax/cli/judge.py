@@ -8,6 +8,7 @@ as it comes; the same command run again goes on where it was stopped.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import json
 import tempfile
@@ -37,6 +38,14 @@ _OTHERS = {"sample_index": pa.int64(), "tests_passed": pa.int64(), "tests_total"
 SCHEMA = pa.schema(
     {**dict.fromkeys(_TEXTS, pa.string()), **_OTHERS, "cpu_seconds": pa.float64(), "codes": pa.list_(pa.int64())}
 )
+
+
+_REPORT = {
+    **dict.fromkeys(("verdict", "error", "expected", "got", "stderr"), pa.string()),
+    **dict.fromkeys(("cpu_seconds", "wall_seconds"), pa.float64()),
+    **dict.fromkeys(("peak_bytes", "exit_status", "signal"), pa.int64()),
+}
+_TESTS = pa.list_(pa.struct(list(_REPORT.items())))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,6 +80,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "unordered, ignore_case, any_of, abs=X, rel=X; or FILE.py:FUNCTION(input, expected, answer), which runs in the "
         "sandbox; empty: as the official evaluator does",
     )
+    parser.add_argument(
+        "--packages",
+        default=",".join(_DEFAULTS.packages),
+        help="third-party packages that programs may import, by import name, their dependencies too",
+    )
+    parser.add_argument(
+        "--per-test",
+        action="store_true",
+        help="add to each row a field tests: verdict, time, memory, exit status or signal, standard error, expected "
+        "and got (cut) of each judged test; slower, and it shows hidden tests",
+    )
     parser.add_argument("--strict", action="store_true", help="stop at the first row that cannot be read")
     parser.add_argument("--cache", type=Path, help="folder of verdicts kept by content hash")
 
@@ -97,12 +117,22 @@ def main(args: argparse.Namespace) -> int:
             raise DataError(f"{args.candidates}: no candidate's problem is in {args.problems}")
         limits = Limits(args.cpu_seconds, args.wall_seconds, args.memory_bytes, args.output_bytes)
         comparison = Comparison.parse(args.checker, "--checker")
-        with Judge(args.mode, args.tier, limits, args.workers, args.cache, comparison=comparison) as judge:
-            summary = _judge(judge, known, problems, tests, output, args.resume)
+        with Judge(
+            args.mode,
+            args.tier,
+            limits,
+            args.workers,
+            args.cache,
+            comparison=comparison,
+            per_test=args.per_test,
+            packages=args.packages.replace(",", " ").split(),
+        ) as judge:
+            summary = _judge(judge, known, problems, tests, output, args.resume, args.per_test)
     print("\n".join([*summary.lines(args.mode, args.tier), *_left_out(file, known, unknown, problems, skips or [])]))
     if args.output is not None:
         if output != args.output:
-            write_table(args.output, SCHEMA, [pa.Table.from_pylist(read_table(output), SCHEMA)])
+            schema = SCHEMA.append(pa.field("tests", _TESTS)) if args.per_test else SCHEMA
+            write_table(args.output, schema, [pa.Table.from_pylist(read_table(output), schema)])
         print(f"verdicts written to {args.output}")
     return 0 if all(verdict.is_label for verdict in summary.counts) and not unknown else 1
 
@@ -156,6 +186,7 @@ def _judge(
     tests: HiddenTests,
     output: Path | None,
     resume: bool,
+    per_test: bool,
 ) -> _Summary:
     """Judges the candidates; every verdict is in ``output`` as soon as those before it are."""
 
@@ -168,7 +199,7 @@ def _judge(
     def digest(problem_id: str) -> str:  # of all but the code, which has a hash of its own
         problem = problems[problem_id]
         settings = judge.digest(JudgeTask("", "", (), problem.func_name))
-        return content_hash(settings, tests.digest(problem), digits=_DIGEST_DIGITS)
+        return content_hash(settings, tests.digest(problem), *["per-test"][:per_test], digits=_DIGEST_DIGITS)
 
     def key(candidate: Candidate) -> tuple[str, str, int, str]:
         program = candidate.program
@@ -213,7 +244,7 @@ def _row(key: tuple[str, str, int, str], result: JudgeResult) -> dict[str, Any]:
         "tier": result.tier,
         "codes": list(result.codes),
         "digest": digest,
-    }
+    } | ({"tests": [dataclasses.asdict(test) for test in result.tests]} if result.tests else {})
 
 
 def _line(row: dict[str, Any]) -> str:

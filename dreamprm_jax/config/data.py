@@ -206,6 +206,11 @@ class SandboxConfig:
         "first. Empty: as the official evaluator does.",
         reads="function",
     )
+    packages: tuple[str, ...] = setting(
+        ("numpy", "sortedcontainers"),
+        "Third-party packages that programs may import, by the names by which they do; a package's dependencies are "
+        "named too.",
+    )
 
 
 @dataclass(frozen=True)

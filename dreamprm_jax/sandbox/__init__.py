@@ -41,6 +41,9 @@ once; a failure only counts of a child's first test, and runs again in a fresh c
 limits, so that sharing gives no test more. What is given up: a program that hides state in a module where the check
 does not see it, and that passes a test only thanks to it, passes. It cannot use that to learn an expected output.
 
+**Reports on single tests** (``per_test``, off by default). In faithful mode each test then has a child of its own, so
+that time, memory and standard error are its own; in lcb mode they are of the whole process. The verdict is the same.
+
 **Memory.** Resident memory decides: looked at while a child runs, and by its peak at the end. A child that the kernel
 killed for lack of memory has no verdict: it is tried again alone, and is a SANDBOX_ERROR then.
 
@@ -50,6 +53,6 @@ exceeded its time and lacked a core is tried again at the end, on a share of the
 
 from dreamprm_jax.sandbox.checkers import Comparison
 from dreamprm_jax.sandbox.judge import Judge
-from dreamprm_jax.sandbox.records import Checker, JudgeResult, JudgeTask, Limits, SandboxUnavailable
+from dreamprm_jax.sandbox.records import Checker, JudgedTest, JudgeResult, JudgeTask, Limits, SandboxUnavailable
 
-__all__ = ["Checker", "Comparison", "Judge", "JudgeResult", "JudgeTask", "Limits", "SandboxUnavailable"]
+__all__ = ["Checker", "Comparison", "Judge", "JudgeResult", "JudgeTask", "JudgedTest", "Limits", "SandboxUnavailable"]

@@ -21,6 +21,9 @@ class Failure:
     code: int  # the official one
 
 
+_SHOWN_BYTES = 4004  # at most of 1,001 characters
+
+
 class Grader:
     """Follows one child: ``open`` before it starts, ``advance`` at any time and once after its end, ``close``."""
 
@@ -30,6 +33,8 @@ class Grader:
         self.position = first  # the test to come; all before it have passed
         self.failure: Failure | None = None  # of the test at ``position``
         self.answers: list[str] = []  # from ``first`` on, for a checker that runs in the sandbox
+        self.shown: list[str] = []  # the starts of the answers, where the task asks for reports
+        self.exit_status: int | None = None  # of the last test, as the child says
         self.ended = False  # the child said that it runs no further test
         self.output_file = self.result_file = -1
         self._functional = functional
@@ -46,6 +51,8 @@ class Grader:
 
     def close(self) -> None:
         """Releases the files, if there are any."""
+        if self.task.per_test and self.output_file >= 0 and not self.shown:  # a script that did not end well
+            self._show(_read(self.output_file, 0, _SHOWN_BYTES).decode("utf-8", "replace"))
         for descriptor in (self.output_file, self.result_file):
             if descriptor >= 0:
                 os.close(descriptor)
@@ -75,7 +82,12 @@ class Grader:
         """Grades the test at ``position`` of a faithful script that ended its process by itself, with status 0."""
         self._grade_output(os.fstat(self.output_file).st_size)
 
+    def _show(self, answer: str) -> None:
+        if self.task.per_test:
+            self.shown.append(answer[:_SHOWN_BYTES])
+
     def _grade(self, frame: frames.Frame) -> None:
+        self.exit_status = _exit_status(frame)
         if frame.test != self.position - self.first or self.ended or self.position >= len(self.task.tests):
             self.failure = Failure(Verdict.RE, "result frames out of order", -4)
         elif frame.status == frames.BAD_INPUT and self._functional and not self._valid_input():
@@ -109,6 +121,7 @@ class Grader:
             self._compare(output.decode("utf-8", "replace"))
 
     def _compare(self, output: str) -> None:
+        self._show(output)
         test = self.task.tests[self.position]
         if self._otherwise(output):
             return
@@ -132,6 +145,8 @@ class Grader:
         except UnicodeDecodeError:
             self.failure = Failure(Verdict.RE, "malformed value", -4)
             return
+        if self.task.per_test:
+            self._show(values.without_marks(encoded))
         if self._otherwise(values.without_marks(encoded)):
             return
         try:
@@ -188,8 +203,16 @@ def ending_failure(reply: jobs.Reply, official: bool) -> Failure:
             return Failure(Verdict.OLE, "output limit exceeded", code)
         if reply.value == 24:  # SIGXCPU
             return Failure(Verdict.TLE, "CPU time limit exceeded", -2 if official else -3)
-        return Failure(Verdict.RE, f"killed by signal {reply.value}", code)
+        denied = " (a denied system call)" if reply.value == 31 else ""  # SIGSYS
+        return Failure(Verdict.RE, f"killed by signal {reply.value}{denied}", code)
     return Failure(Verdict.RE, f"the process ended early, with status {reply.value}", code)
+
+
+def _exit_status(frame: frames.Frame) -> int | None:
+    """A plain process's exit status; the frame is hostile."""
+    if frame.status == frames.EXITED:
+        return int(frame.payload) if frame.payload.isdigit() and len(frame.payload) <= 3 else None
+    return {frames.OK: 0, frames.RAISED: 1, frames.MEMORY: 1, frames.COMPILE: 1}.get(frame.status)
 
 
 def _failure(frame: frames.Frame) -> Failure:

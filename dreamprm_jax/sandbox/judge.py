@@ -9,7 +9,7 @@ import itertools
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +22,7 @@ from dreamprm_jax.sandbox.plan import Plan, Run, judge_task
 from dreamprm_jax.sandbox.pool import Pool
 from dreamprm_jax.sandbox.probe import check_worker
 from dreamprm_jax.sandbox.records import MODES, TIERS, JudgeResult, JudgeTask, Limits, SandboxUnavailable
+from dreamprm_jax.sandbox.worker import OFFERED_PACKAGES
 from dreamprm_jax.schema import DataError
 
 _STARTED_PER_WORKER = 4  # tasks begun at a time
@@ -110,6 +111,8 @@ class Judge:
         retry_share: float = 0.25,
         hash_seed: int = 0,
         comparison: Comparison | None = None,
+        per_test: bool = False,
+        packages: Sequence[str] = OFFERED_PACKAGES,
     ) -> None:
         """Starts the workers and attacks one of them with canaries.
 
@@ -124,10 +127,15 @@ class Judge:
           hash_seed: PYTHONHASHSEED of the programs; fixed, so that the same program gets the same verdict. Another one
             shows whether a program depends on it. Its verdicts are not cached.
           comparison: how answers are compared where the task does not say; None: as the official evaluator does.
+          per_test: report on each judged test (``JudgeResult.tests``), each of which then has a process of its own in
+            mode faithful. Slower, and no verdict is taken from the cache.
+          packages: third-party packages that programs may import, by the names by which they do; the dependencies of
+            a package are named too. Their versions count in the cache.
 
         Raises:
           SandboxUnavailable: if the tier does not hold on this machine.
-          DataError: on an unknown mode or tier, a negative number of workers, or a share outside [0, 1].
+          DataError: on an unknown mode or tier, a negative number of workers, a share outside [0, 1], or a package
+            that is not installed.
         """
         if mode not in MODES or tier not in TIERS or workers < 0 or not 0 <= retry_share <= 1:
             raise DataError(
@@ -137,11 +145,11 @@ class Judge:
         if not sys.platform.startswith("linux"):
             raise SandboxUnavailable(f"the sandbox needs Linux, not {sys.platform}; use a container or another machine")
         self.mode, self.tier, self.limits = mode, tier, limits or Limits()
-        self._retry_share, self._comparison = retry_share, comparison
+        self._retry_share, self._comparison, self._per_test = retry_share, comparison, per_test
         self._cache = VerdictCache(cache) if cache is not None and not hash_seed else None
         self._busy = False
         try:
-            self._pool: Pool[_Started] = Pool(tier, workers or len(os.sched_getaffinity(0)), hash_seed)
+            self._pool: Pool[_Started] = Pool(tier, workers or len(os.sched_getaffinity(0)), hash_seed, packages)
         except OSError as error:
             raise SandboxUnavailable(f"no process can be started for the sandbox: {error}") from error
         try:
@@ -155,7 +163,16 @@ class Judge:
         """The judge that a run's settings ask for."""
         limits = Limits(config.cpu_seconds, config.wall_seconds, config.memory_bytes, config.output_bytes)
         comparison = Comparison.parse(config.checker, "config.sandbox.checker")
-        return cls(config.mode, config.tier, limits, config.workers, cache, config.retry_share, comparison=comparison)
+        return cls(
+            config.mode,
+            config.tier,
+            limits,
+            config.workers,
+            cache,
+            config.retry_share,
+            comparison=comparison,
+            packages=config.packages,
+        )
 
     def __enter__(self) -> Judge:
         return self
@@ -178,6 +195,8 @@ class Judge:
         return task_digest(task, self.mode, self.tier, self.limits.of(task.limits), self._pool.offer.versions())
 
     def _completed(self, task: JudgeTask) -> JudgeTask:
+        if self._per_test and not task.per_test:
+            task = dataclasses.replace(task, per_test=True)
         if self._comparison is None or task.comparison is not None or task.checker is not None:
             return task
         return dataclasses.replace(task, comparison=self._comparison)
@@ -260,4 +279,4 @@ class Judge:
         if self._cache is None or (task.checker is not None and not task.checker_name):
             return "", None
         digest = self.digest(task)
-        return digest, self._cache.get(digest, task, self.mode, self.tier)
+        return digest, None if task.per_test else self._cache.get(digest, task, self.mode, self.tier)

@@ -27,7 +27,7 @@ from dreamprm_jax.sandbox import compare
 from dreamprm_jax.sandbox.code_tests import as_calls, has_code_tests
 from dreamprm_jax.sandbox.grading import Failure, Grader, ending_failure
 from dreamprm_jax.sandbox.inside import jobs
-from dreamprm_jax.sandbox.records import JudgeResult, JudgeTask, Limits, safe_text
+from dreamprm_jax.sandbox.records import JudgedTest, JudgeResult, JudgeTask, Limits, escaped_text, safe_text
 from dreamprm_jax.schema import TestCase, Verdict
 
 _ATTEMPTS = 6  # children started for one run while the sandbox itself fails
@@ -149,14 +149,15 @@ def _judged_otherwise(task: JudgeTask) -> bool:
     return task.checker is not None or task.comparison is not None
 
 
-def _faithful(task: JudgeTask, limits: Limits, draft: JudgeResult, retry: bool) -> Plan:
+def _faithful(task: JudgeTask, limits: Limits, draft: JudgeResult, retry: bool, kills: bool = False) -> Plan:
     passed, cpu, total = 0, 0.0, len(task.tests)
-    shared, tries = True, _Tries(retry, limits.wall_seconds)
+    shared, tries = not task.per_test, _Tries(retry, limits.wall_seconds)
     while passed < total:
         count = _shareable(task, passed) if shared and tries.turn == "now" else 1
-        run = _run(task, limits, jobs.FAITHFUL, passed, count, tries)
+        run = _run(task, limits, jobs.FAITHFUL, passed, count, tries, kills)
+        grader = run.grader
         try:
-            reply, grader = (yield run), run.grader
+            reply = yield run
             cpu += reply.cpu_seconds
             sandbox_failure = tries.sandbox_failed(reply)
             if sandbox_failure is not None:
@@ -165,20 +166,22 @@ def _faithful(task: JudgeTask, limits: Limits, draft: JudgeResult, retry: bool) 
                 continue
             if reply.ending == jobs.MEMORY_LIMIT:  # of which test is only known where there is one
                 if count == 1:
-                    return _finish(draft, passed, cpu, ending_failure(reply, official=False))
+                    failure = ending_failure(reply, official=False)
+                    return _finish(_reported(draft, task, grader, reply, failure), passed, cpu, failure)
                 shared = False
                 continue
             grader.advance()
             if grader.failure is None and not grader.ended and grader.position < passed + count:
                 _grade_ending(task, grader, reply, passed)
         finally:
-            run.grader.close()
+            grader.close()
         refusal = yield from _check(task, grader, draft, retry)
         if grader.position == passed:  # nothing passed: the failure is of a child's first test
             failure = refusal or grader.failure or Failure(Verdict.RE, "no result", -4)
             if tries.lacked_a_core(failure, reply):
                 continue
-            return _finish(draft, passed, cpu, failure)
+            return _finish(_reported(draft, task, grader, reply, failure), passed, cpu, failure)
+        draft = _reported(draft, task, grader, reply, None)
         if grader.position < passed + count:
             shared = False  # it does not share, or its failure needs a child of its own
         passed, tries = grader.position, _Tries(retry, limits.wall_seconds)
@@ -202,7 +205,7 @@ def _check(
         TestCase("\n".join(map(json.dumps, (test.input, test.output, answer))), "true", "functional")
         for test, answer in zip(task.tests[grader.first :], grader.answers, strict=False)
     )
-    said = yield from _faithful(JudgeTask("checker", code, tests, function), Limits(), draft, retry)
+    said = yield from _faithful(JudgeTask("checker", code, tests, function), Limits(), draft, retry, kills=True)
     if said.verdict is Verdict.AC:
         return None
     grader.position = grader.first + said.tests_passed
@@ -233,8 +236,9 @@ def _official(task: JudgeTask, limits: Limits, draft: JudgeResult, retry: bool) 
             return _finish(draft, 0, 0.0, Failure(Verdict.RE, "!the expected output is not JSON", -4), official=True)
     while True:
         run = _run(task, limits, jobs.OFFICIAL, 0, total, tries)
+        grader = run.grader
         try:
-            reply, grader = (yield run), run.grader
+            reply = yield run
             cpu += reply.cpu_seconds
             sandbox_failure = tries.sandbox_failed(reply)
             if sandbox_failure is not None:
@@ -247,12 +251,49 @@ def _official(task: JudgeTask, limits: Limits, draft: JudgeResult, retry: bool) 
                 failure = ending_failure(reply, official=True)
                 failure = dataclasses.replace(failure, error="!" + failure.error)
         finally:
-            run.grader.close()
+            grader.close()
         if tries.lacked_a_core(failure, reply):
             continue
         failure = (yield from _check(task, grader, draft, retry)) or failure
         passed = min(grader.position, total - (failure is not None))
+        grader.position = passed
+        draft = _reported(draft, task, grader, reply, failure, own=total == 1)
         return _finish(draft, passed, cpu, failure, official=True)
+
+
+def _reported(
+    draft: JudgeResult, task: JudgeTask, grader: Grader, reply: jobs.Reply, failure: Failure | None, own: bool = True
+) -> JudgeResult:
+    """The draft with reports on the tests of one child: those that passed and, if it failed, the one after them.
+
+    ``own``: the child is that of one test.
+    """
+    if not task.per_test:
+        return draft
+    tests: list[JudgedTest] = []
+    for index in range(grader.first, grader.position + (failure is not None)):
+        answer = grader.shown[index - grader.first] if index - grader.first < len(grader.shown) else ""
+        fault = failure if index == grader.position else None
+        verdict, error = (
+            (Verdict.AC, "") if fault is None else (fault.verdict, safe_text(fault.error.removeprefix("!")))
+        )
+        tests.append(JudgedTest(verdict, error, escaped_text(task.tests[index].output), escaped_text(answer)))
+    if tests:
+        told = reply.ending in (jobs.EXITED, jobs.CANCELLED) and grader.exit_status is not None
+        tests[-1] = dataclasses.replace(
+            tests[-1],
+            exit_status=grader.exit_status if told else reply.value if reply.ending == jobs.EXITED else None,
+            signal=None if told or reply.ending == jobs.EXITED else reply.value,
+            stderr=escaped_text(reply.stderr),
+        )
+    if tests and own:
+        tests[-1] = dataclasses.replace(
+            tests[-1],
+            cpu_seconds=round(reply.cpu_seconds, 4),
+            wall_seconds=round(reply.wall_seconds, 4),
+            peak_bytes=reply.peak_kib << 10,
+        )
+    return dataclasses.replace(draft, tests=(*draft.tests, *tests))
 
 
 def _finish(
@@ -282,7 +323,7 @@ def _shareable(task: JudgeTask, first: int) -> int:
     return min(_SHARED_TESTS, len(task.tests) - first)
 
 
-def _run(task: JudgeTask, limits: Limits, mode: int, first: int, count: int, tries: _Tries) -> Run:
+def _run(task: JudgeTask, limits: Limits, mode: int, first: int, count: int, tries: _Tries, kills: bool = False) -> Run:
     functional = task.tests[0].testtype == "functional"
     official = mode == jobs.OFFICIAL
 
@@ -296,6 +337,7 @@ def _run(task: JudgeTask, limits: Limits, mode: int, first: int, count: int, tri
             function=(task.func_name or "").encode("utf-8", "surrogatepass"),
             inputs=[test.input.encode("utf-8", "surrogatepass") for test in task.tests[first : first + count]],
             ends_quietly=jobs.ends_quietly(task.code),
+            kills=kills,
         ).pack()
 
     cpu, wall, files = limits.cpu_seconds, limits.wall_seconds, limits.output_bytes + _FRAME_BYTES
@@ -303,7 +345,8 @@ def _run(task: JudgeTask, limits: Limits, mode: int, first: int, count: int, tri
     if official:  # whose own clock is that on the wall
         cpu = wall = longest = _official_seconds(limits, count)
         files = limits.output_bytes * min(count, _OFFICIAL_OUTPUTS) + _FRAME_BYTES
-    request = jobs.Request(jobs.RUN, 0, cpu, wall, longest, limits.memory_bytes, files)
+    kind = jobs.RUN_KEEPING_STDERR if task.per_test else jobs.RUN
+    request = jobs.Request(kind, 0, cpu, wall, longest, limits.memory_bytes, files)
     grader = Grader(task, functional, official, first, limits.output_bytes)
     return Run(pack, request, grader, "numpy" in task.code, tries.turn, tries.pause_seconds)
 

@@ -6,14 +6,14 @@ import os
 import secrets
 import selectors
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from dreamprm_jax.sandbox.inside import jobs
 from dreamprm_jax.sandbox.plan import Run
 from dreamprm_jax.sandbox.records import SandboxUnavailable
-from dreamprm_jax.sandbox.worker import Worker, find_offer
+from dreamprm_jax.sandbox.worker import OFFERED_PACKAGES, Worker, find_offer
 
 Item = TypeVar("Item")
 
@@ -49,7 +49,7 @@ class _Slot(Generic[Item]):
 class Pool(Generic[Item]):
     """Runs children, each for an item of the caller's."""
 
-    def __init__(self, tier: str, width: int, hash_seed: int = 0) -> None:
+    def __init__(self, tier: str, width: int, hash_seed: int = 0, packages: Sequence[str] = OFFERED_PACKAGES) -> None:
         """Starts ``width`` plain workers, without waiting for them.
 
         Raises:
@@ -57,7 +57,7 @@ class Pool(Generic[Item]):
         """
         self._tier = tier
         self._hash_seed = hash_seed
-        self.offer = find_offer()
+        self.offer = find_offer(packages)
         self._slots: list[_Slot[Item]] = [_Slot() for _ in range(width)]
         self._selector = selectors.DefaultSelector()
         self._number = 0

@@ -65,6 +65,7 @@ class JudgeTask:
       checker_name: identifies the checker in the cache; results of an unnamed checker are not cached.
       comparison: how answers are compared; None: as the judge does.
       limits: the problem's own, of one test.
+      per_test: report on each judged test (``JudgeResult.tests``).
     """
 
     key: str
@@ -75,6 +76,7 @@ class JudgeTask:
     checker_name: str = ""
     comparison: Comparison | None = None
     limits: ProblemLimits = ProblemLimits()
+    per_test: bool = False
 
     @classmethod
     def of(cls, problem: schema.Problem, key: str, code: str, tests: tuple[schema.TestCase, ...]) -> JudgeTask:
@@ -89,6 +91,39 @@ class JudgeTask:
 
 
 @dataclass(frozen=True)
+class JudgedTest:
+    """What came of one test. Texts are cut, and what is not printable in them is escaped.
+
+    In lcb mode all tests run in one process, as they do officially: time, memory, standard error and the way it ended
+    are known of the whole, and stand with the last test, with the time and memory only if it is the one test.
+
+    Attributes:
+      verdict: of this test.
+      error: as in ``JudgeResult``.
+      cpu_seconds: of the process.
+      wall_seconds: of the process, time without a core included.
+      peak_bytes: resident memory at its highest, beyond the worker's own (as ``Limits.memory_bytes`` counts); 0 for a
+        small program, which shares most of its memory with the worker.
+      exit_status: of a program that ended by itself; an uncaught exception is 1.
+      signal: that ended the process: 9 at a limit.
+      stderr: the first kilobyte.
+      expected: the start of the expected output.
+      got: the start of standard output, or of the returned value as JSON.
+    """
+
+    verdict: schema.Verdict
+    error: str
+    expected: str
+    got: str
+    cpu_seconds: float | None = None
+    wall_seconds: float | None = None
+    peak_bytes: int | None = None
+    exit_status: int | None = None
+    signal: int | None = None
+    stderr: str = ""
+
+
+@dataclass(frozen=True)
 class JudgeResult:
     """The verdict on one task.
 
@@ -99,6 +134,7 @@ class JudgeResult:
       mode: ``faithful`` or ``lcb``.
       tier: the tier that held.
       codes: lcb mode only: the official result list (1 passed, 0 or -2 wrong, -3 time limit, -4 error).
+      tests: the judged tests, the first failure being the last; empty unless the task asks (``per_test``).
     """
 
     key: str
@@ -110,6 +146,13 @@ class JudgeResult:
     mode: str
     tier: str
     codes: tuple[int, ...] = ()
+    tests: tuple[JudgedTest, ...] = ()
+
+
+def escaped_text(text: str, length: int = 1000) -> str:
+    """The start of hostile text, with all that is not printable escaped but line ends and tabs."""
+    shown = (char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text[:length])
+    return "".join(shown) + "..." * (len(text) > length)
 
 
 def safe_text(text: str, length: int = 200) -> str:

@@ -14,17 +14,18 @@ import socket
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dreamprm_jax.sandbox.inside.jobs import Reply, Request
 from dreamprm_jax.sandbox.records import SandboxUnavailable
+from dreamprm_jax.schema import DataError
 
 _BOOTSTRAP = "import sys; sys.path.insert(0, sys.argv.pop(1)); from inside.zygote import main; sys.path.pop(0); main()"
 _START_SECONDS = 60.0
-# third-party packages that programs may import, where they are installed
+# third-party packages that programs may import unless a setting says otherwise, where they are installed
 OFFERED_PACKAGES = ("numpy", "sortedcontainers")
 _LIBRARY_FOLDERS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
 # of a library folder: shared libraries, the folder of an architecture, and data of the C library
@@ -51,7 +52,7 @@ _ENVIRONMENT = {
 class Offer:
     """What a worker lets programs read."""
 
-    packages: dict[str, str]  # third-party package to its folder
+    packages: dict[str, str]  # third-party package to its folder, or to its one file
     readable: tuple[str, ...]
 
     def versions(self) -> tuple[str, ...]:
@@ -59,8 +60,12 @@ class Offer:
         return tuple(f"{name}=={_version(name, folder)}" for name, folder in sorted(self.packages.items()))
 
 
-def find_offer() -> Offer:
-    """The standard library and the offered packages of this interpreter."""
+def find_offer(names: Sequence[str] = OFFERED_PACKAGES) -> Offer:
+    """The standard library and the offered packages of this interpreter.
+
+    Raises:
+      DataError: if a name is that of no installed package; those offered by default may be missing.
+    """
     base = {"base": sys.base_prefix, "platbase": sys.base_exec_prefix}
     stdlib = [sysconfig.get_path(name, vars=base) for name in ("stdlib", "platstdlib")]
     packages: dict[str, str] = {}
@@ -70,13 +75,21 @@ def find_offer() -> Offer:
         readable += _entries(library, lambda name: name not in _INSTALLED_PACKAGES)
     for library in dict.fromkeys(map(os.path.realpath, _LIBRARY_FOLDERS)):
         readable += _entries(library, lambda name: _LIBRARY_ENTRY.fullmatch(name) is not None)
-    for name in OFFERED_PACKAGES:
-        spec = importlib.util.find_spec(name)
-        if spec is None or spec.origin is None:
+    for name in names:
+        if name in sys.stdlib_module_names:
             continue
-        folder = Path(spec.origin).resolve().parent
-        packages[name] = str(folder)
-        readable += [str(folder), f"{folder}.libs"]
+        spec = importlib.util.find_spec(name) if name.isidentifier() else None
+        if spec is None or spec.origin is None:
+            if name in OFFERED_PACKAGES:
+                continue
+            raise DataError(
+                f"sandbox packages: {name!r} is not installed, or is no package with an __init__.py: give the names by "
+                "which programs import them, those of their dependencies too"
+            )
+        path = Path(spec.origin).resolve()
+        path = path.parent if spec.submodule_search_locations else path  # beside a lone file lie all other packages
+        packages[name] = str(path)
+        readable += [str(path), f"{path}.libs"]
     return Offer(packages, tuple(dict.fromkeys(readable)))
 
 
@@ -84,7 +97,9 @@ def find_offer() -> Offer:
 def _version(name: str, folder: str) -> str:
     try:
         return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
+    except importlib.metadata.PackageNotFoundError:  # the distribution has another name than the package
+        for other in importlib.metadata.packages_distributions().get(name, ()):
+            return f"{other} {importlib.metadata.version(other)}"
         return folder
 
 

@@ -136,7 +136,7 @@ def test_a_checker_gets_a_function_s_value_as_json(judge: Judge) -> None:
         ("return None", "returned a NoneType"),
         ("import os; os._exit(0)", "ended early"),
         ("import sys; sys.exit(0)", "SystemExit"),
-        ("import os; os.fork(); return True", "PermissionError"),
+        ("import os; os.fork(); return True", "a denied system call"),
         ("open('/etc/passwd'); return True", "PermissionError"),
         ("x = bytearray(b'x') * (3 << 30); return True", "MLE"),
         ("return (", "CE"),
@@ -147,6 +147,65 @@ def test_a_checker_that_fails_gives_no_verdict(judge: Judge, body: str, said: st
     assert result.verdict is Verdict.INVALID_TASK
     assert "the checker failed on test 0" in result.error
     assert said in result.error
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "import os; os.fork()",
+        "import os; os.system('true')",
+        "import os; os.kill(1, 9)",
+        "import os; os.mkdir('/tmp/x')",
+        "import os; os.listdir('/etc')",
+        "import os; list(os.scandir('/'))",
+        "import os; os.execv('/bin/true', ['true'])",
+        "import os; os.open('/tmp/x', os.O_WRONLY | os.O_CREAT)",
+        "import subprocess; subprocess.run(['true'])",
+        "import socket; socket.socket()",
+        "import pathlib; pathlib.Path('/etc/passwd').read_text()",
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (9, 9))",
+        "open('/tmp/x', 'w')",
+    ],
+)
+@pytest.mark.parametrize("outside", [False, True])
+def test_a_denial_that_a_checker_catches_gives_no_verdict(judge: Judge, call: str, outside: bool) -> None:
+    attempt = f"try:\n    {call}\nexcept BaseException: pass\n"
+    code = "def check(given, expected, answer):\n    {}return True\n"
+    inside = attempt.replace("\n", "\n    ")
+    result = one(judge, "print(1, 4)", attempt + code.format("") if outside else code.format(inside))
+    assert result.verdict is Verdict.INVALID_TASK, result
+    assert "denied system call" in result.error or "PermissionError" in result.error
+
+
+def test_what_is_allowed_is_no_denial(judge: Judge) -> None:
+    # not zoneinfo, nor an event loop of asyncio: both make a denied call by themselves
+    modules = (
+        "asyncio, base64, bisect, collections, concurrent.futures, csv, ctypes, datetime, decimal, difflib, fractions, "
+        "hashlib, heapq, inspect, itertools, json, logging, math, multiprocessing, numpy, pathlib, random, re, "
+        "statistics, string, subprocess, tempfile, textwrap, threading, typing, unittest, uuid"
+    )
+    checker = f"""
+from __future__ import annotations
+import {modules}, contextlib, io, os, time
+try:
+    import nothing_of_that_name
+except ImportError:
+    pass
+def check(given, expected, answer):
+    thread = threading.Thread(target=time.sleep, args=(0.001,))
+    thread.start()
+    thread.join()
+    with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):
+        print("lost")
+    os.path.exists("/etc/passwd")
+    try:
+        open("/usr/nothing")
+    except FileNotFoundError:
+        pass
+    return numpy.allclose(numpy.linalg.inv(numpy.eye(2)), numpy.eye(2)) and random.random() < 1
+"""
+    result = one(judge, "print(1, 4)", checker)
+    assert result.verdict is Verdict.AC, result
 
 
 @pytest.mark.slow

@@ -8,13 +8,13 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-_NULL_FD = 2  # of a child: /dev/null, open for reading and writing
+NULL_FD = 253  # of a child: /dev/null, open for reading and writing
 
 
 def install() -> None:
     """Lets ``open`` and ``os.open`` answer for /dev/null with a duplicate of a descriptor that is open already."""
-    os.open = _answering(os.open, lambda real, *args, **more: os.dup(_NULL_FD))
-    opened = _answering(io.open, lambda real, *args, **more: real(os.dup(_NULL_FD), *args, **more))
+    os.open = _answering(os.open, lambda real, *args, **more: os.dup(NULL_FD))
+    opened = _answering(io.open, lambda real, *args, **more: real(os.dup(NULL_FD), *args, **more))
     io.open = builtins.open = opened
 
 

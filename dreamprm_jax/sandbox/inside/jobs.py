@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-RUN, CANCEL = 1, 2
+RUN, CANCEL, RUN_KEEPING_STDERR = 1, 2, 3
 EXITED, SIGNALLED, CPU_LIMIT, WALL_LIMIT, MEMORY_LIMIT, CANCELLED, FAILED = range(7)
 
 FAITHFUL, OFFICIAL = 0, 1
@@ -17,6 +17,8 @@ _ACTING = (
     "type(",
 )  # fmt: skip
 _HARMLESS = ("__name__", "__main__", "__init__")
+
+STDERR_BYTES = 1000  # of standard error that are kept, where asked
 
 _REQUEST = struct.Struct("<IQdddQQ")
 _REPLY = struct.Struct("<QIiddQd")
@@ -44,26 +46,28 @@ class Request(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """How a child ended. For FAILED, the error text follows the message."""
+    """How a child ended. The error, or what is kept of standard error, follows the message."""
 
     number: int
     ending: int
     value: int  # exit status or signal
     cpu_seconds: float
     wall_seconds: float = 0.0
-    peak_kib: int = 0  # resident memory at its highest, that of the worker included
+    peak_kib: int = 0  # resident memory at its highest, beyond the worker's own
     waited_seconds: float = 0.0  # how long the child was ready to run and had no core
-    error: str = ""
+    error: str = ""  # for FAILED
+    stderr: str = ""  # its start, for RUN_KEEPING_STDERR; hostile
 
     def pack(self) -> bytes:
         """The message's bytes."""
-        return _REPLY.pack(*self[:7]) + self.error.encode("utf-8", "replace")[:2000]
+        text = self.error if self.ending == FAILED else self.stderr
+        return _REPLY.pack(*self[:7]) + text.encode("utf-8", "replace")[:2000]
 
     @classmethod
     def unpack(cls, data: bytes) -> Reply:
         """Reads a message."""
-        error = data[_REPLY.size :].decode("utf-8", "replace")
-        return cls(*_REPLY.unpack_from(data))._replace(error=error)
+        reply, text = cls(*_REPLY.unpack_from(data)), data[_REPLY.size :].decode("utf-8", "replace")
+        return reply._replace(error=text) if reply.ending == FAILED else reply._replace(stderr=text)
 
 
 def ends_quietly(code: str) -> bool:
@@ -86,24 +90,26 @@ class Job(NamedTuple):
     function: bytes
     inputs: list[bytes]
     ends_quietly: bool = False  # known without a look at the compiled code
+    kills: bool = False  # a denied system call ends the process, and a denied file the test
 
     def pack(self) -> bytes:
         """The file's bytes."""
         sizes = [len(self.code), len(self.function), *map(len, self.inputs)]
         head = struct.pack(
-            f"<BBBIQI{len(sizes)}Q",
-            self.mode, self.kind, self.ends_quietly, self.timeout, self.value_limit, len(self.inputs), *sizes,
+            f"<BBBBIQI{len(sizes)}Q",
+            self.mode, self.kind, self.ends_quietly, self.kills,
+            self.timeout, self.value_limit, len(self.inputs), *sizes,
         )  # fmt: skip
         return b"".join([head, self.code, self.function, *self.inputs])
 
     @classmethod
     def unpack(cls, data: bytes) -> Job:
         """Reads the file."""
-        head = struct.Struct("<BBBIQI")
-        mode, kind, quiet, timeout, value_limit, count = head.unpack_from(data)
+        head = struct.Struct("<BBBBIQI")
+        mode, kind, quiet, kills, timeout, value_limit, count = head.unpack_from(data)
         sizes = struct.unpack_from(f"<{count + 2}Q", data, head.size)
         parts, position = [], head.size + 8 * (count + 2)
         for size in sizes:
             parts.append(data[position : position + size])
             position += size
-        return cls(mode, kind, timeout, value_limit, parts[0], parts[1], parts[2:], bool(quiet))
+        return cls(mode, kind, timeout, value_limit, parts[0], parts[1], parts[2:], bool(quiet), bool(kills))

@@ -200,11 +200,11 @@ class ThreadWatch:
 class Filter:
     """The system-call filter, built once in the worker; ``install`` is the last step of a child's lockdown."""
 
-    def __init__(self) -> None:
+    def __init__(self, kills: bool = False) -> None:
         if MACHINE not in (seccomp.X86_64, seccomp.AARCH64):
             raise OSError(f"no system-call filter for {MACHINE}")
         self._marker = 0x5EC0_ABCD
-        template = seccomp.build(MACHINE, self._marker)
+        template = seccomp.build(MACHINE, self._marker, kills)
         self._position = template.index(struct.pack("<I", self._marker))
         self._program = ctypes.create_string_buffer(template, len(template))
         self._fprog = ctypes.create_string_buffer(

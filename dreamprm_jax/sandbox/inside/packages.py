@@ -24,6 +24,8 @@ class OfferedPackages:
         folder = self._folders.get(name)
         if folder is None:
             return None
+        if not os.path.isdir(folder):  # a module of one file
+            return importlib.util.spec_from_file_location(name, folder)
         return importlib.util.spec_from_file_location(
             name, f"{folder}/__init__.py", submodule_search_locations=[folder]
         )
@@ -33,7 +35,7 @@ def offer(folders: dict[str, str]) -> None:
     """Makes packages importable.
 
     Args:
-      folders: package name to its folder.
+      folders: package name to its folder, or to its one file.
     """
     sys.meta_path.append(OfferedPackages(folders))
 

@@ -15,7 +15,7 @@ import weakref
 from types import CodeType, ModuleType
 from typing import Any
 
-from . import frames, sharing, values
+from . import denials, frames, sharing, values
 from .jobs import FUNCTION, Job
 from .report import describe, report, status_of
 
@@ -136,6 +136,8 @@ def _call(code: CodeType, job: Job, text: bytes, prelude: dict[str, Any]) -> tup
         solution = module.__dict__.get("Solution")
         function = getattr(solution(), name) if hasattr(solution, name) else module.__dict__[name]  # type: ignore[misc]
         result = function(*arguments)
+        if denials.denied:  # of a checker
+            return frames.RAISED, f"PermissionError: {denials.denied[0]}".encode("utf-8", "backslashreplace")[:300]
         return frames.OK, values.canonical(result, job.value_limit).encode("ascii")
     except values.TooLarge:
         return frames.TOO_LARGE, b""

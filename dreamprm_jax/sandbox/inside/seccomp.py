@@ -142,21 +142,22 @@ def number(name: str, machine: str) -> int | None:
     return _NUMBERS[name][0 if machine == X86_64 else 1]
 
 
-def build(machine: str, pid: int) -> bytes:
+def build(machine: str, pid: int, kills: bool = False) -> bytes:
     """The filter program for one process.
 
     Args:
       machine: ``x86_64`` or ``aarch64``.
       pid: the process's own id: the only one that ``tgkill`` may name (``abort`` uses it). SIGKILL is denied even
         there, so that a SIGKILL always comes from outside the program.
+      kills: a denied call ends the process with SIGSYS, but for opening a file: /dev/null is answered for otherwise.
 
     Returns:
       An array of ``struct sock_filter``.
     """
-    return b"".join(struct.pack("<HBBI", *instruction) for instruction in instructions(machine, pid))
+    return b"".join(struct.pack("<HBBI", *instruction) for instruction in instructions(machine, pid, kills))
 
 
-def instructions(machine: str, pid: int) -> list[Instruction]:
+def instructions(machine: str, pid: int, kills: bool = False) -> list[Instruction]:
     """The filter as a list of instructions (see ``build``)."""
     program = [
         Instruction(_LOAD, 0, 0, _ARCH),
@@ -182,12 +183,19 @@ def instructions(machine: str, pid: int) -> list[Instruction]:
     for name, body in guarded.items():
         value = number(name, machine)
         if value is not None:
-            program += [Instruction(_JEQ, 0, len(body), value), *body]
+            opens = name in ("open", "openat")
+            program += [Instruction(_JEQ, 0, len(body), value), *(_killing(body) if kills and not opens else body)]
     allowed = {value for name in plain if (value := number(name, machine)) is not None}
     # a search tree, and no list: the kernel follows the program once for each call that there is, for each child
     borders = sorted(value for value in allowed | {each + 1 for each in allowed} if _flips(value, allowed))
-    program += _search(borders, False)
-    return program
+    search = _search(borders, False)
+    return program + (_killing(search) if kills else search)
+
+
+def _killing(body: list[Instruction]) -> list[Instruction]:
+    """The same with the end of the process in place of EPERM."""
+    denial = Instruction(_RET, 0, 0, _EPERM)
+    return [Instruction(_RET, 0, 0, _KILL_PROCESS) if each == denial else each for each in body]
 
 
 def _flips(value: int, allowed: set[int]) -> bool:

@@ -22,9 +22,10 @@ import time
 import traceback
 from typing import Any, NamedTuple
 
-from . import devnull, jobs, lockdown, official, packages, script
+from . import denials, devnull, jobs, lockdown, official, packages, script
 from .jobs import Job, Reply, Request
 from .report import OUTPUT_FD, RESULT_FD
+from .stderr import StandardError
 from .usage import ChildUsage, OpenThread, resident_bytes
 
 _POLL_SECONDS = 0.25  # a child with several threads spends its CPU time faster than the clock runs
@@ -117,7 +118,7 @@ class Worker:
             lockdown.restrict_files(readable, ["/dev/null"])  # each child opens its own
 
         def build_filter() -> None:
-            self.filter = lockdown.Filter()
+            self.filter, self.killing_filter = lockdown.Filter(), lockdown.Filter(kills=True)
 
         def watch_threads() -> None:
             self.threads = lockdown.ThreadWatch()
@@ -145,7 +146,7 @@ class Worker:
             if not data:
                 return
             request = Request.unpack(data)
-            if request.kind == jobs.RUN:
+            if request.kind in (jobs.RUN, jobs.RUN_KEEPING_STDERR):
                 reply = self.run(request, descriptors)
                 for descriptor in descriptors:
                     os.close(descriptor)
@@ -154,14 +155,20 @@ class Worker:
     def run(self, request: Request, descriptors: list[int]) -> Reply:
         """Forks, waits for the end or a limit, and says which it was."""
         memory = request.memory_bytes + _INPUTS_KEPT * os.fstat(descriptors[0]).st_size
+        stderr = StandardError(request.kind == jobs.RUN_KEEPING_STDERR)
         try:
             pid = os.fork()
         except OSError as failure:
+            stderr.close()
             return Reply(request.number, jobs.FAILED, 0, 0.0, error=f"fork: {failure}")
         if pid == 0:
+            stderr.take()
             self.child(request, memory, descriptors)
-        reason, wall, waited = self.watch(pid, request, self.own_resident + memory)
+        stderr.leave()
+        reason, wall, waited = self.watch(pid, request, self.own_resident + memory, stderr)
         _, status, usage = os.wait4(pid, 0)
+        stderr.read()
+        stderr.close()
         cpu = usage.ru_utime + usage.ru_stime
         note = self.note()
         signalled = os.WIFSIGNALED(status)
@@ -177,7 +184,9 @@ class Worker:
             reason = jobs.SIGNALLED if signalled else jobs.EXITED
         elif reason == jobs.SIGNALLED:
             value = signal.SIGSYS
-        return Reply(request.number, reason, value, cpu, wall, usage.ru_maxrss, waited, error)
+        peak = max(0, usage.ru_maxrss - (self.own_resident >> 10))
+        text = stderr.start.decode("utf-8", "replace")
+        return Reply(request.number, reason, value, cpu, wall, peak, waited, error, text)
 
     def note(self) -> bytes:
         """What the child said about its lockdown, before it saw the program."""
@@ -186,7 +195,7 @@ class Worker:
         except BlockingIOError:
             return b""
 
-    def watch(self, pid: int, request: Request, resident_limit: int) -> _Ending:
+    def watch(self, pid: int, request: Request, resident_limit: int, stderr: StandardError) -> _Ending:
         """Waits for the child's end; kills it at a limit or on request.
 
         Time that a child was ready to run and had no core does not count against its wall limit. One that computes at
@@ -198,6 +207,8 @@ class Worker:
         poll = select.poll()
         poll.register(ended, select.POLLIN)
         poll.register(self.control, select.POLLIN)
+        if stderr.reader >= 0:
+            poll.register(stderr.reader, select.POLLIN)
         questions = -1 if self.threads is None else self.threads.descriptor
         if self.threads is not None:
             poll.register(questions, select.POLLIN)
@@ -216,6 +227,8 @@ class Worker:
                 now = time.monotonic()
                 if ended in ready:
                     return _Ending(None, now - started, usage.waited() if now - started > _POLL_SECONDS else 0.0)
+                if stderr.reader in ready and not stderr.read():
+                    poll.unregister(stderr.reader)
                 if self.threads is not None and questions in ready:
                     self.threads.answer(allow=_threads(usage) < _THREADS)
                 if self.control.fileno() in ready:
@@ -272,14 +285,17 @@ class Worker:
         status = 1
         try:
             lockdown.die_with_parent()
-            job, inputs = _take(descriptors)
+            job, inputs = _take(descriptors, request.kind == jobs.RUN_KEEPING_STDERR)
             space = self.own_memory + memory + (_RESERVED_BYTES if self.own_resident else 0)
             lockdown.limit_resources(int(request.cpu_seconds) + 2, space, request.file_bytes)
             self.control.close()
             os.close(self.ready_read)
             if self.threads is not None:
                 os.close(self.threads.descriptor)
-            if self.filter is not None:
+            if self.filter is not None and job.kills:
+                denials.watch()
+                self.killing_filter.install()
+            elif self.filter is not None:
                 self.filter.install()
             os.write(self.ready_write, _READY)
             os.close(self.ready_write)
@@ -296,7 +312,7 @@ class Worker:
             os._exit(status)
 
 
-def _take(descriptors: list[int]) -> tuple[Job, list[int]]:
+def _take(descriptors: list[int], keeps_stderr: bool) -> tuple[Job, list[int]]:
     """Reads the job file and puts every descriptor in its place.
 
     0 to 2 are the standard ones; what the program need not see lies as high as descriptors go, so that the first file
@@ -312,7 +328,9 @@ def _take(descriptors: list[int]) -> tuple[Job, list[int]]:
     real = job.mode == jobs.FAITHFUL
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     os.dup2(null, 0)
-    os.dup2(null, 2)
+    if not keeps_stderr:
+        os.dup2(null, 2)
+    os.dup2(null, devnull.NULL_FD)
     os.dup2(output if real else null, 1)
     os.dup2(output if real else null, OUTPUT_FD)
     os.dup2(result, RESULT_FD)

@@ -1,0 +1,36 @@
+"""File accesses that the kernel denies a checker: it has no verdict then, even if it catches the error.
+
+Landlock can only deny, and not kill as the system-call filter does, so each path that Python code opens or lists is
+tried first. What a library opens by itself, such as sqlite3, is not seen.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+denied: list[str] = []  # paths
+_LISTS = ("os.listdir", "os.scandir")
+
+
+def watch() -> None:
+    """Watches this process from here on."""
+    trying = False
+
+    def look(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal trying
+        if trying or not (event == "open" or event in _LISTS) or isinstance(arguments[0], int):
+            return
+        trying = True
+        path = "." if arguments[0] is None else arguments[0]
+        try:
+            os.close(os.open(path, arguments[2] if event == "open" else os.O_RDONLY))
+        except PermissionError:
+            denied.append(repr(path))
+        except (OSError, ValueError):
+            pass  # the access itself will say so
+        finally:
+            trying = False
+
+    sys.addaudithook(look)
