@@ -109,12 +109,13 @@ def test_report_of_a_mesh_that_is_not_here():
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "devices", "parameters"), [("3b", 1, 3_089_627_137), ("7b", 8, 7_070_622_721)])
 def test_shipped_configurations_fit_their_devices(name, devices, parameters):
-    """By the CPU compiler, which takes more memory than a TPU's or a GPU's."""
+    """By the CPU compiler, without fused attention: "dots" would keep the products of attention, which it alone has."""
     path = Path(__file__).parents[2] / "configs" / f"qwen2_5_coder_{name}.py"
     specification = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     config = freeze(module.get_config())
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, remat="full"))
     done = run(dataclasses.replace(config, inspect=dataclasses.replace(config.inspect, topology="", devices=devices)))
     assert done.returncode == 0, done.stdout[-500:] + done.stderr[-2000:]
     assert f"{parameters:,} parameters" in done.stdout
