@@ -92,7 +92,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
     assert len(wanted) > 150
     assert not any("research" in name for name in names)  # nor the study
     assert {name for name in names if ".dist-info/" not in name} == wanted
-    assert "dreamprm = dreamprm_jax.cli.main:main" in entry_points
+    assert "dreamprm = dreamprm_jax.cli.main:script" in entry_points
     assert (metadata["Version"], metadata["License"], metadata["Requires-Python"]) == (
         __version__, "Apache-2.0", ">=3.11",
     )  # fmt: skip
