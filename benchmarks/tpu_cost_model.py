@@ -24,8 +24,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from dreamprm_jax.training.chips import CHIPS
+
 REPOSITORY = Path(__file__).resolve().parents[1]
-PEAK = 459e12  # FLOP/s of a v5p chip, bfloat16
+PEAK = CHIPS["v5p"].peak_flops
 CORES = 2  # of a v5p chip: they share a program, and a kernel's grid
 
 

@@ -14,9 +14,10 @@ import argparse
 import json
 
 from dreamprm_jax.cli.options import add_config, config_of
-from dreamprm_jax.planning.chips import CHIPS, find_chip, make_fleet
+from dreamprm_jax.planning.fleet import make_fleet
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.stages.validation import validate
+from dreamprm_jax.training.chips import CHIPS, find_chip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import StepDataConfig
-from dreamprm_jax.problems.json_rows import is_unicode, json_type, parse_json
+from dreamprm_jax.problems.json_rows import check_text, json_type, parse_json
 from dreamprm_jax.schema import DataError, Granularity, Program, Skip, content_hash
 
 OUTCOME_FIELDS = ("outcome", "passed", "is_correct", "correct", "final_answer_correct")
@@ -140,9 +140,7 @@ def _parse(row: Any, settings: StepDataConfig) -> list[LabeledSteps]:
         if not one.steps:
             raise DataError("has no step")
         for text, name in [(one.prompt, "prompt"), *((step, f"step {n}") for n, step in enumerate(one.steps))]:
-            if not is_unicode(text) or "\0" in text:
-                raise DataError(f"{name}: holds a lone surrogate or a NUL character; repair the text")
-            if not text.strip():
+            if not check_text(text, name).strip():
                 raise DataError(f"{name}: is empty")
     known = [one for one in results if any(map(math.isfinite, (*one.labels, one.outcome)))]
     if not known:

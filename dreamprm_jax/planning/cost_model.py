@@ -24,7 +24,7 @@ from dreamprm_jax.schema import DataError
 
 CLOCK = 1.75e9  # cycles/s of a v5p core
 PARTS = ("projections", "attention", "optimizer", "embedding", "head", "norms", "collectives", "other")
-ICI = 180e9  # bytes/s of a v5p chip: both directions of one axis of the torus (planning/chips.py)
+ICI = 180e9  # bytes/s of a v5p chip: both directions of one axis of the torus (training/chips.py)
 COLLECTIVES = re.compile(r" = (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)\(")
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8}
 UNKNOWN = 9e15  # the compiler's mark of an instruction that it has no estimate of

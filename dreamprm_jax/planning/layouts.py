@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from dreamprm_jax.config import TrainConfig
 from dreamprm_jax.models.decoder import DecoderConfig
-from dreamprm_jax.planning.chips import Fleet
+from dreamprm_jax.planning.fleet import Fleet
 from dreamprm_jax.planning.roofline import Layout, Work, step_time
 from dreamprm_jax.schema import DataError
 

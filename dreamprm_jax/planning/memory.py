@@ -17,9 +17,9 @@ import jax
 
 from dreamprm_jax.config import Config, MeshConfig
 from dreamprm_jax.models.decoder import DecoderConfig
-from dreamprm_jax.planning.chips import Chip
 from dreamprm_jax.planning.roofline import Layout, Work
 from dreamprm_jax.schema import DataError
+from dreamprm_jax.training.chips import Chip
 from dreamprm_jax.training.feed import row_length
 from dreamprm_jax.training.inspect import GB, Step, compile_step, step_flops, total, training_steps
 from dreamprm_jax.training.mesh import abstract_mesh, make_mesh

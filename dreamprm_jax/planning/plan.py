@@ -7,10 +7,11 @@ import dataclasses
 from typing import Any
 
 from dreamprm_jax.config import Config
-from dreamprm_jax.planning.chips import find_chip, make_fleet
+from dreamprm_jax.planning.fleet import make_fleet
 from dreamprm_jax.planning.labels import Assumptions, label_cost
 from dreamprm_jax.planning.training import plan_training
 from dreamprm_jax.schema import DataError
+from dreamprm_jax.training.chips import find_chip
 
 ASSUMED = ("functions", "program_tokens", "prompt_tokens", "distinct", "judge_seconds", "decode_rate", "prompt_rate")
 LIVECODEBENCH_TRAIN = 601  # of the 880 problems up to January 2025, those before 2024-08-01

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dreamprm_jax.planning.chips import Fleet
+from dreamprm_jax.planning.fleet import Fleet
 
 STREAM_REDUCTIONS = {"none": 7, "full": 8, "dots": 8}
 TANGENT_REDUCTIONS = 6

@@ -9,13 +9,14 @@ import jax
 
 from dreamprm_jax.config import Config
 from dreamprm_jax.models.decoder import DecoderConfig
-from dreamprm_jax.planning.chips import CHIPS, Fleet
 from dreamprm_jax.planning.duration import run_steps
+from dreamprm_jax.planning.fleet import Fleet
 from dreamprm_jax.planning.layouts import MOST_SHARDS, Batches, objection, parse_layout, ranked
 from dreamprm_jax.planning.memory import USABLE, Memory, step_memory, step_works
 from dreamprm_jax.planning.roofline import Layout, Work, step_time
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.training.arms import arm_plans
+from dreamprm_jax.training.chips import CHIPS
 from dreamprm_jax.training.inspect import GB, target_devices, target_model
 
 TRIES = 3  # meshes that the compiler is asked about

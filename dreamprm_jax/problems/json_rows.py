@@ -206,6 +206,13 @@ def id_field(row: Mapping[str, Any], name: str, where: str) -> str:
     return text
 
 
+def check_text(text: str, where: str) -> str:
+    """The text. Raises DataError where it cannot be stored, or holds a NUL character."""
+    if not is_unicode(text) or "\0" in text:
+        raise DataError(f"{where}: holds a lone surrogate or a NUL character; repair the text")
+    return text
+
+
 def is_unicode(text: str) -> bool:
     """Whether the text can be encoded: lone surrogates, which JSON escapes can spell, cannot."""
     try:

@@ -17,7 +17,7 @@ from typing import Any
 from dreamprm_jax.labeling.step_files import SteppedProgram
 from dreamprm_jax.problems.candidates import ID_FIELDS, candidate_id, cells_of_row
 from dreamprm_jax.problems.function_rows import is_function_row, read_function_row
-from dreamprm_jax.problems.json_rows import is_unicode, json_type, numbered_rows, read_rows, skip_or_raise
+from dreamprm_jax.problems.json_rows import check_text, is_unicode, json_type, numbered_rows, read_rows, skip_or_raise
 from dreamprm_jax.problems.problem_files import iterate_problems
 from dreamprm_jax.schema import DataError, Problem, Program, Skip, content_hash
 
@@ -181,10 +181,4 @@ def _text(row: Mapping[str, Any], name: str, where: str) -> str:
     value, prefix = row[name], f"{where}, " if where else ""
     if not isinstance(value, str):
         raise DataError(f"{prefix}field {name}: a {json_type(value)} where text belongs")
-    return _clean(value, f"{prefix}field {name}")
-
-
-def _clean(text: str, where: str) -> str:
-    if not is_unicode(text) or "\0" in text:
-        raise DataError(f"{where}: holds a lone surrogate or a NUL character; repair the text")
-    return text
+    return check_text(value, f"{prefix}field {name}")

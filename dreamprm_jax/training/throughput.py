@@ -1,7 +1,7 @@
 """Speed of training: seconds a step, tokens a second, and the share of the chips' peak (MFU).
 
 MFU is ``flops.useful_flops`` over the data sheets' dense bfloat16 peak. It is absent on devices that are not in
-``PEAK_FLOPS``, such as CPUs.
+``chips.CHIPS``, such as CPUs.
 """
 
 from __future__ import annotations
@@ -11,21 +11,15 @@ from typing import Any
 
 import jax
 
-PEAK_FLOPS = {  # dense bfloat16, FLOP/s a chip
-    "v5e": 197e12,
-    "v5p": 459e12,
-    "v6e": 918e12,
-    "a100": 312e12,
-    "h100": 989e12,
-    "h200": 989e12,
-}
+from dreamprm_jax.training.chips import CHIPS
+
 _KINDS = {"v5 lite": "v5e", "v5e": "v5e", "v5": "v5p", "v6": "v6e", "a100": "a100", "h100": "h100", "h200": "h200"}
 
 
 def peak_flops(device_kind: str) -> float | None:
     """The peak of one device, by the name that jax gives its kind ("TPU v5 lite"); None where it is not known."""
     names = [chip for part, chip in _KINDS.items() if part in device_kind.lower()]
-    return PEAK_FLOPS[names[0]] if names else None
+    return CHIPS[names[0]].peak_flops if names else None
 
 
 class Throughput:

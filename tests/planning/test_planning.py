@@ -13,14 +13,15 @@ from planning_toy import CONFIG, LORA
 from dreamprm_jax.cli import main as cli
 from dreamprm_jax.config import Config, GenerateConfig, LabelConfig, MetaConfig, TrainConfig
 from dreamprm_jax.models.decoder import decoder_config
-from dreamprm_jax.planning import chips
-from dreamprm_jax.planning.chips import CHIPS, make_fleet
 from dreamprm_jax.planning.duration import Steps, run_steps
+from dreamprm_jax.planning.fleet import make_fleet
 from dreamprm_jax.planning.labels import Assumptions, label_cost
 from dreamprm_jax.planning.layouts import Batches, layouts, objection, parse_layout, ranked
 from dreamprm_jax.planning.memory import step_works
 from dreamprm_jax.planning.roofline import Layout, Work, step_time, volume
 from dreamprm_jax.schema import DataError
+from dreamprm_jax.training import chips
+from dreamprm_jax.training.chips import CHIPS
 
 MODEL = decoder_config(CONFIG.model)
 LLAMA = dataclasses.replace(
