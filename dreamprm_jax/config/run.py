@@ -42,7 +42,7 @@ class EvaluateConfig:
     """Selection and statistics."""
 
     aggregator: Literal[
-        "last", "min", "max", "mean", "product", "product_normalised", "sum_log_odds", "mean_log_odds", "auto"
+        "last", "min", "max", "mean", "product", "product_normalized", "sum_log_odds", "mean_log_odds", "auto"
     ] = setting(
         "sum_log_odds",
         "How the step scores of a PRM become one number. The default goes with the default labels "
