@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from dreamprm_jax.bilevel.exact import DoMeta, Found, Gate, outer_phase
 from dreamprm_jax.bilevel.partition import PyTree
-from dreamprm_jax.bilevel.problem import Data, Point, Problem, Signal, tree_norm
+from dreamprm_jax.bilevel.problem import Data, Point, Problem, Signal, held_back, tree_norm
 
 if TYPE_CHECKING:
     from jaxtyping import Array
@@ -95,7 +95,7 @@ def approximate(
         hypergradient = gate.run(
             lambda: jax.tree.map(jnp.negative, problem.mixed_partial(end().params, phi, *last, direction))
         )
-    gradient, hypergradient = jax.lax.optimization_barrier((signal.gradient, hypergradient))
+    gradient = held_back(signal.gradient, hypergradient)
     after = problem.step(before, Signal(gradient, signal.loss), value_fn(last))
     return Found(
         after, hypergradient, loss, outer_loss, auxes, outer_aux, tree_norm(gradient), v, None,

@@ -31,6 +31,7 @@ from dreamprm_jax.bilevel.problem import (
     add,
     at,
     floating_leaves,
+    held_back,
     tree_norm,
     zeros_of,
 )
@@ -132,7 +133,7 @@ def mixed(
     end = forward.end
     if do_meta is not False and forward.signals is not None:
         # Made anew, so that no phase has to hold theta_K and s_K beside theta, s and its own work.
-        signals, hypergradient = jax.lax.optimization_barrier((forward.signals, hypergradient))
+        signals = forward.signals._replace(gradient=held_back(forward.signals.gradient, hypergradient))
         end = end_maker(problem, start, forward._replace(signals=signals))()
     return Found(
         end, hypergradient, forward.loss, outer_loss, forward.aux, outer_aux, forward.norm, v, before
