@@ -57,7 +57,12 @@ class ModelConfig:
         "Of products of float32 numbers, as jax.default_matmul_precision: highest is exact, default lets a TPU round "
         "to bfloat16 and a GPU to TF32. Of no effect with dtype bfloat16.",
     )
-    remat: Literal["none", "full", "dots"] = setting("none", "What the backward pass recomputes.")
+    remat: Literal["none", "full", "attention", "dots", "offload"] = setting(
+        "none",
+        "What a layer keeps for the backward pass, which computes the rest again. none: everything is kept. dots: the "
+        "results of the matrix products and of fused attention. attention: of fused attention alone. full: nothing but "
+        "the layer's input. offload: as dots, queries, keys, values and the feed-forward layer's in the host's memory.",
+    )
     attention: Literal["auto", "einsum", "chunked", "splash", "triton", "cudnn"] = setting(
         "auto",
         "The form of attention. auto: the fastest that each device and pass has (models/fused.py). einsum, chunked: "

@@ -28,8 +28,8 @@ from dreamprm_jax.config import (
     to_dict,
 )
 from dreamprm_jax.models.decoder import decoder_config
+from dreamprm_jax.planning import inspect
 from dreamprm_jax.schema import DataError
-from dreamprm_jax.training import inspect
 from dreamprm_jax.training.flops import matrix_flops
 
 SMALL = ModelConfig(vocab_size=512, hidden_size=64, intermediate_size=128, num_layers=3, num_heads=4, num_kv_heads=2)
@@ -67,7 +67,7 @@ def test_plain_step_costs_three_forward_passes():
 SCRIPT = """
 import json, sys
 from dreamprm_jax.config import freeze
-from dreamprm_jax.training.inspect import main
+from dreamprm_jax.planning.inspect import main
 sys.exit(main(freeze(json.loads(sys.argv[1]))))
 """
 
