@@ -96,7 +96,7 @@ def record_run(config: Config, root: Path) -> None:
     write_json(root / "config.json", to_dict(config))
     inputs = InputDigests(root)
     for name, value, info in leaves(config):
-        inputs.meaning(name, value, info)
+        inputs.digest_or_value(name, value, info)
     inputs.save()
     versions = {"python": sys.version.split()[0], "platform": platform.platform()}
     for package in ("dreamprm-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pyarrow"):

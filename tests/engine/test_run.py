@@ -21,8 +21,9 @@ from dreamprm_jax.config import EngineConfig
 from dreamprm_jax.engine.executors.local import LocalExecutor
 from dreamprm_jax.engine.run import make_executor, run_units
 from dreamprm_jax.runs.journal import Journal
-from dreamprm_jax.runs.progress import read_progress
+from dreamprm_jax.runs.progress import progress_path
 from dreamprm_jax.schema import DataError
+from dreamprm_jax.storage import read_json
 
 
 def expected(count: int) -> dict[str, list[object]]:
@@ -70,9 +71,8 @@ def test_failures_are_named_and_done_again(tmp_path: Path) -> None:
     counts = executions(tmp_path / "log")
     assert counts["unit3"] == 3
     assert sorted(counts.values())[:-3] == [1] * 17  # two suspects beside it were done again
-    progress = read_progress(tmp_path / "toy.journal")
-    assert progress is not None
-    assert (progress.done, progress.planned, progress.failed, progress.worker_deaths) == (18, 20, 2, 3)
+    progress = read_json(progress_path(tmp_path / "toy.journal"))
+    assert [progress[name] for name in ("done", "planned", "failed", "worker_deaths")] == [18, 20, 2, 3]
     (tmp_path / "log").unlink()
     assert drive(tmp_path, 20, Squares(tmp_path / "log"), workers=2).fresh == 2
     assert executions(tmp_path / "log") == {"unit3": 1, "unit7": 1}

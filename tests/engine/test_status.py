@@ -80,7 +80,7 @@ def test_a_run_that_stopped(root: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["status", f"--workdir={tmp_path}"]) == 2
-    assert "no run there" in capsys.readouterr().err
+    assert "not the folder of a run" in capsys.readouterr().err
 
 
 def test_work_for_other_settings_is_not_done(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
