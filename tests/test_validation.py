@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dreamprm_jax.cli.main import main
-from dreamprm_jax.config import Config, freeze, to_dict
+from dreamprm_jax.config import Config, freeze, leaves, to_dict
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.stages.validation import check_environment, validate
 
@@ -87,6 +87,20 @@ def test_wrong_types_and_choices_are_named_with_their_field() -> None:
         changed(model__lora__targets=("q", "qq"))
     with pytest.raises(DataError, match=r"search\.methods"):
         changed(search__methods=("beams",))
+
+
+@pytest.mark.parametrize("value", [0, -1, 10**9, float("nan")])
+def test_any_number_is_valid_or_refused_by_its_field(value: float) -> None:
+    """Whatever the number, no check fails in a way of its own (a division by zero, an overflow)."""
+    for name, default, _ in leaves(Config()):
+        if isinstance(default, bool) or not isinstance(default, (int, float)):
+            continue
+        if isinstance(default, int) and value != value:
+            continue
+        try:
+            validate(changed(**{name.replace(".", "__"): type(default)(value)}))
+        except DataError as error:
+            assert "config." in str(error)
 
 
 def test_all_faults_are_listed_at_once() -> None:

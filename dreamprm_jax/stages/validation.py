@@ -29,7 +29,9 @@ def validate(config: Config) -> None:
     Raises:
       DataError: listing every problem, one a line, each with its field.
     """
-    problems = [*_ranges(config), *_combinations(config), *_model(config.model), *_training(config)]
+    problems = [*_ranges(config), *_combinations(config), *_training(config)]
+    if not any(problem.startswith("config.model.") for problem in problems):
+        problems += _model(config.model)  # divides by its settings
     _raise("the settings are not valid", problems)
 
 
