@@ -119,7 +119,7 @@ class Config:
     """All settings of one run."""
 
     name: str = setting("run", "Name of the run; its folder is runs/NAME by default.", affects_output=False)
-    seed: int = setting(0, "Seed of everything random.")
+    seed: int = setting(0, "Seed of everything random.", minimum=0)
     problems: ProblemsConfig = section(ProblemsConfig)
     policy: PolicyConfig = section(PolicyConfig)
     generate: GenerateConfig = section(GenerateConfig)
