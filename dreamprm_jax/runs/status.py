@@ -47,7 +47,7 @@ class StageStatus:
 
 
 def run_status(root: Path) -> list[StageStatus]:
-    """The state of every stage of a run.
+    """The state of every stage of a run; of one on given step labels (``train --steps``), which has no other, of train.
 
     Raises:
       DataError: where the folder is not that of a run.
@@ -55,7 +55,7 @@ def run_status(root: Path) -> list[StageStatus]:
     if not (root / "config.json").exists():
         raise DataError(f"{root}: no run there (no config.json); name the folder that --workdir named")
     config = freeze(read_json(root / "config.json"))
-    return [_stage(config, root, name) for name in STAGES]
+    return [_stage(config, root, name) for name in (STAGES if not config.train.step_data.path else ("train",))]
 
 
 def owner(root: Path) -> int | None:
@@ -87,6 +87,8 @@ def format_status(root: Path) -> str:
     stages = run_status(root)
     pid = owner(root)
     lines = [f"{root}: " + ("no process works on it here" if pid is None else f"process {pid} works on it")]
+    if len(stages) == 1:
+        lines.append("trained on given step labels (dreamprm train --steps): it has no other stage")
     for stage in stages:
         counts = ", ".join(f"{value} {key}" for key, value in stage.counts.items())
         took = "" if stage.seconds is None else f"{duration(stage.seconds):>7}  "
