@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import lzma
+import re
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import date
@@ -23,6 +24,7 @@ _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, "
 _TEXT = (".jsonl", ".ndjson", ".json")
 SUFFIXES = (*_TEXT, ".parquet", *(text + packed for text in _TEXT for packed in _OPENERS))
 ENDINGS = f"{', '.join(_TEXT)} (also packed: {', '.join(_OPENERS)}) or .parquet"  # for messages
+_REST = re.compile(r"( \(\w+_id [^()]*\))?[,: ]*(.*)", re.DOTALL)  # of an error: which problem, what is wrong
 _PARQUET_ROWS = 64  # read at a time
 READ_BYTES = 1 << 20
 
@@ -202,7 +204,8 @@ def skip_or_raise(skips: list[Skip] | None, where: str, error: DataError) -> Non
     if skips is None:
         raise error
     name, _, row = where.partition(", ")
-    skips.append(Skip(Path(name).name, row, str(error).removeprefix(where).lstrip(",: ")))
+    which, reason = _REST.fullmatch(str(error).removeprefix(where)).groups("")  # type: ignore[union-attr]
+    skips.append(Skip(Path(name).name, row + which, reason))
 
 
 def parse_json(text: str | bytes, where: str) -> Any:

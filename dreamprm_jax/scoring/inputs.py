@@ -138,12 +138,12 @@ def read_problems(path: str, release: str, skips: list[Skip] | None = None) -> d
     """
     file = Path(path)
     if file.suffix not in (".jsonl", ".parquet"):
-        found = iterate_problems(path, release, wants_tests=lambda _: False, skips=skips)
+        found = iterate_problems(path, release, wants_tests=lambda _: False, skips=skips, packages=None)
         return {one.problem_id: one.split()[0] for one in found}
     problems: dict[str, Problem] = {}
     for where, row in read_rows(file, skips):
         try:
-            problem = read_function_row(row, where).problem.split()[0] if is_function_row(row) else None
+            problem = read_function_row(row, where, None).problem.split()[0] if is_function_row(row) else None
             problem = problem or inline_problem(row, where)
             if problem is None:
                 raise DataError(f"{where}, field statement: missing (or question_content)")
