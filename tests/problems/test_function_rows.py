@@ -219,7 +219,7 @@ def test_bigcodebench_problems(judge):
         (mbpp(test_list=[], challenge_test_list=[]), "field test_list: empty"),
         (mbpp(test_list=["assert other(1)"], challenge_test_list=[]), "calls no function that field code defines"),
         (mbpp(test_list=["assert ("]), "(task_id Mbpp/2): not a Python program"),
-        (bigcodebench(canonical_solution="    import pandas as pd, seaborn.x\n"), "needs pandas, seaborn; sandbox.packages (--packages) names"),
+        (bigcodebench(canonical_solution="    import pandas as pd, seaborn.x\n"), "needs pandas, seaborn; sandbox"),
         (bigcodebench(test="x = 1\n"), "field test: has no test method"),
         (bigcodebench(task_id=True), "field task_id: a boolean where text belongs"),
     ],
