@@ -127,7 +127,7 @@ class Program:
         return cls(problem_id, program_hash(problem_id, code), sample_index, code, policy, canonical_json(sampling))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Step:
     """One span of a program. Consecutive steps concatenate to the program, byte for byte."""
 

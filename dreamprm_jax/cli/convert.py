@@ -37,6 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tier", choices=TIERS, default=SandboxConfig().tier, help="--verify: isolation that must hold"
     )
+    parser.add_argument(
+        "--packages",
+        default=",".join(SandboxConfig().packages),
+        help="third-party packages that programs may import; problems that need others are left out",
+    )
     parser.add_argument("--workers", type=int, default=0, help="--verify: programs that run at a time; 0: one a core")
     parser.add_argument("--strict", action="store_true", help="stop at the first row that cannot be read")
 
@@ -65,10 +70,12 @@ def main(args: argparse.Namespace) -> int:
 def _problems(args: argparse.Namespace, skips: list[Skip]) -> str:
     references: dict[str, str] = {}
     kinds: Counter[str] = Counter()
-    rows = iterate_problems(args.problems, args.release, skips=None if args.strict else skips, references=references)
+    packages = args.packages.replace(",", " ").split()
+    bad = None if args.strict else skips
+    rows = iterate_problems(args.problems, args.release, skips=bad, references=references, packages=packages)
     rows = progress_of(rows, "read problems", None, "problem")
     if args.verify:
-        rows = _verified(rows, references, args.tier, args.workers, skips)
+        rows = _verified(rows, references, Judge("faithful", args.tier, workers=args.workers, packages=packages), skips)
 
     def counted(problems: Iterable[TestedProblem]) -> Iterator[TestedProblem]:
         for problem in problems:
@@ -87,7 +94,7 @@ def _problems(args: argparse.Namespace, skips: list[Skip]) -> str:
 
 
 def _verified(
-    problems: Iterable[TestedProblem], references: dict[str, str], tier: str, workers: int, skips: list[Skip]
+    problems: Iterable[TestedProblem], references: dict[str, str], judge: Judge, skips: list[Skip]
 ) -> Iterator[TestedProblem]:
     """The problems whose reference passes all tests, and those that have no reference."""
     begun: collections.deque[TestedProblem] = collections.deque()
@@ -98,7 +105,7 @@ def _verified(
             reference = references.get(problem.problem_id, "")
             yield JudgeTask(problem.problem_id, reference, problem.tests if reference else (), problem.func_name)
 
-    with Judge("faithful", tier, workers=workers) as judge:
+    with judge:
         for result in judge.evaluate(tasks()):
             problem = begun.popleft()
             if result.verdict is Verdict.AC or problem.problem_id not in references:
@@ -112,7 +119,7 @@ def _candidates(args: argparse.Namespace, skips: list[Skip]) -> str:
     file = read_candidates(args.candidates, args.strict)
     problems: dict[str, Problem] = {}
     if args.problems:
-        rows = iterate_problems(args.problems, args.release, wants_tests=lambda _: False, skips=skips)
+        rows = iterate_problems(args.problems, args.release, wants_tests=lambda _: False, skips=skips, packages=None)
         problems = {problem.problem_id: problem for problem in rows}
     file = file.completed(problems)
     skips += file.skips

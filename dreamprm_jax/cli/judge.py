@@ -110,7 +110,10 @@ def main(args: argparse.Namespace) -> int:
     skips: list[Skip] | None = None if args.strict else []
     with tempfile.TemporaryDirectory() as folder:
         hidden = Path(folder) / "hidden_tests.parquet"
-        problems, tests = read_for_judging(str(args.problems), hidden, file.problem_ids, args.release, skips=skips)
+        packages = args.packages.replace(",", " ").split()
+        problems, tests = read_for_judging(
+            str(args.problems), hidden, file.problem_ids, args.release, skips=skips, packages=packages
+        )
         file = file.completed(problems)
         known, unknown = _split(file, problems)
         if not known:
@@ -125,7 +128,7 @@ def main(args: argparse.Namespace) -> int:
             args.cache,
             comparison=comparison,
             per_test=args.per_test,
-            packages=args.packages.replace(",", " ").split(),
+            packages=packages,
         ) as judge:
             summary = _judge(judge, known, problems, tests, output, args.resume, args.per_test)
     print("\n".join([*summary.lines(args.mode, args.tier), *_left_out(file, known, unknown, problems, skips or [])]))
