@@ -81,6 +81,7 @@ class Problem:
     checker: str = _added("")  # as sandbox.checker, or a program that defines check; "": what that setting says
     cpu_seconds: float = _added(0.0)  # limit of one test; 0: the setting's
     memory_bytes: int = _added(0)  # limit of one test; 0: the setting's
+    reference_seconds: float = _added(0.0)  # CPU time of a right program on its slowest test; 0: not known
 
 
 @dataclasses.dataclass(frozen=True)

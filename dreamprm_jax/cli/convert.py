@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -33,7 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--candidates", type=Path, metavar="FILE", help="convert these in place of the problems")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="its ending names the form")
     parser.add_argument("--release", default="release_v6", help="release windows to read, where --problems is a folder")
-    parser.add_argument("--verify", action="store_true", help="leave out problems whose reference fails in the sandbox")
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="leave out problems whose reference fails in the sandbox, and write "
+        "the CPU time of the others' as reference_seconds",
+    )
     parser.add_argument(
         "--tier", choices=TIERS, default=SandboxConfig().tier, help="--verify: isolation that must hold"
     )
@@ -89,20 +95,23 @@ def _problems(args: argparse.Namespace, skips: list[Skip]) -> str:
 def _verified(
     problems: Iterable[TestedProblem], references: dict[str, str], tier: str, workers: int, skips: list[Skip]
 ) -> Iterator[TestedProblem]:
-    """The problems whose reference passes all tests, and those that have no reference."""
+    """The problems whose reference passes all tests, with its time, and those that have no reference."""
     begun: collections.deque[TestedProblem] = collections.deque()
 
     def tasks() -> Iterator[JudgeTask]:
         for problem in problems:
             begun.append(problem)
             reference = references.get(problem.problem_id, "")
-            yield JudgeTask(problem.problem_id, reference, problem.tests if reference else (), problem.func_name)
+            yield JudgeTask.of(problem, problem.problem_id, reference, problem.tests if reference else ())
 
-    with Judge("faithful", tier, workers=workers) as judge:
+    with Judge("faithful", tier, workers=workers, per_test=True) as judge:
         for result in judge.evaluate(tasks()):
             problem = begun.popleft()
-            if result.verdict is Verdict.AC or problem.problem_id not in references:
+            if problem.problem_id not in references:
                 yield problem
+            elif result.verdict is Verdict.AC:
+                seconds = max(test.cpu_seconds or 0.0 for test in result.tests)
+                yield dataclasses.replace(problem, reference_seconds=round(max(seconds, 0.001), 3))
             else:
                 reason = f"its reference fails here: {result.verdict} {result.error}".rstrip()
                 skips.append(Skip("reference", problem.problem_id, reason))

@@ -71,6 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=0, help="programs that run at a time; 0: one a core")
     parser.add_argument("--cpu-seconds", type=float, default=_DEFAULTS.cpu_seconds, help="CPU time of a test")
     parser.add_argument("--wall-seconds", type=float, default=_DEFAULTS.wall_seconds, help="wall time of a test")
+    parser.add_argument(
+        "--reference-factor",
+        type=float,
+        default=_DEFAULTS.reference_factor,
+        help="CPU time of a test as a multiple of its problem's field reference_seconds; 0: not used",
+    )
     parser.add_argument("--memory-bytes", type=int, default=_DEFAULTS.memory_bytes, help="memory of a test")
     parser.add_argument("--output-bytes", type=int, default=_DEFAULTS.output_bytes, help="output of a test")
     parser.add_argument(
@@ -115,7 +121,14 @@ def main(args: argparse.Namespace) -> int:
         known, unknown = _split(file, problems)
         if not known:
             raise DataError(f"{args.candidates}: no candidate's problem is in {args.problems}")
-        limits = Limits(args.cpu_seconds, args.wall_seconds, args.memory_bytes, args.output_bytes)
+        if args.reference_factor and not any(problem.reference_seconds for problem in problems.values()):
+            raise DataError(
+                f"--reference-factor: no problem of {args.problems} has the field reference_seconds; dreamprm convert "
+                "--verify measures it for problems that have a reference program"
+            )
+        limits = Limits(
+            args.cpu_seconds, args.wall_seconds, args.memory_bytes, args.output_bytes, args.reference_factor
+        )
         comparison = Comparison.parse(args.checker, "--checker")
         with Judge(
             args.mode,
@@ -198,7 +211,7 @@ def _judge(
     @functools.cache
     def digest(problem_id: str) -> str:  # of all but the code, which has a hash of its own
         problem = problems[problem_id]
-        settings = judge.digest(JudgeTask("", "", (), problem.func_name))
+        settings = judge.digest(JudgeTask.of(problem, "", "", ()))
         return content_hash(settings, tests.digest(problem), *["per-test"][:per_test], digits=_DIGEST_DIGITS)
 
     def key(candidate: Candidate) -> tuple[str, str, int, str]:

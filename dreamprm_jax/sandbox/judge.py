@@ -161,7 +161,9 @@ class Judge:
     @classmethod
     def from_config(cls, config: SandboxConfig, cache: Path | None = None) -> Judge:
         """The judge that a run's settings ask for."""
-        limits = Limits(config.cpu_seconds, config.wall_seconds, config.memory_bytes, config.output_bytes)
+        limits = Limits(
+            config.cpu_seconds, config.wall_seconds, config.memory_bytes, config.output_bytes, config.reference_factor
+        )
         comparison = Comparison.parse(config.checker, "config.sandbox.checker")
         return cls(
             config.mode,

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from dreamprm_jax.config import SandboxConfig
 from dreamprm_jax.problems.livecodebench import problem_from_row
-from dreamprm_jax.sandbox import Comparison, Judge, JudgeResult, JudgeTask
-from dreamprm_jax.schema import DataError, Problem, TestCase, Verdict
+from dreamprm_jax.sandbox import Comparison, Judge, JudgeResult, JudgeTask, Limits
+from dreamprm_jax.sandbox.records import ProblemLimits
+from dreamprm_jax.schema import DataError, Problem, TestCase, TestedProblem, Verdict
 
 
 def parse(text: str) -> Comparison:
@@ -229,9 +231,26 @@ def test_a_problem_brings_its_checker_and_limits(tmp_path: Path, judge: Judge) -
     hungry = "x = bytearray(b'x') * (200 << 20)\nimport time\ntime.sleep(0.5)\nprint(1 / 3)"
     (result,) = judge.evaluate([JudgeTask.of(problem, "key", hungry, problem.tests)])
     assert result.verdict is Verdict.MLE
-    for name, value in {"checker": "exakt", "cpu_seconds": -1, "memory_bytes": 1.5}.items():
+    for name, value in {"checker": "exakt", "cpu_seconds": -1, "memory_bytes": 1.5, "reference_seconds": "1"}.items():
         with pytest.raises(DataError, match=f"row 1.*{name}"):
             problem_from_row(row | {name: value}, "row 1")
+
+
+def test_a_reference_s_time_limits_a_problem(tmp_path: Path) -> None:
+    """By the factor of the setting, no less than a second; a limit of the problem's own goes first."""
+    limits = Limits(reference_factor=4.0)
+    for cpu, reference, expected in ((0, 0, 6.0), (0, 0.01, 1.0), (0, 0.5, 2.0), (3.0, 0.5, 3.0)):
+        found = limits.of(ProblemLimits(cpu, 0, reference))
+        assert (found.cpu_seconds, found.wall_seconds) == (expected, 2 * expected)
+    assert Limits().of(ProblemLimits(reference_seconds=0.5)) == Limits()
+    with pytest.raises(DataError, match="reference_factor"):
+        Limits(reference_factor=-1.0)
+    problem = TestedProblem("p", "", "", "", "", "", "", public_tests=(TestCase("", "1"),), reference_seconds=0.02)
+    slow = "import time\nwhile time.process_time() < 2.5: pass\nprint(1)"
+    judge = Judge.from_config(SandboxConfig(workers=1, reference_factor=50.0))
+    with judge:
+        (result,) = judge.evaluate([JudgeTask.of(problem, "key", slow, problem.tests)])
+        assert (result.verdict, 0.9 < result.cpu_seconds < 2.4) == (Verdict.TLE, True), result
 
 
 def test_the_judge_s_own_comparison_is_for_tasks_without_one() -> None:
