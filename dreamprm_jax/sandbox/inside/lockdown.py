@@ -155,7 +155,8 @@ def limit_worker() -> None:
     """Limits that are the same for every child."""
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_MEMLOCK, 0)
-    _limit(resource.RLIMIT_MSGQUEUE, 0)
+    with contextlib.suppress(ValueError):  # gVisor does not let it be set; it has no message queues either
+        _limit(resource.RLIMIT_MSGQUEUE, 0)
     _limit(resource.RLIMIT_NOFILE, 256)
 
 
@@ -203,6 +204,8 @@ class Filter:
     def __init__(self, kills: bool = False) -> None:
         if MACHINE not in (seccomp.X86_64, seccomp.AARCH64):
             raise OSError(f"no system-call filter for {MACHINE}")
+        if _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER) == 0 or ctypes.get_errno() != errno.EFAULT:
+            raise OSError("the kernel has no system-call filters (seccomp)")
         self._marker = 0x5EC0_ABCD
         template = seccomp.build(MACHINE, self._marker, kills)
         self._position = template.index(struct.pack("<I", self._marker))

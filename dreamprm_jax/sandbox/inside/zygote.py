@@ -26,7 +26,7 @@ from . import denials, devnull, jobs, lockdown, official, packages, script
 from .jobs import Job, Reply, Request
 from .report import OUTPUT_FD, RESULT_FD
 from .stderr import StandardError
-from .usage import ChildUsage, OpenThread, resident_bytes
+from .usage import ChildEnd, ChildUsage, OpenThread, resident_bytes
 
 _POLL_SECONDS = 0.25  # a child with several threads spends its CPU time faster than the clock runs
 _SHORTEST_POLL_SECONDS = 0.005
@@ -96,6 +96,7 @@ class Worker:
             self.open_thread = OpenThread()
         else:
             self._give_up_rights(settings["readable"], hello)
+        ChildEnd.prepare()
         self.ready_read, self.ready_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         gc.collect()
@@ -165,8 +166,10 @@ class Worker:
             stderr.take()
             self.child(request, memory, descriptors)
         stderr.leave()
-        reason, wall, waited = self.watch(pid, request, self.own_resident + memory, stderr)
+        end = ChildEnd(pid)
+        reason, wall, waited = self.watch(end, request, self.own_resident + memory, stderr)
         _, status, usage = os.wait4(pid, 0)
+        end.close()
         stderr.read()
         stderr.close()
         cpu = usage.ru_utime + usage.ru_stime
@@ -195,15 +198,15 @@ class Worker:
         except BlockingIOError:
             return b""
 
-    def watch(self, pid: int, request: Request, resident_limit: int, stderr: StandardError) -> _Ending:
+    def watch(self, end: ChildEnd, request: Request, resident_limit: int, stderr: StandardError) -> _Ending:
         """Waits for the child's end; kills it at a limit or on request.
 
         Time that a child was ready to run and had no core does not count against its wall limit. One that computes at
         its wall limit, and had less than its share of a core so far, goes on to its CPU limit: on a virtual machine
         the host may take the core, which the kernel does not count. Both end at ``longest_seconds``.
         """
-        ended = os.pidfd_open(pid)
-        usage = ChildUsage(ended, self.open_thread)
+        pid, ended = end.pid, end.descriptor
+        usage = ChildUsage(end, self.open_thread)
         poll = select.poll()
         poll.register(ended, select.POLLIN)
         poll.register(self.control, select.POLLIN)
@@ -219,46 +222,43 @@ class Worker:
         look = started + pause
         left = left_then = request.cpu_seconds
         reason = None
-        try:
-            while True:
-                wait = min(left, deadline - time.monotonic(), look - time.monotonic())
-                events = poll.poll(max(1, int(wait * 1000) + 1))
-                ready = {descriptor for descriptor, _ in events}
-                now = time.monotonic()
-                if ended in ready:
-                    return _Ending(None, now - started, usage.waited() if now - started > _POLL_SECONDS else 0.0)
-                if stderr.reader in ready and not stderr.read():
-                    poll.unregister(stderr.reader)
-                if self.threads is not None and questions in ready:
-                    self.threads.answer(allow=_threads(usage) < _THREADS)
-                if self.control.fileno() in ready:
-                    data = self.control.recv(4096)
-                    if not data:
-                        os.kill(pid, signal.SIGKILL)
-                        os.waitpid(pid, 0)
-                        os._exit(0)
-                    if Request.unpack(data).number == request.number:
-                        reason = jobs.CANCELLED
-                left = request.cpu_seconds - time.clock_gettime(clock)
-                if reason is None and left <= 0:
-                    reason = jobs.CPU_LIMIT
-                if reason is None and now >= look:
-                    reason, pause = self.look(usage, resident_limit)
-                    look = now + pause
-                if reason is None and now >= deadline:
-                    computes = left_then - left >= _COMPUTES * (now - looked)
-                    held_up = request.cpu_seconds - left < _HAD_A_CORE * (now - started)
-                    lacking = request.wall_seconds + usage.waited() - (now - started)
-                    if now >= started + request.longest_seconds or not (lacking > 0 or (computes and held_up)):
-                        reason = jobs.WALL_LIMIT
-                    looked, left_then = now, left
-                    deadline = now + (min(lacking, _LOOK_SECONDS) if lacking > 0 else _LOOK_SECONDS)
-                if reason is not None:
-                    waited = usage.waited()
+        while True:
+            wait = min(left, deadline - time.monotonic(), look - time.monotonic())
+            events = poll.poll(max(1, int(wait * 1000) + 1))
+            ready = {descriptor for descriptor, _ in events}
+            now = time.monotonic()
+            if ended in ready and end.reached():
+                return _Ending(None, now - started, usage.waited() if now - started > _POLL_SECONDS else 0.0)
+            if stderr.reader in ready and not stderr.read():
+                poll.unregister(stderr.reader)
+            if self.threads is not None and questions in ready:
+                self.threads.answer(allow=_threads(usage) < _THREADS)
+            if self.control.fileno() in ready:
+                data = self.control.recv(4096)
+                if not data:
                     os.kill(pid, signal.SIGKILL)
-                    return _Ending(reason, now - started, waited)
-        finally:
-            os.close(ended)
+                    os.waitpid(pid, 0)
+                    os._exit(0)
+                if Request.unpack(data).number == request.number:
+                    reason = jobs.CANCELLED
+            left = request.cpu_seconds - time.clock_gettime(clock)
+            if reason is None and left <= 0:
+                reason = jobs.CPU_LIMIT
+            if reason is None and now >= look:
+                reason, pause = self.look(usage, resident_limit)
+                look = now + pause
+            if reason is None and now >= deadline:
+                computes = left_then - left >= _COMPUTES * (now - looked)
+                held_up = request.cpu_seconds - left < _HAD_A_CORE * (now - started)
+                lacking = request.wall_seconds + usage.waited() - (now - started)
+                if now >= started + request.longest_seconds or not (lacking > 0 or (computes and held_up)):
+                    reason = jobs.WALL_LIMIT
+                looked, left_then = now, left
+                deadline = now + (min(lacking, _LOOK_SECONDS) if lacking > 0 else _LOOK_SECONDS)
+            if reason is not None:
+                waited = usage.waited()
+                os.kill(pid, signal.SIGKILL)
+                return _Ending(reason, now - started, waited)
 
     def look(self, usage: ChildUsage, resident_limit: int) -> tuple[int | None, float]:
         """Looks at a child's memory and threads. Returns (why it must end, if it must; seconds until the next look)."""
@@ -289,6 +289,7 @@ class Worker:
             space = self.own_memory + memory + (_RESERVED_BYTES if self.own_resident else 0)
             lockdown.limit_resources(int(request.cpu_seconds) + 2, space, request.file_bytes)
             self.control.close()
+            ChildEnd.leave()
             os.close(self.ready_read)
             if self.threads is not None:
                 os.close(self.threads.descriptor)
