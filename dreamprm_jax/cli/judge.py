@@ -44,6 +44,7 @@ _REPORT = {
     **dict.fromkeys(("verdict", "error", "expected", "got", "stderr"), pa.string()),
     **dict.fromkeys(("cpu_seconds", "wall_seconds"), pa.float64()),
     **dict.fromkeys(("peak_bytes", "exit_status", "signal"), pa.int64()),
+    "denied": pa.list_(pa.string()),
 }
 _TESTS = pa.list_(pa.struct(list(_REPORT.items())))
 
@@ -94,8 +95,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--per-test",
         action="store_true",
-        help="add to each row a field tests: verdict, time, memory, exit status or signal, standard error, expected "
-        "and got (cut) of each judged test; slower, and it shows hidden tests",
+        help="add to each row a field tests: verdict, time, memory, exit status or signal, standard error, denied "
+        "system calls, expected and got (cut) of each judged test; slower, and it shows hidden tests",
     )
     parser.add_argument("--strict", action="store_true", help="stop at the first row that cannot be read")
     parser.add_argument("--cache", type=Path, help="folder of verdicts kept by content hash")

@@ -95,7 +95,7 @@ def check_worker(worker: Worker, tier: str) -> None:
         warnings.warn(
             f"sandbox tier EXTERNAL: the container around must deny programs {', '.join(lacking)}, as the kernel does "
             f"not do so here ({reasons or 'no reason is known'})",
-            stacklevel=4,
+            stacklevel=3,
         )
 
 

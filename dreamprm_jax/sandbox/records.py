@@ -118,6 +118,8 @@ class JudgedTest:
       stderr: the first kilobyte.
       expected: the start of the expected output.
       got: the start of standard output, or of the returned value as JSON.
+      denied: system calls that the sandbox denied, with their first three arguments ("..." for a pointer) and how often
+        if more than once; at most 40. None if the kernel did not let them be seen.
     """
 
     verdict: schema.Verdict
@@ -130,6 +132,7 @@ class JudgedTest:
     exit_status: int | None = None
     signal: int | None = None
     stderr: str = ""
+    denied: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ class ChildUsage:
     def __init__(self, end: ChildEnd, ask: OpenThread) -> None:
         """Watches the process of ``end``."""
         self._ask = ask
-        self._end = end
+        self.end = end
         self._folder = ""
         self._waited = 0.0
 
@@ -123,9 +123,9 @@ class ChildUsage:
     def _find(self) -> str:
         """The child's folder in /proc, which may be that of an outer namespace, where the child has another id."""
         if not self._folder:
-            pid = self._end.pid
-            if self._end.is_pidfd:
-                pid = int(_fields(f"/proc/self/fdinfo/{self._end.descriptor}")[b"Pid"])
+            pid = self.end.pid
+            if self.end.is_pidfd:
+                pid = int(_fields(f"/proc/self/fdinfo/{self.end.descriptor}")[b"Pid"])
             self._folder = f"/proc/{pid}"
         return self._folder
 
