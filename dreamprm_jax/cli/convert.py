@@ -15,13 +15,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from dreamprm_jax.cli.options import add_judge_arguments, sandbox_config
 from dreamprm_jax.config import SandboxConfig
 from dreamprm_jax.problems.candidates import read_candidates, write_samples
 from dreamprm_jax.problems.livecodebench import row_of_problem
 from dreamprm_jax.problems.problem_files import iterate_problems
 from dreamprm_jax.runs.progress import progress_of
 from dreamprm_jax.sandbox.judge import Judge
-from dreamprm_jax.sandbox.records import TIERS, JudgeTask
+from dreamprm_jax.sandbox.records import JudgeTask
 from dreamprm_jax.schema import DataError, Problem, Program, Skip, TestedProblem, Verdict
 from dreamprm_jax.storage import atomic_path, write_json, write_records
 
@@ -40,11 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave out problems whose reference fails in the sandbox, and write "
         "the CPU time of the others' as reference_seconds",
     )
-    parser.add_argument(
-        "--tier", choices=TIERS, default=SandboxConfig().tier, help="--verify: isolation that must hold"
-    )
-    parser.add_argument("--workers", type=int, default=0, help="--verify: programs that run at a time; 0: one a core")
     parser.add_argument("--strict", action="store_true", help="stop at the first row that cannot be read")
+    add_judge_arguments(parser.add_argument_group("the judge of --verify"), "faithful")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -74,7 +72,7 @@ def _problems(args: argparse.Namespace, skips: list[Skip]) -> str:
     rows = iterate_problems(args.problems, args.release, skips=None if args.strict else skips, references=references)
     rows = progress_of(rows, "read problems", None, "problem")
     if args.verify:
-        rows = _verified(rows, references, args.tier, args.workers, skips)
+        rows = _verified(rows, references, sandbox_config(args), skips)
 
     def counted(problems: Iterable[TestedProblem]) -> Iterator[TestedProblem]:
         for problem in problems:
@@ -93,7 +91,7 @@ def _problems(args: argparse.Namespace, skips: list[Skip]) -> str:
 
 
 def _verified(
-    problems: Iterable[TestedProblem], references: dict[str, str], tier: str, workers: int, skips: list[Skip]
+    problems: Iterable[TestedProblem], references: dict[str, str], config: SandboxConfig, skips: list[Skip]
 ) -> Iterator[TestedProblem]:
     """The problems whose reference passes all tests, with its time, and those that have no reference."""
     begun: collections.deque[TestedProblem] = collections.deque()
@@ -104,7 +102,7 @@ def _verified(
             reference = references.get(problem.problem_id, "")
             yield JudgeTask.of(problem, problem.problem_id, reference, problem.tests if reference else ())
 
-    with Judge("faithful", tier, workers=workers, per_test=True) as judge:
+    with Judge.from_config(config, per_test=True) as judge:
         for result in judge.evaluate(tasks()):
             problem = begun.popleft()
             if problem.problem_id not in references:

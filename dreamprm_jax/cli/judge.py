@@ -20,18 +20,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from dreamprm_jax.config import SandboxConfig
+from dreamprm_jax.cli.options import add_judge_arguments, sandbox_config
 from dreamprm_jax.problems.candidates import Candidate, CandidateFile, read_candidates
 from dreamprm_jax.problems.hidden_tests import HiddenTests
 from dreamprm_jax.problems.problem_files import read_for_judging
 from dreamprm_jax.runs.progress import Progress
-from dreamprm_jax.sandbox.checkers import Comparison
 from dreamprm_jax.sandbox.judge import Judge
-from dreamprm_jax.sandbox.records import MODES, TIERS, JudgeResult, JudgeTask, Limits, safe_text
+from dreamprm_jax.sandbox.records import JudgeResult, JudgeTask, safe_text
 from dreamprm_jax.schema import DataError, Problem, Skip, Verdict, content_hash
 from dreamprm_jax.storage import atomic_path, check_ending, read_table, write_table
 
-_DEFAULTS = SandboxConfig()
 _DIGEST_DIGITS = 16
 _TEXTS = ("problem_id", "program_hash", "verdict", "error", "mode", "tier", "digest")
 _OTHERS = {"sample_index": pa.int64(), "tests_passed": pa.int64(), "tests_total": pa.int64()}
@@ -62,36 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=True,
         help="keep what --output holds of the same programs, tests and settings, and judge the rest",
     )
-    parser.add_argument(
-        "--mode",
-        choices=MODES,
-        default="lcb",
-        help="lcb: the official evaluator's verdicts, for a reported pass@1; faithful: a real process, for labels",
-    )
-    parser.add_argument("--tier", choices=TIERS, default=_DEFAULTS.tier, help="isolation that must hold")
-    parser.add_argument("--workers", type=int, default=0, help="programs that run at a time; 0: one a core")
-    parser.add_argument("--cpu-seconds", type=float, default=_DEFAULTS.cpu_seconds, help="CPU time of a test")
-    parser.add_argument("--wall-seconds", type=float, default=_DEFAULTS.wall_seconds, help="wall time of a test")
-    parser.add_argument(
-        "--reference-factor",
-        type=float,
-        default=_DEFAULTS.reference_factor,
-        help="CPU time of a test as a multiple of its problem's field reference_seconds; 0: not used",
-    )
-    parser.add_argument("--memory-bytes", type=int, default=_DEFAULTS.memory_bytes, help="memory of a test")
-    parser.add_argument("--output-bytes", type=int, default=_DEFAULTS.output_bytes, help="output of a test")
-    parser.add_argument(
-        "--checker",
-        default="",
-        help="how answers are compared, where a problem's own field checker does not say: words of exact, tokens, "
-        "unordered, ignore_case, any_of, abs=X, rel=X; or FILE.py:FUNCTION(input, expected, answer), which runs in the "
-        "sandbox; empty: as the official evaluator does",
-    )
-    parser.add_argument(
-        "--packages",
-        default=",".join(_DEFAULTS.packages),
-        help="third-party packages that programs may import, by import name, their dependencies too",
-    )
+    add_judge_arguments(parser)
     parser.add_argument(
         "--per-test",
         action="store_true",
@@ -127,20 +96,7 @@ def main(args: argparse.Namespace) -> int:
                 f"--reference-factor: no problem of {args.problems} has the field reference_seconds; dreamprm convert "
                 "--verify measures it for problems that have a reference program"
             )
-        limits = Limits(
-            args.cpu_seconds, args.wall_seconds, args.memory_bytes, args.output_bytes, args.reference_factor
-        )
-        comparison = Comparison.parse(args.checker, "--checker")
-        with Judge(
-            args.mode,
-            args.tier,
-            limits,
-            args.workers,
-            args.cache,
-            comparison=comparison,
-            per_test=args.per_test,
-            packages=args.packages.replace(",", " ").split(),
-        ) as judge:
+        with Judge.from_config(sandbox_config(args), args.cache, args.per_test) as judge:
             summary = _judge(judge, known, problems, tests, output, args.resume, args.per_test)
     print("\n".join([*summary.lines(args.mode, args.tier), *_left_out(file, known, unknown, problems, skips or [])]))
     if args.output is not None:
