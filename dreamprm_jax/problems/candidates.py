@@ -36,7 +36,7 @@ from dreamprm_jax.problems.json_rows import (
     skip_or_raise,
 )
 from dreamprm_jax.schema import DataError, Problem, Program, Skip
-from dreamprm_jax.storage import column_names, read_records, write_text
+from dreamprm_jax.storage import column_names, iterate_records, write_text
 
 ID_FIELDS = ("problem_id", "question_id", "task_id")
 _DEFINES = re.compile(r"^(?:async\s+)?(?:def|class)\s", re.MULTILINE)
@@ -81,20 +81,68 @@ class CandidateFile:
             return self
         if not problems:
             raise DataError("the candidates are completions, or name no problem; give their problems (--problems=FILE)")
-        ids = sorted(problems) if self.positions else []
-        if self.positions != len(ids):
-            raise DataError(f"the candidates name no problem, and have {self.positions} rows for {len(ids)} problems")
-
-        def whole(one: Candidate) -> Candidate:
-            program = one.program
-            problem_id = ids[int(program.problem_id)] if self.positions else program.problem_id
-            starter = problems[problem_id].starter_code if one.continues and problem_id in problems else ""
-            sampling = json.loads(program.sampling)
-            made = Program.make(problem_id, starter + program.code, program.sample_index, program.policy, sampling)
-            return replace(one, program=made, continues=False)
-
-        usable, unusable = tuple(map(whole, self.usable)), tuple(map(whole, self.unusable))
+        ids = _ids(problems, self.positions)
+        usable, unusable = (
+            tuple(_whole(one, problems, ids) for one in group) for group in (self.usable, self.unusable)
+        )
         return replace(self, usable=usable, unusable=unusable, positions=0)
+
+
+def _ids(problems: Mapping[str, Problem], positions: int) -> list[str]:
+    """The problems in the order of a file that names none; empty for another file."""
+    ids = sorted(problems) if positions else []
+    if positions != len(ids):
+        raise DataError(f"the candidates name no problem, and have {positions} rows for {len(ids)} problems")
+    return ids
+
+
+def _whole(one: Candidate, problems: Mapping[str, Problem], ids: list[str]) -> Candidate:
+    program = one.program
+    problem_id = ids[int(program.problem_id)] if ids else program.problem_id
+    starter = problems[problem_id].starter_code if one.continues and problem_id in problems else ""
+    sampling = json.loads(program.sampling)
+    made = Program.make(problem_id, starter + program.code, program.sample_index, program.policy, sampling)
+    return replace(one, program=made, continues=False)
+
+
+class CandidateStream:
+    """The usable candidates of a file, read again for each iteration, a row in memory at a time.
+
+    Attributes:
+      counts: usable candidates of each problem.
+      unusable: how many others there are, named in ``skips``.
+      skips: as in ``CandidateFile``.
+    """
+
+    def __init__(self, path: Path, strict: bool = False) -> None:
+        """Reads the file once; arguments and errors are those of ``read_candidates``."""
+        self._path, self._problems, self._ids = path, dict[str, Problem](), list[str]()
+        self.counts: Counter[str] = Counter()
+        self.unusable, self.skips = 0, list[Skip]()
+        for candidate, fault in iterate_candidates(path, self.skips):
+            self.unusable += bool(fault)
+            self.counts[candidate.program.problem_id] += not fault
+        self._positions = _positions(path)
+        _check_candidates(path, self.skips, strict, found=bool(self.counts))
+        self.counts = +self.counts
+
+    @property
+    def problem_ids(self) -> set[str] | None:
+        """The problems that have candidates; None where the file names none."""
+        return None if self._positions else set(self.counts)
+
+    def complete(self, problems: Mapping[str, Problem]) -> None:
+        """From here on gives whole programs for named problems (``CandidateFile.completed``)."""
+        self._ids = _ids(problems, self._positions)
+        self._problems = dict(problems)
+        if self._ids:
+            self.counts = Counter({self._ids[int(place)]: count for place, count in self.counts.items()})
+
+    def __iter__(self) -> Iterator[Candidate]:
+        for candidate, fault in iterate_candidates(self._path, []):
+            if not fault:
+                whole = self._ids or candidate.continues
+                yield _whole(candidate, self._problems, self._ids) if whole else candidate
 
 
 @dataclass(frozen=True)
@@ -119,32 +167,54 @@ def read_candidates(path: Path, strict: bool = False) -> CandidateFile:
       DataError: naming the file, the row and the field: where the file as a whole cannot be read, or with ``strict``.
     """
     skips: list[Skip] = []
-    positions = 0
-    if path.is_dir():
-        found = list(_candidates(_sample_folders(path), path.name, skips))
-    elif path.suffix == ".parquet" and {"sampling", "program_hash"} <= set(column_names(path)):
-        found = [(Candidate(program, None), "") for program in read_records(path, Program)]
-    elif path.suffix == ".json":
-        with file_errors(path):
-            lists = list(json_array(path))
-        positions = len(lists) if lists and isinstance(lists[0], list) else 0
-        found = list(_candidates(_json_rows(lists, path, skips), path.name, skips))
-    else:
-        found = list(_candidates(read_rows(path, skips), path.name, skips))
     usable, unusable = [], []
+    for candidate, fault in iterate_candidates(path, skips):
+        (unusable if fault else usable).append(candidate)
+    _check_candidates(path, skips, strict, found=bool(usable or unusable))
+    distinct = {candidate.program.program_hash for candidate in usable}
+    duplicates = len(usable) - len(distinct)
+    return CandidateFile(tuple(usable), tuple(unusable), tuple(skips), duplicates, _positions(path))
+
+
+def iterate_candidates(path: Path, skips: list[Skip]) -> Iterator[tuple[Candidate, str]]:
+    """Yields (candidate, why its code is unusable), a row in memory at a time.
+
+    Args:
+      path: As ``read_candidates``.
+      skips: Receives those that are unusable, rows without candidates, and verdicts that cannot be read.
+
+    Raises:
+      DataError: where the file as a whole cannot be read.
+    """
+    found: Iterable[tuple[Candidate, str]]
+    if path.is_dir():
+        found = _candidates(_sample_folders(path), path.name, skips)
+    elif path.suffix == ".parquet" and {"sampling", "program_hash"} <= set(column_names(path)):
+        found = ((Candidate(program, None), "") for program in iterate_records(path, Program))
+    elif path.suffix == ".json":
+        found = _candidates(_json_rows(path, skips), path.name, skips)
+    else:
+        found = _candidates(read_rows(path, skips), path.name, skips)
     for candidate, fault in found:
         if reason := fault or _unusable(candidate.program.code):
-            unusable.append(candidate)
             name = f"{candidate.program.problem_id}, sample {candidate.program.sample_index}"
             skips.append(Skip(path.name, name, f"{reason}: not judged, counts as failed"))
-        else:
-            usable.append(candidate)
+        yield candidate, reason
+
+
+def _positions(path: Path) -> int:
+    """The number of rows of a file that names no problem, 0 for another file."""
+    if path.is_dir() or path.suffix != ".json":
+        return 0
+    rows = json_array(path)
+    return 1 + sum(1 for _ in rows) if isinstance(next(rows, None), list) else 0
+
+
+def _check_candidates(path: Path, skips: list[Skip], strict: bool, found: bool) -> None:
     if strict and skips:
         raise DataError(f"{path}, {skips[0].row}: {skips[0].reason}; without --strict it is skipped and counted")
     if not found:
         raise DataError(f"{path}: holds no candidate" + "".join(f"; {s.row}: {s.reason}" for s in skips[:1]))
-    distinct = {candidate.program.program_hash for candidate in usable}
-    return CandidateFile(tuple(usable), tuple(unusable), tuple(skips), len(usable) - len(distinct), positions)
 
 
 def _unusable(code: str) -> str:
@@ -153,16 +223,19 @@ def _unusable(code: str) -> str:
     return "" if is_unicode(code) else "code with a lone surrogate"
 
 
-def _json_rows(rows: list[Any], path: Path, skips: list[Skip]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _json_rows(path: Path, skips: list[Skip]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of a JSON list; lists of programs as rows whose id is their place."""
-    for number, row in enumerate(rows, start=1):
-        where = f"{path}, row {number}"
-        if isinstance(row, list) and isinstance(rows[0], list):
-            yield where, {"problem_id": number - 1, "code_list": row}
-        elif isinstance(row, dict):
-            yield where, row
-        else:
-            skip_or_raise(skips, where, DataError(f"{where}: a {json_type(row)} where a JSON object belongs"))
+    lists = False
+    with file_errors(path):
+        for number, row in enumerate(json_array(path), start=1):
+            where = f"{path}, row {number}"
+            lists = isinstance(row, list) if number == 1 else lists
+            if isinstance(row, list) and lists:
+                yield where, {"problem_id": number - 1, "code_list": row}
+            elif isinstance(row, dict):
+                yield where, row
+            else:
+                skip_or_raise(skips, where, DataError(f"{where}: a {json_type(row)} where a JSON object belongs"))
 
 
 def _sample_folders(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
