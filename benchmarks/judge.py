@@ -231,7 +231,7 @@ def pressure(programs: int) -> None:
 def memory(programs: int) -> None:
     """Prints the peak resident memory of ``dreamprm judge``; equal programs come from its cache of verdicts."""
     tests = [{"input": test.input, "output": test.output, "testtype": test.testtype} for test in expected_tests(1)]
-    row = {name: "x" for name in ("title", "statement", "platform", "contest_id", "contest_date", "difficulty")}
+    row = dict.fromkeys(("title", "statement", "platform", "contest_id", "contest_date", "difficulty"), "x")
     row |= {"problem_id": "p", "public_tests": tests, "private_tests": []}
     print(f"{'programs':>10}{'judged: MiB':>14}{'resumed: MiB':>14}")
     with tempfile.TemporaryDirectory() as name:
