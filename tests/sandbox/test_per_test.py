@@ -64,7 +64,9 @@ def test_what_reports_say(results: tuple[str, dict[str, JudgeResult], dict[str, 
         return
     assert [test.exit_status for test in reported["right"].tests] == [0, 0, 0]
     assert all(
-        test.cpu_seconds and test.wall_seconds and test.peak_bytes is not None for test in reported["right"].tests
+        # the kernel may count no CPU time for a short life
+        test.cpu_seconds is not None and test.wall_seconds and test.peak_bytes is not None
+        for test in reported["right"].tests
     )
     assert (last["exits"].exit_status, last["exits"].got) == (7, "part\n")
     assert (last["ends"].exit_status, last["ends"].got) == (0, "4")
