@@ -81,6 +81,7 @@ class Problem:
     checker: str = _added("")  # as sandbox.checker, or a program that defines check; "": the setting's value
     cpu_seconds: float = _added(0.0)  # limit of one test; 0: the setting's value
     memory_bytes: int = _added(0)  # limit of one test; 0: the setting's value
+    reference_seconds: float = _added(0.0)  # CPU time of a correct program on its slowest test; 0: unknown
 
 
 @dataclasses.dataclass(frozen=True)
