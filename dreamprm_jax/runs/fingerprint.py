@@ -10,7 +10,7 @@ from dreamprm_jax.runs.input_digests import InputDigests
 from dreamprm_jax.runs.stage_graph import STAGES, TRAIN_ON_GIVEN_STEPS, with_inputs
 from dreamprm_jax.schema import canonical_json, content_hash
 
-FORMAT = 5  # raise when the meaning of a stage's output or of a default changes: earlier workdirs are then redone
+FORMAT = 6  # raise when the meaning of a stage's output or of a default changes: earlier workdirs are then redone
 
 
 def fingerprint(config: Config, stage: str, root: Path | None = None) -> str:
