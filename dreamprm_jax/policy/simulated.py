@@ -30,7 +30,6 @@ from dreamprm_jax.problems.procedural.writing import (
 )
 from dreamprm_jax.schema import DataError, content_hash
 
-
 UNAWARE = 0.7  # share of the mistakes that are reported as if they were right
 WORDING = 0.5  # nats: the mean of what a function's wording takes from the log-probability (exponential)
 

@@ -93,7 +93,7 @@ def _selection_notes(
         )
     if any(one.exact_log_probability is not None for one in candidates):
         notes.append(
-            "mean log-probability: as the simulated policy reports it, miscalibrated like a language model's; exact: of "
-            "the choices that it drew, which tell its mistakes apart as no language model's do"
+            "mean log-probability: as the simulated policy reports it, miscalibrated like a language model's; exact: "
+            "of the choices that it drew, which tell its mistakes apart as no language model's do"
         )
     return notes

@@ -160,7 +160,8 @@ def test_reported_log_probabilities_tell_mistakes_apart_as_badly_as_a_language_m
     found: dict[str, list[bool]] = {"reported": [], "exact": []}
     for _, problem, composition in benchmark:
         answers = complete(policy, problem, n=12)
-        right = [not any(w.forms) and w.plan.is_right(composition) for w in (read(composition, a.code) for a in answers)]
+        written = [read(composition, answer.code) for answer in answers]
+        right = [not any(one.forms) and one.plan.is_right(composition) for one in written]
         exact = [exact_log_probability(composition, answer.code, 1.5) for answer in answers]
         for name, values in (("reported", [a.log_probability for a in answers]), ("exact", exact)):
             pairs = [(i, j) for i in range(12) for j in range(12) if right[i] and not right[j]]
