@@ -10,7 +10,7 @@ from dreamprm_jax.runs.input_digests import InputDigests
 from dreamprm_jax.runs.stage_graph import STAGES, TRAIN_ON_GIVEN_STEPS, with_inputs
 from dreamprm_jax.schema import canonical_json, content_hash
 
-FORMAT = 5  # increment when a stage's output or a default changes meaning: stages in earlier workdirs then run again
+FORMAT = 6  # increment when a stage's output or a default changes meaning: stages in earlier workdirs then run again
 
 
 def fingerprint(config: Config, stage: str, root: Path | None = None) -> str:
