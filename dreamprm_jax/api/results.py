@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 from dataclasses import dataclass, field
 
-from dreamprm_jax.evaluation.report.viewer import colour, visible
+from dreamprm_jax.evaluation.report.viewer import color, visible
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class ScoredProgram:
 
     def _repr_html_(self) -> str:
         return "".join(
-            f'<pre style="margin:0;padding:.2em .5em;background:{colour(step.score)}" '
+            f'<pre style="margin:0;padding:.2em .5em;background:{color(step.score)}" '
             f'title="{html.escape(step.name)}"><b style="float:right">{step.score:.2f}</b>'
             f"{html.escape(visible(step.code))}</pre>"
             for step in self.steps

@@ -169,10 +169,10 @@ class _Summary:
         if self.kept:
             lines.append(f"  {self.kept} of them by an earlier run of this command")
         lines += [f"  {verdict.value:<14}{self.counts[verdict]:>8}" for verdict in Verdict if self.counts[verdict]]
-        labelled = sum(count for verdict, count in self.counts.items() if verdict.is_label)
-        if labelled:
+        labeled = sum(count for verdict, count in self.counts.items() if verdict.is_label)
+        if labeled:
             passed = self.counts[Verdict.AC]
-            lines.append(f"  passed {passed} of {labelled} with a verdict: {passed / labelled:.1%}")
+            lines.append(f"  passed {passed} of {labeled} with a verdict: {passed / labeled:.1%}")
         if self.compared:
             lines.append(f"  agree with the file's own verdict: {self.agreed} of {self.compared}")
         seconds, key = self.slowest

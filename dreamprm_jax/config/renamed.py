@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import warnings
 
-RENAMED = {"hidden_fault": "undetected_fault", "hidden_fault_online": "undetected_fault_online"}
-FIELDS = ("train.arms", "train.labels.method")  # whose values may be among ``RENAMED``
+RENAMED = {
+    "hidden_fault": "undetected_fault",
+    "hidden_fault_online": "undetected_fault_online",
+    "product_normalised": "product_normalized",
+}
+FIELDS = ("train.arms", "train.labels.method", "evaluate.aggregator")  # whose values may be among ``RENAMED``
 
 
 def current_name(value: str, field: str) -> str:

@@ -42,7 +42,7 @@ class EvaluateConfig:
     """Selection and statistics."""
 
     aggregator: Literal[
-        "last", "min", "max", "mean", "product", "product_normalised", "sum_log_odds", "mean_log_odds", "auto"
+        "last", "min", "max", "mean", "product", "product_normalized", "sum_log_odds", "mean_log_odds", "auto"
     ] = setting(
         "sum_log_odds",
         "How the step scores of a PRM become one number. The default goes with the default labels "
@@ -119,7 +119,7 @@ class Config:
     """All settings of one run."""
 
     name: str = setting("run", "Name of the run; its folder is runs/NAME by default.", affects_output=False)
-    seed: int = setting(0, "Seed of everything random.")
+    seed: int = setting(0, "Seed of everything random.", minimum=0)
     problems: ProblemsConfig = section(ProblemsConfig)
     policy: PolicyConfig = section(PolicyConfig)
     generate: GenerateConfig = section(GenerateConfig)

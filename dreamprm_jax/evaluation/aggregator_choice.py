@@ -86,7 +86,7 @@ def choose_aggregator(config: Config, paths: Paths, skips: list[Skip]) -> Choice
     """The configured aggregator, or for "auto" the one with the best mean accuracy of the PRM arms on the meta window.
 
     One aggregator for all arms, so that they stay comparable. The meta window's problems are not those of the table,
-    but training has seen their outcomes: a choice there may favour what a model learned by heart.
+    but training has seen their outcomes: a choice there may favor what a model learned by heart.
     """
     if config.evaluate.aggregator != "auto":
         return Choice(config.evaluate.aggregator, "set in the configuration", {})

@@ -15,7 +15,7 @@ from typing import Any
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import Config, SettingInfo, to_dict
 from dreamprm_jax.evaluation.eval_all import eval_all_row, write_eval_all
-from dreamprm_jax.evaluation.files_summary import Judged, summarise, summary_text
+from dreamprm_jax.evaluation.files_summary import Judged, summarize, summary_text
 from dreamprm_jax.evaluation.result_files import skip_rows
 from dreamprm_jax.problems.candidates import CandidateFile, read_candidates
 from dreamprm_jax.problems.hidden_tests import HiddenTests
@@ -101,7 +101,7 @@ def evaluate_files(config: Config, problems: Path, candidates: Path, workdir: Pa
         "mode": config.sandbox.mode,
         "tier": config.sandbox.tier,
         "duplicates": file.duplicates,
-        **summarise(judged, skips, config.evaluate.bootstrap_samples, config.seed),
+        **summarize(judged, skips, config.evaluate.bootstrap_samples, config.seed),
     }
     results = finite(results)
     text = summary_text(results)

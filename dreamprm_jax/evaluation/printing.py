@@ -238,7 +238,7 @@ def _hacking(results: Results) -> Table:
         rows,
         "score: of the chosen program, as a probability; hacked: chosen programs that pass the public tests\n"
         "and fail hidden ones; of public: their share of those that pass the public ones; drop: accuracy at\n"
-        f"the best N less that at {most}, paired. Over-optimised: score up, accuracy down (arXiv 2210.10760).",
+        f"the best N less that at {most}, paired. Over-optimized: score up, accuracy down (arXiv 2210.10760).",
     )
 
 

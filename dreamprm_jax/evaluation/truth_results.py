@@ -36,7 +36,7 @@ def truth_results(
     if len(labeled.step):
         labels = label_results(labeled, samples, seed)
     else:
-        notes.append("no label figures: no labelled training step has its truth")
+        notes.append("no label figures: no labeled training step has its truth")
     return steps, labels
 
 

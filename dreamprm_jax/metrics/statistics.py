@@ -103,9 +103,9 @@ def wilson_interval(successes: float, trials: int) -> Interval:
     if trials < 1:
         return Interval(float("nan"), float("nan"), float("nan"))
     share, z2 = successes / trials, NORMAL_975**2
-    centre = (share + z2 / (2 * trials)) / (1 + z2 / trials)
+    center = (share + z2 / (2 * trials)) / (1 + z2 / trials)
     half = NORMAL_975 * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2)) / (1 + z2 / trials)
-    return Interval(share, centre - half, centre + half)
+    return Interval(share, center - half, center + half)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,10 @@ def validate(config: Config) -> None:
     Raises:
       DataError: listing every problem, one a line, each with its field.
     """
-    problems = [*_ranges(config), *_combinations(config), *_model(config.model), *_training(config)]
+    ranges = [*_ranges(config)]
+    model_in_range = not any(problem.startswith("config.model.") for problem in ranges)
+    model = _model(config.model) if model_in_range else ()  # its checks divide by these numbers
+    problems = [*ranges, *_combinations(config), *model, *_training(config)]
     _raise("the settings are not valid", problems)
 
 

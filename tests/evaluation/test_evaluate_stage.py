@@ -103,8 +103,8 @@ def test_step_and_label_figures_recover_the_noise_that_was_put_in(evaluated, run
     truth_share = results["labels"]["counts"]["mean_value"]
     assert labels["raw"]["brier_value"] < truth_share * (1 - truth_share) / 4
     programs = len(read_records(run_folder.programs("train"), Program))
-    labelled = len(read_records(run_folder.step_labels(), StepLabel))
-    assert results["labels"]["counts"]["steps"] == labelled - programs  # last steps are exact, and left out
+    labeled = len(read_records(run_folder.step_labels(), StepLabel))
+    assert results["labels"]["counts"]["steps"] == labeled - programs  # last steps are exact, and left out
     assert results["notes"] == []
     assert results["skipped"] == []
 

@@ -13,7 +13,7 @@ from dreamprm_jax.evaluation.judged_candidates import load_candidates
 from dreamprm_jax.evaluation.report.conclusions import conclusions
 from dreamprm_jax.evaluation.report.viewer import (
     MAX_CHARACTERS,
-    colour,
+    color,
     json_for_script,
     problem_titles,
     viewer_data,
@@ -127,7 +127,7 @@ def test_ids_are_unique_and_references_lead_somewhere(page):
     assert set(re.findall(r'(?:url\(|href=")#([^)"]+)', page[1])) <= set(ids)
 
 
-def test_figures_follow_the_colours_of_the_page(page):
+def test_figures_follow_the_colors_of_the_page(page):
     svg = "".join(re.findall(r"<svg.*?</svg>", page[1], flags=re.DOTALL))
     assert "currentColor" in svg
     assert "#1b1f28" not in svg
@@ -332,8 +332,8 @@ def test_visible_text():
     assert visible("abc", 0) == "[3 more characters]\n"
 
 
-def test_colours_run_from_orange_to_blue():
-    assert colour(0.5).endswith(",0.00)")
-    assert colour(0.0) == "rgba(209,87,27,0.42)"
-    assert colour(1.0) == "rgba(43,131,186,0.42)"
-    assert colour(None) == "transparent"
+def test_colors_run_from_orange_to_blue():
+    assert color(0.5).endswith(",0.00)")
+    assert color(0.0) == "rgba(209,87,27,0.42)"
+    assert color(1.0) == "rgba(43,131,186,0.42)"
+    assert color(None) == "transparent"
