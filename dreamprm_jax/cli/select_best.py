@@ -31,7 +31,7 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--problems", metavar="FILE", help="LiveCodeBench rows, or {problem_id, statement}")
     parser.add_argument("--release", default="release_v6", help="release windows, where --problems is a folder")
     parser.add_argument(
-        "--aggregator", choices=tuple(AGGREGATORS), default=EvaluateConfig().aggregator,
+        "--aggregator", choices=tuple(AGGREGATORS), default=EvaluateConfig.aggregator,
         help="how the step scores become one number (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--strict", action="store_true", help="stop at the first candidate that lacks what is needed")
