@@ -103,7 +103,7 @@ def write_records(path: Path, cls: type[Record], records: Iterable[Record]) -> i
     Raises:
       DataError: if a column cannot hold a value, naming the file, row and field; if the disk is full.
     """
-    schema, count, remaining = arrow_schema(cls), 0, iter(records)
+    schema, count, remaining = arrow_schema(cast(type, cls)), 0, iter(records)
     group: list[pa.Table] = []
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         while rows := [_row(record) for record in itertools.islice(remaining, _WRITE_ROWS)]:
@@ -154,7 +154,7 @@ def read_records(path: Path, cls: type[Record]) -> list[Record]:
 
 def iterate_records(path: Path, cls: type[Record]) -> Iterator[Record]:
     """As ``read_records``, with bounded memory."""
-    names = arrow_schema(cls).names
+    names = arrow_schema(cast(type, cls)).names
     optional = {field.name for field in dataclasses.fields(cast(Any, cls)) if field.metadata.get("added")}
     with open_parquet(path) as file:
         present = file.schema_arrow.names

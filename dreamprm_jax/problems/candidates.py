@@ -170,7 +170,7 @@ def read_candidates(path: Path, strict: bool = False) -> CandidateFile:
       DataError: naming the file, the row and the field: where the file as a whole cannot be read, or with ``strict``.
     """
     skips: list[Skip] = []
-    usable, unusable = [], []
+    usable, unusable = list[Candidate](), list[Candidate]()
     for candidate, fault in iterate_candidates(path, skips):
         (unusable if fault else usable).append(candidate)
     _check_candidates(path, skips, strict, found=bool(usable or unusable))
