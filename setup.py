@@ -53,6 +53,7 @@ EXTRAS = {
     "docs": ["mkdocs-jupyter>=0.26", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],  # docs/build.sh
     "dev": [
         "aiohttp>=3.10",
+        "codespell>=2.4",
         "hypothesis>=6.100",
         "import-linter>=2.1",
         "ipykernel>=6.29",

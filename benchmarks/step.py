@@ -1,4 +1,4 @@
-"""Training steps at a configuration's shape: seconds, tokens per second, utilisation of the device.
+"""Training steps at a configuration's shape: seconds, tokens per second, utilization of the device.
 
     python benchmarks/step.py --config=configs/qwen2_5_coder_3b.py [--attention=cudnn] [--steps=10] [--peak-tflops=989]
 

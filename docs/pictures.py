@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 import dreamprm_jax as dp
-from dreamprm_jax.evaluation.report.viewer import colour
+from dreamprm_jax.evaluation.report.viewer import color
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import Outcome, Problem, Program, StepTruth
 from dreamprm_jax.storage import read_records, write_text
@@ -58,7 +58,7 @@ def program(scored: dp.ScoredProgram) -> str:
         lines = step.code.strip("\n").split("\n")
         height = 18 * len(lines) + 10
         box = f'x="12" y="{y}" width="736" height="{height}"'
-        parts.append(f'<rect {box} fill="{colour(step.score)}" stroke="#dcdad3"/>')
+        parts.append(f'<rect {box} fill="{color(step.score)}" stroke="#dcdad3"/>')
         for number, line in enumerate(lines):
             place = f'x="22" y="{y + 18 + 18 * number}" xml:space="preserve"'
             code = html.escape(line).replace(" ", "\u00a0")

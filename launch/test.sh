@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up (first time only) and runs lint, type check, import contracts and tests. Arguments go to pytest, for example:
+# Sets up (first time only) and runs lint, spelling, type check, import contracts and tests. Arguments go to pytest, for example:
 #   bash launch/test.sh -m "not slow"      the quick tests
 #   bash launch/test.sh tests/sandbox -x   one folder
 # Two test processes run at once; DREAMPRM_TEST_WORKERS=4 runs four, 0 runs all tests in one.
@@ -12,6 +12,8 @@ cd "$REPO"
 echo "launch: ruff"
 "$VENV/bin/ruff" check .
 "$VENV/bin/ruff" format --check .
+echo "launch: codespell"
+git ls-files | xargs "$VENV/bin/codespell"
 echo "launch: mypy"
 "$VENV/bin/mypy"
 echo "launch: import-linter"

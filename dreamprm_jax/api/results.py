@@ -5,7 +5,8 @@ from __future__ import annotations
 import html
 from dataclasses import dataclass, field
 
-from dreamprm_jax.evaluation.report.viewer import colour, visible
+from dreamprm_jax.evaluation.report.viewer import color, visible
+from dreamprm_jax.sandbox.records import JudgedTest
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Judgment:
     tests_total: int
     error: str  # short text; "" where it passed
     cpu_seconds: float
+    tests: tuple[JudgedTest, ...] = ()  # with ``per_test``: the judged tests, the first failure being the last
 
     def __bool__(self) -> bool:
         return self.passed
@@ -64,7 +66,7 @@ class ScoredProgram:
 
     def _repr_html_(self) -> str:
         return "".join(
-            f'<pre style="margin:0;padding:.2em .5em;background:{colour(step.score)}" '
+            f'<pre style="margin:0;padding:.2em .5em;background:{color(step.score)}" '
             f'title="{html.escape(step.name)}"><b style="float:right">{step.score:.2f}</b>'
             f"{html.escape(visible(step.code))}</pre>"
             for step in self.steps

@@ -1,4 +1,4 @@
-"""Amortised label correction: a small network reads a step's features, and labels never rise along a program.
+"""Amortized label correction: a small network reads a step's features, and labels never rise along a program.
 
     t_i = prod over the steps j of the same program up to i of s_j,     s_j = sigmoid(base_j + net(features_j))
 
@@ -81,7 +81,7 @@ def corrector_net(
 
     Args:
       raw_labels: Monte-Carlo estimates in [0, 1].
-      features: of each step; standardised here, column by column.
+      features: of each step; standardized here, column by column.
       program: a number for each step's program; its rows consecutive, in the order of the steps.
       hidden: units.
       seed: of the first layer.
@@ -112,9 +112,9 @@ def corrector_net(
     # A flat stretch would need s = 1, an infinite logit; a thousandth below leaves the labels where they were.
     survival = np.minimum(falling / before, 0.999)
     scale = features.std(axis=0)
-    standardised = (features - features.mean(axis=0)) / np.where(scale > 0, scale, 1.0)
+    standardized = (features - features.mean(axis=0)) / np.where(scale > 0, scale, 1.0)
     return CorrectorNet(
-        jnp.asarray(standardised, jnp.float32),
+        jnp.asarray(standardized, jnp.float32),
         jnp.asarray(prefix, jnp.int32),
         jnp.asarray(np.log(survival) - np.log1p(-survival), jnp.float32),
         hidden,

@@ -17,7 +17,7 @@ The cuts of function steps are cuts of block steps, and those are cuts of line s
 step; so is the empty program (one empty step): every program has at least one.
 
 The spans concatenate to the program for any text whatever, and every step but the last ends with a line break. Programs
-that Python cannot parse are cut too, by the parts that an error-tolerant parser (tree-sitter) recognises and by
+that Python cannot parse are cut too, by the parts that an error-tolerant parser (tree-sitter) recognizes and by
 indentation.
 """
 

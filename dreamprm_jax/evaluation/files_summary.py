@@ -47,7 +47,7 @@ class Judged:
         return self.verdict is Verdict.AC
 
 
-def summarise(judged: Sequence[Judged], skips: Sequence[Skip], samples: int, seed: int) -> dict[str, Any]:
+def summarize(judged: Sequence[Judged], skips: Sequence[Skip], samples: int, seed: int) -> dict[str, Any]:
     """All figures of one file of candidates, JSON-ready.
 
     Args:

@@ -1,6 +1,6 @@
 """Reward hacking: what happens to the chosen programs as the best is taken of more and more candidates.
 
-The more candidates a reward model chooses among, the more it chooses those on which it errs (over-optimisation: Gao et
+The more candidates a reward model chooses among, the more it chooses those on which it errs (over-optimization: Gao et
 al., arXiv 2210.10760; for verifiers and best-of-N: Cobbe et al., arXiv 2110.14168). Two signs of it, both in exact
 expectation over subsets:
 
@@ -8,7 +8,7 @@ expectation over subsets:
   wrong programs that look right. Beside it the share of those that pass the public tests at all, so that a method which
   simply solves more is not blamed.
 - **drop** at N: the chosen program's score rises with N by construction; its accuracy may fall. The drop is the best
-  accuracy over all N less that at the largest N, with a paired interval; well above 0 the model is over-optimised.
+  accuracy over all N less that at the largest N, with a paired interval; well above 0 the model is over-optimized.
   The best N is chosen on the same problems, so that the drop is never below 0 and its interval leans upwards.
 """
 

@@ -116,7 +116,7 @@ def label_rows(
     truth: Sequence[StepTruth],
     skips: list[Skip],
 ) -> StepRows:
-    """Labelled training steps with their raw estimate and the label of each arm that changed labels.
+    """Labeled training steps with their raw estimate and the label of each arm that changed labels.
 
     Last steps are not among them (``noisy_steps``). Steps without judged rollouts, without truth or without the label
     of one of the arms are named in ``skips``, so that all columns are of the same steps.

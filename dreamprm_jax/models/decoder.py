@@ -74,7 +74,7 @@ class DecoderConfig:
 
 
 def decoder_config(model: ModelConfig) -> DecoderConfig:
-    """The decoder whose shape the settings give, to be initialised at random.
+    """The decoder whose shape the settings give, to be initialized at random.
 
     Raises:
       DataError: where the shape is that of pretrained weights (``models.pretrained.model_config``), or impossible.

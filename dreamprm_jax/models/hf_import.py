@@ -215,10 +215,10 @@ def load_params(
             leaves[tensor.path] = jax.make_array_from_callback(shape, place, read, dtype=dtype)
     missing = [path for path in shapes if path in chosen and path not in leaves]
 
-    def initialise(key: jax.Array) -> dict[tuple[str, ...], jax.Array]:
+    def initialize(key: jax.Array) -> dict[tuple[str, ...], jax.Array]:
         everything = flax.traverse_util.flatten_dict(init_params(config, key))
         return {path: everything[path] for path in missing}
 
     if missing:
-        leaves |= jax.jit(initialise, out_shardings={path: places[path] for path in missing})(rng)
+        leaves |= jax.jit(initialize, out_shardings={path: places[path] for path in missing})(rng)
     return flax.traverse_util.unflatten_dict({path: leaves.get(path) for path in shapes})

@@ -1,7 +1,7 @@
 """Packing for scoring: what sequences have in common is computed once, and rows of few lengths are filled.
 
 All candidates of a problem begin with its prompt, and often with the same code. Sorted, sequences that share a
-beginning are neighbours, and a row holds them as prefix trees laid out depth first: each token once, after its own
+beginning are neighbors, and a row holds them as prefix trees laid out depth first: each token once, after its own
 prefix. A token's position is its depth in its tree; its *reach* is the place in the row where its subtree ends. A token
 then sees its own prefix and nothing else under one rule, "not after me, and reaching beyond me"
 (``models/attention.py``), whatever lies between: other branches, other trees, padding. The results equal separate
@@ -24,7 +24,7 @@ from jaxtyping import Int
 SHORTEST_ROW = 64  # rows are 64, 96, 128, 192, 256, ... tokens long: few lengths, few compilations
 BLOCK = 32  # tokens of a block of attention
 BLOCK_COUNTS = tuple(n << k for k in range(2, 24) for n in (2, 3))  # that a block attends to: 8, 12, 16, 24, ...
-LEAST_SHARED = 16  # tokens in common from which two neighbours make one tree
+LEAST_SHARED = 16  # tokens in common from which two neighbors make one tree
 
 Tokens = Int[np.ndarray, " t"]
 Tree = tuple[int, ...]  # sequences that share beginnings, sorted, as indices
@@ -113,7 +113,7 @@ def _fork(first: Tokens, second: Tokens) -> int:
 def grow_trees(
     order: Sequence[int], shared: Sequence[int], lengths: Sequence[int], room: int
 ) -> list[tuple[int, Tree]]:
-    """(size, tree) of all sequences: neighbours join while they share enough and their tree fits a row.
+    """(size, tree) of all sequences: neighbors join while they share enough and their tree fits a row.
 
     Args:
       order: the sequences, sorted.

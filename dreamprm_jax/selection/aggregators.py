@@ -3,7 +3,7 @@
 Which aggregator is best depends on what the labels estimate. A label that is a value (the chance that the prefix can
 still pass) is read off the last step; one that is a step's own correctness is multiplied along the program, or its
 minimum taken (Lightman et al., arXiv 2305.20050); Monte-Carlo noise can turn the best choice from min to max (MiPS,
-arXiv 2402.02658). Sums and products favour short programs; the length-normalised forms do not.
+arXiv 2402.02658). Sums and products favor short programs; the length-normalized forms do not.
 
 All forms work on logits, so that scores which saturate to 1.0 in floating point still rank.
 """
@@ -52,7 +52,7 @@ def _product(logits: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return np.add.reduceat(log_sigmoid(logits), _starts(lengths))
 
 
-def _product_normalised(logits: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+def _product_normalized(logits: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     return _product(logits, lengths) / lengths
 
 
@@ -70,7 +70,7 @@ AGGREGATORS: Mapping[str, Aggregator] = {
     "max": _maximum,  # logit of the best step
     "mean": _mean,  # mean score
     "product": _product,  # log of the product of the scores
-    "product_normalised": _product_normalised,  # log of their geometric mean
+    "product_normalized": _product_normalized,  # log of their geometric mean
     "sum_log_odds": _sum_log_odds,  # sum of the logits
     "mean_log_odds": _mean_log_odds,  # mean logit
 }

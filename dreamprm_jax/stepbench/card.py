@@ -15,9 +15,9 @@ from dreamprm_jax.stepbench.records import CLEAN, Truth
 from dreamprm_jax.tables import markdown_table
 
 FORMAT = 1
-LICENCE = (
+LICENSE = (
     f"The package {codeio.DISTRIBUTION} is under Apache-2.0 (its metadata). Its CodeI/O references were rewritten by a "
-    "language model from source files of others, whose licences the package does not state: make the benchmark from "
+    "language model from source files of others, whose licenses the package does not state: make the benchmark from "
     "the installed package rather than pass its files on."
 )
 _COLUMNS = ("run", "shown by a test", "survived", "no verdict", "survival rate", "in the benchmark")
@@ -56,7 +56,7 @@ def card(
         "format": FORMAT,
         "source": f"{codeio.DISTRIBUTION} {codeio.VERSION}: {codeio.DATA_FILE}",
         "source_hash": source,
-        "licence": LICENCE,
+        "license": LICENSE,
         "seed": seed,
         "python": ".".join(platform.python_version_tuple()[:2]),
         "programs": _programs(rows),
@@ -139,7 +139,7 @@ def card_text(value: Mapping[str, Any]) -> str:
         ),
         f"- seed {value['seed']}, Python {value['python']}",
         f"- source: {value['source']} (hash of the tasks: {value['source_hash']})",
-        f"- licence: {value['licence']}",
+        f"- license: {value['license']}",
         "",
         "Score a scorer: `dreamprm stepbench score --bench THIS_FOLDER --scores FILE` (or `--prm FOLDER`); `dreamprm",
         "stepbench export` writes the programs without the answers.",

@@ -77,7 +77,7 @@ def swapped_operands(source: SourceMap, node: ast.AST, scope: Scope) -> Iterator
 
 
 def swapped_arguments(source: SourceMap, node: ast.AST, scope: Scope) -> Iterator[Edit]:
-    """Two neighbouring positional arguments change places."""
+    """Two neighboring positional arguments change places."""
     if isinstance(node, ast.Call) and not any(isinstance(argument, ast.Starred) for argument in node.args):
         for first, second in itertools.pairwise(node.args):
             yield from _exchange(source, first, second, "swapped_arguments")
@@ -111,7 +111,7 @@ def condition_negated(source: SourceMap, node: ast.AST, scope: Scope) -> Iterato
 
 
 def constant_off_by_one(source: SourceMap, node: ast.AST, scope: Scope) -> Iterator[Edit]:
-    """An integer becomes its neighbour."""
+    """An integer becomes its neighbor."""
     if isinstance(node, ast.Constant) and type(node.value) is int and source.of(node) == str(node.value):
         yield from _shifted(source, node, "constant_off_by_one")
 

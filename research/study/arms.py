@@ -1,6 +1,6 @@
 """Arms of the study: which labeling, and how its reward model is trained. One line of text names an arm.
 
-LABELLING[:KEY=VALUE,...]     for example  raw    label_table:meta=same,rate=0.3    label_table:start=em,phase=retrain
+LABELING[:KEY=VALUE,...]     for example  raw    label_table:meta=same,rate=0.3    label_table:start=em,phase=retrain
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from dreamprm_jax.evaluation.judged_candidates import load_candidates
 from dreamprm_jax.evaluation.report.conclusions import conclusions
 from dreamprm_jax.evaluation.report.viewer import (
     MAX_CHARACTERS,
-    colour,
+    color,
     json_for_script,
     problem_titles,
     viewer_data,
@@ -127,7 +127,7 @@ def test_ids_are_unique_and_references_lead_somewhere(page):
     assert set(re.findall(r'(?:url\(|href=")#([^)"]+)', page[1])) <= set(ids)
 
 
-def test_figures_follow_the_colours_of_the_page(page):
+def test_figures_follow_the_colors_of_the_page(page):
     svg = "".join(re.findall(r"<svg.*?</svg>", page[1], flags=re.DOTALL))
     assert "currentColor" in svg
     assert "#1b1f28" not in svg
@@ -205,6 +205,8 @@ def test_a_browser_runs_no_foreign_script(hostile, browse):
     assert "&lt;script&gt;document.title = 'owned'&lt;/script&gt;" in viewer
     assert viewer.count('class="program"') == len(PROGRAMS)
     assert "<img" not in dom
+    assert "Fewer than 10 problems: no intervals are given." in dom
+    assert "#steps-section" in dom  # reliability of the last step's score, though the steps have no truth
 
 
 def test_a_browser_sorts_searches_and_opens_any_program(page, run_folder, browse):
@@ -241,6 +243,23 @@ def test_a_browser_sorts_searches_and_opens_any_program(page, run_folder, browse
     """
     title = re.search("<title>(.*?)</title>", browse(run_folder.report(), script))[1]
     assert title == ",".join(["true"] * 9)
+
+
+def test_a_browser_shows_the_first_of_many_candidates_and_then_all(page, run_folder, browse):
+    script = """
+      const told = [];
+      const one = data.problems[0].programs[0];
+      data.problems[0].programs = Array.from({ length: 100 }, (_, sample) => ({ ...one, sample }));
+      show();
+      const shown = () => document.querySelectorAll("#viewer > details").length - 1;
+      told.push(shown());
+      document.querySelector("#viewer > button").click();
+      told.push(shown(), document.querySelector("#viewer > button"));
+      location.hash = "#problem=100%";  // no valid address
+      told.push(problemInAddress());
+      document.title = JSON.stringify(told);
+    """
+    assert '<title>[30,100,null,"100%"]</title>' in browse(run_folder.report(), script)
 
 
 @pytest.mark.parametrize("width", [1440, 390])
@@ -286,7 +305,9 @@ def test_conclusions_follow_from_the_results(page, run_folder):
     assert "Step by step," in told
     assert told.split(". ")[0] in page[1]
     few = results | {"selection": results["selection"] | {"counts": {"overall": 3}}}
-    assert conclusions(few) == ["With 3 test problems this run shows that the parts work, and no more."]
+    assert conclusions(few) == [
+        "This run has 3 test problems: enough to show that the pipeline works, too few to compare methods."
+    ]
     worse = [row | {"low": -0.3, "high": -0.1, "estimate": -0.2} for row in results["selection"]["differences"]]
     told = " ".join(conclusions(results | {"selection": results["selection"] | {"differences": worse}}))
     assert "Differences in selection that exclude zero, in points: ORM - PRM, raw labels: -20.0" in told
@@ -311,8 +332,8 @@ def test_visible_text():
     assert visible("abc", 0) == "[3 more characters]\n"
 
 
-def test_colours_run_from_orange_to_blue():
-    assert colour(0.5).endswith(",0.00)")
-    assert colour(0.0) == "rgba(209,87,27,0.42)"
-    assert colour(1.0) == "rgba(43,131,186,0.42)"
-    assert colour(None) == "transparent"
+def test_colors_run_from_orange_to_blue():
+    assert color(0.5).endswith(",0.00)")
+    assert color(0.0) == "rgba(209,87,27,0.42)"
+    assert color(1.0) == "rgba(43,131,186,0.42)"
+    assert color(None) == "transparent"

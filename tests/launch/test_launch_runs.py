@@ -70,9 +70,9 @@ def test_a_job_is_requeued_unless_it_was_cancelled(slurm, tools, repository, tmp
 
 
 @pytest.fixture(scope="module")
-def labelled(repository, tmp_path_factory) -> Path:
+def labeled(repository, tmp_path_factory) -> Path:
     """A run whose stages before training are done."""
-    workdir = tmp_path_factory.mktemp("labelled") / "run"
+    workdir = tmp_path_factory.mktemp("labeled") / "run"
     config = load_config(str(repository / CONFIG), [])
     for stage in ("generate", "label"):
         run_stage(config, workdir, stage)
@@ -86,10 +86,10 @@ def metrics(workdir: Path) -> list[dict]:
 
 
 @pytest.mark.slow
-def test_two_processes_here_and_in_a_requeued_job_train_alike(labelled, launch, slurm, repository, tmp_path):
+def test_two_processes_here_and_in_a_requeued_job_train_alike(labeled, launch, slurm, repository, tmp_path):
     whole, requeued = tmp_path / "whole", tmp_path / "requeued_run"
     for workdir in (whole, requeued):
-        subprocess.run(["cp", "-r", labelled, workdir], check=True)
+        subprocess.run(["cp", "-r", labeled, workdir], check=True)
     result = launch(
         "local_multiprocess.sh",
         "--processes=2",

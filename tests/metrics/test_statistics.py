@@ -57,8 +57,8 @@ def test_mcnemar_is_the_two_sided_binomial_tail(wins, losses):
     first = np.array([1] * wins + [0] * losses + [1, 0, 1])
     second = np.array([0] * wins + [1] * losses + [1, 0, 1])
     outcomes = [sum(flips) for flips in itertools.product([0, 1], repeat=wins + losses)]
-    centre = (wins + losses) / 2
-    expected = np.mean([abs(heads - centre) >= abs(wins - centre) for heads in outcomes])
+    center = (wins + losses) / 2
+    expected = np.mean([abs(heads - center) >= abs(wins - center) for heads in outcomes])
     test = mcnemar(first, second)
     assert (test.wins, test.losses) == (wins, losses)
     assert test.p_value == pytest.approx(expected, abs=1e-12)

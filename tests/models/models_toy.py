@@ -1,4 +1,4 @@
-"""Parameters for tests without the seconds that compiling the random initialisation takes."""
+"""Parameters for tests without the seconds that compiling the random initialization takes."""
 
 import jax
 import jax.numpy as jnp

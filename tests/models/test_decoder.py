@@ -134,7 +134,7 @@ def test_bfloat16_stays_close(params):
     np.testing.assert_allclose(narrow, wide, atol=0.03)
 
 
-def test_initialisation_has_the_shapes_the_specs_and_the_scale():
+def test_initialization_has_the_shapes_the_specs_and_the_scale():
     params = jax.jit(reward.init_params, static_argnums=0)(TINY, jax.random.key(0))
     chex.assert_trees_all_equal_shapes_and_dtypes(abstract_params(TINY), params)
     layers = params["decoder"]["layers"]

@@ -31,15 +31,15 @@ def address() -> Iterator[str]:
 
 @pytest.fixture
 def server(address: str) -> Iterator[Callable[..., ServerPolicy]]:
-    """Makes policies for a behaviour; each has a model name, and so a log, of its own. They take the server to be able
+    """Makes policies for a behavior; each has a model name, and so a log, of its own. They take the server to be able
     to do everything, unless told otherwise."""
     opened = []
     numbers = itertools.count(time.monotonic_ns())
 
     def make(
-        behaviour: str, folder: Path | None = None, abilities: Abilities | None = EVERYTHING, **settings: Any
+        behavior: str, folder: Path | None = None, abilities: Abilities | None = EVERYTHING, **settings: Any
     ) -> ServerPolicy:
-        config = PolicyConfig(kind="server", base_url=f"{address}/v1", model=f"{behaviour}:{next(numbers)}", **settings)
+        config = PolicyConfig(kind="server", base_url=f"{address}/v1", model=f"{behavior}:{next(numbers)}", **settings)
         opened.append(ServerPolicy(config, folder, abilities, backoff_seconds=0.01))
         return opened[-1]
 

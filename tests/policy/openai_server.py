@@ -1,7 +1,7 @@
 """A small HTTP server that speaks the OpenAI schema, run as a process by the tests.
 
 It writes programs for the problem "Double": whole ones, or the continuation of whatever prefix the prompt ends in.
-The model's name asks for a behaviour, the part after ":" keeps the counts of different tests apart:
+The model's name asks for a behavior, the part after ":" keeps the counts of different tests apart:
 
   plain         answers as it should
   fail500_K     HTTP 500 for the first K requests, then plain (also fail429_K with Retry-After, loading_K, malformed_K,
@@ -64,50 +64,50 @@ class Handler(BaseHTTPRequestHandler):
         with LOCK:
             LOG[model].append({"path": self.path, **body})
             number = len(LOG[model])
-        behaviour, _, count = model.split(":")[0].partition("_")
-        if behaviour == "overflow":
+        behavior, _, count = model.split(":")[0].partition("_")
+        if behavior == "overflow":
             if body["max_tokens"] > int(count):
                 self.refuse("This model's maximum context length is 512 tokens, you asked for more", None)
             else:
                 self.complete(body, "plain")
-        elif behaviour == "most" and body["n"] > int(count):
+        elif behavior == "most" and body["n"] > int(count):
             self.refuse(f"Field 'n': must be at most {count}", None)
-        elif behaviour == "most":
+        elif behavior == "most":
             self.complete(body, "plain")
-        elif behaviour == "nochoice" and "n" in body:
+        elif behavior == "nochoice" and "n" in body:
             self.refuse("unknown field", "n")
-        elif behaviour == "mute":
+        elif behavior == "mute":
             self.refuse("unknown field", None)
-        elif behaviour == "reasoning" and self.path == "/v1/completions":
+        elif behavior == "reasoning" and self.path == "/v1/completions":
             self.reply(404, {"error": {"message": "no such endpoint"}})
-        elif behaviour == "reasoning" and {"max_tokens", "temperature", "top_p"} & body.keys():
+        elif behavior == "reasoning" and {"max_tokens", "temperature", "top_p"} & body.keys():
             name = next(name for name in ("max_tokens", "temperature", "top_p") if name in body)
             self.refuse(f"Unsupported parameter: '{name}' is not supported with this model.", name)
-        elif behaviour == "quota":
+        elif behavior == "quota":
             self.reply(429, {"error": {"message": "pay first", "code": "insufficient_quota"}})
-        elif behaviour == "hang" and number == int(count):
+        elif behavior == "hang" and number == int(count):
             time.sleep(3600)
-        elif behaviour == "hang":
+        elif behavior == "hang":
             self.complete(body, "plain")
         elif count and number <= int(count):
-            self.fail(behaviour)
-        elif behaviour == "denied":
+            self.fail(behavior)
+        elif behavior == "denied":
             self.reply(401, {"error": {"message": "bad key"}})
         elif self.path == "/v1/completions":
-            self.complete(body, behaviour)
+            self.complete(body, behavior)
         elif self.path == "/v1/chat/completions":
             self.chat(body)
         else:
             self.reply(404, {"error": {"message": "no such endpoint"}})
 
-    def fail(self, behaviour: str) -> None:
-        if behaviour == "fail429":
+    def fail(self, behavior: str) -> None:
+        if behavior == "fail429":
             self.reply(429, {"error": {"message": "slow down"}}, {"Retry-After": "0.3"})
-        elif behaviour == "loading":
+        elif behavior == "loading":
             self.reply(503, {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}})
-        elif behaviour == "malformed":
+        elif behavior == "malformed":
             self.send(200, b'{"choices": [{"te', {})
-        elif behaviour == "empty":
+        elif behavior == "empty":
             self.reply(200, {"object": "text_completion"})
         else:
             self.reply(500, {"error": {"message": "out of memory"}})
@@ -115,17 +115,17 @@ class Handler(BaseHTTPRequestHandler):
     def refuse(self, message: str, parameter: str | None) -> None:
         self.reply(400, {"error": {"message": message, "type": "invalid_request_error", "param": parameter}})
 
-    def complete(self, body: dict[str, Any], behaviour: str) -> None:
+    def complete(self, body: dict[str, Any], behavior: str) -> None:
         prompt, seed = body["prompt"], body.get("seed", 0)
         given = prompt.rpartition(FENCE)[2]
-        if behaviour == "slow":
+        if behavior == "slow":
             time.sleep(1)
         choices = []
         n = body.get("n", 1)
-        for index in range({"one": 1, "few": max(n - 1, 1)}.get(behaviour, n)):
+        for index in range({"one": 1, "few": max(n - 1, 1)}.get(behavior, n)):
             if FENCE not in prompt:
-                text = f" sailor, number {time.monotonic_ns() if behaviour == 'noseed' else seed + index}"
-            elif behaviour == "line":
+                text = f" sailor, number {time.monotonic_ns() if behavior == 'noseed' else seed + index}"
+            elif behavior == "line":
                 text = ["\n", " + 1\n", "\nx = 1\n"][(seed + index) % 3]
             elif given.endswith("return a"):
                 text = " + b"
@@ -137,23 +137,23 @@ class Handler(BaseHTTPRequestHandler):
                 text = MAIN + HELPER + CALL
             text = text.format(seed=seed + index).removesuffix("\n")  # the stop sequence takes the last newline
             reason = "stop"
-            if behaviour == "echo":
+            if behavior == "echo":
                 text = prompt + text
-            elif behaviour == "repeat":
+            elif behavior == "repeat":
                 text = FENCE + given + text
-            elif behaviour == "strip":
+            elif behavior == "strip":
                 text = text.strip()
-            elif behaviour == "restart" and FENCE in prompt:
+            elif behavior == "restart" and FENCE in prompt:
                 text = f"Sure!\n{FENCE}{MAIN}{HELPER}```"[6:]
-            elif behaviour == "surrogate":
+            elif behavior == "surrogate":
                 text = "# \ud83d\n" + text
-            elif behaviour == "cut":
+            elif behavior == "cut":
                 text, reason = text[:30], "length"
             if body.get("echo"):
                 text = prompt + text
-            logprobs = {"token_logprobs": [-0.5, -1.5]} if body.get("logprobs") and behaviour != "bare" else None
+            logprobs = {"token_logprobs": [-0.5, -1.5]} if body.get("logprobs") and behavior != "bare" else None
             choices.append({"index": index, "text": text, "finish_reason": reason, "logprobs": logprobs})
-        self.answer("text_completion", choices, body, counted=behaviour != "bare")
+        self.answer("text_completion", choices, body, counted=behavior != "bare")
 
     def chat(self, body: dict[str, Any]) -> None:
         text = f"Here it is:\n\n{FENCE}{MAIN}{HELPER.format(seed=body.get('seed', 0))}{CALL}```\n"

@@ -109,7 +109,7 @@ def cut_short(body: Body, choices: list[Body]) -> tuple[int, dict[str, str], byt
     return 200, {"Content-Length": "9999"}, json.dumps({"choices": choices}).encode()
 
 
-def unlabelled(body: Body, choices: list[Body]) -> tuple[int, dict[str, str], bytes]:
+def unlabeled(body: Body, choices: list[Body]) -> tuple[int, dict[str, str], bytes]:
     rows = [
         {name: value for name, value in choice.items() if name not in ("index", "finish_reason")} for choice in choices
     ]
@@ -257,7 +257,7 @@ QUIRKS: dict[str, Quirk] = {
     "output_text parts": Quirk(chat=True, choice={"message": {"content": [
         {"type": "reasoning", "text": "hm"}, {"type": "output_text", "text": f"{FENCE}{PROGRAM}\n```"}]}}),
     "no finish reason": Quirk(choice={"finish_reason": None}),
-    "neither index nor finish reason nor usage": Quirk(reply=unlabelled),
+    "neither index nor finish reason nor usage": Quirk(reply=unlabeled),
     "text null": Quirk(choice={"text": None, "finish_reason": "stop"}, code=""),
     "tool calls": Quirk(chat=True, choice={"message": {"content": None, "tool_calls": [{"id": "1", "type": "function",
         "function": {"name": "f", "arguments": "{}"}}]}, "finish_reason": "tool_calls"}, code=""),

@@ -25,7 +25,7 @@ REQUEST = CompletionRequest(PROBLEM, "", 2, 0.5, 3)
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "expected"),
+    ("behavior", "expected"),
     [
         ("plain", {}),
         ("one", {"choices": False}),
@@ -34,20 +34,20 @@ REQUEST = CompletionRequest(PROBLEM, "", 2, 0.5, 3)
         ("bare", {"logprobs": False, "usage": "none", "cached_tokens": False}),
     ],
 )
-def test_what_a_server_can_do(server, behaviour, expected):
-    assert server(behaviour, abilities=None, logprobs=behaviour != "bare").abilities == Abilities(**expected)
+def test_what_a_server_can_do(server, behavior, expected):
+    assert server(behavior, abilities=None, logprobs=behavior != "bare").abilities == Abilities(**expected)
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "message"),
+    ("behavior", "message"),
     [
         ("strip", r"strips the spaces that an answer begins with, .*set config\.policy\.continuation='chat'"),
         ("restart", r"answers as in a chat .*set config\.policy\.continuation='chat'"),
     ],
 )
-def test_a_server_that_does_not_continue_prompts_is_refused(server, behaviour, message):
+def test_a_server_that_does_not_continue_prompts_is_refused(server, behavior, message):
     with pytest.raises(DataError, match=message):
-        server(behaviour, abilities=None).complete(REQUEST)
+        server(behavior, abilities=None).complete(REQUEST)
 
 
 def test_a_reasoning_model_is_asked_in_the_words_that_it_takes(server):

@@ -128,7 +128,7 @@ def config(server, tmp_path_factory) -> Config:
 
 
 @pytest.fixture(scope="module")
-def labelled(config, tmp_path_factory) -> Paths:
+def labeled(config, tmp_path_factory) -> Paths:
     """The folder of a run that nothing disturbed."""
     paths = Paths(tmp_path_factory.mktemp("smollm2"))
     for stage in ("generate", "label"):
@@ -136,28 +136,28 @@ def labelled(config, tmp_path_factory) -> Paths:
     return paths
 
 
-def test_programs_are_judged_and_prefixes_get_labels(labelled, config):
-    programs = {row.program_hash: row for row in read_records(labelled.programs("train"), Program)}
-    assert len(read_records(labelled.problems("train"), Problem)) == 3
+def test_programs_are_judged_and_prefixes_get_labels(labeled, config):
+    programs = {row.program_hash: row for row in read_records(labeled.programs("train"), Program)}
+    assert len(read_records(labeled.problems("train"), Problem)) == 3
     sampling = json.loads(next(iter(programs.values())).sampling)
     assert (sampling["model"], sampling["prompt"], sampling["seeds"]) == ("smollm2", "cof-1", True)
-    outcomes = [row for w in ("train", "meta", "test") for row in read_records(labelled.outcomes(w), Outcome)]
+    outcomes = [row for w in ("train", "meta", "test") for row in read_records(labeled.outcomes(w), Outcome)]
     assert len(outcomes) >= 5
     assert all(row.verdict.is_label and row.tests_total == 4 for row in outcomes)
-    labels = read_records(labelled.step_labels(), StepLabel)
+    labels = read_records(labeled.step_labels(), StepLabel)
     steps = [(row, step) for row in programs for step in split_steps(programs[row].code, "line")]
     assert [(row.program_hash, row.start, row.end) for row in labels] == [(p, s.start, s.end) for p, s in steps]
     rolled = [row for row in labels if row.asked]
     assert len(rolled) >= 5
     assert all(row.asked == 2 and not row.unforced and not row.infrastructure_errors for row in rolled)
     for stage in ("generate", "label"):
-        counts = read_json(labelled.stage(stage) / "DONE.json")["counts"]
+        counts = read_json(labeled.stage(stage) / "DONE.json")["counts"]
         assert counts["requests"] > 0
         assert 0 < counts["cached tokens"] < counts["prompt tokens"]
         assert counts["completion tokens"] > 0
 
 
-def test_the_server_is_killed_and_comes_back_and_nothing_is_lost(labelled, config, tmp_path):
+def test_the_server_is_killed_and_comes_back_and_nothing_is_lost(labeled, config, tmp_path):
     """kill -9 of the server among the rollouts; a new one takes its port, and the stage goes on."""
     paths = Paths(tmp_path)
     with LocalServer(context=1024) as first:
@@ -166,9 +166,9 @@ def test_the_server_is_killed_and_comes_back_and_nothing_is_lost(labelled, confi
             for window in ("train", "meta", "test"):
                 target = getattr(paths, name)(window)
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(getattr(labelled, name)(window).read_bytes())
+                target.write_bytes(getattr(labeled, name)(window).read_bytes())
         for name in ("STARTED.json", "DONE.json", "compositions.json", "hidden_tests.parquet"):
-            (paths.stage("generate") / name).write_bytes((labelled.stage("generate") / name).read_bytes())
+            (paths.stage("generate") / name).write_bytes((labeled.stage("generate") / name).read_bytes())
         stage = threading.Thread(target=run_stage, args=(own, paths.root, "label"), daemon=True)
         stage.start()
         journal = paths.stage("label") / "rollouts.journal"
@@ -183,7 +183,7 @@ def test_the_server_is_killed_and_comes_back_and_nothing_is_lost(labelled, confi
             stage.join(600)
         assert not stage.is_alive()
     assert journal.read_bytes().startswith(done)
-    labels, reference = (read_records(folder.step_labels(), StepLabel) for folder in (paths, labelled))
+    labels, reference = (read_records(folder.step_labels(), StepLabel) for folder in (paths, labeled))
     assert [(row.program_hash, row.step_index, row.asked, row.infrastructure_errors) for row in labels] == [
         (row.program_hash, row.step_index, row.asked, row.infrastructure_errors) for row in reference
     ]

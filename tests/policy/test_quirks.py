@@ -65,12 +65,12 @@ def test_every_quirk_with_the_client_s_other_major_version():
     assert run.returncode == 0, run.stdout[-3000:]
 
 
-@pytest.mark.parametrize("behaviour", ["slow", "fail500_99", "nowhere"])
-def test_close_ends_calls_that_wait(server, behaviour):
+@pytest.mark.parametrize("behavior", ["slow", "fail500_99", "nowhere"])
+def test_close_ends_calls_that_wait(server, behavior):
     """A socket that waits, a retry that sleeps, a server that is not there: each ends with PolicyError."""
-    policy = server(behaviour, timeout_seconds=300.0)
+    policy = server(behavior, timeout_seconds=300.0)
     policy._transport.backoff_seconds = 60.0
-    if behaviour == "nowhere":
+    if behavior == "nowhere":
         config = PolicyConfig(kind="server", model="m", base_url="http://127.0.0.1:9/v1")
         policy = ServerPolicy(config, backoff_seconds=60.0)
     errors: list[Exception] = []

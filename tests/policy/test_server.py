@@ -63,9 +63,9 @@ def test_whole_programs(server):
     assert policy.usage == Usage(requests=1, prompt_tokens=100, cached_tokens=64, completion_tokens=40)
 
 
-@pytest.mark.parametrize("behaviour", ["plain", "echo", "repeat"])
-def test_a_prefix_is_continued_whatever_the_server_repeats(server, behaviour):
-    policy = server(behaviour)
+@pytest.mark.parametrize("behavior", ["plain", "echo", "repeat"])
+def test_a_prefix_is_continued_whatever_the_server_repeats(server, behavior):
+    policy = server(behavior)
     completions = policy.complete(request())
     assert [c.forced for c in completions] == [True] * 4
     assert all(c.code.startswith(PREFIX + "\ndef double(n):") for c in completions)
@@ -147,14 +147,14 @@ def test_greedy_requests_are_asked_once(server):
     assert [sent["n"] for sent in log(policy)] == [1]
 
 
-@pytest.mark.parametrize("behaviour", ["fail500_2", "malformed_2", "empty_2", "fail429_2"])
-def test_passing_faults_are_retried(server, behaviour):
-    policy = server(behaviour)
+@pytest.mark.parametrize("behavior", ["fail500_2", "malformed_2", "empty_2", "fail429_2"])
+def test_passing_faults_are_retried(server, behavior):
+    policy = server(behavior)
     start = time.monotonic()
     assert len(policy.complete(request())) == 4
     assert (policy.usage.requests, policy.usage.retries) == (1, 2)
     assert len(log(policy)) == 3
-    if behaviour == "fail429_2":
+    if behavior == "fail429_2":
         assert time.monotonic() - start >= 0.6  # twice the server's Retry-After
 
 
@@ -170,14 +170,14 @@ def test_lasting_faults_are_errors_that_say_so(server):
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "message"),
+    ("behavior", "message"),
     [
         ("denied", r"HTTP 401, the key was refused; .*api_key_env"),
         ("quota", r"HTTP 429, the account's quota is used up"),
     ],
 )
-def test_refusals_are_not_retried(server, behaviour, message):
-    policy = server(behaviour)
+def test_refusals_are_not_retried(server, behavior, message):
+    policy = server(behavior)
     with pytest.raises(PolicyError, match=message):
         policy.complete(request())
     assert len(log(policy)) == 1

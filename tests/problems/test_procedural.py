@@ -87,7 +87,7 @@ def test_composition_survives_json(benchmark):
         assert Composition.from_json(composition.to_json()) == composition
 
 
-def test_types_of_neighbours_fit(benchmark):
+def test_types_of_neighbors_fit(benchmark):
     for _, _, composition in benchmark:
         primitives = composition.primitives
         assert [p.role for p in primitives if p.role in ("parse", "aggregate", "format")] == [

@@ -14,7 +14,7 @@ def reference(row: list[float], name: str) -> float:
         "max": max(row),
         "mean": float(np.mean(scores)),
         "product": float(np.log(np.prod(scores))),
-        "product_normalised": float(np.log(np.prod(scores) ** (1 / len(row)))),
+        "product_normalized": float(np.log(np.prod(scores) ** (1 / len(row)))),
         "sum_log_odds": sum(row),
         "mean_log_odds": sum(row) / len(row),
     }[name]
@@ -43,10 +43,10 @@ def test_saturated_scores_still_rank():
     assert low < high
 
 
-def test_product_favours_short_programs_and_the_normalised_form_does_not():
+def test_product_favors_short_programs_and_the_normalized_form_does_not():
     short, long = [1.0], [1.0] * 6
     assert np.diff(aggregate([short, long], "product"))[0] < -1
-    assert np.diff(aggregate([short, long], "product_normalised"))[0] == pytest.approx(0, abs=1e-12)
+    assert np.diff(aggregate([short, long], "product_normalized"))[0] == pytest.approx(0, abs=1e-12)
 
 
 def test_unknown_aggregator_is_named():

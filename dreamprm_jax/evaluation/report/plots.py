@@ -1,8 +1,8 @@
 """The report's figures. Imported by the report alone: importing matplotlib takes a second.
 
 Figures are made without pyplot (no global state), with text kept as text, and give the same bytes for the same data: no
-date, ids from a fixed salt. ``inline`` turns one into SVG that takes the page's text colour, so that it reads on a
-light and on a dark page. Colours are told apart by the colour-blind, and each method has a marker of its own.
+date, ids from a fixed salt. ``inline`` turns one into SVG that takes the page's text color, so that it reads on a
+light and on a dark page. Colors are told apart by the color-blind, and each method has a marker of its own.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ SETTINGS: Any = {
 
 
 def style(method: str, arms: Sequence[str]) -> tuple[str, str]:
-    """Colour and marker of a method."""
+    """Color and marker of a method."""
     if method in (RANDOM, ORACLE):
         return (GRID, "") if method == RANDOM else (INK, "")
     others = [arm for arm in arms if arm not in ARM_STYLES]
@@ -84,6 +84,17 @@ def panel_grid(panels: int, legend: bool = False, height: float = 2.9) -> tuple[
     return figure, axes[:panels]
 
 
+def add_legend(axes: Axes) -> None:
+    """A legend inside the axes where few curves leave room for it, below them otherwise."""
+    entries = len(axes.get_legend_handles_labels()[1])
+    if entries <= 5:
+        axes.legend(loc="best")
+    elif isinstance(figure := axes.figure, Figure):
+        columns = 1 if len(figure.axes) > 1 else 2
+        figure.set_figheight(figure.get_figheight() + 0.2 * -(-entries // columns))
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=columns)
+
+
 def best_of_n_curve(results: Mapping[str, Any]) -> Figure:
     """Share of problems solved by the best of N candidates, with 95% bands for the arms."""
     with matplotlib.rc_context(SETTINGS):
@@ -92,21 +103,19 @@ def best_of_n_curve(results: Mapping[str, Any]) -> Figure:
         ks = selection["curve"]["k"]
         labels = {row["method"]: row["label"] for row in selection["table"]}
         for method, points in selection["curve"]["methods"].items():
-            colour, marker = style(method, results["arms"])
+            color, marker = style(method, results["arms"])
             values = [100 * point["estimate"] for point in points]
             dashes = "--" if method in (RANDOM, ORACLE) else "-"
-            axes.plot(
-                ks, values, dashes, color=colour, marker=marker, markersize=5, label=labels[method], linewidth=1.7
-            )
+            axes.plot(ks, values, dashes, color=color, marker=marker, markersize=5, label=labels[method], linewidth=1.7)
             if method in results["arms"] and points[0]["low"] is not None:
                 low, high = ([100 * point[end] for point in points] for end in ("low", "high"))
-                axes.fill_between(ks, low, high, color=colour, alpha=0.13, linewidth=0)
+                axes.fill_between(ks, low, high, color=color, alpha=0.13, linewidth=0)
         axes.set_xscale("log", base=2)
         axes.set_xticks(ks, [str(k) for k in ks])
         axes.minorticks_off()
         axes.set_xlabel("N, candidates to choose from")
         axes.set_ylabel("problems solved, %")
-        axes.legend(loc="best")
+        add_legend(axes)
         return figure
 
 
@@ -123,12 +132,12 @@ def reliability(results: Mapping[str, Any]) -> Figure:
     with matplotlib.rc_context(SETTINGS):
         figure, panels = panel_grid(max(1, len(curves)), height=3.2)
         for axes, (arm, bins) in zip(panels, curves.items(), strict=False):
-            colour, marker = style(arm, results["arms"])
+            color, marker = style(arm, results["arms"])
             counts = np.array([one["count"] for one in bins])
             scores, targets = ([one[name] for one in bins] for name in ("mean_score", "mean_target"))
             axes.plot([0, 1], [0, 1], "--", color=GRID, linewidth=1)
-            axes.plot(scores, targets, color=colour, linewidth=1.5)
-            axes.scatter(scores, targets, s=12 + 160 * counts / counts.max(), color=colour, marker=marker, alpha=0.8)
+            axes.plot(scores, targets, color=color, linewidth=1.5)
+            axes.scatter(scores, targets, s=12 + 160 * counts / counts.max(), color=color, marker=marker, alpha=0.8)
             axes.set(xlim=(-0.04, 1.04), ylim=(-0.04, 1.04), xlabel=names[0], title=short_label(arm))
             axes.set_aspect("equal")
         for axes in panels[::3]:
@@ -156,7 +165,7 @@ def png(figure: Figure) -> bytes:
 
 
 def inline(text: str, name: str) -> str:
-    """SVG for the page: its text colour, no background, ids of its own, no XML prologue, no metadata."""
+    """SVG for the page: its text color, no background, ids of its own, no XML prologue, no metadata."""
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = text.replace(INK, "currentColor").replace(PAPER, "none")

@@ -16,6 +16,7 @@ from dreamprm_jax.evaluation.report.plots import (
     GRID,
     INK,
     SETTINGS,
+    add_legend,
     panel_figure,
     panel_grid,
     style,
@@ -31,7 +32,7 @@ MOST_POINTS = 1500
 def labels_before_after(labels: LabelPlot) -> Figure:
     """Each arm's labels against the raw ones, and the distribution of the raw labels and of each arm's.
 
-    Coloured by the truth where there is one.
+    Colored by the truth where there is one.
     """
     groups = [group for group in _groups(labels.recoverable, len(labels.raw)) if group[3].any()]
     changed = dict(list(labels.changed.items())[:MOST_ARMS])
@@ -44,13 +45,13 @@ def labels_before_after(labels: LabelPlot) -> Figure:
         drawn[rng.permutation(len(labels.raw))[:MOST_POINTS]] = True
         for axes, (name, values) in zip(panels, changed.items(), strict=False):
             axes.plot([0, 1], [0, 1], "--", color=GRID, linewidth=1)
-            for _, colour, marker, group in groups:
+            for _, color, marker, group in groups:
                 inside = group & drawn
                 axes.scatter(
                     (labels.raw + jitter)[inside],
                     values[inside],
                     s=9,
-                    color=colour,
+                    color=color,
                     marker=marker,
                     alpha=0.4,
                     linewidths=0,
@@ -63,7 +64,7 @@ def labels_before_after(labels: LabelPlot) -> Figure:
                 [values[inside] for *_, inside in groups],
                 bins=np.linspace(0, 1, 18).tolist(),
                 stacked=True,
-                color=[colour for _, colour, _, _ in groups],
+                color=[color for _, color, _, _ in groups],
                 label=[label for label, *_ in groups],
                 alpha=0.85,
             )
@@ -92,13 +93,13 @@ def step_profiles(profiles: Sequence[StepProfile]) -> Figure:
             axes.axvline(-0.5, color=GRID, linestyle=":", linewidth=1.2)
             axes.plot(profile.offsets, profile.truth, "--", color=INK, linewidth=1.5, label="true value")
             for name, means in profile.means.items():
-                colour, marker = style(name, list(profile.means))
+                color, marker = style(name, list(profile.means))
                 label = profile.labels[name]
-                axes.plot(profile.offsets, means, color=colour, marker=marker, markersize=4.5, label=label)
+                axes.plot(profile.offsets, means, color=color, marker=marker, markersize=4.5, label=label)
             axes.set_xticks(profile.offsets, [str(offset) if offset else "first\nwrong" for offset in profile.offsets])
             axes.set(ylim=(-0.03, 1.03), xlabel="steps from the first wrong step", ylabel=profile.quantity)
             axes.set_title(profile.title)
-            axes.legend(loc="best")
+            add_legend(axes)
         return figure
 
 
@@ -109,10 +110,10 @@ def training_curves(curves: Sequence[TrainingCurve]) -> Figure:
         figure, panels = panel_grid(len(curves))
         for axes, curve in zip(panels, curves, strict=True):
             for arm, (steps, values) in curve.arms.items():
-                colour, marker = style(arm, arms)
+                color, marker = style(arm, arms)
                 label = short_label(arm)
-                axes.plot(steps, values, color=colour, marker=marker, markersize=3.5, linewidth=1.5, label=label)
+                axes.plot(steps, values, color=color, marker=marker, markersize=3.5, linewidth=1.5, label=label)
             axes.set_title(curve.title)
             axes.set_xlabel("optimizer step")
-            axes.legend(loc="best")
+            add_legend(axes)
         return figure

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dreamprm_jax.evaluation.ranking import ORACLE, RANDOM
-from dreamprm_jax.evaluation.report.plots import GRID, INK, PAPER, SETTINGS, panel_figure, style
+from dreamprm_jax.evaluation.report.plots import GRID, INK, PAPER, SETTINGS, add_legend, panel_figure, style
 from dreamprm_jax.selection.reward_models import short_label
 
 BASELINES = {
@@ -36,42 +36,40 @@ def cost_curve(results: Mapping[str, Any]) -> Figure | None:
         if section["prune"]:
             axes = panels[0]
             for arm, points in section["prune"].items():
-                colour, marker = style(arm, arms)
+                color, marker = style(arm, arms)
                 values = [100 * point["accuracy"] for point in points]
                 runs = [point["judged"] for point in points]
-                axes.plot(runs, values, color=colour, marker=marker, markersize=4.5, label=short_label(arm))
+                axes.plot(runs, values, color=color, marker=marker, markersize=4.5, label=short_label(arm))
             most = section["best_of"]
             for row in (row for row in rows if row["n"] == most and row["method"] in BASELINES):
-                colour, marker = BASELINES[row["method"]]
-                axes.scatter(
-                    row["judged"], 100 * row["accuracy"], color=colour, marker=marker, s=70, label=row["label"]
-                )
+                color, marker = BASELINES[row["method"]]
+                axes.scatter(row["judged"], 100 * row["accuracy"], color=color, marker=marker, s=70, label=row["label"])
             axes.set(xlabel="programs run a problem", ylabel="problems solved, %")
             axes.set_title("top m by the model, run on public tests")
-            axes.legend(loc="best")
+            add_legend(axes)
         if has_tokens:
             axes = panels[-1]
             for method in [*arms, *BASELINES]:
                 points = [row for row in rows if row["method"] == method]
                 if not points:
                     continue
-                colour, marker = BASELINES.get(method) or style(method, arms)
+                color, marker = BASELINES.get(method) or style(method, arms)
                 tokens = [row["policy_tokens"] for row in points]
                 values = [100 * row["accuracy"] for row in points]
                 label = short_label(method) if method in arms else points[0]["label"]
-                axes.plot(tokens, values, color=colour, marker=marker, markersize=5, label=label)
+                axes.plot(tokens, values, color=color, marker=marker, markersize=5, label=label)
             axes.set_xscale("log", base=2)
             ticks = sorted({row["policy_tokens"] for row in rows})
             axes.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])
             axes.minorticks_off()
             axes.set(xlabel="tokens written a problem", ylabel="problems solved, %")
             axes.set_title("candidates")
-            axes.legend(loc="best")
+            add_legend(axes)
         return figure
 
 
 def aggregator_grid(results: Mapping[str, Any]) -> Figure | None:
-    """Best-of-N accuracy of every arm under every aggregator, as coloured cells; None without arms."""
+    """Best-of-N accuracy of every arm under every aggregator, as colored cells; None without arms."""
     grid = results["selection"]["aggregators"]
     if not grid:
         return None
@@ -118,16 +116,16 @@ def reward_hacking(results: Mapping[str, Any]) -> Figure:
     with matplotlib.rc_context(SETTINGS):
         figure, panels = panel_figure(2 if hacked else 1, height=3.9, width=9.4)
         for row in scored:
-            colour, marker = style(row["method"], arms)
+            color, marker = style(row["method"], arms)
             axes, name = panels[0], short_label(row["method"])
             axes.plot(
-                row["n"], _percent(row["score"]), ":", color=colour, marker=marker, markersize=4, label=f"{name}, score"
+                row["n"], _percent(row["score"]), ":", color=color, marker=marker, markersize=4, label=f"{name}, score"
             )
             axes.plot(
                 row["n"],
                 _percent(row["accuracy"]),
                 "-",
-                color=colour,
+                color=color,
                 marker=marker,
                 markersize=4,
                 label=f"{name}, solved",
@@ -135,13 +133,13 @@ def reward_hacking(results: Mapping[str, Any]) -> Figure:
         panels[0].set_title("score of the chosen program and the truth")
         for row in hacked:
             method = row["method"].removeprefix("public+")
-            colour, marker = style(method, arms) if method not in (RANDOM, ORACLE) else (INK, "")
+            color, marker = style(method, arms) if method not in (RANDOM, ORACLE) else (INK, "")
             dash = "--" if row["method"].startswith("public+") else "-"
             panels[1].plot(
                 row["n"],
                 _percent(row["hacking_rate"]),
                 dash,
-                color=colour,
+                color=color,
                 marker=marker,
                 markersize=4,
                 label=row["label"],
@@ -155,7 +153,7 @@ def reward_hacking(results: Mapping[str, Any]) -> Figure:
             axes.minorticks_off()
             axes.set(xlabel="N, candidates to choose from", ylabel="%")
             if axes.get_legend_handles_labels()[0]:
-                axes.legend(loc="best", fontsize=8)
+                add_legend(axes)
         return figure
 
 

@@ -52,7 +52,7 @@ def visible(text: str, limit: int = MAX_CHARACTERS) -> str:
     return f"{text[: len(text) - rest].translate(_VISIBLE)}[{rest} more characters]\n"
 
 
-def colour(score: float | None) -> str:
+def color(score: float | None) -> str:
     """Orange for low, blue for high, transparent at one half; readable under light and dark text."""
     if score is None:
         return "transparent"

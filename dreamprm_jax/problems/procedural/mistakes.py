@@ -27,7 +27,7 @@ class Plan:
 
 
 def plans(composition: Composition) -> list[Plan]:
-    """The right plan, then each swap of neighbouring stages and each dropped stage whose types still fit."""
+    """The right plan, then each swap of neighboring stages and each dropped stage whose types still fit."""
     order = list(range(composition.length))
     found = [Plan(tuple(order))]
     stages = range(1, composition.length - 2)
