@@ -80,6 +80,7 @@ class Problem:
     checker: str = _added("")  # as sandbox.checker, or a program that defines check; "": the setting's value
     cpu_seconds: float = _added(0.0)  # limit of one test; 0: the setting's value
     memory_bytes: int = _added(0)  # limit of one test; 0: the setting's value
+    reference_seconds: float = _added(0.0)  # CPU time of a correct program on its slowest test; 0: unknown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +127,7 @@ class Program:
         return cls(problem_id, program_hash(problem_id, code), sample_index, code, policy, canonical_json(sampling))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Step:
     """One span of a program. Consecutive steps concatenate to the program, byte for byte."""
 

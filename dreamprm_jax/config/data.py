@@ -202,6 +202,13 @@ class SandboxConfig:
     )
     cpu_seconds: float = setting(6.0, "CPU time of one test.", above=0.0)
     wall_seconds: float = setting(12.0, "Wall time of one test.", above=0.0)
+    reference_factor: float = setting(
+        0.0,
+        "CPU time of one test as a multiple of the problem's reference_seconds, which dreamprm convert --verify "
+        "measures; at least 1 second. Holds where the problem has that field and no cpu_seconds of its own. 0: not "
+        "used.",
+        minimum=0.0,
+    )
     memory_bytes: int = setting(1 << 30, "Memory of one program.", minimum=1 << 20)
     output_bytes: int = setting(16 << 20, "Output of one test.", minimum=1)
     checker: str = setting(

@@ -77,6 +77,7 @@ def evaluate_files(config: Config, problems: Path, candidates: Path, workdir: Pa
         settings.release,
         settings.max_private_test_bytes,
         None if settings.strict else left_out,
+        config.sandbox.packages,
     )
     file = file.completed(rows)
     print(f"read {len(rows)} problems from {problems}" + (f"; {len(left_out)} left out" if left_out else ""))

@@ -10,7 +10,7 @@ from dreamprm_jax.runs.input_digests import InputDigests
 from dreamprm_jax.runs.stage_graph import STAGES, TRAIN_ON_GIVEN_STEPS, with_inputs
 from dreamprm_jax.schema import canonical_json, content_hash
 
-FORMAT = 5  # increment when a stage's output or a default changes meaning: stages in earlier workdirs then run again
+FORMAT = 6  # increment when a stage's output or a default changes meaning: stages in earlier workdirs then run again
 
 
 def fingerprint(config: Config, stage: str, root: Path | None = None) -> str:
@@ -26,7 +26,8 @@ def fingerprint(config: Config, stage: str, root: Path | None = None) -> str:
     Raises:
       DataError: if a file cannot be read.
     """
-    sections = {section for name in with_inputs(stage) for section in STAGES[name].sections}
+    stages = [STAGES[name] for name in with_inputs(stage)]
+    sections = {section for one in stages for section in (*one.sections, *one.settings)}
     if stage == "train" and config.train.step_data.path:
         sections = set(TRAIN_ON_GIVEN_STEPS.sections)
     return settings_digest(config, sections, InputDigests(root), stage)
@@ -57,6 +58,6 @@ def effective_settings(config: Config, sections: set[str], inputs: InputDigests)
         name: resolved
         for name, value, info in leaves(config)
         if info.affects_output
-        and name.split(".")[0] in sections
+        and (name.split(".")[0] in sections or name in sections)
         and ((resolved := inputs.digest_or_value(name, value, info)) != value or value != default[name])
     }

@@ -16,6 +16,7 @@ class Stage:
     Attributes:
       name: Name of the stage, its folder and its module.
       sections: Sections of the settings that its output depends on, besides those of its inputs.
+      settings: Single settings of other sections.
       inputs: Stages whose folders it reads.
       summary: One line for the console and ``--help``.
       runs_on_all_processes: Whether all processes of a run work on it; otherwise only process 0 does.
@@ -27,6 +28,7 @@ class Stage:
     sections: tuple[str, ...]
     inputs: tuple[str, ...]
     summary: str
+    settings: tuple[str, ...] = ()
     runs_on_all_processes: bool = False
     stops_in_sync: bool = False
 
@@ -36,7 +38,7 @@ STAGES = {
     for stage in (
         Stage(
             "generate", ("seed", "problems", "policy", "generate"), (),
-            "load the problems and let the policy write candidate programs",
+            "load the problems and let the policy write candidate programs", settings=("sandbox.packages",),
         ),
         Stage(
             "label", ("label", "sandbox", "engine"), ("generate",),

@@ -47,7 +47,7 @@ class StageStatus:
 
 
 def run_status(root: Path) -> list[StageStatus]:
-    """The status of every stage of a run.
+    """The status of every stage of a run. A run on given step labels (``train --steps``) has the train stage only.
 
     Raises:
       DataError: if ``root`` is not the folder of a run.
@@ -55,7 +55,7 @@ def run_status(root: Path) -> list[StageStatus]:
     if not (root / "config.json").exists():
         raise DataError(f"{root}: not the folder of a run (no config.json); pass the run's --workdir")
     config = freeze(read_json(root / "config.json"))
-    return [_stage(config, root, name) for name in STAGES]
+    return [_stage(config, root, name) for name in (STAGES if not config.train.step_data.path else ("train",))]
 
 
 def owner(root: Path) -> int | None:
@@ -90,6 +90,8 @@ def format_status(root: Path) -> str:
     stages = run_status(root)
     pid = owner(root)
     lines = [f"{root}: " + ("no process works on it here" if pid is None else f"process {pid} works on it")]
+    if len(stages) == 1:
+        lines.append("trained on given step labels (dreamprm train --steps): it has no other stage")
     for stage in stages:
         counts = ", ".join(f"{value} {key}" for key, value in stage.counts.items())
         took = "" if stage.seconds is None else f"{duration(stage.seconds):>7}  "

@@ -14,7 +14,7 @@ from dreamprm_jax.evaluation.judged_candidates import Candidates, load_candidate
 from dreamprm_jax.evaluation.result_files import skip_counts, write_results
 from dreamprm_jax.evaluation.selection_results import selection_results
 from dreamprm_jax.evaluation.strategy_results import strategy_results
-from dreamprm_jax.evaluation.truth_results import truth_results
+from dreamprm_jax.evaluation.truth_results import truth_results, with_exact_log_probabilities
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.tables import finite
 
@@ -38,6 +38,8 @@ def evaluate(config: Config, paths: Paths) -> dict[str, int]:
     """
     arms, samples, seed = config.train.arms, config.evaluate.bootstrap_samples, config.seed
     candidates, skips = load_candidates(paths, "test", arms)
+    if config.problems.source == "procedural" and config.policy.kind == "simulated":
+        candidates = with_exact_log_probabilities(config, paths, candidates)
     choice = choose_aggregator(config, paths, skips)
 
     # Selection by scores alone: random, each arm, the oracle.
@@ -89,9 +91,9 @@ def _selection_notes(
             f"{fewer} problems have fewer than {selection['best_of']} judged candidates; best-of-N uses all that they "
             "have"
         )
-    if config.policy.kind == "simulated" and any(one.log_probability is not None for one in candidates):
+    if any(one.exact_log_probability is not None for one in candidates):
         notes.append(
-            "mean log-probability: the simulated policy's probabilities identify its mistakes; those of a language "
-            "model are far less informative"
+            "mean log-probability: as the simulated policy reports it, miscalibrated like that of a language model; "
+            "exact: computed from the policy's true probabilities, which identify its mistakes"
         )
     return notes

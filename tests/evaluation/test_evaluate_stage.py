@@ -302,7 +302,8 @@ def test_log_probabilities_are_a_baseline_where_the_policy_gave_them(copy, confi
     assert rows["logprob"]["solved"] == by_key(results["selection"]["table"])["oracle"]["solved"]
     assert not any(name.startswith("vote") for name in rows)
     assert "no votes: evaluate.execute is false" in results["notes"]
-    assert any(note.startswith("mean log-probability: the simulated policy") for note in results["notes"])
+    assert rows["random"]["solved"] < rows["logprob_exact"]["solved"] <= rows["logprob"]["solved"]
+    assert any(note.startswith("mean log-probability: as the simulated policy") for note in results["notes"])
 
 
 def test_reward_hacking_by_hand():
