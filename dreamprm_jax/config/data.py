@@ -205,8 +205,7 @@ class SandboxConfig:
     reference_factor: float = setting(
         0.0,
         "CPU time of one test as a multiple of the problem's reference_seconds, which dreamprm convert --verify "
-        "measures; at least 1 second. Holds where the problem has that field and no cpu_seconds of its own. 0: not "
-        "used.",
+        "measures; at least 1 second. Applies to problems with that field and without cpu_seconds. 0: not used.",
         minimum=0.0,
     )
     memory_bytes: int = setting(1 << 30, "Memory of one program.", minimum=1 << 20)

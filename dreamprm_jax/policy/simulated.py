@@ -1,7 +1,7 @@
 """The simulated policy: writes Chain-of-Function programs for the procedural benchmark, with mistakes at known rates.
 
 It has the interface of the server policy: text in, text out. It keeps no state between calls and parses the choices
-made in a prefix. The sampling temperature does not change the mistake rates, on which the benchmark's exact truth depends.
+made in a prefix. The sampling temperature does not change the mistake rates, on which the exact truth depends.
 
 Its reported log-probabilities are miscalibrated, like those of language models (arXiv 2402.02047): a fraction
 ``UNAWARE`` of the mistakes is reported with the probability of the correct choice, and random log-probabilities of the

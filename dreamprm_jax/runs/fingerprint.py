@@ -38,7 +38,7 @@ def settings_digest(config: Config, sections: set[str], inputs: InputDigests, *p
 
     Args:
       config: All settings.
-      sections: Names of the sections to include.
+      sections: Names of sections, or dotted names of single settings, to include.
       inputs: Digests of the files that settings name.
       *parts: Further texts to include.
     """
@@ -50,7 +50,7 @@ def effective_settings(config: Config, sections: set[str], inputs: InputDigests)
 
     Args:
       config: All settings.
-      sections: Names of the sections to include.
+      sections: Names of sections, or dotted names of single settings, to include.
       inputs: Digests of the files that settings name.
     """
     default = {name: value for name, value, _ in leaves(Config())}
