@@ -51,9 +51,7 @@ class ProblemsConfig:
     meta_count: int = setting(
         100, "Number of meta problems, whose programs have outcomes but no step labels.", minimum=1
     )
-    test_count: int = setting(
-        100, "Number of test problems; ignored for livecodebench, which is split by date.", minimum=1
-    )
+    test_count: int = setting(100, "Number of test problems; ignored for livecodebench.", minimum=1)
     private_tests: int = setting(5, "procedural: hidden tests of a problem, besides two public ones.", minimum=1)
     held_out: Literal["compositions", "mistakes", "primitives"] = setting(
         "compositions",
@@ -108,9 +106,7 @@ class PolicyConfig:
         minimum=0.0,
         affects_output=False,
     )
-    concurrency: int = setting(
-        16, "server: maximum concurrent requests of each process.", minimum=1, affects_output=False
-    )
+    concurrency: int = setting(16, "server: concurrent requests of each process.", minimum=1, affects_output=False)
     path: str = setting("", "replay: the file of programs.", reads="path")
 
 
@@ -229,9 +225,7 @@ class EngineConfig:
 
     executor: Literal["local", "ray"] = setting("local", "local: processes on this machine. ray: a Ray cluster.")
     workers: int = setting(
-        0,
-        "Worker processes, each with a judge and a policy client; 0: one per core (ray: one per CPU of the cluster).",
-        minimum=0,
+        0, "Processes, each with a judge and a policy client; 0: one per core (ray: per CPU of the cluster).", minimum=0
     )
     threads: int = setting(
         0,
