@@ -7,27 +7,19 @@ Templates come from a file or a tokenizer folder, or are ChatML (Qwen and many o
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dreamprm_jax.cof.prompts import Message, without_system
+from dreamprm_jax.cof.reasoning import closing_mark
 from dreamprm_jax.schema import DataError, content_hash
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# A prompt that ends with one of these tags starts the model's reasoning: <think>, [THINK], <|begin_of_thought|>, ...
-_REASONING = re.compile(
-    r"(?P<tag>(?P<open><\|?|\[)(?P<begin>begin_of_|start_of_|start_|begin_)?(?P<name>[\w:-]*(?:think|thought|reason|reflect|"
-    r"analysis)[\w:-]*)(?P<close>\|?>|\]))\s*\Z",
-    re.IGNORECASE,
-)
-_ENDINGS = {"begin_of_": "end_of_", "start_of_": "end_of_", "start_": "end_", "begin_": "end_"}
-_CHANNELS = "<|start|>assistant"  # gpt-oss: answer and reasoning are separate channels
 
 
 @dataclass(frozen=True)
@@ -68,7 +60,6 @@ class ChatTemplate:
         raise DataError(f"policy.chat_template: {self.origin}: {failure}")
 
     def _rendered(self, chat: list[Any]) -> str:
-        import jinja2
         from transformers.utils.chat_template_utils import render_jinja_template
 
         try:
@@ -80,7 +71,7 @@ class ChatTemplate:
                 bos_token=self.bos_token,
                 eos_token=self.eos_token,
             )
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+        except Exception as error:  # jinja's own errors, and whatever a template raises
             raise DataError(f"{type(error).__name__}: {error}") from error
         text = str(rendered[0][0])
         return text.removeprefix(self.bos_token) if self.bos_token else text
@@ -114,15 +105,10 @@ def load_chat_template(path: str) -> ChatTemplate:
 
 def _past_reasoning(text: str) -> str:
     """The prompt, followed by the end of the reasoning if the prompt starts it."""
-    if text.rstrip().endswith(_CHANNELS):
-        return text.rstrip() + "<|channel|>final<|message|>"
-    found = _REASONING.search(text)
-    if found is None or found["name"].startswith("/"):
+    mark = closing_mark(text)
+    if not mark:
         return text
-    begin, name = found["begin"] or "", found["name"]
-    end = _ENDINGS.get(begin.lower(), "/")
-    end = end.upper() if begin.isupper() else end
-    return f"{text.rstrip()}\n\n{found['open']}{end}{name}{found['close']}\n\n"
+    return text.rstrip() + (mark if "<|message|>" in mark else f"\n\n{mark}\n\n")
 
 
 def _bare(text: str) -> str:

@@ -40,8 +40,9 @@ _LOADING = re.compile(
 )
 _ACCOUNT = re.compile(
     r"insufficient.{0,3}(?:quota|balance|funds|credit)|credit balance|arrear|overdue|billing_hard_limit"
-    r"|(?:invalid|incorrect|missing|wrong|no).{0,3}api.?key|api.?key.{0,12}(?:not valid|invalid|missing|expired)"
-    r"|authentication.?error|unauthori[sz]ed",
+    r"|(?:invalid|incorrect|missing|wrong|no).{0,3}api.?key"
+    r"|api.?key.{0,12}(?:not valid|not found|invalid|missing|expired|disabled)"
+    r"|authentication.?error|unauthori[sz]ed|(?:location|country|region).{0,30}not supported",
     re.IGNORECASE,
 )
 _MODEL = re.compile(
@@ -59,14 +60,15 @@ _CHAT_ONLY = re.compile(r"v1/chat/completions|chat model and not|chat.completion
 _TEMPLATE = re.compile(r"not supported|must alternate|jinja|template", re.IGNORECASE)
 _STREAMS_ONLY = re.compile(
     r"(?:only|must|requires?|need|enable|set).{0,40}\bstream|\bstream\w*\W{0,3}(?:mode )?.{0,20}(?:required|only|must)"
-    r"|non-?stream\w*.{0,40}not",
+    r"|non-?stream\w*.{0,40}not|not.{0,40}non-?stream",
     re.IGNORECASE,
 )
 _ECHOED = ("input", "url", "ctx", "id", "request_id", "traceid")  # fields that repeat or number the request
-_GONE = (425, 429, 502, 503, 504, *range(520, 525), 529)  # proxies, loading servers, busy servers
+_GONE = (425, 429, 498, 502, 503, 504, *range(520, 525), 529)  # proxies, loading servers, busy servers
 _ADVICE = {
     401: "the key was refused; put it into the variable that policy.api_key_env names",
     402: "the account cannot pay",
+    451: "the server may not answer from here",
     403: "access was refused; put the key into the variable that policy.api_key_env names",
     404: "no such model or no such endpoint; see /v1/models, or set policy.continuation='chat' for a chat-only one",
     405: "no such endpoint; set policy.continuation='chat' for a chat-only one",
@@ -110,7 +112,7 @@ def read_error(status: int, body: str, sent: Collection[str]) -> ServerError:
         message = f"HTTP {status}, {advice or _ADVICE.get(status, 'the request was refused')}: {said}"
         return ServerError(meaning, message, parameter if meaning == "parameter" else None, said)
 
-    if status in (401, 402):
+    if status in (401, 402, 451):
         return error("unusable")
     if status == 429:
         return error("unusable") if account else error("gone", "asked to slow down")
@@ -125,7 +127,7 @@ def read_error(status: int, body: str, sent: Collection[str]) -> ServerError:
     bad_request = _TEMPLATE if parameter == SYSTEM_ROLE else _BAD_REQUEST  # chat templates fail with status 500
     if status >= 500 and not (bad_request.search(everything) and parameter):
         return error("gone" if status in _GONE or _LOADING.search(everything) else "passing", "the server failed")
-    if status in (408, 409, 425, 499) or (_LOADING.search(everything) and parameter is None):
+    if status in (408, 409, 425, 498, 499) or (_LOADING.search(everything) and parameter is None):
         return error("gone" if status not in (408, 409, 499) else "passing", "the server is not ready")
     if _STREAMS_ONLY.search(everything):
         parameter = WHOLE_REPLY

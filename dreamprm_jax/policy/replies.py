@@ -13,8 +13,9 @@ from dreamprm_jax.runs.server_usage import Usage
 
 # Values of finish_reason of OpenAI and other servers. Any other value means that the server interrupted the answer.
 _ENDS = (
-    ("stop", re.compile(r"stop|eos|end|complete|finish|done|tool|function|unknown", re.IGNORECASE)),
-    ("length", re.compile(r"length|max|limit|token", re.IGNORECASE)),
+    ("cut", re.compile(r"error|time|(?<![a-z])rate|retr(?:y|ies)|cancel|abort|network|unavailable", re.IGNORECASE)),
+    ("stop", re.compile(r"stop|eo[st]|end|complete|finish|done|natural|tool|function|unknown", re.IGNORECASE)),
+    ("length", re.compile(r"length|max|limit|token|context|window", re.IGNORECASE)),
     ("filter", re.compile(r"filter|safety|recit|block|prohibit|sensitive|refus|moderat|spii|polic", re.IGNORECASE)),
 )
 
@@ -170,6 +171,8 @@ def _choice(choice: Any, chat: bool) -> Choice:
 
 def _content_text(value: Any) -> Any:
     """A message's content; for content in parts, the text without reasoning."""
+    if isinstance(value, dict):
+        value = [value]
     if not isinstance(value, list):
         return value
     parts = [
