@@ -20,10 +20,10 @@ COMMANDS = {"": "run", "labels": "label_grid", "codeio": "codeio_cli", "codeio-f
 def main(arguments: list[str]) -> int:
     """Runs the command. Returns the exit status: 0 or 2 (bad input)."""
     try:
-        if arguments == ["document"]:
+        if arguments[:1] == ["document"]:
             from research.study import document
 
-            written = document.rewrite()
+            written = document.rewrite(arguments[1:])
         else:
             name, rest = (arguments[0], arguments[1:]) if arguments and arguments[0] in COMMANDS else ("", arguments)
             module = importlib.import_module(f"research.study.{COMMANDS[name]}")

@@ -1,10 +1,11 @@
-"""``python -m research.study document``: the tables of docs/label_correction.md, from the CSVs in research/results.
+"""``python -m research.study document``: the tables of the documents, from the CSVs in research/results.
 
 A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. A test makes them again and compares.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import re
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ import numpy as np
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import write_text
 from dreamprm_jax.tables import markdown_table
+from research.study import embedded
 from research.study.results import Row
 from research.study.statistics import Member, family
 from research.study.tables import mean, number, paired, signed
@@ -26,8 +28,12 @@ _TABLE = re.compile(r"(<!-- table: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DO
 DEFAULT, BEST = "undetected_fault_online", "best_of_n_sum_log_odds"
 
 
-def rewrite() -> list[Path]:
-    """Rewrites the tables of the documents. Returns these."""
+def rewrite(arguments: Sequence[str] = ()) -> list[Path]:
+    """Rewrites the tables of the documents, with ``--run`` after taking the embedded job's figures from a run."""
+    options = argparse.ArgumentParser(prog="python -m research.study document", description=__doc__, allow_abbrev=False)
+    options.add_argument("--run", metavar="DIR", help="a finished run of configs/embedded.py, whose figures are kept")
+    if run := options.parse_args(arguments).run:
+        embedded.take(Path(run))
     for path in DOCUMENTS:
         write_text(path, with_tables(path.read_text(encoding="utf-8"), path.name))
     return list(DOCUMENTS)
@@ -98,6 +104,17 @@ def _families() -> str:
     return "\n".join(markdown_table(["", *(f"`{cell}`" for cell in REPAIR_CELLS)], lines))
 
 
+def _repair_gains() -> str:
+    """The default's gain over raw labels in each cell of family R, for README.md."""
+    rows = rows_of("repair_confirm")
+    lines = []
+    for cell, tested in zip(REPAIR_CELLS, family(rows, repair_members()), strict=False):  # its first row
+        base, _, repair = cell.partition("_repair")
+        text = "4 rollouts, weak tests" if base == "weak_tests" else f"{base[1:]} rollout{'s' * (base != 'k1')}"
+        lines.append([text + (", repair" if repair else ""), tested.text()])
+    return "\n".join(markdown_table(["noise of the labels", "gain in step-AUROC"], lines))
+
+
 def _labels() -> str:
     rows = rows_of("labels")
     labelings = ("raw", "raw_with_outcome", "closure", "closure_mixture", "scan", "em", "undetected_fault")
@@ -161,5 +178,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "baselines_step_auroc": lambda: differences("repair_baselines", "step_auroc", OTHERS),
     "faithful": _faithful,
     "codeio": _codeio,
+    "embedded": embedded.table,
+    "embedded_answers": embedded.answers,
+    "embedded_differences": embedded.differences,
+    "repair_gains": _repair_gains,
     "text_step_auroc": lambda: differences("confirm", "step_auroc", OLD),
 }
