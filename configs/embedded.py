@@ -24,7 +24,7 @@ def get_config() -> config_dict.ConfigDict:
 
     config.model.tokenizer_pieces = "lines"  # a third of the tokens, and of the time, that words would take
     config.train.row_tokens = 384
-    config.train.warmup_steps = 200
-    config.train.steps = 100
+    config.train.warmup_steps = 260
+    config.train.steps = 140
     config.train.arms = ("orm", "raw", "closure", "corrected")  # corrected: by the default, undetected_fault_online
     return config
