@@ -14,7 +14,7 @@ import pytest
 
 SCRIPTS = (
     "local.sh", "test.sh", "local_multiprocess.sh", "slurm.sbatch", "tpu_vm.sh", "tpu_worker.sh", "xpk.sh",
-    "label_on_ray.sh", "test_lower_bounds.sh",
+    "label_on_ray.sh", "test_lower_bounds.sh", "test_pythons.sh",
 )  # fmt: skip
 CONFIG = "--config=configs/qwen2_5_coder_7b.py"
 TPU = (
