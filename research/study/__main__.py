@@ -14,7 +14,13 @@ from dreamprm_jax.schema import DataError
 from research.study.settings import typed
 
 # Each module has DESCRIPTION, SETTINGS (a dataclass), OPTIONS and run(settings, folder, **options) -> files written.
-COMMANDS = {"": "run", "labels": "label_grid", "codeio": "codeio_cli", "codeio-files": "codeio_files"}
+COMMANDS = {
+    "": "run",
+    "labels": "label_grid",
+    "codeio": "codeio_cli",
+    "codeio-files": "codeio_files",
+    "codeio-measure": "codeio_measure",
+}
 
 
 def main(arguments: list[str]) -> int:

@@ -106,6 +106,24 @@ def answers() -> str:
     return "\n".join(markdown_table(["choice", "problems solved"], lines))
 
 
+def questions(certain_steps: str, certain_choice: str, label_table: str) -> str:
+    """README's first table. The arguments are what the study says of label corrections."""
+    row = {one["method"]: float(one["overall.estimate"]) for one in _read(KEPT / "strategies.csv")}
+    best = max(("raw", "closure", "corrected"), key=row.__getitem__)
+    combined = max(value for name, value in row.items() if name.startswith("public+"))
+    lines = [
+        ["Does a PRM help to choose among programs?",
+         f"Yes: {percent(row[best])} % of problems solved by the best of 8, against {percent(row['random'])} % at "
+         f"random and {percent(row['orm'])} % with an outcome model."],
+        ["Does the paper's label table help?", label_table],
+        ["Does any label correction help?", f"For step scores yes: {certain_steps}. For the choice of a program "
+         f"{certain_choice}."],
+        ["What beats a PRM?", f"Running the public tests: {percent(row['public'])} % alone, {percent(combined)} % "
+         "together with a PRM."],
+    ]  # fmt: skip
+    return "\n".join(markdown_table(["question", "answer of the embedded run and the study"], lines))
+
+
 def _read(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
