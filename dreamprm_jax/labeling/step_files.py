@@ -2,8 +2,10 @@
 
 | format | fields of a row |
 |---|---|
-| TRL's stepwise supervision | ``prompt, completions, labels`` (true, false, 0 to 1 or null), maybe an outcome |
+| TRL's stepwise supervision | ``prompt, completions, labels`` (true, false, 0 to 1 or null), maybe an outcome; also |
+| | under the names ``question``, ``problem``, ``instruction``; ``steps``; ``rewards`` |
 | PRM800K | ``question.problem``, ``label.steps[].completions[].rating``, ``chosen_completion`` |
+| OpenR | ``question, process`` (steps with five line breaks between), ``label`` (a list of ``+`` and ``-``) |
 | Math-Shepherd | ``input`` with ``ки`` after each step, ``label`` with ``+`` or ``-`` in its place |
 | ProcessBench | ``problem, steps``, ``label`` (index of the first wrong step, -1: none), ``final_answer_correct`` |
 
@@ -14,6 +16,7 @@ the hub by the package ``datasets``. A row that cannot be used is a ``Skip``.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import re
@@ -37,6 +40,11 @@ from dreamprm_jax.problems.json_rows import (
 from dreamprm_jax.schema import DataError, Granularity, Program, Skip, content_hash
 
 OUTCOME_FIELDS = ("outcome", "passed", "is_correct", "correct", "final_answer_correct")
+PROMPTS, STEPS, LABELS = (
+    ("prompt", "question", "problem", "instruction"),
+    ("completions", "steps"),
+    ("labels", "rewards"),
+)
 IGNORED = -100  # a label that TRL and transformers leave out of the loss
 MARK = "ки"  # Math-Shepherd's step tag
 _SPLIT = re.compile(
@@ -133,9 +141,9 @@ def _parse(row: Any, settings: StepDataConfig) -> list[LabeledSteps]:
     """The solutions of one row. Raises DataError that names the field."""
     if isinstance(row, DataError):
         raise row
-    found = next((parse for fields, parse in _FORMATS if all(row.get(field) is not None for field in fields)), None)
+    found = next((parse for fields, parse in _FORMATS if all(map(functools.partial(_first, row), fields))), None)
     if found is None:
-        fields = "; ".join(", ".join(fields) for fields, _ in _FORMATS)
+        fields = "; ".join(", ".join("/".join(names) for names in fields) for fields, _ in _FORMATS)
         raise DataError(f"has the fields {', '.join(map(str, row)) or 'none'}; those of a known format are: {fields}")
     results = found(row, settings)
     for one in results:
@@ -151,13 +159,24 @@ def _parse(row: Any, settings: StepDataConfig) -> list[LabeledSteps]:
 
 
 def _trl(row: Mapping[str, Any], settings: StepDataConfig) -> list[LabeledSteps]:
-    steps, labels = _texts(row, "completions"), row["labels"]
+    steps = _texts(row, _first(row, STEPS))
+    return [
+        LabeledSteps(_prompt(row, _first(row, PROMPTS)), steps, _labels(row, _first(row, LABELS), steps), _outcome(row))
+    ]
+
+
+def _openr(row: Mapping[str, Any], settings: StepDataConfig) -> list[LabeledSteps]:
+    steps = tuple(text.strip() for text in _text(row, "process").split("\n" * 5) if text.strip())
+    return [LabeledSteps(_text(row, "question"), steps, _labels(row, "label", steps), _outcome(row))]
+
+
+def _labels(row: Mapping[str, Any], name: str, steps: Sequence[str]) -> tuple[float, ...]:
+    labels = row[name]
     if not isinstance(labels, list):
-        raise DataError(f"field labels: a {json_type(labels)} where a list belongs")
+        raise DataError(f"field {name}: a {json_type(labels)} where a list belongs")
     if len(steps) != len(labels):
-        raise DataError(f"field labels: {len(labels)} labels for {len(steps)} completions")
-    numbers = tuple(_number(value, f"field labels[{index}]") for index, value in enumerate(labels))
-    return [LabeledSteps(_prompt(row["prompt"]), steps, numbers, _outcome(row))]
+        raise DataError(f"field {name}: {len(labels)} labels for {len(steps)} steps")
+    return tuple(_number(value, f"field {name}[{index}]") for index, value in enumerate(labels))
 
 
 def _process_bench(row: Mapping[str, Any], settings: StepDataConfig) -> list[LabeledSteps]:
@@ -227,16 +246,28 @@ def _prm800k(row: Mapping[str, Any], settings: StepDataConfig) -> list[LabeledSt
     return [*([LabeledSteps(prompt, tuple(steps), tuple(labels), outcome)] if steps else []), *found]
 
 
-_FORMATS: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any], StepDataConfig], list[LabeledSteps]]], ...] = (
-    (("prompt", "completions", "labels"), _trl),
-    (("question", "label"), _prm800k),
-    (("input", "label"), _math_shepherd),
-    (("problem", "steps", "label"), _process_bench),
+# The fields that tell a format, each under one of its names.
+_FORMATS: tuple[
+    tuple[tuple[tuple[str, ...], ...], Callable[[Mapping[str, Any], StepDataConfig], list[LabeledSteps]]], ...
+] = (
+    ((PROMPTS, STEPS, LABELS), _trl),
+    ((("question",), ("process",), ("label",)), _openr),
+    ((("question",), ("label",)), _prm800k),
+    ((("input",), ("label",)), _math_shepherd),
+    ((("problem",), ("steps",), ("label",)), _process_bench),
 )
+_WORDS = {"+": 1.0, "true": 1.0, "correct": 1.0, "good": 1.0, "-": 0.0, "false": 0.0, "incorrect": 0.0, "bad": 0.0}
+
+
+def _first(row: Mapping[str, Any], names: Sequence[str]) -> str:
+    """The first of the names whose field has a value; "" where none has."""
+    return next((name for name in names if row.get(name) is not None), "")
 
 
 def _number(value: Any, where: str) -> float:
-    if isinstance(value, str):  # what ``datasets`` makes of a column that holds both booleans and numbers
+    if isinstance(value, str):  # a word, or what ``datasets`` makes of a column of both booleans and numbers
+        if value.lower() in _WORDS:
+            return _WORDS[value.lower()]
         with contextlib.suppress(ValueError):
             value = json.loads(value)
     if value is None or value == IGNORED or (isinstance(value, float) and math.isnan(value)):
@@ -264,11 +295,12 @@ def _outcome(row: Mapping[str, Any]) -> float:
     return value
 
 
-def _prompt(value: Any) -> str:
+def _prompt(row: Mapping[str, Any], name: str) -> str:
     """A prompt's text; of a conversation the messages' contents."""
+    value = row[name]
     if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
         return "\n\n".join(_text(one, "content") for one in value)
-    return _text({"prompt": value}, "prompt")
+    return _text(row, name)
 
 
 def _text(row: Mapping[str, Any], name: str) -> str:
@@ -289,6 +321,7 @@ def _texts(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
     value = row[name]
     if not isinstance(value, list):
         raise DataError(f"field {name}: a {json_type(value)} where a list of texts belongs")
+    value = [one.get("content") if isinstance(one, dict) else one for one in value]  # of messages
     for index, text in enumerate(value):
         if not isinstance(text, str):
             raise DataError(f"field {name}[{index}]: a {json_type(text)} where text belongs")
