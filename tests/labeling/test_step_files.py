@@ -118,7 +118,7 @@ def test_process_bench_says_nothing_of_what_follows_the_first_error(tmp_path):
         ({"prompt": "p"}, "has the fields prompt; those of a known format are"),
         (TRL | {"labels": [True]}, "field labels: 1 labels for 2 steps"),
         (TRL | {"labels": [True, 2]}, "field labels[1]: 2 is neither"),
-        (TRL | {"labels": [True, "good"]}, "field labels[1]: 'good' is neither"),
+        (TRL | {"labels": [True, "maybe"]}, "field labels[1]: 'maybe' is neither"),
         (TRL | {"labels": [None, None]}, "has no label"),
         (TRL | {"completions": ["a", 3]}, "field completions[1]: a number where text belongs"),
         (TRL | {"completions": ["a", " "]}, "step 1: is empty"),
