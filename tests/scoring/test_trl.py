@@ -1,4 +1,4 @@
-"""Exported labels in TRL's PRMTrainer, and the model that it trains scored here: the tokens, labels and scores agree."""
+"""Exported labels in TRL's PRMTrainer, and the model that it trains scored here: tokens, labels and scores agree."""
 
 from collections import Counter
 
@@ -14,9 +14,8 @@ from dreamprm_jax.scoring.prm import PrmOptions, load_prm
 from dreamprm_jax.scoring.scorer import Reading, Scorer, sigmoid
 
 torch = pytest.importorskip("torch", reason="TRL needs torch")
-prm_trainer = pytest.importorskip(
-    "trl.experimental.prm", reason="pip install 'trl==0.29.*' accelerate", exc_type=ImportError
-)
+MISSING = "PRMTrainer is not there: pip install --no-deps 'trl==0.29.*' accelerate"
+prm_trainer = pytest.importorskip("trl.experimental.prm", reason=MISSING, exc_type=ImportError)
 
 from test_foreign_prm import CODES, PROBLEM, PROMPT, make_model, make_tokenizer  # noqa: E402 (needs torch)
 
