@@ -91,7 +91,7 @@ def problem_from_row(
     Raises:
       DataError: naming the field.
     """
-    row = row | {name: "" for name in OPTIONAL_COLUMNS if name in row and row[name] is None}
+    row = {**row, **{name: "" for name in OPTIONAL_COLUMNS if name in row and row[name] is None}}
     text = {name: text_field(row, name, where) for name in TEXT_COLUMNS}
     text["question_id"] = id_field(row, "question_id", where)
     text["contest_id"] = "" if row.get("contest_id") == "" else id_field(row, "contest_id", where)
