@@ -11,7 +11,6 @@ import numpy as np
 
 from dreamprm_jax.api.judging import Test, judge
 from dreamprm_jax.api.results import BestOf, ScoredProgram, ScoredStep
-from dreamprm_jax.config import EvaluateConfig
 from dreamprm_jax.schema import DataError, Problem, Program
 from dreamprm_jax.selection.aggregators import AGGREGATORS, aggregate, as_probability
 from dreamprm_jax.selection.best_of_n import choose
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from dreamprm_jax.scoring.scorer import Scorer
 
 Task = str | Mapping[str, Any] | Problem
-DEFAULT_AGGREGATOR: str = EvaluateConfig().aggregator  # that of a run's tables
 _MAX_CHARACTERS = 1_000_000  # of a program, as `dreamprm score --max-characters`
 
 
@@ -48,12 +46,12 @@ class RewardModel:
 
     @overload
     def score(  # type: ignore[overload-overlap]
-        self, problem: Task, code: str, aggregator: str = ...
+        self, problem: Task, code: str, aggregator: str | None = ...
     ) -> ScoredProgram: ...
     @overload
-    def score(self, problem: Task, code: Sequence[str], aggregator: str = ...) -> list[ScoredProgram]: ...
+    def score(self, problem: Task, code: Sequence[str], aggregator: str | None = ...) -> list[ScoredProgram]: ...
     def score(
-        self, problem: Task, code: str | Sequence[str], aggregator: str = DEFAULT_AGGREGATOR
+        self, problem: Task, code: str | Sequence[str], aggregator: str | None = None
     ) -> ScoredProgram | list[ScoredProgram]:
         """Scores every step of one program, or of several in one pass.
 
@@ -61,7 +59,8 @@ class RewardModel:
           problem: its statement, or a dict with ``statement`` and, where the problem has them, ``title`` and
             ``platform`` (LiveCodeBench's names work too). Scores are right only with what training had.
           code: one program or several.
-          aggregator: how the steps' scores become the program's: sum_log_odds, last, min, mean, product, ...
+          aggregator: how the step scores become the program's score: "sum_log_odds", "last", "min", "mean",
+            "product", ... By default as in a run's tables.
 
         Returns:
           One result, or one for each program.
@@ -81,7 +80,7 @@ class RewardModel:
         self,
         problem: Task,
         candidates: Sequence[str],
-        aggregator: str = DEFAULT_AGGREGATOR,
+        aggregator: str | None = None,
         tests: Sequence[Test] | None = None,
         function: str | None = None,
     ) -> BestOf:
@@ -101,7 +100,7 @@ class RewardModel:
             raise DataError("candidates: at least one program is needed")
         programs = tuple(found for found, _ in self._scored(problem, list(candidates), aggregator))
         logits = [() if one is None else [step.logit for step in one.steps] for one in programs]
-        numbers = aggregate(logits, aggregator)
+        numbers = aggregate(logits, aggregator or self._prm.default_aggregator)
         judgments = tuple(judge(list(candidates), tests, function)) if tests else None
         if judgments is not None:
             numbers = filter_numbers(numbers, np.array([one.passed for one in judgments]))
@@ -110,11 +109,12 @@ class RewardModel:
         score = float("nan") if chosen is None else chosen.score
         return BestOf(index, candidates[index], score, programs, judgments)
 
-    def _scored(self, problem: Task, codes: list[str], aggregator: str) -> list[tuple[ScoredProgram | None, str]]:
+    def _scored(self, problem: Task, codes: list[str], name: str | None) -> list[tuple[ScoredProgram | None, str]]:
         """(the scored program, or None and why there is none) of each."""
         from dreamprm_jax.scoring.inputs import unusable
         from dreamprm_jax.scoring.scorer import Reading, is_finite, sigmoid
 
+        aggregator = name or self._prm.default_aggregator
         if aggregator not in AGGREGATORS:
             raise DataError(f"aggregator {aggregator!r}: choose from {', '.join(AGGREGATORS)}")
         task = _problem(problem)

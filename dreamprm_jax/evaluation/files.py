@@ -146,7 +146,7 @@ def _contents(file: CandidateFile) -> str:
 def _fingerprint(config: Config, inputs: InputDigests, problems: Path, candidates: Path) -> str:
     """Of the settings that count, and of both files' contents (of the hub: its id)."""
     named = (("problems", problems), ("candidates", candidates))
-    files = [inputs.meaning(name, str(path), SettingInfo(reads="path")) for name, path in named]
+    files = [inputs.digest_or_value(name, str(path), SettingInfo(reads="path")) for name, path in named]
     others = [config.seed, config.evaluate.bootstrap_samples, config.problems.release, config.label.granularity]
     return settings_digest(config, {"sandbox"}, inputs, _FORMAT, canonical_json(others), *files)
 

@@ -1,8 +1,7 @@
-"""Renders a chat to the text that a model continues, here rather than on the server.
+"""Renders a chat to the text that a model continues, on the client instead of the server.
 
-Servers disagree on how to continue an unfinished assistant message; a prompt that is rendered here and sent as plain
-text means the same on all of them. Templates come from a file or a tokenizer's folder, or are the ChatML form (Qwen and
-many others); transformers renders them, as it does for everyone else.
+Servers disagree on how to continue an unfinished assistant message, but treat a plain-text prompt in the same way.
+Templates come from a file or a tokenizer folder, or are ChatML (Qwen and many others); transformers renders them.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ CHATML = (
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A Jinja chat template and the special tokens it may name."""
+    """A Jinja chat template and the special tokens that it may use."""
 
     source: str
     bos_token: str = ""
@@ -34,18 +33,18 @@ class ChatTemplate:
 
     @property
     def identity(self) -> str:
-        """A short hash of the template, recorded with what it produced."""
+        """A short hash of the template, stored with generated programs."""
         return content_hash(self.source, digits=8)
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The chat as text, up to where the assistant's answer begins; no beginning-of-sequence token.
+        """The chat as text, up to the start of the assistant's answer, without the beginning-of-sequence token.
 
-        Servers put that token before the text of ``/v1/completions`` themselves; twice would be wrong. A template that
-        knows no system role gets its words in the user's message; one that takes content as parts gets parts; where it
-        opens the model's reasoning, that is closed, as code begins next.
+        Servers add that token to the prompts of ``/v1/completions`` themselves. If the template has no system role, the
+        system message is merged into the user's message; if it expects content as parts, it gets parts. If it starts
+        the model's reasoning, the reasoning is closed, because code follows.
 
         Raises:
-          DataError: when the template is malformed, refuses the messages, or leaves a message out.
+          DataError: if the template is malformed, rejects the messages, or drops a message.
         """
         chats: list[list[Any]] = [list(messages), list(without_system(messages))]
         failure = "leaves out what the messages say"
@@ -68,7 +67,7 @@ class ChatTemplate:
                 conversations=[chat],
                 chat_template=self.source,
                 add_generation_prompt=True,
-                enable_thinking=False,  # templates that know it leave no room for reasoning before the code
+                enable_thinking=False,  # templates that support it then omit the reasoning before the code
                 bos_token=self.bos_token,
                 eos_token=self.eos_token,
             )
@@ -79,10 +78,10 @@ class ChatTemplate:
 
 
 def load_chat_template(path: str) -> ChatTemplate:
-    """The template at ``path``: a Jinja file or a tokenizer's folder; "" is ChatML.
+    """The template at ``path``, a Jinja file or a tokenizer folder; "" is ChatML.
 
     Raises:
-      DataError: when there is no template there.
+      DataError: if there is no template.
     """
     if not path:
         return ChatTemplate(CHATML)
@@ -96,8 +95,8 @@ def load_chat_template(path: str) -> ChatTemplate:
     settings = _settings(location / "tokenizer_config.json")
     separate = location / "chat_template.jinja"
     source = _read(separate) if separate.is_file() else settings.get("chat_template")
-    source = source or _settings(location / "chat_template.json").get("chat_template")  # of processors
-    if isinstance(source, list):  # several named ones
+    source = source or _settings(location / "chat_template.json").get("chat_template")  # written by processors
+    if isinstance(source, list):  # several named templates
         source = next((item.get("template") for item in source if item.get("name") == "default"), None)
     if not isinstance(source, str):
         raise DataError(f"policy.chat_template {path!r}: neither chat_template.jinja nor one in tokenizer_config.json")
@@ -105,7 +104,7 @@ def load_chat_template(path: str) -> ChatTemplate:
 
 
 def _past_reasoning(text: str) -> str:
-    """The prompt with the reasoning that it opens closed, empty."""
+    """The prompt, followed by the end of the reasoning if the prompt starts it."""
     mark = closing_mark(text)
     if not mark:
         return text
@@ -113,7 +112,7 @@ def _past_reasoning(text: str) -> str:
 
 
 def _bare(text: str) -> str:
-    """The text without its spaces: templates trim and indent."""
+    """The text without whitespace, since templates trim and indent."""
     return "".join(text.split())
 
 
@@ -125,7 +124,7 @@ def _read(path: Path) -> str:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """A JSON object; {} where there is no such file."""
+    """A JSON object; {} if the file does not exist."""
     if not path.is_file():
         return {}
     try:

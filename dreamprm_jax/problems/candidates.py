@@ -37,7 +37,7 @@ from dreamprm_jax.problems.json_rows import (
     skip_or_raise,
 )
 from dreamprm_jax.schema import DataError, Problem, Program, Skip
-from dreamprm_jax.storage import column_names, read_records, write_text
+from dreamprm_jax.storage import column_names, iterate_records, write_text
 
 ID_FIELDS = ("problem_id", "question_id", "task_id")
 _FOLDER = re.compile(r"^(HumanEval|Mbpp|BigCodeBench)_(\d+)$")  # evalplus puts _ for the / of an id
@@ -84,20 +84,68 @@ class CandidateFile:
             return self
         if not problems:
             raise DataError("the candidates are completions, or name no problem; give their problems (--problems=FILE)")
-        ids = row_order(problems) if self.positions else []
-        if self.positions != len(ids):
-            raise DataError(f"the candidates name no problem, and have {self.positions} rows for {len(ids)} problems")
-
-        def whole(one: Candidate) -> Candidate:
-            program = one.program
-            problem_id = ids[int(program.problem_id)] if self.positions else program.problem_id
-            starter = problems[problem_id].starter_code if one.continues and problem_id in problems else ""
-            sampling = json.loads(program.sampling)
-            made = Program.make(problem_id, starter + program.code, program.sample_index, program.policy, sampling)
-            return replace(one, program=made, continues=False)
-
-        usable, unusable = tuple(map(whole, self.usable)), tuple(map(whole, self.unusable))
+        ids = _ids(problems, self.positions)
+        usable, unusable = (
+            tuple(_whole(one, problems, ids) for one in group) for group in (self.usable, self.unusable)
+        )
         return replace(self, usable=usable, unusable=unusable, positions=0)
+
+
+def _ids(problems: Mapping[str, Problem], positions: int) -> list[str]:
+    """The problems in the order of a file that names none; empty for another file."""
+    ids = row_order(problems) if positions else []
+    if positions != len(ids):
+        raise DataError(f"the candidates name no problem, and have {positions} rows for {len(ids)} problems")
+    return ids
+
+
+def _whole(one: Candidate, problems: Mapping[str, Problem], ids: list[str]) -> Candidate:
+    program = one.program
+    problem_id = ids[int(program.problem_id)] if ids else program.problem_id
+    starter = problems[problem_id].starter_code if one.continues and problem_id in problems else ""
+    sampling = json.loads(program.sampling)
+    made = Program.make(problem_id, starter + program.code, program.sample_index, program.policy, sampling)
+    return replace(one, program=made, continues=False)
+
+
+class CandidateStream:
+    """The usable candidates of a file, read again for each iteration, a row in memory at a time.
+
+    Attributes:
+      counts: usable candidates of each problem.
+      unusable: how many others there are, named in ``skips``.
+      skips: as in ``CandidateFile``.
+    """
+
+    def __init__(self, path: Path, strict: bool = False) -> None:
+        """Reads the file once; arguments and errors are those of ``read_candidates``."""
+        self._path, self._problems, self._ids = path, dict[str, Problem](), list[str]()
+        self.counts: Counter[str] = Counter()
+        self.unusable, self.skips = 0, list[Skip]()
+        for candidate, fault in iterate_candidates(path, self.skips):
+            self.unusable += bool(fault)
+            self.counts[candidate.program.problem_id] += not fault
+        self._positions = rows_without_problem(path)
+        _check_candidates(path, self.skips, strict, found=bool(self.counts))
+        self.counts = +self.counts
+
+    @property
+    def problem_ids(self) -> set[str] | None:
+        """The problems that have candidates; None where the file names none."""
+        return None if self._positions else set(self.counts)
+
+    def complete(self, problems: Mapping[str, Problem]) -> None:
+        """From here on gives whole programs for named problems (``CandidateFile.completed``)."""
+        self._ids = _ids(problems, self._positions)
+        self._problems = dict(problems)
+        if self._ids:
+            self.counts = Counter({self._ids[int(place)]: count for place, count in self.counts.items()})
+
+    def __iter__(self) -> Iterator[Candidate]:
+        for candidate, fault in iterate_candidates(self._path, []):
+            if not fault:
+                whole = self._ids or candidate.continues
+                yield _whole(candidate, self._problems, self._ids) if whole else candidate
 
 
 @dataclass(frozen=True)
@@ -122,26 +170,43 @@ def read_candidates(path: Path, strict: bool = False) -> CandidateFile:
       DataError: naming the file, the row and the field: where the file as a whole cannot be read, or with ``strict``.
     """
     skips: list[Skip] = []
+    usable, unusable = list[Candidate](), list[Candidate]()
+    for candidate, fault in iterate_candidates(path, skips):
+        (unusable if fault else usable).append(candidate)
+    _check_candidates(path, skips, strict, found=bool(usable or unusable))
+    distinct = {candidate.program.program_hash for candidate in usable}
+    duplicates = len(usable) - len(distinct)
+    return CandidateFile(tuple(usable), tuple(unusable), tuple(skips), duplicates, rows_without_problem(path))
+
+
+def iterate_candidates(path: Path, skips: list[Skip]) -> Iterator[tuple[Candidate, str]]:
+    """Yields (candidate, why its code is unusable), a row in memory at a time.
+
+    Args:
+      path: As ``read_candidates``.
+      skips: Receives those that are unusable, rows without candidates, and verdicts that cannot be read.
+
+    Raises:
+      DataError: where the file as a whole cannot be read.
+    """
     if path.suffix == ".parquet" and {"sampling", "program_hash"} <= set(column_names(path)):
-        found = [(Candidate(program, None), "") for program in read_records(path, Program)]
+        found: Iterable[tuple[Candidate, str]] = (
+            (Candidate(program, None), "") for program in iterate_records(path, Program)
+        )
     else:
-        found = list(_candidates(path, skips))
-    usable, unusable = [], []
+        found = _candidates(path, skips)
     for candidate, fault in found:
         if reason := fault or _unusable(candidate.program.code):
-            unusable.append(candidate)
             name = f"{candidate.program.problem_id}, sample {candidate.program.sample_index}"
             skips.append(Skip(path.name, name, f"{reason}: not judged, counts as failed"))
-        else:
-            usable.append(candidate)
+        yield candidate, reason
+
+
+def _check_candidates(path: Path, skips: list[Skip], strict: bool, found: bool) -> None:
     if strict and skips:
         raise DataError(f"{path}, {skips[0].row}: {skips[0].reason}; without --strict it is skipped and counted")
     if not found:
         raise DataError(f"{path}: holds no candidate" + "".join(f"; {s.row}: {s.reason}" for s in skips[:1]))
-    distinct = {candidate.program.program_hash for candidate in usable}
-    return CandidateFile(
-        tuple(usable), tuple(unusable), tuple(skips), len(usable) - len(distinct), rows_without_problem(path)
-    )
 
 
 def _unusable(code: str) -> str:

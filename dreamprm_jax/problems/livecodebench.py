@@ -28,7 +28,7 @@ TEXT_COLUMNS = (
     "difficulty",
 )
 OPTIONAL_COLUMNS = ("question_title", "platform", "difficulty", "contest_id")  # null counts as empty
-OWN_COLUMNS = ("checker", "cpu_seconds", "memory_bytes")
+OWN_COLUMNS = ("checker", "cpu_seconds", "memory_bytes", "reference_seconds")
 TEST_COLUMNS = ("public_test_cases", "private_test_cases")
 
 
@@ -84,9 +84,9 @@ def problem_from_row(
     """One official row; further columns are ignored. The arguments are those of ``problem_files.iterate_problems``.
 
     Re-uploads of the data are read as well: tests and metadata as lists and objects in place of their JSON text, null
-    for starter code, metadata and tests that are not there, and for what has no name; a date as a number; tests without
-    a type. Three further fields are this package's own: ``checker``
-    (``sandbox.checkers``), ``cpu_seconds`` and ``memory_bytes``, the limits of a test; without them the settings hold.
+    for starter code, metadata, tests and names; a date as a number; tests without a type. Four further fields are this
+    package's own: ``checker`` (``sandbox.checkers``), ``cpu_seconds`` and ``memory_bytes``, the limits of a test, and
+    ``reference_seconds`` (``sandbox.reference_factor``); without them the settings hold.
 
     Raises:
       DataError: naming the field.
@@ -115,6 +115,7 @@ def problem_from_row(
         checker="" if row.get("checker") is None else text_field(row, "checker", where),
         cpu_seconds=float(_positive(row, "cpu_seconds", (int, float), where)),
         memory_bytes=int(_positive(row, "memory_bytes", (int,), where)),
+        reference_seconds=float(_positive(row, "reference_seconds", (int, float), where)),
     )
     Comparison.parse(problem.checker, f"{where}, field checker")  # for its errors
     if wants_tests is None or wants_tests(problem):

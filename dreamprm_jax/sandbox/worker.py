@@ -23,7 +23,15 @@ from dreamprm_jax.sandbox.inside.jobs import Reply, Request
 from dreamprm_jax.sandbox.records import SandboxUnavailable
 from dreamprm_jax.schema import DataError
 
-_BOOTSTRAP = "import sys; sys.path.insert(0, sys.argv.pop(1)); from inside.zygote import main; sys.path.pop(0); main()"
+_BOOTSTRAP = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+from inside.forks import ignore_handlers
+ignore_handlers()
+from inside.zygote import main
+sys.path.pop(0)
+main()
+"""
 _START_SECONDS = 60.0
 # third-party packages that programs may import unless a setting says otherwise, where they are installed
 OFFERED_PACKAGES = ("numpy", "sortedcontainers")
@@ -114,7 +122,9 @@ def _entries(folder: str, wanted: Callable[[str], bool]) -> list[str]:
 class Worker:
     """A running zygote."""
 
-    def __init__(self, tier: str, offer: Offer, preload: tuple[str, ...] = (), hash_seed: int = 0) -> None:
+    def __init__(
+        self, tier: str, offer: Offer, preload: tuple[str, ...] = (), hash_seed: int = 0, reports: bool = False
+    ) -> None:
         """Starts the interpreter; ``hello`` waits until it is locked down and serves.
 
         Raises:
@@ -128,6 +138,7 @@ class Worker:
             "packages": offer.packages,
             "readable": offer.readable,
             "preload": preload,
+            "reports": reports,
         }
         self._tier = tier
         self._hello: dict[str, Any] | None = None

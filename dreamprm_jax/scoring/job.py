@@ -198,7 +198,7 @@ class ScoreJob:
 
         with tqdm(desc=f"score {self.prm.name}", unit="program", smoothing=0.05) as bar:
             # While the devices score one chunk a thread reads and tokenises the next.
-            for chunk, prepared in concurrent_map(self._prepare, mine(), threads=1, ahead=2):
+            for chunk, prepared in concurrent_map(self._prepare, mine(), threads=1, max_pending=2):
                 self._finish(chunk, prepared, bar)
         return seen
 

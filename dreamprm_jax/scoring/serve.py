@@ -134,7 +134,10 @@ def make_app(prm: Prm, batcher: Batcher, limits: Limits) -> web.Application:
         return await handler(request)
 
     async def read_body(request: web.Request) -> Mapping[str, Any]:
-        data = await request.read()
+        try:
+            data = await request.read()
+        except web.RequestPayloadError as problem:
+            raise DataError(f"the body cannot be read ({problem})") from problem
         try:
             body = json.loads(data)
         except (ValueError, RecursionError) as problem:

@@ -34,8 +34,11 @@ def subset_shares(members: np.ndarray, total: int, k: int) -> np.ndarray:
     """
     if not 1 <= k <= total:
         raise ValueError(f"k={k} must be between 1 and the number of candidates, {total}")
+    members = np.asarray(members)
+    if k == total:  # the usual case; the product of k ratios would be quadratic in the candidates
+        return (members == total).astype(np.float64)
     drawn = np.arange(k)
-    ratios = np.maximum(np.asarray(members)[:, None] - drawn, 0) / (total - drawn)
+    ratios = np.maximum(members[:, None] - drawn, 0) / (total - drawn)
     return np.prod(ratios, axis=1)
 
 

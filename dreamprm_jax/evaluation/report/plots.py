@@ -84,6 +84,17 @@ def panel_grid(panels: int, legend: bool = False, height: float = 2.9) -> tuple[
     return figure, axes[:panels]
 
 
+def add_legend(axes: Axes) -> None:
+    """A legend inside the axes where few curves leave room for it, below them otherwise."""
+    entries = len(axes.get_legend_handles_labels()[1])
+    if entries <= 5:
+        axes.legend(loc="best")
+    elif isinstance(figure := axes.figure, Figure):
+        columns = 1 if len(figure.axes) > 1 else 2
+        figure.set_figheight(figure.get_figheight() + 0.2 * -(-entries // columns))
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=columns)
+
+
 def best_of_n_curve(results: Mapping[str, Any]) -> Figure:
     """Share of problems solved by the best of N candidates, with 95% bands for the arms."""
     with matplotlib.rc_context(SETTINGS):
@@ -104,7 +115,7 @@ def best_of_n_curve(results: Mapping[str, Any]) -> Figure:
         axes.minorticks_off()
         axes.set_xlabel("N, candidates to choose from")
         axes.set_ylabel("problems solved, %")
-        axes.legend(loc="best")
+        add_legend(axes)
         return figure
 
 

@@ -16,6 +16,7 @@ from dreamprm_jax.evaluation.report.plots import (
     GRID,
     INK,
     SETTINGS,
+    add_legend,
     panel_figure,
     panel_grid,
     style,
@@ -98,7 +99,7 @@ def step_profiles(profiles: Sequence[StepProfile]) -> Figure:
             axes.set_xticks(profile.offsets, [str(offset) if offset else "first\nwrong" for offset in profile.offsets])
             axes.set(ylim=(-0.03, 1.03), xlabel="steps from the first wrong step", ylabel=profile.quantity)
             axes.set_title(profile.title)
-            axes.legend(loc="best")
+            add_legend(axes)
         return figure
 
 
@@ -114,5 +115,5 @@ def training_curves(curves: Sequence[TrainingCurve]) -> Figure:
                 axes.plot(steps, values, color=color, marker=marker, markersize=3.5, linewidth=1.5, label=label)
             axes.set_title(curve.title)
             axes.set_xlabel("optimizer step")
-            axes.legend(loc="best")
+            add_legend(axes)
         return figure
