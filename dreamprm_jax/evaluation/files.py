@@ -147,6 +147,7 @@ def _fingerprint(config: Config, inputs: InputDigests, problems: Path, candidate
     named = (("problems", problems), ("candidates", candidates))
     files = [inputs.meaning(name, str(path), SettingInfo(reads="path")) for name, path in named]
     others = [config.seed, config.evaluate.bootstrap_samples, config.problems.release, config.label.granularity]
+    others += ["strict"] * config.problems.strict  # must fail on rows that an earlier run left out
     return settings_digest(config, {"sandbox"}, inputs, _FORMAT, canonical_json(others), *files)
 
 
