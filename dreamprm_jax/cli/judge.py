@@ -1,8 +1,8 @@
 """Judges a file of candidate programs on a file of problems, and prints a summary by verdict.
 
 Problems are rows of LiveCodeBench, HumanEval, MBPP, evalplus or BigCodeBench (docs/problems.md); candidates an eval_all
-file, evalplus samples, JSON lines or Parquet (docs/your_own_data.md). The verdict of every candidate goes to --output
-as it comes; the same command run again goes on where it was stopped.
+file, evalplus samples, JSON lines or Parquet (docs/your_own_data.md). Verdicts are written to --output
+as they come; if the command is stopped, the same command resumes.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="keep what --output holds of the same programs, tests and settings, and judge the rest",
+        help="reuse the verdicts in --output that are of the same programs, tests and settings",
     )
     parser.add_argument(
         "--mode",
@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--packages",
         default=",".join(_DEFAULTS.packages),
-        help="third-party packages that programs may import, by import name, their dependencies too",
+        help="third-party packages that programs may import: import names, dependencies included",
     )
     parser.add_argument(
         "--per-test",
@@ -114,7 +114,7 @@ def main(args: argparse.Namespace) -> int:
         file = file.completed(problems)
         known, unknown = _split(file, problems)
         if not known:
-            raise DataError(f"{args.candidates}: no candidate's problem is in {args.problems}")
+            raise DataError(f"{args.candidates}: no candidate belongs to a problem of {args.problems}")
         limits = Limits(args.cpu_seconds, args.wall_seconds, args.memory_bytes, args.output_bytes)
         comparison = Comparison.parse(args.checker, "--checker")
         with Judge(

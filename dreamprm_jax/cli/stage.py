@@ -1,7 +1,7 @@
-"""Run again, the same command reuses what is finished and continues what was stopped. Work for other settings is moved
-to old/ in the run's folder, never deleted.
+"""If it is run again, the command reuses finished work and resumes stopped work. Output of other settings is moved to
+old/ in the run's folder, never deleted.
 
-`dreamprm evaluate --problems=FILE --candidates=FILE` judges programs that were made elsewhere instead.
+`dreamprm evaluate --problems=FILE --candidates=FILE` judges a file of programs instead.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser, required=command != "train")
     if command == "train":
         given = parser.add_argument_group(
-            "step labels of your own", "needs neither policy nor tests, and no --config (docs/step_labels.md)"
+            "step labels of your own", "these need no policy, no tests and no --config (docs/step_labels.md)"
         )
         for option, (_, metavar, text) in STEP_OPTIONS.items():
             given.add_argument(f"--{option}", metavar=metavar, help=text)
@@ -63,7 +63,7 @@ def main(args: argparse.Namespace) -> int:
         args.overrides += ["--config.problems.strict=True"] * args.strict
     config = _with_steps(args) if args.command == "train" else config_of(args)
     if config.train.step_data.path and args.command != "train":
-        raise DataError("config.train.step_data.path: is read by `dreamprm train` alone; leave it out here")
+        raise DataError("config.train.step_data.path: only `dreamprm train` uses it; leave it out here")
     root = workdir_of(args, config)
     if args.command == "evaluate" and args.problems:
         return _evaluate_files(config, args, root)
@@ -133,7 +133,7 @@ def _with_steps(args: argparse.Namespace) -> Config:
 
 
 def _evaluate_files(config: Config, args: argparse.Namespace, root: Path) -> int:
-    from dreamprm_jax.evaluation.files import evaluate_files
+    from dreamprm_jax.evaluation.candidate_files import evaluate_files
     from dreamprm_jax.runs.locks import run_lock
     from dreamprm_jax.stages.validation import validate
 

@@ -24,7 +24,7 @@ from dreamprm_jax.storage import atomic_path, write_json
 
 SIZE = 2000
 PASSED_ON = {
-    "form": "how a public model is asked",
+    "form": "input format of a public model",
     "separator": "text after each step",
     "labels": "RIGHT,WRONG",
     "max-length": "tokens of an input",
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tier", choices=TIERS, default=SandboxConfig().tier, help="isolation that must hold (%(default)s)"
     )
 
-    export = commands.add_parser("export", help="write the programs alone", description=_EXPORT)
+    export = commands.add_parser("export", help="write the programs without the truth", description=_EXPORT)
     export.add_argument("--bench", required=True, type=Path, metavar="DIR", help="the benchmark's folder")
     export.add_argument("--output", required=True, type=Path, metavar="FILE", help="the .jsonl file to write")
 
@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 _MAKE = (
     "Makes a benchmark from the CodeI/O references of package reasoning-gym, injecting one fault into one function of "
-    "each. All programs run in the sandbox. The same seed and size give the same bytes. Killed, it resumes."
+    "each. All programs run in the sandbox. The same seed and size give the same bytes. After a kill it resumes."
 )
 _EXPORT = (
     "Writes one JSON line a program: problem_id, program_hash, statement (title, platform), code, step_ends. It is a "

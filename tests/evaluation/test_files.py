@@ -14,7 +14,7 @@ import pytest
 
 from dreamprm_jax.cli import main as cli
 from dreamprm_jax.config import Config, EvaluateConfig, SandboxConfig
-from dreamprm_jax.evaluation.files import evaluate_files
+from dreamprm_jax.evaluation.candidate_files import evaluate_files
 from dreamprm_jax.schema import DataError, Outcome, Program
 from dreamprm_jax.storage import read_records
 
