@@ -1,4 +1,4 @@
-"""The command line: help without jax, and bad input that is named."""
+"""The command line: help without jax, and errors that name the invalid input."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ def config_file(tmp_path):
 
 
 def dreamprm(capsys, *arguments):
-    """(exit status, standard output, standard error) of one command."""
+    """Exit status, standard output and standard error of one command."""
     try:
         status = cli_main([str(argument) for argument in arguments])
     except SystemExit as stop:
@@ -72,7 +72,7 @@ def test_help_of_every_command(capsys, command):
     assert f"usage: dreamprm {command}" in out
     if command == "label":
         assert "--config.label.rollouts=4" in out
-        assert "--config.policy.kind=simulated" in out  # of its input stage
+        assert "--config.policy.kind=simulated" in out  # a setting of its input stage
         assert "--config.train.steps" not in out
 
 

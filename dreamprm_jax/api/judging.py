@@ -22,6 +22,9 @@ def judge(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too
     tier: str = ...,
     cpu_seconds: float = ...,
     memory_bytes: int = ...,
+    checker: str = ...,
+    packages: Sequence[str] | None = ...,
+    per_test: bool = ...,
 ) -> Judgment: ...
 @overload
 def judge(
@@ -33,6 +36,9 @@ def judge(
     tier: str = ...,
     cpu_seconds: float = ...,
     memory_bytes: int = ...,
+    checker: str = ...,
+    packages: Sequence[str] | None = ...,
+    per_test: bool = ...,
 ) -> list[Judgment]: ...
 def judge(
     code: str | Sequence[str],
@@ -43,6 +49,9 @@ def judge(
     tier: str = "PORTABLE",
     cpu_seconds: float = 6.0,
     memory_bytes: int = 1 << 30,
+    checker: str = "",
+    packages: Sequence[str] | None = None,
+    per_test: bool = False,
 ) -> Judgment | list[Judgment]:
     """Runs untrusted programs in the sandbox and judges them.
 
@@ -56,20 +65,33 @@ def judge(
       tier: isolation that must hold (docs/security.md).
       cpu_seconds: limit per test.
       memory_bytes: limit per test, of resident memory.
+      checker: how answers are compared, as the setting ``sandbox.checker``: words such as "abs=1e-6, unordered";
+        FILE.py:FUNCTION; or a program that defines ``check(given, expected, answer)``, which also runs in the sandbox.
+      packages: third-party packages that the programs may import; None: numpy and sortedcontainers.
+      per_test: report on each judged test (``Judgment.tests``); slower.
 
     Returns:
       One judgment, or one for each program.
 
     Raises:
-      DataError: if a test is malformed, or if the tier does not hold on this machine (SandboxUnavailable).
+      DataError: if a test or the checker is malformed, a package is not installed, or the tier does not hold on this
+        machine (SandboxUnavailable).
     """
-    from dreamprm_jax.sandbox import Judge, JudgeTask, Limits
+    from dreamprm_jax.sandbox import OFFERED_PACKAGES, Comparison, Judge, JudgeTask, Limits
 
     codes = [code] if isinstance(code, str) else list(code)
     cases = tuple(_test_case(test, f"tests[{index}]", function) for index, test in enumerate(tests))
     tasks = [JudgeTask(str(index), one, cases, function) for index, one in enumerate(codes)]
     limits = Limits(cpu_seconds, 2 * cpu_seconds, memory_bytes)
-    with Judge(mode, tier, limits, workers=min(len(codes), 1) if len(codes) < 2 else 0) as sandbox:
+    with Judge(
+        mode,
+        tier,
+        limits,
+        workers=1 if len(codes) < 2 else 0,
+        comparison=Comparison.parse(checker, "checker"),
+        per_test=per_test,
+        packages=OFFERED_PACKAGES if packages is None else packages,
+    ) as sandbox:
         results = [
             Judgment(
                 one.verdict is Verdict.AC,
@@ -78,6 +100,7 @@ def judge(
                 one.tests_total,
                 one.error,
                 one.cpu_seconds,
+                one.tests,
             )
             for one in sandbox.evaluate(tasks)
         ]

@@ -6,6 +6,7 @@ import html
 from dataclasses import dataclass, field
 
 from dreamprm_jax.evaluation.report.viewer import color, visible
+from dreamprm_jax.sandbox.records import JudgedTest
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Judgment:
     tests_total: int
     error: str  # short text; "" where it passed
     cpu_seconds: float
+    tests: tuple[JudgedTest, ...] = ()  # with ``per_test``: the judged tests, the first failure being the last
 
     def __bool__(self) -> bool:
         return self.passed

@@ -1,11 +1,11 @@
 """Scores every step of any number of candidate programs with a reward model.
 
-Candidates: JSON lines or Parquet rows {problem_id, code}, or a LiveCodeBench eval_all file {question_id, code_list};
-- is JSON lines on standard input. The statement comes from --problems (LiveCodeBench rows, or {problem_id, statement,
-title, platform}; JSONL or Parquet) or from the row itself. The output has one row per candidate: problem_id,
-program_hash, step_logits, step_scores, model, checkpoint, row (of the input, from 1), sample_index. Beside it are
-OUTPUT's .counts.json and .skipped.jsonl, which names every candidate without a score and the reason. After a kill the
-same command resumes and gives the same bytes.
+Candidates: any file or folder of docs/your_own_data.md (JSON lines or Parquet of {problem_id, code}, a LiveCodeBench
+eval_all file, evalplus samples, ...), or - for JSON lines on standard input. The statement comes from --problems (rows
+of docs/problems.md, or {problem_id, statement, title, platform}) or from the row itself. The output has one row per
+candidate: problem_id, program_hash, step_logits, step_scores, model, checkpoint, row (of the input, from 1),
+sample_index. Beside it are OUTPUT's .counts.json and .skipped.jsonl, which names every candidate without a score and
+the reason. After a kill the same command resumes and gives the same bytes.
 
 `dreamprm score --config=FILE --workdir=DIR` is the stage of a run instead; `dreamprm score --config=FILE --help` lists
 its settings.
@@ -89,7 +89,7 @@ def prm_options(args: argparse.Namespace) -> PrmOptions:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this command's options."""
-    parser.add_argument("--candidates", required=True, metavar="FILE", help=".jsonl, .json, .parquet, or - for stdin")
+    parser.add_argument("--candidates", required=True, metavar="FILE", help="file, folder of samples, or - for stdin")
     parser.add_argument("--problems", metavar="FILE", help="statements by id; not needed if every row has its own")
     parser.add_argument(
         "--release", default="release_v6", help="release windows, where --problems is a folder or hub id"
@@ -206,8 +206,8 @@ def run_job(args: argparse.Namespace) -> tuple[ScoreJob, dict[str, Any] | None]:
     check_positive(args, "chunk", "max_length", "row_tokens", "batch_tokens", "max_characters", "fsdp", "tensor")
     check_ending(args.output)
     candidates = Path(args.candidates)
-    if args.candidates != "-" and not candidates.is_file():
-        raise DataError(f"--candidates={candidates}: no such file")
+    if args.candidates != "-" and not candidates.exists():
+        raise DataError(f"--candidates={candidates}: no such file or folder")
 
     from dreamprm_jax.scoring.inputs import read_problems
     from dreamprm_jax.scoring.job import JobOptions, ScoreJob, Shard, spool

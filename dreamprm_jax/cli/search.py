@@ -60,6 +60,6 @@ def main(args: argparse.Namespace) -> int:
 
 def _foreign_name(args: argparse.Namespace, root: Path) -> str:
     """Name of the folder of results: the model's own, and a digest of its files and of how it is asked."""
-    files = InputDigests(root).meaning("search.prm", str(args.prm), SettingInfo(reads="path"))
+    files = InputDigests(root).digest_or_value("search.prm", str(args.prm), SettingInfo(reads="path"))
     options = [getattr(args, name) for name in ("form", "separator", "labels", "max_length", "overlong", "dtype")]
     return f"{args.prm.name}-{content_hash(files, canonical_json(options), digits=8)}"

@@ -15,10 +15,10 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
+from dreamprm_jax.cli.options import add_judge_arguments, sandbox_config
 from dreamprm_jax.cli.score import add_prm_arguments, run_job
 from dreamprm_jax.config import EvaluateConfig
 from dreamprm_jax.problems.candidates import read_candidates
-from dreamprm_jax.sandbox.records import MODES, TIERS
 from dreamprm_jax.schema import DataError, Problem
 from dreamprm_jax.selection.aggregators import AGGREGATORS
 
@@ -60,9 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--public-tests", action="store_true", help="run the candidates on the public tests of --problems"
     )
-    group.add_argument("--mode", choices=MODES, default="lcb", help="of the judge (default: lcb)")
-    group.add_argument("--tier", choices=TIERS, default="PORTABLE", help="isolation that must hold (PORTABLE)")
-    group.add_argument("--workers", type=int, default=0, help="programs that run at a time; 0: one a core")
+    add_judge_arguments(group)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -127,12 +125,12 @@ def _public(args: argparse.Namespace, groups: Mapping, problems: Mapping[str, Pr
     if not programs:
         raise DataError(f"{args.problems}: no problem of the candidates has public tests")
     tasks = (
-        JudgeTask(program.program_hash, program.code, problems[name].public_tests, problems[name].func_name)
+        JudgeTask.of(problems[name], program.program_hash, program.code, problems[name].public_tests)
         for name, program in programs
     )
     found = {}
     with (
-        Judge(args.mode, args.tier, workers=args.workers) as judge,
+        Judge.from_config(sandbox_config(args)) as judge,
         Progress("public tests", len(programs), "program") as bar,
     ):
         for (name, program), result in zip(programs, judge.evaluate(tasks), strict=True):

@@ -76,6 +76,7 @@ def evaluate_files(config: Config, problems: Path, candidates: Path, workdir: Pa
         settings.release,
         settings.max_private_test_bytes,
         None if settings.strict else left_out,
+        config.sandbox.packages,
     )
     file = file.completed(rows)
     print(f"read {len(rows)} problems from {problems}" + (f"; {len(left_out)} left out" if left_out else ""))
@@ -144,7 +145,7 @@ def _contents(file: CandidateFile) -> str:
 def _fingerprint(config: Config, inputs: InputDigests, problems: Path, candidates: Path) -> str:
     """Of the settings that affect the output and of the contents of both files (for the hub: the id)."""
     named = (("problems", problems), ("candidates", candidates))
-    files = [inputs.meaning(name, str(path), SettingInfo(reads="path")) for name, path in named]
+    files = [inputs.digest_or_value(name, str(path), SettingInfo(reads="path")) for name, path in named]
     others = [config.seed, config.evaluate.bootstrap_samples, config.problems.release, config.label.granularity]
     others += ["strict"] * config.problems.strict  # must fail on rows that an earlier run left out
     return settings_digest(config, {"sandbox"}, inputs, _FORMAT, canonical_json(others), *files)

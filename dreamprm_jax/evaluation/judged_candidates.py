@@ -26,9 +26,8 @@ class Candidates:
     passed: np.ndarray  # (n,) float64, 0 or 1
     logits: Mapping[str, tuple[np.ndarray, ...]]  # arm -> step logits of each candidate; empty where it has no score
     public: np.ndarray | None = None  # (n,) bool: passes the public tests; None where the problem has none
-    log_probability: np.ndarray | None = (
-        None  # (n,) mean log-probability of the text under its policy, NaN if not known
-    )
+    log_probability: np.ndarray | None = None  # (n,) mean, as the policy reported it; NaN if not known
+    exact_log_probability: np.ndarray | None = None  # (n,) of the simulated policy, whose reports are miscalibrated
 
 
 def candidate_name(program: Program) -> str:

@@ -8,6 +8,7 @@ Three targets, because a Monte-Carlo label measures recoverability under a polic
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -35,7 +36,7 @@ from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import CorrectedLabel, Skip, StepLabel, StepTruth
 from dreamprm_jax.selection.aggregators import sigmoid
 from dreamprm_jax.selection.reward_models import BASELINE_ARM, arm_label
-from dreamprm_jax.storage import read_records
+from dreamprm_jax.storage import read_json, read_records
 
 POSITION = "position"
 TARGETS = ("recoverable", "before_error")
@@ -269,6 +270,21 @@ def truth_results(
     else:
         notes.append("no label figures: no labeled training step has its truth")
     return steps, labels
+
+
+def with_exact_log_probabilities(config: Config, paths: Paths, candidates: Sequence[Candidates]) -> list[Candidates]:
+    """The candidates of the simulated policy with the log-probabilities that it drew them with."""
+    from dreamprm_jax.policy.simulated import exact_log_probability
+    from dreamprm_jax.problems.procedural.compose import Composition
+
+    known = {row["problem_id"]: Composition.from_json(row) for row in read_json(paths.compositions())}
+
+    def exact(one: Candidates) -> np.ndarray | None:
+        composition, scale = known[one.problem.problem_id], config.policy.wrong_rate_scale
+        values = np.array([exact_log_probability(composition, program.code, scale) for program in one.programs])
+        return None if np.isnan(values).all() else values  # candidates from a file, of another policy
+
+    return [dataclasses.replace(one, exact_log_probability=exact(one)) for one in candidates]
 
 
 def read_corrected(config: Config, paths: Paths) -> dict[str, list[CorrectedLabel]]:

@@ -66,12 +66,14 @@ def execution_strategies(
       seed: of the subsets, if there are too many to enumerate.
     """
     result = []
-    if any(one.log_probability is not None for one in candidates):
-        numbers = tuple(
-            np.full(len(one.passed), np.nan) if one.log_probability is None else one.log_probability
-            for one in candidates
-        )
-        result.append(ranking(Method("logprob", "", numbers), RANDOM, "mean log-probability", forwards=False))
+    for key, label, reported in (
+        ("logprob", "mean log-probability", [one.log_probability for one in candidates]),
+        ("logprob_exact", "log-probability, exact", [one.exact_log_probability for one in candidates]),
+    ):
+        if any(values is not None for values in reported):
+            known = zip(candidates, reported, strict=True)
+            numbers = tuple(np.full(len(one.passed), np.nan) if own is None else own for one, own in known)
+            result.append(ranking(Method(key, "", numbers), RANDOM, label, forwards=False))
     has_public, public = any(one.public is not None for one in candidates), passes_public(candidates)
     if has_public:
         numbers = tuple(row.astype(float) for row in public)

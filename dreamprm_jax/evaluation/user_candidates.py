@@ -108,7 +108,8 @@ def read_own_problems(path: str, release: str) -> dict[str, Problem]:
         return {one.problem_id: one for one in read_records(file, Problem)}
     if file.suffix == ".jsonl" and any("statement" in row for _, row in islice(read_rows(file, []), 1)):
         return read_problems(path, release)
-    return {one.problem_id: one.split()[0] for one in iterate_problems(path, release, wants_tests=lambda _: False)}
+    found = iterate_problems(path, release, wants_tests=lambda _: False, packages=None)
+    return {one.problem_id: one.split()[0] for one in found}
 
 
 def by_problem(candidates: Iterable[Candidate]) -> dict[str, list[Candidate]]:

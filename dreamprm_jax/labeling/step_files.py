@@ -7,14 +7,13 @@
 | Math-Shepherd | ``input`` with ``ки`` after each step, ``label`` with ``+`` or ``-`` in its place |
 | ProcessBench | ``problem, steps``, ``label`` (index of the first wrong step, -1: none), ``final_answer_correct`` |
 
-The package ``datasets`` reads the files: JSON lines, JSON, Parquet, a folder, a saved ``Dataset``, or an id of the hub.
-A row that cannot be used is a ``Skip``.
+Files and folders of them are read as all rows are (``problems.json_rows``); a saved ``Dataset``, addresses and ids of
+the hub by the package ``datasets``. A row that cannot be used is a ``Skip``.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import math
 import re
@@ -26,15 +25,23 @@ from typing import Any
 
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import StepDataConfig
-from dreamprm_jax.problems.json_rows import check_text, json_type, parse_json
+from dreamprm_jax.problems.json_rows import (
+    ENDINGS,
+    SUFFIXES,
+    check_text,
+    json_type,
+    numbered_rows,
+    parse_json,
+    row_suffix,
+)
 from dreamprm_jax.schema import DataError, Granularity, Program, Skip, content_hash
 
 OUTCOME_FIELDS = ("outcome", "passed", "is_correct", "correct", "final_answer_correct")
 IGNORED = -100  # a label that TRL and transformers leave out of the loss
 MARK = "ки"  # Math-Shepherd's step tag
-_LINES = (".jsonl", ".ndjson")
-_PACKED = (".gz", ".bz2", ".xz", ".zst")
-_FILES = {".json": "json", ".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", **dict.fromkeys(_LINES, "text")}
+_SPLIT = re.compile(
+    r"(?<![a-z0-9])(train|validation|valid|val|dev|test)(?![a-z0-9])", re.IGNORECASE
+)  # in a file's name
 
 
 @dataclass(frozen=True)
@@ -99,10 +106,7 @@ def read_steps(path: str, settings: StepDataConfig, split: str = "") -> Iterator
       DataError: where the file as a whole cannot be read; with ``settings.strict`` on the first bad row.
     """
     count, known = 0, Counter[str]()
-    for number, row in enumerate(_rows(path, settings, split or settings.split), 1):
-        where = f"row {number}"
-        if isinstance(row, dict) and set(row) == {"text"} and not (row["text"] or "").strip():
-            continue
+    for where, row in _rows(path, settings, split or settings.split):
         try:
             found = _parse(row, settings)
         except DataError as error:
@@ -127,10 +131,8 @@ def read_steps(path: str, settings: StepDataConfig, split: str = "") -> Iterator
 
 def _parse(row: Any, settings: StepDataConfig) -> list[LabeledSteps]:
     """The solutions of one row. Raises DataError that names the field."""
-    if isinstance(row, dict) and set(row) == {"text"}:
-        row = parse_json(row["text"], "line")
-    if not isinstance(row, dict):
-        raise DataError(f"a {json_type(row)} where a JSON object belongs")
+    if isinstance(row, DataError):
+        raise row
     found = next((parse for fields, parse in _FORMATS if all(row.get(field) is not None for field in fields)), None)
     if found is None:
         fields = "; ".join(", ".join(fields) for fields, _ in _FORMATS)
@@ -296,35 +298,65 @@ def _texts(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
 # ---------------------------------------------------------------- files
 
 
-def _rows(path: str, settings: StepDataConfig, split: str) -> Iterator[Any]:
-    """The rows of a data set; of JSON lines {"text": line}, so that a bad line costs itself alone."""
+def _rows(path: str, settings: StepDataConfig, split: str) -> Iterator[tuple[str, Any]]:
+    """(where, row) of all rows; a row that cannot be parsed is its DataError."""
+    place = Path(path)
+    saved = any((place / name).is_file() for name in ("state.json", "dataset_dict.json"))
+    files = [] if saved else _files(place, split)
+    for file in files:
+        name = f"{file.relative_to(place)}, " if place.is_dir() else ""
+        for number, row in numbered_rows(file):
+            where = f"row {number}"
+            if isinstance(row, DataError):
+                row = DataError(str(row).removeprefix(f"{file}, {where}").lstrip(",: "))
+            yield name + where, row
+    if not files:
+        if not saved and "://" not in path and (place.exists() or path[:1] in "./~" or path.count("/") != 1):
+            raise DataError(f"{path}: no such file, or none of {ENDINGS}, a folder of them, or an id of the hub")
+        yield from ((f"row {number}", row) for number, row in enumerate(_data_set(path, saved, settings, split), 1))
+
+
+def _files(place: Path, split: str) -> list[Path]:
+    """The file, or those of a folder; where their names tell several splits, those of one."""
+    if not place.is_dir():
+        return [place] if place.is_file() and place.name.endswith(SUFFIXES) else []
+    groups: dict[str, list[Path]] = {}
+    for file in sorted(file for file in place.rglob("*") if file.is_file() and file.name.endswith(SUFFIXES)):
+        name = _SPLIT.search(str(file.relative_to(place)))
+        groups.setdefault(name[0].lower() if name else "train", []).append(file)
+    if len(groups) < 2:
+        return next(iter(groups.values()), [])
+    return groups[_chosen(str(place), list(groups), split)]
+
+
+def _chosen(path: str, names: Sequence[str], split: str) -> str:
+    """The split that is asked for; else train, or the only one."""
+    chosen = split or ("train" if "train" in names or len(names) != 1 else names[0])
+    if chosen not in names:
+        raise DataError(f"{path}: has no split {chosen!r}; choose with --split among {', '.join(names)}")
+    return chosen
+
+
+def _data_set(path: str, saved: bool, settings: StepDataConfig, split: str) -> Iterator[Any]:
+    """The rows of a saved ``Dataset``, of a file at an address, or of a data set of the hub, as a stream."""
     import datasets
 
     datasets.disable_progress_bars()
-    place = Path(path)
-    saved = any((place / name).is_file() for name in ("state.json", "dataset_dict.json"))
-    kind, files = ("", []) if saved else _files(path)
-    stream = functools.partial(datasets.load_dataset, streaming=True)
-    if saved:
-        load = functools.partial(datasets.load_from_disk, path)
-    elif kind == "json":  # as text: Arrow would turn labels of mixed types into other ones
-        load = functools.partial(stream, "text", data_files=files, sample_by="document")
-    elif kind:
-        load = functools.partial(stream, kind, data_files=files)
-    elif place.exists() or path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise DataError(f"{path}: no such file, or none of {', '.join(_FILES)}, a folder of them, or an id of the hub")
-    else:
-        name, _, revision = path.partition("@")
-        load = functools.partial(stream, name, settings.subset or None, revision=revision or settings.revision or None)
     try:
-        found = load()
+        if saved:
+            found = datasets.load_from_disk(path)
+        elif "://" in path:
+            # JSON lines as text: Arrow would turn labels of mixed types into other ones.
+            kind = {".parquet": "parquet", ".json": "json"}.get(row_suffix(Path(path)), "text")
+            found = datasets.load_dataset(kind, data_files=[path], streaming=True)
+        else:
+            name, _, revision = path.partition("@")
+            revision = revision or settings.revision
+            found = datasets.load_dataset(name, settings.subset or None, revision=revision or None, streaming=True)
         if isinstance(found, datasets.DatasetDict | datasets.IterableDatasetDict):
-            names = list(map(str, found))
-            chosen = split or ("train" if "train" in names or len(names) != 1 else names[0])
-            if chosen not in names:
-                raise DataError(f"{path}: has no split {chosen!r}; choose with --split among {', '.join(names)}")
-            found = found[chosen]
-        yield from (row for document in found for row in _list_or_lines(document["text"])) if kind == "json" else found
+            found = found[_chosen(path, list(map(str, found)), split)]
+        for row in found:
+            yield _line(row["text"]) if "://" in path and set(row) == {"text"} else row
     except DataError:
         raise
     except Exception as error:  # the library raises its own, the hub's, Arrow's and the system's errors
@@ -332,26 +364,8 @@ def _rows(path: str, settings: StepDataConfig, split: str) -> Iterator[Any]:
         raise DataError(f"{path}: cannot be read by the package datasets: {type(cause).__name__}: {cause}") from error
 
 
-def _list_or_lines(text: str) -> list[Any]:
-    """The rows of a .json file: a list of them, or one a line."""
+def _line(text: str) -> Any:
     try:
-        rows = json.loads(text)
-    except ValueError:
-        return [{"text": line} for line in text.split("\n")]
-    return rows if isinstance(rows, list) else [rows]
-
-
-def _files(path: str) -> tuple[str, list[str]]:
-    """(builder of ``datasets``, files) of a file, an address or a folder; ("", []) of an id."""
-
-    def kind(name: str) -> str:
-        suffixes = [one for one in Path(name).suffixes if one not in _PACKED]
-        return _FILES.get(suffixes[-1] if suffixes else "", "")
-
-    if Path(path).is_dir():
-        files = sorted(str(one) for one in Path(path).rglob("*") if one.is_file() and kind(one.name) not in ("", "csv"))
-        kinds = {kind(one) for one in files}
-        if len(kinds) > 1:
-            raise DataError(f"{path}: holds files of several kinds ({', '.join(sorted(kinds))}); name one file")
-        return (kinds.pop(), files) if kinds else ("", [])
-    return (kind(path), [path]) if Path(path).is_file() or "://" in path else ("", [])
+        return parse_json(text, "line")
+    except DataError as error:
+        return error

@@ -2,6 +2,10 @@
 
 It follows the protocol of the server policy: text in, text out. It keeps no state between calls; what a prefix has
 decided is read back from the prefix. Sampling temperature does not change its rates: they are the benchmark's truth.
+
+The log-probabilities that it reports are miscalibrated, as those of language models are (arXiv 2402.02047): a share
+``UNAWARE`` of its mistakes is reported with the probability of the right choice, and the wording of a function, which
+says nothing of its correctness, adds log-probabilities of its own. ``exact_log_probability`` has the true ones.
 """
 
 from __future__ import annotations
@@ -25,6 +29,9 @@ from dreamprm_jax.problems.procedural.writing import (
     write_main,
 )
 from dreamprm_jax.schema import DataError, content_hash
+
+UNAWARE = 0.7  # share of the mistakes that are reported as if they were right
+WORDING = 0.5  # nats: the mean of what a function's wording takes from the log-probability (exponential)
 
 
 class SimulatedPolicy:
@@ -64,20 +71,21 @@ class SimulatedPolicy:
         # Rollouts of one prefix share a style, as those of one model at a low temperature do; whole programs do not.
         style = _style(composition, prefix, random.Random(key) if prefix else rng)
         plan, text = written.plan, prefix
-        chances = []  # the probability of each choice that decides correctness, like a model's of its tokens
+        told: list[float] = []
+        confidence = random.Random(f"{key}/{index}/confidence")
         if plan is None:
             known, weights = plans(composition), plan_probabilities(composition, self.wrong_rate_scale)
             (place,) = rng.choices(range(len(known)), weights)
             plan = known[place]
-            chances.append(weights[place])
+            told.append(_reported(weights, place, confidence))
             text = write_main(composition, plan, style)
         for position in plan.calls[len(written.forms) :]:
             weights = form_probabilities(composition, position, self.wrong_rate_scale)
             (form,) = rng.choices(range(len(weights)), weights)
-            chances.append(weights[form])
+            told.append(_reported(weights, form, confidence))
             text += write_helper(composition, position, form, style)
-        said = sum(map(math.log, chances)) / len(chances) if chances else None
-        return Completion(text if written.closed else text + CALL, "stop", True, said)
+        mean = sum(told) / len(told) if told else None
+        return Completion(text if written.closed else text + CALL, "stop", True, mean)
 
     def sampling(self, temperature: float) -> dict[str, Any]:
         """What the rows record of how they were sampled."""
@@ -85,6 +93,33 @@ class SimulatedPolicy:
 
     def close(self) -> None:
         """Nothing to release."""
+
+
+def exact_log_probability(composition: Composition, code: str, scale: float = 1.0) -> float:
+    """The mean log-probability, in nats, of the choices that decide whether a program of the policy is right.
+
+    Args:
+      composition: Of the program's problem.
+      code: The program.
+      scale: The policy's ``wrong_rate_scale``.
+
+    Returns:
+      The mean over main() and every helper; NaN for a program that the policy cannot have written.
+    """
+    written = read(composition, code)
+    if written is None or written.plan is None:
+        return math.nan
+    known, weights = plans(composition), plan_probabilities(composition, scale)
+    chances = [weights[known.index(written.plan)]]
+    for position, form in zip(written.plan.calls, written.forms, strict=True):
+        chances.append(form_probabilities(composition, position, scale)[form])
+    return sum(map(math.log, chances)) / len(chances) if min(chances) > 0.0 else math.nan
+
+
+def _reported(weights: list[float], chosen: int, rng: random.Random) -> float:
+    """The log-probability that the policy reports for a choice, of which the first one is right."""
+    unaware, wording = rng.random() < UNAWARE, rng.expovariate(1.0 / WORDING)
+    return math.log(weights[0] if unaware else weights[chosen]) - wording
 
 
 def _style(composition: Composition, prefix: str, rng: random.Random) -> Style:

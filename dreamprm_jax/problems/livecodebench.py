@@ -29,7 +29,7 @@ TEXT_COLUMNS = (
     "difficulty",
 )
 ID_COLUMNS = ("question_id", "contest_id")
-OWN_COLUMNS = ("checker", "cpu_seconds", "memory_bytes")
+OWN_COLUMNS = ("checker", "cpu_seconds", "memory_bytes", "reference_seconds")
 TEST_COLUMNS = ("public_test_cases", "private_test_cases")
 
 
@@ -85,8 +85,9 @@ def problem_from_row(
     """One official row; further columns are ignored. The arguments are those of ``problem_files.iterate_problems``.
 
     Re-uploads of the data are read as well: tests and metadata as lists and objects in place of their JSON text, null
-    for starter code, metadata and tests that are not there. Three further fields are this package's own: ``checker``
-    (``sandbox.checkers``), ``cpu_seconds`` and ``memory_bytes``, the limits of a test; without them the settings hold.
+    for starter code, metadata and tests that are not there. Four further fields are this package's own: ``checker``
+    (``sandbox.checkers``), ``cpu_seconds`` and ``memory_bytes``, the limits of a test, and ``reference_seconds``
+    (``sandbox.reference_factor``); without them the settings hold.
 
     Raises:
       DataError: naming the field.
@@ -111,6 +112,7 @@ def problem_from_row(
         checker="" if row.get("checker") is None else text_field(row, "checker", where),
         cpu_seconds=float(_positive(row, "cpu_seconds", (int, float), where)),
         memory_bytes=int(_positive(row, "memory_bytes", (int,), where)),
+        reference_seconds=float(_positive(row, "reference_seconds", (int, float), where)),
     )
     Comparison.parse(problem.checker, f"{where}, field checker")  # for its errors
     if wants_tests is None or wants_tests(problem):

@@ -54,5 +54,16 @@ exceeded its time and lacked a core is tried again at the end, on a share of the
 from dreamprm_jax.sandbox.checkers import Comparison
 from dreamprm_jax.sandbox.judge import Judge
 from dreamprm_jax.sandbox.records import Checker, JudgedTest, JudgeResult, JudgeTask, Limits, SandboxUnavailable
+from dreamprm_jax.sandbox.worker import OFFERED_PACKAGES
 
-__all__ = ["Checker", "Comparison", "Judge", "JudgeResult", "JudgeTask", "JudgedTest", "Limits", "SandboxUnavailable"]
+__all__ = [
+    "OFFERED_PACKAGES",
+    "Checker",
+    "Comparison",
+    "Judge",
+    "JudgeResult",
+    "JudgeTask",
+    "JudgedTest",
+    "Limits",
+    "SandboxUnavailable",
+]

@@ -285,6 +285,7 @@ def _reported(
             exit_status=grader.exit_status if told else reply.value if reply.ending == jobs.EXITED else None,
             signal=None if told or reply.ending == jobs.EXITED else reply.value,
             stderr=escaped_text(reply.stderr),
+            denied=None if reply.denied == jobs.NO_LOG else tuple(reply.denied.splitlines()),
         )
     if tests and own:
         tests[-1] = dataclasses.replace(
@@ -345,7 +346,7 @@ def _run(task: JudgeTask, limits: Limits, mode: int, first: int, count: int, tri
     if official:  # whose own clock is that on the wall
         cpu = wall = longest = _official_seconds(limits, count)
         files = limits.output_bytes * min(count, _OFFICIAL_OUTPUTS) + _FRAME_BYTES
-    kind = jobs.RUN_KEEPING_STDERR if task.per_test else jobs.RUN
+    kind = jobs.RUN_REPORTING if task.per_test else jobs.RUN
     request = jobs.Request(kind, 0, cpu, wall, longest, limits.memory_bytes, files)
     grader = Grader(task, functional, official, first, limits.output_bytes)
     return Run(pack, request, grader, "numpy" in task.code, tries.turn, tries.pause_seconds)

@@ -8,7 +8,7 @@ import selectors
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from dreamprm_jax.sandbox.inside import jobs
 from dreamprm_jax.sandbox.plan import Run
@@ -21,6 +21,16 @@ _LOOK_SECONDS = 0.03  # how often a running child's finished tests are compared
 _ANSWER_SECONDS = 30.0  # beyond the longest that a child may take: then the worker itself hangs
 _REST_SECONDS = 0.05  # of a slot whose worker failed; doubled for each further failure in a row
 _LONGEST_REST_SECONDS = 5.0
+
+
+class _Kind(NamedTuple):
+    """What a worker is made for."""
+
+    numpy: bool  # which it has loaded then
+    reports: bool  # on single tests
+
+
+_PLAIN = _Kind(numpy=False, reports=False)
 
 
 @dataclass
@@ -37,10 +47,10 @@ class _Running(Generic[Item]):
 
 
 class _Slot(Generic[Item]):
-    """A place for one running program, with its workers: a plain one, and one that has numpy loaded."""
+    """A place for one running program, with its workers, of one kind each."""
 
     def __init__(self) -> None:
-        self.workers: dict[bool, Worker] = {}
+        self.workers: dict[_Kind, Worker] = {}
         self.running: _Running[Item] | None = None
         self.failures = 0  # in a row
         self.rests_until = 0.0
@@ -63,7 +73,7 @@ class Pool(Generic[Item]):
         self._number = 0
         self._failed: list[tuple[Item, jobs.Reply]] = []  # what could not be started
         for slot in self._slots:
-            self._worker(slot, numpy=False)
+            self._worker(slot, _PLAIN)
 
     @property
     def width(self) -> int:
@@ -76,7 +86,7 @@ class Pool(Generic[Item]):
         Raises:
           SandboxUnavailable: if it could not lock itself down.
         """
-        worker = self._worker(self._slots[0], numpy=False)
+        worker = self._worker(self._slots[0], _PLAIN)
         worker.hello()
         return worker
 
@@ -104,7 +114,7 @@ class Pool(Generic[Item]):
         self._number = secrets.randbits(63)  # a program can see it, and a count would tell how often it ran before
         worker = None
         try:
-            worker = self._worker(slot, run.numpy)
+            worker = self._worker(slot, _Kind(run.numpy, run.request.kind == jobs.RUN_REPORTING))
             worker.hello()
             run.grader.open()
             self._send(run, worker)
@@ -172,12 +182,12 @@ class Pool(Generic[Item]):
             slot.running = None
         self._selector.close()
 
-    def _worker(self, slot: _Slot[Item], numpy: bool) -> Worker:
-        worker = slot.workers.get(numpy)
+    def _worker(self, slot: _Slot[Item], kind: _Kind) -> Worker:
+        worker = slot.workers.get(kind)
         if worker is None:
-            preload = ("numpy",) if numpy and "numpy" in self.offer.packages else ()
-            worker = Worker(self._tier, self.offer, preload, self._hash_seed)
-            slot.workers[numpy] = worker
+            preload = ("numpy",) if kind.numpy and "numpy" in self.offer.packages else ()
+            worker = Worker(self._tier, self.offer, preload, self._hash_seed, kind.reports)
+            slot.workers[kind] = worker
             self._selector.register(worker, selectors.EVENT_READ, slot)
         return worker
 
@@ -229,4 +239,4 @@ class Pool(Generic[Item]):
     def _discard(self, slot: _Slot[Item], worker: Worker) -> None:
         self._selector.unregister(worker)
         worker.close()
-        slot.workers = {numpy: other for numpy, other in slot.workers.items() if other is not worker}
+        slot.workers = {kind: other for kind, other in slot.workers.items() if other is not worker}

@@ -114,7 +114,9 @@ def _entries(folder: str, wanted: Callable[[str], bool]) -> list[str]:
 class Worker:
     """A running zygote."""
 
-    def __init__(self, tier: str, offer: Offer, preload: tuple[str, ...] = (), hash_seed: int = 0) -> None:
+    def __init__(
+        self, tier: str, offer: Offer, preload: tuple[str, ...] = (), hash_seed: int = 0, reports: bool = False
+    ) -> None:
         """Starts the interpreter; ``hello`` waits until it is locked down and serves.
 
         Raises:
@@ -128,6 +130,7 @@ class Worker:
             "packages": offer.packages,
             "readable": offer.readable,
             "preload": preload,
+            "reports": reports,
         }
         self._tier = tier
         self._hello: dict[str, Any] | None = None

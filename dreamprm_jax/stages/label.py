@@ -1,4 +1,4 @@
-"""The label stage: the outcome of every program, and Monte-Carlo labels for the steps of the train programs."""
+"""The label stage: the outcome of every program, and Monte-Carlo labels of the train programs' steps."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def label(config: Config, paths: Paths) -> dict[str, int]:
       Counts: programs by verdict, steps, rollouts, programs run, infrastructure errors, tokens.
 
     Raises:
-      DataError: where the policy or the sandbox failed on some programs; run again to do those alone.
+      DataError: if the policy or the sandbox failed on some programs; running again repeats only those.
     """
     check_settings(config.engine)
     counts: Counter[str] = Counter()

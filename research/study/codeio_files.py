@@ -13,15 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from dreamprm_jax.cli.options import workdir_of
-from dreamprm_jax.config import LabelsConfig, SandboxConfig, load_settings
+from dreamprm_jax.config import LabelsConfig, SandboxConfig
 from dreamprm_jax.labeling.correction.methods import StepKey, fixed_labels, step_key
 from dreamprm_jax.problems.codeio import Task, read_tasks
 from dreamprm_jax.storage import write_text
 from research.study.codeio import CodeioSettings, Drawn, draw_programs
 from research.study.codeio_variants import Variants, read_variants
-from research.study.regimes import regime
-from research.study.settings import typed
+from research.study.regimes import regime as named
 
 DESCRIPTION = """\
 Writes WORKDIR/REGIME/train_LABELING.jsonl and test.jsonl from the CodeI/O variants of `python -m research.study codeio`
@@ -31,28 +29,19 @@ LABELINGS = ("raw", "raw_with_outcome", "outcome", "closure", "closure_mixture",
 HELD_OUT_EVERY = 4
 
 
-def main(arguments: list[str]) -> int:
-    """Runs the command."""
-    from research.study.__main__ import parser
-
-    options = parser("python -m research.study codeio-files", DESCRIPTION, CodeioSettings())
-    options.add_argument("--regime", default="k4_repair20", help="of the training labels (default: %(default)s)")
-    given, overrides = options.parse_known_args(arguments)
-    settings = typed(CodeioSettings, load_settings(given.config, overrides, CodeioSettings()))
-    for path in write_files(settings, given.regime, workdir_of(given, settings)):
-        print(f"wrote {path.resolve()}")
-    return 0
+SETTINGS = CodeioSettings
+OPTIONS = {"--regime": {"default": "k4_repair20", "help": "of the training labels (default: %(default)s)"}}
 
 
-def write_files(
-    settings: CodeioSettings, regime_name: str, folder: Path, tasks: list[Task] | None = None
+def run(
+    settings: CodeioSettings, folder: Path, regime: str = "k4_repair20", tasks: list[Task] | None = None
 ) -> list[Path]:
     """Writes the files of one regime. Returns them.
 
     Raises:
       DataError: where the package is missing, or there is no such regime.
     """
-    here = regime(regime_name)
+    here = named(regime)
     tasks = read_tasks() if tasks is None else tasks
     sandbox = SandboxConfig(tier=settings.tier, workers=settings.workers)
     problems, _ = read_variants(folder / "work", settings.limits, settings.data_seed, sandbox, tasks)
@@ -63,9 +52,9 @@ def write_files(
     drawn = [draw_programs(train, settings, here, seed) for seed in settings.seeds]
     written = []
     for name in (*LABELINGS, "clean"):
-        written.append(folder / regime_name / f"train_{name}.jsonl")
+        written.append(folder / regime / f"train_{name}.jsonl")
         _write(written[-1], drawn, train, prompts, name)
-    written.append(folder / regime_name / "test.jsonl")
+    written.append(folder / regime / "test.jsonl")
     _write(written[-1], [draw_programs(test, settings, here, seed) for seed in settings.seeds], test, prompts, "clean")
     return written
 

@@ -21,24 +21,24 @@ from research.study.tables import mean, number, paired, signed
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "research" / "results"
-DOCUMENT = ROOT / "docs" / "label_correction.md"
+DOCUMENTS = (ROOT / "docs" / "label_correction.md", ROOT / "README.md")
 _TABLE = re.compile(r"(<!-- table: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 DEFAULT, BEST = "undetected_fault_online", "best_of_n_sum_log_odds"
 
 
-def main() -> int:
-    """Rewrites the tables of the document."""
-    write_text(DOCUMENT, with_tables(DOCUMENT.read_text(encoding="utf-8")))
-    print(f"wrote {DOCUMENT}")
-    return 0
+def rewrite() -> list[Path]:
+    """Rewrites the tables of the documents. Returns these."""
+    for path in DOCUMENTS:
+        write_text(path, with_tables(path.read_text(encoding="utf-8"), path.name))
+    return list(DOCUMENTS)
 
 
-def with_tables(text: str) -> str:
+def with_tables(text: str, name: str = "") -> str:
     """The text with every table made anew. Raises DataError on a table that nobody makes."""
 
     def made(found: re.Match[str]) -> str:
         if found["name"] not in TABLES:
-            raise DataError(f"{DOCUMENT.name}: no table {found['name']!r}; there are {', '.join(TABLES)}")
+            raise DataError(f"{name}: no table {found['name']!r}; there are {', '.join(TABLES)}")
         return found[1] + TABLES[found["name"]]() + "\n" + found[3]
 
     return _TABLE.sub(made, text)

@@ -15,9 +15,8 @@ from dreamprm_jax.labeling.step_files import read_steps
 from dreamprm_jax.metrics.statistics import resampled_counts
 from dreamprm_jax.problems.codeio import read_tasks
 from dreamprm_jax.schema import DataError
+from research.study import codeio_cli, codeio_files
 from research.study.codeio import CodeioSettings, Steps, _replicates, draw_steps, mistake_weights
-from research.study.codeio_cli import run_codeio
-from research.study.codeio_files import write_files
 from research.study.codeio_variants import Limits, read_variants
 from research.study.measures import label_measures
 from research.study.regimes import regime
@@ -118,9 +117,9 @@ def test_completions_that_define_a_function_again(made):
 def test_a_second_run_judges_nothing_and_writes_the_same(made, tasks):
     folder, _, _ = made
     sizes = {path.name: path.stat().st_size for path in (folder / "work").iterdir()}
-    first = [path.read_bytes() for path in run_codeio(SETTINGS, folder, list(tasks.values()))]
+    first = [path.read_bytes() for path in codeio_cli.run(SETTINGS, folder, list(tasks.values()))]
     assert {path.name: path.stat().st_size for path in (folder / "work").iterdir()} == sizes
-    written = run_codeio(SETTINGS, folder, list(tasks.values()))
+    written = codeio_cli.run(SETTINGS, folder, list(tasks.values()))
     assert [path.read_bytes() for path in written] == first
     with written[1].open() as file:
         rows = list(csv.DictReader(file))
@@ -167,7 +166,7 @@ def test_replicates_are_the_measures_of_repeated_problems():
 def test_files_of_step_labels_are_read_by_the_trainer(made, tasks):
     folder = made[0]
     settings = dataclasses.replace(SETTINGS, clean_problems=1)
-    paths = write_files(settings, "k4_repair20", folder, list(tasks.values()))
+    paths = codeio_files.run(settings, folder, "k4_repair20", list(tasks.values()))
     read = {path.stem: list(read_steps(str(path), StepDataConfig(strict=True))) for path in paths}
     raw, clean, test = read["train_raw"], read["train_clean"], read["test"]
     assert len(raw) == len(clean) == len(read["train_undetected_fault"]) > 10

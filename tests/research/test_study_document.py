@@ -10,7 +10,7 @@ from research.study.statistics import Member, family, holm
 
 
 def test_the_document_s_tables_are_those_of_the_csvs():
-    text = document.DOCUMENT.read_text(encoding="utf-8")
+    text = document.DOCUMENTS[0].read_text(encoding="utf-8")
     assert text.count("<!-- table: ") >= 5
     assert text == document.with_tables(text)
     assert len(text.splitlines()) <= 250

@@ -1,4 +1,4 @@
-"""The journal keeps finished units through torn lines, damage, kills and full disks."""
+"""The journal keeps finished units after incomplete lines, damage and killed processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_values_survive_reopening_and_the_first_commit_wins(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("cut", range(1, 12))
-def test_a_torn_last_line_is_cut_off(tmp_path: Path, cut: int) -> None:
+def test_an_incomplete_last_line_is_removed(tmp_path: Path, cut: int) -> None:
     with Journal(tmp_path / "j") as journal:
         journal.put("a", 1)
         journal.put("b", 2)

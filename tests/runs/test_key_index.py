@@ -1,4 +1,4 @@
-"""The journal's index finds every key through its merges, in little memory."""
+"""The journal's index finds every key across its merges, in little memory."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_memory_of_a_key() -> None:
         index.add(f"k{number}", 500 * number, 500)
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert held / 30_000 < 60  # bytes: 28 in the arrays, the rest is what waits to be merged
+    assert held / 30_000 < 60  # bytes: 28 in the arrays, the rest in the dict of unmerged keys
 
 
 def test_a_long_journal_is_reopened(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Locks between processes: fair, and with an error that tells held locks from file systems without locks."""
+"""Locks between processes: fairness, and different errors for held locks and for file systems without locks."""
 
 from __future__ import annotations
 
@@ -17,53 +17,53 @@ from dreamprm_jax.schema import DataError
 
 
 def test_fair_lock(tmp_path: Path) -> None:
-    """Many hold it shared; an exclusive request waits for them, comes before later requests, and holds it alone."""
-    locks = [FairFileLock(tmp_path / "lock") for _ in range(4)]  # as of four processes
-    inside: list[str] = []
-    together, leave = threading.Barrier(3, timeout=20), threading.Event()
+    """An exclusive request waits for the earlier readers, precedes later requests, and holds the lock alone."""
+    locks = [FairFileLock(tmp_path / "lock") for _ in range(4)]  # one for each of four processes
+    events: list[str] = []
+    both_inside, release = threading.Barrier(3, timeout=20), threading.Event()
 
-    def join(lock: FairFileLock) -> None:
+    def early_reader(lock: FairFileLock) -> None:
         with lock.shared():
-            together.wait()
-            leave.wait(20)
-            inside.append("early")
+            both_inside.wait()
+            release.wait(20)
+            events.append("early")
 
-    def alone() -> None:
+    def writer() -> None:
         with locks[2].exclusive():
-            inside.append("alone begins")
+            events.append("writer begins")
             time.sleep(0.1)
-            inside.append("alone ends")
+            events.append("writer ends")
 
-    def newcomer() -> None:
+    def late_reader() -> None:
         with locks[3].shared():
-            inside.append("late")
+            events.append("late")
 
-    threads = [threading.Thread(target=join, args=(lock,)) for lock in locks[:2]]
+    threads = [threading.Thread(target=early_reader, args=(lock,)) for lock in locks[:2]]
     for thread in threads:
         thread.start()
-    together.wait()
-    for late in (alone, newcomer):
-        threads.append(threading.Thread(target=late))
+    both_inside.wait()
+    for request in (writer, late_reader):
+        threads.append(threading.Thread(target=request))
         threads[-1].start()
         time.sleep(0.2)
-    assert inside == []
-    leave.set()
+    assert events == []
+    release.set()
     for thread in threads:
         thread.join(20)
-    assert inside == ["early", "early", "alone begins", "alone ends", "late"]
+    assert events == ["early", "early", "writer begins", "writer ends", "late"]
     for lock in locks:
         lock.close()
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL])
-def test_a_file_system_without_locks_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_a_file_system_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     def refuse(descriptor: int, operation: int) -> None:
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(locks_module.fcntl, "flock", refuse)
-    for opened in (lambda: run_lock(tmp_path).__enter__(), lambda: Journal(tmp_path / "j")):
+    for acquire in (lambda: run_lock(tmp_path).__enter__(), lambda: Journal(tmp_path / "j")):
         with pytest.raises(DataError, match="does not support locks") as error:
-            opened()
+            acquire()
         assert "another process" not in str(error.value)
     monkeypatch.setenv(NO_LOCKS, "1")
     with run_lock(tmp_path), Journal(tmp_path / "j") as journal:

@@ -76,6 +76,10 @@ def test_public_tests_come_before_the_score(files, tmp_path, capsys):
     assert run("select", files, tmp_path, "best.jsonl", *options) == 0
     assert [row["code"] for row in read_table(tmp_path / "best.jsonl")] == [program(2)] * 12
     assert "12 choices pass the public tests" in capsys.readouterr().out
+    checker = tmp_path / "none.py"
+    checker.write_text("def none(given, expected, answer):\n    return False\n")
+    assert run("select", files, tmp_path, "none.jsonl", *options, f"--checker={checker}:none") == 0
+    assert "0 choices pass the public tests" in capsys.readouterr().out
     assert run("select", files, tmp_path, "other.jsonl", "--public-tests") == 2
     assert "come from --problems" in capsys.readouterr().err
 

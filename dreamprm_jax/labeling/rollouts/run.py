@@ -69,7 +69,7 @@ class PrefixRollouts:
 
         with Journal(folder / "attempts.journal") as attempts:
 
-            def objection(key: str, value: Any) -> str | None:
+            def find_error(key: str, value: Any) -> str | None:
                 """Rollouts that the sandbox failed on are done again by the next run, ``ATTEMPTS`` times in all."""
                 errors = ProgramEstimate.from_json(value).sandbox_errors
                 attempt = next(n for n in range(1, ATTEMPTS + 1) if f"{key}/{n}" not in attempts)
@@ -87,7 +87,7 @@ class PrefixRollouts:
                 description="roll out prefixes",
                 unit="program",
                 grace_seconds=config.engine.grace_seconds,
-                objection=objection,
+                find_error=find_error,
             )
 
     def rows(self) -> Iterator[StepLabel]:

@@ -111,10 +111,10 @@ _NUMBERS: dict[str, tuple[int | None, int | None]] = {
 }
 
 _LOAD, _JEQ, _JGE, _JSET, _RET, _AND = 0x20, 0x15, 0x35, 0x45, 0x06, 0x54
-_KILL_PROCESS = 0x80000000
-_USER_NOTIF = 0x7FC00000
 _ALLOW = 0x7FFF0000
-_EPERM = 0x00050000 | errno.EPERM
+KILLS = 0x80000000  # the process
+ASKS = 0x7FC00000  # the listener
+DENIES = 0x00050000 | errno.EPERM
 _ENOSYS = 0x00050000 | errno.ENOSYS
 _NR, _ARCH, _ARGS = 0, 4, 16
 
@@ -142,31 +142,40 @@ def number(name: str, machine: str) -> int | None:
     return _NUMBERS[name][0 if machine == X86_64 else 1]
 
 
-def build(machine: str, pid: int, kills: bool = False) -> bytes:
+GUARDED = ("open", "openat", "fcntl", "ioctl", "tgkill", "sendto", "prlimit64", "socketpair", "clone")
+
+
+def is_thread(flags: int) -> bool:
+    """Whether these flags of ``clone`` are those of a thread that a program may start."""
+    return bool(flags & _CLONE_THREAD and flags & _CLONE_FILES and not flags & _CLONE_NEW)
+
+
+def build(machine: str, pid: int, denial: int = DENIES) -> bytes:
     """The filter program for one process.
 
     Args:
       machine: ``x86_64`` or ``aarch64``.
       pid: the process's own id: the only one that ``tgkill`` may name (``abort`` uses it). SIGKILL is denied even
         there, so that a SIGKILL always comes from outside the program.
-      kills: a denied call ends the process with SIGSYS, but for opening a file: /dev/null is answered for otherwise.
+      denial: what becomes of a denied call: ``DENIES``; ``KILLS``: it ends the process with SIGSYS, but for opening a
+        file, as /dev/null is answered for otherwise; ``ASKS``: a listener decides, on new threads too.
 
     Returns:
       An array of ``struct sock_filter``.
     """
-    return b"".join(struct.pack("<HBBI", *instruction) for instruction in instructions(machine, pid, kills))
+    return b"".join(struct.pack("<HBBI", *instruction) for instruction in instructions(machine, pid, denial))
 
 
-def instructions(machine: str, pid: int, kills: bool = False) -> list[Instruction]:
+def instructions(machine: str, pid: int, denial: int = DENIES) -> list[Instruction]:
     """The filter as a list of instructions (see ``build``)."""
     program = [
         Instruction(_LOAD, 0, 0, _ARCH),
         Instruction(_JEQ, 1, 0, _AUDIT_ARCH[machine]),
-        Instruction(_RET, 0, 0, _KILL_PROCESS),
+        Instruction(_RET, 0, 0, KILLS),
         Instruction(_LOAD, 0, 0, _NR),
     ]
     if machine == X86_64:  # the x32 interface shares the architecture's name
-        program += [Instruction(_JGE, 0, 1, 0x40000000), Instruction(_RET, 0, 0, _EPERM)]
+        program += [Instruction(_JGE, 0, 1, 0x40000000), Instruction(_RET, 0, 0, DENIES)]
     guarded = {
         "open": _flags_clear(1, _OPEN_FOR_WRITING),
         "openat": _flags_clear(2, _OPEN_FOR_WRITING),
@@ -183,19 +192,20 @@ def instructions(machine: str, pid: int, kills: bool = False) -> list[Instructio
     for name, body in guarded.items():
         value = number(name, machine)
         if value is not None:
-            opens = name in ("open", "openat")
-            program += [Instruction(_JEQ, 0, len(body), value), *(_killing(body) if kills and not opens else body)]
+            if denial == ASKS or name not in ("open", "openat"):
+                body = _denying(body, denial)
+            if denial == ASKS and name == "clone":
+                body[-1] = Instruction(_RET, 0, 0, ASKS)
+            program += [Instruction(_JEQ, 0, len(body), value), *body]
     allowed = {value for name in plain if (value := number(name, machine)) is not None}
     # a search tree, and no list: the kernel follows the program once for each call that there is, for each child
     borders = sorted(value for value in allowed | {each + 1 for each in allowed} if _flips(value, allowed))
-    search = _search(borders, False)
-    return program + (_killing(search) if kills else search)
+    return program + _denying(_search(borders, False), denial)
 
 
-def _killing(body: list[Instruction]) -> list[Instruction]:
-    """The same with the end of the process in place of EPERM."""
-    denial = Instruction(_RET, 0, 0, _EPERM)
-    return [Instruction(_RET, 0, 0, _KILL_PROCESS) if each == denial else each for each in body]
+def _denying(body: list[Instruction], denial: int) -> list[Instruction]:
+    """The same with another answer in place of EPERM."""
+    return [each._replace(k=denial) if each == (_RET, 0, 0, DENIES) else each for each in body]
 
 
 def _flips(value: int, allowed: set[int]) -> bool:
@@ -210,7 +220,7 @@ def _search(borders: list[int], allowed: bool) -> list[Instruction]:
       allowed: what is decided before the first border.
     """
     if not borders:
-        return [Instruction(_RET, 0, 0, _ALLOW if allowed else _EPERM)]
+        return [Instruction(_RET, 0, 0, _ALLOW if allowed else DENIES)]
     middle = len(borders) // 2
     before = _search(borders[:middle], allowed)
     after = _search(borders[middle + 1 :], allowed ^ (middle % 2 == 0))
@@ -232,7 +242,7 @@ def thread_watch(machine: str) -> bytes:
         Instruction(_JEQ, 0, 3, clone),
         Instruction(_LOAD, 0, 0, _low(0)),
         Instruction(_JSET, 0, 1, _CLONE_THREAD),
-        Instruction(_RET, 0, 0, _USER_NOTIF),
+        Instruction(_RET, 0, 0, ASKS),
         Instruction(_RET, 0, 0, _ALLOW),
     ]
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in program)
@@ -246,7 +256,7 @@ def _flags_clear(argument: int, mask: int) -> list[Instruction]:
     return [
         Instruction(_LOAD, 0, 0, _low(argument)),
         Instruction(_JSET, 0, 1, mask),
-        Instruction(_RET, 0, 0, _EPERM),
+        Instruction(_RET, 0, 0, DENIES),
         Instruction(_RET, 0, 0, _ALLOW),
     ]
 
@@ -256,7 +266,7 @@ def _one_of(argument: int, values: tuple[int, ...]) -> list[Instruction]:
     return [
         Instruction(_LOAD, 0, 0, _low(argument)),
         *tests,
-        Instruction(_RET, 0, 0, _EPERM),
+        Instruction(_RET, 0, 0, DENIES),
         Instruction(_RET, 0, 0, _ALLOW),
     ]
 
@@ -272,7 +282,7 @@ def _reads_or_stack() -> list[Instruction]:
         Instruction(_JEQ, 0, 2, 0),
         Instruction(_LOAD, 0, 0, _low(1)),
         Instruction(_JEQ, 1, 0, _RLIMIT_STACK),
-        Instruction(_RET, 0, 0, _EPERM),
+        Instruction(_RET, 0, 0, DENIES),
         Instruction(_RET, 0, 0, _ALLOW),
     ]
 
@@ -285,7 +295,7 @@ def _stream_pair() -> list[Instruction]:
         Instruction(_LOAD, 0, 0, _low(1)),
         Instruction(_AND, 0, 0, _SOCK_TYPE_MASK),
         Instruction(_JEQ, 1, 0, _SOCK_STREAM),
-        Instruction(_RET, 0, 0, _EPERM),
+        Instruction(_RET, 0, 0, DENIES),
         Instruction(_RET, 0, 0, _ALLOW),
     ]
 
@@ -296,7 +306,7 @@ def _own_signal(pid: int) -> list[Instruction]:
         Instruction(_JEQ, 2, 0, _SIGKILL),
         Instruction(_LOAD, 0, 0, _low(0)),
         Instruction(_JEQ, 1, 0, pid),
-        Instruction(_RET, 0, 0, _EPERM),
+        Instruction(_RET, 0, 0, DENIES),
         Instruction(_RET, 0, 0, _ALLOW),
     ]
 
@@ -308,7 +318,7 @@ def _no_address() -> list[Instruction]:
         Instruction(_JEQ, 0, 2, 0),
         Instruction(_LOAD, 0, 0, _low(4) + 4),
         Instruction(_JEQ, 1, 0, 0),
-        Instruction(_RET, 0, 0, _EPERM),
+        Instruction(_RET, 0, 0, DENIES),
         Instruction(_RET, 0, 0, _ALLOW),
     ]
 
@@ -320,6 +330,6 @@ def _thread_only() -> list[Instruction]:
         Instruction(_JSET, 2, 0, _CLONE_NEW),
         Instruction(_JSET, 0, 1, _CLONE_THREAD),
         Instruction(_JSET, 1, 0, _CLONE_FILES),
-        Instruction(_RET, 0, 0, _EPERM),
+        Instruction(_RET, 0, 0, DENIES),
         Instruction(_RET, 0, 0, _ALLOW),
     ]
