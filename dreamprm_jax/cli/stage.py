@@ -1,7 +1,5 @@
 """If it is run again, the command reuses finished work and resumes stopped work. Output of other settings is moved to
 old/ in the run's folder, never deleted.
-
-`dreamprm evaluate --problems=FILE --candidates=FILE` judges a file of programs instead.
 """
 
 from __future__ import annotations
