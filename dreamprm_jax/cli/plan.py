@@ -28,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--chips", required=True, type=int, metavar="N", help="how many of them train")
     add("--slices", type=int, default=0, metavar="S", help="TPU slices (default: as few as hold the chips)")
     add("--mesh", default="auto", metavar="DxFxT", help="data x fsdp x tensor (default: the fastest that should fit)")
+    add(
+        "--remat",
+        default="auto",
+        choices=("auto", "none", "dots", "offload", "attention", "full"),
+        help="config.model.remat (default: of none, dots, attention and full the fastest that should fit)",
+    )
     add("--topology", default="", metavar="NAME", help="compile by libtpu for this topology, as v5p:4x4x4 (minutes)")
     add("--efficiency", type=float, default=0.5, help="share of the peak that matrix products reach (default: 0.5)")
     add("--price", type=float, metavar="DOLLARS", help="of a chip-hour (default: about the list price of 2025)")
