@@ -27,9 +27,12 @@ from typing import Any, NamedTuple
 import hypergradient_problem as problem
 import numpy as np
 
+from dreamprm_jax.bilevel.exact import STORE_ALL
+
 UNROLLS = (1, 2, 4, 8, 16, 64)
-OURS = ("mixed", "mixed, 4 micro-batches", "mixed, all gradients", "sama")
-LIBRARIES = (*OURS, "torchopt", "higher", "jaxopt", "betty darts", "betty sama")
+OURS = ("mixed", "mixed, 4 micro-batches", "mixed, all gradients")
+UNROLLED = (*OURS, "torchopt", "higher", "jaxopt")
+LIBRARIES = (*UNROLLED, "sama", "betty darts", "betty sama")
 TIMED = problem.Size(layers=2, width=64, tokens=32, batch=16, examples=64)
 EXACT = problem.Size(layers=1, width=16, tokens=8, batch=4, examples=16, vocabulary=4)
 RIDGE_STEPS = 40
@@ -161,18 +164,17 @@ def measure(name: str, unroll: int) -> dict[str, Any]:
     plain(), call()
     row: dict[str, Any] = {"memory": memory()}
     ratios, seconds = [], []
-    for _ in range(max(3, 12 // unroll)):
+    for _ in range(max(2, 8 // unroll)):
         base = [cpu_seconds(plain) for _ in range(5)]
         seconds.append(float(np.median(base)))
         ratios.append(cpu_seconds(call) / seconds[-1])
     row |= {"time": float(np.median(ratios)), "plain_seconds": float(np.median(seconds))}
     row["hypergradient"] = call().astype(float).tolist()
-    if calls is jax_calls:
-        import jax
+    if name not in UNROLLED:
+        return row
+    import jax
 
-        with jax.enable_x64(True):
-            exact = calls(name, make_case(EXACT, np.float64), unroll).call()
-    else:
+    with jax.enable_x64(True):
         exact = calls(name, make_case(EXACT, np.float64), unroll).call()
     assert exact.dtype == np.float64
     return row | {"exact": exact.tolist()}
@@ -228,6 +230,52 @@ def measure_ridge() -> dict[str, float]:
     return {name: abs(value / exact - 1) for name, value in found.items()}
 
 
+def measure_replay(steps: int = 2000) -> dict[str, float]:
+    """``make_replay`` through thousands of steps: its time in those of the plain steps alone, and what it stores."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from dreamprm_jax.bilevel import make_replay, optimizers
+
+    rng = np.random.default_rng(0)
+    x, y = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((64, 256, 64), (64, 256)))
+    params = {"in": jnp.asarray(rng.normal(size=(64, 256)) / 8, jnp.float32), "out": jnp.zeros(256)}
+    optimizer, phi = optimizers.adamw(1e-3), jnp.zeros(256)
+
+    def error(params: Any, batch: Any) -> jax.Array:
+        return jnp.square(jnp.tanh(batch[0] @ params["in"]) @ params["out"] - batch[1])
+
+    def inner(params: Any, phi: Any, batch: Any) -> jax.Array:
+        return jnp.mean(jax.nn.sigmoid(phi) * error(params, batch))
+
+    @jax.jit
+    def plain(params: Any, state: Any, batch: Any) -> Any:
+        updates, state = optimizer.update(jax.grad(inner)(params, phi, batch), state, params)
+        return optax.apply_updates(params, updates), state
+
+    batches = [(x[k], y[k]) for k in range(64)]
+    stacked = [jax.tree.map(lambda leaf: leaf[None], batch) for batch in batches]
+    replay = make_replay(inner, lambda p, b: jnp.mean(error(p, b)), optimizer, lambda step: stacked[step % 64])
+
+    def train() -> None:
+        carry = params, optimizer.init(params)
+        for step in range(steps):
+            carry = plain(*carry, batches[step % 64])
+        jax.block_until_ready(carry)
+
+    def through(steps: int) -> Any:
+        return jax.block_until_ready(replay(params, optimizer.init(params), phi, stacked[0], steps))
+
+    train(), through(3)
+    base = cpu_seconds(train)
+    start = time.process_time()
+    result = through(steps)
+    assert bool(jnp.isfinite(result.hypergradient).all())
+    spent = time.process_time() - start
+    return {"time": spent / base, "stored": result.stored, "inner_steps": result.inner_steps / steps}
+
+
 # ---------------------------------------------------------------- the tables
 
 
@@ -247,20 +295,21 @@ def tables(results: dict[str, Any], unrolls: list[int]) -> str:
         head = [f"| {title} | " + " | ".join(f"K = {k}" for k in unrolls) + " |", "|---" * (len(unrolls) + 1) + "|"]
         return [*head, *(f"| {n} | " + " | ".join(cell(n, k) for k in unrolls) + " |" for n in names), ""]
 
-    unrolled = [name for name in LIBRARIES if name != "sama" and "betty" not in name]
     lines = grid("time, in own plain steps", lambda n, k: f"{measured[n][k]['time']:.1f}", LIBRARIES)
     lines += grid("memory, MB", lambda n, k: f"{measured[n][k]['memory'] / 1e6:.0f}", LIBRARIES)
-    lines += grid("difference to torchopt, float64", lambda n, k: f"{difference(n, k):.0e}", unrolled)
+    lines += grid("difference to torchopt, float64", lambda n, k: f"{difference(n, k):.0e}", UNROLLED)
     lines += grid("cosine to exact", lambda n, k: f"{cosine(n, k):.4f}", LIBRARIES)
 
     def share(field: str) -> Callable[[str, int], str]:
         return lambda n, k: f"{measured[n][k][field] / measured['torchopt'][k][field]:.2f}"
 
-    lines += grid("time, share of torchopt's", share("time"), OURS[:3])
-    lines += grid("memory, share of torchopt's", share("memory"), OURS[:3])
+    lines += grid("time, share of torchopt's", share("time"), OURS)
+    lines += grid("memory, share of torchopt's", share("memory"), OURS)
     lines += ["| implicit, ridge regression | relative error |", "|---|---|"]
     lines += [f"| {name} | {error:.0e} |" for name, error in results["ridge"].items()]
-    return "\n".join(lines) + "\n"
+    row = results["replay"]
+    told = "`make_replay`, K = 2,000: {:.1f} times the plain steps; {:.0f} points stored, {:.1f} K inner steps in all"
+    return "\n".join([*lines, "", told.format(*(row[k] for k in ("time", "stored", "inner_steps")))]) + "\n"
 
 
 def main() -> None:
@@ -268,16 +317,20 @@ def main() -> None:
     parser.add_argument("--unroll", default=",".join(map(str, UNROLLS)), help="values of K, by comma")
     parser.add_argument("--results", type=Path, help="JSON file to continue")
     parser.add_argument("--write", type=Path, help="page whose tables between the markers are replaced")
+    parser.add_argument("--only", default=",".join(LIBRARIES), help=argparse.SUPPRESS)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     unrolls = [int(k) for k in options.unroll.split(",")]
     if options.measure:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before any library counts the cores
         library, _, k = options.measure.rpartition(" ")
-        print(json.dumps(measure(library, int(k)) if library else measure_ridge()))
+        alone = {"ridge": measure_ridge, "replay": measure_replay}
+        print(json.dumps(measure(library, int(k)) if library else alone[k]()))
         return
     results = json.loads(options.results.read_text()) if options.results and options.results.exists() else {}
-    for job in [*(f"{name} {k}" for k in unrolls for name in LIBRARIES), "ridge"]:
+    for job in ["ridge", "replay", *(f"{name} {k}" for name in LIBRARIES for k in unrolls)]:
+        if job not in results and "gradients" in job and (k := int(job.split()[-1])) <= STORE_ALL:
+            results[job] = results[f"mixed {k}"]  # the same program
         if job not in results:
             command = [sys.executable, __file__, f"--measure={job}"]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import functools
 import hashlib
 import json
 import types
@@ -291,7 +290,6 @@ def _is_optional(annotation: Any) -> bool:
     return type(None) in typing.get_args(annotation)
 
 
-@functools.cache
 def arrow_schema(cls: type) -> pa.Schema:
     """The Parquet schema of a record class."""
     hints = typing.get_type_hints(cls)

@@ -25,6 +25,7 @@ SMALL = {
     "model.intermediate_size": 64,
     "model.num_layers": 1,
     "model.vocab_size": 600,
+    "train.arms": "('raw','corrected')",
     "train.warmup_steps": 30,
     "train.steps": 30,
     "train.checkpoint_every": 10,
@@ -62,7 +63,7 @@ def kill_in(workdir: Path, stage: str, delay: float, number: signal.Signals) -> 
 
 
 def figures(workdir: Path) -> tuple[str, dict[str, object], list[str]]:
-    metrics = [(workdir / "train" / arm / "metrics.jsonl").read_text() for arm in ("orm", "warmup", "raw", "corrected")]
+    metrics = [(workdir / "train" / arm / "metrics.jsonl").read_text() for arm in ("warmup", "raw", "corrected")]
     return (
         (workdir / "evaluate/table.txt").read_text(),
         json.loads((workdir / "evaluate/results.json").read_text()),

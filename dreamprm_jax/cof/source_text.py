@@ -84,6 +84,8 @@ def mask(root: tree_sitter.Node | None, text: str) -> str:
 
     Without a tree, every string that has an end.
     """
+    if "'" not in text and '"' not in text:
+        return text
     if root is None:
         return _TOKEN.sub(lambda token: "x" * len(token[0]) if token[0][0] in "\"'" else token[0], text)
     parts, position = [], 0

@@ -51,9 +51,7 @@ class ProblemsConfig:
     meta_count: int = setting(
         100, "Number of meta problems, whose programs have outcomes but no step labels.", minimum=1
     )
-    test_count: int = setting(
-        100, "Number of test problems; ignored for livecodebench, which is split by date.", minimum=1
-    )
+    test_count: int = setting(100, "Number of test problems; ignored for livecodebench.", minimum=1)
     private_tests: int = setting(5, "procedural: hidden tests of a problem, besides two public ones.", minimum=1)
     held_out: Literal["compositions", "mistakes", "primitives"] = setting(
         "compositions",
@@ -108,9 +106,7 @@ class PolicyConfig:
         minimum=0.0,
         affects_output=False,
     )
-    concurrency: int = setting(
-        16, "server: maximum concurrent requests of each process.", minimum=1, affects_output=False
-    )
+    concurrency: int = setting(16, "server: concurrent requests of each process.", minimum=1, affects_output=False)
     path: str = setting("", "replay: the file of programs.", reads="path")
 
 
@@ -205,8 +201,7 @@ class SandboxConfig:
     reference_factor: float = setting(
         0.0,
         "CPU time of one test as a multiple of the problem's reference_seconds, which dreamprm convert --verify "
-        "measures; at least 1 second. Holds where the problem has that field and no cpu_seconds of its own. 0: not "
-        "used.",
+        "measures; at least 1 second. Applies to problems with that field and without cpu_seconds. 0: not used.",
         minimum=0.0,
     )
     memory_bytes: int = setting(1 << 30, "Memory of one program.", minimum=1 << 20)
@@ -230,9 +225,7 @@ class EngineConfig:
 
     executor: Literal["local", "ray"] = setting("local", "local: processes on this machine. ray: a Ray cluster.")
     workers: int = setting(
-        0,
-        "Worker processes, each with a judge and a policy client; 0: one per core (ray: one per CPU of the cluster).",
-        minimum=0,
+        0, "Processes, each with a judge and a policy client; 0: one per core (ray: per CPU of the cluster).", minimum=0
     )
     threads: int = setting(
         0,

@@ -51,15 +51,19 @@ class ModelConfig:
         "truncate_statement", "Handling of inputs that exceed max_length."
     )
     dtype: Literal["float32", "bfloat16"] = setting("float32", "Data type of activations and matrix products.")
-    param_dtype: Literal["float32", "bfloat16"] = setting(
-        "float32", "Data type of the parameters; adapters are always float32."
-    )
+    param_dtype: Literal["float32", "bfloat16"] = setting("float32", "Data type of parameters; adapters stay float32.")
     matmul_precision: Literal["default", "high", "highest"] = setting(
         "highest",
         "Precision of float32 matrix products, as in jax.default_matmul_precision: highest is exact; default lets TPUs "
         "round to bfloat16 and GPUs to TF32. No effect with dtype bfloat16.",
     )
-    remat: Literal["none", "full", "dots"] = setting("none", "What the backward pass recomputes (rematerialization).")
+    remat: Literal["none", "full", "attention", "dots", "offload"] = setting(
+        "none",
+        "Activations that a layer keeps for the backward pass (rematerialization); the rest is recomputed. none: all. "
+        "dots: the results of matrix products and of fused attention. attention: only those of fused attention. full: "
+        "only the layer's input. offload: as dots, but the attention inputs and the feed-forward layer's activations "
+        "are kept in host memory.",
+    )
     attention: Literal["auto", "einsum", "chunked", "splash", "triton", "cudnn"] = setting(
         "auto",
         "Implementation of attention. auto: the fastest for each device and pass (models/fused.py). einsum, chunked: "
@@ -122,9 +126,7 @@ class LabelsConfig:
         above=0.0,
         maximum=0.49,
     )
-    smoothing: float = setting(
-        0.1, "smoothing: label y becomes (1 - smoothing) y + smoothing / 2.", minimum=0.0, maximum=1.0
-    )
+    smoothing: float = setting(0.1, "Weight of 1/2 in the labels of smoothing.", minimum=0.0, maximum=1.0)
     gce_q: float = setting(0.7, "q of the generalized cross-entropy.", above=0.0, maximum=1.0)
     corrector_hidden: int = setting(16, "Hidden units of the corrector network.", minimum=1)
     clean_labels: str = setting(
@@ -134,9 +136,7 @@ class LabelsConfig:
         "problems).",
         reads="path",
     )
-    clean_target: Literal["value", "recoverable"] = setting(
-        "value", "Field of the exact truth that becomes the clean label."
-    )
+    clean_target: Literal["value", "recoverable"] = setting("value", "Field of the exact truth used as clean label.")
     clean_problems: int = setting(50, "calibrator: problems with clean labels.", minimum=1)
     stored: str = setting(
         "", "stored: a Parquet file of CorrectedLabel rows, such as every arm with its own labels writes.", reads="path"
@@ -160,12 +160,8 @@ class StepDataConfig:
         "of meta_share of the problems of path.",
         reads="path",
     )
-    meta_share: float = setting(
-        0.1, "Fraction of the problems of path that become meta problems.", minimum=0, maximum=0.9
-    )
-    separator: str = setting(
-        "\n", "Text after every step, whose last token carries the score; empty: the step's last token."
-    )
+    meta_share: float = setting(0.1, "Fraction of path's problems used as meta problems.", minimum=0, maximum=0.9)
+    separator: str = setting("\n", "Text after every step; its last token, or else that of the step, is scored.")
     neutral: float = setting(1.0, "Label of PRM800K's rating 0; -1: no label.", minimum=-1, maximum=1)
     split: str = setting("", "Split of the datasets; empty: train, or the only split.")
     evaluation_split: str = setting("", "Split of the evaluation dataset; empty: as split.")
@@ -208,9 +204,7 @@ class TrainConfig:
     master_weights: bool = setting(
         False, "Keep float32 copies of bfloat16 parameters (model.param_dtype) for the updates."
     )
-    outcome_weight: float = setting(
-        1.0, "Weight of the outcome term of the loss, relative to the step labels.", minimum=0.0
-    )
+    outcome_weight: float = setting(1.0, "Weight of the outcome loss; the step loss has weight 1.", minimum=0.0)
     log_every: int = setting(20, "Steps between two log lines.", minimum=1, affects_output=False)
     checkpoint_every: int = setting(100, "Steps between two checkpoints.", minimum=1, affects_output=False)
     keep_checkpoints: int = setting(2, "Number of checkpoints to keep.", minimum=1, affects_output=False)

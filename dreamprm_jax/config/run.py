@@ -109,9 +109,7 @@ class InspectConfig:
         "machine.",
         minimum=0,
     )
-    memory_gb: float = setting(
-        0.0, "Memory of one device in GB (10^9 bytes), to compare with; 0: no comparison.", minimum=0.0
-    )
+    memory_gb: float = setting(0.0, "Memory of one device in GB (10^9 bytes); 0: no comparison.", minimum=0.0)
     labels: int = setting(100_000, "Rows of the label table.", minimum=1)
     steps_per_row: int = setting(64, "Step slots per row.", minimum=1)
 

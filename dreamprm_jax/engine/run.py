@@ -7,7 +7,6 @@ at most ``workers * (threads + 1)``.
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import sys
 from collections.abc import Callable, Iterable
@@ -34,21 +33,6 @@ class Summary:
     counts: dict[str, int]  # sums of the counts of this run's units
 
 
-def check_settings(settings: EngineConfig) -> None:
-    """Checks the settings before any work starts.
-
-    Raises:
-      DataError: if Ray is selected and not installed, or if a number is negative.
-    """
-    if settings.workers < 0 or settings.threads < 0:
-        raise DataError(f"engine.workers {settings.workers}, engine.threads {settings.threads}: must be at least 0")
-    if settings.executor == "ray" and importlib.util.find_spec("ray") is None:
-        raise DataError(
-            "engine.executor is 'ray', but Ray is not installed: pip install 'dreamprm-jax[ray]', or set "
-            "engine.executor='local'"
-        )
-
-
 def make_executor(settings: EngineConfig, factory: WorkFactory, threads: int = 1) -> Executor:
     """Creates the executor that the settings select. No worker is started yet.
 
@@ -58,9 +42,10 @@ def make_executor(settings: EngineConfig, factory: WorkFactory, threads: int = 1
       threads: Concurrent units in a worker if ``settings.threads`` is 0.
 
     Raises:
-      DataError: as ``check_settings``, or if the Ray cluster does not respond.
+      DataError: if a number is negative, the factory cannot be sent, or Ray or its cluster is not available.
     """
-    check_settings(settings)
+    if settings.workers < 0 or settings.threads < 0:
+        raise DataError(f"engine.workers {settings.workers}, engine.threads {settings.threads}: must be at least 0")
     if settings.executor == "ray":
         from dreamprm_jax.engine.executors.on_ray import RayExecutor
 
@@ -125,7 +110,7 @@ def run_units(
                         break
                     for finished in schedule.wait(_POLL_SECONDS):
                         _commit(finished, journal, progress, find_error)
-                    progress.note_deaths(schedule.deaths)
+                    progress.record.worker_deaths = schedule.deaths
                 in_flight = schedule.in_flight
         finally:
             executor.close(finished=in_flight == 0)

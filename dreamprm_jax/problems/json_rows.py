@@ -231,6 +231,8 @@ def text_field(row: Mapping[str, Any], name: str, where: str) -> str:
 def id_field(row: Mapping[str, Any], name: str, where: str) -> str:
     """An id, which may be a whole number. MBPP numbers its tasks: ``task_id`` 2 is the "Mbpp/2" of evalplus."""
     value = row.get(name)
+    if isinstance(value, float) and value.is_integer():  # a column of numbers, some of them null
+        value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return f"Mbpp/{value}" if name == "task_id" else str(value)
     text = text_field(row, name, where)

@@ -34,11 +34,11 @@ def fingerprint(config: Config, stage: str, root: Path | None = None) -> str:
 
 
 def settings_digest(config: Config, sections: set[str], inputs: InputDigests, *parts: str) -> str:
-    """Hash of the settings in ``sections`` that affect the output, and of further ``parts``.
+    """Hash of the settings in ``sections`` that affect the output and differ from the default, and of ``parts``.
 
     Args:
       config: All settings.
-      sections: Names of the sections to include.
+      sections: Names of sections, or dotted names of single settings, to include.
       inputs: Digests of the files that settings name.
       *parts: Further texts to include.
     """
@@ -46,13 +46,7 @@ def settings_digest(config: Config, sections: set[str], inputs: InputDigests, *p
 
 
 def effective_settings(config: Config, sections: set[str], inputs: InputDigests) -> dict[str, Any]:
-    """Maps field names to values or content digests, for settings that affect the output and differ from the default.
-
-    Args:
-      config: All settings.
-      sections: Names of the sections to include.
-      inputs: Digests of the files that settings name.
-    """
+    """Names and values, or content digests, of the settings that ``settings_digest`` hashes; arguments as there."""
     default = {name: value for name, value, _ in leaves(Config())}
     return {
         name: resolved

@@ -12,7 +12,6 @@ import json
 import os
 import sys
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,19 +25,10 @@ from dreamprm_jax.storage import disk_full_error
 class Journal:
     """A persistent map from unit key to JSON value, owned by one process at a time."""
 
-    def __init__(self, path: Path, sync: bool = False):
-        """Opens or creates the journal.
-
-        Args:
-          path: The journal's file.
-          sync: Whether to fsync every line, so that it survives a power failure and not only a killed process.
-
-        Raises:
-          DataError: if another process holds the journal.
-        """
+    def __init__(self, path: Path):
+        """Opens or creates the journal. Raises DataError if another process holds it."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self.sync = sync
         self.dropped = 0  # damaged lines; their units will be done again
         self._index = KeyIndex()
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -78,23 +68,18 @@ class Journal:
     def __len__(self) -> int:
         return len(self._index)
 
-    def keys(self) -> Iterator[str]:
-        """Keys in the order in which they were committed."""
-        for offset, length in self._index.spans():
-            yield self._read(offset, length)[0]
-
     def get(self, key: str) -> Any | None:
         """The committed value of ``key``, or None."""
         span = self._index.find(key)
-        return None if span is None else self._read(*span)[1]
-
-    def _read(self, offset: int, length: int) -> tuple[str, Any]:
+        if span is None:
+            return None
+        offset, length = span
         entry = _parse(os.pread(self._file, length, offset))
         if entry is None:
             raise DataError(
                 f"{self.path}: the line at byte {offset} changed on disk; remove the file to redo its units"
             )
-        return entry
+        return entry[1]
 
     def put(self, key: str, value: Any) -> bool:
         """Commits a unit's value (any JSON). Returns False and changes nothing if the key is already committed.
@@ -112,8 +97,6 @@ class Journal:
                 written += os.write(self._file, line[written:])
             if written != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            if self.sync:
-                os.fsync(self._file)
         except OSError as error:
             os.ftruncate(self._file, self._end)  # remove an incomplete line
             raise disk_full_error(self.path, error) or error from error

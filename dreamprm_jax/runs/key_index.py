@@ -7,7 +7,6 @@ has a sixteenth of their size; the amortized cost of an insertion is constant.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -51,15 +50,7 @@ class KeyIndex:
             self._merge()
         return True
 
-    def spans(self) -> Iterator[tuple[int, int]]:
-        """Yields (offset, length) of every key, sorted by offset."""
-        self._merge()
-        for row in np.argsort(self._offsets):
-            yield int(self._offsets[row]), int(self._lengths[row])
-
     def _merge(self) -> None:
-        if not self._recent:
-            return
         rows = sorted((digest, *span) for digest, span in self._recent.items())
         new = np.array(rows, _MERGED)
         positions = np.searchsorted(self._digests, new["digest"])

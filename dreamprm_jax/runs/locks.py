@@ -1,4 +1,4 @@
-"""File locks between processes, for runs, journals and CPU cores. The kernel releases them when a process ends."""
+"""File locks between processes, for runs and journals. The kernel releases them when a process ends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from dreamprm_jax.schema import DataError
 
 NO_LOCKS = "DREAMPRM_NO_LOCKS"  # environment variable; "1" permits file systems without locks
 _HELD = (errno.EWOULDBLOCK, errno.EACCES)
-_OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def try_lock(descriptor: int, path: Path) -> None:
@@ -45,42 +44,3 @@ def run_lock(root: Path) -> Iterator[None]:
     with open(root / ".lock", "w") as handle:
         try_lock(handle.fileno(), root)
         yield
-
-
-class FairFileLock:
-    """A readers-writer lock between processes: many may hold it shared, or one exclusively. Writers are not starved.
-
-    Every request acquires the lock ``.queue`` first. An exclusive request keeps it while waiting; later requests queue.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Opens or creates the files ``path.queue`` and ``path.held``."""
-        self._queue = os.open(f"{path}.queue", _OPEN, 0o600)
-        self._held = os.open(f"{path}.held", _OPEN, 0o600)
-
-    @contextlib.contextmanager
-    def shared(self) -> Iterator[None]:
-        """Holds the lock together with other readers."""
-        fcntl.flock(self._queue, fcntl.LOCK_EX)
-        fcntl.flock(self._held, fcntl.LOCK_SH)
-        fcntl.flock(self._queue, fcntl.LOCK_UN)
-        try:
-            yield
-        finally:
-            fcntl.flock(self._held, fcntl.LOCK_UN)
-
-    @contextlib.contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Holds the lock alone."""
-        fcntl.flock(self._queue, fcntl.LOCK_EX)
-        try:
-            fcntl.flock(self._held, fcntl.LOCK_EX)
-            yield
-        finally:
-            fcntl.flock(self._held, fcntl.LOCK_UN)
-            fcntl.flock(self._queue, fcntl.LOCK_UN)
-
-    def close(self) -> None:
-        """Closes the lock's files."""
-        os.close(self._queue)
-        os.close(self._held)

@@ -103,10 +103,6 @@ class Progress:
         self.record.notes = ", ".join(f"{name} {value}" for name, value in figures.items())
         self._bar.set_postfix_str(self.record.notes, refresh=False)
 
-    def note_deaths(self, deaths: int) -> None:
-        """Sets the number of workers that died in this run."""
-        self.record.worker_deaths = deaths
-
     def __enter__(self) -> Progress:
         return self
 

@@ -16,12 +16,12 @@ class Stage:
     Attributes:
       name: Name of the stage, its folder and its module.
       sections: Sections of the settings that its output depends on, besides those of its inputs.
-      settings: Single settings of other sections.
+      settings: Dotted names of settings of other sections that its output depends on.
       inputs: Stages whose folders it reads.
       summary: One line for the console and ``--help``.
       runs_on_all_processes: Whether all processes of a run work on it; otherwise only process 0 does.
       stops_in_sync: Whether all processes stop at the same step after SIGTERM; otherwise the process that receives
-        SIGTERM stops the others at once.
+        SIGTERM stops the others immediately.
     """
 
     name: str

@@ -91,7 +91,7 @@ def format_status(root: Path) -> str:
     pid = owner(root)
     lines = [f"{root}: " + ("no process works on it here" if pid is None else f"process {pid} works on it")]
     if len(stages) == 1:
-        lines.append("trained on given step labels (dreamprm train --steps): it has no other stage")
+        lines.append("trained on given step labels (dreamprm train --steps): there are no other stages")
     for stage in stages:
         counts = ", ".join(f"{value} {key}" for key, value in stage.counts.items())
         took = "" if stage.seconds is None else f"{duration(stage.seconds):>7}  "

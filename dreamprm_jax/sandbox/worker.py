@@ -23,7 +23,15 @@ from dreamprm_jax.sandbox.inside.jobs import Reply, Request
 from dreamprm_jax.sandbox.records import SandboxUnavailable
 from dreamprm_jax.schema import DataError
 
-_BOOTSTRAP = "import sys; sys.path.insert(0, sys.argv.pop(1)); from inside.zygote import main; sys.path.pop(0); main()"
+_BOOTSTRAP = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+from inside.forks import ignore_handlers
+ignore_handlers()
+from inside.zygote import main
+sys.path.pop(0)
+main()
+"""
 _START_SECONDS = 60.0
 # third-party packages that programs may import unless a setting says otherwise, where they are installed
 OFFERED_PACKAGES = ("numpy", "sortedcontainers")

@@ -119,8 +119,8 @@ def prm_of_arm(arm: TrainedArm, options: PrmOptions) -> Prm:
     config = arm.config
     settings = _limited(config.model, options)
     model, mesh = pretrained.model_config(settings), _mesh(options)
-    frozen = frozen_params(dataclasses.replace(config, model=settings), model, mesh)
-    step, params = trained_params(model, mesh, arm.checkpoints, frozen)
+    frozen = frozen_params(dataclasses.replace(config, model=settings), model, mesh, scoring=True)
+    step, params = trained_params(model, mesh, arm.checkpoints, frozen, scoring=True)
     data = config.train.step_data
     reader = own_reader(data.separator, arm.tokenizer) if data.path else None
     tokenizer = reader.tokenizer if reader else load_tokenizer(arm.tokenizer)

@@ -53,7 +53,7 @@ def score(config: Config, paths: Paths) -> dict[str, int]:
     counts["programs"] = sum(len(rows) for rows in programs.values())
     counts["steps"] = sum(len(row.reading.ends) for rows in programs.values() for row in rows)
     chunks = {window: list(_chunks(rows, config.score.chunk)) for window, rows in programs.items()}
-    frozen = frozen_params(config, model, mesh)
+    frozen = frozen_params(config, model, mesh, scoring=True)
     computed: dict[str, int] = {}
     for arm in config.train.arms:
         todo = [window for window in windows if not paths.scores(arm, window).exists()]
@@ -66,7 +66,7 @@ def score(config: Config, paths: Paths) -> dict[str, int]:
         ]
         own = [part for part in parts[jax.process_index() :: jax.process_count()] if not part[0].exists()]
         if own:
-            step, params = trained_params(model, mesh, paths.arm(arm) / "checkpoints", frozen)
+            step, params = trained_params(model, mesh, paths.arm(arm) / "checkpoints", frozen, scoring=True)
             scorer = Scorer(model, mesh, params, config.score.row_tokens, config.score.batch_tokens)
             for path, chunk in own:
                 write_records(path, Score, score_programs(scorer, arm, f"{arm}/{step}", chunk))

@@ -166,7 +166,7 @@ class _Trainer:
         labels = self._labels[name][0]
         self.counts[f"steps labeled {name}"] = int(np.isfinite(labels).sum())
         if len(labels) and not np.isfinite(labels).any():
-            raise DataError(f"arm {plan.arm}: labeling {name!r} gives none of the {len(labels)} steps a label")
+            raise DataError(f"arm {plan.arm}: labeling {name!r} labels none of the {len(labels)} steps")
         return self._labels[name]
 
     def _first_state(self) -> TrainState:

@@ -32,8 +32,7 @@ def test_an_incomplete_last_line_is_removed(tmp_path: Path, cut: int) -> None:
     size = (tmp_path / "j").stat().st_size
     os.truncate(tmp_path / "j", size - cut)
     with Journal(tmp_path / "j") as journal:
-        assert list(journal.keys()) == ["a"]
-        assert journal.dropped == 1
+        assert (len(journal), journal.get("a"), journal.dropped) == (1, 1, 1)
         assert journal.put("b", 3)
     with Journal(tmp_path / "j") as journal:
         assert (journal.get("a"), journal.get("b"), journal.dropped) == (1, 3, 0)
@@ -46,7 +45,7 @@ def test_a_damaged_line_costs_its_own_unit_only(tmp_path: Path) -> None:
     data = (tmp_path / "j").read_bytes().replace(b"bbb", b"bxb")
     (tmp_path / "j").write_bytes(data)
     with Journal(tmp_path / "j") as journal:
-        assert list(journal.keys()) == ["a", "c"]
+        assert [journal.get(key) for key in "abc"] == ["aaa", None, "ccc"]
         assert journal.dropped == 1
 
 

@@ -58,12 +58,14 @@ class RayExecutor:
           address: Address as in ``ray.init``.
 
         Raises:
-          DataError: if the factory cannot be sent, or the cluster does not respond.
+          DataError: if Ray is not installed, the factory cannot be sent, or the cluster does not respond.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        import ray
-
+        try:
+            import ray
+        except ImportError as error:
+            raise DataError("engine.executor='ray': Ray is not installed; pip install 'dreamprm-jax[ray]'") from error
         self._ray: Any = ray
         self._factory = pack(factory)
         self._owned = not ray.is_initialized()

@@ -1,7 +1,7 @@
-"""The labelings by name: which number each noisy step trains on, from counts, outcomes and, where there are any, clean
-labels. Those that the outer problem learns start from one of the fixed ones; one is inferred in every training step.
+"""The labelings by name: the training target of each noisy step, from counts, outcomes and optional clean labels.
 
-A labeling concerns every step but the last of its program, whose label is the program's own outcome, known exactly.
+Labelings that the outer problem learns start from a fixed one; one labeling is inferred in every training step. They
+apply to all steps but the last of a program, whose label is the program's outcome.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dreamprm_jax.storage import read_records
 
 StepKey = tuple[str, str, int]  # problem id, program hash, step index
 
-ORM, CORRECTED = "orm", "corrected"  # arms that are no labelings: outcomes alone; the labeling of labels.method
+ORM, CORRECTED = "orm", "corrected"  # arms that are not labelings: outcomes only; the labeling of labels.method
 FIXED = {
     "raw": "passes / rollouts, the soft estimate of the paper",
     "soft": "mean of the Beta posterior: raw drawn to the prior where rollouts are few",
@@ -47,22 +47,22 @@ FIXED = {
     "clean": "the exact truth (procedural benchmark), or clean labels from a file: the oracle",
     "stored": "labels of an earlier run or of another tool, from a file",
 }
-# Inferred anew in every training step, with the model itself for a prior (``training.online_label_inference``).
+# Inferred in every training step, with the model as the prior (``training.online_label_inference``).
 ONLINE = {"undetected_fault_online": "undetected_fault, whose hazards are those of the reward model in training"}
-# For labels without counts of rollouts (`dreamprm train --steps`).
+# Labelings for labels without counts of rollouts (`dreamprm train --steps`).
 WITHOUT_COUNTS = ("raw", "gce", "smoothing", "label_table", "weight_table")
-# Learned by the outer problem -> the fixed labeling that warm-up and table start from.
+# Labelings learned by the outer problem -> the fixed labeling of the warm-up and of the initial table.
 LEARNED = {"label_table": "raw", "weight_table": "raw", "corrector_net": "raw", "table_on_em": "em"}
 
 
 @dataclass(frozen=True)
 class LabelSource:
-    """What labelings draw on. ``steps`` are the noisy ones, in the order of the label table."""
+    """The inputs of labelings. ``steps`` are the noisy steps, in the order of the label table."""
 
-    labels: Sequence[StepLabel]  # of all steps, last ones too
+    labels: Sequence[StepLabel]  # all steps, including last ones
     outcomes: Mapping[str, Outcome]  # by program hash
     clean: Mapping[StepKey, float] = field(default_factory=lambda: MappingProxyType({}))
-    clean_problems: int = 50  # the calibrator learns from the clean labels of so many problems, the first ones
+    clean_problems: int = 50  # the calibrator is fitted to the clean labels of the first so many problems
 
     @functools.cached_property
     def steps(self) -> list[StepLabel]:
@@ -70,7 +70,7 @@ class LabelSource:
         return noisy_steps(self.labels)
 
     def code(self, program_hash: str) -> int:
-        """The outcome of a program for the EM."""
+        """The outcome code of a program."""
         outcome = self.outcomes.get(program_hash)
         return outcome_code(outcome.verdict if outcome else None)
 
@@ -106,25 +106,18 @@ def noisy_steps(labels: Sequence[StepLabel]) -> list[StepLabel]:
 
 
 def step_key(row: StepLabel | CorrectedLabel) -> StepKey:
-    """What names a step in every file."""
+    """The key of a step in all files."""
     return row.problem_id, row.program_hash, row.step_index
 
 
-def check_name(name: str, field_name: str) -> None:
-    """Raises DataError where ``name`` is no labeling."""
-    known = [*FIXED, *ONLINE, *LEARNED]
-    if name not in known:
-        raise DataError(f"{field_name}: no labeling {name!r}; choose among {', '.join(known)}")
-
-
 def fixed_labels(name: str, source: LabelSource, settings: LabelsConfig) -> Float[np.ndarray, " n"]:
-    """The labels of ``source.steps`` in [0, 1]; nan where a step has none.
+    """The labels of ``source.steps`` in [0, 1]; NaN for steps without a label.
 
-    ``em``, ``undetected_fault`` and ``value`` infer steps without rollouts from their neighbors and the outcome;
-    ``soft`` and ``beta_shrink`` give them their prior; the other labelings leave them out.
+    For steps without rollouts, ``em``, ``undetected_fault`` and ``value`` infer labels from other steps and the
+    outcome, ``soft`` and ``beta_shrink`` return the prior mean, and the other labelings return NaN.
 
     Raises:
-      DataError: on an unknown name, or where clean or stored labels are needed and there are none.
+      DataError: if the name is unknown, or if clean or stored labels are required and missing.
     """
     steps = source.steps
     raw = np.array([row.mean for row in steps], float)
@@ -167,7 +160,7 @@ def read_labels(path: Path) -> dict[StepKey, float]:
     """The ``corrected`` column of a Parquet file of ``CorrectedLabel`` rows, by step.
 
     Raises:
-      DataError: naming file and row where a label is not in [0, 1] or a step stands twice.
+      DataError: if a label is not in [0, 1] or a step occurs twice, naming file and row.
     """
     labels: dict[StepKey, float] = {}
     for number, row in enumerate(read_records(path, CorrectedLabel)):
@@ -219,7 +212,7 @@ class _Counts(NamedTuple):
 def em_labels(source: LabelSource) -> Float[np.ndarray, " n"]:
     """P(recoverable) of ``source.steps`` by the change-point EM; pass rates are shared within a problem.
 
-    A last step's count is the program's outcome, which binds the EM as such and is no draw of a pass rate.
+    The count of a last step is the program's outcome, which constrains the EM and is not a sample of a pass rate.
     """
     counts = _Counts.of(source)
     passes, rollouts = (np.where(counts.last, 0, column) for column in (counts.passes, counts.rollouts))
@@ -234,7 +227,7 @@ def undetected_fault_labels(source: LabelSource) -> Float[np.ndarray, " n"]:
 
 
 def fault_evidence(source: LabelSource) -> tuple[Float[np.ndarray, " n"], float]:
-    """What the online undetected-fault EM starts from: the evidence of each of ``source.steps``, and q."""
+    """The inputs of online label inference: the evidence of each of ``source.steps``, and q."""
     counts, found = _faults(source)
     return counts.in_order(source, found.evidence), found.hidden
 
@@ -247,7 +240,7 @@ def _faults(source: LabelSource) -> tuple[_Counts, Faults]:
 def value_labels(source: LabelSource) -> Float[np.ndarray, " n"]:
     """The chance that a completion of each of ``source.steps`` passes, by the value model."""
     counts = _Counts.of(source)
-    # The program itself is in the model as what it is; where it also counted as a rollout, it would be there twice.
+    # The model includes the program itself. If the program was also counted as a rollout, that rollout is removed.
     own = counts.outcome[counts.program]
     twice = (own != UNKNOWN) & np.array([row.strategy.endswith("+program") for row in counts.rows], bool) & ~counts.last
     inner = [row for row in counts.rows if row.asked]
@@ -270,7 +263,7 @@ def value_labels(source: LabelSource) -> Float[np.ndarray, " n"]:
 
 
 def _with_outcomes(name: str, source: LabelSource) -> Float[np.ndarray, " n"]:
-    """The rules that read counts and outcomes; where a program's outcome is unknown they go without it."""
+    """The rules that use counts and outcomes; unknown outcomes are ignored."""
     counts = _Counts.of(source)
     arrays = counts.passes, counts.rollouts, counts.program, counts.outcome
     own = counts.outcome[counts.program]

@@ -54,8 +54,8 @@ AGGREGATES = (
         ('low = [w.lower() for w in {a}]\nreturn max(low, key=low.count) if low else "-"', 'return max({a}, key={a}.count).lower() if {a} else "-"', 'low = [w.lower() for w in {a}]\nreturn max(low, key=lambda w: (low.count(w), w)) if low else "-"')),
 )
 
-# The judge compares tokens as decimal numbers where they are ("0005" equals "+5"): where zeros or signs matter, the
-# answer holds something else beside the digits.
+# The judge compares numeric tokens as decimal numbers ("0005" equals "+5"), so formats in which zeros or signs matter
+# add other characters to the digits.
 FORMATS = (
     Primitive("plain", "format", "int", "word", "sure",
         ("print the number alone", "print just the number"), ("show", "to_text"),

@@ -8,6 +8,7 @@ from typing import NamedTuple
 RUN, CANCEL, RUN_REPORTING = 1, 2, 3
 EXITED, SIGNALLED, CPU_LIMIT, WALL_LIMIT, MEMORY_LIMIT, CANCELLED, FAILED = range(7)
 
+SEED = 20241215  # of the module ``random``: a program's verdict does not depend on chance
 FAITHFUL, OFFICIAL = 0, 1
 SCRIPT, FUNCTION = 0, 1
 

@@ -22,7 +22,7 @@ import time
 import traceback
 from typing import Any, NamedTuple
 
-from . import denials, devnull, jobs, lockdown, official, packages, script, seccomp
+from . import denials, devnull, forks, jobs, lockdown, official, packages, script, seccomp
 from .denied_calls import DeniedCalls
 from .jobs import Job, Reply, Request
 from .report import OUTPUT_FD, RESULT_FD
@@ -79,6 +79,7 @@ class Worker:
         packages.offer(settings["packages"])
         for name in settings["preload"]:
             __import__(name)
+        forks.heed_handlers()
         devnull.install()
         self.official_module = official.prepare()
         sys.setrecursionlimit(1000)
