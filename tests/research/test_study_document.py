@@ -50,7 +50,7 @@ def test_figures_of_a_run_are_taken(tmp_path):
     }  # fmt: skip
     assert float(second["corrected"]) == 0.0
     (evaluate / "candidates.csv").write_text("problem_id,passed,raw\na,1,2.0\n")
-    with pytest.raises(DataError, match="no arm orm, closure, corrected"):
+    with pytest.raises(DataError, match="no arm orm, corrected"):
         embedded.take(tmp_path / "run", kept)
 
 
