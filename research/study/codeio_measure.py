@@ -4,6 +4,12 @@ Every scorer gives a number to each step of each program of test.jsonl (``codeio
 truth: step-AUROC, first-error F1 (threshold from the other half of the problems), best of 8 of the drawn programs by
 the sum of log-odds; over all programs, by their number of steps, and by whether training may have seen the mutation
 operators of their faults (``codeio-files --operators=seen``). Intervals are bootstraps over problems.
+
+With an accelerator (the files are made before, on any machine with the sandbox; ARM: raw, closure, ... of the files):
+
+    python -m research.study codeio-files --config=research/configs/codeio.py --workdir=DIR
+    dreamprm train --steps=DIR/k4_repair20/train_ARM.jsonl --config=configs/smollm2_135m.py --workdir=RUN
+    python -m research.study codeio-measure --config=research/configs/codeio.py --workdir=DIR --prm ARM=RUN/raw
 """
 
 from __future__ import annotations
