@@ -105,7 +105,8 @@ def _model_scores(rows: Sequence[Mapping[str, Any]], folder: str) -> Scores:
     """Log-odds of every step."""
     from dreamprm_jax.api import load_prm
 
-    model, by_prompt = load_prm(folder), {}
+    model = load_prm(folder)
+    by_prompt: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
         by_prompt.setdefault(row["prompt"], []).append(index)
     scores: Scores = [np.zeros(0)] * len(rows)
@@ -155,9 +156,9 @@ def _figures(rows: Sequence[Mapping[str, Any]], scores: Scores, samples: int) ->
     totals = aggregate(scores, "sum_log_odds")
     solved = []
     for place in range(len(names)):
-        own = np.flatnonzero(problem == place)
+        own = np.flatnonzero(problem == place).tolist()
         drawn = np.repeat(own, [rows[index]["draws"] for index in own])
-        passed = np.array([float(rows[index]["outcome"]) for index in drawn])
+        passed = np.array([float(rows[index]["outcome"]) for index in drawn.tolist()])
         if len(drawn) >= BEST_OF and 0.0 < passed.mean() < 1.0:
             weights = best_of_k_weights(totals[drawn], BEST_OF)
             solved.append(float(weights @ passed) - float(passed.mean()))

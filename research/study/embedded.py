@@ -57,11 +57,11 @@ def _choices(candidates: Sequence[Row]) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for name, group in problems.items():
         passed = np.array([float(row["passed"]) for row in group])
-        row: dict[str, object] = {"problem_id": name, "random": round(float(passed.mean()), 6)}
+        made: dict[str, object] = {"problem_id": name, "random": round(float(passed.mean()), 6)}
         for arm in _arms(group[0]):
             numbers = np.array([float(one[arm] or "-inf") for one in group])
-            row[arm] = round(float(passed[numbers == numbers.max()].mean()), 6)
-        rows.append(row)
+            made[arm] = round(float(passed[numbers == numbers.max()].mean()), 6)
+        rows.append(made)
     return rows
 
 
