@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from dreamprm_jax.engine.concurrent import concurrent_map
+from dreamprm_jax.runs.locks import try_lock
 from dreamprm_jax.schema import DataError, Problem, Score, Skip, arrow_schema, canonical_json, content_hash
 from dreamprm_jax.scoring.inputs import Item, read_items
 from dreamprm_jax.scoring.prm import Prm
@@ -327,12 +328,10 @@ def _locked(path: Path, wait: bool) -> Iterator[None]:
     """Holds a lock file; freed however the process ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError as error:
-            raise DataError(
-                f"{path.parent}: another process is at work on this shard; wait for it or stop it"
-            ) from error
+        if wait:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        else:
+            try_lock(handle.fileno(), path.parent, "shard")
         yield
 
 
