@@ -164,7 +164,7 @@ def measure(name: str, unroll: int) -> dict[str, Any]:
     plain(), call()
     row: dict[str, Any] = {"memory": memory()}
     ratios, seconds = [], []
-    for _ in range(max(3, 12 // unroll)):
+    for _ in range(max(2, 8 // unroll)):
         base = [cpu_seconds(plain) for _ in range(5)]
         seconds.append(float(np.median(base)))
         ratios.append(cpu_seconds(call) / seconds[-1])
@@ -317,6 +317,7 @@ def main() -> None:
     parser.add_argument("--unroll", default=",".join(map(str, UNROLLS)), help="values of K, by comma")
     parser.add_argument("--results", type=Path, help="JSON file to continue")
     parser.add_argument("--write", type=Path, help="page whose tables between the markers are replaced")
+    parser.add_argument("--only", default=",".join(LIBRARIES), help=argparse.SUPPRESS)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     unrolls = [int(k) for k in options.unroll.split(",")]

@@ -1,7 +1,7 @@
 """Lets the policy of a finished run continue the prefixes that its reward model prefers, function by function (beam,
 lookahead, diverse beam), and compares with best-of-N on the same budget of tokens, on the problems of the test window.
 With --prm another reward model chooses, a public one too. Writes RUN/search_ARM: results.json, table.txt, search.csv,
-choices.csv. Killed and run again, it continues.
+choices.csv. After a kill the same command resumes.
 """
 
 from __future__ import annotations

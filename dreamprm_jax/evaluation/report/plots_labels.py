@@ -24,7 +24,7 @@ from dreamprm_jax.evaluation.report.plots import (
 from dreamprm_jax.selection.reward_models import short_label
 
 MOST_ARMS = 4
-"""Arms whose labels are drawn; further arms are in the tables alone."""
+"""Arms whose labels are drawn; further arms are only in the tables."""
 MOST_POINTS = 1500
 """Steps in a scatter panel, drawn at random from more: the page carries every point."""
 

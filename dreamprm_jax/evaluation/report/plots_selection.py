@@ -108,7 +108,7 @@ def aggregator_grid(results: Mapping[str, Any]) -> Figure | None:
 
 
 def reward_hacking(results: Mapping[str, Any]) -> Figure:
-    """The chosen program's score beside its accuracy, and the share that passes public tests alone, over N."""
+    """The chosen program's score beside its accuracy, and the share that passes only the public tests, over N."""
     rows = results["strategies"]["hacking"]
     arms = results["arms"]
     scored = [row for row in rows if row["score"][0] is not None]
