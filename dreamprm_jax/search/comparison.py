@@ -25,7 +25,7 @@ from dreamprm_jax.runs.stage_folder import StageFolder
 from dreamprm_jax.schema import DataError, Problem, canonical_json, content_hash
 from dreamprm_jax.search.algorithms import METHODS, Candidate, ProgramScorer, SearchSettings, ranked
 from dreamprm_jax.search.driver import TokenCounter, run_searches
-from dreamprm_jax.search.judging import Found, judge_searches
+from dreamprm_jax.search.judged_choices import Found, judge_searches
 from dreamprm_jax.search.results import search_results, search_table
 from dreamprm_jax.selection.reward_models import DEFAULT_AGGREGATOR, arm_aggregator, arm_label
 from dreamprm_jax.storage import read_json, read_records, write_json, write_text

@@ -20,7 +20,8 @@ Aggregator = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
     """1 / (1 + exp(-x)), without overflow at either end."""
-    return np.exp(log_sigmoid(logits))
+    small = np.exp(-np.abs(logits))
+    return np.where(np.asarray(logits) >= 0, 1.0, small) / (1.0 + small)
 
 
 def log_sigmoid(logits: np.ndarray) -> np.ndarray:

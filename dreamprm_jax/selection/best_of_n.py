@@ -70,11 +70,6 @@ def best_of_k(numbers: np.ndarray, passed: np.ndarray, k: int) -> float:
     return float(best_of_k_weights(numbers, k) @ np.asarray(passed, dtype=np.float64))
 
 
-def best_of_n(numbers: np.ndarray, passed: np.ndarray) -> float:
-    """Expected accuracy of the best of all candidates, ties averaged."""
-    return best_of_k(numbers, passed, len(numbers))
-
-
 def choose(numbers: np.ndarray) -> np.ndarray:
     """Indices of the candidates that best-of-N may return: more than one where they tie."""
     return np.flatnonzero(best_of_k_weights(numbers, len(numbers)) > 0)

@@ -65,7 +65,8 @@ def judge_searches(
         passes_public = _judge(judge, journal, tests, public, public_only=True)
         chosen: dict[str, list[tuple[Candidate | None, int]]] = {
             method: [
-                choose(searches[one.problem_id].candidates, one.problem_id, most, passes_public) for one in problems
+                prune_then_execute(searches[one.problem_id].candidates, one.problem_id, most, passes_public)
+                for one in problems
             ]
             for method, searches in found.items()
         }
@@ -95,7 +96,7 @@ def judge_searches(
     return outcomes, rows
 
 
-def choose(
+def prune_then_execute(
     candidates: Sequence[Candidate], problem_id: str, most: int, passes_public: Mapping[Place, bool]
 ) -> tuple[Candidate | None, int]:
     """Prune-then-execute: the first of the ``most`` best that passes the public tests, else the best.
