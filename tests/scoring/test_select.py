@@ -160,7 +160,7 @@ def test_what_is_missing_is_named(files, tmp_path, capsys):
     with pytest.raises(DataError, match=r"scores.jsonl, row 1, field step_logits: missing"):
         read_scores(scores)
     scores.write_text('{"problem_id": "p/0", "program_hash": "x", "step_logits": ["a"]}\n')
-    with pytest.raises(DataError, match=r"row 1, field step_logits: a list of numbers"):
+    with pytest.raises(DataError, match=r"row 1, field step_logits: must be a list of numbers"):
         read_scores(scores)
     scores.write_text("{\n")
     with pytest.raises(DataError, match=r"scores.jsonl, after row 0: cannot be read"):
