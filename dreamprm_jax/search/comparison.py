@@ -1,4 +1,4 @@
-"""The search command's work: search every test problem with every method, judge what they chose, compare.
+"""The search command: searches every test problem with every method, judges the choices and compares them.
 
 The folder ``search_ARM`` of the run receives ``results.json``, ``table.txt``, ``search.csv`` and ``choices.csv``. Every
 problem's search and every verdict is journaled: after a kill the same command resumes.
@@ -83,7 +83,7 @@ def search_window(config: Config, paths: Paths, arm: str, make_scorer: MakeScore
     )
     title = (
         f"Search on {len(problems)} test problems by {arm_label(arm)} ({aggregator}), "
-        f"at most {settings.tokens} tokens a problem"
+        f"at most {settings.tokens} tokens per problem"
     )
     rows = search_results(outcomes, config.evaluate.bootstrap_samples, config.seed)
     results = {"arm": arm, "aggregator": aggregator, "problems": len(problems), "table": rows}
@@ -111,7 +111,7 @@ def _search(
     make_scorer: MakeScorer,
     folder: StageFolder,
 ) -> dict[str, dict[str, Found]]:
-    """Method -> problem -> what its search found."""
+    """Method -> problem -> result of its search."""
     settings = config.search
     with Journal(folder.path / "searches.journal") as journal:
         todo = {

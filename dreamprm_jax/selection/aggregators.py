@@ -103,7 +103,7 @@ def aggregate(step_logits: Sequence[Sequence[float] | np.ndarray], name: str) ->
 
 
 def as_probability(numbers: np.ndarray, name: str) -> np.ndarray:
-    """Aggregated numbers on the scale of a probability: what a vote weighs with and what is compared with accuracy.
+    """Aggregated numbers on the scale of a probability, for weighted votes and for comparison with accuracy.
 
     Args:
       numbers: as ``aggregate`` gives them; NaN stays NaN.

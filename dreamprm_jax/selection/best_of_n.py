@@ -44,7 +44,7 @@ def best_of_k_weights(numbers: np.ndarray, k: int) -> np.ndarray:
     subset falls in the group with probability [C(b + g, k) - C(b, k)] / C(n, k), and then on each member alike.
 
     Args:
-      numbers: (n,) one a candidate, higher is better, NaN for none.
+      numbers: (n,) one per candidate, higher is better, NaN for none.
       k: subset size, 1 <= k <= n.
 
     Returns:
@@ -63,7 +63,7 @@ def best_of_k(numbers: np.ndarray, passed: np.ndarray, k: int) -> float:
     """Exact expected accuracy of best-of-k over all size-k subsets of the candidates, ties averaged.
 
     Args:
-      numbers: (n,) one a candidate, higher is better, NaN for none.
+      numbers: (n,) one per candidate, higher is better, NaN for none.
       passed: (n,) outcomes, 0 or 1.
       k: subset size, 1 <= k <= n.
     """
