@@ -1,4 +1,4 @@
-"""The command line: ``dreamprm COMMAND ...``. Turns every foreseeable error into one line that says what to do."""
+"""The command line: ``dreamprm COMMAND ...``. Every foreseeable error becomes one line that says what to do."""
 
 from __future__ import annotations
 
