@@ -66,7 +66,9 @@ def logits(xp: Any, params: dict[str, Any], tokens: Any, heads: int) -> Any:
     visible = xp.tril(xp.ones((length, length)))
     for layer in range(params["qkv"].shape[0]):
         normed = _rms_norm(xp, hidden)
-        qkv = normed @ params["qkv"][layer] + (normed @ params["lora_a"][layer]) @ params["lora_b"][layer]
+        qkv = normed @ params["qkv"][layer]
+        if "lora_a" in params:
+            qkv = qkv + (normed @ params["lora_a"][layer]) @ params["lora_b"][layer]
         query, key, value = (
             qkv[..., part * width : (part + 1) * width].reshape(count, length, heads, width // heads)
             for part in range(3)

@@ -1,4 +1,4 @@
-"""Settings are checked before anything is opened or moved; a failed start changes nothing in the workdir."""
+"""Settings are checked before any file is opened or moved; a failed start changes nothing in the workdir."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def changed(**values: Any) -> Config:
-    """The defaults with dotted fields changed (dots written as double underscores)."""
+    """The defaults with some fields changed; dots in field names are written as double underscores."""
     settings = to_dict(Config())
     for name, value in values.items():
         *sections, field = name.split("__")
@@ -43,7 +43,7 @@ def changed(**values: Any) -> Config:
         ({"train__steps": 0}, "config.train.steps=0: must be at least 1"),
         ({"train__accumulation": 3}, "config.train.accumulation=3: must divide batch_size=8"),
         ({"train__meta__accumulation": 3}, "config.train.meta.accumulation=3: must divide meta.batch_size=8"),
-        ({"train__master_weights": True}, "config.train.master_weights is for bfloat16 parameters"),
+        ({"train__master_weights": True}, "config.train.master_weights is for trainable bfloat16 parameters"),
         ({"train__mesh__fsdp": 0}, "at most one is -1"),
         ({"train__arms": ("stored",)}, "config.train.labels.stored is empty"),
         (
@@ -60,7 +60,7 @@ def changed(**values: Any) -> Config:
         ({"evaluate__bootstrap_samples": 0}, "config.evaluate.bootstrap_samples=0: must be at least 1"),
         ({"sandbox__wall_seconds": 0.0}, "config.sandbox.wall_seconds=0.0: must be above 0"),
         ({"problems__source": "leetcode"}, "needs a policy that can write"),
-        ({"problems__exclude": "x"}, "config.problems.exclude: the procedural benchmark has no problem to leave out"),
+        ({"problems__exclude": "x"}, "config.problems.exclude: the procedural benchmark has no problems to exclude"),
         ({"policy__kind": "replay"}, "config.policy.path is empty"),
         ({"policy__kind": "server"}, "config.policy.model is empty"),
         ({"policy__extra_body": "{"}, "config.policy.extra_body: not valid JSON"),
@@ -92,7 +92,7 @@ def test_wrong_types_and_choices_are_named_with_their_field() -> None:
 
 @pytest.mark.parametrize("value", [0, -1, 10**9, float("nan")])
 def test_any_number_is_valid_or_refused_by_its_field(value: float) -> None:
-    """Whatever the number, no check fails in a way of its own (a division by zero, an overflow)."""
+    """No number makes a check raise another error, such as a division by zero or an overflow."""
     for name, default, _ in leaves(Config()):
         if isinstance(default, bool) or not isinstance(default, (int, float)):
             continue
@@ -152,7 +152,7 @@ def snapshot(root: Path) -> dict[str, bytes]:
     ["--config.train.arms=('raw','labeltable')", "--config.train.labels.stored=/no/file", "--config.train.steps=0"],
 )
 def test_a_failed_start_changes_nothing(tmp_path: Path, tiny_config: Config, override: str) -> None:
-    """A typo must not take a finished model out of service."""
+    """A typo must not invalidate a finished model."""
     root = tmp_path / "run"
     (root / "train" / "raw").mkdir(parents=True)
     (root / "config.json").write_text("{}")

@@ -69,10 +69,11 @@ def main(args: argparse.Namespace) -> int:
 def _problems(args: argparse.Namespace, skips: list[Skip]) -> str:
     references: dict[str, str] = {}
     kinds: Counter[str] = Counter()
-    rows = iterate_problems(args.problems, args.release, skips=None if args.strict else skips, references=references)
+    config, bad = sandbox_config(args), None if args.strict else skips
+    rows = iterate_problems(args.problems, args.release, skips=bad, references=references, packages=config.packages)
     rows = progress_of(rows, "read problems", None, "problem")
     if args.verify:
-        rows = _verified(rows, references, sandbox_config(args), skips)
+        rows = _verified(rows, references, config, skips)
 
     def counted(problems: Iterable[TestedProblem]) -> Iterator[TestedProblem]:
         for problem in problems:
@@ -119,7 +120,7 @@ def _candidates(args: argparse.Namespace, skips: list[Skip]) -> str:
     file = read_candidates(args.candidates, args.strict)
     problems: dict[str, Problem] = {}
     if args.problems:
-        rows = iterate_problems(args.problems, args.release, wants_tests=lambda _: False, skips=skips)
+        rows = iterate_problems(args.problems, args.release, wants_tests=lambda _: False, skips=skips, packages=None)
         problems = {problem.problem_id: problem for problem in rows}
     file = file.completed(problems)
     skips += file.skips

@@ -27,9 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--labels", default="raw", metavar="ARM", help="raw, or an arm that corrected the labels (%(default)s)"
     )
     export.add_argument(
-        "--threshold", type=float, default=THRESHOLD, help="labels from it on are right, the others wrong (%(default)s)"
+        "--threshold",
+        type=float,
+        default=THRESHOLD,
+        help="least label that counts as right (%(default)s)",
     )
-    export.add_argument("--soft", action="store_true", help="labels as they are, numbers from 0 to 1 (trl alone)")
+    export.add_argument("--soft", action="store_true", help="numbers from 0 to 1 as labels (only with trl)")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -37,7 +40,7 @@ def main(args: argparse.Namespace) -> int:
     from dreamprm_jax.models.tokenizer import prompt_text
 
     if args.soft and args.format != "trl":
-        raise DataError(f"--soft: the format {args.format} has no soft labels; take --format=trl")
+        raise DataError(f"--soft: the format {args.format} has no soft labels; use --format=trl")
     if not args.run.is_dir():
         raise DataError(f"--run={args.run}: no such folder")
     rows = run_labels(args.run, args.labels, lambda problem: prompt_text(problem).strip())

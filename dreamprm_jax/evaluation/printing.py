@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,7 +55,8 @@ def left_out(results: Results) -> list[str]:
     """Notes, and a line for each reason for which rows were left out or ranked last."""
     skipped = [f"{row['count']:6d}  {row['source']}: {row['reason']}" for row in results["skipped"]]
     heading = "left out or ranked last (skipped.csv names each):" if skipped else "nothing left out"
-    return [*results["notes"], heading, *skipped]
+    notes = [line for note in results["notes"] for line in textwrap.wrap(note, 100, subsequent_indent="  ")]
+    return [*notes, heading, *skipped]
 
 
 def _selection(results: Results) -> Table:

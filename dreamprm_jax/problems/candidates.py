@@ -7,7 +7,8 @@ A file is a JSON list, JSON lines or Parquet (``json_rows.SUFFIXES``). Its rows 
 - ``{task_id, solution}`` or ``{task_id, completion}``, the samples of evalplus, HumanEval and BigCodeBench. A
   completion without a function of its own continues the problem's starter code (``CandidateFile.completed``);
 - a list of programs, as the custom evaluator takes them: one for each problem, by the order of their ids.
-A folder holds a sample in each file, ``HumanEval_0/0.py``, as evalplus writes them.
+A JSON file may also be the results that evalplus and BigCodeBench write, ``{eval: {task_id: [sample, ...]}}``. A folder
+holds a sample in each file, ``HumanEval_0/0.py``, as evalplus writes them.
 
 Code is taken as it is, unless it begins with a fence. One bad cell costs that cell alone: a candidate without code, or
 with a value that is no text or cannot be stored, stays in ``unusable``: it is named, is not judged, and counts as
@@ -20,7 +21,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,15 +31,17 @@ from dreamprm_jax.problems.json_rows import (
     file_errors,
     id_field,
     is_unicode,
-    json_array,
     json_type,
-    read_rows,
+    numbered_values,
+    row_suffix,
     skip_or_raise,
 )
 from dreamprm_jax.schema import DataError, Problem, Program, Skip
 from dreamprm_jax.storage import column_names, iterate_records, write_text
 
 ID_FIELDS = ("problem_id", "question_id", "task_id")
+_FOLDER = re.compile(r"^(HumanEval|Mbpp|BigCodeBench)_(\d+)$")  # evalplus puts _ for the / of an id
+_NUMBERED = re.compile(r"(\w+)/(\d+)")
 _DEFINES = re.compile(r"^(?:async\s+)?(?:def|class)\s", re.MULTILINE)
 
 
@@ -90,7 +93,7 @@ class CandidateFile:
 
 def _ids(problems: Mapping[str, Problem], positions: int) -> list[str]:
     """The problems in the order of a file that names none; empty for another file."""
-    ids = sorted(problems) if positions else []
+    ids = row_order(problems) if positions else []
     if positions != len(ids):
         raise DataError(f"the candidates name no problem, and have {positions} rows for {len(ids)} problems")
     return ids
@@ -122,7 +125,7 @@ class CandidateStream:
         for candidate, fault in iterate_candidates(path, self.skips):
             self.unusable += bool(fault)
             self.counts[candidate.program.problem_id] += not fault
-        self._positions = _positions(path)
+        self._positions = rows_without_problem(path)
         _check_candidates(path, self.skips, strict, found=bool(self.counts))
         self.counts = +self.counts
 
@@ -157,23 +160,23 @@ class Cell:
 
 
 def read_candidates(path: Path, strict: bool = False) -> CandidateFile:
-    """Reads one file of candidates.
+    """Reads one file, or a folder of samples.
 
     Args:
-      path: The file.
+      path: The file or folder.
       strict: The first row, code or verdict that cannot be read is an error.
 
     Raises:
       DataError: naming the file, the row and the field: where the file as a whole cannot be read, or with ``strict``.
     """
     skips: list[Skip] = []
-    usable, unusable = [], []
+    usable, unusable = list[Candidate](), list[Candidate]()
     for candidate, fault in iterate_candidates(path, skips):
         (unusable if fault else usable).append(candidate)
     _check_candidates(path, skips, strict, found=bool(usable or unusable))
     distinct = {candidate.program.program_hash for candidate in usable}
     duplicates = len(usable) - len(distinct)
-    return CandidateFile(tuple(usable), tuple(unusable), tuple(skips), duplicates, _positions(path))
+    return CandidateFile(tuple(usable), tuple(unusable), tuple(skips), duplicates, rows_without_problem(path))
 
 
 def iterate_candidates(path: Path, skips: list[Skip]) -> Iterator[tuple[Candidate, str]]:
@@ -186,28 +189,17 @@ def iterate_candidates(path: Path, skips: list[Skip]) -> Iterator[tuple[Candidat
     Raises:
       DataError: where the file as a whole cannot be read.
     """
-    found: Iterable[tuple[Candidate, str]]
-    if path.is_dir():
-        found = _candidates(_sample_folders(path), path.name, skips)
-    elif path.suffix == ".parquet" and {"sampling", "program_hash"} <= set(column_names(path)):
-        found = ((Candidate(program, None), "") for program in iterate_records(path, Program))
-    elif path.suffix == ".json":
-        found = _candidates(_json_rows(path, skips), path.name, skips)
+    if path.suffix == ".parquet" and {"sampling", "program_hash"} <= set(column_names(path)):
+        found: Iterable[tuple[Candidate, str]] = (
+            (Candidate(program, None), "") for program in iterate_records(path, Program)
+        )
     else:
-        found = _candidates(read_rows(path, skips), path.name, skips)
+        found = _candidates(path, skips)
     for candidate, fault in found:
         if reason := fault or _unusable(candidate.program.code):
             name = f"{candidate.program.problem_id}, sample {candidate.program.sample_index}"
             skips.append(Skip(path.name, name, f"{reason}: not judged, counts as failed"))
         yield candidate, reason
-
-
-def _positions(path: Path) -> int:
-    """The number of rows of a file that names no problem, 0 for another file."""
-    if path.is_dir() or path.suffix != ".json":
-        return 0
-    rows = json_array(path)
-    return 1 + sum(1 for _ in rows) if isinstance(next(rows, None), list) else 0
 
 
 def _check_candidates(path: Path, skips: list[Skip], strict: bool, found: bool) -> None:
@@ -223,37 +215,85 @@ def _unusable(code: str) -> str:
     return "" if is_unicode(code) else "code with a lone surrogate"
 
 
-def _json_rows(path: Path, skips: list[Skip]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a JSON list; lists of programs as rows whose id is their place."""
-    lists = False
-    with file_errors(path):
-        for number, row in enumerate(json_array(path), start=1):
-            where = f"{path}, row {number}"
-            lists = isinstance(row, list) if number == 1 else lists
-            if isinstance(row, list) and lists:
-                yield where, {"problem_id": number - 1, "code_list": row}
-            elif isinstance(row, dict):
-                yield where, row
-            else:
-                skip_or_raise(skips, where, DataError(f"{where}: a {json_type(row)} where a JSON object belongs"))
+def rows_without_problem(path: Path) -> int:
+    """How many rows a file has whose rows are lists of programs; 0 for any other."""
+    if path.is_dir() or row_suffix(path) != ".json":
+        return 0
+    rows = numbered_values(path)
+    return 1 + sum(1 for _ in rows) if isinstance(next(rows, (0, None))[1], list) else 0
 
 
-def _sample_folders(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def row_order(ids: Iterable[str]) -> list[str]:
+    """The ids of problems in the order of a file that names none: HumanEval/2 comes before HumanEval/10."""
+
+    def key(one: str) -> tuple[str, int, str]:
+        prefix, _, number = one.rpartition("/")
+        return prefix, int(number) if prefix and number.isdecimal() else 0, one
+
+    return sorted(ids, key=key)
+
+
+Row = tuple[int, str, dict[str, Any] | DataError]
+
+
+def candidate_rows(path: Path, columns: Collection[str] | None = None) -> Iterator[Row]:
+    """Yields (number, name, row) of a file or folder of candidates, one in memory at a time.
+
+    A list of programs becomes a row whose ``problem_id`` is its place, from 0. The name of a row is "row N", or that of
+    its file in a folder of samples.
+
+    Args:
+      path: The file or folder.
+      columns: The columns of Parquet that are wanted; None for all.
+
+    Raises:
+      DataError: where the file as a whole cannot be read.
+    """
+    if path.is_dir():
+        yield from _sample_files(path)
+        return
+    listed = rows_without_problem(path) > 0
+    for number, row in numbered_values(path, columns):
+        name = f"row {number}"
+        if isinstance(row, list) and listed:
+            yield number, name, {"problem_id": number - 1, "code_list": row}
+        elif isinstance(row, dict) and isinstance(row.get("eval"), dict):
+            yield from ((number, name, sample) for sample in _results(row["eval"]))
+        elif isinstance(row, dict | DataError):
+            yield number, name, row
+        else:
+            yield number, name, DataError(f"{path}, {name}: a {json_type(row)} where a JSON object belongs")
+
+
+def _sample_files(path: Path) -> Iterator[Row]:
     """Programs as evalplus keeps them, ``HumanEval_0/0.py`` for the first sample of HumanEval/0, as rows."""
     files = [file for file in path.glob("*/*.py") if file.stem.isdigit()]
-    for file in sorted(files, key=lambda file: (file.parent.name, int(file.stem))):
+    for number, file in enumerate(sorted(files, key=lambda file: (file.parent.name, int(file.stem))), 1):
         with file_errors(file):
             text = file.read_bytes().decode("utf-8", "surrogateescape")
-        yield str(file), {"task_id": file.parent.name.replace("_", "/"), "solution": text}
+        name = _FOLDER.sub(r"\1/\2", file.parent.name)
+        yield number, f"{file.parent.name}/{file.name}", {"task_id": name, "solution": text}
 
 
-def _candidates(
-    rows: Iterable[tuple[str, dict[str, Any]]], source: str, skips: list[Skip]
-) -> Iterator[tuple[Candidate, str]]:
+def _results(samples_of: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The samples of evalplus's and BigCodeBench's results, with their verdict."""
+    for task_id, samples in samples_of.items():
+        for sample in samples if isinstance(samples, list) else [samples]:
+            row = sample if isinstance(sample, dict) else {}
+            words = [row[name] for name in ("status", "base_status", "plus_status") if row.get(name) is not None]
+            yield {"task_id": task_id, "solution": row.get("solution"),
+                   "passed": all(word == "pass" for word in words) if words else None}  # fmt: skip
+
+
+def _candidates(path: Path, skips: list[Skip]) -> Iterator[tuple[Candidate, str]]:
     """(candidate, what is wrong with its code); what belongs to no candidate goes to ``skips``."""
     samples: Counter[str] = Counter()
-    for where, row in rows:
+    source = path.name
+    for _, name, row in candidate_rows(path):
+        where = f"{path}, {name}"
         try:
+            if isinstance(row, DataError):
+                raise row
             problem_id = candidate_id(row, where)
             cells = cells_of_row(row, f"{where} ({problem_id})")
         except DataError as error:

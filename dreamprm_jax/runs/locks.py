@@ -1,4 +1,4 @@
-"""File locks between processes: of a run, of a journal, and of a machine's cores; freed when their holder ends."""
+"""File locks between processes, for runs and journals. The kernel releases them when a process ends."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from pathlib import Path
 
 from dreamprm_jax.schema import DataError
 
-NO_LOCKS = "DREAMPRM_NO_LOCKS"  # environment variable: "1" runs without locks on a file system that has none
+NO_LOCKS = "DREAMPRM_NO_LOCKS"  # environment variable; "1" permits file systems without locks
 _HELD = (errno.EWOULDBLOCK, errno.EACCES)
-_OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def try_lock(descriptor: int, path: Path) -> None:
-    """Takes the exclusive lock of an open file, or fails at once.
+    """Acquires the exclusive lock of an open file without waiting.
 
     Raises:
-      DataError: when another process holds it; when the file system has no locks.
+      DataError: if another process holds it, or if the file system has no locks.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -36,7 +35,7 @@ def try_lock(descriptor: int, path: Path) -> None:
 
 @contextlib.contextmanager
 def run_lock(root: Path) -> Iterator[None]:
-    """Holds a run's folder, which is created, so that two commands never write into it at once.
+    """Creates a run's folder and holds its lock, so that two commands never write into it at once.
 
     Raises:
       DataError: as ``try_lock``.
@@ -45,42 +44,3 @@ def run_lock(root: Path) -> Iterator[None]:
     with open(root / ".lock", "w") as handle:
         try_lock(handle.fileno(), root)
         yield
-
-
-class FairFileLock:
-    """A lock that many processes may hold shared, or one exclusively. Exclusive requests are not starved.
-
-    Every request takes the lock ``.queue`` first; an exclusive one keeps it while it waits, so that later ones queue.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Creates ``path`` with the endings ``.queue`` and ``.held`` where they are missing."""
-        self._queue = os.open(f"{path}.queue", _OPEN, 0o600)
-        self._held = os.open(f"{path}.held", _OPEN, 0o600)
-
-    @contextlib.contextmanager
-    def shared(self) -> Iterator[None]:
-        """No process holds it exclusively meanwhile."""
-        fcntl.flock(self._queue, fcntl.LOCK_EX)
-        fcntl.flock(self._held, fcntl.LOCK_SH)
-        fcntl.flock(self._queue, fcntl.LOCK_UN)
-        try:
-            yield
-        finally:
-            fcntl.flock(self._held, fcntl.LOCK_UN)
-
-    @contextlib.contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """No other process holds it meanwhile."""
-        fcntl.flock(self._queue, fcntl.LOCK_EX)
-        try:
-            fcntl.flock(self._held, fcntl.LOCK_EX)
-            yield
-        finally:
-            fcntl.flock(self._held, fcntl.LOCK_UN)
-            fcntl.flock(self._queue, fcntl.LOCK_UN)
-
-    def close(self) -> None:
-        """Closes the files."""
-        os.close(self._queue)
-        os.close(self._held)

@@ -142,7 +142,9 @@ class ScoreJob:
             "overlong": limits.overlong, "dtype": limits.dtype, "attention": limits.attention,
             "granularity": self.prm.granularity, "source": options.source,
         }  # fmt: skip
-        candidates = file_hash(options.candidates)
+        path = options.candidates
+        files = sorted(path.glob("*/*.py")) if path.is_dir() else [path]
+        candidates = content_hash(*(f"{file.relative_to(path)} {file_hash(file)}" for file in files))
         prompts = content_hash(
             *(f"{p.problem_id}\0{p.platform}\0{p.title}\0{p.statement}" for p in options.problems.values())
         )
@@ -196,7 +198,7 @@ class ScoreJob:
 
         with tqdm(desc=f"score {self.prm.name}", unit="program", smoothing=0.05) as bar:
             # While the devices score one chunk a thread reads and tokenises the next.
-            for chunk, prepared in concurrent_map(self._prepare, mine(), threads=1, ahead=2):
+            for chunk, prepared in concurrent_map(self._prepare, mine(), threads=1, max_pending=2):
                 self._finish(chunk, prepared, bar)
         return seen
 

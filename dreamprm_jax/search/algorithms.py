@@ -2,7 +2,7 @@
 
 A policy completes prefixes (``policy.protocol``), always to whole programs; the steps after the prefix are what it
 proposes. Every completion is a candidate and is read once: as the reward model is causal, one pass gives the value of
-all its prefixes. So nothing that was written or read is thrown away.
+all its prefixes. So no completion and no score is discarded.
 
 - ``best_of_n``: whole programs from nothing; the baseline on the same budget.
 - ``beam``: after each function the ``width`` prefixes with the best scores are kept and completed again.
@@ -10,11 +10,11 @@ all its prefixes. So nothing that was written or read is thrown away.
   2408.03314, lookahead search).
 - ``diverse_beam``: ``width`` subtrees that each keep their own best child (diverse verifier tree search).
 
-A search that reaches the end with tokens to spare begins another round, as best-of-N goes on drawing. The budget
+A search that ends with tokens left starts another round, as best-of-N draws more programs. The budget
 counts every token that the policy writes; a completion that would exceed it is dropped and ends the search.
 
-A search is a generator: it yields requests, is sent what came of them, and returns its candidates. Whoever drives it
-(``search_run``) owns the policy, the scorer and the batching over problems.
+A search is a generator: it yields requests, receives the completions, and returns its candidates. The driver
+(``search.driver``) owns the policy, the scorer and the batching over problems.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ METHODS = ("best_of_n", "beam", "lookahead", "diverse_beam")
 
 @dataclass(frozen=True)
 class Written:
-    """One completion: what the policy wrote after the prefix, and what the reward model says of all of it."""
+    """One completion of a prefix, and the reward model's logits of the whole program."""
 
     code: str
     steps: tuple[Step, ...]

@@ -27,7 +27,7 @@ class MethodOutcome:
     """One method on P problems."""
 
     method: str
-    solved: np.ndarray  # (P,) 0 or 1, or the chance of it
+    solved: np.ndarray  # (P,) 0 or 1, or a probability
     tokens: np.ndarray  # (P,) written by the policy
     candidates: np.ndarray  # (P,) distinct programs
     forwards: np.ndarray  # (P,) programs read by the reward model

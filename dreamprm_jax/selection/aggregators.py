@@ -85,7 +85,7 @@ def aggregate(step_logits: Sequence[Sequence[float] | np.ndarray], name: str) ->
 
     Returns:
       (N,) float64; only the order within one aggregator has a meaning. A program without steps, or with a logit that is
-      NaN, gets NaN: it has no score (``best_of_n`` says what becomes of it).
+      NaN, gets NaN: it has no score, and ``best_of_n`` ranks it last.
 
     Raises:
       KeyError: for an unknown aggregator.

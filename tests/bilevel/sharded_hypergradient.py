@@ -1,5 +1,6 @@
-"""Run by test_meta_gradient.py in a process with eight fake devices; prints one JSON object."""
+"""Run by test_meta_gradient.py in a process with eight fake devices; prints one JSON object a kind of mesh and K."""
 
+import contextlib
 import json
 from typing import Any
 
@@ -15,46 +16,62 @@ from dreamprm_jax.bilevel import make_meta_gradient
 
 def main() -> None:
     """An MLP of 16 features and 32 units; phi has one row an example, sharded like the batch."""
-    mesh = jax.make_mesh((4, 2), ("fsdp", "tensor"), axis_types=(AxisType.Auto,) * 2)
     rng = np.random.default_rng(0)
     params = {"dense": jnp.asarray(rng.normal(size=(16, 32)) / 4), "head": jnp.asarray(rng.normal(size=32))}
     optimizer = optax.chain(optax.clip_by_global_norm(0.02), optax.adamw(0.05, eps_root=1e-16))
     x, labels = jnp.asarray(rng.normal(size=(64, 16))), jnp.asarray(rng.integers(0, 2, 64).astype(np.float32))
     phi = jnp.asarray(rng.normal(size=64), jnp.float32)
 
-    def logits(params: Any, x: jax.Array) -> jax.Array:
-        return jnp.tanh(x @ params["dense"]) @ params["head"]
+    def run(mesh: Any, unroll: int) -> Any:
+        explicit = mesh is not None and mesh.axis_types[0] == AxisType.Explicit
 
-    def inner(params: Any, phi: jax.Array, x: jax.Array) -> jax.Array:
-        return jnp.mean(optax.sigmoid_binary_cross_entropy(logits(params, x), jax.nn.sigmoid(phi)))
+        def product(x: jax.Array, weights: jax.Array, out: PartitionSpec) -> jax.Array:
+            return jnp.matmul(x, weights, out_sharding=out) if explicit else x @ weights
 
-    def outer(params: Any, batch: Any) -> jax.Array:
-        return jnp.mean(optax.sigmoid_binary_cross_entropy(logits(params, batch["x"]), batch["y"]))
+        def logits(params: Any, x: jax.Array) -> jax.Array:
+            hidden = jnp.tanh(product(x, params["dense"], PartitionSpec("fsdp", "tensor")))
+            return product(hidden, params["head"], PartitionSpec("fsdp"))
 
-    def place(tree: Any) -> Any:
+        def inner(params: Any, phi: jax.Array, x: jax.Array) -> jax.Array:
+            return jnp.mean(optax.sigmoid_binary_cross_entropy(logits(params, x), jax.nn.sigmoid(phi)))
+
+        def outer(params: Any, batch: Any) -> jax.Array:
+            return jnp.mean(optax.sigmoid_binary_cross_entropy(logits(params, batch["x"]), batch["y"]))
+
         def put(leaf: jax.Array) -> jax.Array:
+            if mesh is None:
+                return leaf
             spec = PartitionSpec("fsdp", "tensor") if leaf.shape == (16, 32) else PartitionSpec()
             if 64 in leaf.shape:  # rows
-                axis = leaf.shape.index(64)
-                spec = PartitionSpec(*(None,) * axis, "fsdp")
+                spec = PartitionSpec(*(None,) * leaf.shape.index(64), "fsdp")
             return jax.device_put(leaf, NamedSharding(mesh, spec))
 
-        return jax.tree.map(put, tree)
+        inner_batch = jnp.stack([x[None] + step for step in range(unroll)])
+        arguments = (
+            params,
+            toy.warm_state(optimizer, params),
+            phi,
+            inner_batch,
+            {"x": x[None] + 1.0, "y": labels[None]},
+        )
+        function = jax.jit(make_meta_gradient(inner, outer, optimizer))
+        with contextlib.nullcontext() if mesh is None else jax.set_mesh(mesh):
+            return function(*jax.tree.map(put, arguments))
 
-    arguments = (params, toy.warm_state(optimizer, params), phi, x[None, None], {"x": x[None] + 1.0, "y": labels[None]})
-    function = make_meta_gradient(inner, outer, optimizer)
-    plain = jax.jit(function)(*arguments)
-    with jax.set_mesh(mesh):
-        sharded = jax.jit(function)(*place(arguments))
-    report = {
-        "devices": len(jax.devices()),
-        "hypergradient_error": toy.relative_error(sharded.hypergradient, plain.hypergradient),
-        "params_error": toy.relative_error(sharded.params, plain.params),
-        "dense": str(tuple(sharded.params["dense"].sharding.spec)),
-        "moment": str(tuple(sharded.opt_state[1][0].mu["dense"].sharding.spec)),
-        "hypergradient": str(tuple(sharded.hypergradient.sharding.spec)),
-    }
-    print(json.dumps(report))
+    for unroll in (1, 2):
+        plain = run(None, unroll)
+        for kind in (AxisType.Auto, AxisType.Explicit):
+            sharded = run(jax.make_mesh((4, 2), ("fsdp", "tensor"), axis_types=(kind,) * 2), unroll)
+            report = {
+                "case": f"{kind.name}, K = {unroll}",
+                "devices": len(jax.devices()),
+                "hypergradient_error": toy.relative_error(sharded.hypergradient, plain.hypergradient),
+                "params_error": toy.relative_error(sharded.params, plain.params),
+                "dense": str(tuple(sharded.params["dense"].sharding.spec)),
+                "moment": str(tuple(sharded.opt_state[1][0].mu["dense"].sharding.spec)),
+                "hypergradient": str(tuple(sharded.hypergradient.sharding.spec)),
+            }
+            print(json.dumps(report))
 
 
 if __name__ == "__main__":

@@ -30,3 +30,10 @@ def test_maml_sinusoid() -> None:
 def test_implicit_ridge() -> None:
     found, grid = example("implicit_ridge").main()
     assert abs(found - grid) < 0.03
+
+
+def test_distill_digits() -> None:
+    real, distilled, images = example("distill_digits").main(windows=100)
+    assert images.shape == (10, 64)
+    assert distilled > real + 0.2
+    assert distilled > 0.8

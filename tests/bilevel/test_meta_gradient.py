@@ -139,19 +139,59 @@ def test_what_was_asked_wrongly_is_named() -> None:
 
 
 def test_shardings_are_kept() -> None:
-    """FSDP 4 x tensor 2 on eight fake devices, in a process of its own: values to 1e-5, and results sharded."""
+    """FSDP 4 x tensor 2 on eight fake devices, auto and explicit axes: values to 1e-5, and results sharded."""
     script = Path(__file__).with_name("sharded_hypergradient.py")
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     done = subprocess.run(
         [sys.executable, script], env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}, capture_output=True
     )
     assert done.returncode == 0, done.stderr.decode()
-    report = json.loads(done.stdout)
-    assert report["devices"] == 8
-    assert report["hypergradient_error"] < 1e-5
-    assert report["params_error"] < 1e-5
-    assert report["dense"] == report["moment"] == "('fsdp', 'tensor')"
-    assert report["hypergradient"] == "('fsdp',)"
+    reports = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [report["case"] for report in reports] == [
+        f"{kind}, K = {unroll}" for unroll in (1, 2) for kind in ("Auto", "Explicit")
+    ]
+    for report in reports:
+        assert report["devices"] == 8
+        assert report["hypergradient_error"] < 1e-5, report
+        assert report["params_error"] < 1e-5, report
+        assert report["dense"] == report["moment"] == "('fsdp', 'tensor')", report
+        assert report["hypergradient"] == "('fsdp',)", report
+
+
+def test_states_of_flax_nnx() -> None:
+    """An nnx.State as params, also cut by ``partition``: equal to the same network as a dict."""
+    from flax import nnx
+
+    model = nnx.Linear(toy.FEATURES, 1, rngs=nnx.Rngs(0))
+    definition, params, rest = nnx.split(model, nnx.Param, ...)
+    targets, batch = jnp.linspace(-1.0, 1.0, 8), toy.inner_batch()["x"]
+
+    def inner(params: Any, phi: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.mean(jnp.square(nnx.merge(definition, params, rest)(x)[:, 0] - phi))
+
+    def outer(params: Any, x: jax.Array) -> jax.Array:
+        return inner(params, jnp.zeros(8), x)
+
+    def in_dict(params: Any, phi: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.mean(jnp.square((x @ params["kernel"] + params["bias"])[:, 0] - phi))
+
+    whole = run(inner, outer)(params=params, meta_params=targets, inner_batch=batch, outer_batch=batch[0])
+    assert isinstance(whole.params, nnx.State)
+    values = {name: params[name][...] for name in ("kernel", "bias")}
+    plain = run(in_dict, lambda params, x: in_dict(params, jnp.zeros(8), x))(
+        params=values, meta_params=targets, inner_batch=batch, outer_batch=batch[0],
+        opt_state=jax.tree.unflatten(  # warm_state draws in the order of the leaves
+            jax.tree.structure(OPTIMIZER.init(values)), jax.tree.leaves(toy.warm_state(OPTIMIZER, params))
+        ),
+    )  # fmt: skip
+    assert toy.relative_error(whole.hypergradient, plain.hypergradient) < 1e-6
+    assert toy.relative_error(whole.params["kernel"][...], plain.params["kernel"]) < 1e-6
+    trainable, frozen = partition(params, lambda path, _: "kernel" in path)
+    half = run(inner, outer)(
+        params=trainable, frozen=frozen, meta_params=targets, inner_batch=batch, outer_batch=batch[0]
+    )
+    assert half.hypergradient.any()
+    assert len(jax.tree.leaves(half.params)) == 1
 
 
 def temporaries(width: int, rows: int, optimizer: optax.GradientTransformation) -> tuple[dict[str, int], int]:

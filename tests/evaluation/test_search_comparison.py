@@ -18,8 +18,8 @@ from dreamprm_jax.problems.procedural.writing import read
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import DataError, Outcome, Program, TestedProblem
 from dreamprm_jax.search.algorithms import Candidate
-from dreamprm_jax.search.choices import choose
 from dreamprm_jax.search.comparison import search_window
+from dreamprm_jax.search.judging import choose
 from dreamprm_jax.search.results import MethodOutcome, search_results, search_table
 from dreamprm_jax.storage import read_json, read_records
 

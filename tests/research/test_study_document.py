@@ -9,11 +9,19 @@ from research.study import document
 from research.study.statistics import Member, family, holm
 
 
-def test_the_document_s_tables_are_those_of_the_csvs():
-    text = document.DOCUMENT.read_text(encoding="utf-8")
+@pytest.mark.parametrize("path", document.DOCUMENTS, ids=lambda path: path.name)
+def test_the_documents_tables_are_those_of_the_csvs(path):
+    text = path.read_text(encoding="utf-8")
     assert text.count("<!-- table: ") >= 5
-    assert text == document.with_tables(text)
+    assert text == document.with_tables(text, path.name)
     assert len(text.splitlines()) <= 250
+
+
+def test_figures_in_prose_are_those_of_the_csvs():
+    for name, sentences in document.claims().items():
+        (path,) = (one for one in document.DOCUMENTS if one.name == name)
+        text = " ".join(path.read_text(encoding="utf-8").split())
+        assert not [sentence for sentence in sentences if sentence not in text]
 
 
 def test_a_table_that_nobody_makes_is_named():

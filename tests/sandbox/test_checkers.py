@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dreamprm_jax.config import Config, EvaluateConfig, SandboxConfig
-from dreamprm_jax.evaluation.files import evaluate_files
+from dreamprm_jax.evaluation.candidate_files import evaluate_files
 from dreamprm_jax.problems.livecodebench import problem_from_row
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.sandbox import Comparison, Judge, JudgeResult, JudgeTask, Limits

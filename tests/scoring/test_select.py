@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dreamprm_jax.cli import main as cli
-from dreamprm_jax.evaluation.own_candidates import read_scores
+from dreamprm_jax.evaluation.user_candidates import read_scores
 from dreamprm_jax.schema import DataError, program_hash
 from dreamprm_jax.selection.best_of_n import best_of_n
 from dreamprm_jax.storage import read_json, read_table

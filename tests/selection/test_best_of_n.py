@@ -10,7 +10,6 @@ from dreamprm_jax.selection.best_of_n import (
     choose,
     powers_of_two,
     subset_shares,
-    unscored,
 )
 
 
@@ -42,7 +41,6 @@ def test_weights_sum_to_one_and_leave_unscored_candidates_last():
     numbers = np.array([0.5, np.nan, -np.inf, 0.5])
     np.testing.assert_allclose(best_of_k_weights(numbers, 4), [0.5, 0, 0, 0.5])
     np.testing.assert_allclose(best_of_k_weights(numbers, 1), [0.25] * 4)
-    assert unscored(numbers) == 1
     assert choose(numbers).tolist() == [0, 3]
 
 

@@ -15,7 +15,7 @@ _register = os.register_at_fork
 
 def ignore_handlers() -> None:
     """Has modules that are imported from here on register no handler."""
-    os.register_at_fork = lambda **handlers: None  # type: ignore[assignment]
+    os.register_at_fork = lambda **handlers: None
 
 
 def renumber() -> None:
@@ -27,4 +27,4 @@ def renumber() -> None:
 
 def heed_handlers() -> None:
     """Ends ``ignore_handlers``."""
-    os.register_at_fork = _register  # type: ignore[assignment]
+    os.register_at_fork = _register
