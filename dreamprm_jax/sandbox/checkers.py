@@ -223,7 +223,3 @@ def _number(text: str) -> Decimal | None:
 def _order(words: list[str]) -> list[tuple[Decimal, str]]:
     """Sorts numbers by value, so that two sides that differ within a tolerance are sorted alike."""
     return [(_LAST, word) if (number := _number(word)) is None else (number, "") for word in words]
-
-
-def _item_order(item: Any) -> list[tuple[Decimal, str]]:
-    return _order([json.dumps(item)])

@@ -44,6 +44,8 @@ class Limits:
 
     def of(self, problem: ProblemLimits) -> Limits:
         """These limits, with a problem's own in place of the general ones; its wall time grows with its CPU time."""
+        if problem == ProblemLimits():
+            return self
         cpu = problem.cpu_seconds
         if not cpu and (scaled := self.reference_factor * problem.reference_seconds):
             cpu = max(scaled, _SHORTEST_SECONDS)
