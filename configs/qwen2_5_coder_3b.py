@@ -1,13 +1,13 @@
 """DreamPRM-Code with the paper's settings (arXiv 2512.15000): Qwen2.5-Coder-3B, LoRA, LiveCodeBench, 16 rollouts.
 
 Command:  dreamprm run --config=configs/qwen2_5_coder_3b.py --config.policy.base_url=http://HOST:8000/v1 --workdir=DIR
-          on a machine with the weights (hub id, or --config.model.weights=FOLDER) and a server of the policy; then
-          dreamprm export --config=configs/qwen2_5_coder_3b.py --workdir=DIR --output=FOLDER, adapters merged
-Cost:     dreamprm inspect --config=configs/qwen2_5_coder_3b.py prints it. At 8 rows of 2,048 tokens one device
-          takes 50.8 GB by the TPU compiler (docs/device_figures.md); --config.model.remat=full takes 12.5 GB and
-          computes a quarter more
+          on a machine with the weights (hub id, or --config.model.weights=FOLDER) and a policy server; then
+          dreamprm export --config=configs/qwen2_5_coder_3b.py --workdir=DIR --output=FOLDER, which merges the adapters
+Cost:     dreamprm inspect --config=configs/qwen2_5_coder_3b.py prints it. With 8 rows of 2,048 tokens one device
+          needs 50.8 GB according to the TPU compiler (docs/device_figures.md); --config.model.remat=full needs 12.5 GB
+          and a quarter more computation
 Expected: the paper reports pass@1 80.9 with o4-mini-high's candidates of 2025-02 and later (131 problems; 79.4 for its
-          outcome reward model, one problem is 0.76). Not run here
+          outcome reward model, one problem is 0.76). Not run yet
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from dreamprm_jax.config import defaults
 
 
 def get_config() -> config_dict.ConfigDict:
-    """The paper's settings, and the released code's where the paper is silent (docs/reproduction.md, row by row)."""
+    """The paper's settings, and those of the released code if the paper gives none (see docs/reproduction.md)."""
     config = defaults()
     config.name = "qwen2_5_coder_3b"
 
@@ -33,10 +33,10 @@ def get_config() -> config_dict.ConfigDict:
     config.label.rollouts = 16
     config.policy.top_p = 0.95  # the released code
     config.label.temperature = 0.3
-    config.label.reuse = "none"  # 16 rollouts of each prefix, none shared
+    config.label.reuse = "none"  # 16 rollouts for each prefix, none shared
 
     config.model.weights = "Qwen/Qwen2.5-Coder-3B"
-    # The shape of these weights, for `inspect` where they are not at hand.
+    # The shape of these weights, for `inspect` without the weights.
     config.model.architecture = "qwen2"
     config.model.vocab_size = 151936
     config.model.hidden_size = 2048
@@ -56,9 +56,9 @@ def get_config() -> config_dict.ConfigDict:
     config.model.attention = "auto"
 
     config.train.row_tokens = 2048
-    config.train.batch_size = 8  # the released code: 1 x 8 accumulated
+    config.train.batch_size = 8  # the released code: batches of 1, accumulated 8 times
     config.train.warmup_steps = 400  # about five epochs of steps and outcomes
-    config.train.steps = 1_250  # "10,000 iterations" are micro-batches of one, eight an update
+    config.train.steps = 1_250  # the paper's 10,000 iterations are micro-batches of one, eight per update
     config.train.loss = "mse"
     config.train.optimizer = f"{Path(__file__).parents[1] / 'research' / 'torch_adam.py'}:torch_adam"
     config.train.learning_rate = 1e-4

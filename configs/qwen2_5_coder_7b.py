@@ -1,10 +1,10 @@
-"""Full fine-tuning of Qwen2.5-Coder-7B on a TPU pod slice: every parameter trains, sharded over all chips.
+"""Full fine-tuning of Qwen2.5-Coder-7B on a TPU pod slice: all parameters are trained, sharded over all chips.
 
 Command:  dreamprm run --config=configs/qwen2_5_coder_7b.py --config.policy.base_url=http://HOST:8000/v1 --workdir=DIR
-          on every host of a v5p-16 (8 chips); a larger slice takes --config.train.mesh.data=N
+          on every host of a v5p-16 (8 chips); for larger slices set --config.train.mesh.data=N
 Cost:     dreamprm inspect --config=configs/qwen2_5_coder_7b.py (with libtpu, on any machine) prints it. Per chip:
-          44.3 GB a plain step, 56.2 GB a bi-level one, of 95 GB (docs/device_figures.md)
-Expected: not run here
+          44.3 GB for a plain step and 56.2 GB for a bi-level step, of 95 GB (docs/device_figures.md)
+Expected: not run yet
 """
 
 from ml_collections import config_dict
@@ -13,7 +13,7 @@ from dreamprm_jax.config import defaults
 
 
 def get_config() -> config_dict.ConfigDict:
-    """Settings of the 7B run: data as in qwen2_5_coder_3b.py."""
+    """Settings of the 7B run; the data are those of qwen2_5_coder_3b.py."""
     config = defaults()
     config.name = "qwen2_5_coder_7b"
 
@@ -24,7 +24,7 @@ def get_config() -> config_dict.ConfigDict:
     config.label.rollouts = 16
 
     config.model.weights = "Qwen/Qwen2.5-Coder-7B-Instruct"
-    # The shape of these weights, for `inspect` where they are not at hand.
+    # The shape of these weights, for `inspect` without the weights.
     config.model.architecture = "qwen2"
     config.model.vocab_size = 152064
     config.model.hidden_size = 3584

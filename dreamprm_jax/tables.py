@@ -1,4 +1,4 @@
-"""Aligned plain-text tables, CSV, and the figures in them."""
+"""Plain-text, Markdown and CSV tables, and the formatting of their numbers."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ ABSENT = "-"
 
 @dataclass(frozen=True)
 class Table:
-    """One table: the first column names the row, the others hold figures."""
+    """One table. The first column names the row, the others hold numbers."""
 
     key: str
     title: str
     header: list[str]
     rows: list[list[str]]
     explanation: str = ""
-    pinned: int = 0  # leading rows that sorting leaves in place
+    pinned: int = 0  # leading rows that the report's sorting does not move
 
     def text(self) -> str:
         """Title, aligned columns, explanation."""
@@ -29,7 +29,7 @@ class Table:
 
 
 def text_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """First column to the left, the others to the right, two spaces between, a rule under the header."""
+    """Aligned text: first column left, others right, two spaces between columns, a rule under the header."""
     lines = [list(header), *(list(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     text = [
@@ -49,7 +49,7 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> l
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows of nested values as CSV: nested names are joined by dots, lists are left out."""
+    """Rows of nested values as CSV, flattened by ``flatten``."""
     flat = [flatten(row) for row in rows]
     names = list(dict.fromkeys(name for row in flat for name in row))
     buffer = io.StringIO()
@@ -60,7 +60,7 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def flatten(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings to one level, names joined by dots; lists are left out."""
+    """Flattens nested mappings; names are joined by dots, lists are dropped."""
     flat: dict[str, Any] = {}
     for name, value in row.items():
         if isinstance(value, Mapping):
@@ -71,7 +71,7 @@ def flatten(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def finite(value: Any) -> Any:
-    """The same nested value with NaN and infinities as None: JSON has no NaN."""
+    """Replaces NaN and infinities in a nested value by None, since JSON has no NaN."""
     if isinstance(value, Mapping):
         return {name: finite(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -80,11 +80,11 @@ def finite(value: Any) -> Any:
 
 
 LEAST_PROBLEMS = 10
-"""Below this number of problems no interval is given: a bootstrap over so few says nothing."""
+"""With fewer problems no intervals are shown, because the bootstrap is unreliable."""
 
 
 def without_intervals(value: Any, problems: int) -> Any:
-    """The same nested value; the ends of every interval are None where there are too few problems for one."""
+    """Replaces the ends of all intervals in a nested value by None if there are fewer than ``LEAST_PROBLEMS``."""
     if problems >= LEAST_PROBLEMS:
         return value
     if isinstance(value, Mapping):
@@ -94,12 +94,12 @@ def without_intervals(value: Any, problems: int) -> Any:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A figure, or a dash where it is not defined."""
+    """A formatted number, or a dash if it is undefined."""
     return ABSENT if value is None or not math.isfinite(value) else f"{value:.{digits}f}"
 
 
 def signed(value: float | None, digits: int = 1) -> str:
-    """A figure with its sign; one that rounds to zero has none."""
+    """A formatted number with its sign; zero after rounding has no sign."""
     text = number(value, digits)
     if text == ABSENT:
         return text
@@ -107,12 +107,12 @@ def signed(value: float | None, digits: int = 1) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A share as a percentage with one decimal, as in the paper."""
+    """A fraction as a percentage with one decimal, as in the paper."""
     return ABSENT if value is None else number(100 * value, 1)
 
 
 def percent_interval(interval: Mapping[str, float | None], sign: bool = False) -> str:
-    """The ends of an interval, in percent."""
+    """The ends of an interval of fractions, in percent."""
     ends = [interval["low"], interval["high"]]
     if any(end is None for end in ends):
         return ABSENT
@@ -125,7 +125,7 @@ def interval(value: Mapping[str, float | None], digits: int = 3) -> str:
 
 
 def p_value(value: float | None) -> str:
-    """A p-value with what precision it deserves."""
+    """A p-value with three decimals, or "<0.001"."""
     if value is None:
         return ABSENT
     return "<0.001" if value < 0.001 else f"{value:.3f}"

@@ -1,7 +1,7 @@
-"""Python files of the user: a config file's ``get_config``, and functions that a setting names as FILE.py:FUNCTION.
+"""User code: a config file's ``get_config``, and functions that a setting names as FILE.py:FUNCTION.
 
-Such a file is the user's program and runs in this process with all rights, unlike the programs that the judge is given.
-It may import modules that lie beside it.
+Such a file runs in this process with full permissions, unlike the programs that are judged. It may import modules from
+its folder.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from dreamprm_jax.schema import DataError, content_hash
 
 
 def is_user_function(setting: str) -> bool:
-    """Whether a setting names a function in a file, FILE.py:FUNCTION, and not one of the package's by its name."""
+    """Whether a setting's value has the form FILE.py:FUNCTION; otherwise it names a built-in function."""
     file, _, function = setting.rpartition(":")
     return file.endswith(".py") and function.isidentifier()
 
 
 def user_function_digest(setting: str) -> str:
-    """The function's name and a hash of its file and of the modules beside it that the file imports.
+    """The function's name, and a hash of its file and of the modules in the same folder that the file imports.
 
     Raises:
-      DataError: when a file cannot be read.
+      DataError: if a file cannot be read.
     """
     file, _, function = setting.rpartition(":")
     texts: dict[Path, str] = {}
@@ -48,7 +48,7 @@ def user_function_digest(setting: str) -> str:
 
 
 def _imported(text: str) -> list[str]:
-    """Top-level names of the modules that a program imports, in a fixed order."""
+    """Sorted top-level names of the modules that a program imports."""
     try:
         tree = ast.parse(text)
     except SyntaxError:
@@ -63,20 +63,16 @@ def _imported(text: str) -> list[str]:
 
 
 def call_user_function(setting: str, field: str, *arguments: Any) -> Any:
-    """Calls the function that ``setting``, the value of ``field``, names.
-
-    Raises:
-      DataError: when the file or the function is missing, or anything raises in it; with the line, where there is one.
-    """
+    """Calls the function that ``setting`` names; ``field`` is the setting's name. Raises as ``call_file``."""
     file, _, name = setting.rpartition(":")
     return call_file(file, name, field, *arguments)
 
 
 def call_file(path: str, name: str, field: str, *arguments: Any) -> Any:
-    """Runs a Python file as a module and calls a function of it. ``field`` names the setting in errors.
+    """Executes a Python file as a module and calls its function ``name``. ``field`` names the setting in errors.
 
     Raises:
-      DataError: when the file or the function is missing, or anything raises in it; with the line, where there is one.
+      DataError: if the file or the function is missing, or if the code raises, with the line if it is in this file.
     """
     if not Path(path).is_file():
         raise DataError(f"{field}: {path}: no such file")
@@ -90,15 +86,15 @@ def call_file(path: str, name: str, field: str, *arguments: Any) -> Any:
 def _run(path: str) -> ModuleType:
     module = ModuleType(f"dreamprm_user_{content_hash(str(Path(path).resolve()), digits=8)}")
     module.__file__ = path
-    sys.modules[module.__name__] = module  # where dataclasses look up the annotations of a class
-    exec(compile(Path(path).read_bytes(), path, "exec"), module.__dict__)  # no cached bytecode beside the file
+    sys.modules[module.__name__] = module  # dataclasses look up the annotations of a class there
+    exec(compile(Path(path).read_bytes(), path, "exec"), module.__dict__)  # writes no bytecode file
     return module
 
 
 @contextlib.contextmanager
 def _sibling_imports(folder: Path) -> Iterator[None]:
-    """Within it, modules of ``folder`` can be imported; afterwards they are forgotten, since other folders may have
-    modules of the same names."""
+    """Makes modules in ``folder`` importable. On exit they are removed from ``sys.modules``, since other folders may
+    have modules of the same names."""
     before, bytecode = set(sys.modules), sys.dont_write_bytecode
     sys.path.insert(0, str(folder))
     sys.dont_write_bytecode = True
@@ -115,14 +111,14 @@ def _sibling_imports(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _errors_named(path: str, field: str) -> Iterator[None]:
-    """Turns any error in the user's file into a DataError that names file and line."""
+    """Converts any error in the user's file to a DataError that names file and line."""
     try:
         yield
     except DataError:
         raise
     except SyntaxError as error:
         raise DataError(f"{field}: {error.filename}, line {error.lineno}: {error.msg}") from error
-    except Exception as error:  # it is the user's program
+    except Exception as error:  # user code may raise anything
         frames = traceback.extract_tb(error.__traceback__)
         lines = [f", line {frame.lineno}" for frame in frames if frame.filename == path]
         raise DataError(f"{field}: {path}{lines[-1] if lines else ''}: {type(error).__name__}: {error}") from error

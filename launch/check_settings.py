@@ -1,7 +1,8 @@
-"""Checks the settings of a run before machines are asked for: names, types, and what must divide over the devices.
+"""Checks the settings of a run before machines are requested: names, types, values, divisibility by the devices.
 
-python launch/check_settings.py --devices=N STAGE --config=FILE [--config.FIELD=VALUE ...]: status 2 and a line that
-says what is wrong, or 0 and the mesh. Takes seconds, compiles nothing; of memory and price `dreamprm plan` tells.
+python launch/check_settings.py --devices=N STAGE --config=FILE [--config.FIELD=VALUE ...] exits with status 0 and
+prints the mesh, or with status 2 and an error. It takes seconds and compiles nothing; see `dreamprm plan` for memory
+and price.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ TRAINS = ("train", "run")
 
 
 def check(config: Config, stage: str, devices: int) -> str:
-    """Says how the run lies on the devices.
+    """Describes how the run is divided over the devices.
 
     Raises:
-      DataError: naming the setting that does not fit.
+      DataError: if a setting is invalid or does not fit, naming it.
     """
     validate(config)
     if stage not in TRAINS:
@@ -37,7 +38,7 @@ def check(config: Config, stage: str, devices: int) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Exit status: 0, or 2 for settings that cannot run."""
+    """Returns the exit status: 0, or 2 for invalid settings."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--devices", type=int, required=True)
     parser.add_argument("stage")

@@ -1,11 +1,9 @@
 # shellcheck shell=bash
-# Sourced by the scripts that run the package on this machine: its virtual environment, made once, and the settings of
-# jax and XLA that make a run faster or sturdier. None changes a result: they say what is kept, when a collective starts
-# and how long one may take, never how a number is computed.
+# Sourced by the scripts that run the package on this machine. Creates its virtual environment, and sets options of jax
+# and XLA for speed and robustness: caching, scheduling and timeouts of collectives. No option changes results.
 # Overrides: DREAMPRM_PYTHON (interpreter, 3.11 or newer), DREAMPRM_VENV (folder, default .venv in the repository),
-# DREAMPRM_JAX (what pip installs beside the package, such as "jax[cuda12]"; default: by the devices of this machine),
-# DREAMPRM_INSTALL=no (the environment is kept by somebody else: nothing is installed), and every variable that is set
-# here.
+# DREAMPRM_JAX (jax requirement to install, such as "jax[cuda12]"; default: for the devices of this machine),
+# DREAMPRM_INSTALL=no (use an existing environment and install nothing), and every variable that is set here.
 source "$(dirname "${BASH_SOURCE[0]}")/functions.sh"
 
 VENV="${DREAMPRM_VENV:-$REPO/.venv}"
@@ -23,7 +21,7 @@ find_python() {
   return 1
 }
 
-# detect_device: cpu, gpu or tpu; JAX_PLATFORMS, where it is set, decides.
+# detect_device: cpu, gpu or tpu; JAX_PLATFORMS takes precedence.
 detect_device() {
   case "${JAX_PLATFORMS:-}" in
     cpu) echo cpu ;;
@@ -41,12 +39,12 @@ detect_device() {
   esac
 }
 
-# setup_venv EXTRAS: installs the package (editable) with these extras, unless setup.py is what was installed before.
+# setup_venv EXTRAS: installs the package (editable) with these extras, unless it is installed from the same setup.py.
 setup_venv() {
   local extras="$1" python stamp
   local -a device=()
   if [ "${DREAMPRM_INSTALL:-}" = no ]; then
-    [ -x "$VENV/bin/dreamprm" ] || fail "DREAMPRM_INSTALL=no, and there is no $VENV/bin/dreamprm"
+    [ -x "$VENV/bin/dreamprm" ] || fail "DREAMPRM_INSTALL=no, but $VENV/bin/dreamprm does not exist"
     return
   fi
   case "${DREAMPRM_JAX:-$(detect_device)}" in
@@ -58,11 +56,11 @@ setup_venv() {
   stamp="$extras $(cksum "$REPO/setup.py" | cut -d' ' -f1,2)${device[*]:+ ${device[*]}}"
   if [ ! -x "$VENV/bin/python" ]; then
     python="$(find_python)"
-    echo "launch: making a virtual environment in $VENV ($("$python" --version))"
+    echo "launch: creating a virtual environment in $VENV ($("$python" --version))"
     "$python" -m venv "$VENV"
   fi
   if [ "$(cat "$VENV/.installed$extras" 2>/dev/null)" != "$stamp" ]; then
-    echo "launch: installing dreamprm_jax$extras${device[*]:+ and ${device[*]}} and what it needs (once; a few minutes)"
+    echo "launch: installing dreamprm_jax$extras${device[*]:+ and ${device[*]}} with dependencies (once; a few minutes)"
     "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$REPO$extras" "${device[@]}"
     echo "$stamp" >"$VENV/.installed$extras"
   else
@@ -70,23 +68,23 @@ setup_venv() {
   fi
 }
 
-# Compiled programs are kept between runs, so that a requeued or resumed run computes within seconds instead of compiling
-# for minutes. Of several processes the first writes them (on CPU each): on clusters name a folder that all see. On GPUs
-# jax keeps XLA's choice of kernels (autotuning) there too: a run that goes on uses the kernels that it began with.
+# The compilation cache is kept between runs, so that a requeued or resumed run starts within seconds instead of compiling
+# for minutes. Only process 0 writes it (on CPU, every process), so on clusters it should be a shared folder. On GPUs jax
+# also stores XLA's autotuning results there, so a resumed run uses the same kernels.
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/dreamprm_jax/xla}"
 
-# What each kind of device is given: see set_device_flags.
-# CPU: the fake devices of one machine meet in collectives as threads, more of them than there are cores. XLA ends the
-# process where one comes 40 seconds late, which happens on a busy machine; warn after a minute, give up after ten.
+# Flags of each kind of device, see set_device_flags.
+# CPU: simulated devices are threads, more of them than cores. By default XLA ends the process if one reaches a collective
+# 40 seconds late, which happens on a busy machine; instead, warn after one minute and end after ten.
 CPU_FLAGS=(
   --xla_cpu_collective_call_warn_stuck_timeout_seconds=60
   --xla_cpu_collective_call_terminate_timeout_seconds=600
 )
-# GPU: start the gather of the next layer's parameters (fsdp) while this layer computes.
+# GPU: overlap the all-gather of the next layer's parameters (fsdp) with the computation of this layer.
 GPU_FLAGS=(--xla_gpu_enable_latency_hiding_scheduler=true)
-# TPU: gathers and reductions beside the arithmetic, as libtpu names it. For the 7B full fine-tune on v5p 2x2x2 (by
-# libtpu's cost model, docs/device_figures.md) the flags of all-reduce, multiple steps and async, with gradients that are
-# scattered, bring what the step waits for collectives from .27 s to .09 s, and the step from 1.54 s to 1.36 s.
+# TPU: overlap all-gathers and reductions with computation. For the 7B full fine-tuning on v5p 2x2x2 (libtpu's cost model,
+# docs/device_figures.md) the flags for all-reduce, multiple steps and async collectives, with scattered gradients, reduce
+# the time that a step waits for collectives from 0.27 s to 0.09 s, and the step from 1.54 s to 1.36 s.
 TPU_FLAGS=(
   --xla_tpu_enable_async_collective_fusion=true
   --xla_tpu_enable_async_collective_fusion_fuse_all_gather=true
@@ -95,21 +93,21 @@ TPU_FLAGS=(
   --xla_tpu_overlap_compute_collective_tc=true
   --xla_enable_async_all_gather=true
   --xla_enable_async_all_reduce=true
-  # Whole gathers of a layer's parameters instead of products split along the contracted axis: 3.49 s to 2.52 s a step
-  # with the attention of that day.
+  # All-gather a layer's parameters instead of splitting products along the contracted axis: from 3.49 s to 2.52 s per
+  # step, measured with an earlier attention implementation.
   --xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000
 )
 
-# set_device_flags [cpu|gpu|tpu]: puts the device's flags in front of XLA_FLAGS or LIBTPU_INIT_ARGS (of two equal ones
-# the last counts: yours). A flag that the installed library does not hold is left out and named, as XLA ends a process
-# that sets one it does not know.
+# set_device_flags [cpu|gpu|tpu]: prepends the device's flags to XLA_FLAGS or LIBTPU_INIT_ARGS; your own flags come last
+# and take precedence. Flags that the installed library does not support are omitted with a message, because XLA ends the
+# process if it finds an unknown flag.
 set_device_flags() {
   local packages
   packages="$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')"
   case "${1:-$(detect_device)}" in
     gpu)
-      # jax takes three quarters of the memory by default; the process has the GPU for itself, and a model that fits
-      # tightly needs the rest. What is left is for the CUDA context and NCCL.
+      # jax allocates three quarters of the memory by default. This process owns the GPU, and large models need more; the
+      # remaining memory is for the CUDA context and NCCL.
       export XLA_PYTHON_CLIENT_MEM_FRACTION="${XLA_PYTHON_CLIENT_MEM_FRACTION:-0.92}"
       add_flags XLA_FLAGS "$packages/jaxlib" "${GPU_FLAGS[@]}"
       ;;
@@ -120,15 +118,15 @@ set_device_flags() {
 
 # add_flags VARIABLE FOLDER FLAG...
 add_flags() {
-  local variable="$1" folder="$2" flag name known="" held
+  local variable="$1" folder="$2" flag name known="" supported
   shift 2
-  held="$(grep -haoE 'xla_[a-z_]+' "$folder"/*.so 2>/dev/null | sort -u || true)"
+  supported="$(grep -haoE 'xla_[a-z_]+' "$folder"/*.so 2>/dev/null | sort -u || true)"
   for flag in "$@"; do
     name="${flag#--}"
-    if grep -qx "${name%%=*}" <<<"$held"; then
+    if grep -qx "${name%%=*}" <<<"$supported"; then
       known+="$flag "
     else
-      say "left out $flag: the library in $folder does not know it"
+      say "omitted $flag: not supported by the library in $folder"
     fi
   done
   known+="${!variable:-}"

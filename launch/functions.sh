@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by the scripts of this folder: help, refusals, and the command line of `dreamprm` that they pass on.
+# Sourced by the scripts of this folder: help, argument checks, and parsing of `dreamprm` arguments.
 set -euo pipefail
 
 REPO="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -12,7 +12,7 @@ fail() {
   exit 2
 }
 
-# show_help_if_asked FILE ARGUMENTS: the comment at the head of FILE is its help.
+# show_help_if_asked FILE ARGUMENTS: prints the comment at the head of FILE if the arguments contain -h or --help.
 show_help_if_asked() {
   local file="$1" argument
   shift
@@ -24,13 +24,13 @@ show_help_if_asked() {
   done
 }
 
-# run COMMAND: prints it, quoted so that it can be pasted; with --dry-run nothing else happens.
+# run COMMAND: prints the command, quoted for a shell, and executes it unless --dry-run is set.
 run() {
   echo "+$(printf ' %q' "$@")"
   [ -n "$DRY_RUN" ] || "$@"
 }
 
-# require_tool NAME WHY: not in a dry run, which needs none.
+# require_tool NAME HINT: fails if the program is not installed; a dry run needs no tools.
 require_tool() { [ -n "$DRY_RUN" ] || command -v "$1" >/dev/null || fail "$1 is not installed: $2"; }
 
 # check_count OPTION VALUE LEAST MOST
@@ -46,8 +46,8 @@ check_pattern() {
   [[ "$2" =~ ^($3)$ ]] || fail "$1=$2: must look like $4"
 }
 
-# parse_dreamprm ARGUMENTS: [STAGE] --config=FILE [--workdir=DIR] [--config.FIELD=VALUE ...], into STAGE (train, if none
-# is given), CONFIG (relative to the repository where it lies there), WORKDIR and OVERRIDES. Refuses everything else.
+# parse_dreamprm ARGUMENTS: parses [STAGE] --config=FILE [--workdir=DIR] [--config.FIELD=VALUE ...] into STAGE (default
+# train), CONFIG (relative to the repository if it is inside), WORKDIR and OVERRIDES. Fails on other arguments.
 parse_dreamprm() {
   local argument
   STAGE=train CONFIG="" WORKDIR="" OVERRIDES=()
@@ -63,30 +63,30 @@ parse_dreamprm() {
   done
   [ -n "$CONFIG" ] || fail "--config is missing, such as --config=configs/embedded.py"
   [ -f "$CONFIG" ] || CONFIG="$REPO/$CONFIG"
-  [ -f "$CONFIG" ] || fail "--config: ${CONFIG#"$REPO/"}: no such file, here or in $REPO"
+  [ -f "$CONFIG" ] || fail "--config: ${CONFIG#"$REPO/"}: no such file in the current folder or in $REPO"
   CONFIG="$(realpath "$CONFIG")"
   CONFIG="${CONFIG#"$REPO/"}"
 }
 
-# check_shared_workdir: several machines write into it through the file system.
+# check_shared_workdir: fails unless WORKDIR can be a folder that all machines share.
 check_shared_workdir() {
   case "$WORKDIR" in
-    "") fail "--workdir is missing: an absolute path that all machines share" ;;
+    "") fail "--workdir is missing: an absolute path that all machines share is required" ;;
     gs://* | s3://* | http*://*)
-      fail "--workdir=$WORKDIR: the stages write through the file system; mount a share (NFS, Filestore, Lustre) on all machines and name the path"
+      fail "--workdir=$WORKDIR: the stages write through the file system; mount a share (NFS, Filestore, Lustre) on all machines and pass its path"
       ;;
-    /tmp/* | /dev/shm/* | /var/tmp/*) fail "--workdir=$WORKDIR: that folder is each machine's own; name one that all share" ;;
+    /tmp/* | /dev/shm/* | /var/tmp/*) fail "--workdir=$WORKDIR: that folder is each machine's own; choose a shared folder" ;;
     /*) ;;
     *) fail "--workdir=$WORKDIR: must be an absolute path, the same on all machines" ;;
   esac
 }
 
-# require_config_in_repository: the machines get the repository (or an image of it), not this machine's other files.
+# require_config_in_repository: fails if CONFIG is outside the repository, since only the repository is copied.
 require_config_in_repository() {
-  case "$CONFIG" in /*) fail "--config=$CONFIG: must lie in $REPO, which is what the machines get" ;; esac
+  case "$CONFIG" in /*) fail "--config=$CONFIG: must lie in $REPO, since only that folder is copied to the machines" ;; esac
 }
 
-# check_settings DEVICES: whether the settings are known, have the right types, and divide over so many devices.
+# check_settings DEVICES: fails if settings are unknown or invalid, or do not divide over the number of devices.
 check_settings() {
   local python="${DREAMPRM_VENV:-$REPO/.venv}/bin/python"
   [ -x "$python" ] || python="$(command -v python3 || true)"
@@ -98,13 +98,13 @@ check_settings() {
     "${OVERRIDES[@]}") || exit 2
 }
 
-# tpu_type TYPE: sets CHIPS (devices of jax) and DEFAULT_RUNTIME, or refuses what Cloud TPU does not have.
+# tpu_type TYPE: sets CHIPS (jax devices) and DEFAULT_RUNTIME; fails if Cloud TPU does not offer the type.
 # shellcheck disable=SC2034  # for the script that calls
 tpu_type() {
   local generation="${1%-*}" size="${1##*-}"
   check_pattern --type "$1" '(v4|v5litepod|v5p|v6e)-[0-9]{1,5}' "v5p-16 (v4, v5litepod, v5p or v6e)"
   case "$generation" in
-    v4 | v5p) # sizes count cores: two a chip, and jax sees a chip as one device
+    v4 | v5p) # sizes count cores, two per chip; a chip is one jax device
       [ "$size" -ge 8 ] && [ $((size % 8)) = 0 ] || fail "--type=$1: $generation sizes are multiples of 8 cores (4 chips, one host)"
       CHIPS=$((size / 2))
       ;;

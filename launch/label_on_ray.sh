@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# The host half on a Ray cluster beside a model server: waits for the server, writes programs, rolls out and judges their
-# prefixes on the cluster's CPUs. Run on a node of the cluster; launch/ray.yaml and launch/kuberay.yaml call it.
+# Runs generate and label on a Ray cluster with a model server: waits for the server, generates programs, rolls out and
+# judges their prefixes on the cluster's CPUs. Run it on a node of the cluster; launch/ray.yaml and kuberay.yaml call it.
 #
 #   bash launch/label_on_ray.sh --server=http://HOST:8000/v1 --workers=N [--ray=auto] [--wait=3600] [--dry-run]
 #     --config=FILE --workdir=DIR [--config.FIELD=VALUE ...]
 #   bash launch/label_on_ray.sh --server=http://vllm:8000/v1 --workers=256 --config=configs/qwen2_5_coder_3b.py --workdir=/runs/3b
 #
-# N actors ask for a CPU each: name the most that you want, those that find no place make Ray's autoscaler add nodes. DIR
-# is shared by all nodes. Killed, or with nodes taken away, it goes on when run again. --wait is the patience with a
-# server that is still loading its model, in seconds.
+# N is the number of actors, with one CPU each; for actors without a free CPU Ray's autoscaler adds nodes. All nodes must
+# share DIR. If it is killed or loses nodes, run it again to continue. --wait is the maximum wait for a server that is
+# loading its model, in seconds.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/functions.sh"
 show_help_if_asked "${BASH_SOURCE[0]}" "$@"
@@ -37,7 +37,7 @@ dreamprm="$(command -v dreamprm || echo "${DREAMPRM_VENV:-$REPO/.venv}/bin/dream
 [ -n "$DRY_RUN" ] || [ -x "$dreamprm" ] || fail "dreamprm is not installed on this node"
 cd "$REPO"
 
-# What it costs to wait for is paid already; what must not happen is that labeling starts, fails and leaves it idle.
+# Waits for the server, because a label stage that fails at its start would leave the server idle at full cost.
 answers() { curl --silent --fail --max-time 10 --output /dev/null "$SERVER/models"; }
 say "waiting for $SERVER/models, at most $WAIT seconds"
 if [ -z "$DRY_RUN" ]; then

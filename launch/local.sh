@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Sets up (first time only) and runs the embedded main job on this machine; ends with the results table and the
-# path of the HTML report. Arguments go to `dreamprm run`, for example:
+# Installs the package (first time only) and runs configs/embedded.py on this machine; prints the results table and the
+# path of the HTML report. Arguments are passed to `dreamprm run`, for example:
 #   bash launch/local.sh --config.train.steps=50
 #   bash launch/local.sh --workdir=/tmp/other-run --config.seed=1
-# Run again, it reuses what is finished; killed, it goes on where it stopped. Every setting, with its default:
+# Run it again to continue after a kill or to reuse finished stages. List all settings with their defaults:
 #   .venv/bin/dreamprm run --help
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
@@ -11,6 +11,6 @@ show_help_if_asked "${BASH_SOURCE[0]}" "$@"
 
 setup_venv ""
 cd "$REPO"
-[ "$(detect_device)" = cpu ] || set_device_flags # of the CPU's flags one device needs none
+[ "$(detect_device)" = cpu ] || set_device_flags # a single CPU device needs no flags
 echo "launch: dreamprm run --config=configs/embedded.py $*"
 exec "$VENV/bin/dreamprm" run --config=configs/embedded.py "$@"

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Several processes on this machine that work on one run, as the hosts of a cluster would: each has a number of devices
-# of its own (simulated ones on CPU), and process 0 is the coordinator. For trying what a cluster will do.
+# Simulates a cluster on this machine: several processes work on one run, each with its own simulated CPU devices;
+# process 0 is the coordinator.
 #
 #   bash launch/local_multiprocess.sh [--processes=2] [--devices=2] [--port=PORT] [STAGE] --config=FILE [--workdir=DIR]
 #     [--config.FIELD=VALUE ...]
 #   bash launch/local_multiprocess.sh --processes=2 --devices=4 run --config=configs/embedded.py --workdir=runs/processes
 #
-# STAGE is train if none is given. SIGTERM or Ctrl-C goes to all processes; they save the same step and end with status
-# 143. Run it again, with other numbers if you like, and it goes on. --dry-run prints the commands.
+# STAGE is train by default. SIGTERM and Ctrl-C are sent to all processes, which save the same step and exit with status
+# 143. Run it again to continue, also with other numbers. --dry-run only prints the commands.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 show_help_if_asked "${BASH_SOURCE[0]}" "$@"
@@ -35,7 +35,7 @@ export JAX_PLATFORMS=cpu
 export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=$DEVICES"
 cd "$REPO"
 
-# start PROCESS: process 0 speaks as it is, the others behind their number.
+# start PROCESS: starts a process; lines of processes other than 0 are prefixed with their number.
 start() {
   local -a command=("$VENV/bin/dreamprm" "$STAGE" --config="$CONFIG")
   [ -z "$WORKDIR" ] || command+=(--workdir="$WORKDIR")
@@ -60,18 +60,18 @@ stop_all() { kill -TERM "${!running[@]}" 2>/dev/null || true; }
 trap stop_all TERM INT
 for ((process = 0; process < PROCESSES; process++)); do start "$process"; done
 
-# The first failure counts; 143 (asked to stop, saved, to be run again) only where nothing failed. A process that is gone
-# leaves the others waiting for minutes, so they are told.
+# The exit status is that of the first failure, or 143 (stopped and saved) if there is none. When a process fails, the
+# others would wait for it for minutes, so they are stopped.
 status=0
 while [ "${#running[@]}" -gt 0 ]; do
   ended="" code=0
   wait -n -p ended "${!running[@]}" || code=$?
-  [ -n "$ended" ] || continue # only a signal, which the trap has passed on
+  [ -n "$ended" ] || continue # interrupted by a signal, which the trap has forwarded
   unset "running[$ended]"
   if [ "$code" != 0 ] && { [ "$status" = 0 ] || [ "$status" = 143 ]; }; then status="$code"; fi
   if [ "$code" != 0 ] && [ "$code" != 143 ] && [ "${#running[@]}" -gt 0 ]; then
     say "a process ended with status $code; the others are stopped"
-    sleep 5 # they may be about to say why themselves
+    sleep 5 # they may be about to report the cause
     stop_all
   fi
 done

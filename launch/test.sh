@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Sets up (first time only) and runs lint, spelling, type check, import contracts and tests. Arguments go to pytest, for example:
+# Installs (first time only) and runs lint, spelling, type check, import contracts and tests. Arguments are passed to pytest:
 #   bash launch/test.sh -m "not slow"      the quick tests
 #   bash launch/test.sh tests/sandbox -x   one folder
-# Two test processes run at once; DREAMPRM_TEST_WORKERS=4 runs four, 0 runs all tests in one.
+# There are two test processes; DREAMPRM_TEST_WORKERS=4 uses four, 0 runs all tests in one.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 show_help_if_asked "${BASH_SOURCE[0]}" "$@"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks the lower bounds of setup.py: installs the lowest version of every dependency into a virtual environment of its
-# own (the argument; a new temporary folder by default), runs a small run there and some tests. For example:
+# Checks the lower bounds in setup.py: installs the lowest version of every dependency into a new virtual environment (in
+# the folder given as argument, by default a temporary one), executes a small run and some tests. For example:
 #   PYTHON=python3.11 bash launch/test_lower_bounds.sh
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
@@ -12,9 +12,9 @@ cd "$REPO"
 "${PYTHON:-python3}" -m venv "$FOLDER/venv"
 BIN="$FOLDER/venv/bin"
 sed -n '/^CORE = \[/,/^\]/s/^ *"\([^">]*\)>=\([^"]*\)",.*/\1==\2/p' setup.py >"$FOLDER/lowest.txt"
-say "installs $(wc -l <"$FOLDER/lowest.txt") packages in their lowest versions into $FOLDER/venv"
+say "installing the lowest versions of $(wc -l <"$FOLDER/lowest.txt") packages into $FOLDER/venv"
 "$BIN/pip" install --quiet --constraint "$FOLDER/lowest.txt" --editable . pytest hypothesis
-# The binary of another version (of libstdc++, say) fails on import alone: a whole run imports everything.
+# A whole run imports everything: incompatible binaries (of libstdc++, for example) fail at import.
 JAX_PLATFORMS=cpu "$BIN/dreamprm" run --config=configs/embedded.py --workdir="$FOLDER/run" \
   --config.problems.train_count=3 --config.problems.meta_count=3 --config.problems.test_count=3 \
   --config.problems.private_tests=3 --config.generate.train_programs=2 --config.generate.test_programs=2 \

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Trains on Cloud TPU VMs got through queued resources: asks, waits, installs the package on every worker of every slice,
-# runs the same command on all, deletes the TPUs. Preempted, it asks again and the run goes on where it stopped.
+# Trains on Cloud TPU VMs from queued resources: requests them, waits, installs the package on every worker of every
+# slice, runs the same command on all, deletes the TPUs. After a preemption it requests them again and continues the run.
 #
 #   bash launch/tpu_vm.sh --name=NAME --zone=ZONE --type=v5p-16 --share=HOST:/EXPORT [--slices=1] [--spot | --reserved]
 #     [--project=PROJECT] [--runtime=VERSION] [--attempts=20] [--keep] [--dry-run]
@@ -8,13 +8,13 @@
 #   bash launch/tpu_vm.sh --name=prm7b --zone=us-east5-a --type=v5p-16 --spot --share=10.0.0.2:/runs \
 #     --config=configs/qwen2_5_coder_7b.py --workdir=/mnt/dreamprm/7b --config.train.mesh.fsdp=8
 #
-# --share is an NFS export (Filestore, say) that every worker mounts at /mnt/dreamprm: the run's folder and the compiled
-# programs lie there. The workers get this repository as it was last committed. --slices=2 is a multislice run: only the
-# mesh's data axis crosses slices. The TPUs are deleted at the end, however it ends; --keep leaves them, and their cost.
-# It stays attached: start it in tmux. --dry-run prints every command and asks for nothing.
+# --share is an NFS export (such as Filestore) that every worker mounts at /mnt/dreamprm; it holds the run's folder and the
+# compilation cache. The workers get the last commit of this repository. --slices=2 is a multislice run: only the mesh's
+# data axis spans several slices. The TPUs are deleted at the end, also after errors; --keep keeps them, at your cost. The
+# script stays in the foreground, so start it in tmux. --dry-run prints every command and requests nothing.
 #
-# Costs begin when the request is ACTIVE. A failure of the command itself ends everything at once; only a preemption, seen
-# from the state of the request, is followed by a new one.
+# Costs begin when the request is ACTIVE. If the command itself fails, the script ends; only after a preemption, detected
+# from the state of the request, are the TPUs requested again.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/functions.sh"
 show_help_if_asked "${BASH_SOURCE[0]}" "$@"
@@ -53,13 +53,13 @@ check_shared_workdir
 require_config_in_repository
 check_settings "$((CHIPS * SLICES))"
 require_tool gcloud "install the Google Cloud CLI and run: gcloud auth login"
-[ -z "$(git -C "$REPO" status --porcelain --untracked-files=no)" ] || say "changes that are not committed do not travel"
+[ -z "$(git -C "$REPO" status --porcelain --untracked-files=no)" ] || say "uncommitted changes are not copied to the workers"
 
 common=("--zone=$ZONE")
 [ -z "$PROJECT" ] || common+=("--project=$PROJECT")
 resources=(gcloud compute tpus queued-resources)
 if [ "$SLICES" = 1 ]; then nodes=(--node-id="$NAME"); else nodes=(--node-count="$SLICES" --node-prefix="$NAME"); fi
-# All at once: by default 64 workers are served at a time, and the first 64 would wait for the others for ever.
+# By default gcloud connects to 64 workers at a time, and these would wait forever for the others.
 everywhere=(--node=all --worker=all --batch-size=all)
 archive=/tmp/dreamprm-$NAME.tar.gz
 unpack="rm -rf ~/dreamprm && mkdir ~/dreamprm && tar -xzf $archive -C ~/dreamprm && exec bash ~/dreamprm/launch/tpu_worker.sh"
@@ -73,12 +73,12 @@ delete() { run "${resources[@]}" delete "$NAME" "${common[@]}" --force --quiet; 
 
 state() { "${resources[@]}" describe "$NAME" "${common[@]}" --format='value(state.state)' 2>/dev/null || true; }
 
-# wait_while PATTERN [SECONDS]: until the state is another, or for so long. Leaves it in STATE.
+# wait_while PATTERN [SECONDS]: waits until the state does not match, or for SECONDS. Sets STATE.
 wait_while() {
   local before="" since=$SECONDS
   while true; do
     STATE="$(state)"
-    [ "$STATE" = "$before" ] || say "$(date +%T) $NAME: ${STATE:-not there}"
+    [ "$STATE" = "$before" ] || say "$(date +%T) $NAME: ${STATE:-no such request}"
     before="$STATE"
     [[ "$STATE" =~ ^($1)$ ]] || return 0
     [ -z "${2:-}" ] || [ $((SECONDS - since)) -lt "$2" ] || return 0
@@ -105,10 +105,10 @@ fi
 # shellcheck disable=SC2329  # the trap calls it
 at_end() {
   if [ -n "$KEEP" ]; then
-    say "kept, and its cost with it; to delete it: ${resources[*]} delete $NAME ${common[*]} --force"
+    say "$NAME is kept and still costs money; to delete it: ${resources[*]} delete $NAME ${common[*]} --force"
   else
-    say "deleting $NAME, so that it costs no more"
-    delete || say "NOT deleted: do it yourself"
+    say "deleting $NAME to stop its cost"
+    delete || say "NOT deleted: delete it manually"
   fi
 }
 trap at_end EXIT
@@ -124,18 +124,18 @@ for ((number = 1; number <= ATTEMPTS; number++)); do
       status=0
       attempt || status=$?
       [ "$status" != 0 ] || exit 0
-      [ "$status" != 2 ] || fail "bad settings or input, as said above; they would not do better on other TPUs"
-      # The shutdown of a preempted machine reaches the processes as SIGTERM: they save and end with 143. It takes
-      # minutes until the request says so.
-      say "the command ended with status $status; preempted?"
+      [ "$status" != 2 ] || fail "invalid settings or input, see above; it is not tried again"
+      # When a machine is preempted, the processes receive SIGTERM, save and exit with 143. The state of the request
+      # changes only minutes later.
+      say "the command ended with status $status; checking for a preemption"
       wait_while ACTIVE "${DREAMPRM_SETTLE_SECONDS:-300}"
-      if [ "$STATE" = ACTIVE ] && [ "$status" != 143 ]; then fail "no: the TPUs are there, and it is not tried again"; fi
+      if [ "$STATE" = ACTIVE ] && [ "$status" != 143 ]; then fail "not preempted: the TPUs are still active; it is not tried again"; fi
       ;;
-    FAILED) fail "the request for $SLICES x $TYPE failed: ${resources[*]} describe $NAME ${common[*]} says why" ;;
-    "") fail "the request is gone: ${resources[*]} list ${common[*]}" ;;
+    FAILED) fail "the request for $SLICES x $TYPE failed; for the reason: ${resources[*]} describe $NAME ${common[*]}" ;;
+    "") fail "the request no longer exists: ${resources[*]} list ${common[*]}" ;;
   esac
-  if [ "$STATE" != ACTIVE ]; then # SUSPENDED: such a request holds its name, and never comes back
+  if [ "$STATE" != ACTIVE ]; then # a SUSPENDED request keeps its name and never becomes active again
     delete || true
   fi
 done
-fail "not finished after $ATTEMPTS attempts; the same command goes on"
+fail "not finished after $ATTEMPTS attempts; run the same command again to continue"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Runs on each worker of a TPU slice, started by tpu_vm.sh on all at once: mounts the share, installs the package, trains.
+# Runs on each worker of a TPU slice, started by tpu_vm.sh: mounts the share, installs the package, trains.
 #
 #   bash launch/tpu_worker.sh HOST:/EXPORT [STAGE] --config=FILE --workdir=/mnt/dreamprm/RUN [--config.FIELD=VALUE ...]
 #
-# Fit to run again on a worker that has come through an earlier attempt. --dry-run as the first argument prints only.
+# It can run again on a worker that survived an earlier attempt. --dry-run as the first argument only prints the commands.
 set -euo pipefail
 here="$(dirname "${BASH_SOURCE[0]}")"
 # shellcheck source=launch/functions.sh
@@ -18,7 +18,7 @@ share="$1"
 shift
 parse_dreamprm "$@"
 
-export JAX_COMPILATION_CACHE_DIR=/mnt/dreamprm/xla # seen by all workers, and after a preemption
+export JAX_COMPILATION_CACHE_DIR=/mnt/dreamprm/xla # shared by all workers, and kept after a preemption
 export PATH="$HOME/.local/bin:$PATH"
 # shellcheck source=launch/env.sh
 source "$here/env.sh"
@@ -28,7 +28,7 @@ if ! mountpoint -q /mnt/dreamprm; then
   run sudo mkdir -p /mnt/dreamprm
   run sudo mount -t nfs -o hard "$share" /mnt/dreamprm
 fi
-if ! find_python >/dev/null 2>&1; then # the images of v4 to v6e bring Python 3.10
+if ! find_python >/dev/null 2>&1; then # the images of v4 to v6e have Python 3.10
   run python3 -m pip install --quiet --user uv
   run uv python install --quiet 3.12
 fi

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on a GKE cluster that xpk made (TPU slices, Kueue): one JobSet, restarted as a whole after a preemption.
+# Trains on a GKE cluster created by xpk (TPU slices, Kueue): one JobSet, restarted as a whole after a preemption.
 #
 #   bash launch/xpk.sh --workload=NAME --cluster=CLUSTER --project=PROJECT --zone=ZONE --type=v5p-16 --image=IMAGE
 #     --storage=NAME [--slices=1] [--restarts=50] [--priority=medium] [--dry-run]
@@ -9,8 +9,8 @@
 #     --config=configs/qwen2_5_coder_7b.py --workdir=/runs/7b --config.train.mesh.data=2
 #
 # --image is built from launch/Dockerfile with DEVICE=tpu. --storage is a shared storage of the cluster (`xpk storage
-# create` or `attach`, Filestore or Lustre) whose mount point holds the workdir. --dry-run lets xpk show the JobSet and
-# what it would run, without asking the cloud anything; where xpk is not installed it prints the xpk command alone.
+# create` or `attach`, Filestore or Lustre) whose mount point contains the workdir. --dry-run lets xpk print the JobSet and
+# its commands without contacting the cloud; if xpk is not installed, only the xpk command is printed.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/functions.sh"
 show_help_if_asked "${BASH_SOURCE[0]}" "$@"
@@ -49,9 +49,9 @@ require_config_in_repository
 check_settings "$((CHIPS * SLICES))"
 require_tool xpk "pip install xpk"
 
-# With exec, the SIGTERM that xpk's wrapper passes on reaches dreamprm itself: it saves, within the grace period, and ends
-# with 143. xpk restarts the JobSet on statuses from 127 on; bad settings (2) end it. The first start of a run compiles:
-# programs are kept beside the run.
+# With exec, dreamprm itself receives the SIGTERM that xpk's wrapper forwards; it saves within the grace period and exits
+# with 143. xpk restarts the JobSet on statuses of 127 or more; invalid settings (2) end it. The compilation cache is
+# stored next to the run, so only the first start compiles.
 work="JAX_COMPILATION_CACHE_DIR=$(dirname "$WORKDIR")/xla exec dreamprm$(
   printf ' %q' "$STAGE" --config="$CONFIG" --workdir="$WORKDIR" "${OVERRIDES[@]}" --config.distributed.mode=auto
 )"

@@ -1,4 +1,4 @@
-"""What all tests share: jax on the CPU with a compilation cache, and small runs made by the real stages."""
+"""Shared test set-up: jax on the CPU with a compilation cache, and settings of small runs."""
 
 import os
 from pathlib import Path
@@ -9,17 +9,17 @@ import pytest
 from dreamprm_jax import config as config_module
 from dreamprm_jax.problems.procedural.compose import compose
 
-# Before any test module imports jax, and for the processes that tests start.
+# Set before any test module imports jax; subprocesses inherit it.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# Programs of tests run a few times at most: compile them without the slow optimizations.
-# Fake devices meet as threads: XLA's limit for that, 40 seconds, is short on a busy machine.
+# Tests execute each program a few times at most, so it is compiled without slow optimizations.
+# Fake devices are threads; XLA's default timeout for their rendezvous, 40 seconds, is short on a busy machine.
 os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     " --xla_cpu_collective_call_warn_stuck_timeout_seconds=60 --xla_cpu_collective_call_terminate_timeout_seconds=600",
 )
-# Examples of property tests have no deadline either.
+# Property tests have no deadline, for the same reason.
 hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("busy")
 
@@ -32,7 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first: of several processes none is left alone with them at the end."""
+    """Runs files with slow tests first, so that parallel test processes finish at about the same time."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
 
@@ -51,7 +51,7 @@ def benchmark():
 
 @pytest.fixture(scope="session")
 def tiny_config() -> config_module.Config:
-    """Settings of a run that takes seconds: three problems a window, two programs each, a model of one layer."""
+    """Settings of a run of a few seconds: three problems per window, two programs each, a one-layer model."""
     settings = config_module.defaults()
     settings.name = "tiny"
     settings.problems.train_count = settings.problems.meta_count = settings.problems.test_count = 3
@@ -64,7 +64,7 @@ def tiny_config() -> config_module.Config:
     )
     settings.train.update(warmup_steps=4, steps=4, batch_size=2, row_tokens=512, log_every=1, checkpoint_every=2)
     settings.train.meta.batch_size = 2
-    settings.train.labels.method = "label_table"  # bi-level training is what most of these runs are to exercise
+    settings.train.labels.method = "label_table"  # so that most runs exercise bi-level training
     settings.score.update(row_tokens=512, batch_tokens=1024)
     settings.evaluate.bootstrap_samples = 200
     return config_module.freeze(settings)

@@ -1,4 +1,4 @@
-"""The whole job with another kind of step: labels, scores and report all cut programs in the same way."""
+"""A whole run with block steps: labels, scores and report split programs in the same way."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dreamprm_jax.storage import read_records
 
 @pytest.mark.slow
 def test_block_steps_from_labels_to_report(tmp_path, tiny_config):
-    """Replayed programs: each prefix of a program is continued by the program itself, whatever a step is."""
+    """With replayed programs, each prefix is continued by its own program, for any kind of step."""
     written = Paths(tmp_path / "written")
     run_stage(tiny_config, written.root, "generate")
     rows = [row for window in ("train", "meta", "test") for row in read_records(written.programs(window), Program)]

@@ -1,4 +1,4 @@
-"""The host half forks and runs untrusted programs: no module of it may bring jax into the process, by any way."""
+"""No host module may import jax, directly or indirectly: the host half forks and runs untrusted programs."""
 
 import json
 import subprocess
@@ -9,19 +9,19 @@ PACKAGES = (
     "evaluation", "stepbench", "cli",
 )  # fmt: skip
 MODULES = ("schema", "storage", "user_code", "tables")
-STAGES = ("runner", "validation", "generate", "label", "evaluate", "report")  # train and score are the device half
+STAGES = ("runner", "validation", "generate", "label", "evaluate", "report")  # train and score use the device
 FORBIDDEN = ("jax", "jaxlib", "flax", "optax", "orbax")
 
 IMPORT_EACH = """
 import importlib, json, sys
-guilty = {}
+importing = {}
 for name in json.loads(sys.argv[1]):
     before = set(sys.modules)
     importlib.import_module(name)
     found = {module.split(".")[0] for module in set(sys.modules) - before} & set(json.loads(sys.argv[2]))
     if found:
-        guilty[name] = sorted(found)
-print(json.dumps(guilty))
+        importing[name] = sorted(found)
+print(json.dumps(importing))
 """
 
 
@@ -48,7 +48,7 @@ def test_every_module_of_the_host_half(repository):
 
 
 def test_the_check_notices_jax(repository):
-    """The same check does find the device half guilty."""
+    """The same check finds jax in a device module."""
     run = subprocess.run(
         [sys.executable, "-c", IMPORT_EACH, '["dreamprm_jax.bilevel"]', json.dumps(FORBIDDEN)],
         capture_output=True, text=True, check=True, cwd=repository,

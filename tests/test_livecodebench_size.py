@@ -1,4 +1,4 @@
-"""The pipeline on a small folder of LiveCodeBench's shape: bounded memory, and hidden tests read by judges alone."""
+"""The pipeline on a small folder in LiveCodeBench's format: bounded memory; only judging reads hidden tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dreamprm_jax.stages.runner import run_stage
 from dreamprm_jax.storage import read_records
 
 PROBLEMS, TOTAL, LARGEST = 40, 240_000_000, 12_000_000
-MORE_THAN_THE_PROGRAM = 200  # MiB: some copies of the largest problem's tests, and less than all tests
+EXTRA_MEMORY = 200  # MiB: several copies of the largest problem's tests, but less than all tests
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_stages_hold_few_hidden_tests_and_training_none(benchmark_module: Any, t
         )
     assert not rows.exists()
     for stage, (_, peak) in peaks["large"].items():
-        assert peak.host < peaks["small"][stage][1].host + MORE_THAN_THE_PROGRAM, stage
+        assert peak.host < peaks["small"][stage][1].host + EXTRA_MEMORY, stage
 
     paths = Paths(tmp_path / "large_run")
     problems = [one for window in ("train", "meta", "test") for one in read_records(paths.problems(window), Problem)]
@@ -61,9 +61,9 @@ def test_stages_hold_few_hidden_tests_and_training_none(benchmark_module: Any, t
     assert {row.tests_passed == row.tests_total - 1 for row in outcomes if row.tests_passed > 3 and not row.passed} == {
         True
     }
-    assert len(problems) < PROBLEMS  # those between the windows are left out, their tests not decoded
+    assert len(problems) < PROBLEMS  # problems between the windows are skipped, and their tests are not decoded
 
-    paths.hidden_tests().unlink()  # training, scoring, evaluation and the report do without
+    paths.hidden_tests().unlink()  # training, scoring, evaluation and the report do not read it
     overrides = benchmark_module.settings(tmp_path / "large", PROBLEMS)
     settings = load_config(str(benchmark_module.CONFIG), overrides)
     settings = freeze(json.loads(json.dumps(_small(settings)), object_hook=_tuples))

@@ -1,4 +1,4 @@
-"""The whole job as a user runs it: six stages, the table's order, and the same table after kill -9 in every stage."""
+"""A whole run from the command line: six stages, and the same table after kill -9 in every stage."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ SMALL = {
     "model.intermediate_size": 64,
     "model.num_layers": 1,
     "model.vocab_size": 600,
+    "train.arms": "('raw','corrected')",
     "train.warmup_steps": 30,
     "train.steps": 30,
     "train.checkpoint_every": 10,
@@ -47,8 +48,8 @@ def start(workdir: Path) -> subprocess.Popen[str]:
     )
 
 
-def kill_in(workdir: Path, stage: str, delay: float, how: signal.Signals) -> bool:
-    """Starts the job and kills it ``delay`` seconds into ``stage``. Returns whether it was still running."""
+def kill_in(workdir: Path, stage: str, delay: float, number: signal.Signals) -> bool:
+    """Starts the run and sends a signal ``delay`` seconds into ``stage``. Returns whether it was still running."""
     with start(workdir) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -56,13 +57,13 @@ def kill_in(workdir: Path, stage: str, delay: float, how: signal.Signals) -> boo
                 break
         time.sleep(delay)
         running = process.poll() is None
-        process.send_signal(how)
+        process.send_signal(number)
         process.stdout.read()
     return running
 
 
 def figures(workdir: Path) -> tuple[str, dict[str, object], list[str]]:
-    metrics = [(workdir / "train" / arm / "metrics.jsonl").read_text() for arm in ("orm", "warmup", "raw", "corrected")]
+    metrics = [(workdir / "train" / arm / "metrics.jsonl").read_text() for arm in ("warmup", "raw", "corrected")]
     return (
         (workdir / "evaluate/table.txt").read_text(),
         json.loads((workdir / "evaluate/results.json").read_text()),
@@ -72,7 +73,7 @@ def figures(workdir: Path) -> tuple[str, dict[str, object], list[str]]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A job that nothing disturbed."""
+    """The folder of an undisturbed run."""
     workdir = tmp_path_factory.mktemp("job") / "whole"
     done = subprocess.run(command(workdir), cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -81,7 +82,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_killed_in_every_stage_it_ends_with_the_same_table(whole: Path, tmp_path: Path) -> None:
+def test_a_run_killed_in_every_stage_has_the_same_table(whole: Path, tmp_path: Path) -> None:
     assert (whole / "report/report.html").stat().st_size > 10_000
     for name in ("config.json", "versions.json"):
         assert json.loads((whole / name).read_text())
@@ -90,9 +91,9 @@ def test_killed_in_every_stage_it_ends_with_the_same_table(whole: Path, tmp_path
     killed = tmp_path / "killed"
     hits = 0
     for stage, longest in zip(STAGES, (0.3, 2.0, 6.0, 3.0, 0.5, 0.5), strict=True):
-        how = signal.SIGTERM if stage == "train" else signal.SIGKILL
-        hits += kill_in(killed, stage, rng.uniform(0, longest), how)
-    hits += kill_in(killed, "train", 0.0, signal.SIGKILL)  # finished stages only: nothing to lose
+        number = signal.SIGTERM if stage == "train" else signal.SIGKILL
+        hits += kill_in(killed, stage, rng.uniform(0, longest), number)
+    hits += kill_in(killed, "train", 0.0, signal.SIGKILL)  # train is finished and reused
     assert hits >= 4
     last = subprocess.run(command(killed), cwd=REPOSITORY, capture_output=True, text=True)
     assert last.returncode == 0, last.stderr[-2000:]
@@ -103,7 +104,7 @@ def test_killed_in_every_stage_it_ends_with_the_same_table(whole: Path, tmp_path
 @pytest.mark.slow
 def test_a_second_run_reuses_everything_and_another_setting_redoes_what_it_changes(whole: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "moved"
-    shutil.copytree(whole, workdir)  # a run may be moved
+    shutil.copytree(whole, workdir)  # a run's folder may be moved
     again = subprocess.run(command(workdir), cwd=REPOSITORY, capture_output=True, text=True)
     assert again.stdout.count("already done for these settings, reused") == len(STAGES)
     changed = subprocess.run(
@@ -115,14 +116,14 @@ def test_a_second_run_reuses_everything_and_another_setting_redoes_what_it_chang
 
 
 def test_no_stray_process_is_left(tmp_path: Path) -> None:
-    """Killed while judging, the job's sandbox processes end with it."""
+    """When a run is killed while judging, its sandbox processes end too."""
     with start(tmp_path) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("== label:"):
                 break
         children: list[int] = []
-        while len(children) < 2 and process.poll() is None:  # a worker and what it runs, or two workers
+        while len(children) < 2 and process.poll() is None:  # a worker and its program, or two workers
             children = _descendants(process.pid)
         process.kill()
     deadline = time.monotonic() + 60

@@ -1,4 +1,4 @@
-"""What is shipped: the wheel and the sdist hold all that they need, and an installed wheel works on its own."""
+"""Packaging: the wheel and the sdist are complete, and an installed wheel works outside the repository."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SHIPPED = ("dreamprm_jax", "configs", "docs", "launch", "benchmarks", "research", "tests")
 DOCUMENTS = ("README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "SECURITY.md")
 FILES = ("setup.py", "pyproject.toml", "MANIFEST.in", *DOCUMENTS)
-# What imports of a plain installation must not load: each takes a good part of a second, or forks badly.
+# Modules that `import dreamprm_jax` and --help must not load: they are slow to import or not safe to fork.
 HEAVY = {"jax", "jaxlib", "flax", "optax", "orbax", "numpy", "pandas", "pyarrow", "datasets", "transformers", "ray"}
 CONFIG = """
 from dreamprm_jax.config import defaults
@@ -47,7 +47,7 @@ def test_import_and_help_load_nothing_heavy(script):
 
 def test_citation_file():
     citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
-    assert {"cff-version", "message", "title", "authors"} <= citation.keys()  # what the format requires
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()  # required by the format
     assert (citation["cff-version"], citation["type"], citation["license"]) == ("1.2.0", "software", "Apache-2.0")
     assert citation["version"] == __version__
     paper = citation["references"][0]
@@ -64,9 +64,9 @@ def test_license_and_changelog():
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the sdist and the wheel, made from a copy of the sources as git would give them."""
+    """A folder with the sdist and the wheel, built from a copy of the sources."""
     if tuple(map(int, setuptools.__version__.split(".")[:2])) < (70, 1):
-        pytest.skip(f"setuptools {setuptools.__version__} makes no wheels by itself; 70.1 does")
+        pytest.skip(f"setuptools {setuptools.__version__} cannot build wheels without the package wheel; 70.1 can")
     source, output = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
     for name in SHIPPED:
         shutil.copytree(REPOSITORY / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -74,7 +74,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(REPOSITORY / name, source)
     build = (
         "import sys; from setuptools import build_meta as build; folder = sys.argv[1]; "
-        "build.build_sdist(folder); build.build_wheel(folder)"  # these set sys.argv
+        "build.build_sdist(folder); build.build_wheel(folder)"  # these change sys.argv
     )
     subprocess.run([sys.executable, "-c", build, str(output)], cwd=source, check=True, capture_output=True)
     return output
@@ -90,7 +90,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(built):
     package = {str(file.relative_to(REPOSITORY)) for file in (REPOSITORY / "dreamprm_jax").rglob("*")}
     wanted = {name for name in package if name.endswith((".py", ".html", ".css", ".js", "py.typed"))}
     assert len(wanted) > 150
-    assert not any("research" in name for name in names)  # nor the study
+    assert not any("research" in name for name in names)
     assert {name for name in names if ".dist-info/" not in name} == wanted
     assert "dreamprm = dreamprm_jax.cli.main:script" in entry_points
     assert (metadata["Version"], metadata["License"], metadata["Requires-Python"]) == (
@@ -121,10 +121,10 @@ def test_the_sdist_holds_the_sources(built):
 
 @pytest.mark.slow
 def test_an_installed_wheel_works_outside_the_repository(built, tmp_path):
-    """Help, two stages of a config file given by its path (problems, sandbox, engine), and the judge."""
+    """Runs --help, two stages of a config file, and the judge."""
     (wheel,) = built.glob("*.whl")
     site = tmp_path / "site"
-    with zipfile.ZipFile(wheel) as archive:  # of a pure Python wheel, what pip does but for the metadata
+    with zipfile.ZipFile(wheel) as archive:  # installs a pure Python wheel, without pip's metadata
         archive.extractall(site)
     (tmp_path / "mine.py").write_text(CONFIG, encoding="utf-8")
 
@@ -135,9 +135,9 @@ def test_an_installed_wheel_works_outside_the_repository(built, tmp_path):
         assert run.returncode == 0, run.stderr
         return run.stdout
 
-    where = [sys.executable, "-P", "-c", "import dreamprm_jax; print(dreamprm_jax.__file__)"]
+    print_location = [sys.executable, "-P", "-c", "import dreamprm_jax; print(dreamprm_jax.__file__)"]
     found = subprocess.run(
-        where, env=os.environ | {"PYTHONPATH": str(site)}, capture_output=True, text=True, check=True
+        print_location, env=os.environ | {"PYTHONPATH": str(site)}, capture_output=True, text=True, check=True
     )
     assert found.stdout.startswith(str(site))
     assert "usage: dreamprm STAGE" in dreamprm("--help")

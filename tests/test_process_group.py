@@ -1,4 +1,4 @@
-"""Stages of a run of several processes: who owns the folder, who takes part, who waits. Threads stand for processes."""
+"""Stages of a multi-process run, with threads in place of processes."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -23,8 +23,8 @@ def alone_stage(config: Config, paths: Paths) -> dict[str, int]:
 
 
 def together_stage(config: Config, paths: Paths) -> dict[str, int]:
-    assert (paths.stage("together") / STARTED).exists()  # before any of them begins
-    assert not (paths.stage("together") / DONE).exists()  # until all of them have ended
+    assert (paths.stage("together") / STARTED).exists()  # written before any process starts
+    assert not (paths.stage("together") / DONE).exists()  # written after all processes have finished
     assert (paths.stage("alone") / "out.txt").exists()
     CALLS.append("together")
     return {"rows": 2}
@@ -40,23 +40,23 @@ def stages(monkeypatch):
     monkeypatch.setattr(runner, "stage_function", functions.__getitem__)
 
 
-def test_two_members_run_all_stages(stages, tmp_path, capsys):
-    meeting = threading.Barrier(2, timeout=60)
+def test_two_processes_run_all_stages(stages, tmp_path, capsys):
+    barrier = threading.Barrier(2, timeout=60)
 
-    def member(index):
-        group = ProcessGroup(index, lambda name: meeting.wait())
+    def process(index):
+        group = ProcessGroup(index, lambda name: barrier.wait())
         return [runner._run(Config(), tmp_path, STAGES[name], group) for name in ("alone", "together")]
 
-    for expected in ([[True, True], [False, True]], [[False, False], [False, False]]):  # worked on, then reused
+    for expected in ([[True, True], [False, True]], [[False, False], [False, False]]):  # executed, then reused
         with ThreadPoolExecutor(2) as pool:
-            assert list(pool.map(member, range(2))) == expected
+            assert list(pool.map(process, range(2))) == expected
     assert sorted(CALLS) == ["alone", "together", "together"]
     out = capsys.readouterr().out
     assert out.count("together took") == out.count("alone took") == 1
     assert out.count("already done for these settings") == 2
 
 
-def test_a_member_names_the_missing_input_of_a_stage_that_it_takes_part_in(stages, tmp_path):
+def test_process_1_names_the_missing_input_stage(stages, tmp_path):
     with pytest.raises(DataError, match=r"stage 'alone' has not finished for these settings"):
         runner._run(Config(), tmp_path, STAGES["together"], ProcessGroup(1))
     assert not (tmp_path / ".lock").exists()

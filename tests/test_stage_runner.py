@@ -1,4 +1,4 @@
-"""Stages: what their fingerprints depend on, reuse, work moved aside and brought back, one process at a time."""
+"""Stages: fingerprints, reuse of output, archived and restored output, one process at a time."""
 
 import dataclasses
 import fcntl
@@ -69,13 +69,13 @@ def test_a_setting_redoes_its_stage_and_those_after_it(path, value, redone):
     assert [name for name in STAGES if fingerprint(before, name) != fingerprint(after, name)] == redone.split()
 
 
-GENERATE_ON = "generate label train score evaluate report"
-READ_BY = {  # every setting that names a file -> the stages that change with its content
-    "problems.exclude": GENERATE_ON,
-    "problems.path": GENERATE_ON,
-    "policy.chat_template": GENERATE_ON,
-    "policy.path": GENERATE_ON,
-    "generate.candidates": GENERATE_ON,
+ALL_STAGES = "generate label train score evaluate report"
+READ_BY = {  # every setting that names a file -> the stages that depend on its content
+    "problems.exclude": ALL_STAGES,
+    "problems.path": ALL_STAGES,
+    "policy.chat_template": ALL_STAGES,
+    "policy.path": ALL_STAGES,
+    "generate.candidates": ALL_STAGES,
     "sandbox.checker": "label train score evaluate report",
     "model.weights": "train score evaluate report",
     "train.arms": "train score evaluate report",
@@ -104,7 +104,7 @@ def test_every_setting_that_names_a_file_is_known_here():
 
 
 @pytest.mark.parametrize(("path", "redone"), READ_BY.items())
-def test_an_edited_file_redoes_what_read_it_and_nothing_else(tmp_path, path, redone):
+def test_an_edited_file_redoes_the_stages_that_read_it(tmp_path, path, redone):
     info = {name: info for name, _, info in leaves(Config())}[path]
 
     def prints(file: Path) -> dict[str, str]:
@@ -138,7 +138,7 @@ def test_a_file_inside_a_folder_counts(tmp_path, path):
     assert prints() == after
 
 
-def test_of_an_excluded_benchmark_the_problems_count(tmp_path):
+def test_only_the_problems_of_an_excluded_benchmark_count(tmp_path):
     config = replaced(Config(), "problems.exclude", str(tmp_path))
     prints = [fingerprint(config, "generate")]
     for name, text in (("problems.parquet", "a"), ("problems.parquet", "bc"), ("README.md", "card")):
@@ -158,8 +158,8 @@ def test_the_files_of_a_tokenizers_folder_count(tmp_path):
     assert prints[2] == prints[3]
 
 
-def test_a_stage_is_known_without_its_files(tmp_path):
-    """As where a run was copied to another machine."""
+def test_finished_stages_stay_valid_without_their_files(tmp_path):
+    """For example after a run was copied to another machine."""
     file, root = tmp_path / "problems.jsonl", tmp_path / "run"
     file.write_text("one", encoding="utf-8")
     config = replaced(Config(), "problems.path", str(file))
@@ -202,7 +202,7 @@ def second_stage(config: Config, paths: Paths) -> dict[str, int]:
 
 @pytest.fixture
 def stages(monkeypatch):
-    """Two small stages in the place of the real ones."""
+    """Two small stages instead of the real ones."""
     CALLS.clear()
     monkeypatch.setitem(STAGES, "first", Stage("first", ("seed",), (), "makes"))
     monkeypatch.setitem(STAGES, "second", Stage("second", ("train",), ("first",), "uses"))
@@ -235,7 +235,7 @@ def test_other_settings_redo_only_what_depends_on_them(stages, tmp_path, capsys)
     for config in (long, short, long, short, short):
         run_stage(config, tmp_path, "first")
         run_stage(config, tmp_path, "second")
-    assert CALLS == [("first", 0), ("second", 300), ("second", 5)]  # moved aside twice, brought back twice
+    assert CALLS == [("first", 0), ("second", 300), ("second", 5)]  # archived twice, restored twice
     assert (tmp_path / "second" / "out.txt").read_text(encoding="utf-8") == "5"
     (kept,) = (tmp_path / "old").iterdir()
     assert (kept / "out.txt").read_text(encoding="utf-8") == "300"
@@ -250,11 +250,11 @@ def test_unfinished_work_is_kept_for_the_same_settings(stages, tmp_path):
         run_stage(failing, tmp_path, "first")
     assert not (tmp_path / "first" / DONE).exists()
     (tmp_path / "first" / "part.journal").write_text("done so far", encoding="utf-8")
-    half_written = tmp_path / "first" / "rows" / ".part.parquet.0123abcd.tmp"
-    half_written.parent.mkdir()
-    half_written.write_text("a kill came here", encoding="utf-8")
+    temporary = tmp_path / "first" / "rows" / ".part.parquet.0123abcd.tmp"
+    temporary.parent.mkdir()
+    temporary.write_text("left by a killed process", encoding="utf-8")
     run_stage(Config(), tmp_path, "first")  # the name has no effect on the output
-    assert not half_written.exists()
+    assert not temporary.exists()
     assert (tmp_path / "first" / "part.journal").exists()
     assert (tmp_path / "first" / DONE).exists()
 
@@ -270,7 +270,7 @@ def test_missing_input_stage_is_named(stages, tmp_path):
     assert CALLS == [("first", 0)]
 
 
-def test_folder_of_a_kill_at_the_very_start_is_moved_aside(tmp_path):
+def test_a_folder_without_a_marker_is_archived(tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "junk").touch()
     folder = StageFolder(tmp_path / "train", "abc")
@@ -282,7 +282,7 @@ def test_folder_of_a_kill_at_the_very_start_is_moved_aside(tmp_path):
     assert not StageFolder(tmp_path / "train", "abd").is_done()
 
 
-def test_second_process_on_a_run_is_refused(stages, tmp_path):
+def test_a_second_process_on_a_run_is_rejected(stages, tmp_path):
     holder = textwrap.dedent(f"""
         import sys
         from pathlib import Path
@@ -295,10 +295,10 @@ def test_second_process_on_a_run_is_refused(stages, tmp_path):
         [sys.executable, "-c", holder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout.readline() == "held\n"
-        with pytest.raises(DataError, match="another process is working on this run; wait for it or stop it"):
+        with pytest.raises(DataError, match="another process is working on it; wait for it or stop it"):
             run_stage(Config(), tmp_path, "first")
         assert CALLS == []
-        process.kill()  # the lock goes with its owner, however that ends
+        process.kill()  # the kernel releases the lock
     run_stage(Config(), tmp_path, "first")
     assert CALLS == [("first", 0)]
     with open(tmp_path / ".lock", "w") as handle:

@@ -1,4 +1,4 @@
-"""Records to Parquet and back; files whole or absent; errors that say where."""
+"""Records are written to Parquet and read back; files are complete or absent; errors name file, row and field."""
 
 import dataclasses
 import json
@@ -47,7 +47,7 @@ def leftovers(folder):
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: type(record).__name__)
-def test_records_come_back(tmp_path, record):
+def test_records_round_trip(tmp_path, record):
     path = tmp_path / "deep" / "rows.parquet"
     assert write_records(path, type(record), [record, record]) == 2
     assert read_records(path, type(record)) == [record, record]
@@ -126,7 +126,7 @@ def test_value_that_cannot_be_stored_is_named(tmp_path, field, value):
     write_records(path, Outcome, [OUTCOME])
     with pytest.raises(DataError, match=rf"rows\.parquet, row 1, field '{field}': cannot be stored"):
         write_records(path, Outcome, [OUTCOME, dataclasses.replace(OUTCOME, **{field: value})])
-    assert read_records(path, Outcome) == [OUTCOME]  # the earlier file is whole
+    assert read_records(path, Outcome) == [OUTCOME]  # the earlier file is unchanged
     assert not leftovers(tmp_path)
 
 
@@ -142,7 +142,7 @@ def test_failure_while_writing_leaves_the_old_file(tmp_path):
         write_text(path, "\ud800")
     assert read_json(path) == {"a": "ü"}
     with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "never.txt"):
-        pass  # nothing was written: nothing appears
+        pass  # nothing is written, so no file appears
     assert [entry.name for entry in tmp_path.iterdir()] == ["file.json"]
 
 
@@ -159,7 +159,7 @@ def test_broken_json_is_named(tmp_path):
 def test_hashes():
     assert schema.program_hash("p", "code") == schema.content_hash("p", "code")
     assert schema.program_hash("p", "code") != schema.program_hash("pc", "ode")  # parts are length-prefixed
-    assert len(schema.program_hash("p", "\ud800")) == 32  # any text has a key
+    assert len(schema.program_hash("p", "\ud800")) == 32  # any text can be hashed
     assert schema.canonical_json({"b": 1, "a": [1.5, "ü"]}) == '{"a":[1.5,"ü"],"b":1}'
     program = Program.make("p", "x", 0, "policy", {"b": 1, "a": 2})
     assert program.sampling == '{"a":2,"b":1}'
@@ -174,4 +174,4 @@ def test_verdicts_that_are_labels():
 def test_label_mean():
     (label,) = (record for record in RECORDS if isinstance(record, StepLabel))
     assert label.mean == 0.5
-    assert dataclasses.replace(label, rollouts=0, passes=0).mean != dataclasses.replace(label, rollouts=0).mean  # nan
+    assert dataclasses.replace(label, rollouts=0, passes=0).mean != dataclasses.replace(label, rollouts=0).mean  # NaN

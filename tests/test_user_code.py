@@ -1,4 +1,4 @@
-"""Functions of the user's own in settings: found, called, blamed by file and line, and part of what a stage is."""
+"""User functions in settings: lookup, calls, errors with file and line, and their part in fingerprints."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from dreamprm_jax.schema import DataError
 from dreamprm_jax.user_code import call_user_function, is_user_function
 
 
-def test_what_names_a_function():
+def test_is_user_function():
     assert [is_user_function(name) for name in ("a.py:f", "/x/a b.py:make_it")] == [True, True]
     assert not any(is_user_function(name) for name in ("adamw", "a.py", "a.txt:f", "a.py:", "a.py:f()", "http://h:80"))
 
@@ -34,7 +34,7 @@ def test_call_and_its_errors(tmp_path):
             call_user_function(setting, "config.x", *arguments)
 
 
-def test_a_file_counts_with_its_content_not_its_place(tmp_path):
+def test_fingerprints_depend_on_a_file_s_content_not_its_path(tmp_path):
     def prints(name: str) -> tuple[str, str]:
         config = Config()
         config = dataclasses.replace(
@@ -56,8 +56,8 @@ def test_a_file_counts_with_its_content_not_its_place(tmp_path):
         prints("b")
 
 
-def test_modules_beside_a_file_are_imported_and_count(tmp_path):
-    """Two folders may have modules of one name."""
+def test_modules_in_the_same_folder_are_imported_and_hashed(tmp_path):
+    """Two folders may have modules of the same name."""
     for folder, number in (("a", 1), ("b", 2)):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "common.py").write_text(f"STEPS = {number}\n")
@@ -77,8 +77,8 @@ def test_modules_beside_a_file_are_imported_and_count(tmp_path):
     assert fingerprint(config, "train") != before
 
 
-def test_settings_at_their_defaults_are_no_part_of_a_fingerprint(monkeypatch):
-    """So that a field that is added later leaves earlier workdirs valid."""
+def test_fingerprints_ignore_settings_at_their_defaults(monkeypatch):
+    """A field that is added later thus leaves earlier workdirs valid."""
     seen = []
     monkeypatch.setattr("dreamprm_jax.runs.fingerprint.canonical_json", lambda value: seen.append(value) or "")
     fingerprint(Config(), "report")

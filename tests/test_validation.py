@@ -1,7 +1,8 @@
-"""Settings are checked before anything is opened or moved; a failed start changes nothing in the workdir."""
+"""Settings are checked before any file is opened or moved; a failed start changes nothing in the workdir."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from dreamprm_jax.cli.main import main
-from dreamprm_jax.config import Config, freeze, to_dict
+from dreamprm_jax.config import Config, freeze, leaves, to_dict
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.stages.validation import check_environment, validate
 
@@ -17,7 +18,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def changed(**values: Any) -> Config:
-    """The defaults with dotted fields changed (dots written as double underscores)."""
+    """The defaults with some fields changed; dots in field names are written as double underscores."""
     settings = to_dict(Config())
     for name, value in values.items():
         *sections, field = name.split("__")
@@ -42,7 +43,7 @@ def changed(**values: Any) -> Config:
         ({"train__steps": 0}, "config.train.steps=0: must be at least 1"),
         ({"train__accumulation": 3}, "config.train.accumulation=3: must divide batch_size=8"),
         ({"train__meta__accumulation": 3}, "config.train.meta.accumulation=3: must divide meta.batch_size=8"),
-        ({"train__master_weights": True}, "config.train.master_weights is for bfloat16 parameters"),
+        ({"train__master_weights": True}, "config.train.master_weights is for trainable bfloat16 parameters"),
         ({"train__mesh__fsdp": 0}, "at most one is -1"),
         ({"train__arms": ("stored",)}, "config.train.labels.stored is empty"),
         (
@@ -59,7 +60,7 @@ def changed(**values: Any) -> Config:
         ({"evaluate__bootstrap_samples": 0}, "config.evaluate.bootstrap_samples=0: must be at least 1"),
         ({"sandbox__wall_seconds": 0.0}, "config.sandbox.wall_seconds=0.0: must be above 0"),
         ({"problems__source": "leetcode"}, "needs a policy that can write"),
-        ({"problems__exclude": "x"}, "config.problems.exclude: the procedural benchmark has no problem to leave out"),
+        ({"problems__exclude": "x"}, "config.problems.exclude: the procedural benchmark has no problems to exclude"),
         ({"policy__kind": "replay"}, "config.policy.path is empty"),
         ({"policy__kind": "server"}, "config.policy.model is empty"),
         ({"policy__extra_body": "{"}, "config.policy.extra_body: not valid JSON"),
@@ -87,6 +88,18 @@ def test_wrong_types_and_choices_are_named_with_their_field() -> None:
         changed(model__lora__targets=("q", "qq"))
     with pytest.raises(DataError, match=r"search\.methods"):
         changed(search__methods=("beams",))
+
+
+@pytest.mark.parametrize("value", [0, -1, 10**9, float("nan")])
+def test_any_number_is_valid_or_refused_by_its_field(value: float) -> None:
+    """No number makes a check raise another error, such as a division by zero or an overflow."""
+    for name, default, _ in leaves(Config()):
+        if isinstance(default, bool) or not isinstance(default, (int, float)):
+            continue
+        if isinstance(default, int) and value != value:
+            continue
+        with contextlib.suppress(DataError):
+            validate(changed(**{name.replace(".", "__"): type(default)(value)}))
 
 
 def test_all_faults_are_listed_at_once() -> None:
@@ -139,7 +152,7 @@ def snapshot(root: Path) -> dict[str, bytes]:
     ["--config.train.arms=('raw','labeltable')", "--config.train.labels.stored=/no/file", "--config.train.steps=0"],
 )
 def test_a_failed_start_changes_nothing(tmp_path: Path, tiny_config: Config, override: str) -> None:
-    """A typo must not take a finished model out of service."""
+    """A typo must not invalidate a finished model."""
     root = tmp_path / "run"
     (root / "train" / "raw").mkdir(parents=True)
     (root / "config.json").write_text("{}")
@@ -161,21 +174,17 @@ def test_validate_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_ranges_of_every_number() -> None:
-    """Numbers without limits are those that may have any value."""
-    from dreamprm_jax.config import leaves
-
+    """Every number has a limit."""
     free = {
         name
         for name, value, info in leaves(Config())
         if isinstance(value, (int, float)) and not isinstance(value, bool)
         and info.minimum is info.maximum is info.above is None
     }  # fmt: skip
-    assert free == {"seed"}
+    assert not free
 
 
 def test_every_setting_has_a_description() -> None:
-    from dreamprm_jax.config import leaves
-
     for name, _, info in leaves(Config()):
         assert info.help.endswith("."), name
     assert dataclasses.is_dataclass(Config)

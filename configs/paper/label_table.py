@@ -1,12 +1,12 @@
-"""The paper's method (DreamPRM-Code, arXiv 2512.15000) on the embedded benchmark: the noisy labels are learned.
+"""The paper's method (DreamPRM-Code, arXiv 2512.15000) on the embedded benchmark: learned step labels.
 
 Command:  dreamprm run --config=configs/paper/label_table.py --workdir=runs/paper_label_table
-Cost:     twelve minutes on two CPU cores, most of it 16 rollouts a prefix
-Expected: docs/label_correction.md. At the paper's own size: configs/qwen2_5_coder_3b.py (GPUs and a policy server)
+Cost:     twelve minutes on two CPU cores, most of it for 16 rollouts per prefix
+Expected: docs/label_correction.md. For the paper's size: configs/qwen2_5_coder_3b.py (GPUs and a policy server)
 
-docs/reproduction.md has every difference from paper and released code, row by row. At this size other than there: the
-model (0.9 million parameters from scratch instead of LoRA on 3 billion), its learning rate, 140 bi-level steps, and an
-outer rate that moves labels within them.
+docs/reproduction.md lists all differences from the paper and the released code. The differences due to the size are the
+model (0.9 million parameters from scratch instead of LoRA on 3 billion), its learning rate, the 140 bi-level steps, and
+an outer learning rate that changes labels noticeably within these steps.
 """
 
 from pathlib import Path
@@ -38,7 +38,7 @@ def get_config() -> config_dict.ConfigDict:
     config.train.adam_b2 = 0.999
     config.train.arms = ("orm", "raw", "corrected")
     config.train.labels.method = "label_table"
-    config.train.meta.learning_rate = 0.5  # 0.01 over 10,000 iterations; .1 moves labels by .02 here
+    config.train.meta.learning_rate = 0.5  # the paper: 0.01 over 10,000 iterations; 0.1 changes labels by 0.02 here
     config.train.meta.weight_decay = 0.002
     config.evaluate.aggregator = "last"
     return config

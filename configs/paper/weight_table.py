@@ -1,12 +1,12 @@
-"""The authors' released code (ruz048/DreamPRM-Code) on the embedded benchmark: a learned weight a sample.
+"""The authors' released code (ruz048/DreamPRM-Code) on the embedded benchmark: a learned weight for each sample.
 
 Command:  dreamprm run --config=configs/paper/weight_table.py --workdir=runs/paper_weight_table
-Cost:     twelve minutes on two CPU cores, most of it 16 rollouts a prefix
+Cost:     twelve minutes on two CPU cores, most of it for 16 rollouts per prefix
 Expected: docs/label_correction.md
 
-The nearest that the trainer has; docs/reproduction.md names what it cannot express, row by row. The released training
-itself, update by update and checked against its own betty, is the study's arm ``release_weight_table``
-(research/configs/faithful.py).
+This is the trainer's closest approximation; docs/reproduction.md lists the differences. The study's arm
+``release_weight_table`` (research/configs/faithful.py) reproduces the released training update by update, and is tested
+against its library, betty.
 """
 
 from pathlib import Path
@@ -41,8 +41,8 @@ def get_config() -> config_dict.ConfigDict:
     config.train.arms = ("orm", "raw", "corrected")
     config.train.labels.method = "weight_table"
     config.train.meta.method = "finite_difference"
-    config.train.meta.every = 8  # one outer update for eight inner ones
-    config.train.meta.learning_rate = 0.1  # 0.01 over 156 outer updates
+    config.train.meta.every = 8  # one outer update for eight inner updates
+    config.train.meta.learning_rate = 0.1  # the released code: 0.01 over 156 outer updates
     config.train.meta.weight_decay = 0.002
     config.train.meta.accumulation = 8
     config.evaluate.aggregator = "last"

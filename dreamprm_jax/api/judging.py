@@ -22,6 +22,9 @@ def judge(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too
     tier: str = ...,
     cpu_seconds: float = ...,
     memory_bytes: int = ...,
+    checker: str = ...,
+    packages: Sequence[str] | None = ...,
+    per_test: bool = ...,
 ) -> Judgment: ...
 @overload
 def judge(
@@ -33,6 +36,9 @@ def judge(
     tier: str = ...,
     cpu_seconds: float = ...,
     memory_bytes: int = ...,
+    checker: str = ...,
+    packages: Sequence[str] | None = ...,
+    per_test: bool = ...,
 ) -> list[Judgment]: ...
 def judge(
     code: str | Sequence[str],
@@ -43,33 +49,49 @@ def judge(
     tier: str = "PORTABLE",
     cpu_seconds: float = 6.0,
     memory_bytes: int = 1 << 30,
+    checker: str = "",
+    packages: Sequence[str] | None = None,
+    per_test: bool = False,
 ) -> Judgment | list[Judgment]:
     """Runs untrusted programs in the sandbox and judges them.
 
     Args:
       code: one program, or several that are judged side by side.
-      tests: (input, output) pairs, or dicts with these names. Without ``function`` both are texts: what the program
-        reads and what it must print. With it the input is the tuple of its arguments (or its only argument) and the
-        output the value to return, of JSON's types. A dict with ``testtype`` is taken as LiveCodeBench's own.
+      tests: (input, output) pairs, or dicts with these fields. Without ``function`` both are texts: what the program
+        reads and what it must print. With ``function`` the input is the tuple of arguments (or the only argument) and
+        the output is the expected return value; all are JSON values. A dict with ``testtype`` is a LiveCodeBench test.
       function: the function to call, also as a method of a class ``Solution``.
       mode: "faithful" (a plain process), or "lcb" (the official LiveCodeBench verdicts).
-      tier: of isolation (docs/security.md).
-      cpu_seconds: limit of one test.
-      memory_bytes: limit of one test, resident.
+      tier: isolation that must hold (docs/security.md).
+      cpu_seconds: limit per test.
+      memory_bytes: limit per test, of resident memory.
+      checker: how answers are compared, as the setting ``sandbox.checker``: words such as "abs=1e-6, unordered";
+        FILE.py:FUNCTION; or a program that defines ``check(given, expected, answer)``, which also runs in the sandbox.
+      packages: third-party packages that the programs may import; None: numpy and sortedcontainers.
+      per_test: report on each judged test (``Judgment.tests``); slower.
 
     Returns:
       One judgment, or one for each program.
 
     Raises:
-      DataError: on a test that cannot be read, and where this machine does not hold the tier (SandboxUnavailable).
+      DataError: if a test or the checker is malformed, a package is not installed, or the tier does not hold on this
+        machine (SandboxUnavailable).
     """
-    from dreamprm_jax.sandbox import Judge, JudgeTask, Limits
+    from dreamprm_jax.sandbox import OFFERED_PACKAGES, Comparison, Judge, JudgeTask, Limits
 
     codes = [code] if isinstance(code, str) else list(code)
     cases = tuple(_test_case(test, f"tests[{index}]", function) for index, test in enumerate(tests))
     tasks = [JudgeTask(str(index), one, cases, function) for index, one in enumerate(codes)]
     limits = Limits(cpu_seconds, 2 * cpu_seconds, memory_bytes)
-    with Judge(mode, tier, limits, workers=min(len(codes), 1) if len(codes) < 2 else 0) as sandbox:
+    with Judge(
+        mode,
+        tier,
+        limits,
+        workers=1 if len(codes) < 2 else 0,
+        comparison=Comparison.parse(checker, "checker"),
+        per_test=per_test,
+        packages=OFFERED_PACKAGES if packages is None else packages,
+    ) as sandbox:
         results = [
             Judgment(
                 one.verdict is Verdict.AC,
@@ -78,6 +100,7 @@ def judge(
                 one.tests_total,
                 one.error,
                 one.cpu_seconds,
+                one.tests,
             )
             for one in sandbox.evaluate(tasks)
         ]
@@ -94,14 +117,14 @@ def _test_case(test: Test, where: str, function: str | None) -> TestCase:
             return TestCase(test["input"], test["output"], test["testtype"])
         test = (test["input"], test["output"])
     if isinstance(test, str) or len(test) != 2:
-        raise DataError(f"{where}: an (input, output) pair or a dict with these two names belongs here, not {test!r}")
+        raise DataError(f"{where}: must be an (input, output) pair or a dict with these two fields, not {test!r}")
     given, expected = test
     if function is None:
         if not isinstance(given, str) or not isinstance(expected, str):
-            raise DataError(f"{where}: input and output are texts; give function=NAME to test by values")
+            raise DataError(f"{where}: input and output must be texts; to test by values, give function=NAME")
         return TestCase(given, expected)
     arguments = given if isinstance(given, tuple) else (given,)
     try:
         return TestCase("\n".join(map(json.dumps, arguments)), json.dumps(expected), "functional")
     except TypeError as error:
-        raise DataError(f"{where}: {error}; arguments and values are of JSON's types") from error
+        raise DataError(f"{where}: {error}; arguments and values must be JSON values") from error

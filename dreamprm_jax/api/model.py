@@ -11,9 +11,8 @@ import numpy as np
 
 from dreamprm_jax.api.judging import Test, judge
 from dreamprm_jax.api.results import BestOf, ScoredProgram, ScoredStep
-from dreamprm_jax.config import EvaluateConfig
 from dreamprm_jax.schema import DataError, Problem, Program
-from dreamprm_jax.selection.aggregators import AGGREGATORS, aggregate, as_probability
+from dreamprm_jax.selection.aggregators import AGGREGATORS, aggregate, as_probability, sigmoid
 from dreamprm_jax.selection.best_of_n import choose
 from dreamprm_jax.selection.execution_rules import filter_numbers
 
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from dreamprm_jax.scoring.scorer import Scorer
 
 Task = str | Mapping[str, Any] | Problem
-DEFAULT_AGGREGATOR: str = EvaluateConfig().aggregator  # that of a run's tables
 _MAX_CHARACTERS = 1_000_000  # of a program, as `dreamprm score --max-characters`
 
 
@@ -48,20 +46,21 @@ class RewardModel:
 
     @overload
     def score(  # type: ignore[overload-overlap]
-        self, problem: Task, code: str, aggregator: str = ...
+        self, problem: Task, code: str, aggregator: str | None = ...
     ) -> ScoredProgram: ...
     @overload
-    def score(self, problem: Task, code: Sequence[str], aggregator: str = ...) -> list[ScoredProgram]: ...
+    def score(self, problem: Task, code: Sequence[str], aggregator: str | None = ...) -> list[ScoredProgram]: ...
     def score(
-        self, problem: Task, code: str | Sequence[str], aggregator: str = DEFAULT_AGGREGATOR
+        self, problem: Task, code: str | Sequence[str], aggregator: str | None = None
     ) -> ScoredProgram | list[ScoredProgram]:
         """Scores every step of one program, or of several in one pass.
 
         Args:
           problem: its statement, or a dict with ``statement`` and, where the problem has them, ``title`` and
-            ``platform`` (LiveCodeBench's names work too). Scores are right only with what training had.
-          code: one program or several.
-          aggregator: how the steps' scores become the program's: sum_log_odds, last, min, mean, product, ...
+            ``platform`` (LiveCodeBench's names work too). Give all fields that the training problems had.
+          code: one program, or several.
+          aggregator: how the step scores become the program's score: "sum_log_odds", "last", "min", "mean",
+            "product", ... By default as in a run's tables.
 
         Returns:
           One result, or one for each program.
@@ -81,11 +80,11 @@ class RewardModel:
         self,
         problem: Task,
         candidates: Sequence[str],
-        aggregator: str = DEFAULT_AGGREGATOR,
+        aggregator: str | None = None,
         tests: Sequence[Test] | None = None,
         function: str | None = None,
     ) -> BestOf:
-        """Picks the candidate with the highest score; one that cannot be read ranks last.
+        """Picks the candidate with the highest score; a candidate that cannot be scored ranks last.
 
         Args:
           problem: as in ``score``.
@@ -101,7 +100,7 @@ class RewardModel:
             raise DataError("candidates: at least one program is needed")
         programs = tuple(found for found, _ in self._scored(problem, list(candidates), aggregator))
         logits = [() if one is None else [step.logit for step in one.steps] for one in programs]
-        numbers = aggregate(logits, aggregator)
+        numbers = aggregate(logits, aggregator or self._prm.default_aggregator)
         judgments = tuple(judge(list(candidates), tests, function)) if tests else None
         if judgments is not None:
             numbers = filter_numbers(numbers, np.array([one.passed for one in judgments]))
@@ -110,11 +109,12 @@ class RewardModel:
         score = float("nan") if chosen is None else chosen.score
         return BestOf(index, candidates[index], score, programs, judgments)
 
-    def _scored(self, problem: Task, codes: list[str], aggregator: str) -> list[tuple[ScoredProgram | None, str]]:
+    def _scored(self, problem: Task, codes: list[str], name: str | None) -> list[tuple[ScoredProgram | None, str]]:
         """(the scored program, or None and why there is none) of each."""
         from dreamprm_jax.scoring.inputs import unusable
-        from dreamprm_jax.scoring.scorer import Reading, is_finite, sigmoid
+        from dreamprm_jax.scoring.scorer import Reading, is_finite
 
+        aggregator = name or self._prm.default_aggregator
         if aggregator not in AGGREGATORS:
             raise DataError(f"aggregator {aggregator!r}: choose from {', '.join(AGGREGATORS)}")
         task = _problem(problem)
@@ -148,7 +148,7 @@ def _problem(problem: Task) -> Problem:
         return problem
     row = {"statement": problem} if isinstance(problem, str) else problem
     if (found := inline_problem(row, "problem")) is None:
-        raise DataError("problem: a statement is needed: a text, or a dict with the field statement")
+        raise DataError("problem: must be the statement, or a dict with the field statement")
     return found
 
 
@@ -158,10 +158,10 @@ def load_prm(model: str | Path, options: PrmOptions | None = None) -> RewardMode
     Args:
       model: RUN/ARM of a run that was trained here, a Hugging Face folder (``dreamprm export``, or a public reward
         model), or the hub id of one.
-      options: what differs from the model's own settings (``scoring.prm.PrmOptions``).
+      options: overrides of the model's own settings (``scoring.prm.PrmOptions``).
 
     Raises:
-      DataError: where there is no such model; names the file.
+      DataError: if there is no such model; names the file.
     """
     from dreamprm_jax.scoring import prm as loading
     from dreamprm_jax.scoring.scorer import Scorer

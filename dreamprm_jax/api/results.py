@@ -6,6 +6,7 @@ import html
 from dataclasses import dataclass, field
 
 from dreamprm_jax.evaluation.report.viewer import color, visible
+from dreamprm_jax.sandbox.records import JudgedTest
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Judgment:
     tests_total: int
     error: str  # short text; "" where it passed
     cpu_seconds: float
+    tests: tuple[JudgedTest, ...] = ()  # with ``per_test``: the judged tests, the first failure being the last
 
     def __bool__(self) -> bool:
         return self.passed
@@ -73,7 +75,7 @@ class ScoredProgram:
 
 @dataclass(frozen=True)
 class BestOf:
-    """The candidate that a reward model chose, and what it said of all."""
+    """The candidate that a reward model chose, and the scores of all candidates."""
 
     index: int  # of the chosen candidate; the first of equals
     code: str

@@ -1,7 +1,7 @@
-"""Problems: from every form that is read (docs/problems.md) to LiveCodeBench rows (.jsonl) or Parquet. With --verify
-each problem's own reference is judged, and problems that it does not solve here are left out.
+"""Problems: from every supported format (docs/problems.md) to LiveCodeBench rows (.jsonl) or Parquet. With --verify
+each problem's own reference is judged, and problems whose reference fails are left out.
 
-Candidates: from every form that is read to evalplus samples (.jsonl), the custom evaluator's input of LiveCodeBench
+Candidates: from every supported format to evalplus samples (.jsonl), the custom evaluator's input of LiveCodeBench
 (.json) or Parquet. Completions, and lists without problem ids, need --problems.
 """
 
@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import argparse
 import collections
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from dreamprm_jax.cli.options import add_judge_arguments, sandbox_config
 from dreamprm_jax.config import SandboxConfig
 from dreamprm_jax.problems.candidates import read_candidates, write_samples
 from dreamprm_jax.problems.livecodebench import row_of_problem
 from dreamprm_jax.problems.problem_files import iterate_problems
 from dreamprm_jax.runs.progress import progress_of
 from dreamprm_jax.sandbox.judge import Judge
-from dreamprm_jax.sandbox.records import TIERS, JudgeTask
+from dreamprm_jax.sandbox.records import JudgeTask
 from dreamprm_jax.schema import DataError, Problem, Program, Skip, TestedProblem, Verdict
 from dreamprm_jax.storage import atomic_path, write_json, write_records
 
@@ -33,12 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--candidates", type=Path, metavar="FILE", help="convert these in place of the problems")
     parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="its ending names the form")
     parser.add_argument("--release", default="release_v6", help="release windows to read, where --problems is a folder")
-    parser.add_argument("--verify", action="store_true", help="leave out problems whose reference fails in the sandbox")
     parser.add_argument(
-        "--tier", choices=TIERS, default=SandboxConfig().tier, help="--verify: isolation that must hold"
+        "--verify",
+        action="store_true",
+        help="leave out problems whose reference fails in the sandbox, and write "
+        "the CPU time of the others' as reference_seconds",
     )
-    parser.add_argument("--workers", type=int, default=0, help="--verify: programs that run at a time; 0: one a core")
     parser.add_argument("--strict", action="store_true", help="stop at the first row that cannot be read")
+    add_judge_arguments(parser.add_argument_group("the judge of --verify"), "faithful")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -65,10 +69,11 @@ def main(args: argparse.Namespace) -> int:
 def _problems(args: argparse.Namespace, skips: list[Skip]) -> str:
     references: dict[str, str] = {}
     kinds: Counter[str] = Counter()
-    rows = iterate_problems(args.problems, args.release, skips=None if args.strict else skips, references=references)
+    config, bad = sandbox_config(args), None if args.strict else skips
+    rows = iterate_problems(args.problems, args.release, skips=bad, references=references, packages=config.packages)
     rows = progress_of(rows, "read problems", None, "problem")
     if args.verify:
-        rows = _verified(rows, references, args.tier, args.workers, skips)
+        rows = _verified(rows, references, config, skips)
 
     def counted(problems: Iterable[TestedProblem]) -> Iterator[TestedProblem]:
         for problem in problems:
@@ -87,22 +92,25 @@ def _problems(args: argparse.Namespace, skips: list[Skip]) -> str:
 
 
 def _verified(
-    problems: Iterable[TestedProblem], references: dict[str, str], tier: str, workers: int, skips: list[Skip]
+    problems: Iterable[TestedProblem], references: dict[str, str], config: SandboxConfig, skips: list[Skip]
 ) -> Iterator[TestedProblem]:
-    """The problems whose reference passes all tests, and those that have no reference."""
+    """The problems whose reference passes all tests, with its time, and those that have no reference."""
     begun: collections.deque[TestedProblem] = collections.deque()
 
     def tasks() -> Iterator[JudgeTask]:
         for problem in problems:
             begun.append(problem)
             reference = references.get(problem.problem_id, "")
-            yield JudgeTask(problem.problem_id, reference, problem.tests if reference else (), problem.func_name)
+            yield JudgeTask.of(problem, problem.problem_id, reference, problem.tests if reference else ())
 
-    with Judge("faithful", tier, workers=workers) as judge:
+    with Judge.from_config(config, per_test=True) as judge:
         for result in judge.evaluate(tasks()):
             problem = begun.popleft()
-            if result.verdict is Verdict.AC or problem.problem_id not in references:
+            if problem.problem_id not in references:
                 yield problem
+            elif result.verdict is Verdict.AC:
+                seconds = max(test.cpu_seconds or 0.0 for test in result.tests)
+                yield dataclasses.replace(problem, reference_seconds=round(max(seconds, 0.001), 3))
             else:
                 reason = f"its reference fails here: {result.verdict} {result.error}".rstrip()
                 skips.append(Skip("reference", problem.problem_id, reason))
@@ -112,7 +120,7 @@ def _candidates(args: argparse.Namespace, skips: list[Skip]) -> str:
     file = read_candidates(args.candidates, args.strict)
     problems: dict[str, Problem] = {}
     if args.problems:
-        rows = iterate_problems(args.problems, args.release, wants_tests=lambda _: False, skips=skips)
+        rows = iterate_problems(args.problems, args.release, wants_tests=lambda _: False, skips=skips, packages=None)
         problems = {problem.problem_id: problem for problem in rows}
     file = file.completed(problems)
     skips += file.skips

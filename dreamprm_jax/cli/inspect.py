@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Compiles and prints."""
-    from dreamprm_jax.training.inspect import main as inspect_config
+    from dreamprm_jax.planning.inspect import main as inspect_config
 
     config = config_of(args)
     validate(config)

@@ -1,18 +1,22 @@
 """Judges a file of candidate programs on a file of problems, and prints a summary by verdict.
 
 Problems are rows of LiveCodeBench, HumanEval, MBPP, evalplus or BigCodeBench (docs/problems.md); candidates an eval_all
-file, evalplus samples, JSON lines or Parquet (docs/your_own_data.md). The verdict of every candidate goes to --output
-as it comes; the same command run again goes on where it was stopped.
+file, evalplus samples, JSON lines or Parquet (docs/your_own_data.md). Verdicts are written to --output
+as they come; if the command is stopped, the same command resumes.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import dataclasses
 import functools
+import hashlib
+import itertools
 import json
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,19 +24,18 @@ from typing import Any
 
 import pyarrow as pa
 
-from dreamprm_jax.config import SandboxConfig
-from dreamprm_jax.problems.candidates import Candidate, CandidateFile, read_candidates
+from dreamprm_jax.cli.options import add_judge_arguments, sandbox_config
+from dreamprm_jax.problems.candidates import Candidate, CandidateStream
 from dreamprm_jax.problems.hidden_tests import HiddenTests
 from dreamprm_jax.problems.problem_files import read_for_judging
 from dreamprm_jax.runs.progress import Progress
-from dreamprm_jax.sandbox.checkers import Comparison
 from dreamprm_jax.sandbox.judge import Judge
-from dreamprm_jax.sandbox.records import MODES, TIERS, JudgeResult, JudgeTask, Limits, safe_text
+from dreamprm_jax.sandbox.records import JudgeResult, JudgeTask, safe_text
 from dreamprm_jax.schema import DataError, Problem, Skip, Verdict, content_hash
-from dreamprm_jax.storage import atomic_path, check_ending, read_table, write_table
+from dreamprm_jax.storage import atomic_path, check_ending, write_table
 
-_DEFAULTS = SandboxConfig()
 _DIGEST_DIGITS = 16
+_ROWS_OF_A_TABLE = 1000
 _TEXTS = ("problem_id", "program_hash", "verdict", "error", "mode", "tier", "digest")
 _OTHERS = {"sample_index": pa.int64(), "tests_passed": pa.int64(), "tests_total": pa.int64()}
 SCHEMA = pa.schema(
@@ -44,6 +47,7 @@ _REPORT = {
     **dict.fromkeys(("verdict", "error", "expected", "got", "stderr"), pa.string()),
     **dict.fromkeys(("cpu_seconds", "wall_seconds"), pa.float64()),
     **dict.fromkeys(("peak_bytes", "exit_status", "signal"), pa.int64()),
+    "denied": pa.list_(pa.string()),
 }
 _TESTS = pa.list_(pa.struct(list(_REPORT.items())))
 
@@ -59,37 +63,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="keep what --output holds of the same programs, tests and settings, and judge the rest",
+        help="reuse the verdicts in --output that are of the same programs, tests and settings",
     )
-    parser.add_argument(
-        "--mode",
-        choices=MODES,
-        default="lcb",
-        help="lcb: the official evaluator's verdicts, for a reported pass@1; faithful: a real process, for labels",
-    )
-    parser.add_argument("--tier", choices=TIERS, default=_DEFAULTS.tier, help="isolation that must hold")
-    parser.add_argument("--workers", type=int, default=0, help="programs that run at a time; 0: one a core")
-    parser.add_argument("--cpu-seconds", type=float, default=_DEFAULTS.cpu_seconds, help="CPU time of a test")
-    parser.add_argument("--wall-seconds", type=float, default=_DEFAULTS.wall_seconds, help="wall time of a test")
-    parser.add_argument("--memory-bytes", type=int, default=_DEFAULTS.memory_bytes, help="memory of a test")
-    parser.add_argument("--output-bytes", type=int, default=_DEFAULTS.output_bytes, help="output of a test")
-    parser.add_argument(
-        "--checker",
-        default="",
-        help="how answers are compared, where a problem's own field checker does not say: words of exact, tokens, "
-        "unordered, ignore_case, any_of, abs=X, rel=X; or FILE.py:FUNCTION(input, expected, answer), which runs in the "
-        "sandbox; empty: as the official evaluator does",
-    )
-    parser.add_argument(
-        "--packages",
-        default=",".join(_DEFAULTS.packages),
-        help="third-party packages that programs may import, by import name, their dependencies too",
-    )
+    add_judge_arguments(parser)
     parser.add_argument(
         "--per-test",
         action="store_true",
-        help="add to each row a field tests: verdict, time, memory, exit status or signal, standard error, expected "
-        "and got (cut) of each judged test; slower, and it shows hidden tests",
+        help="add to each row a field tests: verdict, time, memory, exit status or signal, standard error, denied "
+        "system calls, expected and got (cut) of each judged test; slower, and it shows hidden tests",
     )
     parser.add_argument("--strict", action="store_true", help="stop at the first row that cannot be read")
     parser.add_argument("--cache", type=Path, help="folder of verdicts kept by content hash")
@@ -106,41 +87,38 @@ def main(args: argparse.Namespace) -> int:
         check_ending(output)
         if output.suffix != ".jsonl":
             output = output.with_name(f"{output.name}.jsonl")  # the verdicts as they come
-    file = read_candidates(args.candidates, args.strict)
+    file = CandidateStream(args.candidates, args.strict)
     skips: list[Skip] | None = None if args.strict else []
     with tempfile.TemporaryDirectory() as folder:
         hidden = Path(folder) / "hidden_tests.parquet"
-        problems, tests = read_for_judging(str(args.problems), hidden, file.problem_ids, args.release, skips=skips)
-        file = file.completed(problems)
-        known, unknown = _split(file, problems)
+        config = sandbox_config(args)
+        problems, tests = read_for_judging(
+            str(args.problems), hidden, file.problem_ids, args.release, skips=skips, packages=config.packages
+        )
+        file.complete(problems)
+        known = sum(count for problem_id, count in file.counts.items() if problem_id in problems)
         if not known:
-            raise DataError(f"{args.candidates}: no candidate's problem is in {args.problems}")
-        limits = Limits(args.cpu_seconds, args.wall_seconds, args.memory_bytes, args.output_bytes)
-        comparison = Comparison.parse(args.checker, "--checker")
-        with Judge(
-            args.mode,
-            args.tier,
-            limits,
-            args.workers,
-            args.cache,
-            comparison=comparison,
-            per_test=args.per_test,
-            packages=args.packages.replace(",", " ").split(),
-        ) as judge:
-            summary = _judge(judge, known, problems, tests, output, args.resume, args.per_test)
-    print("\n".join([*summary.lines(args.mode, args.tier), *_left_out(file, known, unknown, problems, skips or [])]))
+            raise DataError(f"{args.candidates}: no candidate belongs to a problem of {args.problems}")
+        if args.reference_factor and not any(problem.reference_seconds for problem in problems.values()):
+            raise DataError(
+                f"--reference-factor: no problem of {args.problems} has the field reference_seconds; dreamprm convert "
+                "--verify measures it for problems that have a reference program"
+            )
+        with Judge.from_config(config, args.cache, args.per_test) as judge:
+            summary = _judge(judge, file, known, problems, tests, output, args.resume, args.per_test)
+    print("\n".join([*summary.lines(args.mode, args.tier), *_left_out(file, known, problems, skips or [])]))
     if args.output is not None:
         if output != args.output:
             schema = SCHEMA.append(pa.field("tests", _TESTS)) if args.per_test else SCHEMA
-            write_table(args.output, schema, [pa.Table.from_pylist(read_table(output), schema)])
+            with open(output, encoding="utf-8") as lines:
+                rows = map(json.loads, lines)
+                tables = (
+                    pa.Table.from_pylist(part, schema)
+                    for part in iter(lambda: list(itertools.islice(rows, _ROWS_OF_A_TABLE)), [])
+                )
+                write_table(args.output, schema, tables)
         print(f"verdicts written to {args.output}")
-    return 0 if all(verdict.is_label for verdict in summary.counts) and not unknown else 1
-
-
-def _split(file: CandidateFile, problems: dict[str, Problem]) -> tuple[list[Candidate], list[Candidate]]:
-    known = [candidate for candidate in file.usable if candidate.program.problem_id in problems]
-    unknown = [candidate for candidate in file.usable if candidate.program.problem_id not in problems]
-    return known, unknown
+    return 0 if all(verdict.is_label for verdict in summary.counts) and known == file.counts.total() else 1
 
 
 @dataclass
@@ -181,7 +159,8 @@ class _Summary:
 
 def _judge(
     judge: Judge,
-    candidates: list[Candidate],
+    file: CandidateStream,
+    known: int,
     problems: dict[str, Problem],
     tests: HiddenTests,
     output: Path | None,
@@ -198,34 +177,46 @@ def _judge(
     @functools.cache
     def digest(problem_id: str) -> str:  # of all but the code, which has a hash of its own
         problem = problems[problem_id]
-        settings = judge.digest(JudgeTask("", "", (), problem.func_name))
+        settings = judge.digest(JudgeTask.of(problem, "", "", ()))
         return content_hash(settings, tests.digest(problem), *["per-test"][:per_test], digits=_DIGEST_DIGITS)
 
     def key(candidate: Candidate) -> tuple[str, str, int, str]:
         program = candidate.program
         return program.problem_id, program.program_hash, program.sample_index, digest(program.problem_id)
 
+    def candidates() -> Iterator[Candidate]:
+        return (candidate for candidate in file if candidate.program.problem_id in problems)
+
     summary = _Summary()
     kept = _kept(output) if output is not None and resume else {}
-    kept = {name: kept[name] for candidate in candidates if (name := key(candidate)) in kept}
-    for candidate in candidates if kept else ():
-        if (name := key(candidate)) in kept:
-            summary.kept += 1
-            summary.add(candidate, Verdict(kept[name]["verdict"]), kept[name]["cpu_seconds"])
-    candidates = [candidate for candidate in candidates if not kept or key(candidate) not in kept]
+    if kept:
+        wanted = {name for candidate in candidates() if (name := _short(key(candidate))) in kept}
+        kept = {name: kept[name] for name in wanted}
+    begun: collections.deque[Candidate] = collections.deque()
+
+    def missing() -> Iterator[JudgeTask]:
+        for candidate in candidates():
+            if (done := kept.get(_short(key(candidate)))) is not None:
+                summary.kept += 1
+                summary.add(candidate, *done)
+            else:
+                begun.append(candidate)
+                yield task(candidate)
+
     with ExitStack() as stack:
         handle = None
         if output is not None:
-            with atomic_path(output) as temporary:
-                temporary.write_text("".join(map(_line, kept.values())), encoding="utf-8")
+            with atomic_path(output) as temporary, open(temporary, "w", encoding="utf-8") as kept_lines:
+                kept_lines.writelines(_lines_of(output, set(kept)))
             handle = stack.enter_context(open(output, "a", encoding="utf-8", buffering=1))
-        progress = stack.enter_context(Progress("judge", len(candidates) + summary.kept, "program", summary.kept))
-        for candidate, result in zip(candidates, judge.evaluate(map(task, candidates)), strict=True):
+        progress = stack.enter_context(Progress("judge", known, "program", len(kept)))
+        for result in judge.evaluate(missing()):
+            candidate = begun.popleft()
             summary.add(candidate, result.verdict, result.cpu_seconds)
             progress.note(passed=summary.counts[Verdict.AC])
             progress.add()
             if handle is not None:
-                handle.write(_line(_row(key(candidate), result)))
+                handle.write(json.dumps(_row(key(candidate), result), ensure_ascii=False) + "\n")
     return summary
 
 
@@ -247,37 +238,52 @@ def _row(key: tuple[str, str, int, str], result: JudgeResult) -> dict[str, Any]:
     } | ({"tests": [dataclasses.asdict(test) for test in result.tests]} if result.tests else {})
 
 
-def _line(row: dict[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
+def _short(key: tuple[str, str, int, str]) -> bytes:
+    """A key in little memory."""
+    return hashlib.sha256(json.dumps(key).encode()).digest()[:12]
 
 
-def _kept(path: Path) -> dict[tuple[str, str, int, str], dict[str, Any]]:
-    """The labels that an earlier run wrote, by what they depend on. A line that is cut off is left out."""
-    found = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
-        try:
-            row = json.loads(line)
-            key = (row["problem_id"], row["program_hash"], row["sample_index"], row["digest"])
-            if Verdict(row["verdict"]).is_label:
-                found[key] = row | {"cpu_seconds": float(row["cpu_seconds"])}
-        except (ValueError, KeyError, TypeError):
-            continue
-    return found
+def _kept(path: Path) -> dict[bytes, tuple[Verdict, float]]:
+    """The labels that an earlier run wrote, with their CPU time."""
+    return {name: found for _, name, found in _read_verdicts(path)}
+
+
+def _lines_of(path: Path, wanted: set[bytes]) -> Iterator[str]:
+    """The lines of these labels, each once."""
+    for line, name, _ in _read_verdicts(path):
+        if name in wanted:
+            wanted.remove(name)
+            yield line
+
+
+def _read_verdicts(path: Path) -> Iterator[tuple[str, bytes, tuple[Verdict, float]]]:
+    """Labels as (line, key, what it says). A line that is cut off is left out."""
+    if not path.exists():
+        return
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            try:
+                row = json.loads(line)
+                key = (row["problem_id"], row["program_hash"], row["sample_index"], row["digest"])
+                found = Verdict(row["verdict"]), float(row["cpu_seconds"])
+            except (ValueError, KeyError, TypeError):
+                continue
+            if found[0].is_label and line.endswith("\n"):
+                yield line, _short(key), found
 
 
 def _left_out(
-    file: CandidateFile,
-    known: list[Candidate],
-    unknown: list[Candidate],
+    file: CandidateStream,
+    known: int,
     problems: dict[str, Problem],
     skips: list[Skip],
 ) -> list[str]:
     """What was not judged, and why."""
     numbers = {
-        "candidates without usable code (not judged)": len(file.unusable),
-        "candidates of unknown problems (not judged)": len(unknown),
+        "candidates without usable code (not judged)": file.unusable,
+        "candidates of unknown problems (not judged)": file.counts.total() - known,
         "problems that cannot be used (left out)": len(skips),
-        "problems without a candidate": len(problems.keys() - {c.program.problem_id for c in known}),
+        "problems without a candidate": len(problems.keys() - file.counts.keys()),
     }
     lines = [f"  {title}: {number}" for title, number in numbers.items() if number]
     return lines + [

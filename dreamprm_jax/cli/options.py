@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import textwrap
+import typing
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from dreamprm_jax.config import Config, leaves, load_config
+from dreamprm_jax.config import Config, SandboxConfig, leaves, load_config
 from dreamprm_jax.schema import DataError
 
 
@@ -48,6 +50,30 @@ def settings_help(values: Any, sections: Collection[str] | None = None) -> str:
             if "." in name and section != group:
                 group = section
                 lines.append(f"\n {section}:")
-            lines.append(f"  --config.{name}={value}")
+            shown = value.replace("\n", "\\n").replace("\t", "\\t") if isinstance(value, str) else value
+            lines.append(f"  --config.{name}={shown}")
             lines += textwrap.wrap(info.help, 112, initial_indent=" " * 8, subsequent_indent=" " * 8)
     return "\n".join(lines)
+
+
+def add_judge_arguments(parser: Any, mode: str = "lcb") -> None:
+    """Adds the settings of section ``sandbox`` as options, for commands without a config; see ``sandbox_config``."""
+    hints = typing.get_type_hints(SandboxConfig)
+    for name, value, info in leaves(dataclasses.replace(SandboxConfig(), mode=mode)):  # type: ignore[arg-type]
+        choices = typing.get_args(hints[name]) if isinstance(value, str) else ()
+        kind = _names if isinstance(value, tuple) else type(value)
+        parser.add_argument(
+            f"--{name.replace('_', '-')}",
+            default=",".join(value) if isinstance(value, tuple) else value,
+            help=f"{info.help} (%(default)s)",
+            **({"choices": choices} if choices else {"type": kind}),
+        )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.replace(",", " ").split())
+
+
+def sandbox_config(args: argparse.Namespace) -> SandboxConfig:
+    """The settings that these options give."""
+    return SandboxConfig(**{field.name: getattr(args, field.name) for field in dataclasses.fields(SandboxConfig)})

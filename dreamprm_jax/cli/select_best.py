@@ -1,7 +1,7 @@
-"""Candidates: an eval_all file, JSON lines {problem_id, code} or Parquet. Scores: what `dreamprm score` wrote of them,
-or --prm, which scores them first (into OUTPUT.scores.parquet; a killed command goes on).
+"""Candidates: an eval_all file, JSON lines {problem_id, code} or Parquet. Scores: a file of `dreamprm score`,
+or --prm, which scores them first (into OUTPUT.scores.parquet; after a kill the same command resumes).
 
-  dreamprm select --candidates=FILE --scores=FILE --output=best        # a folder, one program a problem
+  dreamprm select --candidates=FILE --scores=FILE --output=best        # a folder, one program per problem
   dreamprm select --candidates=FILE --scores=FILE --output=best.json   # input of LiveCodeBench's custom evaluator
   dreamprm select --candidates=FILE --problems=FILE --prm=RUN/ARM --public-tests --output=best.csv
 
@@ -15,10 +15,10 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
+from dreamprm_jax.cli.options import add_judge_arguments, sandbox_config
 from dreamprm_jax.cli.score import add_prm_arguments, run_job
 from dreamprm_jax.config import EvaluateConfig
 from dreamprm_jax.problems.candidates import read_candidates
-from dreamprm_jax.sandbox.records import MODES, TIERS
 from dreamprm_jax.schema import DataError, Problem
 from dreamprm_jax.selection.aggregators import AGGREGATORS
 
@@ -31,7 +31,7 @@ def add_own_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--problems", metavar="FILE", help="LiveCodeBench rows, or {problem_id, statement}")
     parser.add_argument("--release", default="release_v6", help="release windows, where --problems is a folder")
     parser.add_argument(
-        "--aggregator", choices=tuple(AGGREGATORS), default=EvaluateConfig().aggregator,
+        "--aggregator", choices=tuple(AGGREGATORS), default=EvaluateConfig.aggregator,
         help="how the step scores become one number (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--strict", action="store_true", help="stop at the first candidate that lacks what is needed")
@@ -60,9 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--public-tests", action="store_true", help="run the candidates on the public tests of --problems"
     )
-    group.add_argument("--mode", choices=MODES, default="lcb", help="of the judge (default: lcb)")
-    group.add_argument("--tier", choices=TIERS, default="PORTABLE", help="isolation that must hold (PORTABLE)")
-    group.add_argument("--workers", type=int, default=0, help="programs that run at a time; 0: one a core")
+    add_judge_arguments(group)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -74,8 +72,8 @@ def main(args: argparse.Namespace) -> int:
     Raises:
       DataError: on unusable input.
     """
-    from dreamprm_jax.evaluation.chosen import check_output, pick, write_chosen
-    from dreamprm_jax.evaluation.own_candidates import by_problem, read_own_problems, read_scores
+    from dreamprm_jax.evaluation.best_programs import check_output, pick, write_chosen
+    from dreamprm_jax.evaluation.user_candidates import by_problem, read_own_problems, read_scores
 
     if (args.scores is None) == (args.prm is None):
         raise DataError("give either --scores=FILE or --prm=MODEL")
@@ -92,7 +90,7 @@ def main(args: argparse.Namespace) -> int:
     groups = by_problem(file.usable)
     keys = {(name, one.program.program_hash) for name, group in groups.items() for one in group}
     if not keys & scores.logits.keys():
-        raise DataError(f"no score of {scores.model} belongs to a candidate of {args.candidates}; other files?")
+        raise DataError(f"no score of {scores.model} belongs to a candidate of {args.candidates}; wrong file?")
     if args.strict and (missing := sorted(keys - scores.logits.keys())):
         raise DataError(f"{missing[0][0]}, program {missing[0][1]}: no score; without --strict it ranks last")
     public = _public(args, groups, problems) if args.public_tests else None
@@ -119,7 +117,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _public(args: argparse.Namespace, groups: Mapping, problems: Mapping[str, Problem]) -> dict[tuple[str, str], bool]:
     """Whether each candidate of a problem with public tests passes them."""
-    from dreamprm_jax.evaluation.chosen import public_programs
+    from dreamprm_jax.evaluation.best_programs import public_programs
     from dreamprm_jax.runs.progress import Progress
     from dreamprm_jax.sandbox import Judge, JudgeTask
 
@@ -127,12 +125,12 @@ def _public(args: argparse.Namespace, groups: Mapping, problems: Mapping[str, Pr
     if not programs:
         raise DataError(f"{args.problems}: no problem of the candidates has public tests")
     tasks = (
-        JudgeTask(program.program_hash, program.code, problems[name].public_tests, problems[name].func_name)
+        JudgeTask.of(problems[name], program.program_hash, program.code, problems[name].public_tests)
         for name, program in programs
     )
     found = {}
     with (
-        Judge(args.mode, args.tier, workers=args.workers) as judge,
+        Judge.from_config(sandbox_config(args)) as judge,
         Progress("public tests", len(programs), "program") as bar,
     ):
         for (name, program), result in zip(programs, judge.evaluate(tasks), strict=True):

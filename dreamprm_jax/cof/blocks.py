@@ -25,6 +25,8 @@ import tree_sitter
 from dreamprm_jax.cof.source_text import indentation, mask, without_comments
 
 _WORD = re.compile(r"([ \t\f\r\n]*)(?:async[ \t]+)?(@|[^\W\d]\w*)?")  # indentation, first word
+# A line that is a logical line for itself where none is open: it has no bracket and no backslash.
+_PLAIN = re.compile(r"([ \t\f]*+)((?:async[ \t]++)?(@|[^\W\d]\w*+)?[^\n()\[\]{}\\]*+)(?:\n|\Z)")
 _BRACKET = re.compile(r"[()\[\]{}]")
 _DOCSTRING = re.compile(r"[rRuUbB]{0,2}[\"']")
 _COMPOUND = {"if", "for", "while", "with", "try", "def", "class"}
@@ -120,8 +122,17 @@ def _logical_lines(masked: str) -> Iterator[_LogicalLine]:
     """Lines as Python's grammar counts them: brackets and backslashes join physical ones, blank ones are none."""
     first: int | None = None
     depth = end = stop = 0
-    for line in masked.split("\n"):
-        start, stop = stop, stop + len(line) + 1
+    while stop < len(masked):
+        if first is None and (plain := _PLAIN.match(masked, stop)):
+            start, stop = plain.span()
+            if plain[2] and not plain[2].isspace():
+                indentation, offset = plain[1], plain.start(2)
+                column = len(indentation.rpartition("\f")[2]) if "\f" in indentation else offset - start
+                yield _LogicalLine(start, stop, column, offset, plain[3] or "")
+            continue
+        start, newline = stop, masked.find("\n", stop)
+        stop = len(masked) if newline < 0 else newline + 1
+        line = masked[start:stop].rstrip("\n")
         content = line.strip()
         if depth and _STATEMENT.match(content):
             depth = 0
@@ -132,7 +143,7 @@ def _logical_lines(masked: str) -> Iterator[_LogicalLine]:
             if not content:
                 continue
             first = start
-        end = min(stop, len(masked))
+        end = stop
         if depth or "(" in content or "[" in content or "{" in content:
             for bracket in _BRACKET.findall(content):
                 depth = depth + 1 if bracket in "([{" else max(depth - 1, 0)

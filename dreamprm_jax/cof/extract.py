@@ -7,8 +7,8 @@ The rule, in order:
    that stands alone before a usage example, sample output or an excerpt of another block. Then a closed block comes
    before one cut off by the end of the answer, a block tagged as Python before an untagged one before one tagged
    otherwise, and of equals the last. Text outside of fences competes where it is a program as a whole.
-3. Without any fence the program is what a pair of tags holds, the answer itself if it reads as code, or the part of it
-   that does.
+3. Without any fence the program is what a pair of tags or a JSON object holds, the answer itself if it reads as code,
+   or the part of it that does.
 
 Wherever the rule of LiveCodeBench's evaluator (what lies between the last two lines with a fence) finds a program, this
 one finds a program too; ``benchmarks/extraction.py`` compares them.
@@ -17,7 +17,9 @@ one finds a program too; ``benchmarks/extraction.py`` compares them.
 from __future__ import annotations
 
 import bisect
+import contextlib
 import dataclasses
+import json
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -127,6 +129,8 @@ def _rescued(text: str, candidates: Sequence[_Graded]) -> Iterator[_Graded]:
         if bare and bare[0].start == 0 and _starts_as_code(bare[0].code):
             yield _Graded(bare[0], likeness(bare[0].code))  # it continues a fence that the prompt opened
     yield from (one for one in _in_tags(text) if one.likeness >= Likeness.SNIPPET)
+    for part in (text, *(one.block.code for one in candidates)):
+        yield from (one for one in _in_json(part) if one.likeness >= Likeness.SNIPPET)
     if fences:
         return
     whole = bare[0].code if bare else ""
@@ -160,6 +164,17 @@ def _official(text: str) -> Iterator[_Graded]:
             yield _Graded(Block(code, "bare", False, 0, 0), grade)
 
 
+def _in_json(text: str) -> Iterator[_Graded]:
+    """The texts of a JSON object, as a server of structured outputs makes it of an answer."""
+    if text.lstrip().startswith("{") and text.rstrip().endswith("}"):
+        with contextlib.suppress(ValueError, RecursionError):
+            value = json.loads(text)
+            for item in value.values() if isinstance(value, dict) else ():
+                if isinstance(item, str):
+                    code = extract(item).code if "```" in item else item
+                    yield _Graded(Block(code, "bare", False, 0, 0), likeness(code))
+
+
 def _in_tags(text: str) -> Iterator[_Graded]:
     """What stands between a tag and its closing tag, such as ``[PYTHON]`` or ``<answer>``."""
     opened: dict[str, int] = {}
@@ -168,6 +183,6 @@ def _in_tags(text: str) -> Iterator[_Graded]:
         if not (tag["close"] or tag["end"]):
             opened[name] = tag.end()
         elif (start := opened.pop(name, None)) is not None:
-            code = text[start : tag.start()].strip("\n") + "\n"
+            code = text[start : tag.start()].strip().removeprefix("<![CDATA[").removesuffix("]]>").strip("\n") + "\n"
             if "```" not in code and code.strip():
                 yield _Graded(Block(code, "bare", False, start, tag.start()), likeness(code))

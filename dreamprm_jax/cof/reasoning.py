@@ -28,6 +28,13 @@ _ANSWER = re.compile(rf"(?:^|[_:.-])(?:{_ANSWERS})", re.IGNORECASE)
 _CHANNEL = re.compile(r"(?:<\|start\|>[^<\n]*)?<\|channel\|?>[ \t]*(?P<name>\w+)[^<\n]*(?:<\|message\|>)?")
 _CHANNEL_END = re.compile(r"<channel\|>")
 _UNUSED = re.compile(r"[<\[]unused\d+[>\]](?:thought)?")
+# How the name of an opening tag becomes that of its closing one; otherwise "/" goes before it.
+_ENDINGS = (
+    ("^(?:begin|start)_of_", "end_of_"),
+    ("^(?:begin|start)_", "end_"),
+    ("_start$", "_end"),
+    ("_prefix$", "_suffix"),
+)
 _SUMMARY = re.compile(r"\s*<summary>[^<\n]*(?:think|thought|reason)", re.IGNORECASE)
 # Phrases that open reasoning at the start of an answer, and those that end it.
 _PHRASES = (
@@ -74,6 +81,30 @@ def without_reasoning(text: str, is_code: Callable[[int], bool]) -> tuple[str, b
         index += 1
     visible = "\n".join([*kept, text[position:]])
     return ("", True) if not marks and _opens_unknown_tag(visible) else (visible, False)
+
+
+def closing_mark(prompt: str) -> str:
+    """The mark that ends the reasoning that the end of a prompt has opened; "" where it has opened none."""
+    end = prompt.rstrip()
+    if end.endswith("<|start|>assistant"):  # gpt-oss: reasoning is a channel beside that of the answer
+        return "<|channel|>final<|message|>"
+    channel = next((m for m in _CHANNEL.finditer(end) if m.end() == len(end)), None)
+    if channel:
+        return "" if channel["name"] == "final" else "<|end|><|start|>assistant<|channel|>final<|message|>"
+    tag = next((m for m in _TAG.finditer(end, max(0, len(end) - 80)) if m.end() == len(end)), None)
+    if (
+        tag is None
+        or tag["close"]
+        or not _STEM.search(tag["name"])
+        or (tag["left"] == "[" and not tag["name"].isupper())
+    ):
+        return ""
+    inside = end[tag.end("left") : tag.start("right")]
+    for opening, closing in _ENDINGS:
+        changed = re.sub(opening, closing.upper() if inside.isupper() else closing, inside, flags=re.IGNORECASE)
+        if changed != inside:
+            return f"{tag['left']}{changed}{tag['right']}"
+    return f"{tag['left']}/{inside}{tag['right']}"
 
 
 def _marks(text: str) -> list[_Mark]:

@@ -10,6 +10,7 @@ import tree_sitter_python
 _PYTHON = tree_sitter.Language(tree_sitter_python.language())
 _IDENTIFIER = re.compile(r"[ \t]*(\w*)")
 RECOVERY_CHARACTERS = 1 << 17
+_TELLING = re.compile(r"[\"']|\b(?:def|class)\b")
 _READ_BYTES = 1 << 16
 _TOKEN = re.compile(
     r"(?P<string>\"{3}(?:\\.|[^\\])*?\"{3}|'{3}(?:\\.|[^\\])*?'{3}"
@@ -44,9 +45,13 @@ def parse(text: str) -> tree_sitter.Node | None:
     None for a text of more than ``RECOVERY_CHARACTERS`` with an error: recovery takes seconds a megabyte there. An
     error that shows in the number of brackets is found without the parser, which finds it at the text's end.
 
+    None as well for a text without a quote, a definition or a class: nobody asks its tree for anything.
+
     The tree has no comments. The parser is given none: after each one it would read all those that follow, to find the
     indentation of the next line, which takes the square of their number. Runs of joined lines likewise.
     """
+    if _TELLING.search(text) is None:
+        return None
     plain = without_comments(text)
     if len(plain) > RECOVERY_CHARACTERS and not _balanced(mask(None, plain)):
         return None
@@ -79,6 +84,8 @@ def mask(root: tree_sitter.Node | None, text: str) -> str:
 
     Without a tree, every string that has an end.
     """
+    if "'" not in text and '"' not in text:
+        return text
     if root is None:
         return _TOKEN.sub(lambda token: "x" * len(token[0]) if token[0][0] in "\"'" else token[0], text)
     parts, position = [], 0

@@ -1,8 +1,8 @@
-"""Settings: frozen dataclasses inside, an ml_collections ConfigDict at the edge.
+"""Settings: frozen dataclasses inside the package, an ml_collections ConfigDict in config files.
 
-A config file (``configs/*.py``) calls ``defaults()``, overrides what it needs and returns the ConfigDict; the command
-line overrides single fields (``--config.train.steps=50``); ``freeze`` turns the result into a ``Config`` once, with
-every type checked. Nothing below the command line sees a ConfigDict.
+A config file (``configs/*.py``) calls ``defaults()``, changes fields and returns the ConfigDict; the command line
+overrides single fields (``--config.train.steps=50``); ``freeze`` converts the result to a ``Config`` and checks every
+type. Only the command line handles ConfigDicts.
 """
 
 from dreamprm_jax.config.data import (

@@ -1,4 +1,4 @@
-"""From a config file and the command line's overrides to a frozen ``Config``."""
+"""Loads a frozen ``Config`` from a config file and command-line overrides."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from dreamprm_jax.user_code import call_file
 
 
 def defaults() -> config_dict.ConfigDict:
-    """A ConfigDict with every field and its default: where a config file starts."""
+    """A ConfigDict with the default of every field, to be modified by a config file."""
     return config_dict.ConfigDict(dataclasses.asdict(Config()))
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """The settings as plain values, for JSON and for fingerprints."""
+    """The settings as nested plain values."""
     return dataclasses.asdict(config)
 
 
 def freeze(settings: config_dict.ConfigDict | dict[str, Any]) -> Config:
-    """Turns a ConfigDict into a ``Config``.
+    """Converts a ConfigDict to a ``Config``.
 
     Raises:
-      DataError: on an unknown field, a wrong type or a value outside the listed choices, naming the field.
+      DataError: if a field is unknown or its value has a wrong type or is none of the choices, naming the field.
     """
     values = settings.to_dict() if isinstance(settings, config_dict.ConfigDict) else settings
     check_names(values, to_dict(Config()), "")
@@ -38,21 +38,21 @@ def freeze(settings: config_dict.ConfigDict | dict[str, Any]) -> Config:
     try:
         return dacite.from_dict(Config, values, config=dacite.Config(strict=True, cast=[tuple]))
     except dacite.WrongTypeError as error:
-        raise DataError(f"config: {error.field_path} is {error.value!r}, not {_wanted(error.field_type)}") from error
+        raise DataError(f"config: {error.field_path} is {error.value!r}, not {_expected(error.field_type)}") from error
     except dacite.DaciteError as error:
         raise DataError(f"config: {error}") from error
 
 
-def _wanted(kind: Any) -> str:
+def _expected(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(repr, get_args(kind)))}"
     if get_origin(kind) is tuple:
-        return f"a tuple, each item {_wanted(get_args(kind)[0])}"
+        return f"a tuple, each item {_expected(get_args(kind)[0])}"
     return getattr(kind, "__name__", str(kind))
 
 
 def check_names(values: dict[str, Any], known: dict[str, Any], prefix: str) -> None:
-    """Raises DataError on a field that the defaults do not know, with the nearest one that they do."""
+    """Raises DataError if a field is not in ``known``, suggesting the most similar one."""
     for name, value in values.items():
         if name not in known:
             raise DataError(f"config: no field {prefix + name!r}" + _nearest(prefix, name, known))
@@ -66,7 +66,7 @@ def _nearest(prefix: str, name: str, known: Any) -> str:
 
 
 def load_config(path: str, overrides: list[str]) -> Config:
-    """Reads a run's config file, applies ``--config.field=value`` overrides, checks every type.
+    """Reads a config file, applies ``--config.field=value`` overrides, and checks every type.
 
     Raises:
       DataError: as ``load_settings`` and ``freeze``.
@@ -75,12 +75,15 @@ def load_config(path: str, overrides: list[str]) -> Config:
 
 
 def load_settings(path: str, overrides: list[str], defaults: Any) -> config_dict.ConfigDict:
-    """The ConfigDict of a config file with overrides; ``defaults`` is the dataclass that has its fields ("": no file).
+    """The ConfigDict of a config file with overrides.
 
-    The file may import modules that lie beside it.
+    Args:
+      path: The config file, which may import modules from its folder; "" for the defaults.
+      overrides: Command-line arguments of the form ``--config.field=value``.
+      defaults: Dataclass with the default of every field.
 
     Raises:
-      DataError: naming the file or the field that is wrong, with the nearest known field.
+      DataError: if the file or an override is invalid, naming the file or the field, with the most similar field.
     """
     from absl import flags, logging
     from ml_collections import config_flags

@@ -1,4 +1,4 @@
-"""Old names of settings' values, accepted with a warning in this version."""
+"""Old names of setting values, accepted with a warning in this version."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ RENAMED = {
     "hidden_fault_online": "undetected_fault_online",
     "product_normalised": "product_normalized",
 }
-FIELDS = ("train.arms", "train.labels.method", "evaluate.aggregator")  # whose values may be among ``RENAMED``
+FIELDS = ("train.arms", "train.labels.method", "evaluate.aggregator")  # settings with values in ``RENAMED``
 
 
 def current_name(value: str, field: str) -> str:
-    """The current name of a value; warns where ``value`` is an old one of ``field``."""
+    """The current name of a value. Warns if ``value`` is an old name."""
     name = RENAMED.get(value, value)
     if name != value:
         warnings.warn(
@@ -25,8 +25,8 @@ def current_name(value: str, field: str) -> str:
 
 
 def with_current_names(values: dict, prefix: str = "") -> dict:
-    """Nested settings with the old values of ``FIELDS`` replaced."""
-    found = {}
+    """Replaces old value names of ``FIELDS`` in nested settings."""
+    renamed = {}
     for name, value in values.items():
         field = prefix + name
         if isinstance(value, dict):
@@ -35,5 +35,5 @@ def with_current_names(values: dict, prefix: str = "") -> dict:
             value = current_name(value, f"config.{field}")
         elif field in FIELDS and isinstance(value, (tuple, list)):
             value = tuple(current_name(item, f"config.{field}") for item in value)
-        found[name] = value
-    return found
+        renamed[name] = value
+    return renamed

@@ -1,4 +1,4 @@
-"""All settings of one run, and the settings of scoring, evaluation, search, several processes and ``inspect``."""
+"""All settings of a run, and those of scoring, evaluation, search, multi-process runs and ``inspect``."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class ScoreConfig:
     """Batch scoring: rows of packed programs (``scoring/packing.py``)."""
 
     row_tokens: int = setting(
-        2048, "Tokens of a row, rounded up to a power of two; a longer program gets a longer row.", minimum=1
+        2048, "Tokens of a row, rounded up to a power of two; longer programs get longer rows.", minimum=1
     )
-    batch_tokens: int = setting(16384, "Tokens of a batch, on all devices together.", minimum=1)
+    batch_tokens: int = setting(16384, "Tokens of a batch, over all devices.", minimum=1)
     chunk: int = setting(
         1024,
-        "Programs that are scored and stored together, rounded up to whole problems; processes share a window by "
-        "chunks.",
+        "Programs that are scored and stored together, rounded up to whole problems; multiple processes divide a "
+        "window by chunks.",
         minimum=1,
         affects_output=False,
     )
     windows: tuple[Literal["train", "meta", "test"], ...] = setting(
-        ("test",), "Windows to score; with meta, evaluate.aggregator=auto is chosen on its candidates."
+        ("test",), "Windows to score; evaluate.aggregator=auto needs meta."
     )
 
 
@@ -45,73 +45,73 @@ class EvaluateConfig:
         "last", "min", "max", "mean", "product", "product_normalized", "sum_log_odds", "mean_log_odds", "auto"
     ] = setting(
         "sum_log_odds",
-        "How the step scores of a PRM become one number. The default goes with the default labels "
-        "(docs/label_correction.md). auto: the one that selects best on the meta window, if that has several scored "
-        "candidates a problem; else the default, and the tables say so.",
+        "Function that aggregates the step scores of a program. The default matches the default labels "
+        "(docs/label_correction.md). auto: the aggregator that selects best on the meta window, if its problems have "
+        "several scored candidates; otherwise the default, with a note in the tables.",
     )
     bootstrap_samples: int = setting(10000, "Bootstrap samples of the intervals.", minimum=1)
-    execute: bool = setting(True, "Run the candidates on inputs without their answers, for execution-cluster votes.")
+    execute: bool = setting(True, "Run the candidates on inputs without answers, for execution-cluster votes.")
     vote_inputs: int = setting(
-        8, "Inputs made for the votes, besides those of the public tests (procedural problems).", minimum=0
+        8, "Inputs generated for the votes, besides those of the public tests (procedural problems).", minimum=0
     )
-    prune_top: int = setting(2, "prune-then-execute: candidates that may be run on the public tests.", minimum=1)
+    prune_top: int = setting(2, "prune-then-execute: candidates that are run on the public tests.", minimum=1)
 
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """``dreamprm search``: the policy continues the prefixes that the PRM prefers, against best-of-N."""
+    """``dreamprm search``: PRM-guided search over the policy's steps, compared with best-of-N."""
 
     methods: tuple[Literal["best_of_n", "beam", "lookahead", "diverse_beam"], ...] = setting(
         ("best_of_n", "beam", "lookahead", "diverse_beam"), "Search methods to compare.", nonempty=True
     )
-    width: int = setting(2, "Prefixes kept after a step (diverse_beam: subtrees, each of one prefix).", minimum=1)
-    expansions: int = setting(2, "Completions requested for each of them.", minimum=1)
-    lookahead: int = setting(2, "Steps beyond the prefix at whose end lookahead reads its value.", minimum=1)
-    tokens: int = setting(1200, "Budget of a problem: tokens that the policy writes.", minimum=1)
+    width: int = setting(2, "Prefixes kept after a step (diverse_beam: subtrees with one prefix each).", minimum=1)
+    expansions: int = setting(2, "Completions requested for each prefix.", minimum=1)
+    lookahead: int = setting(2, "lookahead: steps after the prefix at whose end its value is read.", minimum=1)
+    tokens: int = setting(1200, "Token budget of the policy for each problem.", minimum=1)
     judged: int = setting(
-        0, "Budget of a problem: candidates run on the public tests at the end; 0: the PRM alone chooses.", minimum=0
+        0, "Candidates of each problem that are run on the public tests at the end; 0: only the PRM selects.", minimum=0
     )
     temperature: float = setting(0.8, "Sampling temperature.", minimum=0.0)
-    problems: int = setting(0, "The first so many problems of the test window; 0: all.", minimum=0)
+    problems: int = setting(0, "Number of test problems, from the first; 0: all.", minimum=0)
 
 
 @dataclass(frozen=True)
 class DistributedConfig:
-    """Several processes, one a host, that work on one run in one shared folder (docs/training.md)."""
+    """Multiple processes, one per host, that work on one run in a shared folder (docs/training.md)."""
 
     mode: Literal["off", "auto", "explicit"] = setting(
         "off",
-        "off: one process. auto: jax finds the others (TPU pods, SLURM, Kubernetes, MPI). explicit: by the fields "
+        "off: one process. auto: jax detects the processes (TPU pods, SLURM, Kubernetes, MPI). explicit: the fields "
         "below.",
     )
     coordinator_address: str = setting("", "explicit: host:port of process 0.")
-    num_processes: int = setting(0, "explicit: how many processes there are.", minimum=0)
-    process_id: int = setting(-1, "explicit: which of them this is, from 0.", minimum=-1)
+    num_processes: int = setting(0, "explicit: number of processes.", minimum=0)
+    process_id: int = setting(-1, "explicit: rank of this process, from 0.", minimum=-1)
     compile_cache: str = setting(
         "",
-        "Folder of compiled programs, kept between starts; empty: the one that JAX_COMPILATION_CACHE_DIR names, if "
-        "any. Only process 0 writes it, so other hosts need a disk that all of them share.",
+        "Folder of the persistent compilation cache; empty: that of JAX_COMPILATION_CACHE_DIR, if set. Only process 0 "
+        "writes it, so multiple hosts need a shared disk.",
     )
 
 
 @dataclass(frozen=True)
 class InspectConfig:
-    """``dreamprm inspect``: the target hardware of ahead-of-time compilation; it need not be attached."""
+    """``dreamprm inspect``: target hardware of ahead-of-time compilation; it need not be attached."""
 
     topology: str = setting(
         "",
-        "A TPU topology, such as v5p:2x2x2 (8 chips, a v5p-16) or v5e:16x16*2 (two slices of 256); needs libtpu, no "
-        "TPU.",
+        "TPU topology, such as v5p:2x2x2 (8 chips, a v5p-16) or v5e:16x16*2 (two slices of 256 chips); requires libtpu "
+        "but no TPU.",
     )
     devices: int = setting(
         0,
-        "Of a topology: its first so many chips, 0 for all. Without one: so many CPU devices, 0 for those of this "
+        "Number of chips of the topology, 0 for all; without a topology, number of CPU devices, 0 for those of this "
         "machine.",
         minimum=0,
     )
-    memory_gb: float = setting(0.0, "Memory of one device, 10^9 bytes; 0: not compared.", minimum=0.0)
+    memory_gb: float = setting(0.0, "Memory of one device in GB (10^9 bytes); 0: no comparison.", minimum=0.0)
     labels: int = setting(100_000, "Rows of the label table.", minimum=1)
-    steps_per_row: int = setting(64, "Step slots of a row.", minimum=1)
+    steps_per_row: int = setting(64, "Step slots per row.", minimum=1)
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Config:
     """All settings of one run."""
 
     name: str = setting("run", "Name of the run; its folder is runs/NAME by default.", affects_output=False)
-    seed: int = setting(0, "Seed of everything random.")
+    seed: int = setting(0, "Seed of all random number generators.", minimum=0)
     problems: ProblemsConfig = section(ProblemsConfig)
     policy: PolicyConfig = section(PolicyConfig)
     generate: GenerateConfig = section(GenerateConfig)

@@ -1,4 +1,4 @@
-"""What a settings field carries besides its type and default: help, effect on the output, files read, valid range."""
+"""Metadata of settings fields: help, effect on the output, files read, valid range."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class SettingInfo:
 
     Attributes:
       help: One or more sentences for ``--help`` and the reference page.
-      affects_output: Whether a stage's output can depend on the value. A change of any other field redoes nothing.
-      reads: What the value may name. "path": a file or a folder, of which all content counts; "problem_ids": a file, or
-        a folder, of which problems.parquet counts; "tokenizer": a file, or
-        a tokenizer's folder, of which the chat template counts; "function": FILE.py:FUNCTION, whose file counts. A
-        value that names nothing on this disk (a hub id, a built-in name) counts as it is. "": the value is no path.
-      minimum: The least valid number, inclusive; None for no limit. Applies to every item of a tuple.
-      maximum: The greatest valid number, inclusive; None for no limit.
-      above: The exclusive lower limit; None for no limit.
-      nonempty: Whether an empty text or tuple is refused.
+      affects_output: Whether a stage's output can depend on the value. Changing other fields repeats no stage.
+      reads: What the value may name, and which content enters the fingerprint. "path": a file, or a folder with all
+        its content; "problem_ids": a file, or problems.parquet of a folder; "tokenizer": a file, or the chat template
+        of a tokenizer folder; "function": the file of FILE.py:FUNCTION; "": the value is no path. A value that names
+        no existing file (a hub id, a built-in name) enters the fingerprint itself.
+      minimum: Inclusive lower limit, or None. Limits apply to every item of a tuple.
+      maximum: Inclusive upper limit, or None.
+      above: Exclusive lower limit, or None.
+      nonempty: Whether an empty text or tuple is invalid.
     """
 
     help: str = ""

@@ -1,1 +1,1 @@
-"""Maps work units over processes with a journal: kill it anywhere, run it again."""
+"""Maps work units over worker processes, with a journal that makes runs resumable."""

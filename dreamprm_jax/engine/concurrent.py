@@ -1,4 +1,4 @@
-"""Calls a function on many items in threads, for work that waits for others, such as requests to a server."""
+"""Maps a function over items in threads, for I/O-bound work such as requests to a server."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ def concurrent_map(
     threads: int,
     *,
     in_order: bool = True,
-    ahead: int | None = None,
+    max_pending: int | None = None,
 ) -> Iterator[tuple[Item, Result]]:
     """Yields (item, function(item)).
 
-    The threads are daemons: when the caller stops early, or the process is told to end, nothing waits for calls that
-    are still running.
+    The threads are daemons: if the caller stops early or the process exits, nothing waits for running calls.
 
     Args:
-      function: called in one of ``threads`` threads; its exception is raised here.
-      items: consumed lazily, never more than ``ahead`` beyond the results that were taken (backpressure).
-      threads: how many calls run at once.
-      in_order: whether results come in the order of the items, or else as they arrive.
-      ahead: items begun or waiting at a time; four times ``threads`` by default.
+      function: Called in one of ``threads`` threads; its exception is raised here.
+      items: Consumed lazily, at most ``max_pending`` items beyond the results that were consumed (backpressure).
+      threads: Maximum number of concurrent calls.
+      in_order: Whether results are yielded in the order of the items, or else in order of completion.
+      max_pending: Maximum number of items that are queued, running or not yet yielded; by default ``4 * threads``.
     """
-    limit, remaining = ahead or 4 * threads, enumerate(items)
+    limit, remaining = max_pending or 4 * threads, enumerate(items)
     tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
     results: queue.SimpleQueue[Any] = queue.SimpleQueue()
     stopped = threading.Event()
@@ -44,13 +43,12 @@ def concurrent_map(
             except BaseException as error:
                 results.put((index, item, None, error))
 
-    started = 0
-    arrived: dict[int, tuple[Item, Result]] = {}
-    given = submitted = 0
+    started = submitted = yielded = 0
+    completed: dict[int, tuple[Item, Result]] = {}
     exhausted = False
     try:
         while True:
-            while not exhausted and submitted - given < limit:
+            while not exhausted and submitted - yielded < limit:
                 task = next(remaining, None)
                 if task is None:
                     exhausted = True
@@ -60,19 +58,19 @@ def concurrent_map(
                     started += 1
                 tasks.put(task)
                 submitted += 1
-            if given == submitted:
+            if yielded == submitted:
                 return
             index, item, result, error = results.get()
             if error is not None:
                 raise error
             if not in_order:
-                given += 1
+                yielded += 1
                 yield item, result
                 continue
-            arrived[index] = (item, result)
-            while given in arrived:
-                yield arrived.pop(given)
-                given += 1
+            completed[index] = (item, result)
+            while yielded in completed:
+                yield completed.pop(yielded)
+                yielded += 1
     finally:
         stopped.set()
         for _ in range(started):

@@ -1,13 +1,12 @@
-"""Maps work units over worker processes into a journal: kill anything at any moment, run again, same result.
+"""Maps work units over worker processes and commits their values to a journal; a killed run can be resumed.
 
-Units are done at least once and committed once: the journal belongs to the driver alone, the first value of a unit
-wins, and a unit's value depends on the unit alone. What is finished is never done again; what a kill costs are the
-units in flight, at most ``workers * (threads + 1)``.
+Units are executed at least once and committed once: only the driver writes the journal, the first value of a unit wins,
+and a unit's value depends on the unit alone. Committed units are never repeated; a kill loses only the units in flight,
+at most ``workers * (threads + 1)``.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import sys
 from collections.abc import Callable, Iterable
@@ -16,51 +15,37 @@ from typing import Any
 
 from dreamprm_jax.config import EngineConfig
 from dreamprm_jax.engine.executors.protocol import Executor, WorkFactory
-from dreamprm_jax.engine.schedule import Ended, Schedule
+from dreamprm_jax.engine.schedule import FinishedUnit, Schedule
 from dreamprm_jax.engine.stop import StopRequest
 from dreamprm_jax.runs.journal import Journal
 from dreamprm_jax.runs.progress import Progress
 from dreamprm_jax.schema import DataError
 
-_LOOK_SECONDS = 0.5  # how soon SIGTERM is seen while nothing else happens
+_POLL_SECONDS = 0.5  # latency of SIGTERM while the workers report nothing
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run over the units came to."""
+    """Summary of a run over units."""
 
-    fresh: int  # units that this run added to the journal
+    new: int  # units that this run added to the journal
     worker_deaths: int
-    counts: dict[str, int]  # what the units of this run counted
-
-
-def check_settings(settings: EngineConfig) -> None:
-    """What can be said of the settings before there is work.
-
-    Raises:
-      DataError: when ray is asked for and not installed, or a number is negative.
-    """
-    if settings.workers < 0 or settings.threads < 0:
-        raise DataError(f"engine.workers {settings.workers}, engine.threads {settings.threads}: 0 or more expected")
-    if settings.executor == "ray" and importlib.util.find_spec("ray") is None:
-        raise DataError(
-            "engine.executor is 'ray', and Ray is not installed: pip install 'dreamprm-jax[ray]', or set "
-            "engine.executor='local'"
-        )
+    counts: dict[str, int]  # sums of the counts of this run's units
 
 
 def make_executor(settings: EngineConfig, factory: WorkFactory, threads: int = 1) -> Executor:
-    """The executor that the settings name. Starts no worker yet.
+    """Creates the executor that the settings select. No worker is started yet.
 
     Args:
-      settings: executor, workers, threads, address.
-      factory: called once in each worker.
-      threads: units at a time in a worker, where the settings leave it open.
+      settings: Executor, workers, threads, address.
+      factory: Called once in each worker.
+      threads: Concurrent units in a worker if ``settings.threads`` is 0.
 
     Raises:
-      DataError: as ``check_settings``, and where no cluster answers.
+      DataError: if a number is negative, the factory cannot be sent, or Ray or its cluster is not available.
     """
-    check_settings(settings)
+    if settings.workers < 0 or settings.threads < 0:
+        raise DataError(f"engine.workers {settings.workers}, engine.threads {settings.threads}: must be at least 0")
     if settings.executor == "ray":
         from dreamprm_jax.engine.executors.on_ray import RayExecutor
 
@@ -80,25 +65,26 @@ def run_units(
     description: str,
     unit: str = "unit",
     grace_seconds: float = 20.0,
-    objection: Callable[[str, Any], str | None] | None = None,
+    find_error: Callable[[str, Any], str | None] | None = None,
 ) -> Summary:
-    """Does all units that the journal does not have.
+    """Executes all units that are not in the journal.
 
     Args:
-      units: (key, payload); consumed as workers get free, so that payloads may be read from disk meanwhile. A key that
-        comes twice is done once.
-      executor: not started; it is closed when this returns or raises.
-      journal: where values are committed.
-      planned: how many different units there are, done ones included; for progress.
-      done: how many of them the journal has.
-      description: of the progress bar.
-      unit: what one is called there.
-      grace_seconds: how long after a signal to stop units in flight may take to finish; what has not is done again.
-      objection: why a unit's value is not to be committed, or None; with one the unit counts as failed.
+      units: (key, payload) pairs, consumed lazily as workers become free. A repeated key is executed once.
+      executor: An executor without started workers; it is closed when this function returns or raises.
+      journal: Journal to which values are committed.
+      planned: Number of distinct units, including finished ones; for the progress bar.
+      done: Number of units that the journal contains.
+      description: Description of the progress bar.
+      unit: Noun for one unit, in the singular.
+      grace_seconds: Time that units in flight may take after a stop signal; unfinished ones are repeated by the next
+        run.
+      find_error: Maps (key, value) to an error message, or to None for a valid value. A unit with an error counts as
+        failed, and its value is not committed.
 
     Raises:
-      DataError: with the number of units that failed and the first of them, after all others were done; where workers
-        cannot be started; when the disk is full. In each case what was finished is kept.
+      DataError: if units failed, after all others were executed, with their number and the first one; if workers
+        cannot be started; if the disk is full. Committed units are kept in each case.
       SystemExit: after SIGTERM (143) or Ctrl-C (130).
     """
     missing = ((key, payload) for key, payload in units if key not in journal)
@@ -111,20 +97,20 @@ def run_units(
         try:
             with StopRequest(grace_seconds) as stop:
                 schedule = Schedule(executor)
-                fresh = itertools.chain([first], (item for item in missing if item[0] not in schedule))
+                new = itertools.chain([first], (item for item in missing if item[0] not in schedule))
                 exhausted = False
                 while not stop.overdue:
                     while not (exhausted or stop.requested) and schedule.has_room():
-                        item = next(fresh, None)
+                        item = next(new, None)
                         if item is None:
                             exhausted = True
                         else:
-                            schedule.hand(*item)
+                            schedule.assign(*item)
                     if (exhausted or stop.requested) and not schedule.in_flight:
                         break
-                    for ended in schedule.wait(_LOOK_SECONDS):
-                        _commit(ended, journal, progress, objection)
-                    progress.note_deaths(schedule.deaths)
+                    for finished in schedule.wait(_POLL_SECONDS):
+                        _commit(finished, journal, progress, find_error)
+                    progress.record.worker_deaths = schedule.deaths
                 in_flight = schedule.in_flight
         finally:
             executor.close(finished=in_flight == 0)
@@ -140,19 +126,19 @@ def run_units(
     if record.failed:
         raise DataError(
             f"{record.failed} {unit}(s) failed, first {record.first_failure}; the others are kept: run the same "
-            "command again to do the failed ones alone"
+            "command again to repeat only the failed ones"
         )
     return Summary(len(journal) - before, schedule.deaths, record.counts)
 
 
 def _commit(
-    ended: Ended, journal: Journal, progress: Progress, objection: Callable[[str, Any], str | None] | None
+    finished: FinishedUnit, journal: Journal, progress: Progress, find_error: Callable[[str, Any], str | None] | None
 ) -> None:
-    if ended.kind == "failed":
-        progress.add(ended.key, failure=ended.value)
+    if finished.kind == "failed":
+        progress.add(finished.key, failure=finished.value)
         return
-    value, counts = ended.value
-    failure = objection(ended.key, value) if objection else None
+    value, counts = finished.value
+    failure = find_error(finished.key, value) if find_error else None
     if failure is None:
-        journal.put(ended.key, value)
-    progress.add(ended.key, failure, counts)
+        journal.put(finished.key, value)
+    progress.add(finished.key, failure, counts)

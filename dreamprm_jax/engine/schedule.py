@@ -1,8 +1,8 @@
-"""Which unit goes to which worker, and what a worker's death means for the units that it had.
+"""Assigns units to workers, and retries the units of workers that died.
 
-A unit may be what kills its worker (a native crash, memory). With several units in a dead worker, the culprit is not
-known: all that were running are suspects, and each is tried again in a worker that has nothing else, so that from then
-on a death has one cause. A unit that was there at ``STRIKES`` deaths is given up and reported.
+A unit may kill its worker (native crash, out of memory). If a dead worker had several running units, all of them are
+suspects. Each suspect is retried alone in a worker, so that a further death has one possible cause. A unit that was
+running at ``STRIKES`` deaths is reported as failed.
 """
 
 from __future__ import annotations
@@ -15,39 +15,39 @@ from typing import Any, Literal, NamedTuple
 from dreamprm_jax.engine.executors.protocol import Executor
 from dreamprm_jax.schema import DataError
 
-STRIKES = 3  # deaths of a worker around one unit
-_DEATHS_AT_START = 5  # in a row, of workers that had done nothing yet
-_AHEAD = 1  # units that wait in a worker beside the running ones, so that it need not wait for the driver
+STRIKES = 3  # worker deaths after which a unit fails
+_MAX_DEATHS_AT_START = 5  # consecutive deaths of workers before they became ready
+_QUEUED = 1  # units queued in a worker besides the running ones, so that it does not wait for the driver
 
 
-class Ended(NamedTuple):
-    """A unit's end."""
+class FinishedUnit(NamedTuple):
+    """The outcome of a unit."""
 
     key: str
     kind: Literal["done", "failed"]
-    value: Any  # done: the UnitResult; failed: why
+    value: Any  # done: the UnitResult; failed: the reason
 
 
 @dataclass
-class _Seat:
-    """A worker as the driver sees it."""
+class _WorkerState:
+    """A worker's state, as known to the driver."""
 
     ready: bool = False
-    units: dict[str, Any] = field(default_factory=dict)  # sent and not ended, in that order
-    quarantined: bool = False  # has one suspect unit and gets no other
+    units: dict[str, Any] = field(default_factory=dict)  # units sent and not finished, in order of sending
+    quarantined: bool = False  # runs one suspect and is sent no other unit
 
 
 class Schedule:
-    """Keeps an executor's workers busy. Holds no more units than the workers can have in hand, and the suspects."""
+    """Keeps an executor's workers busy. Holds only the units that are assigned to workers or are to be retried."""
 
     def __init__(self, executor: Executor) -> None:
         """Starts all workers, without waiting for them."""
         self.executor = executor
         self.deaths = 0
-        self._seats = [_Seat() for _ in range(executor.size)]
-        self._held: set[str] = set()
+        self._workers = [_WorkerState() for _ in range(executor.size)]
+        self._in_flight: set[str] = set()
         self._strikes: dict[str, int] = {}
-        self._again: deque[tuple[str, Any]] = deque()  # units of dead workers that are under no suspicion
+        self._retries: deque[tuple[str, Any]] = deque()  # units of dead workers that were not running
         self._suspects: deque[tuple[str, Any]] = deque()
         self._deaths_at_start = 0
         for worker in range(executor.size):
@@ -55,88 +55,88 @@ class Schedule:
 
     @property
     def in_flight(self) -> int:
-        """Units that were handed over and have not ended."""
-        return len(self._held)
+        """Number of units that were assigned and have not finished."""
+        return len(self._in_flight)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._held
+        return key in self._in_flight
 
     def has_room(self) -> bool:
-        """Whether a unit can be handed over and go to a worker at once."""
-        return not self._again and self._free() is not None
+        """Whether a worker can be sent another unit now."""
+        return not self._retries and self._free() is not None
 
-    def hand(self, key: str, payload: Any) -> None:
-        """Gives a unit to the worker that has the least; call it where ``has_room``."""
+    def assign(self, key: str, payload: Any) -> None:
+        """Sends a unit to the worker that has the fewest units. Requires ``has_room()``."""
         worker = self._free()
         assert worker is not None
-        self._held.add(key)
+        self._in_flight.add(key)
         self._send(worker, key, payload)
 
-    def wait(self, seconds: float) -> Iterator[Ended]:
-        """Units that have ended, after a wait of up to ``seconds``.
+    def wait(self, seconds: float) -> Iterator[FinishedUnit]:
+        """Waits up to ``seconds`` and yields the units that have finished.
 
         Raises:
-          DataError: where the workers cannot be started.
+          DataError: if the workers cannot be started.
         """
         for event in self.executor.wait(seconds):
-            seat = self._seats[event.worker]
+            state = self._workers[event.worker]
             if event.kind == "ready":
-                seat.ready = True
+                state.ready = True
             elif event.kind == "broken":
                 raise DataError(str(event.value))
             elif event.kind == "died":
                 yield from self._died(event.worker, event.value)
-            elif event.key in seat.units:  # else: a late answer of a worker that was given up
-                del seat.units[event.key]
-                seat.quarantined = False
+            elif event.key in state.units:  # otherwise a late answer of a worker that was reported as dead
+                del state.units[event.key]
+                state.quarantined = False
                 self._deaths_at_start = 0
-                yield self._end(event.key, event.kind, event.value)
-        self._hand_again()
+                yield self._finish(event.key, event.kind, event.value)
+        self._retry()
 
-    def _died(self, worker: int, how: str) -> Iterator[Ended]:
+    def _died(self, worker: int, cause: str) -> Iterator[FinishedUnit]:
         self.deaths += 1
-        seat, self._seats[worker] = self._seats[worker], _Seat()
-        if not seat.ready:
+        state, self._workers[worker] = self._workers[worker], _WorkerState()
+        if not state.ready:
             self._deaths_at_start += 1
-            if self._deaths_at_start >= _DEATHS_AT_START:
+            if self._deaths_at_start >= _MAX_DEATHS_AT_START:
                 raise DataError(
-                    f"{self._deaths_at_start} worker processes in a row ended ({how}) before they could work; is there "
-                    "enough memory for engine.workers processes? Their own messages are above"
+                    f"{self._deaths_at_start} worker processes in a row ended ({cause}) before they were ready; is "
+                    "there enough memory for engine.workers processes? Their own messages are above"
                 )
-        for number, (key, payload) in enumerate(seat.units.items()):
+        for number, (key, payload) in enumerate(state.units.items()):
             if number >= self.executor.suspects:
-                self._again.append((key, payload))
+                self._retries.append((key, payload))
                 continue
             self._strikes[key] = self._strikes.get(key, 0) + 1
             if self._strikes[key] >= STRIKES:
-                yield self._end(key, "failed", f"ended its worker process {STRIKES} times (last: {how})")
+                yield self._finish(key, "failed", f"ended its worker process {STRIKES} times (last: {cause})")
             else:
                 self._suspects.append((key, payload))
         self.executor.start(worker)
 
-    def _end(self, key: str, kind: Literal["done", "failed"], value: Any) -> Ended:
-        self._held.discard(key)
+    def _finish(self, key: str, kind: Literal["done", "failed"], value: Any) -> FinishedUnit:
+        self._in_flight.discard(key)
         self._strikes.pop(key, None)
-        return Ended(key, kind, value)
+        return FinishedUnit(key, kind, value)
 
-    def _hand_again(self) -> None:
+    def _retry(self) -> None:
         while self._suspects:
-            idle = next((w for w, seat in enumerate(self._seats) if seat.ready and not seat.units), None)
+            idle = next((w for w, state in enumerate(self._workers) if state.ready and not state.units), None)
             if idle is None:
                 break
-            self._seats[idle].quarantined = True
+            self._workers[idle].quarantined = True
             self._send(idle, *self._suspects.popleft())
-        while self._again and (worker := self._free()) is not None:
-            self._send(worker, *self._again.popleft())
+        while self._retries and (worker := self._free()) is not None:
+            self._send(worker, *self._retries.popleft())
 
     def _send(self, worker: int, key: str, payload: Any) -> None:
-        self._seats[worker].units[key] = payload
+        self._workers[worker].units[key] = payload
         self.executor.send(worker, key, payload)
 
     def _free(self) -> int | None:
-        """The ready worker that has the fewest units, where one can take another."""
-        least, chosen = self.executor.threads + _AHEAD, None
-        for worker, seat in enumerate(self._seats):
-            if seat.ready and not seat.quarantined and len(seat.units) < least:
-                least, chosen = len(seat.units), worker
+        """The ready worker with the fewest units, or None if every worker is full."""
+        fewest, chosen = self.executor.threads + _QUEUED, None
+        for worker, state in enumerate(self._workers):
+            if state.ready and not state.quarantined and len(state.units) < fewest:
+                fewest, chosen = len(state.units), worker
         return chosen

@@ -1,4 +1,4 @@
-"""SIGTERM (preemption, a queue's limit) and Ctrl-C as requests to stop, so that work in flight may end in order."""
+"""Graceful stop after SIGTERM (preemption, a job's time limit) or Ctrl-C: work in flight may finish."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from dreamprm_jax.runs.stop_signals import STOP_SIGNALS, stops_by_itself
 
 
 class StopRequest:
-    """Context manager: within it, the first signal only sets ``requested``; a second one ends the process at once.
+    """Context manager in which the first signal only sets ``requested``; a second one exits the process immediately.
 
-    In a thread other than the main one, where no handler can be set, it does nothing.
+    It has no effect outside the main thread, because Python allows signal handlers only there.
     """
 
     def __init__(self, grace_seconds: float) -> None:
-        """``grace_seconds``: how long work in flight may take after the signal."""
+        """``grace_seconds``: time that work in flight may take after the signal."""
         self.grace_seconds = grace_seconds
         self.signal: int | None = None
-        self._at = 0.0
+        self._requested_at = 0.0
         self._cleanup = ExitStack()
 
     @property
     def requested(self) -> bool:
-        """Whether a signal has come."""
+        """Whether a signal was received."""
         return self.signal is not None
 
     @property
     def overdue(self) -> bool:
-        """Whether it came more than ``grace_seconds`` ago."""
-        return self.requested and time.monotonic() > self._at + self.grace_seconds
+        """Whether a signal was received more than ``grace_seconds`` ago."""
+        return self.requested and time.monotonic() > self._requested_at + self.grace_seconds
 
     @property
     def exit_status(self) -> int:
-        """What a process that a signal stopped ends with: 130 or 143."""
+        """Exit status of a process that a signal stopped: 130 or 143."""
         return 128 + (self.signal or 0)
 
     def __enter__(self) -> StopRequest:
@@ -55,7 +55,7 @@ class StopRequest:
     def _request(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
             raise SystemExit(self.exit_status)
-        self.signal, self._at = number, time.monotonic()
+        self.signal, self._requested_at = number, time.monotonic()
         print(
             f"\n{signal.Signals(number).name}: no new work; waiting up to {self.grace_seconds:g} s for work in flight",
             file=sys.stderr,

@@ -12,16 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dreamprm_jax.config import Config, EvaluateConfig
+from dreamprm_jax.config import Config
 from dreamprm_jax.evaluation.judged_candidates import Candidates, load_candidates
 from dreamprm_jax.evaluation.ranking import arm_method
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import Skip
 from dreamprm_jax.selection.aggregators import AGGREGATORS
-from dreamprm_jax.selection.reward_models import is_outcome_model
-
-DEFAULT = EvaluateConfig.aggregator
-"""It goes with the default labels (docs/label_correction.md)."""
+from dreamprm_jax.selection.reward_models import DEFAULT_AGGREGATOR, is_outcome_model
 
 MIN_PROBLEMS = 20
 """Problems with both passing and failing candidates below which nothing is chosen: the choice would be noise."""
@@ -95,13 +92,13 @@ def choose_aggregator(config: Config, paths: Paths, skips: list[Skip]) -> Choice
         return Choice(config.evaluate.aggregator, "set in the configuration", {})
     arms = [arm for arm in config.train.arms if not is_outcome_model(arm)]
     if not arms:
-        return automatic(None, 0, DEFAULT, "", "no PRM arm")
+        return automatic(None, 0, DEFAULT_AGGREGATOR, "", "no PRM arm")
     missing = [arm for arm in arms if not paths.scores(arm, "meta").exists()]
     if missing:
         return automatic(
             None,
             0,
-            DEFAULT,
+            DEFAULT_AGGREGATOR,
             "",
             f"no scores of the meta window by {', '.join(missing)}: set score.windows to ('test', 'meta')",
         )
@@ -114,10 +111,10 @@ def choose_on(candidates: Sequence[Candidates], arms: Sequence[str], where: str)
     """The choice on given candidates."""
     mixed = [one for one in candidates if one.passed.min() < one.passed.max()]
     if not mixed:
-        return automatic(None, 0, DEFAULT, where)
+        return automatic(None, 0, DEFAULT_AGGREGATOR, where)
     most = max(len(one.passed) for one in mixed)
     accuracies = {
         name: np.mean([arm_method(mixed, arm, name).accuracies(mixed, most) for arm in arms], axis=0)
         for name in AGGREGATORS
     }
-    return automatic(accuracies, len(mixed), DEFAULT, f"{where} of {len(candidates)} problems")
+    return automatic(accuracies, len(mixed), DEFAULT_AGGREGATOR, f"{where} of {len(candidates)} problems")

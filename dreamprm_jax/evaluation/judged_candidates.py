@@ -1,4 +1,4 @@
-"""Joins a window's problems, programs, verdicts and scores into one row a problem, and names what it leaves out."""
+"""Joins the problems, programs, verdicts and scores of a window into one row per problem; names what is left out."""
 
 from __future__ import annotations
 
@@ -26,9 +26,8 @@ class Candidates:
     passed: np.ndarray  # (n,) float64, 0 or 1
     logits: Mapping[str, tuple[np.ndarray, ...]]  # arm -> step logits of each candidate; empty where it has no score
     public: np.ndarray | None = None  # (n,) bool: passes the public tests; None where the problem has none
-    log_probability: np.ndarray | None = (
-        None  # (n,) mean log-probability of the text under its policy, NaN if not known
-    )
+    log_probability: np.ndarray | None = None  # (n,) mean, as the policy reported it; NaN if not known
+    exact_log_probability: np.ndarray | None = None  # (n,) of the simulated policy, whose reports are miscalibrated
 
 
 def candidate_name(program: Program) -> str:
@@ -41,7 +40,7 @@ def load_candidates(paths: Paths, window: str, arms: Sequence[str]) -> tuple[lis
 
     Public tests are judged before the hidden ones, so a candidate passes them if it passes at least as many tests.
 
-    Candidates without a verdict, or whose verdict is no label (SANDBOX_ERROR, INVALID_TASK), are left out: they say
+    Candidates without a verdict, or whose verdict is not a label (SANDBOX_ERROR, INVALID_TASK), are left out: they say
     nothing about selection. Candidates without a usable score stay in and rank last (``selection.best_of_n``). Both
     are named in the skips, and so are problems that are left with no candidate.
 
@@ -92,7 +91,7 @@ def load_candidates(paths: Paths, window: str, arms: Sequence[str]) -> tuple[lis
 
 
 def _log_probabilities(programs: Sequence[Program]) -> np.ndarray | None:
-    """What the policy said of its own texts; None where it said nothing of any."""
+    """The policy's mean log-probability of each program; None if it gave none."""
     values = [json.loads(program.sampling).get(MEAN_LOG_PROBABILITY) for program in programs]
     known = [float(value) if isinstance(value, (int, float)) else float("nan") for value in values]
     return None if np.isnan(known).all() else np.array(known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,7 +55,8 @@ def left_out(results: Results) -> list[str]:
     """Notes, and a line for each reason for which rows were left out or ranked last."""
     skipped = [f"{row['count']:6d}  {row['source']}: {row['reason']}" for row in results["skipped"]]
     heading = "left out or ranked last (skipped.csv names each):" if skipped else "nothing left out"
-    return [*results["notes"], heading, *skipped]
+    notes = [line for note in results["notes"] for line in textwrap.wrap(note, 100, subsequent_indent="  ")]
+    return [*notes, heading, *skipped]
 
 
 def _selection(results: Results) -> Table:
@@ -192,7 +194,7 @@ def _strategies(results: Results) -> Table:
 
 
 def _costs(results: Results) -> Table:
-    """What each strategy costs a problem."""
+    """What each strategy costs per problem."""
     section = results["strategies"]
     rows = [
         [
@@ -207,7 +209,7 @@ def _costs(results: Results) -> Table:
     ]
     return Table(
         "costs",
-        f"Cost a problem at N = {section['best_of']}",
+        f"Cost per problem at N = {section['best_of']}",
         ["strategy", "overall %", "run", "forwards", "tokens written", "tokens read"],
         rows,
         "run: programs executed; forwards: passes of the reward model, all steps of a program in one; tokens,\n"

@@ -1,1 +1,1 @@
-"""Monte-Carlo estimation of step values."""
+"""Outcomes, Monte-Carlo estimates of step values, and label correction."""

@@ -1,7 +1,7 @@
-"""The exact truth of a window's steps, on the procedural benchmark.
+"""Exact truth of a window's steps on the procedural benchmark.
 
-The label stage writes it, as it needs the hidden tests. Only the labelings that are named as oracles read it; the
-trainer's figures (``training/evaluate_during.py``) read it too, and change no step.
+The label stage writes it, since it needs the hidden tests. It is read by the oracle labelings and by the trainer's
+evaluations (``training/evaluate_during.py``), which do not influence training.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dreamprm_jax.storage import read_json, read_records, write_records
 
 
 def why_no_truth(config: Config) -> str | None:
-    """Why this run has no exact truth, or None where it has one."""
+    """The reason why this run has no exact truth, or None if it has one."""
     if config.problems.source != "procedural":
         return f"{config.problems.source} problems have no exact truth of their steps"
     if config.policy.kind != "simulated":
@@ -26,7 +26,7 @@ def why_no_truth(config: Config) -> str | None:
 
 
 def load_truth(config: Config, paths: Paths, window: str) -> list[StepTruth]:
-    """The truth of every step of a window's programs, each text once; computed and stored where it is missing.
+    """The truth of every step of a window's distinct programs; computed and stored if it is missing.
 
     Raises:
       DataError: if a file of the generate stage is missing, or a program is not one of the simulated policy.
@@ -38,7 +38,7 @@ def load_truth(config: Config, paths: Paths, window: str) -> list[StepTruth]:
 
 
 def read_truth(paths: Paths, window: str) -> list[StepTruth]:
-    """The truth of a window's steps, as it was stored."""
+    """The stored truth of a window's steps."""
     return read_records(paths.truth(window), StepTruth)
 
 

@@ -1,4 +1,4 @@
-"""Judges whole programs: the clean labels."""
+"""Outcomes of whole programs, which are the clean labels."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from dreamprm_jax.storage import write_records
 def judge_window(config: Config, paths: Paths, window: str, tests: HiddenTests, judge: Judge) -> Counter[str]:
     """Judges a window's distinct programs and writes their outcomes.
 
-    A program on which the sandbox failed has that verdict in the file, and is judged again if the stage runs again.
+    If the sandbox fails on a program, the file contains that verdict, and the program is judged again in the next run.
 
     Returns:
-      How many programs got which verdict, by "WINDOW VERDICT".
+      Number of programs by "WINDOW VERDICT".
     """
     problems = problems_by_id(paths, window)
     sandbox = settings_digest(config, {"sandbox"}, InputDigests(paths.root))

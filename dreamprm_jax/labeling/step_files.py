@@ -2,13 +2,15 @@
 
 | format | fields of a row |
 |---|---|
-| TRL's stepwise supervision | ``prompt, completions, labels`` (true, false, 0 to 1 or null), maybe an outcome |
+| TRL's stepwise supervision | ``prompt, completions, labels`` (true, false, 0 to 1 or null), maybe an outcome; also |
+| | under the names ``question``, ``problem``, ``instruction``; ``steps``; ``rewards`` |
 | PRM800K | ``question.problem``, ``label.steps[].completions[].rating``, ``chosen_completion`` |
+| OpenR | ``question, process`` (steps with five line breaks between), ``label`` (a list of ``+`` and ``-``) |
 | Math-Shepherd | ``input`` with ``ки`` after each step, ``label`` with ``+`` or ``-`` in its place |
 | ProcessBench | ``problem, steps``, ``label`` (index of the first wrong step, -1: none), ``final_answer_correct`` |
 
-The package ``datasets`` reads the files: JSON lines, JSON, Parquet, a folder, a saved ``Dataset``, or an id of the hub.
-A row that cannot be used is a ``Skip``.
+Files and folders of them are read as all rows are (``problems.json_rows``); a saved ``Dataset``, addresses and ids of
+the hub by the package ``datasets``. A row that cannot be used is a ``Skip``.
 """
 
 from __future__ import annotations
@@ -21,20 +23,19 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import StepDataConfig
-from dreamprm_jax.problems.json_rows import check_text, json_type, parse_json
+from dreamprm_jax.labeling.step_sources import step_rows
+from dreamprm_jax.problems.json_rows import check_text, json_type
 from dreamprm_jax.schema import DataError, Granularity, Program, Skip, content_hash
 
 OUTCOME_FIELDS = ("outcome", "passed", "is_correct", "correct", "final_answer_correct")
+PROMPTS = ("prompt", "question", "problem", "instruction")
+STEPS, LABELS = ("completions", "steps"), ("labels", "rewards")
 IGNORED = -100  # a label that TRL and transformers leave out of the loss
 MARK = "ки"  # Math-Shepherd's step tag
-_LINES = (".jsonl", ".ndjson")
-_PACKED = (".gz", ".bz2", ".xz", ".zst")
-_FILES = {".json": "json", ".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", **dict.fromkeys(_LINES, "text")}
 
 
 @dataclass(frozen=True)
@@ -99,10 +100,7 @@ def read_steps(path: str, settings: StepDataConfig, split: str = "") -> Iterator
       DataError: where the file as a whole cannot be read; with ``settings.strict`` on the first bad row.
     """
     count, known = 0, Counter[str]()
-    for number, row in enumerate(_rows(path, settings, split or settings.split), 1):
-        where = f"row {number}"
-        if isinstance(row, dict) and set(row) == {"text"} and not (row["text"] or "").strip():
-            continue
+    for where, row in step_rows(path, settings, split or settings.split):
         try:
             found = _parse(row, settings)
         except DataError as error:
@@ -127,13 +125,11 @@ def read_steps(path: str, settings: StepDataConfig, split: str = "") -> Iterator
 
 def _parse(row: Any, settings: StepDataConfig) -> list[LabeledSteps]:
     """The solutions of one row. Raises DataError that names the field."""
-    if isinstance(row, dict) and set(row) == {"text"}:
-        row = parse_json(row["text"], "line")
-    if not isinstance(row, dict):
-        raise DataError(f"a {json_type(row)} where a JSON object belongs")
-    found = next((parse for fields, parse in _FORMATS if all(row.get(field) is not None for field in fields)), None)
+    if isinstance(row, DataError):
+        raise row
+    found = next((parse for fields, parse in _FORMATS if all(map(functools.partial(_first, row), fields))), None)
     if found is None:
-        fields = "; ".join(", ".join(fields) for fields, _ in _FORMATS)
+        fields = "; ".join(", ".join("/".join(names) for names in fields) for fields, _ in _FORMATS)
         raise DataError(f"has the fields {', '.join(map(str, row)) or 'none'}; those of a known format are: {fields}")
     results = found(row, settings)
     for one in results:
@@ -149,13 +145,24 @@ def _parse(row: Any, settings: StepDataConfig) -> list[LabeledSteps]:
 
 
 def _trl(row: Mapping[str, Any], settings: StepDataConfig) -> list[LabeledSteps]:
-    steps, labels = _texts(row, "completions"), row["labels"]
+    steps = _texts(row, _first(row, STEPS))
+    return [
+        LabeledSteps(_prompt(row, _first(row, PROMPTS)), steps, _labels(row, _first(row, LABELS), steps), _outcome(row))
+    ]
+
+
+def _openr(row: Mapping[str, Any], settings: StepDataConfig) -> list[LabeledSteps]:
+    steps = tuple(text.strip() for text in _text(row, "process").split("\n" * 5) if text.strip())
+    return [LabeledSteps(_text(row, "question"), steps, _labels(row, "label", steps), _outcome(row))]
+
+
+def _labels(row: Mapping[str, Any], name: str, steps: Sequence[str]) -> tuple[float, ...]:
+    labels = row[name]
     if not isinstance(labels, list):
-        raise DataError(f"field labels: a {json_type(labels)} where a list belongs")
+        raise DataError(f"field {name}: a {json_type(labels)} where a list belongs")
     if len(steps) != len(labels):
-        raise DataError(f"field labels: {len(labels)} labels for {len(steps)} completions")
-    numbers = tuple(_number(value, f"field labels[{index}]") for index, value in enumerate(labels))
-    return [LabeledSteps(_prompt(row["prompt"]), steps, numbers, _outcome(row))]
+        raise DataError(f"field {name}: {len(labels)} labels for {len(steps)} steps")
+    return tuple(_number(value, f"field {name}[{index}]") for index, value in enumerate(labels))
 
 
 def _process_bench(row: Mapping[str, Any], settings: StepDataConfig) -> list[LabeledSteps]:
@@ -225,16 +232,28 @@ def _prm800k(row: Mapping[str, Any], settings: StepDataConfig) -> list[LabeledSt
     return [*([LabeledSteps(prompt, tuple(steps), tuple(labels), outcome)] if steps else []), *found]
 
 
-_FORMATS: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any], StepDataConfig], list[LabeledSteps]]], ...] = (
-    (("prompt", "completions", "labels"), _trl),
-    (("question", "label"), _prm800k),
-    (("input", "label"), _math_shepherd),
-    (("problem", "steps", "label"), _process_bench),
+# The fields that tell a format, each under one of its names.
+_FORMATS: tuple[
+    tuple[tuple[tuple[str, ...], ...], Callable[[Mapping[str, Any], StepDataConfig], list[LabeledSteps]]], ...
+] = (
+    ((PROMPTS, STEPS, LABELS), _trl),
+    ((("question",), ("process",), ("label",)), _openr),
+    ((("question",), ("label",)), _prm800k),
+    ((("input",), ("label",)), _math_shepherd),
+    ((("problem",), ("steps",), ("label",)), _process_bench),
 )
+_WORDS = {"+": 1.0, "true": 1.0, "correct": 1.0, "good": 1.0, "-": 0.0, "false": 0.0, "incorrect": 0.0, "bad": 0.0}
+
+
+def _first(row: Mapping[str, Any], names: Sequence[str]) -> str:
+    """The first of the names whose field has a value; "" where none has."""
+    return next((name for name in names if row.get(name) is not None), "")
 
 
 def _number(value: Any, where: str) -> float:
-    if isinstance(value, str):  # what ``datasets`` makes of a column that holds both booleans and numbers
+    if isinstance(value, str):  # a word, or what ``datasets`` makes of a column of both booleans and numbers
+        if value.lower() in _WORDS:
+            return _WORDS[value.lower()]
         with contextlib.suppress(ValueError):
             value = json.loads(value)
     if value is None or value == IGNORED or (isinstance(value, float) and math.isnan(value)):
@@ -262,11 +281,12 @@ def _outcome(row: Mapping[str, Any]) -> float:
     return value
 
 
-def _prompt(value: Any) -> str:
+def _prompt(row: Mapping[str, Any], name: str) -> str:
     """A prompt's text; of a conversation the messages' contents."""
+    value = row[name]
     if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
         return "\n\n".join(_text(one, "content") for one in value)
-    return _text({"prompt": value}, "prompt")
+    return _text(row, name)
 
 
 def _text(row: Mapping[str, Any], name: str) -> str:
@@ -287,71 +307,8 @@ def _texts(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
     value = row[name]
     if not isinstance(value, list):
         raise DataError(f"field {name}: a {json_type(value)} where a list of texts belongs")
+    value = [one.get("content") if isinstance(one, dict) else one for one in value]  # of messages
     for index, text in enumerate(value):
         if not isinstance(text, str):
             raise DataError(f"field {name}[{index}]: a {json_type(text)} where text belongs")
     return tuple(value)
-
-
-# ---------------------------------------------------------------- files
-
-
-def _rows(path: str, settings: StepDataConfig, split: str) -> Iterator[Any]:
-    """The rows of a data set; of JSON lines {"text": line}, so that a bad line costs itself alone."""
-    import datasets
-
-    datasets.disable_progress_bars()
-    place = Path(path)
-    saved = any((place / name).is_file() for name in ("state.json", "dataset_dict.json"))
-    kind, files = ("", []) if saved else _files(path)
-    stream = functools.partial(datasets.load_dataset, streaming=True)
-    if saved:
-        load = functools.partial(datasets.load_from_disk, path)
-    elif kind == "json":  # as text: Arrow would turn labels of mixed types into other ones
-        load = functools.partial(stream, "text", data_files=files, sample_by="document")
-    elif kind:
-        load = functools.partial(stream, kind, data_files=files)
-    elif place.exists() or path.startswith((".", "/", "~")) or path.count("/") != 1:
-        raise DataError(f"{path}: no such file, or none of {', '.join(_FILES)}, a folder of them, or an id of the hub")
-    else:
-        name, _, revision = path.partition("@")
-        load = functools.partial(stream, name, settings.subset or None, revision=revision or settings.revision or None)
-    try:
-        found = load()
-        if isinstance(found, datasets.DatasetDict | datasets.IterableDatasetDict):
-            names = list(map(str, found))
-            chosen = split or ("train" if "train" in names or len(names) != 1 else names[0])
-            if chosen not in names:
-                raise DataError(f"{path}: has no split {chosen!r}; choose with --split among {', '.join(names)}")
-            found = found[chosen]
-        yield from (row for document in found for row in _list_or_lines(document["text"])) if kind == "json" else found
-    except DataError:
-        raise
-    except Exception as error:  # the library raises its own, the hub's, Arrow's and the system's errors
-        cause = error.__cause__ or error
-        raise DataError(f"{path}: cannot be read by the package datasets: {type(cause).__name__}: {cause}") from error
-
-
-def _list_or_lines(text: str) -> list[Any]:
-    """The rows of a .json file: a list of them, or one a line."""
-    try:
-        rows = json.loads(text)
-    except ValueError:
-        return [{"text": line} for line in text.split("\n")]
-    return rows if isinstance(rows, list) else [rows]
-
-
-def _files(path: str) -> tuple[str, list[str]]:
-    """(builder of ``datasets``, files) of a file, an address or a folder; ("", []) of an id."""
-
-    def kind(name: str) -> str:
-        suffixes = [one for one in Path(name).suffixes if one not in _PACKED]
-        return _FILES.get(suffixes[-1] if suffixes else "", "")
-
-    if Path(path).is_dir():
-        files = sorted(str(one) for one in Path(path).rglob("*") if one.is_file() and kind(one.name) not in ("", "csv"))
-        kinds = {kind(one) for one in files}
-        if len(kinds) > 1:
-            raise DataError(f"{path}: holds files of several kinds ({', '.join(sorted(kinds))}); name one file")
-        return (kinds.pop(), files) if kinds else ("", [])
-    return (kind(path), [path]) if Path(path).is_file() or "://" in path else ("", [])

@@ -1,4 +1,4 @@
-"""The programs of one window, as the label stage goes through them."""
+"""The problems and distinct programs of one window."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dreamprm_jax.storage import iterate_records
 
 
 def problems_by_id(paths: Paths, window: str) -> dict[str, Problem]:
-    """The problems of a window."""
+    """The problems of a window, by id."""
     return {problem.problem_id: problem for problem in iterate_records(paths.problems(window), Problem)}
 
 
 def unique_programs(paths: Paths, window: str) -> Iterator[Program]:
-    """A window's programs, read a few at a time. Of equal texts, the first."""
+    """Yields a window's distinct programs with bounded memory."""
     seen: set[str] = set()
     for program in iterate_records(paths.programs(window), Program):
         if program.program_hash not in seen:

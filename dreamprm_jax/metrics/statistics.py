@@ -1,8 +1,8 @@
 """Statistics over problems: unbiased pass@k, bootstrap, paired tests, recovered share of the oracle gap.
 
-Problems are the unit: candidates of one problem are not independent, so every interval resamples problems. Methods are
-compared on the same problems, paired, since a 95% interval of one accuracy at 131 problems (about 6.7 points) is wider
-than the differences that papers report.
+Candidates of one problem are not independent, so every interval resamples problems. Comparisons of methods are paired
+by problem, since a 95% interval of one accuracy at 131 problems (about 6.7 points) is wider than the differences that
+papers report.
 """
 
 from __future__ import annotations
@@ -31,12 +31,15 @@ def pass_at_k(candidates: np.ndarray, correct: np.ndarray, k: int) -> np.ndarray
     """Unbiased pass@k of each problem: 1 - C(n - c, k) / C(n, k) (Chen et al., arXiv 2107.03374, eq. 1).
 
     Args:
-      candidates: (P,) programs judged for each problem, n.
-      correct: (P,) how many of them passed, c.
-      k: programs allowed.
+      candidates: (P,) number of judged programs of each problem, n.
+      correct: (P,) number of them that passed, c.
+      k: Number of programs drawn.
 
     Returns:
-      (P,), NaN where a problem has fewer than k candidates.
+      (P,), NaN for problems with fewer than k candidates.
+
+    Raises:
+      ValueError: if k < 1, or if counts are not 0 <= correct <= candidates.
     """
     candidates, correct = np.asarray(candidates), np.asarray(correct)
     if k < 1 or np.any(correct > candidates) or np.any(correct < 0):
@@ -49,11 +52,11 @@ def pass_at_k(candidates: np.ndarray, correct: np.ndarray, k: int) -> np.ndarray
 
 
 def resampled_counts(problems: int, samples: int, seed: int, chunk: int = 1000) -> Iterator[np.ndarray]:
-    """Bootstrap resamples as counts: how often each problem was drawn.
+    """Bootstrap resamples, as the number of times that each problem was drawn.
 
     Yields:
-      (c, P) with c <= chunk, ``samples`` rows in all; each row sums to P. The same seed gives the same rows, whatever
-      the chunk, so that two calls with it are paired.
+      (c, P) with c <= chunk; each row sums to P, and there are ``samples`` rows in total. The rows depend on the seed
+      but not on the chunk, so two calls with the same seed are paired.
     """
     rng = np.random.default_rng(seed)
     for start in range(0, samples, chunk):
@@ -65,9 +68,9 @@ def bootstrap_means(values: np.ndarray, samples: int, seed: int) -> np.ndarray:
     """Means over resampled problems.
 
     Args:
-      values: (R, P) R quantities of P problems; all R see the same resamples.
-      samples: number of resamples, S.
-      seed: of the resampling.
+      values: (R, P) R quantities of P problems; all R use the same resamples.
+      samples: Number of resamples, S.
+      seed: Seed of the resampling.
 
     Returns:
       (S, R).
@@ -78,7 +81,7 @@ def bootstrap_means(values: np.ndarray, samples: int, seed: int) -> np.ndarray:
 
 
 def percentile_interval(estimate: float, replicates: np.ndarray) -> Interval:
-    """The central 95% of bootstrap replicates; replicates that are NaN (undefined there) are left out."""
+    """The central 95% of bootstrap replicates, ignoring NaN replicates."""
     finite = replicates[np.isfinite(replicates)]
     if not np.isfinite(estimate) or not finite.size:
         return Interval(float(estimate), float("nan"), float("nan"))
@@ -90,16 +93,16 @@ def bootstrap_interval(values: np.ndarray, samples: int, seed: int) -> Interval:
     """Mean over problems with its 95% percentile bootstrap interval.
 
     Args:
-      values: (P,) one value a problem. A paired difference is the interval of the differences.
-      samples: number of resamples.
-      seed: of the resampling.
+      values: (P,) one value per problem; for a paired comparison, the differences.
+      samples: Number of resamples.
+      seed: Seed of the resampling.
     """
     values = np.asarray(values, dtype=np.float64)
     return percentile_interval(float(values.mean()), bootstrap_means(values[None], samples, seed)[:, 0])
 
 
 def wilson_interval(successes: float, trials: int) -> Interval:
-    """A proportion with Wilson's 95% score interval: where only a count is known, as for a published row."""
+    """A proportion with Wilson's 95% score interval, for results of which only the count is known."""
     if trials < 1:
         return Interval(float("nan"), float("nan"), float("nan"))
     share, z2 = successes / trials, NORMAL_975**2
@@ -110,42 +113,38 @@ def wilson_interval(successes: float, trials: int) -> Interval:
 
 @dataclass(frozen=True)
 class PairedTest:
-    """Problems on which two methods differ, and the exact two-sided p-value."""
+    """Numbers of problems on which two methods differ, and the exact two-sided p-value."""
 
-    wins: int  # problems where the first is better
+    wins: int  # problems on which the first method is better
     losses: int
     p_value: float
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> PairedTest:
-    """McNemar's exact test, two-sided: under no difference, wins are Binomial(wins + losses, 1/2).
+    """McNemar's exact two-sided test: under the null hypothesis, wins are Binomial(wins + losses, 1/2).
 
     Args:
-      first: (P,) accuracies of one method; 0 or 1, or a fraction where tied candidates were averaged. A fraction counts
-        by the sign of its difference alone, which makes this the sign test; on 0 and 1 the two are the same.
-      second: (P,) of the other.
+      first: (P,) accuracies of one method: 0 or 1, or fractions if tied candidates were averaged. Only the sign of a
+        difference counts, so with fractions this is the sign test; with 0 and 1 both tests are equal.
+      second: (P,) accuracies of the other method.
     """
     difference = np.asarray(first, dtype=np.float64) - np.asarray(second, dtype=np.float64)
     wins, losses = int((difference > 1e-12).sum()), int((difference < -1e-12).sum())
-    return PairedTest(wins, losses, binomial_sign_test(wins, losses))
-
-
-def binomial_sign_test(wins: int, losses: int) -> float:
-    """P(a split at least as uneven as wins : losses | each side has chance 1/2)."""
     trials = wins + losses
     tail = sum(math.comb(trials, count) for count in range(min(wins, losses) + 1))
-    return float(min(Fraction(1), Fraction(2 * tail, 2**trials)))
+    return PairedTest(wins, losses, float(min(Fraction(1), Fraction(2 * tail, 2**trials))))
 
 
 def random_selection_test(pass_rates: np.ndarray, successes: float) -> float:
-    """P(random selection solves at least ``successes`` problems), exactly.
+    """Exact probability that random selection solves at least ``successes`` problems.
 
-    The number that random selection solves is a sum of independent coin flips with each problem's own pass rate
-    (Poisson binomial). A paired test against one random draw would depend on the draw; this one does not.
+    The number of problems that random selection solves has a Poisson binomial distribution, with each problem's pass
+    rate as its success probability. Unlike a paired test against one random draw, this test does not depend on a draw.
 
     Args:
-      pass_rates: (P,) share of each problem's candidates that pass.
-      successes: problems that a method solved; a fraction (averaged ties) is rounded down, which is conservative.
+      pass_rates: (P,) fraction of each problem's candidates that pass.
+      successes: Number of problems that a method solved; a fraction (averaged ties) is rounded down, which is
+        conservative.
     """
     distribution = np.ones(1)
     for rate in np.asarray(pass_rates, dtype=np.float64):
@@ -158,12 +157,12 @@ def recovered_share(method: np.ndarray, random: np.ndarray, oracle: np.ndarray) 
     """(method - random) / (oracle - random): the share of the oracle gap that selection recovers.
 
     Args:
-      method: accuracies, any shape (an estimate, or its bootstrap replicates).
-      random: of random selection, same shape.
-      oracle: of the oracle, same shape.
+      method: Accuracies of any shape (an estimate, or its bootstrap replicates).
+      random: Accuracies of random selection, same shape.
+      oracle: Accuracies of the oracle, same shape.
 
     Returns:
-      Same shape; NaN where there is no gap.
+      Same shape; NaN if there is no gap.
     """
     method, random, oracle = (np.asarray(value, dtype=np.float64) for value in (method, random, oracle))
     gap = oracle - random

@@ -1,4 +1,4 @@
-"""How well step scores tell good steps from bad, and how well they are calibrated. Ties are handled everywhere."""
+"""Discrimination and calibration metrics of step scores. All metrics handle tied scores."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def ranks(values: np.ndarray) -> np.ndarray:
 
 
 def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
-    """Chance that a positive scores above a negative, a tie counting one half (the Mann-Whitney statistic).
+    """Probability that a positive scores above a negative; a tie counts one half (the Mann-Whitney statistic).
 
     Args:
       scores: (M,).
       positive: (M,) bool.
 
     Returns:
-      NaN where one class is empty.
+      The AUROC, or NaN if one class is empty.
     """
     positive = np.asarray(positive, dtype=bool)
     positives, negatives = int(positive.sum()), int((~positive).sum())
@@ -37,30 +37,30 @@ def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
 def auroc_replicates(
     scores: np.ndarray, positive: np.ndarray, problem: np.ndarray, problems: int, samples: int, seed: int
 ) -> np.ndarray:
-    """AUROC over resampled problems: steps of one problem are drawn together, as they are not independent.
+    """AUROC over resampled problems; steps of one problem are not independent, so they are drawn together.
 
-    With U[a, b] the pairs that the positives of problem a win against the negatives of problem b, a resample that draws
-    problem p c[p] times has the AUROC c U c / (c n_positive)(c n_negative): no step is visited again.
+    Let U[a, b] be the number of pairs in which a positive of problem a scores above a negative of problem b. A resample
+    that draws problem p c[p] times has the AUROC c U c / (c n_positive)(c n_negative), so U is computed only once.
 
     Args:
       scores: (M,).
       positive: (M,) bool.
       problem: (M,) index of each step's problem, in [0, problems).
-      problems: how many problems.
-      samples: number of resamples, S.
-      seed: the same seed pairs the replicates of two scorers.
+      problems: Number of problems.
+      samples: Number of resamples, S.
+      seed: Seed of the resampling; replicates of two scorers with the same seed are paired.
 
     Returns:
-      (S,), NaN where a resample lost one class.
+      (S,), NaN for resamples without one of the classes.
     """
     scores, positive, problem = np.asarray(scores), np.asarray(positive, dtype=bool), np.asarray(problem)
     order = np.argsort(scores[positive], kind="stable")
-    winners, owner = scores[positive][order], problem[positive][order]
+    positives, owner = scores[positive][order], problem[positive][order]
     won = np.empty((problems, problems))
     for other in range(problems):
-        losers = np.sort(scores[~positive & (problem == other)])
-        beaten = (np.searchsorted(losers, winners, "left") + np.searchsorted(losers, winners, "right")) / 2.0
-        won[:, other] = np.bincount(owner, beaten, minlength=problems)
+        negatives = np.sort(scores[~positive & (problem == other)])
+        below = (np.searchsorted(negatives, positives, "left") + np.searchsorted(negatives, positives, "right")) / 2.0
+        won[:, other] = np.bincount(owner, below, minlength=problems)
     sizes = np.stack([np.bincount(problem[side], minlength=problems) for side in (positive, ~positive)], axis=1)
     replicates = []
     for counts in resampled_counts(problems, samples, seed):
@@ -71,10 +71,10 @@ def auroc_replicates(
 
 
 def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
-    """Area under the precision-recall curve as the sum of precision times recall gained, tied scores entering at once.
+    """Area under the precision-recall curve: the sum of precision times gain of recall, with tied scores as one step.
 
     Returns:
-      NaN where there is no positive.
+      The average precision, or NaN without positives.
     """
     positive = np.asarray(positive, dtype=bool)
     if not positive.any():
@@ -87,7 +87,7 @@ def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
 
 
 def brier(scores: np.ndarray, target: np.ndarray) -> float:
-    """Mean squared error of probabilities against targets: 0 or 1, or true probabilities. NaN without rows."""
+    """Mean squared error of probabilities against targets (0 or 1, or true probabilities). NaN without rows."""
     return float(np.mean((np.asarray(scores) - np.asarray(target, dtype=np.float64)) ** 2)) if len(scores) else np.nan
 
 
@@ -103,12 +103,12 @@ class ReliabilityBin:
 
 
 def reliability_bins(scores: np.ndarray, target: np.ndarray, bins: int = 10) -> list[ReliabilityBin]:
-    """Mean score and mean target in equal-width bins of the score; empty bins are left out.
+    """Mean score and mean target in equal-width bins of the score, without empty bins.
 
     Args:
       scores: (M,) probabilities.
       target: (M,) 0 or 1, or true probabilities.
-      bins: how many over [0, 1].
+      bins: Number of bins over [0, 1].
     """
     scores, target = np.asarray(scores, dtype=np.float64), np.asarray(target, dtype=np.float64)
     index = np.clip((scores * bins).astype(int), 0, bins - 1)
@@ -126,35 +126,35 @@ def reliability_bins(scores: np.ndarray, target: np.ndarray, bins: int = 10) -> 
 
 
 def expected_calibration_error(scores: np.ndarray, target: np.ndarray, bins: int = 10) -> float:
-    """Mean over rows of |mean score - mean target| of the row's bin (Guo et al., arXiv 1706.04599), NaN if none."""
+    """Mean over rows of |mean score - mean target| of the row's bin (Guo et al., arXiv 1706.04599), or NaN."""
     filled = reliability_bins(scores, target, bins)
     total = sum(one.count for one in filled)
     return sum(one.count * abs(one.mean_score - one.mean_target) for one in filled) / total if total else float("nan")
 
 
 def predicted_first_errors(step_scores: Sequence[np.ndarray], threshold: float) -> np.ndarray:
-    """Index of each program's first step that scores below the threshold, -1 where none does."""
+    """Index of each program's first step that scores below the threshold, or -1."""
     return np.array([int(np.argmax(low)) if (low := row < threshold).any() else -1 for row in step_scores], dtype=int)
 
 
 @dataclass(frozen=True)
 class FirstErrorF1:
-    """ProcessBench's figure and its two halves."""
+    """ProcessBench's F1 and its two accuracies."""
 
     f1: float
-    accuracy_erroneous: float  # share of erroneous programs whose first wrong step was named exactly
-    accuracy_correct: float  # share of correct programs on which no step was called wrong
+    accuracy_erroneous: float  # fraction of erroneous programs whose first wrong step is predicted exactly
+    accuracy_correct: float  # fraction of correct programs without a predicted wrong step
 
 
 def first_error_f1(predicted: np.ndarray, truth: np.ndarray) -> FirstErrorF1:
     """Harmonic mean of the accuracies on erroneous and on correct programs (ProcessBench, arXiv 2412.06559).
 
     Args:
-      predicted: (N,) index of the first step called wrong, -1 for none.
+      predicted: (N,) index of the first step predicted to be wrong, -1 for none.
       truth: (N,) index of the first wrong step, -1 for none.
 
     Returns:
-      NaN where one of the two kinds does not occur.
+      NaNs if there are no erroneous or no correct programs.
     """
     predicted, truth = np.asarray(predicted), np.asarray(truth)
     wrong, right = truth >= 0, truth < 0
@@ -167,7 +167,7 @@ def first_error_f1(predicted: np.ndarray, truth: np.ndarray) -> FirstErrorF1:
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> float:
-    """Rank correlation; NaN where one side is constant."""
+    """Spearman's rank correlation; NaN if one side is constant."""
     if len(first) < 2:
         return float("nan")
     a, b = ranks(first), ranks(second)

@@ -19,11 +19,15 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+from jax.experimental.layout import Layout as DeviceLayout
+from jax.experimental.layout import with_layout_constraint
 from jaxtyping import Array, Float, Int
 
 from dreamprm_jax.config import LoraConfig, ModelConfig
 from dreamprm_jax.models.attention import Layout
-from dreamprm_jax.models.fused import SAVED, Derivative, attention
+from dreamprm_jax.models.fused import INPUTS, SAVED, Derivative, attention, platform
 from dreamprm_jax.models.rope import RopeScaling, rope_frequencies
 from dreamprm_jax.schema import DataError
 
@@ -52,7 +56,7 @@ class DecoderConfig:
     dtype: str = "float32"  # of activations and matrix products
     matmul_precision: str = "highest"  # of float32 products, as jax.default_matmul_precision
     param_dtype: str = "float32"
-    remat: Literal["none", "full", "dots"] = "none"
+    remat: Literal["none", "full", "attention", "dots", "offload"] = "none"
     attention: Literal["auto", "einsum", "chunked", "splash", "triton", "cudnn"] = "einsum"
     attention_chunk: int = 256  # query rows at a time, for "chunked"
     derivative: Derivative = "any"  # what is taken of a pass through the model: attention goes by it (models/fused.py)
@@ -113,6 +117,12 @@ def rotary(x: Float[Array, "B T N H"], positions: Int[Array, "B T"], config: Dec
     frequencies, factor = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
     angles = positions[..., None].astype(jnp.float32) * frequencies  # [B T H/2]
     cos, sin = factor * jnp.cos(angles)[:, :, None], factor * jnp.sin(angles)[:, :, None]
+    if x.dtype == jnp.bfloat16:  # the halves exchanged by a product, exact: half a head fills half of a TPU's lanes
+        half = config.head_dim // 2
+        exchange = np.roll(np.diag(np.repeat([1.0, -1.0], half)), half, axis=1)
+        exchanged = jnp.einsum("btnh,hi->btni", x, exchange.astype(x.dtype), preferred_element_type=jnp.float32)
+        whole = x.astype(jnp.float32) * jnp.tile(cos, 2) + exchanged * jnp.tile(sin, 2)
+        return whole.astype(x.dtype)
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     rotated = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
     return rotated.astype(x.dtype)
@@ -181,7 +191,12 @@ class Projection(nn.Module):
 
 
 def _constrain(x: Array, *names: str | None) -> Array:
-    return nn.with_logical_constraint(x, names)
+    x = nn.with_logical_constraint(x, names)
+    if names[0] == "batch" and platform() == "tpu":
+        # The last axis in the lanes, heads before tokens, as the kernels take them. Left to itself the compiler puts
+        # tokens last in some layers' products, and copies between the two.
+        x = with_layout_constraint(x, DeviceLayout((0, 2, 1, 3) if x.ndim == 4 else (0, 1, 2)))
+    return x
 
 
 @jax.custom_jvp
@@ -198,6 +213,47 @@ def _lookup_tangent(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -
     table, tokens = primals
     wide = tangents[0].astype(jnp.promote_types(table.dtype, jnp.float32))
     return lookup(table, tokens), jnp.take(wide, tokens, axis=0).astype(table.dtype)
+
+
+barrier = jax.lax.optimization_barrier
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def swiglu(
+    gate: Float[Array, "*shape"], up: Float[Array, "*shape"], derivative: Derivative = "any"
+) -> Float[Array, "*shape"]:
+    """silu(gate) * up, in float32 inside.
+
+    A barrier keeps the compiler from fusing the derivative into the operands of the products that read it: there it
+    would be computed again for every tile of their output.
+    """
+    wide = gate.astype(jnp.float32)
+    return (wide * jax.nn.sigmoid(wide) * up.astype(jnp.float32)).astype(gate.dtype)
+
+
+@swiglu.defjvp
+def _swiglu_tangent(
+    derivative: Derivative, primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
+    gate, up = primals
+    if derivative != "forward":  # transposed: a barrier behind the cotangents of gate and up
+        tangents = barrier(tangents)
+    wide_gate, wide_up, dgate, dup = (x.astype(jnp.float32) for x in (gate, up, *tangents))
+    sigmoid = jax.nn.sigmoid(wide_gate)
+    slope = sigmoid * (1.0 + wide_gate * (1.0 - sigmoid))
+    tangent = (slope * wide_up * dgate + wide_gate * sigmoid * dup).astype(gate.dtype)
+    return swiglu(gate, up, derivative), barrier(tangent) if derivative == "forward" else tangent
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def read_by_products(x: Array, derivative: Derivative) -> Array:
+    """x; a barrier behind the sum of its cotangents keeps the derivative of a norm out of the products' tiles."""
+    return x
+
+
+@read_by_products.defjvp
+def _read_tangent(derivative: Derivative, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return primals[0], barrier(tangents[0]) if derivative == "reverse" else tangents[0]
 
 
 class Block(nn.Module):
@@ -220,7 +276,7 @@ class Block(nn.Module):
         residual = 1.0 / (2 * config.num_layers)  # variance of what the 2L branches add to the stream: 1 in all
         fixed = self.deterministic
 
-        y = RMSNorm(config, name="attention_norm")(x)
+        y = read_by_products(RMSNorm(config, name="attention_norm")(x), config.derivative)
         q = Projection(config, "q", (stream,), (heads, width), config.qkv_bias, name="q")(y, fixed)
         k = Projection(config, "k", (stream,), (kv_heads, width), config.qkv_bias, name="k")(y, fixed)
         v = Projection(config, "v", (stream,), (kv_heads, width), config.qkv_bias, name="v")(y, fixed)
@@ -232,21 +288,26 @@ class Block(nn.Module):
         y = attention(q, k, v, layout, config.attention, config.attention_chunk, config.derivative)
         y = _constrain(y, "batch", "length", "heads", None)
         y = Projection(config, "o", (heads, width), (stream,), config.output_bias, residual, name="o")(y, fixed)
-        x = _constrain(x + y, "batch", "length", "activation_embed")
+        x = checkpoint_name(_constrain(x + y, "batch", "length", "activation_embed"), "stream")
 
-        y = RMSNorm(config, name="mlp_norm")(x)
+        y = read_by_products(RMSNorm(config, name="mlp_norm")(x), config.derivative)
         gate = Projection(config, "gate", (stream,), (mlp,), name="gate")(y, fixed)
         up = Projection(config, "up", (stream,), (mlp,), name="up")(y, fixed)
-        y = _constrain(nn.silu(gate) * up, "batch", "length", "mlp")
+        gate, up = checkpoint_name((gate, up), "mlp")
+        y = _constrain(swiglu(gate, up, config.derivative), "batch", "length", "mlp")
         y = Projection(config, "down", (mlp,), (stream,), init_scale=residual, name="down")(y, fixed)
         return _constrain(x + y, "batch", "length", "activation_embed"), None
 
 
 REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
     "full": None,
-    "dots": jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        jax.checkpoint_policies.save_only_these_names(SAVED),
+    "attention": jax.checkpoint_policies.save_only_these_names(SAVED),
+    "dots": jax.checkpoint_policies.save_only_these_names(SAVED, INPUTS, "stream", "mlp"),
+    "offload": jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[SAVED, "stream"],
+        names_which_can_be_offloaded=[INPUTS, "mlp"],
+        offload_src="device",
+        offload_dst="pinned_host",
     ),
 }
 

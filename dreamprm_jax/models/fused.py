@@ -23,6 +23,7 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
@@ -32,7 +33,9 @@ from dreamprm_jax.schema import DataError
 
 Derivative = Literal["any", "reverse", "forward", "none"]
 Kernel = Callable[[Array, Array, Array, Array], Array]  # query, key, value, reach of one device
-SAVED = "attention"  # the name of what a kernel's backward pass reads, for rematerialization policies
+# Names of what a backward pass reads, for rematerialization policies: the kernel's results, and query, key and value as
+# the form of attention takes them.
+SAVED, INPUTS = "attention", "attention_inputs"
 
 AUTO: dict[tuple[str, Derivative], str] = {
     ("tpu", "reverse"): "splash",
@@ -97,11 +100,13 @@ def attention(
     if kind == "auto" and query.shape[1] <= SHORT and device not in TARGETS and layout.blocks is None:
         form = "einsum"  # a CPU gains nothing by chunks of short rows
     if form == "cudnn":
+        query, key, value = checkpoint_name((query, key, value), INPUTS)
         return _cudnn(query, key, value, layout)
     kernel = KERNELS[form](query, device, layout) if form in KERNELS else None
     if kernel is not None and (run := _on_shards(kernel, query, key)) is not None:
         reach = reach_of(layout)
         return run(query, key, value, jnp.full(query.shape[:2], query.shape[1], jnp.int32) if reach is None else reach)
+    query, key, value = checkpoint_name((query, key, value), INPUTS)
     if layout.blocks is not None:
         return block_attention(query, key, value, layout)
     if form == "einsum":
@@ -183,7 +188,8 @@ def _call_splash(interpret: bool, query: Array, key: Array, value: Array, reach:
     # Of packed sequences the reach is the end of a token's own: an id.
     each = jax.vmap(jax.vmap(one, (0, 0, 0, None)), (0, 0, 0, 0))
     split = jnp.moveaxis(query, 1, 2).reshape(batch, groups, heads // groups, length, width) * width**-0.5
-    out = each(split, jnp.moveaxis(key, 1, 2), jnp.moveaxis(value, 1, 2), splash.SegmentIds(reach, reach))
+    split, key, value = checkpoint_name((split, jnp.moveaxis(key, 1, 2), jnp.moveaxis(value, 1, 2)), INPUTS)
+    out = each(split, key, value, splash.SegmentIds(reach, reach))
     return jnp.moveaxis(out.reshape(batch, heads, length, width), 2, 1).astype(query.dtype)
 
 
@@ -201,6 +207,7 @@ def _call_triton(interpret: bool, query: Array, key: Array, value: Array, reach:
     from jax.experimental.pallas.ops.gpu.attention import BlockSizes, mha
 
     group, width = query.shape[2] // key.shape[2], query.shape[3]
+    query, key, value = checkpoint_name((query, key, value), INPUTS)
     key, value = jnp.repeat(key, group, axis=2), jnp.repeat(value, group, axis=2)
     sizes = BlockSizes(block_q=128, block_k=64, block_q_dkv=32, block_kv_dkv=64, block_q_dq=64, block_kv_dq=32)
     return mha(query, key, value, reach, width**-0.5, True, sizes, interpret=interpret)

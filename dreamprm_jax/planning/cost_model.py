@@ -7,8 +7,8 @@ instruction was traced from. No TPU is needed. It is a model, not a measurement:
 Collectives that run alone have no estimate either: their bytes are divided by the bandwidth of the network. Those that
 run beside arithmetic (``-start`` and ``-done``) count nothing: that they hide is assumed.
 
-Kernels written in Pallas are custom calls without an estimate. Theirs is read from the schedule of instruction bundles
-that the compiler made of their loops (``kernel_bundles``), times the blocks that they compute.
+Kernels written in Pallas are custom calls without an estimate. Theirs is the number of instruction bundles in the
+schedule that the compiler made of their loops (``KERNEL_CYCLES``), times the blocks that they compute.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dreamprm_jax.models import fused
 from dreamprm_jax.schema import DataError
 
 CLOCK = 1.75e9  # cycles/s of a v5p core
@@ -28,6 +29,17 @@ ICI = 180e9  # bytes/s of a v5p chip: both directions of one axis of the torus (
 COLLECTIVES = re.compile(r" = (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)\(")
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8}
 UNKNOWN = 9e15  # the compiler's mark of an instruction that it has no estimate of
+CORES = 2  # of a v5p chip: they share a program, and a kernel's grid
+
+# Cycles of a kernel in bfloat16, by head width: a block of query rows, and a pair of a row block and a key block.
+# libtpu 0.0.42, by ``benchmarks/tpu_cost_model.py``, which measures them again.
+KERNEL_CYCLES: dict[str, dict[int, tuple[int, int]]] = {
+    "dual_attention": {64: (1693, 3596), 128: (1655, 3461)},
+    "forward_attention": {64: (933, 1460), 128: (914, 1433)},
+    "splash_mqa_fwd": {64: (0, 6337), 128: (0, 6330)},
+    "splash_mqa_dkv": {64: (0, 8668), 128: (0, 8561)},
+    "splash_mqa_dq": {64: (0, 6237), 128: (0, 6150)},
+}
 
 
 @dataclass
@@ -36,11 +48,13 @@ class Cost:
 
     Attributes:
       parts: by part of the model.
+      phases: by phase of the step: inner gradient and update, outer gradient, tangent pass.
       kernels: seconds of custom calls by kernel, already part of ``parts``.
       unknown_loops: loops whose trip count was not found; they count once.
     """
 
     parts: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    phases: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     kernels: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     unknown_loops: int = 0
 
@@ -51,7 +65,7 @@ class Cost:
 
     def add(self, other: Cost, times: int = 1) -> None:
         """Adds another program's cost, ``times`` over."""
-        for mine, theirs in ((self.parts, other.parts), (self.kernels, other.kernels)):
+        for mine, theirs in ((self.parts, other.parts), (self.phases, other.phases), (self.kernels, other.kernels)):
             for name, seconds in theirs.items():
                 mine[name] += times * seconds
         self.unknown_loops += other.unknown_loops
@@ -62,9 +76,11 @@ def module_cost(text: str, kernel_seconds: Mapping[str, float]) -> Cost:
 
     Args:
       text: of the module, with libtpu's backend configs.
-      kernel_seconds: seconds of one call of each Pallas kernel, by a part of its instruction's name.
+      kernel_seconds: of each Pallas kernel on one row of the batch, by a part of its instruction's name.
     """
-    return _Module(text, kernel_seconds).cost()
+    found = _Module(text, kernel_seconds).cost()
+    found.phases["inner"] = found.seconds - sum(found.phases.values())
+    return found
 
 
 class _Module:
@@ -99,7 +115,9 @@ class _Module:
                 names = (
                     branches[1].split(",") if branches else re.findall(r"(?:true|false)_computation=([%\w.\-]+)", line)
                 )
-                found.add(max((self._total(n.strip().lstrip("%")) for n in names), key=lambda cost: cost.seconds))
+                taken = max((n.strip().lstrip("%") for n in names), key=lambda name: self._total(name).seconds)
+                found.add(self._total(taken))
+                found.phases[self._phase(taken)] += self._total(taken).seconds
             elif match := re.search(r" call\(.*to_apply=%?([\w.\-]+)", line):
                 found.add(self._total(match[1]))
             elif match := COLLECTIVES.search(line):
@@ -110,11 +128,24 @@ class _Module:
             elif " custom-call(" in line:
                 for kernel, seconds in self.kernel_seconds.items():
                     if kernel in line.split(" = ")[0]:
+                        rows = re.search(r"\[(\d+),", line)
+                        seconds *= int(rows[1]) if rows else 1
                         found.parts["attention"] += seconds
                         found.kernels[kernel] += seconds
                         break
         self.done[name] = found
         return found
+
+    def _phase(self, name: str) -> str:
+        """Of a branch, by what is differentiated in it and in the computations that it calls."""
+        lines = list(self.computations.get(name, []))
+        for line in lines:
+            for called in re.findall(r"(?:body|to_apply)=%?([\w.\-]+)", line):
+                lines.extend(self.computations.get(called, []))
+        text = "".join(lines)
+        if "transpose(jvp(" in text and "/decoder/" in text:
+            return "outer"
+        return "tangent" if "/decoder/" in text else "inner"
 
     def _trips(self, line: str) -> int:
         """Of a loop: known to the compiler, or the constant that its condition compares with. 0: not found."""
@@ -158,6 +189,29 @@ def part_of(line: str) -> str:
 
 
 # ---------------------------------------------------------------- kernels
+
+
+def kernel_seconds(
+    heads: int, width: int, length: int, cycles: Mapping[str, tuple[int, int]] | None = None
+) -> dict[str, float]:
+    """Seconds of each kernel on one row.
+
+    Args:
+      heads: query heads of one device.
+      width: of a head.
+      length: tokens of the row.
+      cycles: as in ``KERNEL_CYCLES``, which is the default at the nearest width that it has.
+    """
+    if cycles is None:
+        cycles = {name: by[min(by, key=lambda known: abs(known - width))] for name, by in KERNEL_CYCLES.items()}
+    found = {}
+    for name, (start, pair) in cycles.items():
+        most = fused.SPLASH_BLOCK if "splash" in name else fused.TARGETS["tpu"].block
+        rows, keys = (min(size, length) for size in most)
+        blocks = -(-length // rows)
+        share = rows * keys / math.prod(most)  # of a whole block's work, where a row is shorter than one
+        found[name] = heads * share * (blocks * start + causal_pairs(blocks * rows, rows, keys) * pair) / CORES / CLOCK
+    return found
 
 
 def kernel_bundles(dump: Path, kernel: str) -> dict[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dreamprm_jax.config import TrainConfig
@@ -80,11 +80,27 @@ def layouts(fleet: Fleet) -> Iterator[Layout]:
         tensor *= 2
 
 
+def kept_elements(model: DecoderConfig) -> int:
+    """Elements of a token that a layer keeps on the device for the backward pass, by ``model.remat``."""
+    stream, attended = model.hidden_size, model.num_heads * model.head_dim
+    inputs, mlp = attended + 2 * model.num_kv_heads * model.head_dim, 2 * model.intermediate_size
+    return (
+        stream
+        + {
+            "full": 0,
+            "attention": attended,
+            "offload": attended + stream,
+            "dots": attended + stream + inputs + mlp,
+            "none": 4 * stream + 3 * (attended + inputs) + 3 * mlp,
+        }[model.remat]
+    )
+
+
 def rough_bytes(model: DecoderConfig, layout: Layout, work: Work) -> float:
     """Bytes a device by a rule of thumb, to order meshes by before the compiler is asked.
 
-    State (16 bytes a trained parameter, 2 or 4 a frozen one), gradients, the stream kept for every layer, one layer's
-    gathered weights and activations twice over, the gathered embedding; everything in float32.
+    State (16 bytes a trained parameter, 2 or 4 a frozen one), gradients, what every layer keeps, one layer's gathered
+    weights and activations twice over, the gathered embedding; everything in float32.
     """
     shards, trees = layout.fsdp * layout.tensor, 3 if work.bilevel else 1
     ways = layout.data * layout.fsdp
@@ -94,7 +110,7 @@ def rough_bytes(model: DecoderConfig, layout: Layout, work: Work) -> float:
     per_layer = (work.parameters - model.vocab_size * model.hidden_size) / model.num_layers
     state = (12 * work.trainable + 4 * work.parameters) / shards
     gradients = 4 * trees * work.trainable / shards
-    kept = 4 * tokens * model.hidden_size * model.num_layers * (1 if model.remat == "full" else 8)
+    kept = 4 * tokens * model.num_layers * kept_elements(model) / layout.tensor
     working = 4 * (
         2 * per_layer / layout.tensor
         + model.vocab_size * model.hidden_size / layout.tensor
@@ -103,25 +119,50 @@ def rough_bytes(model: DecoderConfig, layout: Layout, work: Work) -> float:
     return state + gradients + kept + (2 if work.bilevel else 1) * working
 
 
+@dataclass(frozen=True)
+class Candidate:
+    """A mesh and what is kept for the backward pass."""
+
+    layout: Layout
+    model: DecoderConfig
+    work: Work  # of the dearest step
+
+
 def ranked(
-    fleet: Fleet, model: DecoderConfig, batches: Batches, work: Work, memory: float, efficiency: float
-) -> list[Layout]:
-    """The meshes that are possible: those expected to fit ``memory`` bytes first, the fastest of them first; then the
-    others, the smallest first.
+    fleet: Fleet,
+    models: Sequence[tuple[DecoderConfig, Work]],
+    batches: Batches,
+    memory: float,
+    efficiency: float,
+    wanted: Layout | None = None,
+) -> list[Candidate]:
+    """What is possible: first what is expected to fit ``memory`` bytes, the fastest of it first; then the rest, the
+    smallest first.
+
+    Args:
+      fleet: the chips.
+      models: the decoder by each policy of rematerialization, and the work of its dearest step.
+      batches: that the mesh has to divide.
+      memory: bytes a device.
+      efficiency: share of the peak that matrix products reach.
+      wanted: the only mesh to look at.
 
     Raises:
       DataError: where there is none; says what the batch would have to be.
     """
+    model = models[0][0]
     possible = [layout for layout in layouts(fleet) if objection(layout, fleet, model, batches) is None]
+    possible = [wanted] if wanted else possible
     if not possible:
         raise DataError(_no_layout(fleet, model, batches))
 
-    def order(layout: Layout) -> tuple[bool, float]:
-        size = rough_bytes(model, layout, work)
+    def order(candidate: Candidate) -> tuple[bool, float]:
+        size = rough_bytes(candidate.model, candidate.layout, candidate.work)
         fits = size <= memory
-        return (not fits, step_time(work, layout, fleet, efficiency).serial if fits else size)
+        time = step_time(candidate.work, candidate.layout, fleet, efficiency).serial
+        return (not fits, time if fits else size)
 
-    return sorted(possible, key=order)
+    return sorted((Candidate(layout, *each) for layout in possible for each in models), key=order)
 
 
 def _no_layout(fleet: Fleet, model: DecoderConfig, batches: Batches) -> str:

@@ -17,11 +17,11 @@ import jax
 
 from dreamprm_jax.config import Config, MeshConfig
 from dreamprm_jax.models.decoder import DecoderConfig
+from dreamprm_jax.planning.inspect import GB, Step, compile_step, predicted_cost, step_flops, total, training_steps
 from dreamprm_jax.planning.roofline import Layout, Work
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.training.chips import Chip
 from dreamprm_jax.training.feed import row_length
-from dreamprm_jax.training.inspect import GB, Step, compile_step, step_flops, total, training_steps
 from dreamprm_jax.training.mesh import abstract_mesh, make_mesh
 
 USABLE = 0.92  # of a chip's memory: the rest is the runtime's, and lost to fragments
@@ -40,6 +40,7 @@ class Memory:
     temporaries: float
     bound: bool  # whether temporaries are the bound of the CPU compiler, for a bfloat16 model
     usable: float
+    seconds: float | None = None  # of the step, by the compiler's cost model (TPU v5p)
 
     @property
     def state(self) -> float:
@@ -104,7 +105,7 @@ def step_works(config: Config, model: DecoderConfig) -> list[Work]:
 
 
 def step_memory(config: Config, model: DecoderConfig, layout: Layout, chip: Chip, devices: list[jax.Device]) -> Memory:
-    """Memory of the dearest step of a run.
+    """Memory of the dearest step of a run, and its time where the compiler has a cost model.
 
     Args:
       config: settings of the run.
@@ -133,8 +134,10 @@ def step_memory(config: Config, model: DecoderConfig, layout: Layout, chip: Chip
     narrow = "bfloat16" in (model.dtype, model.param_dtype)
     wide = dataclasses.replace(model, dtype="float32", param_dtype="float32") if cpu else model
     mesh = make_mesh(small.train.mesh, devices)
+    cost = None
     try:
-        stats = compile_step(training_steps(small, wide, mesh)[-1], wide, mesh).memory_analysis()
+        compiled = compile_step(training_steps(small, wide, mesh)[-1], wide, mesh)
+        stats, cost = compiled.memory_analysis(), predicted_cost(compiled.as_text(), small, wide, mesh)
         temporaries = stats.temp_size_in_bytes + max(0, stats.output_size_in_bytes - stats.alias_size_in_bytes)
     except MemoryError:  # the TPU compiler knows its chip
         temporaries = float("inf")
@@ -147,4 +150,5 @@ def step_memory(config: Config, model: DecoderConfig, layout: Layout, chip: Chip
         temporaries=temporaries / GB,
         bound=cpu and narrow,
         usable=USABLE * chip.memory_gb,
+        seconds=None if cost is None else cost.seconds,
     )

@@ -26,7 +26,7 @@ def make_plan(config: Config, options: argparse.Namespace) -> dict[str, Any]:
     assumed = Assumptions(*counts, **{name: getattr(options, name) for name in ASSUMED})
     labels = label_cost(config, assumed)
     price = chip.price if options.price is None else options.price
-    training = plan_training(config, fleet, options.mesh, options.topology, options.efficiency, price)
+    training = plan_training(config, fleet, options.mesh, options.remat, options.topology, options.efficiency, price)
     return {
         **training,
         "labels": {**dataclasses.asdict(labels), "policy_price": labels.policy_hours * options.policy_price},

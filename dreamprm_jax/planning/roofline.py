@@ -6,7 +6,8 @@ them with compiled programs), in units of one pass over parameters or activation
 - fsdp: the parameters are gathered twice a micro-batch (forward; backward, which computes the layer again), and the
   gradient of what trains is reduced and scattered once. A bi-level step does that for the inner and for the outer
   batch, and gathers the parameters once more, with the tangent of what trains, for its forward-mode pass.
-- tensor: the stream is reduced 8 times a layer in a plain step (7 without remat), 6 times in the forward-mode pass.
+- tensor: the stream is reduced 7 times a layer in a plain step (8 where attention's output is computed again), 6 times
+  in the forward-mode pass.
 - data: the gradient's shards are reduced once a micro-batch, first inside each domain.
 """
 
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 
 from dreamprm_jax.planning.fleet import Fleet
 
-STREAM_REDUCTIONS = {"none": 7, "full": 8, "dots": 8}
+STREAM_REDUCTIONS = {"none": 7, "dots": 7, "offload": 7, "attention": 8, "full": 8}
 TANGENT_REDUCTIONS = 6
 
 

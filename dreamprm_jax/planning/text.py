@@ -23,7 +23,8 @@ def _training(plan: dict[str, Any]) -> Iterator[str]:
         f"{chips['memory_gb']:g} GB each"
     )
     yield "mesh       " + " x ".join(f"{axis}={size}" for axis, size in mesh.items())
-    yield "           " + " ".join(f"--config.train.mesh.{axis}={size}" for axis, size in mesh.items())
+    meshes = " ".join(f"--config.train.mesh.{axis}={size}" for axis, size in mesh.items())
+    yield f"           {meshes} --config.model.remat={plan['remat']}"
 
 
 def _domain(chips: dict[str, Any]) -> str:
@@ -72,6 +73,8 @@ def _time(plan: dict[str, Any]) -> Iterator[str]:
             f"{step['tokens'] / high:>11,.0f}"
         )
     chips, (low, high), price = plan["chips"], plan["hours"], plan["price"]
+    if plan["memory"]["seconds"] is not None:
+        yield f"step: {list(plan['steps'])[-1]} by libtpu's cost model, others by their FLOPs; its parts are a roofline"
     yield (
         f"assumed: matrix products reach {100 * plan['efficiency']:.0f}% of the peak; collectives hide behind the rest "
         "(first figure) or not at all (second)"

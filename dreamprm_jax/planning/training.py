@@ -11,19 +11,20 @@ from dreamprm_jax.config import Config
 from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.planning.duration import run_steps
 from dreamprm_jax.planning.fleet import Fleet
-from dreamprm_jax.planning.layouts import MOST_SHARDS, Batches, objection, parse_layout, ranked
+from dreamprm_jax.planning.inspect import GB, target_devices, target_model
+from dreamprm_jax.planning.layouts import MOST_SHARDS, Batches, Candidate, objection, parse_layout, ranked
 from dreamprm_jax.planning.memory import USABLE, Memory, step_memory, step_works
-from dreamprm_jax.planning.roofline import Layout, Work, step_time
+from dreamprm_jax.planning.roofline import Work, step_time
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.training.arms import arm_plans
 from dreamprm_jax.training.chips import CHIPS
-from dreamprm_jax.training.inspect import GB, target_devices, target_model
 
-TRIES = 3  # meshes that the compiler is asked about
+TRIES = 3  # meshes and policies that the compiler is asked about
+POLICIES = ("none", "dots", "attention", "full")  # of ``model.remat``; offload: where the host's memory is known to do
 
 
 def plan_training(
-    config: Config, fleet: Fleet, mesh: str, topology: str, efficiency: float, price: float
+    config: Config, fleet: Fleet, mesh: str, remat: str, topology: str, efficiency: float, price: float
 ) -> dict[str, Any]:
     """Everything about training, as plain values.
 
@@ -31,6 +32,7 @@ def plan_training(
       config: of the run; its own mesh is not read.
       fleet: the chips.
       mesh: ``auto`` or ``DxFxT``.
+      remat: ``auto``, or a value of ``model.remat``.
       topology: of libtpu; empty for the CPU compiler.
       efficiency: share of the peak that matrix products reach.
       price: of a chip-hour.
@@ -47,25 +49,30 @@ def plan_training(
     batches = Batches.of(config.train, any(plan.learned for plan in arm_plans(config.train)))
     if wanted is not None and (why := objection(wanted, fleet, model, batches)):
         raise DataError(f"--mesh={mesh}: {why}")
-    works = step_works(config, model)
+    policies: tuple[Any, ...] = POLICIES if remat == "auto" else (remat,)
+    models = [dataclasses.replace(model, remat=policy) for policy in policies]
+    works_of = {each.remat: step_works(config, each) for each in models}
     usable = USABLE * fleet.chip.memory_gb * GB
-    candidates = [wanted] if wanted else ranked(fleet, model, batches, works[-1], usable, efficiency)
-    layout, memory = _first_that_fits(config, model, candidates, fleet, devices, whole=bool(topology))
+    choices = [(each, works_of[each.remat][-1]) for each in models]
+    candidates = ranked(fleet, choices, batches, usable, efficiency, wanted)
+    chosen, memory = _first_that_fits(config, candidates, fleet, devices, whole=bool(topology))
+    layout, model, works = chosen.layout, chosen.model, works_of[chosen.model.remat]
     steps = run_steps(config.train)
     kinds = [("plain", steps.plain), ("bi-level", steps.bilevel)]
     times, low, high = {}, 0.0, 0.0
     for (kind, count), work in zip(kinds, works, strict=False):
         time = step_time(work, layout, fleet, efficiency)
-        low, high = low + count * time.overlapped / 3600, high + count * time.serial / 3600
+        seconds = [time.overlapped, time.serial]
+        if memory.seconds is not None:  # of the dearest step; the others by their FLOPs
+            seconds = [memory.seconds * work.flops / works[-1].flops] * 2
+        low, high = low + count * seconds[0] / 3600, high + count * seconds[1] / 3600
         times[kind] = {
             "steps": count,
             "flops": work.flops,
             "tokens": work.stream[0] // model.hidden_size,
-            "seconds": [time.overlapped, time.serial],
+            "seconds": seconds,
             "parts": dataclasses.asdict(time),
-            "share_of_peak": [
-                work.flops / (fleet.count * fleet.chip.peak_flops * s) for s in (time.serial, time.overlapped)
-            ],
+            "share_of_peak": [work.flops / (fleet.count * fleet.chip.peak_flops * s) for s in reversed(seconds)],
         }
     return {
         "model": {"source": source, "parameters": works[0].parameters, "trainable": works[0].trainable},
@@ -76,6 +83,7 @@ def plan_training(
             "domains": fleet.domains,
         },
         "mesh": dataclasses.asdict(layout),
+        "remat": model.remat,
         "batch_rows": dict(batches.rows),
         "memory": {
             **dataclasses.asdict(memory),
@@ -94,16 +102,16 @@ def plan_training(
 
 
 def _first_that_fits(
-    config: Config, model: DecoderConfig, candidates: list[Layout], fleet: Fleet, devices: list[jax.Device], whole: bool
-) -> tuple[Layout, Memory]:
-    """The first mesh that surely fits, else one that may, else that with the least memory; of the first few."""
-    found: list[tuple[Layout, Memory]] = []
-    for layout in candidates[:TRIES]:
-        some = devices if whole else devices[: layout.fsdp * layout.tensor]
-        memory = step_memory(config, model, layout, fleet.chip, some)
+    config: Config, candidates: list[Candidate], fleet: Fleet, devices: list[jax.Device], whole: bool
+) -> tuple[Candidate, Memory]:
+    """The first that surely fits, else one that may, else that with the least memory; of the first few."""
+    found: list[tuple[Candidate, Memory]] = []
+    for candidate in candidates[:TRIES]:
+        some = devices if whole else devices[: candidate.layout.fsdp * candidate.layout.tensor]
+        memory = step_memory(config, candidate.model, candidate.layout, fleet.chip, some)
         if memory.fits == "yes":
-            return layout, memory
-        found.append((layout, memory))
+            return candidate, memory
+        found.append((candidate, memory))
     return min(found, key=lambda pair: (pair[1].fits == "no", pair[1].most))
 
 
@@ -114,7 +122,7 @@ def advice(config: Config, model: DecoderConfig, work: Work, memory: Memory, fle
     if memory.state > memory.usable / 2:
         found.append(f"more chips: parameters and optimizer alone take {memory.state:.1f} GB of each")
     if model.remat != "full":
-        found.append("--config.model.remat=full: keep one tensor a layer, compute the others again")
+        found.append("--remat=full: keep one tensor a layer, compute the others again")
     if model.attention == "einsum":
         found.append("--config.model.attention=chunked: attention scores of a few query rows at a time")
     if train.batch_size // train.accumulation > 1 or (work.bilevel and meta.batch_size // meta.accumulation > 1):

@@ -1,1 +1,1 @@
-"""Who writes code: an OpenAI-compatible server, replay of saved outputs, the simulated policy."""
+"""Policies, which write code: an OpenAI-compatible server, replay of saved programs, the simulated policy."""

@@ -1,8 +1,8 @@
 """Probes a server with a few small requests before the first real one.
 
-OpenAI-compatible servers differ without reporting an error: llama.cpp's server gave one choice for n=4 for years,
+OpenAI-compatible servers differ without reporting errors: llama.cpp's server returned one choice for n=4 for years,
 Ollama wraps prompts into a chat, some ignore seeds, some strip the leading spaces of an answer. A server that cannot
-continue a prompt is refused here, with the setting that works.
+continue a prompt is rejected here, with an error that names the setting to use.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from dreamprm_jax.storage import read_json, write_json
 
 RECORD = "server.json"
 _STORY = "Once upon a time, in a small village by the sea, there lived a"
-_TOKENS = 16  # limit for a story; a chat gets the run's own limit, since reasoning may come first
-# Programs cut in the middle of a line, which any model continues in the same way.
+_TOKENS = 16  # token limit of a story; chats use the run's limit, since reasoning may come first
+# Programs cut inside a line, which any model continues in the same way.
 ADDITION = "def add(a, b):\n    return a"
 MINUS = "def absolute(n):\n    if n < 0:"
 
 
 @dataclass(frozen=True)
 class Abilities:
-    """What the server was seen to do.
+    """Observed behavior of a server.
 
     Attributes:
-      continues: Whether it continues a raw prompt: yes; "unclear", where the model's answer does not show it; None for
-        chats, which cannot be made to.
-      choices: Whether n=2 gave two choices.
-      seeds: Whether equal seeds gave equal texts and another seed another one. Even then long texts may differ in a
-        rerun: what else is in a server's batch changes the last bits of its logits.
-      logprobs: Whether it gives the log-probabilities of its tokens; not asked unless the run wants them.
-      usage: How it counts tokens: not at all, all choices, or one choice of each request alone.
-      cached_tokens: Whether it says how many prompt tokens came from its prefix cache.
-      refused: Parameters that it does not take; they are not sent. "name=value": refused at that value.
+      continues: Whether it continues a raw prompt: "yes"; "unclear" if the model's answers do not show it; None for
+        chats, which cannot be forced to.
+      choices: Whether n=2 returned two choices.
+      seeds: Whether equal seeds returned equal texts and different seeds different texts. Long texts may still differ
+        in a rerun, because other requests in a server's batch change the last bits of its logits.
+      logprobs: Whether it returns log-probabilities of tokens; only tested if the run needs them.
+      usage: Reported token counts: "none", "all choices", or "one choice a request alone".
+      cached_tokens: Whether it reports the prompt tokens from its prefix cache.
+      refused: Parameters that it rejects and that are not sent; "name=value" if it rejects only that value.
     """
 
     continues: str | None = "yes"
@@ -57,7 +57,7 @@ class Abilities:
     refused: tuple[str, ...] = ()
 
     def line(self) -> str:
-        """One line for people."""
+        """A one-line summary."""
         parts = {
             None: ["chat: prefixes are shown, not forced"],
             "yes": ["continues raw prompts"],
@@ -75,17 +75,17 @@ class Abilities:
 
 
 def probe(dialect: Dialect, sampling: dict[str, Any], coding: dict[str, str] | None) -> Abilities:
-    """Probes the server: once with the run's own values, then for comparison. The requests do not count as usage.
+    """Probes the server with the run's parameters and with variations. The requests do not count as usage.
 
     Args:
-      dialect: The connection; it learns what the server does not take.
+      dialect: The connection, which learns the parameters that the server rejects.
       sampling: The run's parameters, as they are sent.
-      coding: Rendered chats with an open answer, by how the answer begins: ``ADDITION`` and ``MINUS``; None for a
-        server of chats.
+      coding: Rendered chats with an open answer, by the beginning of the answer: ``ADDITION`` and ``MINUS``; None for a
+        chat server.
 
     Raises:
-      DataError: when no server answers, it refuses for a reason that leaving out a parameter does not mend, or it does
-        not continue prompts.
+      DataError: if no server responds, if it rejects requests even without optional parameters, or if it does not
+        continue prompts.
     """
     where = dialect.transport.where
     text: dict[str, Any] = {"prompt": _STORY}
@@ -118,18 +118,18 @@ def probe(dialect: Dialect, sampling: dict[str, Any], coding: dict[str, str] | N
 
 
 def record(abilities: Abilities, folder: Path | None, where: str) -> None:
-    """Prints what the server can do and stores it in the stage's folder, unless the same is stored there already."""
+    """Prints a server's abilities and stores them in the stage's folder, unless they are stored there already."""
     if folder is None:
         return
     row = {"server": where, **dataclasses.asdict(abilities), "refused": list(abilities.refused)}
     path = folder / RECORD
     if not path.exists() or read_json(path) != row:
-        tqdm.write(f"   {where}: {abilities.line()}")  # a progress bar may be on its line
+        tqdm.write(f"   {where}: {abilities.line()}")  # does not break a progress bar
         write_json(path, row)
 
 
 def recorded(folder: Path | None) -> Abilities | None:
-    """What an earlier process found out for the same stage."""
+    """The abilities that an earlier process stored for the same stage, or None."""
     if folder is None or not (folder / RECORD).exists():
         return None
     row = read_json(folder / RECORD)
@@ -143,14 +143,14 @@ def _asked(dialect: Dialect, parameters: dict[str, Any]) -> Reply:
     except Refused as refusal:
         if refusal.error.meaning != "out of tokens":
             raise
-        return Reply((), Usage())  # it reasons for longer than the limit, and takes the parameters
+        return Reply((), Usage())  # its reasoning exceeds the limit, but it accepts the parameters
 
 
 def _continues(dialect: Dialect, sampling: dict[str, Any], coding: dict[str, str], where: str) -> str:
-    """Whether the server continues prompts, by two that any model continues alike.
+    """Tests with two prompts that any model continues in the same way whether the server continues prompts.
 
     Raises:
-      DataError: where it begins anew, or strips the spaces that an answer begins with.
+      DataError: if it starts a new answer, or strips the leading spaces of an answer.
     """
     refusal = "prefixes of programs cannot be continued there: set config.policy.continuation='chat'"
     stripped = False

@@ -1,39 +1,30 @@
-"""Renders a chat to the text that a model continues, here rather than on the server.
+"""Renders a chat to the text that a model continues, on the client instead of the server.
 
-Servers disagree on how to continue an unfinished assistant message; a prompt that is rendered here and sent as plain
-text means the same on all of them. Templates come from a file or a tokenizer's folder, or are the ChatML form (Qwen and
-many others); transformers renders them, as it does for everyone else.
+Servers disagree on how to continue an unfinished assistant message, but treat a plain-text prompt in the same way.
+Templates come from a file or a tokenizer folder, or are ChatML (Qwen and many others); transformers renders them.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dreamprm_jax.cof.prompts import Message, without_system
+from dreamprm_jax.cof.reasoning import closing_mark
 from dreamprm_jax.schema import DataError, content_hash
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# A prompt that ends in one of these has opened the model's reasoning: <think>, [THINK], <|begin_of_thought|>, ...
-_REASONING = re.compile(
-    r"(?P<tag>(?P<open><\|?|\[)(?P<begin>begin_of_|start_of_|start_|begin_)?(?P<name>[\w:-]*(?:think|thought|reason|reflect|"
-    r"analysis)[\w:-]*)(?P<close>\|?>|\]))\s*\Z",
-    re.IGNORECASE,
-)
-_ENDINGS = {"begin_of_": "end_of_", "start_of_": "end_of_", "start_": "end_", "begin_": "end_"}
-_CHANNELS = "<|start|>assistant"  # gpt-oss: the answer is a channel beside that of the reasoning
 
 
 @dataclass(frozen=True)
 class ChatTemplate:
-    """A Jinja chat template and the special tokens it may name."""
+    """A Jinja chat template and the special tokens that it may use."""
 
     source: str
     bos_token: str = ""
@@ -42,18 +33,18 @@ class ChatTemplate:
 
     @property
     def identity(self) -> str:
-        """A short hash of the template, recorded with what it produced."""
+        """A short hash of the template, stored with generated programs."""
         return content_hash(self.source, digits=8)
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The chat as text, up to where the assistant's answer begins; no beginning-of-sequence token.
+        """The chat as text, up to the start of the assistant's answer, without the beginning-of-sequence token.
 
-        Servers put that token before the text of ``/v1/completions`` themselves; twice would be wrong. A template that
-        knows no system role gets its words in the user's message; one that takes content as parts gets parts; where it
-        opens the model's reasoning, that is closed, as code begins next.
+        Servers add that token to the prompts of ``/v1/completions`` themselves. If the template has no system role, the
+        system message is merged into the user's message; if it expects content as parts, it gets parts. If it starts
+        the model's reasoning, the reasoning is closed, because code follows.
 
         Raises:
-          DataError: when the template is malformed, refuses the messages, or leaves a message out.
+          DataError: if the template is malformed, rejects the messages, or drops a message.
         """
         chats: list[list[Any]] = [list(messages), list(without_system(messages))]
         failure = "leaves out what the messages say"
@@ -69,7 +60,6 @@ class ChatTemplate:
         raise DataError(f"policy.chat_template: {self.origin}: {failure}")
 
     def _rendered(self, chat: list[Any]) -> str:
-        import jinja2
         from transformers.utils.chat_template_utils import render_jinja_template
 
         try:
@@ -77,21 +67,21 @@ class ChatTemplate:
                 conversations=[chat],
                 chat_template=self.source,
                 add_generation_prompt=True,
-                enable_thinking=False,  # templates that know it leave no room for reasoning before the code
+                enable_thinking=False,  # templates that support it then omit the reasoning before the code
                 bos_token=self.bos_token,
                 eos_token=self.eos_token,
             )
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+        except Exception as error:  # jinja's own errors, and whatever a template raises
             raise DataError(f"{type(error).__name__}: {error}") from error
         text = str(rendered[0][0])
         return text.removeprefix(self.bos_token) if self.bos_token else text
 
 
 def load_chat_template(path: str) -> ChatTemplate:
-    """The template at ``path``: a Jinja file or a tokenizer's folder; "" is ChatML.
+    """The template at ``path``, a Jinja file or a tokenizer folder; "" is ChatML.
 
     Raises:
-      DataError: when there is no template there.
+      DataError: if there is no template.
     """
     if not path:
         return ChatTemplate(CHATML)
@@ -105,8 +95,8 @@ def load_chat_template(path: str) -> ChatTemplate:
     settings = _settings(location / "tokenizer_config.json")
     separate = location / "chat_template.jinja"
     source = _read(separate) if separate.is_file() else settings.get("chat_template")
-    source = source or _settings(location / "chat_template.json").get("chat_template")  # of processors
-    if isinstance(source, list):  # several named ones
+    source = source or _settings(location / "chat_template.json").get("chat_template")  # written by processors
+    if isinstance(source, list):  # several named templates
         source = next((item.get("template") for item in source if item.get("name") == "default"), None)
     if not isinstance(source, str):
         raise DataError(f"policy.chat_template {path!r}: neither chat_template.jinja nor one in tokenizer_config.json")
@@ -114,20 +104,15 @@ def load_chat_template(path: str) -> ChatTemplate:
 
 
 def _past_reasoning(text: str) -> str:
-    """The prompt with the reasoning that it opens closed, empty."""
-    if text.rstrip().endswith(_CHANNELS):
-        return text.rstrip() + "<|channel|>final<|message|>"
-    found = _REASONING.search(text)
-    if found is None or found["name"].startswith("/"):
+    """The prompt, followed by the end of the reasoning if the prompt starts it."""
+    mark = closing_mark(text)
+    if not mark:
         return text
-    begin, name = found["begin"] or "", found["name"]
-    end = _ENDINGS.get(begin.lower(), "/")
-    end = end.upper() if begin.isupper() else end
-    return f"{text.rstrip()}\n\n{found['open']}{end}{name}{found['close']}\n\n"
+    return text.rstrip() + (mark if "<|message|>" in mark else f"\n\n{mark}\n\n")
 
 
 def _bare(text: str) -> str:
-    """The text without its spaces: templates trim and indent."""
+    """The text without whitespace, since templates trim and indent."""
     return "".join(text.split())
 
 
@@ -139,7 +124,7 @@ def _read(path: Path) -> str:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """A JSON object; {} where there is no such file."""
+    """A JSON object; {} if the file does not exist."""
     if not path.is_file():
         return {}
     try:

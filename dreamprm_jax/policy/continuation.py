@@ -11,18 +11,18 @@ from dreamprm_jax.cof.extract import extract_code
 from dreamprm_jax.cof.prompts import FENCE_CLOSE, FENCE_OPEN
 from dreamprm_jax.policy.protocol import Completion
 
-# A quote within a word is an apostrophe; a string may be cut off by the end of the answer.
+# A quote inside a word is an apostrophe; the end of the answer may truncate a string.
 _STRINGS = re.compile(r"(?:\b[fFrRbBuU]{1,2}|(?<![A-Za-z]))(?:'[^'\n]*'?|\"[^\"\n]*\"?)|#.*")
 _WORDS = re.compile(r"\b([A-Za-z][A-Za-z']*)[ \t]+(?=([A-Za-z][A-Za-z']*)\b)")
-_OLD_STATEMENTS = ("print", "exec", "match", "case", "type")  # words that may stand before a name
+_OLD_STATEMENTS = ("print", "exec", "match", "case", "type")  # words that may precede a name
 
 
 def from_completion(text: str, prompt: str, prefix: str, finish_reason: str) -> Completion:
-    """The completion in the answer to a rendered prompt, which ends in an open fence and ``prefix``.
+    """The completion in the answer to a rendered prompt, which ends with an open fence and ``prefix``.
 
-    Some servers repeat the prompt, or the part of the answer that was given. Some wrap the prompt into a chat of their
-    own, so that the model begins anew: such text is never joined to the prefix; the program in it is taken, and the
-    completion is not forced.
+    Some servers repeat the prompt or the given part of the answer. Others wrap the prompt into a chat, so that the
+    model starts a new answer; such text is not appended to the prefix. Its program is extracted, and the completion is
+    not forced.
     """
     text = text.removeprefix(prompt)
     if prefix:
@@ -36,23 +36,23 @@ def from_completion(text: str, prompt: str, prefix: str, finish_reason: str) -> 
     code = body if anew else prefix + body
     finished = closed or finish_reason == "stop"
     if code and finished and not code.endswith("\n"):
-        code += "\n"  # the stop sequence took it
+        code += "\n"  # removed with the stop sequence
     return Completion(code, "stop" if closed else finish_reason, forced=not anew)
 
 
 def from_chat(text: str, prefix: str, finish_reason: str) -> Completion:
-    """The completion in a chat answer, where the prefix was shown as starter code; forced only without one."""
+    """The completion in a chat answer, for which the prefix was shown as starter code; forced only without a prefix."""
     return Completion(extract_code(text), finish_reason, forced=not prefix)
 
 
 def begins_anew(body: str, prefix: str) -> bool:
-    """Whether a text begins with the first line of the prefix, as an answer that writes the program again does."""
+    """Whether a text begins with the first line of the prefix, as in an answer that repeats the program."""
     first = _first_line(prefix)
     return bool(first.strip()) and _first_line(body) == first
 
 
 def reads_as_chat(text: str) -> bool:
-    """Whether a text opens a fence or begins with a sentence: a chat's answer, not a continuation."""
+    """Whether a text opens a fence or begins with a sentence, like a chat's answer and unlike a continuation."""
     line = _first_line(text).strip()
     if re.match(r"(?:`{3,}|~{3,})[ \t]*\w", line):
         return True
@@ -62,7 +62,7 @@ def reads_as_chat(text: str) -> bool:
 
 
 def _is_sentence(line: str) -> bool:
-    """Whether a line is prose: it opens no statement and has two adjacent words that Python does not allow there."""
+    """Whether a line is prose: it starts no statement and has two adjacent words that Python does not allow."""
     if not line or line[0] in "#@\"'([{)]}" or _opens_statement(line):
         return False
     if re.fullmatch(r"[A-Z][a-z]+(?: [a-z]+)*[!.:,]", line) or re.match(r"[A-Z][a-z']+[!,] ", line):

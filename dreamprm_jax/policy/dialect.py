@@ -1,4 +1,4 @@
-"""Negotiates request parameters: those that a server refuses are dropped, renamed or bounded, and recorded."""
+"""Negotiates request parameters: parameters that a server rejects are dropped, renamed or bounded, and recorded."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ from dreamprm_jax.policy.refusals import OPTIONAL, SYSTEM_ROLE, WHOLE_REPLY, lim
 from dreamprm_jax.policy.replies import Reply
 from dreamprm_jax.policy.transport import Refused, Transport
 
-_RENAMED = "max_completion_tokens"  # for max_tokens: OpenAI's reasoning models
-_BY_VALUE = ("temperature", "top_p")  # often refused at some values only
-_MOST_REFUSALS = 24  # of one request
+_RENAMED = "max_completion_tokens"  # replaces max_tokens for OpenAI's reasoning models
+_BY_VALUE = ("temperature", "top_p")  # often rejected only at some values
+_MOST_REFUSALS = 24  # for one request
 
 
 class Dialect:
-    """Sends requests in the form that a server accepts, learned from its refusals. Safe to use from several threads."""
+    """Sends requests in a form that the server accepts, learned from its errors. Thread-safe."""
 
     def __init__(self, transport: Transport, refused: tuple[str, ...] = (), most_choices: int = 1 << 30):
-        """Starts from what is known of the server.
+        """Starts with known properties of the server.
 
         Args:
           transport: The connection.
-          refused: Parameters that are not sent: names, or "name=value" where only that value was refused.
-          most_choices: The largest n of a request.
+          refused: Parameters that are not sent: names, or "name=value" if only that value is rejected.
+          most_choices: Maximum n of a request.
         """
         self.transport = transport
         self.refused = refused
         self.most_choices = most_choices
-        self.longest = 0  # the largest max_tokens that the server takes; 0: not bounded
-        self.shortest = 0  # the smallest
+        self.longest = 0  # maximum max_tokens that the server accepts; 0: no limit
+        self.shortest = 0  # minimum
         self.on_change: Callable[[], None] = lambda: None
         self._proven: set[str] = set()
         self._lock = threading.Lock()
 
     def not_sent(self, temperature: float, top_p: float) -> list[str]:
-        """The parameters that requests with these values do without."""
+        """The parameters that are not sent in requests with these values."""
         values = {"temperature": temperature, "top_p": top_p}
         names = [entry.partition("=")[0] for entry in self.refused
                  if "=" not in entry or entry in (_key(name, value) for name, value in values.items())]  # fmt: skip
         return list(dict.fromkeys(names))
 
     def ask(self, parameters: dict[str, Any]) -> Reply:
-        """One request, sent again without what the server refuses. The reply may have fewer choices than asked for.
+        """Sends a request, and repeats it without rejected parameters. The reply may have fewer choices than requested.
 
         Raises:
-          Refused: where it is not a parameter that the server refuses.
+          Refused: if the server rejects the request for another reason than a parameter.
           PolicyError, ContextOverflow: as ``Transport.ask``.
         """
         for _ in range(_MOST_REFUSALS):
@@ -68,7 +68,7 @@ class Dialect:
         return self.transport.ask(self._spelled(parameters))
 
     def _spelled(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        """The parameters as the server takes them."""
+        """The parameters in the form that the server accepts."""
         sent = {name: value for name, value in parameters.items()
                 if name not in self.refused and _key(name, value) not in self.refused}  # fmt: skip
         if "max_tokens" in parameters:
@@ -83,11 +83,11 @@ class Dialect:
             sent["messages"] = without_system(sent["messages"])
         if WHOLE_REPLY in self.refused:
             streamed = {"stream": True, "stream_options": {"include_usage": True}}
-            sent["extra_body"] = {**sent.get("extra_body", {}), **streamed}  # so that the client reads it whole
+            sent["extra_body"] = {**sent.get("extra_body", {}), **streamed}  # the client still reads one reply
         return sent
 
     def _learn(self, name: str, sent: dict[str, Any], said: str) -> bool:
-        """Records a refused parameter. Returns whether the request can be sent in another form."""
+        """Records a rejected parameter. Returns whether the request can be sent in another form."""
         with self._lock:
             before = (self.refused, self.most_choices, self.longest, self.shortest)
             spelling = _RENAMED if name == "max_tokens" and _RENAMED in sent else name
@@ -116,17 +116,17 @@ class Dialect:
             changed = before != (self.refused, self.most_choices, self.longest, self.shortest)
         if changed:
             self.on_change()
-        return True  # where nothing changed, another thread has just learnt it
+        return True  # also if another thread has recorded it meanwhile
 
     def _refuse(self, entry: str) -> None:
         if entry not in self.refused:
             self.refused = (*self.refused, entry)
 
     def _without_the_culprit(self, sent: dict[str, Any], refusal: Refused) -> Reply:
-        """Retries a request whose refusal names no parameter, without as few unproven parameters as possible.
+        """Retries a request whose error names no parameter, omitting as few untested parameters as possible.
 
         Raises:
-          Refused: the first one, where no parameter is to blame.
+          Refused: the original error, if no parameter causes it.
         """
         names = [name for name in (*OPTIONAL, _RENAMED) if name in sent]
         left_out = [name for name in names if _key(name, sent[name]) not in self._proven]

@@ -1,4 +1,4 @@
-"""Makes the policy that the settings name."""
+"""Creates the policy that the settings select."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from dreamprm_jax.schema import DataError
 
 
 def make_policy(config: PolicyConfig, compositions: Path | None = None, folder: Path | None = None) -> Policy:
-    """The policy of ``config.kind``; each kind is imported only where it is asked for.
+    """The policy of ``config.kind``, whose module is imported lazily.
 
     Args:
       config: The policy's settings.
-      compositions: What the simulated policy knows of each problem (``Paths.compositions``).
-      folder: Of the stage: where a server's abilities and what it was asked for are kept (``usage.spent`` reads it).
+      compositions: File of compositions for the simulated policy (``Paths.compositions``).
+      folder: The stage's folder, to which a server's abilities and usage are written.
 
     Raises:
-      DataError: when a setting, a file or a package that the kind needs is missing.
+      DataError: if a setting, file or package that the kind needs is missing.
     """
     if config.kind == "server":
         from dreamprm_jax.policy.server import ServerPolicy

@@ -1,4 +1,4 @@
-"""Asks a policy for candidate programs, for many problems at a time, and journals every answer as it arrives."""
+"""Requests candidate programs from a policy, concurrently for many problems, and journals every answer."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def ask_for_candidates(
     journal: Journal,
     threads: int,
 ) -> None:
-    """Asks for what the journal does not have.
+    """Sends the requests whose answers are not in the journal.
 
     Args:
-      policy: who writes.
-      requests: one a problem.
-      key: the journal's key of a request, which names everything that the answer depends on.
-      journal: request key -> [[code, mean log-probability or None, fault], ...].
-      threads: requests at a time.
+      policy: The policy.
+      requests: One request for each problem.
+      key: Maps a request to its journal key, a hash of everything that the answer depends on.
+      journal: Maps keys to [[code, mean log-probability or None, fault], ...].
+      threads: Number of concurrent requests.
 
     Raises:
-      DataError: with the number of problems on which the policy failed, after all others were answered.
+      DataError: if the policy failed on some problems, after all others are answered, with their number.
     """
     keys = {key(request): request for request in requests}
     missing = [item for item in keys.items() if item[0] not in journal]

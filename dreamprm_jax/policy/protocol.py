@@ -1,7 +1,7 @@
 """The interface of a policy, which writes whole programs and completions of a prefix.
 
-A policy is asked for ``n`` completions of one prefix at a time, so that a server's prefix cache serves them together.
-Completions are whole programs: splitting, judging and labeling need not know which part was given.
+All ``n`` completions of a prefix are requested together, to use a server's prefix cache. Completions are whole
+programs, so splitting, judging and labeling do not depend on the prefix.
 """
 
 from __future__ import annotations
@@ -11,32 +11,31 @@ from typing import Any, Protocol
 
 from dreamprm_jax import schema
 
-MEAN_LOG_PROBABILITY = "mean_logprob"  # key, among a program's sampling parameters, of its tokens' mean
+MEAN_LOG_PROBABILITY = "mean_logprob"  # key in a program's sampling parameters
 
 
 def request_seed(config_seed: int, *parts: str) -> int:
-    """A seed that depends on what is asked, not on when or by which worker."""
+    """A seed derived from the request, independent of its time and worker."""
     return int(schema.content_hash(str(config_seed), *parts, digits=8), 16) & 0x7FFFFFFF
 
 
 class PolicyError(RuntimeError):
-    """The policy could not answer (server down, rate limit, malformed reply, closed) although it was asked again.
+    """The policy could not answer despite retries (server down, rate limit, malformed reply, closed).
 
-    An infrastructure failure: it says nothing of any program and is never counted as one that failed. The same request
-    may be answered later.
+    This infrastructure failure never counts as a failed program. The same request may succeed later.
     """
 
 
 @dataclass(frozen=True)
 class CompletionRequest:
-    """``n`` programs that begin with one prefix.
+    """A request for ``n`` programs that begin with the same prefix.
 
     Attributes:
       problem: The problem to solve.
-      prefix: The first steps of a program, cut at a step's end; "" asks for a whole program.
-      n: How many completions.
+      prefix: The first steps of a program, up to the end of a step; "" requests a whole program.
+      n: Number of completions.
       temperature: Sampling temperature; 0 is greedy.
-      seed: The same request with the same seed gives the same completions, where the policy can promise it.
+      seed: Equal requests with equal seeds have equal completions, if the policy is deterministic.
     """
 
     problem: schema.Problem
@@ -48,16 +47,16 @@ class CompletionRequest:
 
 @dataclass(frozen=True)
 class Completion:
-    """One answer, or the reason why there is none.
+    """An answer, or the reason for a missing answer.
 
     Attributes:
       code: The whole program: the prefix and its continuation.
-      finish_reason: Why the policy stopped: "stop", "length" (cut short), or the server's own word.
-      forced: True where the policy really continued the prefix, character for character; False where the prefix was
-        only shown to it ("starter code") and the answer may differ. With an empty prefix it is True.
-      log_probability: The mean log-probability of the tokens that were sampled, where the policy tells it.
-      fault: Why this is no answer: "context overflow", "cut off (abort)", "refused: ...". Asking again does not
-        help, and it is no failed program: it has no verdict and is counted apart. "" for an answer, even an empty one.
+      finish_reason: "stop", "length" (truncated), or the server's own value.
+      forced: True if the policy continued the exact text of the prefix; False if the prefix was only shown to it
+        ("starter code"), so the answer may differ. True for an empty prefix.
+      log_probability: Mean log-probability of the sampled tokens, if the policy reports it.
+      fault: Reason for a missing answer: "context overflow", "cut off (abort)", "refused: ...". Retries do not help. It
+        is not a failed program: it has no verdict and is counted separately. "" for an answer, even an empty one.
     """
 
     code: str
@@ -68,24 +67,24 @@ class Completion:
 
 
 class Policy(Protocol):
-    """A writer of programs. Implementations are safe to call from several threads."""
+    """The policy interface. Implementations are thread-safe."""
 
     @property
     def name(self) -> str:
-        """Who writes: recorded with every program and label."""
+        """Name of the policy, stored with every program and label."""
 
     def complete(self, request: CompletionRequest) -> list[Completion]:
-        """Answers with exactly ``request.n`` completions.
+        """Returns exactly ``request.n`` completions.
 
         Raises:
-          PolicyError: when the policy's infrastructure fails, or the policy is closed.
+          PolicyError: if the policy's infrastructure fails, or the policy is closed.
         """
 
     def sampling(self, temperature: float) -> dict[str, Any]:
-        """The sampling parameters as recorded in rows (temperature, token limit, prompt version, ...)."""
+        """The sampling parameters that are stored in rows (temperature, token limit, prompt version, ...)."""
 
     def close(self) -> None:
-        """Gives back connections and files; safe from any thread, returns at once.
+        """Releases connections and files. Thread-safe and non-blocking.
 
-        Calls of ``complete`` that wait in other threads end within a second, with PolicyError.
+        Pending calls of ``complete`` in other threads raise PolicyError within a second.
         """

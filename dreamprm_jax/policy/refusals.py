@@ -1,7 +1,7 @@
 """Classifies a server's error by the body of its reply.
 
-OpenAI-compatible servers share neither status codes nor field names nor wording, and only some versions of the client
-include the body in their message. Each meaning has one regular expression; a new wording is a new alternative in it.
+OpenAI-compatible servers differ in status codes, field names and wording, and only some versions of the client include
+the body in their message. Each class has one regular expression, to which new wordings are added as alternatives.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 Meaning = Literal["passing", "gone", "overflow", "out of tokens", "parameter", "unusable", "refused"]
 
-OPTIONAL = ("logprobs", "seed", "top_p", "n", "temperature", "stop", "max_tokens")  # the least missed first
-SYSTEM_ROLE = "system role"  # stands among refused parameters for messages of the system
-WHOLE_REPLY = "stream=false"  # likewise, for a reply in one piece: the server only streams
+OPTIONAL = ("logprobs", "seed", "top_p", "n", "temperature", "stop", "max_tokens")  # in order of increasing importance
+SYSTEM_ROLE = "system role"  # listed among the rejected parameters if system messages are rejected
+WHOLE_REPLY = "stream=false"  # listed among them if the server only streams
 _ALIASES = {
     "max_tokens": r"max_tokens|max_completion_tokens|max_new_tokens|max_output_tokens|maxOutputTokens|max_gen_len",
     "top_p": r"top_p|topP",
@@ -40,8 +40,9 @@ _LOADING = re.compile(
 )
 _ACCOUNT = re.compile(
     r"insufficient.{0,3}(?:quota|balance|funds|credit)|credit balance|arrear|overdue|billing_hard_limit"
-    r"|(?:invalid|incorrect|missing|wrong|no).{0,3}api.?key|api.?key.{0,12}(?:not valid|invalid|missing|expired)"
-    r"|authentication.?error|unauthori[sz]ed",
+    r"|(?:invalid|incorrect|missing|wrong|no).{0,3}api.?key"
+    r"|api.?key.{0,12}(?:not valid|not found|invalid|missing|expired|disabled)"
+    r"|authentication.?error|unauthori[sz]ed|(?:location|country|region).{0,30}not supported",
     re.IGNORECASE,
 )
 _MODEL = re.compile(
@@ -59,14 +60,15 @@ _CHAT_ONLY = re.compile(r"v1/chat/completions|chat model and not|chat.completion
 _TEMPLATE = re.compile(r"not supported|must alternate|jinja|template", re.IGNORECASE)
 _STREAMS_ONLY = re.compile(
     r"(?:only|must|requires?|need|enable|set).{0,40}\bstream|\bstream\w*\W{0,3}(?:mode )?.{0,20}(?:required|only|must)"
-    r"|non-?stream\w*.{0,40}not",
+    r"|non-?stream\w*.{0,40}not|not.{0,40}non-?stream",
     re.IGNORECASE,
 )
-_ECHOED = ("input", "url", "ctx", "id", "request_id", "traceid")  # what repeats the request, and numbers of it
-_GONE = (425, 429, 502, 503, 504, *range(520, 525), 529)  # proxies, servers that are loading, and busy ones
+_ECHOED = ("input", "url", "ctx", "id", "request_id", "traceid")  # fields that repeat or number the request
+_GONE = (425, 429, 498, 502, 503, 504, *range(520, 525), 529)  # proxies, loading servers, busy servers
 _ADVICE = {
     401: "the key was refused; put it into the variable that policy.api_key_env names",
     402: "the account cannot pay",
+    451: "the server may not answer from here",
     403: "access was refused; put the key into the variable that policy.api_key_env names",
     404: "no such model or no such endpoint; see /v1/models, or set policy.continuation='chat' for a chat-only one",
     405: "no such endpoint; set policy.continuation='chat' for a chat-only one",
@@ -77,15 +79,15 @@ _ADVICE = {
 
 @dataclass(frozen=True)
 class ServerError:
-    """What an error of a server means.
+    """The interpretation of a server's error.
 
     Attributes:
-      meaning: "passing" and "gone" (loading, busy, restarting) are worth asking again; "overflow": prompt and limit do
-        not fit into the context; "out of tokens": the limit was spent before the answer began; "parameter": the server
-        does not take one; "unusable": the key, the account or the model; "refused": this request, and nobody says why.
-      message: For people: the status, advice, and what the server said.
-      parameter: The one that the error is about, as it was sent, or ``SYSTEM_ROLE``.
-      said: The server's words, from which ``limit_between`` reads bounds.
+      meaning: "passing" and "gone" (loading, busy, restarting) are worth retrying; "overflow": prompt and limit exceed
+        the context; "out of tokens": the limit was reached before the answer began; "parameter": the server rejects a
+        parameter; "unusable": invalid key, account or model; "refused": the request is rejected for an unknown reason.
+      message: The status, advice, and the server's message.
+      parameter: The rejected parameter, by the name that was sent, or ``SYSTEM_ROLE``.
+      said: The server's message, from which ``limit_between`` reads bounds.
     """
 
     meaning: Meaning
@@ -95,13 +97,13 @@ class ServerError:
 
 
 def read_error(status: int, body: str, sent: Collection[str]) -> ServerError:
-    """What a reply with this HTTP status and body means; ``sent``: the names of the request's parameters."""
+    """Interprets an error reply with this HTTP status and body; ``sent``: the names of the request's parameters."""
     try:
         value = json.loads(body)
     except ValueError:
-        value = re.sub(r"<[^>]*>", " ", body)  # a proxy's page
+        value = re.sub(r"<[^>]*>", " ", body)  # HTML page of a proxy
     texts = list(_texts(value))
-    everything = re.sub(r"\\+", "", " ".join(texts))  # errors of servers behind others are JSON in JSON
+    everything = re.sub(r"\\+", "", " ".join(texts))  # gateways embed JSON in JSON
     said = re.sub(r"\s+", " ", re.sub(r"\\+", "", _message(value) or everything)).strip()[:400] or "no reason given"
     parameter = _named(value, everything, sent)
     account = _ACCOUNT.search(everything) is not None
@@ -110,7 +112,7 @@ def read_error(status: int, body: str, sent: Collection[str]) -> ServerError:
         message = f"HTTP {status}, {advice or _ADVICE.get(status, 'the request was refused')}: {said}"
         return ServerError(meaning, message, parameter if meaning == "parameter" else None, said)
 
-    if status in (401, 402):
+    if status in (401, 402, 451):
         return error("unusable")
     if status == 429:
         return error("unusable") if account else error("gone", "asked to slow down")
@@ -125,7 +127,7 @@ def read_error(status: int, body: str, sent: Collection[str]) -> ServerError:
     bad_request = _TEMPLATE if parameter == SYSTEM_ROLE else _BAD_REQUEST  # chat templates fail with status 500
     if status >= 500 and not (bad_request.search(everything) and parameter):
         return error("gone" if status in _GONE or _LOADING.search(everything) else "passing", "the server failed")
-    if status in (408, 409, 425, 499) or (_LOADING.search(everything) and parameter is None):
+    if status in (408, 409, 425, 498, 499) or (_LOADING.search(everything) and parameter is None):
         return error("gone" if status not in (408, 409, 499) else "passing", "the server is not ready")
     if _STREAMS_ONLY.search(everything):
         parameter = WHOLE_REPLY
@@ -133,13 +135,13 @@ def read_error(status: int, body: str, sent: Collection[str]) -> ServerError:
         return error("parameter")
     if status in (404, 405, 410) or _MODEL.search(everything):
         return error("unusable", _ADVICE.get(status, _ADVICE[404]))
-    if status == 403 and not _DECLINES.search(everything):  # else a filter refuses the prompt
+    if status == 403 and not _DECLINES.search(everything):  # otherwise a content filter rejects the prompt
         return error("unusable")
     return error("refused")
 
 
 def limit_between(said: str, sent: int) -> int | None:
-    """The token limit nearest to the one ``sent`` that an error about it allows, if it names one."""
+    """The allowed token limit nearest to ``sent``, read from the error message; None if it names none."""
     plain = re.sub(r"(\d),(\d{3})(?!\d)", r"\1\2", said)
     numbers = [int(number) for number in re.findall(r"(?<![\w.-])\d{1,9}(?![\w.]*\w)", plain)]
     if re.search(r"at least|minimum|below|>=|greater than|too (?:small|low)", said, re.IGNORECASE):
@@ -150,7 +152,7 @@ def limit_between(said: str, sent: int) -> int | None:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """All strings and numbers of a JSON value, with their keys; less what repeats the request."""
+    """All keys, strings and numbers of a JSON value, without fields that repeat the request."""
     if isinstance(value, dict):
         for key, item in value.items():
             if key not in _ECHOED:
@@ -176,7 +178,7 @@ def _message(value: Any) -> str:
 
 
 def _named(value: Any, text: str, sent: Collection[str]) -> str | None:
-    """The parameter that an error is about: named by a field, in quotes, or by a word of its sentence."""
+    """The parameter that an error is about: named in a field, in quotes, or in the message text."""
     order = [*(name for name in sent if name not in OPTIONAL), *(name for name in OPTIONAL if name in sent)]
     fields = " ".join(_fields(value))
     fields += " ".join(re.findall(r"loc\W{1,4}[\[(]\W{0,2}body\W{1,4}([\w.]+)", text))  # vLLM: Python in a message

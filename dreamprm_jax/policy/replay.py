@@ -1,4 +1,4 @@
-"""Replays programs that were written elsewhere (any form of ``problems.candidates``) as a policy's answers."""
+"""Replays existing programs (any format of ``problems.candidates``) as a policy's answers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from dreamprm_jax.schema import DataError, content_hash
 class ReplayPolicy:
     """Answers from a file, in the file's order.
 
-    A prefix is answered with those saved programs that begin with it: real continuations, but only as many as there
-    are. Temperature and seed have no effect.
+    Completions of a prefix are the saved programs that begin with it, so their number is limited. Temperature and seed
+    have no effect.
     """
 
     def __init__(self, path: Path):
-        """Reads the file. Raises DataError where it is missing or malformed."""
+        """Reads the file. Raises DataError if it is missing or malformed."""
         self.path = path
         self.name = f"replay:{path.name}"
         found = read_candidates(path)
@@ -34,7 +34,7 @@ class ReplayPolicy:
             self._saved[one.program.problem_id].append(one)
 
     def complete(self, request: CompletionRequest) -> list[Completion]:
-        """The first ``n`` saved programs. Raises PolicyError where the file has fewer."""
+        """The first ``n`` saved programs. Raises PolicyError if the file has fewer."""
         problem = request.problem
         saved = self._saved.get(problem.problem_id, [])
         whole = [problem.starter_code + one.program.code if one.continues else one.program.code for one in saved]
@@ -48,11 +48,11 @@ class ReplayPolicy:
         return [Completion(code, "stop", forced=True) for code in codes[: request.n]]
 
     def answers_digest(self, problem_id: str) -> str:
-        """Hash of all saved programs for a problem: what any answer for it depends on."""
+        """Hash of all saved programs for a problem, on which its answers depend."""
         return content_hash(*(one.program.code for one in self._saved.get(problem_id, [])), digits=16)
 
     def sampling(self, temperature: float) -> dict[str, Any]:
-        """The file; how its programs were sampled is not known."""
+        """The file's name; the sampling parameters of its programs are unknown."""
         return {"file": self.path.name}
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Reads a server's reply: its choices, why each ended, and its token counts. Detects errors sent with status 200."""
+"""Reads a server's reply: choices, finish reasons and token counts. Detects errors sent with status 200."""
 
 from __future__ import annotations
 
@@ -11,36 +11,37 @@ from typing import Any
 
 from dreamprm_jax.runs.server_usage import Usage
 
-# Values of finish_reason, OpenAI's and other servers'. Any other value means that the server cut the answer off.
+# Values of finish_reason of OpenAI and other servers. Any other value means that the server interrupted the answer.
 _ENDS = (
-    ("stop", re.compile(r"stop|eos|end|complete|finish|done|tool|function|unknown", re.IGNORECASE)),
-    ("length", re.compile(r"length|max|limit|token", re.IGNORECASE)),
+    ("cut", re.compile(r"error|time|(?<![a-z])rate|retr(?:y|ies)|cancel|abort|network|unavailable", re.IGNORECASE)),
+    ("stop", re.compile(r"stop|eo[st]|end|complete|finish|done|natural|tool|function|unknown", re.IGNORECASE)),
+    ("length", re.compile(r"length|max|limit|token|context|window", re.IGNORECASE)),
     ("filter", re.compile(r"filter|safety|recit|block|prohibit|sensitive|refus|moderat|spii|polic", re.IGNORECASE)),
 )
 
 
 class MalformedReply(Exception):
-    """The reply does not fit the schema; worth retrying."""
+    """The reply does not match the schema; worth retrying."""
 
 
 class NoChoices(MalformedReply):
-    """The reply fits the schema and holds no choice, for example because a filter removed all of them."""
+    """The reply matches the schema but has no choices, for example because a filter removed them."""
 
 
 class WebPage(Exception):
-    """The server answered with a web page: the address is not that of its interface."""
+    """The server answered with a web page, so the address is not that of its API."""
 
 
 class ErrorReply(Exception):
-    """An error object where choices belong, under HTTP status 200."""
+    """An error object instead of choices, with HTTP status 200."""
 
     def __init__(self, failure: Any):
         super().__init__(str(failure)[:200])
-        if hasattr(failure, "model_dump"):  # of the client, whose fields are pydantic's
+        if hasattr(failure, "model_dump"):  # a pydantic object of the client
             failure = {name: value for name, value in failure.model_dump().items() if value is not None}
         failure = failure if isinstance(failure, dict) else getattr(failure, "__dict__", str(failure))
         code = str(failure.get("code") or failure.get("status") or "") if isinstance(failure, dict) else ""
-        http = re.fullmatch(r"([45]\d\d)\d*", code)  # FastChat's are longer
+        http = re.fullmatch(r"([45]\d\d)\d*", code)  # FastChat's codes are longer
         self.status = int(http[1]) if http else 500
         self.body = json.dumps({"error": failure}, default=str)
 
@@ -50,10 +51,10 @@ class Choice:
     """One choice of a reply.
 
     Attributes:
-      text: "" where the model declined or a filter left nothing.
-      finish_reason: "stop", "length", or the server's own word.
-      log_probability: The mean of its tokens', where asked for.
-      cut: Whether the server, not the model, ended it: an abort, an error, a filter in the middle.
+      text: "" if the model declined or a filter removed everything.
+      finish_reason: "stop", "length", or the server's own value.
+      log_probability: Mean log-probability of its tokens, if requested.
+      cut: Whether the server interrupted it: an abort, an error, a content filter.
     """
 
     text: str
@@ -64,7 +65,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Reply:
-    """A server's reply: at least one choice, in the order of their indices."""
+    """A server's reply with at least one choice, sorted by index."""
 
     choices: tuple[Choice, ...]
     usage: Usage
@@ -73,16 +74,16 @@ class Reply:
 
 
 def read_reply(reply: Any, chat: bool) -> Reply:
-    """Reads what the client made of a server's reply.
+    """Reads a server's reply, as parsed by the client.
 
     Args:
-      reply: The client's object; or text, where the content is no JSON: a stream of events, or a web page.
-      chat: Whether choices hold messages.
+      reply: The client's object; or text if the content is not JSON: a stream of events, or a web page.
+      chat: Whether choices contain messages.
 
     Raises:
-      ErrorReply: where it is an error.
-      WebPage: where a web page came.
-      NoChoices, MalformedReply: where there is no answer in it.
+      ErrorReply: if it is an error.
+      WebPage: if it is a web page.
+      NoChoices, MalformedReply: if it contains no answer.
     """
     if isinstance(reply, str):
         if re.match(r"\s*(?:<!doctype|<html)", reply, re.IGNORECASE):
@@ -114,7 +115,7 @@ def read_reply(reply: Any, chat: bool) -> Reply:
 
 
 def _assembled(events: str) -> Any:
-    """One reply from a stream of server-sent events; a choice that the stream does not end was broken off."""
+    """Assembles a reply from server-sent events; choices without a finish reason were interrupted."""
     choices: dict[int, SimpleNamespace] = {}
     whole = SimpleNamespace(choices=None, usage=None, error=None)
     for chunk in _chunks(events):
@@ -162,14 +163,16 @@ def _choice(choice: Any, chat: bool) -> Choice:
     declined = value is None and word == "unknown" and not getattr(message, "refusal", None)
     text = value if isinstance(value, str) else ""
     cut = bool(end == "cut" or (end == "filter" and text.strip()) or getattr(choice, "error", None) or declined)
-    # JSON escapes can spell lone surrogates, files cannot store them.
+    # JSON escapes can encode lone surrogates, which files cannot store.
     text = text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
     said = end if end in ("stop", "length") and word != "unknown" else word
     return Choice(text, said, _mean_log_probability(getattr(choice, "logprobs", None)), cut)
 
 
 def _content_text(value: Any) -> Any:
-    """A message's content; of content as parts the text, without reasoning."""
+    """A message's content; for content in parts, the text without reasoning."""
+    if isinstance(value, dict):
+        value = [value]
     if not isinstance(value, list):
         return value
     parts = [
@@ -185,7 +188,7 @@ def _mean_log_probability(value: Any) -> float | None:
 
 
 def _numbers(value: Any) -> list[float]:
-    """The tokens' log-probabilities: ``token_logprobs`` or, in chats and of llama.cpp, ``content``."""
+    """The tokens' log-probabilities: ``token_logprobs`` or, in chats and for llama.cpp, ``content``."""
     numbers = getattr(value, "token_logprobs", None)
     if numbers is None:
         items = getattr(value, "content", None) or []

@@ -1,10 +1,10 @@
-"""A policy on any OpenAI-compatible server (vLLM, SGLang, llama.cpp, hosted ones).
+"""A policy on any OpenAI-compatible server (vLLM, SGLang, llama.cpp, hosted services).
 
-The chat is rendered here and the prompt, with the open answer and the prefix, goes to ``/v1/completions``: the one
-form in which every server truly continues a prefix. All completions of one prefix are asked for together, so that the
-server's prefix cache serves them; a prefix ends at a line's end, so that its tokens are those of any longer prompt that
-begins with it, as caches want. Chat-only servers, such as those of reasoning models, get the prefix as starter code
-(``continuation="chat"``), marked as not forced.
+The client renders the chat and sends the prompt, with the open answer and the prefix, to ``/v1/completions``, because
+only this endpoint continues a prefix on every server. All completions of a prefix are requested together, to use the
+server's prefix cache. A prefix ends at a line's end, so that its tokens are also those of longer prompts that begin
+with it, as caches require. Chat-only servers, such as those of reasoning models, get the prefix as starter code
+(``continuation="chat"``), and the completions are marked as not forced.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ from dreamprm_jax.policy.transport import ContextOverflow, Refused, Transport
 from dreamprm_jax.runs.server_usage import Usage, UsageLog
 from dreamprm_jax.schema import DataError
 
-_SEED_STRIDE = 1_000_003  # between the seeds of the single requests that stand for one of n choices
-_LEAST_TOKENS = 16  # a request with room for fewer is a context overflow
-_MOST_DRAWS = 4  # of each completion, where answers may be rejected or cut off
+_SEED_STRIDE = 1_000_003  # difference between the seeds of successive requests for the same n choices
+_LEAST_TOKENS = 16  # a smaller token limit is a context overflow
+_MOST_DRAWS = 4  # maximum draws per completion if answers are rejected or interrupted
 
 
 class ServerPolicy:
-    """Speaks to one server. Safe to call from several threads."""
+    """The policy of one server. Thread-safe."""
 
     def __init__(
         self,
@@ -54,12 +54,12 @@ class ServerPolicy:
 
         Args:
           config: The server's address, model and limits.
-          folder: Of the stage: where what the server can do and what it was asked for is kept.
-          abilities: What the server can do, where it is known; None finds it out before the first request.
-          backoff_seconds: The longest wait before the first retry; it doubles with each.
+          folder: The stage's folder, to which the server's abilities and usage are written.
+          abilities: The server's abilities; None probes the server before the first request.
+          backoff_seconds: Maximum wait before the first retry, doubled with each further retry.
 
         Raises:
-          DataError: when the ``openai`` package or a setting is missing.
+          DataError: if the ``openai`` package or a setting is missing.
         """
         if not config.model:
             raise DataError("policy.model is empty; name the model as the server does (see its /v1/models)")
@@ -85,20 +85,19 @@ class ServerPolicy:
 
     @property
     def abilities(self) -> Abilities:
-        """What the server can do, asked with a temperature of 1 where no request came before."""
+        """The server's abilities, probed with temperature 1 if there was no request before."""
         return self._known(1.0)
 
     def complete(self, request: CompletionRequest) -> list[Completion]:
-        """Answers with exactly ``request.n`` completions.
+        """Returns exactly ``request.n`` completions.
 
-        A greedy request (temperature 0) is asked once: its n answers are equal. A server that gives one choice a
-        request, or only so many, is asked again until there are n, so that its cache holds the prefix meanwhile;
-        likewise for answers that the server broke off. Where the context has no room, or the server refuses the
-        request for good, the completions say so (``Completion.fault``).
+        A greedy request (temperature 0) is sent once, because its n answers are equal. If the server returns fewer
+        choices or interrupts answers, further requests follow until there are n completions. On a context overflow, or
+        if the server rejects the request permanently, the completions have a ``Completion.fault``.
 
         Raises:
-          PolicyError: when the server refuses the account, still fails after its retries, or the policy is closed.
-          DataError: when the server cannot be used at all.
+          PolicyError: if the server rejects the account or fails after all retries, or the policy is closed.
+          DataError: if the server cannot be used.
         """
         if request.temperature == 0 and request.n > 1:
             return self.complete(replace(request, n=1)) * request.n
@@ -124,7 +123,7 @@ class ServerPolicy:
                     return completions + [Completion(request.prefix, "length", forced=not self._chat)] * missing
                 rest = Usage(refused_answers=missing)
                 return completions + self._without_answer(request, missing, f"refused: {refusal}", rest)
-            wanted = min(wanted, self._dialect.most_choices)  # it may have refused so many just now
+            wanted = min(wanted, self._dialect.most_choices)  # the server may just have lowered it
             if len(answers) < wanted:
                 self._log.add(Usage(missing_choices=wanted - len(answers)))
                 if len(answers) == 1:
@@ -138,10 +137,10 @@ class ServerPolicy:
         return completions
 
     def sampling(self, temperature: float) -> dict[str, Any]:
-        """The sampling parameters as recorded in rows.
+        """The sampling parameters that are stored in rows.
 
         Raises:
-          DataError: when what the server makes of them is neither on record nor to be found out.
+          DataError: if the server's abilities are neither stored nor can be probed.
         """
         abilities = self._abilities or recorded(self._folder) or self._known(temperature)
         row: dict[str, Any] = {
@@ -163,14 +162,14 @@ class ServerPolicy:
         return row
 
     def close(self) -> None:
-        """Closes the connections; calls that wait in other threads end with PolicyError."""
+        """Closes the connections; pending calls in other threads raise PolicyError."""
         self._transport.close()
 
     def _known(self, temperature: float) -> Abilities:
-        """What the server can do: asked once, by the first that wants to know.
+        """The server's abilities, probed by the first call.
 
         Raises:
-          DataError: when the server cannot be used, from then on.
+          DataError: if the server cannot be used; also in later calls.
         """
         with self._lock:
             if self._unusable is not None:
@@ -195,7 +194,7 @@ class ServerPolicy:
             return self._abilities
 
     def _keep_refusals(self) -> None:
-        """Adds later refusals to the record that the rows are made from."""
+        """Adds parameters that were rejected later to the stored abilities."""
         with self._lock:
             if self._abilities is None or self._abilities.refused == self._dialect.refused:
                 return
@@ -205,10 +204,10 @@ class ServerPolicy:
             record(self._abilities, self._folder, self._transport.where)
 
     def _ask(self, request: CompletionRequest, given: str) -> list[Completion]:
-        """One request with its retries: at least one completion of ``given``, as many as the server gave.
+        """Sends one request with retries, and returns at least one completion of ``given``.
 
         Raises:
-          ContextOverflow: where the prompt alone is too long.
+          ContextOverflow: if the prompt alone is too long.
         """
         limit = self.config.max_tokens
         parameters: dict[str, Any] = {}
@@ -224,7 +223,7 @@ class ServerPolicy:
                 reply = self._dialect.ask({**sampled, **parameters, "n": request.n})
                 return self._read(request, given, parameters.get("prompt", ""), reply)
             except ContextOverflow:
-                limit //= 2  # only the limit may be too long, not the prompt
+                limit //= 2  # the prompt may fit with a smaller token limit
                 if limit < _LEAST_TOKENS:
                     raise
 
@@ -233,7 +232,7 @@ class ServerPolicy:
             "temperature": temperature,
             "top_p": self.config.top_p,
             "max_tokens": limit,
-            "seed": seed & 0x7FFFFFFF,  # within the 32 bits that servers accept
+            "seed": seed & 0x7FFFFFFF,  # servers accept 32 bits
         }
         if not self._chat:
             parameters["stop"] = [FENCE_CLOSE]
@@ -244,7 +243,7 @@ class ServerPolicy:
         return parameters
 
     def _coding_prompt(self, program: str) -> str:
-        """A prompt in the form of all others, for the beginning of a tiny program."""
+        """A prompt in the usual format, for the beginning of a tiny program."""
         name = "add(a, b) that returns the sum of a and b" if program == ADDITION else "absolute(n) that returns |n|"
         return self._template.render([Message(role="user", content=f"Write a Python function {name}.")]) + (
             assistant_prefix(program)

@@ -1,7 +1,11 @@
 """The simulated policy: writes Chain-of-Function programs for the procedural benchmark, with mistakes at known rates.
 
-It follows the protocol of the server policy: text in, text out. It keeps no state between calls; what a prefix has
-decided is read back from the prefix. Sampling temperature does not change its rates: they are the benchmark's truth.
+It has the interface of the server policy: text in, text out. It keeps no state between calls and parses the choices
+made in a prefix. The sampling temperature does not change the mistake rates, on which the exact truth depends.
+
+Its reported log-probabilities are miscalibrated, like those of language models (arXiv 2402.02047): a fraction
+``UNAWARE`` of the mistakes is reported with the probability of the correct choice, and random log-probabilities of the
+wording are added. ``exact_log_probability`` returns the true values.
 """
 
 from __future__ import annotations
@@ -15,20 +19,15 @@ from typing import Any
 from dreamprm_jax.policy.protocol import Completion, CompletionRequest, PolicyError
 from dreamprm_jax.problems.procedural.compose import Composition
 from dreamprm_jax.problems.procedural.mistakes import form_probabilities, plan_probabilities, plans
-from dreamprm_jax.problems.procedural.writing import (
-    ARGUMENTS,
-    CALL,
-    Style,
-    read,
-    read_style,
-    write_helper,
-    write_main,
-)
+from dreamprm_jax.problems.procedural.writing import ARGUMENTS, CALL, Style, read, read_style, write_helper, write_main
 from dreamprm_jax.schema import DataError, content_hash
+
+UNAWARE = 0.7  # fraction of the mistakes that are reported as if they were correct
+WORDING = 0.5  # nats: mean of the exponentially distributed decrease by the wording of a function
 
 
 class SimulatedPolicy:
-    """Draws each function's form from the exact distribution in ``problems.procedural.mistakes``."""
+    """Samples each function's form from the exact distribution in ``problems.procedural.mistakes``."""
 
     def __init__(self, compositions: dict[str, Composition], wrong_rate_scale: float = 1.0):
         self.compositions = compositions
@@ -37,7 +36,7 @@ class SimulatedPolicy:
 
     @classmethod
     def from_file(cls, path: Path, wrong_rate_scale: float = 1.0) -> SimulatedPolicy:
-        """Reads the compositions that the generate stage wrote. Raises DataError where the file is missing."""
+        """Reads the compositions that the generate stage wrote. Raises DataError if the file is missing."""
         try:
             rows = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
@@ -47,7 +46,7 @@ class SimulatedPolicy:
         return cls({row["problem_id"]: Composition.from_json(row) for row in rows}, wrong_rate_scale)
 
     def complete(self, request: CompletionRequest) -> list[Completion]:
-        """Completes the prefix ``n`` times. Raises PolicyError for a problem or prefix that it does not know."""
+        """Completes the prefix ``n`` times. Raises PolicyError if the problem or the prefix is unknown."""
         composition = self.compositions.get(request.problem.problem_id)
         if composition is None:
             raise PolicyError(f"the simulated policy does not know problem {request.problem.problem_id!r}")
@@ -61,30 +60,58 @@ class SimulatedPolicy:
         rng = random.Random(f"{key}/{index}")
         written = read(composition, prefix)
         assert written is not None
-        # Rollouts of one prefix share a style, as those of one model at a low temperature do; whole programs do not.
+        # Rollouts of a prefix share a style, like those of a model at a low temperature; whole programs do not.
         style = _style(composition, prefix, random.Random(key) if prefix else rng)
         plan, text = written.plan, prefix
-        chances = []  # the probability of each choice that decides correctness, like a model's of its tokens
+        told: list[float] = []
+        confidence = random.Random(f"{key}/{index}/confidence")
         if plan is None:
             known, weights = plans(composition), plan_probabilities(composition, self.wrong_rate_scale)
             (place,) = rng.choices(range(len(known)), weights)
             plan = known[place]
-            chances.append(weights[place])
+            told.append(_reported(weights, place, confidence))
             text = write_main(composition, plan, style)
         for position in plan.calls[len(written.forms) :]:
             weights = form_probabilities(composition, position, self.wrong_rate_scale)
             (form,) = rng.choices(range(len(weights)), weights)
-            chances.append(weights[form])
+            told.append(_reported(weights, form, confidence))
             text += write_helper(composition, position, form, style)
-        said = sum(map(math.log, chances)) / len(chances) if chances else None
-        return Completion(text if written.closed else text + CALL, "stop", True, said)
+        mean = sum(told) / len(told) if told else None
+        return Completion(text if written.closed else text + CALL, "stop", True, mean)
 
     def sampling(self, temperature: float) -> dict[str, Any]:
-        """What the rows record of how they were sampled."""
+        """The sampling parameters that are stored in rows."""
         return {"temperature": temperature, "wrong_rate_scale": self.wrong_rate_scale}
 
     def close(self) -> None:
         """Nothing to release."""
+
+
+def exact_log_probability(composition: Composition, code: str, scale: float = 1.0) -> float:
+    """The mean log-probability, in nats, of the choices that determine whether a program is correct.
+
+    Args:
+      composition: The composition of the program's problem.
+      code: The program.
+      scale: The policy's ``wrong_rate_scale``.
+
+    Returns:
+      The mean over main() and every helper; NaN if the policy cannot have written the program.
+    """
+    written = read(composition, code)
+    if written is None or written.plan is None:
+        return math.nan
+    known, weights = plans(composition), plan_probabilities(composition, scale)
+    chances = [weights[known.index(written.plan)]]
+    for position, form in zip(written.plan.calls, written.forms, strict=True):
+        chances.append(form_probabilities(composition, position, scale)[form])
+    return sum(map(math.log, chances)) / len(chances) if min(chances) > 0.0 else math.nan
+
+
+def _reported(weights: list[float], chosen: int, rng: random.Random) -> float:
+    """The log-probability that the policy reports for a choice. The first of ``weights`` is that of the correct one."""
+    unaware, wording = rng.random() < UNAWARE, rng.expovariate(1.0 / WORDING)
+    return math.log(weights[0] if unaware else weights[chosen]) - wording
 
 
 def _style(composition: Composition, prefix: str, rng: random.Random) -> Style:

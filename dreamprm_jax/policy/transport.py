@@ -1,8 +1,8 @@
 """Requests to an OpenAI-compatible server: bounded in number, retried, canceled by ``close``.
 
-Retries are ours (the client's are off): exponential, with full jitter, honoring ``Retry-After``. A server that is not
-there (connection refused, still loading, 429, 502 to 504) is waited for up to ``policy.outage_seconds``; other
-passing faults (timeouts, 408, 409, 5xx, malformed replies) are retried ``policy.max_retries`` times.
+The client's retries are disabled. Retries here use exponential backoff with full jitter and honor ``Retry-After``. An
+unavailable server (connection refused, still loading, 429, 502 to 504) is retried for up to ``policy.outage_seconds``;
+other temporary failures (timeouts, 408, 409, 5xx, malformed replies) are retried ``policy.max_retries`` times.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     import openai
 
 _MAX_BACKOFF_SECONDS = 60.0
-_GLANCE_SECONDS = 0.2  # how often a call that waits looks whether the connection was closed
-_QUIET_SECONDS = 5.0  # an outage of a server that has answered before is told after so long
+_GLANCE_SECONDS = 0.2  # interval at which pending calls check whether the connection was closed
+_QUIET_SECONDS = 5.0  # delay before an outage of a server that has answered before is reported
 
 
 class ContextOverflow(Exception):
-    """Prompt and token limit do not fit into the model's context; asking again will not help."""
+    """Prompt and token limit exceed the model's context; retries do not help."""
 
 
 class Refused(Exception):
-    """The server does not take the request as it is; ``error.parameter`` names what it objects to, if it says so."""
+    """The server rejects the request; ``error.parameter`` names the parameter at fault, if known."""
 
     def __init__(self, error: ServerError):
         super().__init__(error.message)
@@ -48,17 +48,17 @@ class Refused(Exception):
 
 
 class Transport:
-    """The connection to one server. Safe to use from several threads."""
+    """The connection to one server. Thread-safe."""
 
     def __init__(self, config: PolicyConfig, backoff_seconds: float = 0.5):
         """Opens the client; no request is made yet.
 
         Args:
           config: The server's address and limits.
-          backoff_seconds: The longest wait before the first retry; it doubles with each.
+          backoff_seconds: Maximum wait before the first retry, doubled with each further retry.
 
         Raises:
-          DataError: when the ``openai`` package is missing.
+          DataError: if the ``openai`` package is missing.
         """
         self.config = config
         self.backoff_seconds = backoff_seconds
@@ -72,7 +72,7 @@ class Transport:
 
     @property
     def where(self) -> str:
-        """The server and the model, for messages."""
+        """Address and model, for messages."""
         return f"{self.config.base_url}, model {self.config.model}"
 
     @property
@@ -81,20 +81,20 @@ class Transport:
         return self._closed.is_set()
 
     def close(self) -> None:
-        """Closes the connections; calls that wait end with PolicyError."""
+        """Closes the connections; pending calls raise PolicyError."""
         self._closed.set()
         self._client.close()
 
     def ask(self, parameters: dict[str, Any]) -> Reply:
-        """One request, with its retries: ``messages`` among the parameters makes it a chat.
+        """Sends one request with retries; a chat request if the parameters contain ``messages``.
 
         Args:
-          parameters: As the endpoint's, less the model; what the client does not know goes under ``extra_body``.
+          parameters: Parameters of the endpoint, without the model; extra fields are under ``extra_body``.
 
         Raises:
-          PolicyError: when the server still fails after all retries, cannot be used, or the connection was closed.
-          ContextOverflow: when the model's context is too short.
-          Refused: where the server does not take the request.
+          PolicyError: if the server fails after all retries or cannot be used, or the connection was closed.
+          ContextOverflow: if the model's context is too short.
+          Refused: if the server rejects the request.
         """
         retries, failures, since = 0, 0, time.monotonic()
         while True:
@@ -121,7 +121,7 @@ class Transport:
             retries += 1
 
     def _meaning(self, error: Exception, parameters: dict[str, Any]) -> tuple[Literal["passing", "gone"], str]:
-        """Classifies a failure that is worth retrying; raises for any other."""
+        """Classifies a failure that is worth retrying; raises an exception for any other failure."""
         import openai
 
         name = f"{type(error).__name__}: "
@@ -150,13 +150,13 @@ class Transport:
         raise Refused(found) from error
 
     def _address_advice(self, error: Exception) -> str:
-        """A hint at what may be wrong with the address or the model's name; "" if there is none."""
+        """A hint about a wrong address or model name; "" if there is none."""
         response = getattr(error, "response", None)
         if response is not None and getattr(response, "history", None):
             return f"; it redirects to {response.url}: set policy.base_url to where that is"
         if isinstance(error, WebPage) or getattr(response, "status_code", 0) in (400, 404, 405):
             names: list[str] = []
-            with contextlib.suppress(Exception):  # a further request only for advice
+            with contextlib.suppress(Exception):  # this request only serves the hint
                 names = [str(model.id) for model in self._client.with_options(timeout=5).models.list().data]
             if names and self.config.model not in names:
                 close = difflib.get_close_matches(self.config.model, names, 3, 0.3) or names[:5]
@@ -166,7 +166,7 @@ class Transport:
         return ""
 
     def _waits_for_server(self, message: str) -> bool:
-        """Whether to keep waiting for a server that is away. Prints a notice once."""
+        """Whether to keep waiting for an unavailable server. Prints a notice once."""
         with self._lock:
             now = time.monotonic()
             if self._gone_since is None:
@@ -180,7 +180,7 @@ class Transport:
 
     def _wait_seconds(self, attempt: int, error: Exception) -> float:
         ceiling = min(_MAX_BACKOFF_SECONDS, self.backoff_seconds * 2 ** min(attempt, 20))
-        # Jitter only spreads clients in time: it takes no part in what is sampled.
+        # Unseeded jitter, which does not affect the samples.
         return _retry_after(error) + random.uniform(0, ceiling)
 
     def _sleep(self, seconds: float) -> None:
@@ -192,7 +192,7 @@ class Transport:
             raise PolicyError(f"{self.where}: the policy was closed")
 
     def _in_thread(self, parameters: dict[str, Any]) -> Reply:
-        """One attempt, in a thread of its own: a socket that waits cannot be woken, the thread that waits here can."""
+        """One attempt in a separate thread, because a blocked socket cannot be interrupted by ``close``."""
         while not self._places.acquire(timeout=_GLANCE_SECONDS):
             self._check_open()
         box: list[Reply | BaseException] = []
@@ -214,7 +214,7 @@ class Transport:
         finally:
             self._places.release()
         if isinstance(box[0], BaseException):
-            self._check_open()  # a closed client's errors are not the server's
+            self._check_open()  # errors of a closed client are not errors of the server
             raise box[0]
         return box[0]
 
@@ -240,14 +240,14 @@ def _client(config: PolicyConfig) -> openai.OpenAI:
         raise DataError('the server policy needs the openai package: pip install "dreamprm-jax[server]"') from error
     return openai.OpenAI(
         base_url=config.base_url,
-        api_key=os.environ.get(config.api_key_env) or "none",  # local servers want none, the client wants one
+        api_key=os.environ.get(config.api_key_env) or "none",  # the client requires a key, local servers do not
         timeout=config.timeout_seconds,
         max_retries=0,
     )
 
 
 def _retry_after(error: Exception) -> float:
-    """The seconds that the server asked to wait (a number or an HTTP date); 0 where it named none."""
+    """The wait that the server requested, in seconds (a number or an HTTP date); 0 if none."""
     headers = getattr(getattr(error, "response", None), "headers", {})
     value = headers.get("retry-after", "")
     try:

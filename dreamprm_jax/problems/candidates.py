@@ -7,7 +7,8 @@ A file is a JSON list, JSON lines or Parquet (``json_rows.SUFFIXES``). Its rows 
 - ``{task_id, solution}`` or ``{task_id, completion}``, the samples of evalplus, HumanEval and BigCodeBench. A
   completion without a function of its own continues the problem's starter code (``CandidateFile.completed``);
 - a list of programs, as the custom evaluator takes them: one for each problem, by the order of their ids.
-A folder holds a sample in each file, ``HumanEval_0/0.py``, as evalplus writes them.
+A JSON file may also be the results that evalplus and BigCodeBench write, ``{eval: {task_id: [sample, ...]}}``. A folder
+holds a sample in each file, ``HumanEval_0/0.py``, as evalplus writes them.
 
 Code is taken as it is, unless it begins with a fence. One bad cell costs that cell alone: a candidate without code, or
 with a value that is no text or cannot be stored, stays in ``unusable``: it is named, is not judged, and counts as
@@ -20,7 +21,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,15 +31,18 @@ from dreamprm_jax.problems.json_rows import (
     file_errors,
     id_field,
     is_unicode,
-    json_array,
     json_type,
-    read_rows,
+    numbered_values,
+    row_suffix,
     skip_or_raise,
 )
 from dreamprm_jax.schema import DataError, Problem, Program, Skip
-from dreamprm_jax.storage import column_names, read_records, write_text
+from dreamprm_jax.storage import column_names, iterate_records, write_text
 
+FIELDS = ("code", "solution", "completion", "code_list", "output_list")  # of samples: one, or a list
 ID_FIELDS = ("problem_id", "question_id", "task_id")
+_FOLDER = re.compile(r"^(HumanEval|Mbpp|BigCodeBench)_(\d+)$")  # evalplus puts _ for the / of an id
+_NUMBERED = re.compile(r"(\w+)/(\d+)")
 _DEFINES = re.compile(r"^(?:async\s+)?(?:def|class)\s", re.MULTILINE)
 
 
@@ -81,20 +85,68 @@ class CandidateFile:
             return self
         if not problems:
             raise DataError("the candidates are completions, or name no problem; give their problems (--problems=FILE)")
-        ids = sorted(problems) if self.positions else []
-        if self.positions != len(ids):
-            raise DataError(f"the candidates name no problem, and have {self.positions} rows for {len(ids)} problems")
-
-        def whole(one: Candidate) -> Candidate:
-            program = one.program
-            problem_id = ids[int(program.problem_id)] if self.positions else program.problem_id
-            starter = problems[problem_id].starter_code if one.continues and problem_id in problems else ""
-            sampling = json.loads(program.sampling)
-            made = Program.make(problem_id, starter + program.code, program.sample_index, program.policy, sampling)
-            return replace(one, program=made, continues=False)
-
-        usable, unusable = tuple(map(whole, self.usable)), tuple(map(whole, self.unusable))
+        ids = _ids(problems, self.positions)
+        usable, unusable = (
+            tuple(_whole(one, problems, ids) for one in group) for group in (self.usable, self.unusable)
+        )
         return replace(self, usable=usable, unusable=unusable, positions=0)
+
+
+def _ids(problems: Mapping[str, Problem], positions: int) -> list[str]:
+    """The problems in the order of a file that names none; empty for another file."""
+    ids = row_order(problems) if positions else []
+    if positions != len(ids):
+        raise DataError(f"the candidates name no problem, and have {positions} rows for {len(ids)} problems")
+    return ids
+
+
+def _whole(one: Candidate, problems: Mapping[str, Problem], ids: list[str]) -> Candidate:
+    program = one.program
+    problem_id = ids[int(program.problem_id)] if ids else program.problem_id
+    starter = problems[problem_id].starter_code if one.continues and problem_id in problems else ""
+    sampling = json.loads(program.sampling)
+    made = Program.make(problem_id, starter + program.code, program.sample_index, program.policy, sampling)
+    return replace(one, program=made, continues=False)
+
+
+class CandidateStream:
+    """The usable candidates of a file, read again for each iteration, a row in memory at a time.
+
+    Attributes:
+      counts: usable candidates of each problem.
+      unusable: how many others there are, named in ``skips``.
+      skips: as in ``CandidateFile``.
+    """
+
+    def __init__(self, path: Path, strict: bool = False) -> None:
+        """Reads the file once; arguments and errors are those of ``read_candidates``."""
+        self._path, self._problems, self._ids = path, dict[str, Problem](), list[str]()
+        self.counts: Counter[str] = Counter()
+        self.unusable, self.skips = 0, list[Skip]()
+        for candidate, fault in iterate_candidates(path, self.skips):
+            self.unusable += bool(fault)
+            self.counts[candidate.program.problem_id] += not fault
+        self._positions = rows_without_problem(path)
+        _check_candidates(path, self.skips, strict, found=bool(self.counts))
+        self.counts = +self.counts
+
+    @property
+    def problem_ids(self) -> set[str] | None:
+        """The problems that have candidates; None where the file names none."""
+        return None if self._positions else set(self.counts)
+
+    def complete(self, problems: Mapping[str, Problem]) -> None:
+        """From here on gives whole programs for named problems (``CandidateFile.completed``)."""
+        self._ids = _ids(problems, self._positions)
+        self._problems = dict(problems)
+        if self._ids:
+            self.counts = Counter({self._ids[int(place)]: count for place, count in self.counts.items()})
+
+    def __iter__(self) -> Iterator[Candidate]:
+        for candidate, fault in iterate_candidates(self._path, []):
+            if not fault:
+                whole = self._ids or candidate.continues
+                yield _whole(candidate, self._problems, self._ids) if whole else candidate
 
 
 @dataclass(frozen=True)
@@ -109,42 +161,53 @@ class Cell:
 
 
 def read_candidates(path: Path, strict: bool = False) -> CandidateFile:
-    """Reads one file of candidates.
+    """Reads one file, or a folder of samples.
 
     Args:
-      path: The file.
+      path: The file or folder.
       strict: The first row, code or verdict that cannot be read is an error.
 
     Raises:
       DataError: naming the file, the row and the field: where the file as a whole cannot be read, or with ``strict``.
     """
     skips: list[Skip] = []
-    positions = 0
-    if path.is_dir():
-        found = list(_candidates(_sample_folders(path), path.name, skips))
-    elif path.suffix == ".parquet" and {"sampling", "program_hash"} <= set(column_names(path)):
-        found = [(Candidate(program, None), "") for program in read_records(path, Program)]
-    elif path.suffix == ".json":
-        with file_errors(path):
-            lists = list(json_array(path))
-        positions = len(lists) if lists and isinstance(lists[0], list) else 0
-        found = list(_candidates(_json_rows(lists, path, skips), path.name, skips))
+    usable, unusable = list[Candidate](), list[Candidate]()
+    for candidate, fault in iterate_candidates(path, skips):
+        (unusable if fault else usable).append(candidate)
+    _check_candidates(path, skips, strict, found=bool(usable or unusable))
+    distinct = {candidate.program.program_hash for candidate in usable}
+    duplicates = len(usable) - len(distinct)
+    return CandidateFile(tuple(usable), tuple(unusable), tuple(skips), duplicates, rows_without_problem(path))
+
+
+def iterate_candidates(path: Path, skips: list[Skip]) -> Iterator[tuple[Candidate, str]]:
+    """Yields (candidate, why its code is unusable), a row in memory at a time.
+
+    Args:
+      path: As ``read_candidates``.
+      skips: Receives those that are unusable, rows without candidates, and verdicts that cannot be read.
+
+    Raises:
+      DataError: where the file as a whole cannot be read.
+    """
+    if path.suffix == ".parquet" and {"sampling", "program_hash"} <= set(column_names(path)):
+        found: Iterable[tuple[Candidate, str]] = (
+            (Candidate(program, None), "") for program in iterate_records(path, Program)
+        )
     else:
-        found = list(_candidates(read_rows(path, skips), path.name, skips))
-    usable, unusable = [], []
+        found = _candidates(path, skips)
     for candidate, fault in found:
         if reason := fault or _unusable(candidate.program.code):
-            unusable.append(candidate)
             name = f"{candidate.program.problem_id}, sample {candidate.program.sample_index}"
             skips.append(Skip(path.name, name, f"{reason}: not judged, counts as failed"))
-        else:
-            usable.append(candidate)
+        yield candidate, reason
+
+
+def _check_candidates(path: Path, skips: list[Skip], strict: bool, found: bool) -> None:
     if strict and skips:
         raise DataError(f"{path}, {skips[0].row}: {skips[0].reason}; without --strict it is skipped and counted")
     if not found:
         raise DataError(f"{path}: holds no candidate" + "".join(f"; {s.row}: {s.reason}" for s in skips[:1]))
-    distinct = {candidate.program.program_hash for candidate in usable}
-    return CandidateFile(tuple(usable), tuple(unusable), tuple(skips), len(usable) - len(distinct), positions)
 
 
 def _unusable(code: str) -> str:
@@ -153,34 +216,85 @@ def _unusable(code: str) -> str:
     return "" if is_unicode(code) else "code with a lone surrogate"
 
 
-def _json_rows(rows: list[Any], path: Path, skips: list[Skip]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a JSON list; lists of programs as rows whose id is their place."""
-    for number, row in enumerate(rows, start=1):
-        where = f"{path}, row {number}"
-        if isinstance(row, list) and isinstance(rows[0], list):
-            yield where, {"problem_id": number - 1, "code_list": row}
-        elif isinstance(row, dict):
-            yield where, row
+def rows_without_problem(path: Path) -> int:
+    """How many rows a file has whose rows are lists of programs; 0 for any other."""
+    if path.is_dir() or row_suffix(path) != ".json":
+        return 0
+    rows = numbered_values(path)
+    return 1 + sum(1 for _ in rows) if isinstance(next(rows, (0, None))[1], list) else 0
+
+
+def row_order(ids: Iterable[str]) -> list[str]:
+    """The ids of problems in the order of a file that names none: HumanEval/2 comes before HumanEval/10."""
+
+    def key(one: str) -> tuple[str, int, str]:
+        prefix, _, number = one.rpartition("/")
+        return prefix, int(number) if prefix and number.isdecimal() else 0, one
+
+    return sorted(ids, key=key)
+
+
+Row = tuple[int, str, dict[str, Any] | DataError]
+
+
+def candidate_rows(path: Path, columns: Collection[str] | None = None) -> Iterator[Row]:
+    """Yields (number, name, row) of a file or folder of candidates, one in memory at a time.
+
+    A list of programs becomes a row whose ``problem_id`` is its place, from 0. The name of a row is "row N", or that of
+    its file in a folder of samples.
+
+    Args:
+      path: The file or folder.
+      columns: The columns of Parquet that are wanted; None for all.
+
+    Raises:
+      DataError: where the file as a whole cannot be read.
+    """
+    if path.is_dir():
+        yield from _sample_files(path)
+        return
+    listed = rows_without_problem(path) > 0
+    for number, row in numbered_values(path, columns):
+        name = f"row {number}"
+        if isinstance(row, list) and listed:
+            yield number, name, {"problem_id": number - 1, "code_list": row}
+        elif isinstance(row, dict) and isinstance(row.get("eval"), dict):
+            yield from ((number, name, sample) for sample in _results(row["eval"]))
+        elif isinstance(row, dict | DataError):
+            yield number, name, row
         else:
-            skip_or_raise(skips, where, DataError(f"{where}: a {json_type(row)} where a JSON object belongs"))
+            yield number, name, DataError(f"{path}, {name}: a {json_type(row)} where a JSON object belongs")
 
 
-def _sample_folders(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _sample_files(path: Path) -> Iterator[Row]:
     """Programs as evalplus keeps them, ``HumanEval_0/0.py`` for the first sample of HumanEval/0, as rows."""
     files = [file for file in path.glob("*/*.py") if file.stem.isdigit()]
-    for file in sorted(files, key=lambda file: (file.parent.name, int(file.stem))):
+    for number, file in enumerate(sorted(files, key=lambda file: (file.parent.name, int(file.stem))), 1):
         with file_errors(file):
             text = file.read_bytes().decode("utf-8", "surrogateescape")
-        yield str(file), {"task_id": file.parent.name.replace("_", "/"), "solution": text}
+        name = _FOLDER.sub(r"\1/\2", file.parent.name)
+        yield number, f"{file.parent.name}/{file.name}", {"task_id": name, "solution": text}
 
 
-def _candidates(
-    rows: Iterable[tuple[str, dict[str, Any]]], source: str, skips: list[Skip]
-) -> Iterator[tuple[Candidate, str]]:
+def _results(samples_of: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The samples of evalplus's and BigCodeBench's results, with their verdict."""
+    for task_id, samples in samples_of.items():
+        for sample in samples if isinstance(samples, list) else [samples]:
+            row = sample if isinstance(sample, dict) else {}
+            words = [row[name] for name in ("status", "base_status", "plus_status") if row.get(name) is not None]
+            yield {"task_id": task_id, "solution": row.get("solution"),
+                   "passed": all(word == "pass" for word in words) if words else None}  # fmt: skip
+
+
+def _candidates(path: Path, skips: list[Skip]) -> Iterator[tuple[Candidate, str]]:
     """(candidate, what is wrong with its code); what belongs to no candidate goes to ``skips``."""
     samples: Counter[str] = Counter()
-    for where, row in rows:
+    source = path.name
+    for _, name, row in candidate_rows(path):
+        where = f"{path}, {name}"
         try:
+            if isinstance(row, DataError):
+                raise row
             problem_id = candidate_id(row, where)
             cells = cells_of_row(row, f"{where} ({problem_id})")
         except DataError as error:
@@ -210,25 +324,24 @@ def cells_of_row(row: dict[str, Any], where: str) -> list[Cell]:
     Raises:
       DataError: where the row has no field of samples, or its lists do not fit together.
     """
-    single = [name for name in ("code", "solution", "completion") if name in row]
-    if single:
-        name = next((name for name in single if row[name] is not None), single[0])
-        cell = _cell(row[name], row.get("passed"), name, "passed", False)
-        return [replace(cell, continues=name == "completion" and _continues(cell.code))]
-    several = next((field for field in ("code_list", "output_list") if field in row), "")
-    if not several:
-        raise DataError(
-            f"{where}: has none of the fields code, solution, completion, code_list, output_list; no candidate to read"
-        )
-    texts, verdicts = row[several], row.get("graded_list")
-    if not isinstance(texts, list):
-        raise DataError(f"{where}, field {several}: a {json_type(texts)} where a list belongs")
-    if verdicts is not None and not (isinstance(verdicts, list) and len(verdicts) == len(texts)):
-        raise DataError(f"{where}, field graded_list: must be a list of {len(texts)}, as long as {several}")
-    return [
-        _cell(text, verdict, f"{several}[{index}]", f"graded_list[{index}]", several == "output_list")
-        for index, (text, verdict) in enumerate(zip(texts, verdicts or [None] * len(texts), strict=True))
-    ]
+    held = [name for name in FIELDS if name in row]
+    if not held:
+        raise DataError(f"{where}: has none of the fields {', '.join(FIELDS)}; no candidate to read")
+    name = next((name for name in held if row[name] is not None), held[0])
+    verdict_name = "graded_list" if name.endswith("_list") else "passed"
+    texts, verdicts = row[name], row.get(verdict_name)
+    if isinstance(texts, list):
+        if verdicts is not None and not (isinstance(verdicts, list) and len(verdicts) == len(texts)):
+            raise DataError(f"{where}, field {verdict_name}: must be a list of {len(texts)}, as long as {name}")
+        cells = [
+            _cell(text, verdict, f"{name}[{index}]", f"{verdict_name}[{index}]", name == "output_list")
+            for index, (text, verdict) in enumerate(zip(texts, verdicts or [None] * len(texts), strict=True))
+        ]
+    elif verdict_name == "graded_list":
+        raise DataError(f"{where}, field {name}: a {json_type(texts)} where a list belongs")
+    else:
+        cells = [_cell(texts, verdicts, name, verdict_name, False)]
+    return [replace(cell, continues=name == "completion" and _continues(cell.code)) for cell in cells]
 
 
 def _continues(code: str) -> bool:

@@ -12,7 +12,7 @@ import ast
 import inspect
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,8 +85,15 @@ def is_function_row(row: Mapping[str, Any]) -> bool:
     return "task_id" in row and bool(row.keys() & {"complete_prompt", "base_input", "test_list", "test"})
 
 
-def read_function_row(row: Mapping[str, Any], where: str) -> FunctionProblem:
+def read_function_row(
+    row: Mapping[str, Any], where: str, packages: Collection[str] | None = OFFERED_PACKAGES
+) -> FunctionProblem:
     """One row, in whichever form.
+
+    Args:
+      row: Of the file.
+      where: Names the file and the row in errors.
+      packages: Those that programs may import (``sandbox.packages``); None where no program runs.
 
     Raises:
       DataError: naming the field, or what the sandbox lacks to run the problem.
@@ -94,7 +101,7 @@ def read_function_row(row: Mapping[str, Any], where: str) -> FunctionProblem:
     where = f"{where} (task_id {id_field(row, 'task_id', where)})"
     try:
         if "complete_prompt" in row:
-            return _bigcodebench(row, where)
+            return _bigcodebench(row, where, packages)
         if "base_input" in row:
             return _evalplus(row, where)
         return _mbpp(row, where) if "test_list" in row else _humaneval(row, where)
@@ -219,13 +226,12 @@ def _called(assertions: Sequence[str], reference: str, where: str) -> str:
 # ---------------------------------------------------------------- BigCodeBench
 
 
-def _bigcodebench(row: Mapping[str, Any], where: str) -> FunctionProblem:
+def _bigcodebench(row: Mapping[str, Any], where: str, packages: Collection[str] | None) -> FunctionProblem:
     test = text_field(row, "test", where)
     reference = text_field(row, "complete_prompt", where) + text_field(row, "canonical_solution", where)
-    if missing := sorted(_imported(reference) | _imported(test)):
+    if packages is not None and (missing := sorted((_imported(reference) | _imported(test)) - set(packages))):
         raise DataError(
-            f"{where}: needs {', '.join(missing)}; the sandbox offers the standard library, "
-            f"{' and '.join(OFFERED_PACKAGES)}"
+            f"{where}: needs {', '.join(missing)}; sandbox.packages (--packages) names {', '.join(packages) or 'none'}"
         )
     cases = [
         TestCase(_NAMES + test + _UNITTEST.format(case=case.name, method=method.name), "", "code")
@@ -240,14 +246,14 @@ def _bigcodebench(row: Mapping[str, Any], where: str) -> FunctionProblem:
 
 
 def _imported(code: str) -> set[str]:
-    """The packages that a program imports and the sandbox does not have."""
+    """The packages outside the standard library that a program imports."""
     names = set()
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names.add(node.module.split(".")[0])
-    return names - sys.stdlib_module_names - set(OFFERED_PACKAGES)
+    return names - sys.stdlib_module_names
 
 
 def _problem(

@@ -113,6 +113,7 @@ class HiddenTests:
         """Hash of all tests of a problem, its checker and its limits. The hidden tests are not read for it."""
         comparison = Comparison.parse(problem.checker, f"problem {problem.problem_id}, field checker")
         own = f"{comparison and comparison.digest}/{problem.cpu_seconds}/{problem.memory_bytes}"
+        own += f"/{problem.reference_seconds}" if problem.reference_seconds else ""
         tests = digest_of_tests(problem.public_tests) + self._digests.get(problem.problem_id, "")
         return tests + ("" if own == "None/0.0/0" else content_hash(own, digits=16))
 

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import gzip
+import io
 import json
+import lzma
+import re
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
 from dreamprm_jax.schema import DataError, Skip
 from dreamprm_jax.storage import open_parquet
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
+_OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_TEXT = (".jsonl", ".ndjson", ".json")
+SUFFIXES = (*_TEXT, ".parquet", *(text + packed for text in _TEXT for packed in _OPENERS))
+ENDINGS = f"{', '.join(_TEXT)} (also packed: {', '.join(_OPENERS)}) or .parquet"  # for messages
+_REST = re.compile(r"( \(\w+_id [^()]*\))?[,: ]*(.*)", re.DOTALL)  # of an error: which problem, what is wrong
 _PARQUET_ROWS = 64  # read at a time
 READ_BYTES = 1 << 20
 
@@ -48,32 +56,44 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def numbered_rows(
     path: Path, columns: Collection[str] | None = None, suffix: str = ""
 ) -> Iterator[tuple[int, dict[str, Any] | DataError]]:
-    """Yields (number, row), one row in memory at a time. A row that is not a JSON object is replaced by its error.
+    """Yields (number, row); a row that is not a JSON object is replaced by its error. Otherwise ``numbered_values``."""
+    for number, row in numbered_values(path, columns, suffix):
+        if not isinstance(row, (dict, DataError)):
+            row = DataError(f"{path}, row {number}: a {json_type(row)} where a JSON object belongs")
+        yield number, row
+
+
+def numbered_values(path: Path, columns: Collection[str] | None = None, suffix: str = "") -> Iterator[tuple[int, Any]]:
+    """Yields (number, value), one in memory at a time. A value that cannot be parsed is replaced by its DataError.
 
     Args:
-      path: JSON lines (one object a line; blank lines are skipped), a JSON list of objects, or Parquet, by the name's
-        ending (``SUFFIXES``).
+      path: JSON lines (one value a line; blank lines are skipped), JSON (a list, JSON lines or one object), or Parquet,
+        by the name's ending (``SUFFIXES``).
       columns: The columns of Parquet that are wanted; None for all.
       suffix: Overrides the name's ending.
 
     Raises:
       DataError: when the file as a whole cannot be read.
     """
-    suffix = suffix or path.suffix
-    rows: Iterator[tuple[int, Any]]
+    suffix = suffix or row_suffix(path)
     with file_errors(path):
-        if suffix in (".jsonl", ".gz"):
-            rows = _lines(path)
+        if suffix in (".jsonl", ".ndjson"):
+            yield from _lines(path)
         elif suffix == ".json":
-            rows = enumerate(json_array(path), start=1)
+            yield from _json_values(path)
         elif suffix == ".parquet":
-            rows = _parquet_rows(path, columns)
+            yield from _parquet_rows(path, columns)
         else:
-            raise DataError(f"{path}: rows are read from {', '.join(SUFFIXES)} files")
-        for number, row in rows:
-            if not isinstance(row, (dict, DataError)):
-                row = DataError(f"{path}, row {number}: a {json_type(row)} where a JSON object belongs")
-            yield number, row
+            raise DataError(f"{path}: rows are read from {ENDINGS} files")
+
+
+def row_suffix(path: Path) -> str:
+    """The ending that says how a file's rows are written, without that of its compression."""
+    return path.with_suffix("").suffix if path.suffix in _OPENERS else path.suffix
+
+
+def _open(path: Path) -> BinaryIO:
+    return _OPENERS.get(path.suffix, open)(path, "rb")
 
 
 @contextlib.contextmanager
@@ -83,12 +103,12 @@ def file_errors(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
 
 
 def _lines(path: Path) -> Iterator[tuple[int, Any]]:
-    with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as handle:
+    with _open(path) as handle:
         for number, line in enumerate(handle, start=1):
             if line.strip():
                 try:
@@ -97,14 +117,27 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
                     yield number, error
 
 
+def _json_values(path: Path) -> Iterator[tuple[int, Any]]:
+    with _open(path) as handle:
+        first = next((line for line in handle if line.strip(b"\xef\xbb\xbf \t\r\n")), b"")
+        if not first.lstrip(b"\xef\xbb\xbf \t").startswith(b"{"):
+            yield from enumerate(json_array(path), start=1)
+            return
+        with contextlib.suppress(DataError):
+            parse_json(first, "")
+            yield from _lines(path)
+            return
+        yield 1, parse_json(first + handle.read(), str(path))
+
+
 def json_array(path: Path) -> Iterator[Any]:
-    """The elements of a file that holds one JSON list, without ever holding the list.
+    """The elements of a file that holds one JSON list, maybe packed, without ever holding the list.
 
     Raises:
       DataError: naming the element from which on the file is no JSON; after it nothing can be told apart.
     """
     decoder = json.JSONDecoder()
-    with open(path, encoding="utf-8", errors="surrogateescape") as handle:
+    with io.TextIOWrapper(_open(path), encoding="utf-8", errors="surrogateescape") as handle:
         text, ended, number = "", False, 0
 
         def more() -> None:
@@ -171,7 +204,8 @@ def skip_or_raise(skips: list[Skip] | None, where: str, error: DataError) -> Non
     if skips is None:
         raise error
     name, _, row = where.partition(", ")
-    skips.append(Skip(Path(name).name, row, str(error).removeprefix(where).lstrip(",: ")))
+    which, reason = _REST.fullmatch(str(error).removeprefix(where)).groups("")  # type: ignore[union-attr]
+    skips.append(Skip(Path(name).name, row + which, reason))
 
 
 def parse_json(text: str | bytes, where: str) -> Any:
@@ -197,6 +231,8 @@ def text_field(row: Mapping[str, Any], name: str, where: str) -> str:
 def id_field(row: Mapping[str, Any], name: str, where: str) -> str:
     """An id, which may be a whole number. MBPP numbers its tasks: ``task_id`` 2 is the "Mbpp/2" of evalplus."""
     value = row.get(name)
+    if isinstance(value, float) and value.is_integer():  # a column of numbers, some of them null
+        value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return f"Mbpp/{value}" if name == "task_id" else str(value)
     text = text_field(row, name, where)

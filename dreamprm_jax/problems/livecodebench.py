@@ -11,7 +11,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,9 @@ from dreamprm_jax.sandbox.checkers import Comparison
 from dreamprm_jax.schema import DataError, Problem, TestCase, TestedProblem
 
 DATA_FILES = ("test.jsonl", "test2.jsonl", "test3.jsonl", "test4.jsonl", "test5.jsonl", "test6.jsonl")
-TEXT_COLUMNS = (
-    "question_title",
-    "question_content",
-    "platform",
-    "contest_date",
-    "difficulty",
-)
-ID_COLUMNS = ("question_id", "contest_id")
-OWN_COLUMNS = ("checker", "cpu_seconds", "memory_bytes")
+TEXT_COLUMNS = ("question_title", "question_content", "platform", "difficulty")
+OPTIONAL_COLUMNS = ("question_title", "platform", "difficulty", "contest_id")  # null counts as empty
+OWN_COLUMNS = ("checker", "cpu_seconds", "memory_bytes", "reference_seconds")
 TEST_COLUMNS = ("public_test_cases", "private_test_cases")
 
 
@@ -85,36 +79,42 @@ def problem_from_row(
     """One official row; further columns are ignored. The arguments are those of ``problem_files.iterate_problems``.
 
     Re-uploads of the data are read as well: tests and metadata as lists and objects in place of their JSON text, null
-    for starter code, metadata and tests that are not there. Three further fields are this package's own: ``checker``
-    (``sandbox.checkers``), ``cpu_seconds`` and ``memory_bytes``, the limits of a test; without them the settings hold.
+    for starter code, metadata, tests and names; a date as a number; tests without a type. Four further fields are this
+    package's own: ``checker`` (``sandbox.checkers``), ``cpu_seconds`` and ``memory_bytes``, the limits of a test, and
+    ``reference_seconds`` (``sandbox.reference_factor``); without them the settings hold.
 
     Raises:
       DataError: naming the field.
     """
+    row = {**row, **{name: "" for name in OPTIONAL_COLUMNS if name in row and row[name] is None}}
     text = {name: text_field(row, name, where) for name in TEXT_COLUMNS}
-    text |= {name: id_field(row, name, where) for name in ID_COLUMNS}
+    text["question_id"] = id_field(row, "question_id", where)
+    text["contest_id"] = "" if row.get("contest_id") == "" else id_field(row, "contest_id", where)
     for name in TEST_COLUMNS:
         if name not in row:
             text_field(row, name, where)
     where = f"{where} (question_id {text['question_id']})"
+    func_name = _func_name(row.get("metadata"), f"{where}, field metadata")
+    kind = "functional" if func_name else "stdin"
     problem = TestedProblem(
         problem_id=text["question_id"],
         title=text["question_title"],
         statement=text["question_content"],
         platform=text["platform"],
         contest_id=text["contest_id"],
-        contest_date=_iso_date(text["contest_date"], f"{where}, field contest_date"),
+        contest_date=_iso_date(row, where),
         difficulty=text["difficulty"],
         starter_code="" if row.get("starter_code") is None else text_field(row, "starter_code", where),
-        func_name=_func_name(row.get("metadata"), f"{where}, field metadata"),
-        public_tests=parse_tests(row["public_test_cases"], f"{where}, field public_test_cases", max_bytes),
+        func_name=func_name,
+        public_tests=parse_tests(row["public_test_cases"], f"{where}, field public_test_cases", max_bytes, kind),
         checker="" if row.get("checker") is None else text_field(row, "checker", where),
         cpu_seconds=float(_positive(row, "cpu_seconds", (int, float), where)),
         memory_bytes=int(_positive(row, "memory_bytes", (int,), where)),
+        reference_seconds=float(_positive(row, "reference_seconds", (int, float), where)),
     )
     Comparison.parse(problem.checker, f"{where}, field checker")  # for its errors
     if wants_tests is None or wants_tests(problem):
-        hidden = parse_tests(row["private_test_cases"], f"{where}, field private_test_cases", max_bytes)
+        hidden = parse_tests(row["private_test_cases"], f"{where}, field private_test_cases", max_bytes, kind)
         problem = dataclasses.replace(problem, private_tests=hidden)
     if problem.func_name is None and any(test.testtype != "stdin" for test in problem.tests):
         raise DataError(f"{where}, field metadata: the tests call a function, but no func_name is given")
@@ -155,16 +155,22 @@ def row_of_problem(problem: TestedProblem) -> dict[str, Any]:
 
 def _func_name(metadata: Any, where: str) -> str | None:
     value = parse_json(metadata or "{}", where) if metadata is None or isinstance(metadata, str) else metadata
+    value = {} if value is None else value
     if not isinstance(value, dict):
         raise DataError(f"{where}: a {json_type(value)} where a JSON object belongs")
-    name = value.get("func_name")
+    name = value.get("func_name") or None
     if name is not None and not (isinstance(name, str) and name.isidentifier()):
         raise DataError(f"{where}: func_name {name!r} is not a function's name")
     return name
 
 
-def _iso_date(text: str, where: str) -> str:
+def _iso_date(row: Mapping[str, Any], where: str) -> str:
+    """The date in ISO 8601; a number counts seconds or, as pandas writes it, milliseconds since 1970."""
+    value = row.get("contest_date")
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1 << 42:
+        return datetime.fromtimestamp(value / 1000 if value > 1 << 33 else value, UTC).replace(tzinfo=None).isoformat()
+    text = text_field(row, "contest_date", where)
     try:
         return datetime.fromisoformat(text).isoformat()
     except ValueError as error:
-        raise DataError(f"{where}: {text!r} is not an ISO 8601 date") from error
+        raise DataError(f"{where}, field contest_date: {text!r} is not an ISO 8601 date") from error

@@ -25,31 +25,36 @@ _SIZED_TEXT = {0x8C: 1, ord("X"): 4, 0x8D: 8}
 _SKIPPED = {_PROTO: 1, _FRAME: 8, _MEMOIZE: 0, _BINPUT: 1, _LONG_BINPUT: 4}
 
 
-def parse_tests(value: Any, where: str, max_bytes: int = DEFAULT_MAX_BYTES) -> tuple[TestCase, ...]:
+def parse_tests(value: Any, where: str, max_bytes: int = DEFAULT_MAX_BYTES, testtype: str = "") -> tuple[TestCase, ...]:
     """Tests from a row's ``public_test_cases`` or ``private_test_cases``.
 
     Args:
-      value: A JSON list of {input, output, testtype}, or its packed form; re-uploads of the data hold the list itself,
-        or null or "" where there are no tests.
+      value: A JSON list of {input, output, testtype}, or its packed form. Re-uploads of the data hold the list itself,
+        an object of lists (as the package datasets makes it), or null or "" where there are no tests.
       where: Names the file, the row and the field in errors.
       max_bytes: The most that a packed form may inflate to.
+      testtype: Of tests that do not say; "": they must.
 
     Raises:
       DataError: when the text is neither form, inflates beyond the bound, or does not fit the schema.
     """
-    rows = [] if value is None else value
-    if isinstance(value, str):
-        body = value.strip() or "[]"
-        rows = parse_json(body if body.startswith("[") else _unpack(body, where, max_bytes), where)
+    rows = value.decode("ascii", "replace") if isinstance(value, bytes) else value
+    if isinstance(rows, str):
+        body = rows.strip() or "null"
+        rows = parse_json(body if body == "null" or body[0] in "[{" else _unpack(body, where, max_bytes), where)
+    if isinstance(rows, dict) and rows and all(isinstance(column, list) for column in rows.values()):
+        rows = [dict(zip(rows, cells, strict=False)) for cells in zip(*rows.values(), strict=False)]
+    rows = [] if rows is None else rows
     if not isinstance(rows, list):
         raise DataError(f"{where}: a {json_type(rows)} where a list of tests belongs")
-    return tuple(_test_case(row, f"{where}, test {index}") for index, row in enumerate(rows))
+    return tuple(_test_case(row, f"{where}, test {index}", testtype) for index, row in enumerate(rows))
 
 
-def _test_case(row: Any, where: str) -> TestCase:
+def _test_case(row: Any, where: str, default: str) -> TestCase:
     if not isinstance(row, dict):
         raise DataError(f"{where}: a {json_type(row)} where an object with input, output and testtype belongs")
-    testtype = text_field(row, "testtype", where)
+    given = row.get("testtype") is not None or not default
+    testtype = text_field(row, "testtype", where).removeprefix("TestType.").lower() if given else default
     if testtype not in ("stdin", "functional", "code"):
         raise DataError(f"{where}, field testtype: {testtype!r} is none of 'stdin', 'functional', 'code'")
     kind: Literal["stdin", "functional", "code"] = testtype  # type: ignore[assignment]
@@ -61,7 +66,8 @@ def _unpack(text: str, where: str, max_bytes: int) -> str:
         packed = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise DataError(f"{where}: neither a JSON list nor base64 ({error})") from error
-    return read_pickled_string(_inflate(packed, where, max_bytes), where)
+    data = _inflate(packed, where, max_bytes)
+    return data.decode("utf-8", "replace") if data[:1] == b"[" else read_pickled_string(data, where)
 
 
 def _inflate(packed: bytes, where: str, max_bytes: int) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import collections
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from dreamprm_jax.problems.hidden_tests import HiddenTests, write_hidden_tests
 from dreamprm_jax.problems.json_rows import SUFFIXES, read_rows, skip_or_raise
 from dreamprm_jax.problems.livecodebench import DATA_FILES, download, problem_from_row, release_files
 from dreamprm_jax.problems.private_tests import DEFAULT_MAX_BYTES
+from dreamprm_jax.sandbox.worker import OFFERED_PACKAGES
 from dreamprm_jax.schema import DataError, Problem, ProblemTests, Skip, TestedProblem
 from dreamprm_jax.storage import column_names, iterate_records, record_from_dict
 
@@ -31,6 +32,7 @@ def iterate_problems(
     wants_tests: Callable[[Problem], bool] | None = None,
     skips: list[Skip] | None = None,
     references: dict[str, str] | None = None,
+    packages: Collection[str] | None = OFFERED_PACKAGES,
 ) -> Iterator[TestedProblem]:
     """The problems of a source, a few rows in memory at a time.
 
@@ -43,16 +45,18 @@ def iterate_problems(
         are then not decoded. None decodes all.
       skips: Receives the rows that cannot be used; without it the first one is an error.
       references: Receives the reference programs of rows that have one, by problem id.
+      packages: Those that programs may import (``sandbox.packages``): a problem that needs others is a bad row. None:
+        no program runs.
 
     Raises:
       DataError: naming the file, the row and the field; where there is no problem; where the hub cannot be reached.
     """
     seen: dict[str, str] = {}
     count = len(skips or ())
-    for file in _files(path, release):
+    for file in problem_paths(path, release):
         for where, row in read_rows(file, skips):
             try:
-                problem, reference = _problem(row, where, max_bytes, wants_tests)
+                problem, reference = _problem(row, where, max_bytes, wants_tests, packages)
                 if other := seen.get(problem.problem_id):
                     raise DataError(f"{where}: problem {problem.problem_id!r} is also at {other}; remove one")
             except DataError as error:
@@ -73,20 +77,25 @@ def load_problems(path: str, release: str = "release_v6", max_bytes: int = DEFAU
 
 
 def _problem(
-    row: Mapping[str, Any], where: str, max_bytes: int, wants_tests: Callable[[Problem], bool] | None
+    row: Mapping[str, Any],
+    where: str,
+    max_bytes: int,
+    wants_tests: Callable[[Problem], bool] | None,
+    packages: Collection[str] | None,
 ) -> tuple[TestedProblem, str]:
     """A row's problem, and its reference program or ""."""
     if "question_id" in row:
         return problem_from_row(row, where, max_bytes, wants_tests), ""
     if is_function_row(row):
-        found = read_function_row(row, where)
+        found = read_function_row(row, where, packages)
         return found.problem, found.reference
     if "problem_id" in row and "private_tests" in row:
         return record_from_dict(TestedProblem, dict(row), where), ""
     raise DataError(f"{where}: in no known form, which have {FORMS}; it has {', '.join(sorted(row)) or 'no fields'}")
 
 
-def _files(path: str, release: str) -> list[Path]:
+def problem_paths(path: str, release: str) -> list[Path]:
+    """The files of a source (``iterate_problems``), downloaded where it is on the hub."""
     local = Path(path)
     if local.is_dir():
         if any((local / name).exists() for name in DATA_FILES):
@@ -110,6 +119,7 @@ def read_for_judging(
     release: str = "release_v6",
     max_bytes: int = DEFAULT_MAX_BYTES,
     skips: list[Skip] | None = None,
+    packages: Collection[str] = OFFERED_PACKAGES,
 ) -> tuple[dict[str, Problem], HiddenTests]:
     """The problems of a source, and their hidden tests in a file, so that few tests are in memory at a time.
 
@@ -120,6 +130,7 @@ def read_for_judging(
       release: Which release windows to read, of a folder and of the hub.
       max_bytes: The most that one row's packed tests may inflate to.
       skips: Receives the rows that cannot be used; without it the first one is an error.
+      packages: Those that programs may import; a problem that needs others is such a row.
 
     Raises:
       DataError: naming the file, the row and the field.
@@ -142,7 +153,7 @@ def read_for_judging(
             if not beside.exists():
                 raise DataError(f"{path}: has no hidden tests, and {beside} is not there; name a file that has them")
             return {one.problem_id: one for one in iterate_records(Path(path), Problem)}, HiddenTests(beside)
-    found = tests(iterate_problems(path, release, max_bytes, is_wanted, skips))
+    found = tests(iterate_problems(path, release, max_bytes, is_wanted, skips, packages=packages))
     if there:
         collections.deque(found, maxlen=0)
     else:

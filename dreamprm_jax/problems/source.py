@@ -77,6 +77,7 @@ def load_windows(
             settings.max_private_test_bytes,
             lambda problem: window_of(problem) is not None and problem.problem_id not in excluded,
             None if settings.strict else skips,
+            packages=config.sandbox.packages,
         )
         write_hidden_tests(tests, hidden_tests(progress_of(rows, "read problems", None, "problem")))
         if dated:

@@ -1,7 +1,7 @@
 """Content digests of the files that settings name: a stage is redone when a file changes, not when it moves.
 
-The digests of a run are kept in its folder, so that finished work is known as such where the files are gone (deleted,
-or not copied to another machine with the run), and large files are hashed once.
+A run stores its digests in its folder. Finished work thus stays valid after the files were deleted or were not copied
+to another machine with the run, and large files are hashed once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dreamprm_jax.storage import file_hash, read_json, write_json
 from dreamprm_jax.user_code import is_user_function, user_function_digest
 
 FILE = "inputs.json"
-_READ_OF_A_FOLDER = {  # where not all of it counts
+_FILES_IN_FOLDER = {  # SettingInfo.reads -> the only files of a folder that are hashed; otherwise all of them
     "tokenizer": ("chat_template.jinja", "tokenizer_config.json"),
     "problem_ids": ("problems.parquet",),
 }
@@ -26,22 +26,22 @@ class InputDigests:
     """The content digests of one run's input files, by setting and value."""
 
     def __init__(self, root: Path | None) -> None:
-        """Reads what the run in ``root`` remembers; None remembers nothing."""
+        """Loads the digests that the run in ``root`` has stored; with None, none are loaded or stored."""
         self._path = None if root is None else root / FILE
         known = read_json(self._path) if self._path is not None and self._path.is_file() else {}
         self._known: dict[str, dict[str, Any]] = known
         self._saved = dict(known)
 
-    def meaning(self, name: str, value: Any, info: SettingInfo) -> Any:
-        """What a setting's value stands for: the digest of what it names, or else the value itself.
+    def digest_or_value(self, name: str, value: Any, info: SettingInfo) -> Any:
+        """The content digest of the file, folder or function that a setting names; otherwise the setting's value.
 
         Args:
-          name: dotted name of the field.
-          value: its value.
-          info: its metadata.
+          name: Dotted name of the field.
+          value: Value of the field.
+          info: Metadata of the field.
 
         Raises:
-          DataError: when a file cannot be read.
+          DataError: if a file cannot be read.
         """
         if info.reads == "function":
             names = value if isinstance(value, tuple) else (value,)
@@ -56,19 +56,22 @@ class InputDigests:
         return self._known.get(key, {}).get("digest", value)
 
     def save(self) -> None:
-        """Writes the digests that are new into the run's folder."""
+        """Writes new digests into the run's folder."""
         if self._path is not None and self._known != self._saved:
             write_json(self._path, self._known)
             self._saved = dict(self._known)
 
     @staticmethod
     def _digest(path: Path, reads: str, known: dict[str, list[Any]]) -> dict[str, Any] | None:
-        """The digest of a file or folder; None where there is none. Files of known size and time are not read again."""
+        """The digest of a file or folder, or None if it does not exist.
+
+        Files whose size and modification time are in ``known`` are not read again.
+        """
         try:
             if path.is_file():
                 files = {"": path}
             elif path.is_dir():
-                names = _READ_OF_A_FOLDER.get(reads)
+                names = _FILES_IN_FOLDER.get(reads)
                 inside = [path / name for name in names] if names else sorted(path.rglob("*"))
                 files = {str(one.relative_to(path)): one for one in inside if one.is_file() and not _hidden(one, path)}
             else:
@@ -92,4 +95,5 @@ def _hidden(path: Path, root: Path) -> bool:
 
 @functools.lru_cache(maxsize=4096)
 def _file_hash(path: str, size: int, modified: int) -> str:
+    """Hash of a file's bytes, cached by path, size and modification time."""
     return file_hash(Path(path))

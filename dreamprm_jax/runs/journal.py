@@ -1,8 +1,8 @@
-"""The journal of finished work units: append-only, checked line by line, first commit wins.
+"""The journal of finished work units: append-only, with a checksum in every line; the first commit of a key wins.
 
-One line a unit: CRC-32 of the rest, then JSON ``[key, value]``. A line is written in a single ``write`` call, so a
-killed process leaves at most one torn line at the end; opening the journal cuts it off. Values stay on disk: memory
-holds only where each key's line lies (``key_index``).
+Each line holds one unit: the CRC-32 of the rest, then JSON ``[key, value]``. A line is written in a single ``write``
+call, so a killed process leaves at most one incomplete line at the end, which is removed when the journal is opened.
+Values stay on disk; memory holds only the position of each key's line (``key_index``).
 """
 
 from __future__ import annotations
@@ -12,41 +12,36 @@ import json
 import os
 import sys
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from dreamprm_jax.runs.key_index import KeyIndex
-from dreamprm_jax.runs.locks import try_lock
+from dreamprm_jax.runs.locks import take_lock
 from dreamprm_jax.schema import DataError, canonical_json
 from dreamprm_jax.storage import disk_full_error
 
 
 class Journal:
-    """A persistent map from unit key to JSON value, owned by one process at a time.
+    """A persistent map from unit key to JSON value, owned by one process at a time."""
 
-    Raises:
-      DataError: when another process holds the journal.
-    """
-
-    def __init__(self, path: Path, sync: bool = False):
-        """Opens or creates the journal; ``sync`` forces every line to the disk (against power loss, not just kills)."""
+    def __init__(self, path: Path):
+        """Opens or creates the journal. Raises DataError if another process holds it."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self.sync = sync
-        self.dropped = 0  # damaged lines, whose units will be done again
+        self.dropped = 0  # damaged lines; their units will be done again
         self._index = KeyIndex()
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            try_lock(self._file, path)
+            take_lock(self._file, path)
         except DataError:
             os.close(self._file)
             raise
         self._end = self._load()
         if self.dropped:
             print(
-                f"   {path}: {self.dropped} damaged line(s) left out (a kill, a full disk); their units are done again",
+                f"   {path}: ignored {self.dropped} damaged line(s) (killed process or full disk); their units are "
+                "done again",
                 file=sys.stderr,
                 flush=True,
             )
@@ -73,29 +68,24 @@ class Journal:
     def __len__(self) -> int:
         return len(self._index)
 
-    def keys(self) -> Iterator[str]:
-        """Keys in the order in which they were committed."""
-        for offset, length in self._index.spans():
-            yield self._read(offset, length)[0]
-
     def get(self, key: str) -> Any | None:
         """The committed value of ``key``, or None."""
         span = self._index.find(key)
-        return None if span is None else self._read(*span)[1]
-
-    def _read(self, offset: int, length: int) -> tuple[str, Any]:
+        if span is None:
+            return None
+        offset, length = span
         entry = _parse(os.pread(self._file, length, offset))
         if entry is None:
             raise DataError(
                 f"{self.path}: the line at byte {offset} changed on disk; remove the file to redo its units"
             )
-        return entry
+        return entry[1]
 
     def put(self, key: str, value: Any) -> bool:
-        """Commits a unit's value (any JSON). Returns False, changing nothing, where the key is committed already.
+        """Commits a unit's value (any JSON). Returns False and changes nothing if the key is already committed.
 
         Raises:
-          DataError: when the disk is full. What was committed before stays whole.
+          DataError: if the disk is full. Earlier commits are unaffected.
         """
         if key in self._index:
             return False
@@ -103,21 +93,19 @@ class Journal:
         line = b"%08x %s\n" % (zlib.crc32(body), body)
         try:
             written = os.write(self._file, line)
-            if written != len(line):  # the rest does not fit: the next attempt says why
+            if written != len(line):  # the disk is probably full: the second attempt raises the error
                 written += os.write(self._file, line[written:])
             if written != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            if self.sync:
-                os.fsync(self._file)
         except OSError as error:
-            os.ftruncate(self._file, self._end)  # take a torn line back, so that the journal stays whole
+            os.ftruncate(self._file, self._end)  # remove an incomplete line
             raise disk_full_error(self.path, error) or error from error
         self._index.add(key, self._end, len(line))
         self._end += len(line)
         return True
 
     def close(self) -> None:
-        """Flushes to the disk and lets other processes have the journal."""
+        """Flushes to the disk and releases the lock."""
         if self._file >= 0:
             try:
                 os.fsync(self._file)
@@ -135,7 +123,7 @@ class Journal:
 
 
 def _body(line: bytes) -> bytes | None:
-    """The line's JSON, where its checksum is right."""
+    """The line's JSON, or None if the checksum does not match."""
     if len(line) < 10 or line[8:9] != b" ":
         return None
     body = line[9:].rstrip(b"\n")
@@ -157,7 +145,7 @@ def _parse(line: bytes) -> tuple[str, Any] | None:
 
 
 def _key(line: bytes) -> str | None:
-    """The line's key, without reading its value where the key is plain."""
+    """The line's key. The value is parsed only if the key contains escapes."""
     body = _body(line)
     if body is None:
         return None

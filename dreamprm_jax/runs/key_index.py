@@ -1,18 +1,17 @@
-"""Where each key's line lies in the journal: 28 bytes a key, so that a hundred million units fit into a driver.
+"""Position of each key's line in the journal, in 28 bytes a key: 2.8 GB for a hundred million units.
 
-Keys are held as 128-bit digests in sorted arrays; what came lately waits in a dict, and is merged in when it has grown
-to a sixteenth of the whole, which keeps the cost of an insertion constant on average.
+Keys are stored as 128-bit digests in sorted arrays. New keys go into a dict, which is merged into the arrays when it
+has a sixteenth of their size; the amortized cost of an insertion is constant.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 
 import numpy as np
 
-_DIGEST_BYTES = 16  # two of 10^9 keys are equal with a chance of 10^-21
-_RECENT = 4096  # keys, the least that is merged at once
+_DIGEST_BYTES = 16  # probability of a collision among 10^9 keys: 10^-21
+_MINIMUM_MERGE = 4096  # keys
 _MERGED = np.dtype([("digest", f"S{_DIGEST_BYTES}"), ("offset", "<u8"), ("length", "<u4")])
 
 
@@ -43,32 +42,24 @@ class KeyIndex:
         return int(self._offsets[row]), int(self._lengths[row])
 
     def add(self, key: str, offset: int, length: int) -> bool:
-        """Adds a key; False, changing nothing, where it is there already."""
+        """Adds a key. Returns False and changes nothing if it is present."""
         if key in self:
             return False
         self._recent[_digest(key)] = (offset, length)
-        if len(self._recent) > max(_RECENT, len(self._digests) // 16):
+        if len(self._recent) > max(_MINIMUM_MERGE, len(self._digests) // 16):
             self._merge()
         return True
 
-    def spans(self) -> Iterator[tuple[int, int]]:
-        """(offset, length) of every key, by offset."""
-        self._merge()
-        for row in np.argsort(self._offsets):
-            yield int(self._offsets[row]), int(self._lengths[row])
-
     def _merge(self) -> None:
-        if not self._recent:
-            return
         rows = sorted((digest, *span) for digest, span in self._recent.items())
-        fresh = np.array(rows, _MERGED)
-        places = np.searchsorted(self._digests, fresh["digest"])
-        self._digests = np.insert(self._digests, places, fresh["digest"])
-        self._offsets = np.insert(self._offsets, places, fresh["offset"])
-        self._lengths = np.insert(self._lengths, places, fresh["length"])
+        new = np.array(rows, _MERGED)
+        positions = np.searchsorted(self._digests, new["digest"])
+        self._digests = np.insert(self._digests, positions, new["digest"])
+        self._offsets = np.insert(self._offsets, positions, new["offset"])
+        self._lengths = np.insert(self._lengths, positions, new["length"])
         self._recent = {}
 
 
 def _digest(key: str) -> bytes:
     digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).digest()
-    return digest.rstrip(b"\0")  # numpy drops them from fixed-width bytes
+    return digest.rstrip(b"\0")  # numpy strips trailing zero bytes from fixed-width strings

@@ -1,4 +1,4 @@
-"""File locks between processes: of a run, of a journal, and of a machine's cores; freed when their holder ends."""
+"""File locks between processes, for runs and journals. The kernel releases them when a process ends."""
 
 from __future__ import annotations
 
@@ -11,76 +11,51 @@ from pathlib import Path
 
 from dreamprm_jax.schema import DataError
 
-NO_LOCKS = "DREAMPRM_NO_LOCKS"  # environment variable: "1" runs without locks on a file system that has none
+NO_LOCKS = "DREAMPRM_NO_LOCKS"  # environment variable; "1" permits file systems without locks
 _HELD = (errno.EWOULDBLOCK, errno.EACCES)
-_OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def try_lock(descriptor: int, path: Path) -> None:
-    """Takes the exclusive lock of an open file, or fails at once.
+def take_lock(descriptor: int, path: Path, wait: bool = False) -> None:
+    """Acquires the exclusive lock of an open file.
+
+    Args:
+      descriptor: Of the open file.
+      path: Name of what is locked, for errors.
+      wait: Whether to wait for another process that holds it.
 
     Raises:
-      DataError: when another process holds it; when the file system has no locks.
+      DataError: if another process holds it and ``wait`` is false, or if the file system has no locks.
     """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:
         if error.errno in _HELD:
-            raise DataError(f"{path}: another process is working on this run; wait for it or stop it") from error
+            raise DataError(f"{path}: another process is working on it; wait for it or stop it") from error
         if os.environ.get(NO_LOCKS) != "1":
             raise DataError(
                 f"{path}: the file system does not support locks ({error.strerror}); mount it with locks (Lustre: -o "
-                f"flock), take a --workdir elsewhere, or set {NO_LOCKS}=1 and start one command at a time on this run"
+                f"flock), use a folder elsewhere, or set {NO_LOCKS}=1 and start one command at a time on this folder"
             ) from error
 
 
 @contextlib.contextmanager
-def run_lock(root: Path) -> Iterator[None]:
-    """Holds a run's folder, which is created, so that two commands never write into it at once.
+def locked(path: Path, owner: Path | None = None, wait: bool = False) -> Iterator[None]:
+    """Holds the lock file ``path``, which is created with its folder.
+
+    Args:
+      path: The lock file.
+      owner: Name of what is locked, for errors; by default the lock file's folder.
+      wait: As ``take_lock``.
 
     Raises:
-      DataError: as ``try_lock``.
+      DataError: as ``take_lock``.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    with open(root / ".lock", "w") as handle:
-        try_lock(handle.fileno(), root)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as handle:
+        take_lock(handle.fileno(), owner or path.parent, wait)
         yield
 
 
-class FairFileLock:
-    """A lock that many processes may hold shared, or one exclusively. Exclusive requests are not starved.
-
-    Every request takes the lock ``.queue`` first; an exclusive one keeps it while it waits, so that later ones queue.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Creates ``path`` with the endings ``.queue`` and ``.held`` where they are missing."""
-        self._queue = os.open(f"{path}.queue", _OPEN, 0o600)
-        self._held = os.open(f"{path}.held", _OPEN, 0o600)
-
-    @contextlib.contextmanager
-    def shared(self) -> Iterator[None]:
-        """No process holds it exclusively meanwhile."""
-        fcntl.flock(self._queue, fcntl.LOCK_EX)
-        fcntl.flock(self._held, fcntl.LOCK_SH)
-        fcntl.flock(self._queue, fcntl.LOCK_UN)
-        try:
-            yield
-        finally:
-            fcntl.flock(self._held, fcntl.LOCK_UN)
-
-    @contextlib.contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """No other process holds it meanwhile."""
-        fcntl.flock(self._queue, fcntl.LOCK_EX)
-        try:
-            fcntl.flock(self._held, fcntl.LOCK_EX)
-            yield
-        finally:
-            fcntl.flock(self._held, fcntl.LOCK_UN)
-            fcntl.flock(self._queue, fcntl.LOCK_UN)
-
-    def close(self) -> None:
-        """Closes the files."""
-        os.close(self._queue)
-        os.close(self._held)
+def run_lock(root: Path) -> contextlib.AbstractContextManager[None]:
+    """Creates a run's folder and holds its lock, so that two commands never write into it at once."""
+    return locked(root / ".lock")

@@ -1,4 +1,4 @@
-"""Where every file of a run lies: the only place where file names are written down."""
+"""Paths of all files of a run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Paths:
-    """File names inside a run's folder. WINDOW is ``train``, ``meta`` or ``test``; ARM is a PRM's training arm."""
+    """Paths inside a run's folder. A window is ``train``, ``meta`` or ``test``; an arm is one trained reward model."""
 
     root: Path
 
@@ -29,7 +29,7 @@ class Paths:
         return self.root / "generate" / f"programs_{window}.parquet"
 
     def compositions(self) -> Path:
-        """Procedural benchmark: what the simulated policy knows of each problem."""
+        """Procedural benchmark: each problem's composition, which the simulated policy reads."""
         return self.root / "generate" / "compositions.json"
 
     def outcomes(self, window: str) -> Path:
@@ -41,8 +41,10 @@ class Paths:
         return self.root / "label" / "step_labels.parquet"
 
     def truth(self, window: str) -> Path:
-        """``schema.StepTruth`` rows (procedural benchmark). Training reads them only to measure, and for the labelings
-        that are named as oracles."""
+        """``schema.StepTruth`` rows (procedural benchmark).
+
+        Training reads them only for measurements and for the oracle labelings.
+        """
         return self.root / "label" / f"truth_{window}.parquet"
 
     def arm(self, arm: str) -> Path:
@@ -54,27 +56,27 @@ class Paths:
         return self.arm(arm) / "corrected_labels.parquet"
 
     def step_evaluation(self) -> Path:
-        """What the arms of `dreamprm train --steps` reach on held-out step labels, as JSON."""
+        """Metrics of the arms of `dreamprm train --steps` on held-out step labels, as JSON."""
         return self.root / "train" / "step_evaluation.json"
 
     def skipped_steps(self) -> Path:
-        """The rows of step-labeled files that were left out, one JSON object a line."""
+        """Rows of step-labeled files that were skipped, as JSON lines."""
         return self.root / "train" / "steps.skipped.jsonl"
 
     def tokenizer(self) -> Path:
-        """The tokenizer that the train stage made or was given."""
+        """The reward model's tokenizer."""
         return self.root / "train" / "tokenizer.json"
 
     def scores(self, arm: str, window: str = "test") -> Path:
-        """``schema.Score`` rows of a window's candidates; of another window than ``test`` only where one was scored."""
+        """``schema.Score`` rows of a window's candidates. Windows other than ``test`` exist only if scored."""
         return self.root / "score" / (f"{arm}.parquet" if window == "test" else f"{arm}_{window}.parquet")
 
     def score_parts(self) -> Path:
-        """Scores of single chunks, until they are joined."""
+        """Folder of the scores of single chunks, before they are joined."""
         return self.root / "score" / "parts"
 
     def results(self) -> Path:
-        """The evaluation's figures, as JSON."""
+        """The evaluation's results, as JSON."""
         return self.root / "evaluate" / "results.json"
 
     def table(self) -> Path:

@@ -1,4 +1,4 @@
-"""The processes of one run, as the host half sees them."""
+"""The processes that work on one run, without jax."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """Which process this is, and how it waits for the others (``training/distributed.py`` makes one of several).
+    """This process's rank, and a barrier. ``training/distributed.py`` creates the group of a multi-process run.
 
     Attributes:
-      index: Of this process; 0 owns the run's folder.
+      index: Rank of this process. Process 0 owns the run's folder.
       barrier: Waits until all processes have called it with the same name.
     """
 

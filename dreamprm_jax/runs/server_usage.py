@@ -1,7 +1,7 @@
-"""What a policy's server was asked for: requests, tokens, prefix-cache hits. Kept beside the stage's output.
+"""Usage of a policy's server: requests, tokens, prefix-cache hits. It is stored in the stage's folder.
 
-Every process that asks a server appends a line a request to ``usage.jsonl`` in the stage's folder, so that the counts
-hold what all workers spent, in all the runs that a stage took: killed ones too.
+Every process that queries a server appends one line a request to ``usage.jsonl``. The counts thus cover all workers in
+all runs of a stage, including killed ones.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ USAGE_FILE = "usage.jsonl"
 
 @dataclass(frozen=True)
 class Usage:
-    """Sums over answered requests; tokens as the server counts them."""
+    """Sums over answered requests. Tokens are those that the server reports."""
 
     requests: int = 0
     retries: int = 0
     prompt_tokens: int = 0
-    cached_tokens: int = 0  # of the prompt tokens, those that the server had in its prefix cache (where it says so)
+    cached_tokens: int = 0  # prompt tokens from the server's prefix cache, if the server reports them
     completion_tokens: int = 0
-    missing_choices: int = 0  # choices that a server left out of an answer and that were asked for again
-    rejected_answers: int = 0  # that did not go on with the line break of ``policy.prefix_end``, and were drawn again
-    truncated_answers: int = 0  # answers cut short by the token limit (finish_reason "length")
-    context_overflows: int = 0  # answers that are missing as the context had no room for them
-    declined_answers: int = 0  # empty ones: the model declined, or a filter left nothing
-    cut_answers: int = 0  # that the server broke off (an abort, an error, a filter in the middle), and were drawn again
-    refused_answers: int = 0  # that are missing as the server refuses the request for good
+    missing_choices: int = 0  # choices missing in an answer; they were requested again
+    rejected_answers: int = 0  # did not continue with the line break of ``policy.prefix_end``; sampled again
+    truncated_answers: int = 0  # cut at the token limit (finish_reason "length")
+    context_overflows: int = 0  # missing answers: the prompt did not fit into the context
+    declined_answers: int = 0  # empty: the model declined, or a content filter removed everything
+    cut_answers: int = 0  # interrupted by the server (an abort, an error, a content filter); sampled again
+    refused_answers: int = 0  # missing answers: the server rejects the request permanently
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(*(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True)))
 
     def counts(self) -> dict[str, int]:
-        """By name, for a stage's counts; the rare ones only where there are any."""
+        """Counts by name, for a stage's counts; rare ones only if nonzero."""
         named = {name.replace("_", " "): count for name, count in dataclasses.asdict(self).items()}
         always = ("requests", "retries", "prompt tokens", "cached tokens", "completion tokens", "truncated answers")
         return {name: count for name, count in named.items() if count or name in always}
 
 
 class UsageLog:
-    """Sums what this process spends, and appends it to the stage's file. Safe to use from several threads."""
+    """Sums the usage of this process and appends it to the stage's file. Thread-safe."""
 
     def __init__(self, folder: Path | None):
         self._path = folder / USAGE_FILE if folder else None
@@ -53,19 +53,19 @@ class UsageLog:
 
     @property
     def total(self) -> Usage:
-        """What this process has spent."""
+        """Usage of this process so far."""
         with self._lock:
             return self._total
 
     def add(self, usage: Usage) -> None:
-        """Counts one request, or what came of it."""
+        """Adds the usage of one request or answer."""
         if usage == Usage():
             return
         with self._lock:
             self._total += usage
             if self._path is not None:
                 line = json.dumps(dataclasses.astuple(usage)) + "\n"
-                # One write to a file opened for appending: lines of several processes do not mix.
+                # A single write to a file opened for appending: lines of several processes do not interleave.
                 file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
                 try:
                     os.write(file, line.encode("ascii"))
@@ -74,7 +74,7 @@ class UsageLog:
 
 
 def spent(folder: Path) -> dict[str, int]:
-    """What all processes have spent for the stage in ``folder``; empty where no server was asked."""
+    """Usage of all processes for the stage in ``folder``; empty if no server was queried."""
     path = folder / USAGE_FILE
     if not path.exists():
         return {}
@@ -82,6 +82,6 @@ def spent(folder: Path) -> dict[str, int]:
     for line in path.read_bytes().splitlines():
         try:
             total += Usage(*map(int, json.loads(line)))
-        except (ValueError, TypeError):  # cut off by a kill or a full disk
+        except (ValueError, TypeError):  # truncated by a killed process or a full disk
             continue
     return total.counts()

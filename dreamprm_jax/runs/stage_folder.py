@@ -1,4 +1,4 @@
-"""A stage's folder: its markers, and what happens to work that was done for other settings."""
+"""A stage's folder: its marker files, and archiving of output that was made with other settings."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ DONE = "DONE.json"
 
 @dataclass(frozen=True)
 class StageFolder:
-    """A stage's folder with its markers.
+    """A stage's folder with its marker files.
 
     Attributes:
-      path: Of the folder.
-      fingerprint: Of everything that the stage's output depends on (``runs/fingerprint.py``).
+      path: Path of the folder.
+      fingerprint: Hash of everything that the stage's output depends on (``runs/fingerprint.py``).
     """
 
     path: Path
@@ -35,24 +35,24 @@ class StageFolder:
         return _fingerprint_in(self.path / DONE) == self.fingerprint
 
     def open(self, settings: dict[str, Any], reuse: str = "") -> Path | None:
-        """Readies the folder: keeps work of the same fingerprint, moves other work aside, brings earlier work back.
+        """Prepares the folder: keeps output of the same fingerprint, archives other output, restores earlier output.
 
-        What a killed run left half-written is removed; the caller holds the run's lock, so nobody writes here now.
+        Temporary files of a killed run are removed. The caller holds the run's lock, so no other process writes here.
 
         Args:
-          settings: all settings of the run, which the marker keeps.
-          reuse: a pattern of files that stay in use when work is moved aside, such as journals whose keys name
+          settings: All settings of the run, stored in the marker.
+          reuse: Glob pattern of files that stay in use when output is archived, such as journals whose keys contain
             everything that their values depend on; empty for none.
 
         Returns:
-          Where earlier work for other settings was moved to, or None.
+          Folder to which output for other settings was moved, or None.
         """
         moved = None
-        for half_written in [*self.path.rglob(TEMPORARY)]:
-            if half_written.is_file():
-                half_written.unlink()
+        for temporary in [*self.path.rglob(TEMPORARY)]:
+            if temporary.is_file():
+                temporary.unlink()
         if self.path.exists() and _fingerprint_in(self.path / STARTED) != self.fingerprint:
-            moved = self._move_aside()
+            moved = self._archive()
         if not self.path.exists():
             for earlier in sorted(self._old.glob(f"{self.path.name}-*")):
                 if _fingerprint_in(earlier / STARTED) == self.fingerprint:
@@ -68,14 +68,14 @@ class StageFolder:
         return moved
 
     def finish(self, counts: dict[str, int], seconds: float) -> None:
-        """Marks the stage as done, with its counts of read, written and skipped, and how long it took."""
+        """Marks the stage as done and stores its counts and its duration."""
         write_json(self.path / DONE, {"fingerprint": self.fingerprint, "counts": counts, "seconds": round(seconds, 1)})
 
     @property
     def _old(self) -> Path:
         return self.path.parent / "old"
 
-    def _move_aside(self) -> Path:
+    def _archive(self) -> Path:
         self._old.mkdir(exist_ok=True)
         number = 1
         while (target := self._old / f"{self.path.name}-{number}").exists():
@@ -85,12 +85,12 @@ class StageFolder:
 
 
 def stage_folder(config: Config, root: Path, name: str) -> StageFolder:
-    """The folder of a run's stage, for these settings."""
+    """The folder of stage ``name`` in the run ``root``, for these settings."""
     return StageFolder(Paths(root).stage(name), fingerprint(config, name, root))
 
 
 def require_done(config: Config, root: Path, name: str) -> None:
-    """Raises DataError where a stage of the run has not finished for these settings."""
+    """Raises DataError if stage ``name`` of the run has not finished for these settings."""
     if not stage_folder(config, root, name).is_done():
         raise DataError(
             f"{root / name}: stage {name!r} has not finished for these settings; run `dreamprm {name}` first, with the "
@@ -105,5 +105,5 @@ def _fingerprint_in(marker: Path) -> str | None:
 def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
-    except OSError:  # a file system without links
+    except OSError:  # a file system without hard links
         shutil.copy2(source, target)

@@ -1,6 +1,6 @@
-"""The six stages of a run: what each is for, which settings its output depends on, and which stages it reads.
+"""The six stages of a run: their purpose, the settings that their output depends on, and their input stages.
 
-The functions are in ``dreamprm_jax/stages``, one module of the same name each.
+The function of each stage is in the module of the same name in ``dreamprm_jax/stages``.
 """
 
 from __future__ import annotations
@@ -14,19 +14,21 @@ class Stage:
     """One stage of the pipeline.
 
     Attributes:
-      name: Of the stage, its folder and its module.
+      name: Name of the stage, its folder and its module.
       sections: Sections of the settings that its output depends on, besides those of its inputs.
+      settings: Dotted names of settings of other sections that its output depends on.
       inputs: Stages whose folders it reads.
       summary: One line for the console and ``--help``.
-      runs_on_all_processes: Whether all processes of a run work on it; otherwise the first process does it alone.
-      stops_in_sync: Whether all processes stop at the same step after SIGTERM; otherwise the process that receives it
-        stops the others at once.
+      runs_on_all_processes: Whether all processes of a run work on it; otherwise only process 0 does.
+      stops_in_sync: Whether all processes stop at the same step after SIGTERM; otherwise the process that receives
+        SIGTERM stops the others immediately.
     """
 
     name: str
     sections: tuple[str, ...]
     inputs: tuple[str, ...]
     summary: str
+    settings: tuple[str, ...] = ()
     runs_on_all_processes: bool = False
     stops_in_sync: bool = False
 
@@ -36,7 +38,7 @@ STAGES = {
     for stage in (
         Stage(
             "generate", ("seed", "problems", "policy", "generate"), (),
-            "load the problems and let the policy write candidate programs",
+            "load the problems and let the policy write candidate programs", settings=("sandbox.packages",),
         ),
         Stage(
             "label", ("label", "sandbox", "engine"), ("generate",),
@@ -60,7 +62,7 @@ STAGES = {
 }  # fmt: skip
 
 
-# `dreamprm train --steps`: the labels are those of a file, so nothing else of a run is read.
+# `dreamprm train --steps` reads its labels from a file and nothing from other stages.
 TRAIN_ON_GIVEN_STEPS = dataclasses.replace(STAGES["train"], sections=("seed", "model", "train"), inputs=())
 
 

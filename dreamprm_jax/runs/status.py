@@ -1,6 +1,6 @@
-"""How far a run is, stage by stage, read from its folder without disturbing the process that works in it.
+"""Progress of a run, stage by stage, from the files in its folder.
 
-No lock is taken and nothing is written. The working process leaves small progress files beside its journals.
+No lock is acquired and nothing is written. The running process writes the progress files next to its journals.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from dreamprm_jax.runs.stage_graph import STAGES
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import read_json
 
-_ALIVE_SECONDS = 600.0  # a process on another machine whose progress was written within this time is taken as running
+_ALIVE_SECONDS = 600.0  # a process on another machine counts as running if its progress file is newer than this
 
 State = Literal["done", "other settings", "started", "pending"]
 
 
 @dataclass(frozen=True)
 class StageStatus:
-    """One stage.
+    """Status of one stage.
 
     Attributes:
-      name: Of the stage.
-      state: "done" for the settings in the run's config.json; "other settings": finished, but for others.
-      counts: Of a stage that is done.
-      seconds: How long a stage that is done took in its last run; None where it is not done.
-      work: The progress records of its latest run.
-      spent: What a policy's server was asked for.
+      name: Name of the stage.
+      state: "done": finished for the settings in the run's config.json; "other settings": finished for other settings.
+      counts: Counts of a finished stage.
+      seconds: Duration of the last run of a finished stage, otherwise None.
+      work: Progress records of the latest run.
+      spent: Usage of the policy's server.
     """
 
     name: str
@@ -47,19 +47,22 @@ class StageStatus:
 
 
 def run_status(root: Path) -> list[StageStatus]:
-    """The state of every stage of a run.
+    """The status of every stage of a run. A run on given step labels (``train --steps``) has the train stage only.
 
     Raises:
-      DataError: where the folder is not that of a run.
+      DataError: if ``root`` is not the folder of a run.
     """
     if not (root / "config.json").exists():
-        raise DataError(f"{root}: no run there (no config.json); name the folder that --workdir named")
+        raise DataError(f"{root}: not the folder of a run (no config.json); pass the run's --workdir")
     config = freeze(read_json(root / "config.json"))
-    return [_stage(config, root, name) for name in STAGES]
+    return [_stage(config, root, name) for name in (STAGES if not config.train.step_data.path else ("train",))]
 
 
 def owner(root: Path) -> int | None:
-    """The process on this machine that works in the folder, from the kernel's list of locks; 0 if it is not visible."""
+    """Process id of the process on this machine that holds the run's lock, from /proc/locks.
+
+    None if there is no such process; 0 if it runs in another PID namespace.
+    """
     try:
         lock = (root / ".lock").stat()
         held = Path("/proc/locks").read_text().splitlines()
@@ -77,16 +80,18 @@ def _stage(config: Config, root: Path, name: str) -> StageStatus:
     state: State = "started" if (folder / STARTED).exists() else "pending"
     if marker:
         state = "done" if marker["fingerprint"] == fingerprint(config, name, root) else "other settings"
-    files = [*folder.glob("*.progress.json"), *folder.glob("*/*.progress.json")]  # training has one an arm
+    files = [*folder.glob("*.progress.json"), *folder.glob("*/*.progress.json")]  # training writes one for each arm
     work = sorted((ProgressRecord(**read_json(path)) for path in files), key=lambda one: one.started)
     return StageStatus(name, state, marker.get("counts", {}), marker.get("seconds"), tuple(work), spent(folder))
 
 
 def format_status(root: Path) -> str:
-    """The text of ``dreamprm status``."""
+    """The output of ``dreamprm status``."""
     stages = run_status(root)
     pid = owner(root)
     lines = [f"{root}: " + ("no process works on it here" if pid is None else f"process {pid} works on it")]
+    if len(stages) == 1:
+        lines.append("trained on given step labels (dreamprm train --steps): there are no other stages")
     for stage in stages:
         counts = ", ".join(f"{value} {key}" for key, value in stage.counts.items())
         took = "" if stage.seconds is None else f"{duration(stage.seconds):>7}  "
@@ -99,14 +104,14 @@ def format_status(root: Path) -> str:
     return "\n".join(lines)
 
 
-def _lines(record: ProgressRecord, owned: bool) -> list[str]:
+def _lines(record: ProgressRecord, owned: bool) -> list[str]:  # owned: a process on this machine holds the lock
     share = f" ({100 * record.done / record.planned:.1f} %)" if record.planned else ""
     line = f"{record.description}: {record.done} of {record.planned} {record.unit}s{share}"
     left, age = record.planned - record.done, time.time() - record.updated
-    fresh, seconds = record.done - record.done_before, record.updated - record.started
-    here = record.host == socket.gethostname()
-    if left > 0 and not record.ended and (owned if here else age < _ALIVE_SECONDS):
-        rate = fresh / seconds if fresh > 0 and seconds > 0 else None
+    new, seconds = record.done - record.done_before, record.updated - record.started
+    on_this_host = record.host == socket.gethostname()
+    if left > 0 and not record.ended and (owned if on_this_host else age < _ALIVE_SECONDS):
+        rate = new / seconds if new > 0 and seconds > 0 else None
         line += f", {rate:.3g} a second, {duration(left / rate)} left" if rate else ", just begun"
         line += f", as of {duration(age)} ago"
     elif left > 0:

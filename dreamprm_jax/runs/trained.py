@@ -1,6 +1,6 @@
-"""A trained reward model inside a run's folder, found by the train stage's own marker.
+"""A trained reward model inside a run's folder, located by the train stage's marker.
 
-What is edited afterwards (problems, settings, other stages) does not take a finished model out of service.
+A finished model stays usable when problems, settings or other stages of the run change later.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class TrainedArm:
     """One arm of a finished train stage.
 
     Attributes:
-      folder: Of the arm, with its checkpoints.
-      config: The settings that it was trained with.
-      fingerprint: Of the train stage.
+      folder: Folder of the arm, with its checkpoints.
+      config: Settings that it was trained with.
+      fingerprint: Fingerprint of the train stage.
     """
 
     folder: Path
@@ -31,7 +31,7 @@ class TrainedArm:
 
     @property
     def name(self) -> str:
-        """Of the arm."""
+        """Name of the arm."""
         return self.folder.name
 
     @property
@@ -46,20 +46,20 @@ class TrainedArm:
 
 
 def trained_arm(path: Path) -> TrainedArm:
-    """The arm at RUN/ARM or RUN/train/ARM; or RUN/old/train-N/ARM, where the run was trained anew since.
+    """The arm at RUN/ARM or RUN/train/ARM; or at RUN/old/train-N/ARM, if the run was trained again since.
 
     Raises:
-      DataError: where the train stage has not finished there, or has no such arm.
+      DataError: if the train stage has not finished there, or has no such arm.
     """
     train = path.parent if (path.parent / STARTED).is_file() else path.parent / "train"
     if not (train / STARTED).is_file():
         raise DataError(f"{path}: no trained model there; give RUN/ARM, RUN being the folder of a run")
     if not (train / DONE).is_file():
-        earlier = sorted(one.parent for one in (train.parent / "old").glob(f"train-*/{DONE}"))
+        earlier = sorted(marker.parent for marker in (train.parent / "old").glob(f"train-*/{DONE}"))
         hint = f"; an earlier one is {earlier[-1] / path.name}" if earlier else ""
         raise DataError(f"{train}: training has not finished; run `dreamprm run` with the same settings again{hint}")
     started = read_json(train / STARTED)
     config = freeze(started["config"])
-    if RENAMED.get(path.name, path.name) not in config.train.arms:  # the folder may bear an old name
+    if RENAMED.get(path.name, path.name) not in config.train.arms:  # the folder may have an old name
         raise DataError(f"{path}: the models trained there are {', '.join(config.train.arms)}")
     return TrainedArm(train / path.name, config, started["fingerprint"])

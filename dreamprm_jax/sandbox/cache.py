@@ -16,7 +16,7 @@ from pathlib import Path
 from dreamprm_jax.sandbox.records import JudgeResult, JudgeTask, Limits
 from dreamprm_jax.schema import DataError, Verdict
 
-_VERSION = 6  # counts changes of the judge that can change a verdict
+_VERSION = 7  # counts changes of the judge that can change a verdict
 _BUSY_SECONDS = 60.0
 
 

@@ -159,10 +159,12 @@ class Judge:
             raise
 
     @classmethod
-    def from_config(cls, config: SandboxConfig, cache: Path | None = None) -> Judge:
+    def from_config(cls, config: SandboxConfig, cache: Path | None = None, per_test: bool = False) -> Judge:
         """The judge that a run's settings ask for."""
-        limits = Limits(config.cpu_seconds, config.wall_seconds, config.memory_bytes, config.output_bytes)
-        comparison = Comparison.parse(config.checker, "config.sandbox.checker")
+        limits = Limits(
+            config.cpu_seconds, config.wall_seconds, config.memory_bytes, config.output_bytes, config.reference_factor
+        )
+        comparison = Comparison.parse(config.checker, "sandbox.checker")
         return cls(
             config.mode,
             config.tier,
@@ -171,6 +173,7 @@ class Judge:
             cache,
             config.retry_share,
             comparison=comparison,
+            per_test=per_test,
             packages=config.packages,
         )
 

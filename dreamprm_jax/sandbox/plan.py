@@ -19,7 +19,7 @@ import dataclasses
 import json
 import math
 import signal
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -201,19 +201,29 @@ def _check(
     if task.comparison is None or not task.comparison.code or not grader.answers:
         return None
     code, function = task.comparison.program
-    tests = tuple(
-        TestCase("\n".join(map(json.dumps, (test.input, test.output, answer))), "true", "functional")
-        for test, answer in zip(task.tests[grader.first :], grader.answers, strict=False)
-    )
-    said = yield from _faithful(JudgeTask("checker", code, tests, function), Limits(), draft, retry, kills=True)
+
+    def checked(pairs: Iterable[tuple[TestCase, str]]) -> Plan:
+        tests = tuple(
+            TestCase("\n".join(map(json.dumps, (test.input, test.output, answer))), "true", "functional")
+            for test, answer in pairs
+        )
+        return _faithful(JudgeTask("checker", code, tests, function), Limits(), draft, retry, kills=True)
+
+    said = yield from checked(zip(task.tests[grader.first :], grader.answers, strict=False))
     if said.verdict is Verdict.AC:
         return None
     grader.position = grader.first + said.tests_passed
+    wrong = Failure(Verdict.WA, "the checker says no", 0 if task.tests[0].testtype == "functional" else -2)
     if said.verdict is Verdict.WA:
-        return Failure(Verdict.WA, "the checker says no", 0 if task.tests[0].testtype == "functional" else -2)
-    verdict = said.verdict if said.verdict is Verdict.SANDBOX_ERROR else Verdict.INVALID_TASK
-    text = f"the checker failed on test {grader.position}: {said.verdict} {said.error}"
-    return Failure(verdict, text, -4)
+        return wrong
+    text = f"test {grader.position}: {said.verdict} {said.error}"
+    if said.verdict is Verdict.SANDBOX_ERROR:
+        return Failure(said.verdict, f"the checker failed on {text}", -4)
+    # one that decides on the expected output itself is sound: what it fails on is the answer
+    test = task.tests[grader.position]
+    if (yield from checked([(test, test.output)])).verdict in (Verdict.AC, Verdict.WA):
+        return dataclasses.replace(wrong, error=f"the checker fails on the answer, {text}")
+    return Failure(Verdict.INVALID_TASK, f"the checker failed on {text}", -4)
 
 
 def _grade_ending(task: JudgeTask, grader: Grader, reply: jobs.Reply, first: int) -> None:
@@ -285,6 +295,7 @@ def _reported(
             exit_status=grader.exit_status if told else reply.value if reply.ending == jobs.EXITED else None,
             signal=None if told or reply.ending == jobs.EXITED else reply.value,
             stderr=escaped_text(reply.stderr),
+            denied=None if reply.denied == jobs.NO_LOG else tuple(reply.denied.splitlines()),
         )
     if tests and own:
         tests[-1] = dataclasses.replace(
@@ -345,7 +356,7 @@ def _run(task: JudgeTask, limits: Limits, mode: int, first: int, count: int, tri
     if official:  # whose own clock is that on the wall
         cpu = wall = longest = _official_seconds(limits, count)
         files = limits.output_bytes * min(count, _OFFICIAL_OUTPUTS) + _FRAME_BYTES
-    kind = jobs.RUN_KEEPING_STDERR if task.per_test else jobs.RUN
+    kind = jobs.RUN_REPORTING if task.per_test else jobs.RUN
     request = jobs.Request(kind, 0, cpu, wall, longest, limits.memory_bytes, files)
     grader = Grader(task, functional, official, first, limits.output_bytes)
     return Run(pack, request, grader, "numpy" in task.code, tries.turn, tries.pause_seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import warnings
 
 from dreamprm_jax import schema
 from dreamprm_jax.sandbox.grading import Grader
@@ -70,7 +71,7 @@ _PROMISED = {
 
 
 def check_worker(worker: Worker, tier: str) -> None:
-    """Attacks a worker.
+    """Attacks a worker. Warns of what tier EXTERNAL leaves to the container around it.
 
     Raises:
       SandboxUnavailable: naming what the tier promises and did not hold.
@@ -87,6 +88,14 @@ def check_worker(worker: Worker, tier: str) -> None:
         raise SandboxUnavailable(
             f"sandbox tier {tier} does not hold on this machine: a test program was not denied {', '.join(missing)}. "
             "Choose a lower tier (FULL > PORTABLE > EXTERNAL: only inside a container or VM that you trust > UNSAFE)."
+        )
+    lacking = sorted(_PORTABLE - held) if tier == "EXTERNAL" else []
+    if lacking:
+        reasons = "; ".join(f"{name}: {why}" for name, why in worker.hello().items() if isinstance(why, str))
+        warnings.warn(
+            f"sandbox tier EXTERNAL: the container around must deny programs {', '.join(lacking)}, as the kernel does "
+            f"not do so here ({reasons or 'no reason is known'})",
+            stacklevel=3,
         )
 
 

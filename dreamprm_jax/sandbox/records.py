@@ -14,6 +14,8 @@ from dreamprm_jax.schema import DataError
 MODES = ("faithful", "lcb")
 TIERS = ("FULL", "PORTABLE", "EXTERNAL", "UNSAFE")
 
+_SHORTEST_SECONDS = 1.0  # of a limit that a reference's time gives: a short time is mostly noise
+
 # checker(input, expected output, the program's output or its value as canonical JSON) -> right or wrong
 Checker = Callable[[str, str, str], bool]
 
@@ -30,16 +32,24 @@ class Limits:
     wall_seconds: float = 12.0  # of a program that waits; one that others keep from a core has up to four times as long
     memory_bytes: int = 1 << 30  # resident, beyond the worker's own
     output_bytes: int = 16 << 20
+    reference_factor: float = 0.0  # CPU time as a multiple of a reference's, where that is known; 0: not used
 
     def __post_init__(self) -> None:
         for name in ("cpu_seconds", "wall_seconds", "memory_bytes", "output_bytes"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
                 raise DataError(f"sandbox limit {name} is {value!r}; it must be a positive number")
+        if not (math.isfinite(self.reference_factor) and self.reference_factor >= 0):
+            raise DataError(f"sandbox limit reference_factor is {self.reference_factor!r}; it must not be negative")
 
     def of(self, problem: ProblemLimits) -> Limits:
         """These limits, with a problem's own in place of the general ones; its wall time grows with its CPU time."""
-        cpu, memory = problem.cpu_seconds or self.cpu_seconds, problem.memory_bytes or self.memory_bytes
+        if problem == ProblemLimits():
+            return self
+        cpu = problem.cpu_seconds
+        if not cpu and (scaled := self.reference_factor * problem.reference_seconds):
+            cpu = max(scaled, _SHORTEST_SECONDS)
+        cpu, memory = cpu or self.cpu_seconds, problem.memory_bytes or self.memory_bytes
         wall = self.wall_seconds * cpu / self.cpu_seconds
         return dataclasses.replace(self, cpu_seconds=cpu, wall_seconds=wall, memory_bytes=memory)
 
@@ -50,6 +60,7 @@ class ProblemLimits:
 
     cpu_seconds: float = 0.0
     memory_bytes: int = 0
+    reference_seconds: float = 0.0  # CPU time of a right program on its slowest test
 
 
 @dataclass(frozen=True)
@@ -86,7 +97,7 @@ class JudgeTask:
           DataError: naming the problem, if its checker cannot be read.
         """
         comparison = Comparison.parse(problem.checker, f"problem {problem.problem_id}, field checker")
-        limits = ProblemLimits(problem.cpu_seconds, problem.memory_bytes)
+        limits = ProblemLimits(problem.cpu_seconds, problem.memory_bytes, problem.reference_seconds)
         return cls(key, code, tests, problem.func_name, comparison=comparison, limits=limits)
 
 
@@ -103,12 +114,15 @@ class JudgedTest:
       cpu_seconds: of the process.
       wall_seconds: of the process, time without a core included.
       peak_bytes: resident memory at its highest, beyond the worker's own (as ``Limits.memory_bytes`` counts); 0 for a
-        small program, which shares most of its memory with the worker.
+        small program, which shares most of its memory with the worker. Where the worker has a control group
+        (``control_group``), that group's peak, which counts the kernel's memory and files in memory too.
       exit_status: of a program that ended by itself; an uncaught exception is 1.
       signal: that ended the process: 9 at a limit.
       stderr: the first kilobyte.
       expected: the start of the expected output.
       got: the start of standard output, or of the returned value as JSON.
+      denied: system calls that the sandbox denied, with their first three arguments ("..." for a pointer) and how often
+        if more than once; at most 40. None if the kernel did not let them be seen.
     """
 
     verdict: schema.Verdict
@@ -121,6 +135,7 @@ class JudgedTest:
     exit_status: int | None = None
     signal: int | None = None
     stderr: str = ""
+    denied: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dreamprm_jax.sandbox.control_group import ControlGroup
 from dreamprm_jax.sandbox.inside.jobs import Reply, Request
 from dreamprm_jax.sandbox.records import SandboxUnavailable
 from dreamprm_jax.schema import DataError
 
-_BOOTSTRAP = "import sys; sys.path.insert(0, sys.argv.pop(1)); from inside.zygote import main; sys.path.pop(0); main()"
+_BOOTSTRAP = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+from inside.forks import ignore_handlers
+ignore_handlers()
+from inside.zygote import main
+sys.path.pop(0)
+main()
+"""
 _START_SECONDS = 60.0
 # third-party packages that programs may import unless a setting says otherwise, where they are installed
 OFFERED_PACKAGES = ("numpy", "sortedcontainers")
@@ -114,7 +123,15 @@ def _entries(folder: str, wanted: Callable[[str], bool]) -> list[str]:
 class Worker:
     """A running zygote."""
 
-    def __init__(self, tier: str, offer: Offer, preload: tuple[str, ...] = (), hash_seed: int = 0) -> None:
+    def __init__(
+        self,
+        tier: str,
+        offer: Offer,
+        preload: tuple[str, ...] = (),
+        hash_seed: int = 0,
+        reports: bool = False,
+        base: Path | None = None,
+    ) -> None:
         """Starts the interpreter; ``hello`` waits until it is locked down and serves.
 
         Raises:
@@ -128,6 +145,7 @@ class Worker:
             "packages": offer.packages,
             "readable": offer.readable,
             "preload": preload,
+            "reports": reports,
         }
         self._tier = tier
         self._hello: dict[str, Any] | None = None
@@ -145,6 +163,15 @@ class Worker:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
+        self.group: ControlGroup | None = None
+        if base is not None:
+            with contextlib.suppress(OSError):
+                group = ControlGroup(base)
+                try:
+                    group.add(self.pid)
+                    self.group = group
+                except OSError:
+                    group.close()
 
     @property
     def pid(self) -> int:
@@ -207,3 +234,5 @@ class Worker:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, 9)
             self._process.wait()
+        if self.group is not None:
+            self.group.close()

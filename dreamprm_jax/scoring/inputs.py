@@ -1,9 +1,9 @@
-"""Candidates to score, read one at a time from JSON lines, a LiveCodeBench eval_all file or Parquet.
+"""Candidates to score, read one at a time from any form of ``problems.candidates``.
 
 What cannot be scored becomes a ``Skip`` with its row and reason, in the order of the file; nothing is lost silently.
-A row has ``code``, ``code_list`` or ``output_list``; or ``completions``, a list of steps that are scored as they are.
-A row names its problem (``problem_id`` or ``question_id``, to be found in a problems file) or brings the statement
-along (``statement`` or ``question_content``, with ``title`` and ``platform``).
+A row may also have ``completions``, a list of steps that are scored as they are. A row names its problem
+(``problem_id``, ``question_id`` or ``task_id``, to be found in a problems file) or brings the statement along
+(``statement`` or ``question_content``, with ``title`` and ``platform``).
 """
 
 from __future__ import annotations
@@ -15,10 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from dreamprm_jax.labeling.step_files import SteppedProgram
-from dreamprm_jax.problems.candidates import ID_FIELDS, candidate_id, cells_of_row
+from dreamprm_jax.problems.candidates import (
+    ID_FIELDS,
+    candidate_id,
+    candidate_rows,
+    cells_of_row,
+    row_order,
+    rows_without_problem,
+)
 from dreamprm_jax.problems.function_rows import is_function_row, read_function_row
-from dreamprm_jax.problems.json_rows import check_text, is_unicode, json_type, numbered_rows, read_rows, skip_or_raise
-from dreamprm_jax.problems.problem_files import iterate_problems
+from dreamprm_jax.problems.json_rows import check_text, is_unicode, json_type, read_rows, skip_or_raise
+from dreamprm_jax.problems.problem_files import problem_paths
 from dreamprm_jax.schema import DataError, Problem, Program, Skip, content_hash
 
 # Our names and LiveCodeBench's of what the prompt holds.
@@ -29,6 +36,7 @@ PROMPT_FIELDS = {
 }
 _COLUMNS = {
     *ID_FIELDS, "code", "solution", "completion", "completions", "code_list", "output_list", "sample_index",
+    "starter_code",
     *(spelling for spellings in PROMPT_FIELDS.values() for spelling in spellings),
 }  # fmt: skip
 
@@ -54,7 +62,7 @@ def read_items(path: Path, problems: Mapping[str, Problem], source: str, max_cha
     """Yields every candidate of a file, or why it is left out.
 
     Args:
-      path: .jsonl, .json (a list of rows) or .parquet.
+      path: a file or a folder of samples.
       problems: by id.
       source: what the input is called in the skips.
       max_characters: of a program; longer ones are not even tokenised.
@@ -63,17 +71,23 @@ def read_items(path: Path, problems: Mapping[str, Problem], source: str, max_cha
       DataError: where the file as a whole cannot be read.
     """
     samples: Counter[str] = Counter()
-    for number, row in numbered_rows(path, _COLUMNS):
-        where = f"row {number}"
-        if isinstance(row, DataError):
-            yield Skip(source, where, str(row).removeprefix(f"{path}, {where}").lstrip(",: "))
-            continue
+    ids: list[str] = []
+    if listed := rows_without_problem(path):
+        ids = row_order(problems)
+        if len(ids) != listed:
+            raise DataError(f"{path}: its {listed} rows name no problem; give --problems with one problem for each")
+    for number, where, row in candidate_rows(path, _COLUMNS):
         try:
+            if isinstance(row, DataError):
+                raise row
+            if ids:
+                row = row | {"problem_id": ids[row["problem_id"]]}
             problem = _problem(row, problems, where)
             steps = _given_steps(row)
             cells = cells_of_row(row if steps is None else {"code": "".join(steps)}, where)
         except DataError as error:
-            yield Skip(source, where, str(error).removeprefix(f"{where}, ").removeprefix(f"{where}: "))
+            reason = str(error).removeprefix(f"{path}, ").removeprefix(where).lstrip(",: ")
+            yield Skip(source, where, reason)
             continue
         for index, cell in enumerate(cells):
             name = where if len(cells) == 1 else f"{where}, candidate {index}"
@@ -123,14 +137,10 @@ def read_problems(path: str, release: str, skips: list[Skip] | None = None) -> d
     Raises:
       DataError: naming the file, the row and the field.
     """
-    file = Path(path)
-    if file.suffix not in (".jsonl", ".parquet"):
-        found = iterate_problems(path, release, wants_tests=lambda _: False, skips=skips)
-        return {one.problem_id: one.split()[0] for one in found}
     problems: dict[str, Problem] = {}
-    for where, row in read_rows(file, skips):
+    for where, row in (one for file in problem_paths(path, release) for one in read_rows(file, skips)):
         try:
-            problem = read_function_row(row, where).problem.split()[0] if is_function_row(row) else None
+            problem = read_function_row(row, where, None).problem.split()[0] if is_function_row(row) else None
             problem = problem or inline_problem(row, where)
             if problem is None:
                 raise DataError(f"{where}, field statement: missing (or question_content)")
@@ -163,7 +173,9 @@ def inline_problem(row: Mapping[str, Any], where: str) -> Problem | None:
     title, statement, platform = (fields.get(name, "") for name in PROMPT_FIELDS)
     spelling = next((s for s in ID_FIELDS if row.get(s) is not None), None)
     own = candidate_id(row, where) if spelling else f"inline-{content_hash(title, statement, platform, digits=16)}"
-    return Problem(own, title, statement, platform, contest_id="", contest_date="", difficulty="")
+    starter = row.get("starter_code")
+    starter = starter if isinstance(starter, str) else ""
+    return Problem(own, title, statement, platform, contest_id="", contest_date="", difficulty="", starter_code=starter)
 
 
 def _problem(row: Mapping[str, Any], problems: Mapping[str, Problem], where: str) -> Problem:

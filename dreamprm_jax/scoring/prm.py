@@ -27,6 +27,7 @@ from dreamprm_jax.models.tokenizer import load_tokenizer
 from dreamprm_jax.runs.trained import TrainedArm, trained_arm
 from dreamprm_jax.schema import DataError, Granularity, Problem, Program, Step
 from dreamprm_jax.scoring.forms import FormOptions, FormReader, load_reader, own_reader
+from dreamprm_jax.selection.reward_models import arm_aggregator
 from dreamprm_jax.storage import read_json
 from dreamprm_jax.training.examples import tokenize
 from dreamprm_jax.training.export import CARD
@@ -62,6 +63,11 @@ class Prm:
     name: str
     checkpoint: str  # identity of the weights
     reader: FormReader | None = None  # of a foreign model; None: its input is that of training
+
+    @property
+    def default_aggregator(self) -> str:
+        """How step scores become a program's score unless the caller names an aggregator: as in evaluation."""
+        return arm_aggregator(self.checkpoint.partition("/")[0])  # `name` may be the server's own
 
     def steps(self, code: str) -> list[Step]:
         """The parts of a program that have a score each."""
@@ -113,8 +119,8 @@ def prm_of_arm(arm: TrainedArm, options: PrmOptions) -> Prm:
     config = arm.config
     settings = _limited(config.model, options)
     model, mesh = pretrained.model_config(settings), _mesh(options)
-    frozen = frozen_params(dataclasses.replace(config, model=settings), model, mesh)
-    step, params = trained_params(model, mesh, arm.checkpoints, frozen)
+    frozen = frozen_params(dataclasses.replace(config, model=settings), model, mesh, scoring=True)
+    step, params = trained_params(model, mesh, arm.checkpoints, frozen, scoring=True)
     data = config.train.step_data
     reader = own_reader(data.separator, arm.tokenizer) if data.path else None
     tokenizer = reader.tokenizer if reader else load_tokenizer(arm.tokenizer)

@@ -18,8 +18,8 @@ from dreamprm_jax.problems.json_rows import json_type
 from dreamprm_jax.schema import DataError, Program, Step
 from dreamprm_jax.scoring.inputs import inline_problem, unusable
 from dreamprm_jax.scoring.prm import Prm
-from dreamprm_jax.scoring.scorer import Reading, sigmoid
-from dreamprm_jax.selection.aggregators import AGGREGATORS, aggregate, as_probability
+from dreamprm_jax.scoring.scorer import Reading
+from dreamprm_jax.selection.aggregators import AGGREGATORS, aggregate, as_probability, sigmoid
 
 
 class TooLong(DataError):
@@ -31,9 +31,9 @@ def total_score(logits: Float[np.ndarray, " s"], aggregator: str) -> float:
     return float(as_probability(aggregate([logits], aggregator), aggregator)[0])
 
 
-def parse_aggregator(body: Mapping[str, Any]) -> str:
-    """How step scores become a program's score; ``last`` by default. Raises DataError on an unknown name."""
-    name = body.get("aggregator") or "last"
+def parse_aggregator(body: Mapping[str, Any], prm: Prm) -> str:
+    """How step scores become a program's score; by default as in evaluation. Raises DataError on an unknown name."""
+    name = body.get("aggregator") or prm.default_aggregator
     if name not in AGGREGATORS:
         raise DataError(f"aggregator: {name!r}; choose from {', '.join(AGGREGATORS)}")
     return str(name)
@@ -60,15 +60,17 @@ class Steps:
 
 
 def parse_steps(body: Mapping[str, Any], prm: Prm) -> Steps:
-    """Reads ``{problem: {statement, title, platform}, code: text}`` or ``codes: [text, ...]``, maybe an ``aggregator``.
+    """Reads ``{problem: {statement, title, platform} or text, code: text}`` or ``codes: [text, ...]``, ``aggregator``.
 
     Raises:
       DataError: naming the field.
       TooLong: where a program exceeds the model's context.
     """
-    problem = inline_problem(body["problem"], "problem") if isinstance(body.get("problem"), dict) else None
+    given = body.get("problem")
+    row = {"statement": given} if isinstance(given, str) else given
+    problem = inline_problem(row, "problem") if isinstance(row, dict) else None
     if problem is None:
-        raise DataError("problem: an object with statement, title and platform belongs here (or question_content, ...)")
+        raise DataError("problem: a statement, or an object with statement, title and platform, belongs here")
     if ("code" in body) == ("codes" in body):
         raise DataError("code: give either code or codes")
     name = "code" if "code" in body else "codes"
@@ -92,7 +94,7 @@ def parse_steps(body: Mapping[str, Any], prm: Prm) -> Steps:
         [prm.steps(program.code) for program in programs],
         [Reading(tokens, ends) for _, tokens, ends in rows],
         counts["statements truncated on the left"] > 0,
-        parse_aggregator(body),
+        parse_aggregator(body, prm),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.models.reward import Params, step_logits
 from dreamprm_jax.schema import DataError, Program, Score
 from dreamprm_jax.scoring.packing import Packed, pack, row_length
+from dreamprm_jax.selection.aggregators import sigmoid
 from dreamprm_jax.training.mesh import activate, batch_sharding, batch_ways
 
 
@@ -33,6 +35,15 @@ class ProgramReading:
 
     program: Program
     reading: Reading
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _token_logits(
+    model: DecoderConfig, params: Params, tokens: Array, positions: Array, reach: Array, blocks: Array | None
+) -> Float[Array, "B T"]:
+    """Of every token. Compiled once a shape for all models of one form: the arms of a run share it."""
+    everywhere = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    return step_logits(model, params, tokens, positions, None, everywhere, reach=reach, blocks=blocks)
 
 
 class Scorer:
@@ -60,21 +71,14 @@ class Scorer:
           row_tokens: tokens of a row, rounded up to a power of two.
           batch_tokens: tokens of a batch, over all devices.
         """
-        # Only a derivative in forward mode would ask for the whole score matrix at once.
-        self.model = dataclasses.replace(model, attention="chunked") if model.attention == "einsum" else model
+        kind = "chunked" if model.attention == "einsum" else model.attention  # never the whole score matrix at once
+        self.model = dataclasses.replace(model, attention=kind, derivative="none")
         self.mesh = mesh
         self.params = params
         self.row_tokens = row_length(row_tokens)
         self.batch_tokens = batch_tokens
         self.counts: Counter[str] = Counter()
         self.shapes: set[tuple[int, ...]] = set()
-        self._forward = jax.jit(self._token_logits)
-
-    def _token_logits(
-        self, params: Params, tokens: Array, positions: Array, reach: Array, blocks: Array | None
-    ) -> Float[Array, "B T"]:
-        everywhere = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        return step_logits(self.model, params, tokens, positions, None, everywhere, reach=reach, blocks=blocks)
 
     def logits(
         self, readings: Sequence[Reading], progress: Callable[[int], object] = lambda done: None
@@ -101,7 +105,7 @@ class Scorer:
             for packed in pack([r.tokens for r in readings], self.row_tokens, self.batch_tokens, ways):
                 self._count(packed, readings)
                 arrays = jax.device_put((packed.tokens, packed.positions, packed.reach, packed.blocks), sharding)
-                waiting.append((packed, self._forward(self.params, *arrays)))
+                waiting.append((packed, _token_logits(self.model, self.params, *arrays)))
                 if len(waiting) > 1:  # the devices work on one batch while the host reads the one before
                     collect()
             while waiting:
@@ -144,9 +148,3 @@ def score_row(program: Program, logits: Float[np.ndarray, " s"], model: str, che
         model=model,
         checkpoint=checkpoint,
     )
-
-
-def sigmoid(logits: Float[np.ndarray, " s"]) -> Float[np.ndarray, " s"]:
-    """The scores of logits, without overflow."""
-    small = np.exp(-np.abs(logits))
-    return np.where(logits >= 0, 1.0, small) / (1.0 + small)

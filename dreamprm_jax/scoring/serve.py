@@ -85,14 +85,7 @@ def make_app(prm: Prm, batcher: Batcher, limits: Limits) -> web.Application:
     passes.set_function(lambda: batcher.batches)
 
     def error(status: int, message: str, **headers: str) -> web.Response:
-        kinds = {
-            400: "BadRequestError",
-            401: "AuthenticationError",
-            404: "NotFoundError",
-            413: "RequestTooLarge",
-            429: "QueueFull",
-        }
-        kind = kinds.get(status, "InternalServerError" if status >= 500 else "HTTPError")
+        kind = _KINDS.get(status, "InternalServerError" if status >= 500 else "HTTPError")
         body = {"error": {"message": message, "type": kind, "param": None, "code": status}}
         return web.json_response(body, status=status, headers=headers)
 
@@ -141,7 +134,10 @@ def make_app(prm: Prm, batcher: Batcher, limits: Limits) -> web.Application:
         return await handler(request)
 
     async def read_body(request: web.Request) -> Mapping[str, Any]:
-        data = await request.read()
+        try:
+            data = await request.read()
+        except web.RequestPayloadError as problem:
+            raise DataError(f"the body cannot be read ({problem})") from problem
         try:
             body = json.loads(data)
         except (ValueError, RecursionError) as problem:

@@ -27,8 +27,9 @@ from dreamprm_jax.scoring.forms import without
 from dreamprm_jax.scoring.inputs import unusable
 from dreamprm_jax.scoring.prm import Prm
 from dreamprm_jax.scoring.protocol import TooLong, parse_aggregator, total_score
-from dreamprm_jax.scoring.scorer import Reading, sigmoid
-from dreamprm_jax.selection.aggregators import aggregate
+from dreamprm_jax.scoring.scorer import Reading
+from dreamprm_jax.selection.aggregators import aggregate, sigmoid
+from dreamprm_jax.selection.reward_models import DEFAULT_AGGREGATOR
 
 TASKS = ("token_classify", "classify")
 ENCODINGS = ("float", "base64", "bytes", "bytes_only")
@@ -50,7 +51,7 @@ class Request:
     encoding: str = "float"
     dtype: str = "float32"
     big_endian: bool = False
-    aggregator: str = "last"  # of /score
+    aggregator: str = DEFAULT_AGGREGATOR  # of /score
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def parse(kind: Kind, body: Mapping[str, Any], prm: Prm) -> Request:
     if whole:
         readings = [Reading(reading.tokens, reading.ends[-1:]) for reading in readings]
     big = endian == "big" or (endian == "native" and sys.byteorder == "big")
-    return Request(kind, readings, activation, whole, encoding, dtype, big, parse_aggregator(body))
+    return Request(kind, readings, activation, whole, encoding, dtype, big, parse_aggregator(body, prm))
 
 
 def _choice(body: Mapping[str, Any], name: str, choices: Sequence[str]) -> str:

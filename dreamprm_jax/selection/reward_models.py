@@ -1,8 +1,12 @@
-"""Reward models (training arms): their names in tables, and the aggregator that reads each."""
+"""Reward models (training arms): their names in tables, and the aggregator of each."""
 
 from __future__ import annotations
 
+from dreamprm_jax.config import EvaluateConfig
+
 BASELINE_ARM = "raw"
+DEFAULT_AGGREGATOR: str = EvaluateConfig.aggregator
+"""Goes with the default labels (docs/label_correction.md)."""
 LABELS = {
     "orm": "ORM",
     "raw": "PRM, raw labels",
@@ -26,10 +30,10 @@ def short_label(arm: str) -> str:
 
 
 def is_outcome_model(arm: str) -> bool:
-    """Whether an arm is trained on outcomes alone; its score of a step before the last has no meaning."""
+    """Whether an arm is trained only on outcomes; its scores of steps before the last mean nothing."""
     return arm == "orm" or arm.startswith("orm_")
 
 
-def arm_aggregator(arm: str, aggregator: str) -> str:
-    """An outcome model reads the complete program, so it is always read at the last step."""
+def arm_aggregator(arm: str, aggregator: str = DEFAULT_AGGREGATOR) -> str:
+    """The aggregator for one arm: an outcome model reads the complete program, so only its last step counts."""
     return "last" if is_outcome_model(arm) else aggregator

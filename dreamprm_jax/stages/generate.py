@@ -1,4 +1,4 @@
-"""The generate stage: problems of each window, and the policy's candidate programs for them."""
+"""The generate stage: the problems of each window, and the policy's candidate programs for them."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def generate(config: Config, paths: Paths) -> dict[str, int]:
     """Writes the problems, their hidden tests, and the candidate programs of every window.
 
     Returns:
-      Counts: problems, programs, candidates left out by reason, and what a server was asked for.
+      Counts: problems, programs, skipped candidates by reason, and the usage of a policy's server.
 
     Raises:
-      DataError: where the policy failed on some problems (run again to ask it for those alone), or cannot be used.
+      DataError: if the policy failed on some problems (running again requests only those), or cannot be used.
     """
     folder = paths.stage("generate")
     windows = _problems(config, paths)
@@ -43,21 +43,21 @@ def generate(config: Config, paths: Paths) -> dict[str, int]:
     counts: Counter[str] = Counter()
     try:
         with Journal(folder / "candidates.journal") as journal:
-            everything = [request for asked in requests.values() for request in asked]
-            ask_for_candidates(policy, everything, key, journal, config.policy.concurrency)
+            all_requests = [request for of_window in requests.values() for request in of_window]
+            ask_for_candidates(policy, all_requests, key, journal, config.policy.concurrency)
             sampling = policy.sampling(config.generate.temperature)
-            for window, asked in requests.items():
+            for window, of_window in requests.items():
                 programs = []
-                for request in asked:
+                for request in of_window:
                     for index, (code, log_probability, fault) in enumerate(journal.get(key(request)) or []):
-                        if fault:  # no answer, and so no program
+                        if fault:
                             counts[f"candidates without an answer: {fault.split(':')[0]}"] += 1
                             continue
-                        counts["empty candidates"] += not code.strip()  # kept: the judge fails them
+                        counts["empty candidates"] += not code.strip()  # kept: the judge rejects them
                         extra = {} if log_probability is None else {MEAN_LOG_PROBABILITY: log_probability}
                         problem_id = request.problem.problem_id
                         programs.append(Program.make(problem_id, code, index, policy.name, sampling | extra))
-                counts[f"{window} problems"] = len(asked)
+                counts[f"{window} problems"] = len(of_window)
                 counts[f"{window} programs"] = write_records(paths.programs(window), Program, programs)
     finally:
         policy.close()
@@ -67,7 +67,7 @@ def generate(config: Config, paths: Paths) -> dict[str, int]:
 
 
 def _problems(config: Config, paths: Paths) -> dict[str, list[Problem]]:
-    """Problems by window: read from their source once, afterwards from the stage's own files."""
+    """Problems by window, read from their source in the first run and from the stage's files afterwards."""
     files = [paths.problems(window) for window in WINDOWS]
     if not all(path.exists() for path in files):
         windows, compositions = load_windows(config, paths.hidden_tests(), cache=paths.stage("generate"))
@@ -78,20 +78,20 @@ def _problems(config: Config, paths: Paths) -> dict[str, list[Problem]]:
 
 
 def _request(config: Config, window: str, problem: Problem) -> CompletionRequest:
-    wanted = config.generate.test_programs if window == "test" else config.generate.train_programs
+    count = config.generate.test_programs if window == "test" else config.generate.train_programs
     seed = request_seed(config.seed, "candidates", problem.problem_id)
-    return CompletionRequest(problem, "", wanted, config.generate.temperature, seed)
+    return CompletionRequest(problem, "", count, config.generate.temperature, seed)
 
 
 def _journal_key(config: Config, paths: Paths) -> Callable[[CompletionRequest], str]:
-    """A key that names everything that an answer depends on: the problem, who writes, and how it is asked."""
+    """A function from requests to journal keys: hashes of the problem, the policy and the sampling parameters."""
     settings = effective_settings(config, {"policy", "generate"}, InputDigests(paths.root))
-    writer = canonical_json(
+    policy = canonical_json(
         {name: value for name, value in settings.items() if name.startswith("policy.") or name == "generate.candidates"}
     )
 
     def key(request: CompletionRequest) -> str:
         problem = canonical_json(asdict(request.problem))
-        return content_hash(problem, writer, f"{request.n} {request.temperature} {request.seed}")
+        return content_hash(problem, policy, f"{request.n} {request.temperature} {request.seed}")
 
     return key

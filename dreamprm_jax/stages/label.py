@@ -1,4 +1,4 @@
-"""The label stage: the outcome of every program, and Monte-Carlo labels for the steps of the train programs."""
+"""The label stage: the outcome of every program, and Monte-Carlo labels of the train programs' steps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from dreamprm_jax.config import Config
-from dreamprm_jax.engine.run import check_settings
 from dreamprm_jax.labeling.exact_truth import load_truth, why_no_truth
 from dreamprm_jax.labeling.outcomes import judge_window
 from dreamprm_jax.labeling.rollouts.run import PrefixRollouts
@@ -27,9 +26,8 @@ def label(config: Config, paths: Paths) -> dict[str, int]:
       Counts: programs by verdict, steps, rollouts, programs run, infrastructure errors, tokens.
 
     Raises:
-      DataError: where the policy or the sandbox failed on some programs; run again to do those alone.
+      DataError: if the policy or the sandbox failed on some programs; running again repeats only those.
     """
-    check_settings(config.engine)
     counts: Counter[str] = Counter()
     tests = HiddenTests(paths.hidden_tests())
 

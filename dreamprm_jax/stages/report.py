@@ -1,4 +1,4 @@
-"""The report stage: results.json and the rows behind it -> one self-contained report.html, and the plots beside it."""
+"""The report stage: writes a self-contained report.html and the plots from results.json and its source rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dreamprm_jax.storage import read_json, read_records, write_text
 def report(config: Config, paths: Paths) -> dict[str, int]:
     """Builds the report of an evaluated run.
 
-    The same files give the same bytes: no time stamps, fixed ids, fixed jitter.
+    The output is byte-identical for identical inputs: no time stamps, fixed ids, fixed jitter.
 
     Returns:
       Counts of tables, plots, problems in the table and programs in the viewer.

@@ -1,4 +1,4 @@
-"""Runs one stage: reuses finished work, resumes unfinished work, moves work for other settings aside."""
+"""Runs one stage: reuses finished output, resumes unfinished work, archives output of other settings."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ _POLL_SECONDS = 1.0
 def run_stage(config: Config, root: Path, name: str) -> bool:
     """Runs one stage in ``root``.
 
-    Of several processes (``config.distributed``) the first one owns the folder and its markers. The others take part in
-    the stages that run on all processes, and wait for the markers of the rest.
+    In a multi-process run (``config.distributed``) process 0 owns the folder and its markers. The other processes take
+    part in the stages that run on all processes, and wait for the markers of the other stages.
 
     Returns:
-      Whether anything had to be done.
+      Whether the stage was executed; False if its output was reused, or made by process 0.
 
     Raises:
-      DataError: when a setting is wrong, before anything is changed in ``root``; when an input stage has not finished
-        for these settings.
+      DataError: if a setting is invalid, before anything in ``root`` changes; if an input stage has not finished for
+        these settings.
     """
     stage = TRAIN_ON_GIVEN_STEPS if name == "train" and config.train.step_data.path else STAGES[name]
     validate(config)
     if config.distributed.mode == "off":
         return _run(config, root, stage, ProcessGroup())
-    from dreamprm_jax.training.distributed import process_group  # jax, for runs of several processes only
+    from dreamprm_jax.training.distributed import process_group  # imports jax
 
     with process_group(config.distributed, stops_in_sync=stage.stops_in_sync) as group:
         return _run(config, root, stage, group)
@@ -87,7 +87,7 @@ def _run(config: Config, root: Path, stage: Stage, group: ProcessGroup) -> bool:
 
 
 def stage_function(name: str) -> Callable[[Config, Paths], dict[str, int]]:
-    """The function of a stage, imported when it runs, so that host stages never load jax."""
+    """The function of a stage, imported lazily so that host stages never import jax."""
     return getattr(importlib.import_module(f"dreamprm_jax.stages.{name}"), name)
 
 
@@ -96,7 +96,7 @@ def record_run(config: Config, root: Path) -> None:
     write_json(root / "config.json", to_dict(config))
     inputs = InputDigests(root)
     for name, value, info in leaves(config):
-        inputs.meaning(name, value, info)
+        inputs.digest_or_value(name, value, info)
     inputs.save()
     versions = {"python": sys.version.split()[0], "platform": platform.platform()}
     for package in ("dreamprm-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pyarrow"):
@@ -110,7 +110,7 @@ def record_run(config: Config, root: Path) -> None:
 
 
 def checkout_commit() -> str:
-    """The commit of the checkout that this package runs from, with -dirty where it has changes."""
+    """The git commit of the checkout that contains this package, with the suffix -dirty if it has changes."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         subprocess.run([*git, "ls-files", "--error-unmatch", __file__], check=True, capture_output=True, timeout=10)

@@ -1,8 +1,8 @@
-"""The score stage: every step of every test candidate, all candidates of a problem behind one prompt.
+"""The score stage: scores every step of every test candidate; all candidates of a problem share one prompt.
 
-A window is cut into chunks of whole problems. Of several processes each scores every n-th chunk on its own devices, and
-writes it aside; process 0 joins them. The rows do not depend on who did what, and a killed run goes on with the chunks
-that are missing.
+A window is split into chunks of whole problems. With n processes, each one scores every n-th chunk on its own devices
+and writes it to a separate file; process 0 joins the files. The rows do not depend on the assignment of chunks, and a
+killed run continues with the missing chunks.
 """
 
 from __future__ import annotations
@@ -30,31 +30,30 @@ from dreamprm_jax.training.examples import tokenize
 from dreamprm_jax.training.mesh import own_mesh
 from dreamprm_jax.training.parameters import frozen_params, trained_params
 
-SHARED_DISK_SECONDS = 60.0
+SHARED_DISK_SECONDS = 60.0  # time that a file written by another machine may take to appear
 
 
 def score(config: Config, paths: Paths) -> dict[str, int]:
-    """Scores the test window's candidates, and those of ``score.windows``, with every trained arm.
+    """Scores the candidates of the test window and of ``score.windows`` with every trained arm.
 
-    A file that is there is not made again. To be called by all processes of a run.
+    Existing files are kept. All processes of a run must call this function.
 
     Returns:
-      Counts: programs, steps, programs left out by reason; tokens, what was computed of them, padding and compilations
-      by this process for the last arm.
+      Counts: programs, steps, skipped programs by reason; tokens, computed tokens, padding and compilations of this
+      process for the last arm.
+
+    Raises:
+      DataError: if a chunk that another process scored is missing.
     """
     counts: Counter[str] = Counter()
     model, mesh = model_config(config.model), own_mesh(config.train.mesh)
     tokenizer = load_tokenizer(paths.tokenizer())
-    if unknown := set(config.score.windows) - {"train", "meta", "test"}:
-        raise DataError(f"config.score.windows: unknown {', '.join(sorted(unknown))}; choose among train, meta, test")
-    if config.score.chunk < 1:
-        raise DataError(f"config.score.chunk={config.score.chunk}: must be at least 1")
     windows = list(dict.fromkeys(["test", *config.score.windows]))
     programs = {window: _readings(config, paths, window, tokenizer, counts) for window in windows}
     counts["programs"] = sum(len(rows) for rows in programs.values())
     counts["steps"] = sum(len(row.reading.ends) for rows in programs.values() for row in rows)
     chunks = {window: list(_chunks(rows, config.score.chunk)) for window, rows in programs.items()}
-    frozen = frozen_params(config, model, mesh)
+    frozen = frozen_params(config, model, mesh, scoring=True)
     computed: dict[str, int] = {}
     for arm in config.train.arms:
         todo = [window for window in windows if not paths.scores(arm, window).exists()]
@@ -67,7 +66,7 @@ def score(config: Config, paths: Paths) -> dict[str, int]:
         ]
         own = [part for part in parts[jax.process_index() :: jax.process_count()] if not part[0].exists()]
         if own:
-            step, params = trained_params(model, mesh, paths.arm(arm) / "checkpoints", frozen)
+            step, params = trained_params(model, mesh, paths.arm(arm) / "checkpoints", frozen, scoring=True)
             scorer = Scorer(model, mesh, params, config.score.row_tokens, config.score.batch_tokens)
             for path, chunk in own:
                 write_records(path, Score, score_programs(scorer, arm, f"{arm}/{step}", chunk))
@@ -81,9 +80,9 @@ def score(config: Config, paths: Paths) -> dict[str, int]:
 
 
 def _chunks(programs: Sequence[ProgramReading], size: int) -> Iterator[list[ProgramReading]]:
-    """Whole problems, until a chunk has ``size`` programs or more."""
+    """Splits the programs between problems, into chunks of at least ``size`` programs (the last may be smaller)."""
     chunk: list[ProgramReading] = []
-    for _, of_problem in groupby(programs, key=lambda one: one.program.problem_id):
+    for _, of_problem in groupby(programs, key=lambda reading: reading.program.problem_id):
         chunk += of_problem
         if len(chunk) >= size:
             yield chunk
@@ -93,22 +92,22 @@ def _chunks(programs: Sequence[ProgramReading], size: int) -> Iterator[list[Prog
 
 
 def _join(paths: Paths, arm: str, windows: Sequence[str], parts: Sequence[Path]) -> None:
-    """Writes an arm's files from their parts, which are in the order of windows and chunks."""
+    """Writes an arm's score files from their parts, which are ordered by window and chunk."""
     for window in windows:
         rows: list[Score] = []
         for part in parts:
             if part.name.startswith(f"{arm}_{window}_"):
                 if not _appears(part):
                     raise DataError(
-                        f"{part}: not there, though another process has written it; all processes of a run need the "
-                        "same --workdir on a disk that they share"
+                        f"{part}: not found, though another process has written it; all processes of a run need the "
+                        "same --workdir on a shared disk"
                     )
                 rows += read_records(part, Score)
         write_records(paths.scores(arm, window), Score, rows)
 
 
 def _appears(path: Path) -> bool:
-    """Whether a file that another machine has written is there; network file systems take a while to say so."""
+    """Whether a file that another machine wrote exists, possibly after the delay of a network file system."""
     deadline = time.monotonic() + SHARED_DISK_SECONDS
     while not path.exists():
         if time.monotonic() > deadline:
@@ -120,7 +119,7 @@ def _appears(path: Path) -> bool:
 def _readings(
     config: Config, paths: Paths, window: str, tokenizer: Tokenizer, counts: Counter[str]
 ) -> list[ProgramReading]:
-    """Each distinct program of a window after its prompt."""
+    """The tokenized prompt and program of each distinct program of a window."""
     problems = {p.problem_id: p for p in read_records(paths.problems(window), Problem)}
     by_problem: dict[str, list[Program]] = {}
     for program in {p.program_hash: p for p in read_records(paths.programs(window), Program)}.values():
@@ -134,13 +133,13 @@ def _readings(
 
 
 def score_programs(scorer: Scorer, name: str, checkpoint: str, programs: Sequence[ProgramReading]) -> list[Score]:
-    """Score rows in the programs' order.
+    """Score rows in the order of ``programs``.
 
     Args:
-      scorer: the model.
-      name: of the model, in the rows.
-      checkpoint: where the parameters are from, in the rows.
-      programs: programs after their prompts.
+      scorer: The model.
+      name: Name of the model, stored in the rows.
+      checkpoint: Identity of the parameters, stored in the rows.
+      programs: Tokenized prompts and programs.
     """
     with Progress(f"score {name}", len(programs), "program") as progress:
         logits = scorer.logits([p.reading for p in programs], lambda count: progress.add(units=count))

@@ -1,8 +1,8 @@
 """The train stage: tokenizer, examples, and the arms one after another.
 
-Every step-labeled arm starts with a warm-up on its labels and the outcomes, which arms with equal labels share. It then
-continues with the same labels, infers them in every step, or learns them by the outer problem. ``orm`` trains on
-outcomes alone, for as many steps.
+Every step-labeled arm starts with a warm-up on its initial labels and the outcomes; arms with equal initial labels
+share it. The arm then continues with the same labels, infers labels in every step, or learns them by the outer problem.
+``orm`` trains on outcomes alone, for the same number of steps.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ from dreamprm_jax.training.run_data import RunData, load_run_data
 from dreamprm_jax.training.state import Setup, abstract_state, state_from_params
 from dreamprm_jax.training.steps import pass_models
 
-Labels = Float[np.ndarray, " n"]  # one a noisy step, NaN where a step has none
+Labels = Float[np.ndarray, " n"]  # one for each noisy step, NaN for steps without a label
 
 if TYPE_CHECKING:
     from dreamprm_jax.scoring.step_training import StepData
 
 
 def train(config: Config, paths: Paths) -> dict[str, int]:
-    """Trains every arm of ``config.train.arms``. Returns counts of what went in and what was left out.
+    """Trains every arm of ``config.train.arms``. Returns counts of used and skipped data.
 
     Raises:
-      DataError: On data that training cannot use; names the field or the file.
+      DataError: if training cannot use the data, naming the field or the file.
     """
     settings, counts = config.train, Counter[str]()
     plans = arm_plans(settings)
@@ -84,7 +84,7 @@ def train(config: Config, paths: Paths) -> dict[str, int]:
 
 
 def _evaluate(config: Config, paths: Paths, given: StepData, frozen: Params) -> None:
-    """Measures every arm on the held-out step labels: ``step_evaluation.json``, and a table on the console."""
+    """Evaluates every arm on the held-out step labels; writes ``step_evaluation.json`` and prints a table."""
     from dreamprm_jax.scoring.step_figures import evaluate_steps, figures_table, position_figures, score_evaluation
 
     figures = []
@@ -100,7 +100,7 @@ def _evaluate(config: Config, paths: Paths, given: StepData, frozen: Params) -> 
 
 @dataclass
 class _Trainer:
-    """What all arms share. One train state is on the devices at a time: an arm makes its own, and leaves it on disk."""
+    """State shared by all arms. Only one arm's train state is on the devices at a time; the others are on disk."""
 
     config: Config
     paths: Paths
@@ -121,13 +121,13 @@ class _Trainer:
         )  # fmt: skip
 
     def train_on_labels(self, plan: ArmPlan) -> Labels:
-        """Trains a step-labeled arm: its warm-up if no arm before it had the same, then its own steps.
+        """Trains a step-labeled arm: its warm-up unless an earlier arm shares it, then the arm's own steps.
 
         Returns:
-          The labels that it ended with.
+          The arm's final labels.
 
         Raises:
-          DataError: Where its labeling gives no step a label.
+          DataError: if the arm's labeling labels no step.
         """
         settings, data, setup = self.config.train, self.data, self.setup
         labels, infer = self._labels_at_start(plan)
@@ -154,7 +154,7 @@ class _Trainer:
         return labels if infer is None else self._inferred(state, labels, infer)
 
     def _labels_at_start(self, plan: ArmPlan) -> tuple[Labels, Targets | None]:
-        """Labels; or evidence, and what the training steps make of it. Arms may start from the same labels."""
+        """The initial labels; for online labelings the evidence, and the function that infers labels from it."""
         name, source = plan.start, self.data.source
         if name not in self._labels:
             if name in ONLINE:
@@ -166,16 +166,16 @@ class _Trainer:
         labels = self._labels[name][0]
         self.counts[f"steps labeled {name}"] = int(np.isfinite(labels).sum())
         if len(labels) and not np.isfinite(labels).any():
-            raise DataError(f"arm {plan.arm}: labeling {name!r} gives none of the {len(labels)} steps a label")
+            raise DataError(f"arm {plan.arm}: labeling {name!r} labels none of the {len(labels)} steps")
         return self._labels[name]
 
     def _first_state(self) -> TrainState:
-        """Made again for every warm-up, the same each time: none is kept."""
+        """The initial train state, recomputed identically for every warm-up instead of kept in memory."""
         params = initial_params(self.config, self.data.model, self.setup.mesh, "trainable")
         return state_from_params(self.setup, params)
 
     def _after_warmup(self, plan: ArmPlan) -> TrainState:
-        """The state of the arm's warm-up, from its last checkpoint."""
+        """The final state of the arm's warm-up, restored from its checkpoint."""
         settings = self.config.train
         folder = self.paths.arm(plan.warmup) / "checkpoints"
         with Checkpoints(folder, settings.checkpoint_every, settings.keep_checkpoints) as checkpoints:
@@ -183,7 +183,7 @@ class _Trainer:
             return checkpoints.restore(settings.warmup_steps, shapes)
 
     def _learned(self, arm: Arm, plan: ArmPlan, start: Labels) -> Arm:
-        """The arm with labels that the outer problem learns, over a whole number of calls of K steps each."""
+        """The arm with labels learned by the outer problem; its steps are rounded up to a multiple of K."""
         settings = self.config.train
         labels = make_parametrisation(plan.labeling, start, self.data.source, settings.labels, self.config.seed)
         losses: list[Loss] = [
@@ -195,15 +195,15 @@ class _Trainer:
         return Arm(arm.name, losses[0], arm.first_step, last, labels, losses[1], self.data.outer_loss)
 
     def _inferred(self, state: TrainState, labels: Labels, infer: Targets) -> Labels:
-        """The labels that the trained model infers, for the steps of every program that it can read."""
+        """The labels inferred by the trained model; programs that are no training examples get offline labels."""
         settings, data = self.config.train, self.data
         size = settings.batch_size // settings.accumulation
         rows = PackedRows(data.train, data.inner.shape.tokens, size, self.config.seed).relabeled(labels)
         with activate(data.model, self.setup.mesh):
             logits_of = functools.partial(host_logits, self.setup, state.params)
             inferred = inferred_labels(logits_of, infer, rows, len(labels))
-        if (left_out := np.isnan(inferred)).any():  # programs that are no examples: too long, no verdict
-            return np.where(left_out, undetected_fault_labels(data.source), inferred)
+        if (missing := np.isnan(inferred)).any():  # programs that are too long or have no verdict
+            return np.where(missing, undetected_fault_labels(data.source), inferred)
         return inferred
 
     def count(self) -> None:
@@ -219,7 +219,7 @@ class _Trainer:
 
 
 def _write_labels(path: Path, source: LabelSource, labels: Labels, method: str) -> None:
-    """The arm's labels beside the raw ones; a step that has none is left out."""
+    """Writes the arm's labels with the raw ones, without the steps that have no label."""
     rows = [
         CorrectedLabel(step.problem_id, step.program_hash, step.step_index, step.mean, float(label), method)
         for step, label in zip(source.steps, labels, strict=True)

@@ -1,4 +1,4 @@
-"""Checks of all settings before anything is opened or moved: ``validate`` of values, ``check_environment`` of files."""
+"""Checks of all settings before any file is opened or moved: ``validate`` (values), ``check_environment`` (files)."""
 
 from __future__ import annotations
 
@@ -27,9 +27,12 @@ def validate(config: Config) -> None:
     """Checks the values of all settings, alone and together. Reads no file.
 
     Raises:
-      DataError: listing every problem, one a line, each with its field.
+      DataError: lists every invalid setting, one per line, with its field.
     """
-    problems = [*_ranges(config), *_combinations(config), *_model(config.model), *_training(config)]
+    ranges = [*_ranges(config)]
+    model_in_range = not any(problem.startswith("config.model.") for problem in ranges)
+    model = _model(config.model) if model_in_range else ()  # its checks divide by these numbers
+    problems = [*ranges, *_combinations(config), *model, *_training(config)]
     _raise("the settings are not valid", problems)
 
 
@@ -37,11 +40,11 @@ def check_environment(config: Config, stages: Iterable[str] = STAGES) -> None:
     """Checks that the files that the settings name exist, and that the packages that they need are installed.
 
     Args:
-      config: all settings.
-      stages: the stages that are to run.
+      config: All settings.
+      stages: The stages to run.
 
     Raises:
-      DataError: listing everything that is missing, one a line, each with its field.
+      DataError: lists everything that is missing, one per line, with its field.
     """
     sections = {section for name in stages for section in STAGES[name].sections}
     _raise("this run cannot start", [*_missing_files(config, sections), *_missing_packages(config, sections)])
@@ -58,7 +61,7 @@ def _ranges(config: Config) -> Iterator[str]:
     for name, value, info in leaves(config):
         values = value if isinstance(value, tuple) else (value,)
         if info.nonempty and not value:
-            yield f"config.{name} is empty; name at least one"
+            yield f"config.{name} is empty; at least one item is required"
         if isinstance(value, tuple) and len(set(value)) < len(value):
             yield f"config.{name}: {', '.join(map(str, value))}: an item is repeated"
         for item in values:
@@ -67,7 +70,7 @@ def _ranges(config: Config) -> Iterator[str]:
 
 
 def _limit(value: float, info: SettingInfo) -> str:
-    """The limit that a number breaks, in words; "" where it breaks none."""
+    """The limit that a number violates, as text; "" if it is valid."""
     if not math.isfinite(value):
         return "finite"
     if info.minimum is not None and value < info.minimum:
@@ -84,16 +87,16 @@ def _combinations(config: Config) -> Iterator[str]:
     if problems.source != "procedural" and policy.kind == "simulated":
         yield (
             f"config.problems.source={problems.source!r} needs a policy that can write: set config.policy.kind to "
-            "'server' or 'replay' ('simulated' knows only the procedural benchmark)"
+            "'server' or 'replay' ('simulated' supports only the procedural benchmark)"
         )
     if problems.source == "procedural" and problems.exclude:
-        yield "config.problems.exclude: the procedural benchmark has no problem to leave out; set it to ''"
+        yield "config.problems.exclude: the procedural benchmark has no problems to exclude; set it to ''"
     if problems.source == "livecodebench":
         yield from _error_of(lambda: (dated_window(problems), release_files(problems.release)))
     if policy.kind == "replay" and not policy.path:
-        yield "config.policy.path is empty; the replay policy reads its programs from there"
+        yield "config.policy.path is empty; set it to the replay policy's file of programs"
     if policy.kind == "server" and not policy.model:
-        yield "config.policy.model is empty; name the model that the server serves"
+        yield "config.policy.model is empty; set it to the name of the model that the server serves"
     if policy.extra_body:
         yield from _json_object("config.policy.extra_body", policy.extra_body)
     if label.min_rollouts > label.max_rollouts and label.strategy == "adaptive":
@@ -119,7 +122,7 @@ def _json_object(field: str, text: str) -> Iterator[str]:
 
 def _model(model: ModelConfig) -> Iterator[str]:
     if model.weights:
-        return  # the shape is that of the weights
+        return  # the shape is read from the weights
     if model.hidden_size % model.num_heads:
         yield f"config.model.hidden_size={model.hidden_size}: must be a multiple of num_heads={model.num_heads}"
     elif (model.hidden_size // model.num_heads) % 2:
@@ -144,7 +147,7 @@ def _training(config: Config) -> Iterator[str]:
         yield f"config.train.optimizer={train.optimizer!r}: must be 'adamw' or FILE.py:FUNCTION"
     labelings = _labelings(train)
     if "stored" in labelings and not train.labels.stored:
-        yield "config.train.labels.stored is empty; the labeling 'stored' reads its labels from there"
+        yield "config.train.labels.stored is empty; set it to the file of labels for the labeling 'stored'"
     if labelings & {"clean", "calibrator"} and not train.labels.clean_labels and (reason := why_no_truth(config)):
         yield f"config.train.labels.clean_labels: labelings clean and calibrator need a file: {reason}"
     if train.step_data.path:
@@ -161,7 +164,7 @@ def _training(config: Config) -> Iterator[str]:
                 f"{prefix}batch_size={section.batch_size}"
             )
     if train.master_weights and (model.param_dtype != "bfloat16" or model.lora.rank):
-        yield "config.train.master_weights is for bfloat16 parameters that train (config.model.param_dtype, no LoRA)"
+        yield "config.train.master_weights is for trainable bfloat16 parameters (config.model.param_dtype, no LoRA)"
     sizes = (train.mesh.data, train.mesh.fsdp, train.mesh.tensor)
     if 0 in sizes or sizes.count(-1) > 1:
         yield f"config.train.mesh={sizes}: sizes are 1 or more, and at most one is -1"
@@ -172,7 +175,7 @@ def _labelings(train: TrainConfig) -> set[str]:
 
 
 def _missing_files(config: Config, sections: set[str]) -> Iterator[str]:
-    unread = {  # fields that other settings switch off
+    unread = {  # field -> whether other settings disable it
         "problems.path": config.problems.source not in ("livecodebench", "file"),
         "policy.path": config.policy.kind != "replay",
         "policy.chat_template": config.policy.kind != "server",

@@ -42,6 +42,12 @@ _ALL = (
     Chip("h200", 989e12, 141, 4.80e12, 450e9, 50e9, 8, 3.50),
 )
 CHIPS = {chip.name: chip for chip in _ALL}
+_KINDS = {"v5 lite": "v5e", "v5e": "v5e", "v5": "v5p", "v6": "v6e", "a100": "a100", "h100": "h100", "h200": "h200"}
+
+
+def chip_of(device_kind: str) -> Chip | None:
+    """The chip that jax names so ("TPU v5 lite"); None where it is not known."""
+    return next((CHIPS[name] for part, name in _KINDS.items() if part in device_kind.lower()), None)
 
 
 def find_chip(name: str) -> Chip:

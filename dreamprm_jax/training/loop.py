@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool
 from dreamprm_jax.bilevel.labels import Parametrisation
 from dreamprm_jax.bilevel.partition import merge
 from dreamprm_jax.models.decoder import DecoderConfig
+from dreamprm_jax.models.fused import taking
 from dreamprm_jax.runs.progress import Progress
 from dreamprm_jax.runs.stop_signals import stops_by_itself
 from dreamprm_jax.schema import DataError
@@ -224,7 +225,9 @@ def compile_step(setup: Setup, arm: Arm, shapes: TrainState) -> Any:
 def host_logits(setup: Setup, params: Any, batch: Batch) -> np.ndarray:
     """Logits of a batch on the host, by all devices; to be called within ``activate``."""
     mesh = setup.mesh
-    return np.asarray(_forward(mesh)(setup.model, params, setup.frozen, from_every_process(batch, mesh)))
+    return np.asarray(
+        _forward(mesh)(taking(setup.model, "none"), params, setup.frozen, from_every_process(batch, mesh))
+    )
 
 
 @functools.cache

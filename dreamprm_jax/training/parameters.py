@@ -8,8 +8,10 @@ the weights, or drawn with the same key. Without LoRA everything trains, and the
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from dreamprm_jax.bilevel.partition import merge
@@ -35,20 +37,47 @@ def initial_params(config: Config, model: DecoderConfig, mesh: Mesh, part: Part 
         return make_params(config.model, model, jax.random.key(config.seed), parameter_shardings(model, mesh), part)
 
 
-def frozen_params(config: Config, model: DecoderConfig, mesh: Mesh) -> Params:
-    """The frozen part of ``initial_params``; where everything trains nothing is made."""
+def frozen_params(config: Config, model: DecoderConfig, mesh: Mesh, scoring: bool = False) -> Params:
+    """The frozen part of ``initial_params``; where everything trains nothing is made. ``scoring``: see below."""
     if model.lora is None:
         return take_part(model, abstract_params(model), "frozen")
-    return initial_params(config, model, mesh, "frozen")
+    frozen = initial_params(config, model, mesh, "frozen")
+    return _as_computed(model, frozen) if scoring else frozen
 
 
-def trained_params(model: DecoderConfig, mesh: Mesh, checkpoints: Path, frozen: Params) -> tuple[int, Params]:
+def trained_params(
+    model: DecoderConfig, mesh: Mesh, checkpoints: Path, frozen: Params, scoring: bool = False
+) -> tuple[int, Params]:
     """(steps trained, all parameters) of an arm's newest checkpoint.
+
+    Args:
+      model: the decoder.
+      mesh: the devices.
+      checkpoints: the arm's folder.
+      frozen: of ``frozen_params``, with the same ``scoring``.
+      scoring: nothing is updated: kernels and the embedding are read in ``model.dtype``, as the model computes with
+        them. The scores are the same, bit for bit.
 
     Raises:
       DataError: where there is no checkpoint.
     """
     abstract = take_part(model, abstract_params(model), "trainable")
+    if scoring:
+        abstract = _as_computed(model, abstract)
     shardings = take_part(model, parameter_shardings(model, mesh), "trainable")
     step, trainable = restore_params(checkpoints, abstract, shardings)
     return step, merge(trainable, frozen)
+
+
+def _as_computed(model: DecoderConfig, params: Params) -> Params:
+    """Arrays, or their shapes, in ``model.dtype`` where the model casts them to it before any use."""
+
+    def cast(path: tuple[Any, ...], leaf: Any) -> Any:
+        names = [key.key for key in path]
+        if names[0] != "decoder" or names[-1] not in ("kernel", "embedding"):
+            return leaf
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(model.dtype))
+        return leaf.astype(model.dtype)
+
+    return jax.tree_util.tree_map_with_path(cast, params)

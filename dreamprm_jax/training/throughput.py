@@ -11,15 +11,7 @@ from typing import Any
 
 import jax
 
-from dreamprm_jax.training.chips import CHIPS
-
-_KINDS = {"v5 lite": "v5e", "v5e": "v5e", "v5": "v5p", "v6": "v6e", "a100": "a100", "h100": "h100", "h200": "h200"}
-
-
-def peak_flops(device_kind: str) -> float | None:
-    """The peak of one device, by the name that jax gives its kind ("TPU v5 lite"); None where it is not known."""
-    names = [chip for part, chip in _KINDS.items() if part in device_kind.lower()]
-    return CHIPS[names[0]].peak_flops if names else None
+from dreamprm_jax.training.chips import chip_of
 
 
 class Throughput:
@@ -36,8 +28,10 @@ class Throughput:
           tokens: of one step.
           flops: of one step on all devices.
         """
-        peak = peak_flops(devices[0].device_kind)
-        self._shortest = None if peak is None else flops / (peak * len(devices))  # seconds of a step at the peak
+        chip = chip_of(devices[0].device_kind)
+        self._shortest = (
+            None if chip is None else flops / (chip.peak_flops * len(devices))
+        )  # seconds of a step at the peak
         self._tokens, self._steps, self._since = tokens, 0, 0.0
 
     def dispatched(self, steps: int, result: Any) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from dreamprm_jax.cli.options import workdir_of
-from dreamprm_jax.config import SandboxConfig, load_settings
+from dreamprm_jax.config import SandboxConfig
 from dreamprm_jax.problems.codeio import Task
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import write_text
@@ -18,7 +18,6 @@ from research.study.codeio import BASELINE, CodeioSettings, Steps, compare, draw
 from research.study.codeio_variants import LeftOut, Variants, read_variants
 from research.study.regimes import Regime, regime
 from research.study.results import Row
-from research.study.settings import typed
 
 DESCRIPTION = """\
 Takes the reference programs of CodeI/O problems, makes a few wrong variants of their functions, runs every combination
@@ -34,20 +33,11 @@ COLUMNS = {
 }
 
 
-def main(arguments: list[str]) -> int:
-    """Runs the command."""
-    from research.study.__main__ import parser
-
-    options, overrides = parser("python -m research.study codeio", DESCRIPTION, CodeioSettings()).parse_known_args(
-        arguments
-    )
-    settings = typed(CodeioSettings, load_settings(options.config, overrides, CodeioSettings()))
-    for path in run_codeio(settings, workdir_of(options, settings)):
-        print(f"wrote {path.resolve()}")
-    return 0
+SETTINGS = CodeioSettings
+OPTIONS: dict[str, Any] = {}
 
 
-def run_codeio(settings: CodeioSettings, folder: Path, tasks: list[Task] | None = None) -> list[Path]:
+def run(settings: CodeioSettings, folder: Path, tasks: list[Task] | None = None) -> list[Path]:
     """Runs the study, or what is left of it. Returns the files written.
 
     Args:

@@ -9,12 +9,12 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from dreamprm_jax.cli.options import workdir_of
-from dreamprm_jax.config import LabelsConfig, load_settings
+from dreamprm_jax.config import LabelsConfig
 from dreamprm_jax.labeling.correction.methods import FIXED, LabelSource, fixed_labels, step_key
 from dreamprm_jax.runs.locks import run_lock
 from dreamprm_jax.schema import DataError
@@ -23,7 +23,6 @@ from dreamprm_jax.tables import csv_text, markdown_table
 from research.study.measures import label_measures
 from research.study.regimes import REGIMES, regime
 from research.study.results import Row
-from research.study.settings import typed
 from research.study.world import Sizes, World, draw_labels, make_world
 
 DESCRIPTION = """\
@@ -39,9 +38,9 @@ class LabelGridSettings:
 
     name: str = "study_labels"
     regimes: tuple[str, ...] = ("k4", "weak_tests", "weak_completer", "family_bias")
-    rollouts: tuple[int, ...] = (1, 2, 4, 16)
+    rollouts: tuple[int, ...] = (1, 4, 16)
     repairs: tuple[int, ...] = (0, 2, 5, 10, 20)  # percent of the rollouts of prefixes that cannot be saved
-    seeds: tuple[int, ...] = (100, 101, 102)
+    seeds: tuple[int, ...] = (6000, 6001, 6002)
     labelings: tuple[str, ...] = (
         "raw",
         "raw_with_outcome",
@@ -73,20 +72,11 @@ class LabelGridSettings:
         ]
 
 
-def main(arguments: list[str]) -> int:
-    """Runs the command."""
-    from research.study.__main__ import parser
-
-    options, overrides = parser("python -m research.study labels", DESCRIPTION, LabelGridSettings()).parse_known_args(
-        arguments
-    )
-    settings = typed(LabelGridSettings, load_settings(options.config, overrides, LabelGridSettings()))
-    for path in run_grid(settings, workdir_of(options, settings)):
-        print(f"wrote {path.resolve()}")
-    return 0
+SETTINGS = LabelGridSettings
+OPTIONS: dict[str, Any] = {}
 
 
-def run_grid(settings: LabelGridSettings, folder: Path) -> list[Path]:
+def run(settings: LabelGridSettings, folder: Path) -> list[Path]:
     """Makes the cells that are missing, and the tables. Returns the files written."""
     with run_lock(folder):
         every = [(seed, cell) for seed in settings.seeds for cell in settings.cells]

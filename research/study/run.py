@@ -11,24 +11,74 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
+from dreamprm_jax.runs.locks import run_lock
 from dreamprm_jax.schema import DataError
-from dreamprm_jax.storage import read_json, write_json
-from research.study.results import missing, relevant
-from research.study.settings import StudySettings
+from dreamprm_jax.storage import atomic_path, read_json, write_json, write_text
+from dreamprm_jax.tables import csv_text
+from research.study.results import missing, read_results, relevant
+from research.study.settings import StudySettings, freeze_study
+
+DESCRIPTION = """\
+Trains a small reward model on each labeling (arm) in each regime of label noise for each seed, on the procedural
+benchmark with its exact truth, and compares every arm with the baseline, seed by seed. Writes WORKDIR/results (one
+file for each regime, seed and arm), study.md (tables), study.csv and plots. A stopped study continues where it was;
+seeds, regimes and arms may be added to a finished one.
+`python -m research.study labels --help`: the labelings alone, in a grid of noise; `codeio`: on real programs.
+`codeio-files`: those programs as files of step labels, to train on; `codeio-measure`: reward models on them.
+`document`: the tables of README.md and docs/label_correction.md, from the committed CSVs.
+"""
+SETTINGS = StudySettings
+OPTIONS: dict[str, dict[str, Any]] = {
+    "--report": {"action": "store_true", "help": "make tables and plots of what is there, train nothing"}
+}
 
 Unit = tuple[str, int]
 _REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def run_study(settings: StudySettings, folder: Path) -> None:
-    """Makes every result that is missing.
+def run(settings: StudySettings, folder: Path, report: bool = False) -> list[Path]:
+    """Trains what is missing, unless only the report is wanted. Returns the tables and plots.
 
     Raises:
       DataError: where the folder holds results of other settings, or a unit fails (what the others made is kept).
     """
+    settings = freeze_study(settings)
+    if not report:
+        with run_lock(folder):
+            train_missing(settings, folder)
+    return write_report(folder, settings.baseline)
+
+
+def write_report(folder: Path, baseline: str) -> list[Path]:
+    """Writes tables and plots of all results in the folder. Returns the files.
+
+    Raises:
+      DataError: If there are no results, or none of the baseline.
+    """
+    from research.study.plots import differences
+    from research.study.tables import markdown
+
+    rows = read_results(folder)
+    if not any(row["arm"] == baseline for row in rows):
+        raise DataError(f"{folder}: no result of the baseline {baseline!r}")
+    tables, csv = folder / "study.md", folder / "study.csv"
+    write_text(tables, markdown(rows, baseline))
+    write_text(csv, csv_text(rows))
+    written = [tables, csv]
+    for figure in ("step_auroc", "best_of_n_sum_log_odds"):
+        path = folder / f"{figure}.svg"
+        with atomic_path(path) as temporary:
+            differences(rows, baseline, figure).savefig(temporary, format="svg")
+        written.append(path)
+    return written
+
+
+def train_missing(settings: StudySettings, folder: Path) -> None:
+    """Makes every result that is missing; the errors are those of ``run``."""
     _claim(settings, folder)
     every = [(regime, seed) for seed in settings.seeds for regime in settings.regimes]
     units = [unit for unit in every if missing(settings, folder, *unit)]

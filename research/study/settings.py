@@ -58,13 +58,13 @@ def typed(cls: type[Settings], values: config_dict.ConfigDict) -> Settings:
         raise DataError(f"config: {error}") from error
 
 
-def freeze_study(values: config_dict.ConfigDict) -> StudySettings:
+def freeze_study(values: config_dict.ConfigDict | StudySettings) -> StudySettings:
     """Turns the ConfigDict into ``StudySettings``, arms by their canonical names.
 
     Raises:
       DataError: on an unknown field, arm or regime, a wrong type, or a baseline that is no arm.
     """
-    settings = typed(StudySettings, values)
+    settings = values if isinstance(values, StudySettings) else typed(StudySettings, values)
     settings = dataclasses.replace(
         settings,
         arms=tuple(parse_arm(arm).name for arm in settings.arms),

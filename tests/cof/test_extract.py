@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from answer_corpus import BROKEN, CORPUS, HELD_OUT, MAIN, METHOD, SUM, block
 from hypothesis import given
@@ -33,6 +35,19 @@ PARTS = [
 )
 def test_the_program_of_an_answer(answer, program):
     assert extract_code(answer).strip() == program.strip()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        json.dumps({"explanation": "Squares it.", "code": MAIN}),
+        json.dumps({"answer": f"Here:\n{block(MAIN)}"}, indent=1),
+        "```json\n" + json.dumps({"program": MAIN}) + "\n```\n",
+        f"<solution><![CDATA[\n{MAIN}]]></solution>",
+    ],
+)
+def test_programs_in_json_and_xml(answer):
+    assert extract_code(answer).strip() == MAIN.strip()
 
 
 def test_the_corpus_is_large_enough():

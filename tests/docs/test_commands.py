@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import functools
+import importlib
 import importlib.util
 import io
 import json
@@ -28,8 +29,6 @@ from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import CorrectedLabel
 from dreamprm_jax.storage import read_json, read_records
 from research.study import __main__ as study
-from research.study.codeio import CodeioSettings
-from research.study.label_grid import LabelGridSettings
 from research.study.settings import StudySettings, freeze_study
 
 NAMES = [str(path.relative_to(REPOSITORY)) for path in documents()]
@@ -181,18 +180,17 @@ def check_study(arguments: list[str]) -> None:
     """A ``python -m research.study`` command: its flags, config file and fields."""
     if arguments == ["document"]:
         return
-    others = {"codeio": CodeioSettings, "codeio-files": CodeioSettings, "labels": LabelGridSettings}
-    other = others.get(arguments[0]) if arguments else None
-    defaults = (other or StudySettings)()
-    options = study.parser("study", "", defaults)
-    options.add_argument("--report", action="store_true")
-    rest = arguments[other is not None :] if arguments else ["--config="]
+    name = arguments[0] if arguments and arguments[0] in study.COMMANDS else ""
+    module = importlib.import_module(f"research.study.{study.COMMANDS[name]}")
+    defaults = module.SETTINGS()
+    options = study.parser("study", "", defaults, module.OPTIONS)
+    rest = arguments[bool(name) :] if arguments else ["--config="]
     given, overrides = options.parse_known_args(rest)
     assert all(word.startswith("--config.") for word in overrides), f"{overrides}: no flags of this command"
     if given.config:
         assert (REPOSITORY / given.config).is_file(), f"{given.config}: no such config"
         values = load_settings(str(REPOSITORY / given.config), overrides, defaults)
-        assert other is not None or freeze_study(values)
+        assert name or freeze_study(values)
 
 
 def check_flags(words: list[str], text: str, in_script: bool = True) -> None:

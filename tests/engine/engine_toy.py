@@ -1,4 +1,4 @@
-"""Work for tests of the engine: every execution leaves a line in a side file; some units kill their worker."""
+"""Work for tests of the engine: every execution appends a line to a log; some units kill their worker."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Squares:
     seconds: float = 0.0
     poison: tuple[str, ...] = ()  # units that kill their worker
     wrong: tuple[str, ...] = ()  # units that raise
-    hopeless: tuple[str, ...] = ()  # units that tell that nothing can be done
-    pad: int = 0  # bytes of filling in a unit's value
-    together: int = 1  # processes that must have begun a unit before any ends one
+    hopeless: tuple[str, ...] = ()  # units that raise a DataError, which ends the run
+    pad: int = 0  # bytes of padding in a unit's value
+    together: int = 1  # processes that must have started a unit before any finishes one
 
     def __call__(self) -> SquaresWork:
         with open(self.log, "a") as handle:
@@ -41,7 +41,7 @@ class SquaresWork:
     settings: Squares
 
     def __call__(self, key: str, payload: Any) -> UnitResult:
-        with open(self.settings.log, "a") as handle:  # a short line is appended in one piece
+        with open(self.settings.log, "a") as handle:  # a short line is appended atomically
             handle.write(f"{key} {os.getpid()}\n")
         if key in self.settings.poison:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -52,7 +52,7 @@ class SquaresWork:
         deadline = time.monotonic() + 300
         while self.settings.together > len(workers(self.settings.log)):
             if time.monotonic() > deadline:
-                raise TimeoutError("the others do not come")
+                raise TimeoutError("the other processes did not start")
             time.sleep(0.05)
         time.sleep(self.settings.seconds)
         return UnitResult([payload * payload, "x" * self.settings.pad], {"done": 1})
@@ -64,7 +64,7 @@ class SquaresWork:
 
 @dataclasses.dataclass(frozen=True)
 class Broken:
-    """A factory that cannot make its work."""
+    """A factory that fails."""
 
     kill: bool = False
 
@@ -79,7 +79,7 @@ def units(count: int) -> list[tuple[str, int]]:
 
 
 def executions(log: Path) -> dict[str, int]:
-    """How often each unit was begun."""
+    """Number of executions of each unit."""
     counts: dict[str, int] = {}
     for line in log.read_text().splitlines():
         key = line.split()[0]
@@ -89,15 +89,17 @@ def executions(log: Path) -> dict[str, int]:
 
 
 def workers(log: Path) -> set[int]:
-    """The processes that have begun units."""
+    """The processes that have started units."""
     lines = [line.split() for line in log.read_text().splitlines()]
     return {int(pid) for key, pid in lines if key not in "+-"}
 
 
 def values(journal: Path) -> dict[str, Any]:
     """Every unit and its value."""
-    with Journal(journal) as opened:
-        return {key: opened.get(key) for key in opened.keys()}  # noqa: SIM118
+    with Journal(journal) as opened:  # this removes an incomplete line
+        pairs = dict(json.loads(line[9:]) for line in journal.read_bytes().splitlines())
+        assert len(pairs) == len(opened)
+    return pairs
 
 
 def drive(folder: Path, count: int, factory: Any, **settings: Any) -> Summary:
@@ -114,9 +116,9 @@ def drive(folder: Path, count: int, factory: Any, **settings: Any) -> Summary:
         )
 
 
-if __name__ == "__main__":  # a driver to be killed
-    where, options = Path(sys.argv[1]), json.loads(sys.argv[2])
-    seconds, many = options.pop("seconds"), options.pop("count")
+if __name__ == "__main__":  # a driver that tests kill
+    folder, options = Path(sys.argv[1]), json.loads(sys.argv[2])
+    seconds, count = options.pop("seconds"), options.pop("count")
     from engine_toy import Squares as Importable  # the workers cannot import __main__
 
-    print(drive(where, many, Importable(where / "log", seconds), **options))
+    print(drive(folder, count, Importable(folder / "log", seconds), **options))

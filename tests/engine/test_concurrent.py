@@ -1,4 +1,4 @@
-"""Threads ahead of an ordered consumer: order, overlap, backpressure, errors in their turn, early leave."""
+"""``concurrent_map``: order, overlap, backpressure, order of errors, early exit."""
 
 import threading
 import time
@@ -15,13 +15,13 @@ def test_results_keep_the_order_of_the_items():
     assert list(concurrent_map(lambda i: i, [], threads=2)) == []
 
 
-def test_calls_run_at_once():
-    barrier = threading.Barrier(3, timeout=5)  # passes only if three calls wait together
+def test_calls_run_concurrently():
+    barrier = threading.Barrier(3, timeout=5)  # passes only if three calls run at the same time
     assert [r for _, r in concurrent_map(lambda i: barrier.wait() >= 0, range(6), threads=3)] == [True] * 6
 
 
-@pytest.mark.parametrize(("threads", "ahead", "bound"), [(2, None, 8), (2, 3, 3), (1, 1, 1)])
-def test_items_are_taken_a_bounded_number_ahead(threads, ahead, bound):
+@pytest.mark.parametrize(("threads", "max_pending", "bound"), [(2, None, 8), (2, 3, 3), (1, 1, 1)])
+def test_a_bounded_number_of_items_is_pending(threads, max_pending, bound):
     taken = 0
 
     def items():
@@ -30,31 +30,31 @@ def test_items_are_taken_a_bounded_number_ahead(threads, ahead, bound):
             taken += 1
             yield i
 
-    for used, (item, _) in enumerate(concurrent_map(lambda i: i, items(), threads, ahead=ahead)):
+    for used, (item, _) in enumerate(concurrent_map(lambda i: i, items(), threads, max_pending=max_pending)):
         assert item == used
         assert taken <= used + bound
     assert taken == 50
 
 
-def test_an_error_is_raised_in_its_turn():
+def test_an_error_is_raised_in_order():
     results = concurrent_map(lambda i: 1 // (i - 2), range(10), threads=4)
     assert [next(results), next(results)] == [(0, -1), (1, -1)]
     with pytest.raises(ZeroDivisionError):
         next(results)
 
 
-def test_leaving_early_cancels_what_has_not_begun():
-    begun = []
+def test_early_exit_cancels_queued_items():
+    started = []
 
     def call(i):
-        begun.append(i)
+        started.append(i)
         time.sleep(0.01)
         return i
 
-    results = concurrent_map(call, range(1000), threads=1, ahead=100)
+    results = concurrent_map(call, range(1000), threads=1, max_pending=100)
     next(results)
     results.close()
-    count = len(begun)
+    count = len(started)
     assert count < 100
     time.sleep(0.05)
-    assert len(begun) == count
+    assert len(started) == count

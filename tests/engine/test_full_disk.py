@@ -1,4 +1,4 @@
-"""A disk that is really full: a clear error, nothing lost, and the run goes on once there is space again."""
+"""A full disk: a clear error, no lost work, and a run that continues once there is space."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dreamprm_jax.storage import read_records, write_json, write_records
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A filesystem of 256 KiB, where this process may mount one."""
+    """A file system of 256 KiB; skips if this process may not mount one."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = subprocess.run(
@@ -32,7 +32,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def small_files() -> Iterator[int]:
-    """A limit on the size of files (RLIMIT_FSIZE), where nothing can be mounted: writes beyond it fail."""
+    """A limit on the size of files (RLIMIT_FSIZE), which needs no mount: writes beyond it fail."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
     yield 100_000
@@ -40,7 +40,7 @@ def small_files() -> Iterator[int]:
 
 
 def fill(folder: Path, leave: int) -> Path:
-    """Takes up all space but so many bytes, in pages."""
+    """Fills the file system up to ``leave`` free bytes."""
     filler = folder / "filler"
     free = os.statvfs(folder)
     filler.write_bytes(b"x" * max(0, free.f_bavail * free.f_bsize - leave))
@@ -61,12 +61,12 @@ def test_run_over_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
         drive(small_disk, 100, factory, workers=2)
     assert len(values(small_disk / "toy.journal")) == done
     subprocess.run(["mount", "-o", "remount,size=2m", str(small_disk)], check=True)
-    assert drive(small_disk, 100, factory, workers=2).fresh == 100 - done
+    assert drive(small_disk, 100, factory, workers=2).new == 100 - done
     assert values(small_disk / "toy.journal") == {key: [n * n, "x" * 5000] for key, n in units(100)}
 
 
-def test_journal_takes_a_torn_line_back(small_disk: Path) -> None:
-    """A line of which a part fits."""
+def test_journal_removes_an_incomplete_line(small_disk: Path) -> None:
+    """Only a part of the line fits on the disk."""
     filler = fill(small_disk, leave=8192)
     with Journal(small_disk / "j") as journal:
         journal.put("a", "x" * 3000)
@@ -86,7 +86,7 @@ def programs(count: int) -> list[Program]:
 
 
 def test_parquet_on_a_full_disk(small_disk: Path) -> None:
-    """The file that was there stays; no temporary one is left."""
+    """The existing file stays; no temporary file is left."""
     path = small_disk / "programs.parquet"
     first = programs(20)
     write_records(path, Program, first)
@@ -101,8 +101,8 @@ def test_parquet_on_a_full_disk(small_disk: Path) -> None:
     assert write_records(path, Program, first + programs(20)) == 40
 
 
-def test_files_that_may_not_grow(small_files: int, tmp_path: Path) -> None:
-    """The same without a mount: what the kernel says of a file beyond its limit."""
+def test_file_size_limit(small_files: int, tmp_path: Path) -> None:
+    """The same without a mount: writes beyond a file's size limit fail with EFBIG."""
     with Journal(tmp_path / "j") as journal:
 
         def put_many() -> None:

@@ -1,4 +1,4 @@
-"""The label stage's rows are the same, byte for byte, whoever works on them and how many they are."""
+"""The label stage's output is identical, byte for byte, for any executor and number of workers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dreamprm_jax.stages.runner import run_stage
 
 
 def label(config: Config, generated: Path, folder: Path, **engine: Any) -> bytes:
-    """The bytes of the step labels that these workers make."""
+    """The bytes of the step labels file written with these engine settings."""
     shutil.copytree(generated, folder)
     run_stage(dataclasses.replace(config, engine=EngineConfig(**engine)), folder, "label")
     return Paths(folder).step_labels().read_bytes()
@@ -55,14 +55,14 @@ def test_rows_on_ray_are_the_same(tmp_path: Path, tiny_config: Config, generated
 @pytest.mark.parametrize(
     ("engine", "cores", "kind", "expected"),
     [
-        ({}, 8, "simulated", (8, 1, 1)),  # one worker a core, one child each
+        ({}, 8, "simulated", (8, 1, 1)),  # one worker for each core, with one sandbox process each
         ({"workers": 2}, 8, "simulated", (2, 4, 1)),
         ({"workers": 16}, 8, "simulated", (16, 1, 1)),
-        ({"workers": 4}, 8, "server", (4, 2, 4)),  # 16 requests at a time in all
+        ({"workers": 4}, 8, "server", (4, 2, 4)),  # 16 concurrent requests in total
         ({"executor": "ray", "workers": 4}, 8, "server", (4, 1, 4)),
     ],
 )
-def test_cores_are_shared_out(
+def test_cores_are_divided_among_workers(
     tiny_config: Config, engine: dict[str, Any], cores: int, kind: Any, expected: tuple[int, int, int]
 ) -> None:
     config = dataclasses.replace(

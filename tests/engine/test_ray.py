@@ -1,4 +1,4 @@
-"""The ``ray`` executor: the same units through the death of actors, nodes and drivers."""
+"""The ``ray`` executor: the same values when actors or nodes die."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head that runs nothing, and two nodes with a CPU each, on this machine."""
+    """A head node without CPUs, and two nodes with one CPU each, on this machine."""
     ray = pytest.importorskip("ray", reason="the extra [ray] is not installed")
     from ray.cluster_utils import Cluster
 
@@ -81,11 +81,11 @@ def test_actors_killed_at_random_moments(cluster: Any, tmp_path: Path, seed: int
     killer.join()
     assert values(tmp_path / "toy.journal") == expected(300)
     assert 0 < summary.worker_deaths <= kills
-    assert sum(executions(log).values()) <= 300 + 2 * kills  # the unit that ran and the one that waited
+    assert sum(executions(log).values()) <= 300 + 2 * kills  # the running unit and the queued one
 
 
 def children(parent: int) -> list[int]:
-    """Processes that a process has started."""
+    """Child processes of a process."""
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -97,7 +97,7 @@ def children(parent: int) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_node_that_dies_loses_nothing(cluster: Any, tmp_path: Path, seed: int) -> None:
-    """One of two nodes is killed: the other does the rest; then a new node takes part."""
+    """One of two nodes is killed: the other executes the remaining units; then a new node joins."""
     cluster, nodes = cluster
     raylet = nodes[0].all_processes["raylet"][0].process
     log, moment = tmp_path / "log", random.Random(seed).randrange(150)
@@ -105,7 +105,7 @@ def test_a_node_that_dies_loses_nothing(cluster: Any, tmp_path: Path, seed: int)
     def kill() -> None:
         while not (log.exists() and len(executions(log)) > moment):
             time.sleep(0.02)
-        for pid in [raylet.pid, *children(raylet.pid)]:  # as when the machine goes
+        for pid in [raylet.pid, *children(raylet.pid)]:  # as if the machine failed
             os.kill(pid, signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
@@ -122,5 +122,5 @@ def test_a_node_that_dies_loses_nothing(cluster: Any, tmp_path: Path, seed: int)
         time.sleep(0.1)
     assert ray.cluster_resources().get("CPU") == 2
     (tmp_path / "more").mkdir()
-    both = Squares(tmp_path / "more" / "log", seconds=0.02, together=2)  # no end unless both take part
+    both = Squares(tmp_path / "more" / "log", seconds=0.02, together=2)  # finishes only if both nodes take part
     drive(tmp_path / "more", 100, both, executor="ray", workers=2)

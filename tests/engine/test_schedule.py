@@ -1,4 +1,4 @@
-"""The schedule through random sequences of answers and deaths: every unit ends once, innocent ones never fail."""
+"""The schedule under random sequences of answers and deaths: every unit finishes once, and only poison units fail."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from dreamprm_jax.engine.executors.protocol import Event, UnitResult
 from dreamprm_jax.engine.schedule import STRIKES, Schedule
 
 
-class Chance:
-    """An executor without processes: what happens next is drawn."""
+class RandomExecutor:
+    """An executor without processes, whose events are random."""
 
     def __init__(self, draw: random.Random, size: int, threads: int, poison: set[str], deaths: int) -> None:
         self.draw, self.size, self.poison, self.deaths = draw, size, poison, deaths
         self.threads = self.suspects = threads
         self.units: list[list[str]] = [[] for _ in range(size)]
         self.starting: set[int] = set()
-        self.begun: dict[str, int] = {}
+        self.started: dict[str, int] = {}
         self.most = 0
 
     def start(self, worker: int) -> None:
@@ -41,7 +41,7 @@ class Chance:
             return []
         key = self.draw.choice(running)
         if key in self.poison:
-            self.begun[key] = self.begun.get(key, 0) + 1
+            self.started[key] = self.started.get(key, 0) + 1
             return [Event(worker, "died", value="signal 11")]
         if self.deaths and self.draw.random() < 0.02:
             self.deaths -= 1
@@ -53,23 +53,23 @@ class Chance:
 
 
 @pytest.mark.parametrize(("size", "threads"), [(1, 1), (3, 1), (2, 3)])
-def test_every_unit_ends_once(size: int, threads: int) -> None:
+def test_every_unit_finishes_once(size: int, threads: int) -> None:
     for seed in range(100):
         draw = random.Random(seed)
         poison = {f"{draw.randrange(60)}" for _ in range(draw.randrange(3))}
-        executor = Chance(draw, size, threads, poison, deaths=STRIKES - 1)  # fewer than would convict an innocent
+        executor = RandomExecutor(draw, size, threads, poison, deaths=STRIKES - 1)  # too few to fail a healthy unit
         schedule = Schedule(executor)
-        left = [f"{number}" for number in range(60)]
-        ended: dict[str, str] = {}
-        while left or schedule.in_flight:
-            while left and schedule.has_room():
-                schedule.hand(left.pop(), None)
-            for end in schedule.wait(0.0):
-                assert end.key not in ended
-                assert end.key not in schedule
-                ended[end.key] = end.kind
+        remaining = [f"{number}" for number in range(60)]
+        finished: dict[str, str] = {}
+        while remaining or schedule.in_flight:
+            while remaining and schedule.has_room():
+                schedule.assign(remaining.pop(), None)
+            for unit in schedule.wait(0.0):
+                assert unit.key not in finished
+                assert unit.key not in schedule
+                finished[unit.key] = unit.kind
             assert schedule.in_flight <= size * (threads + 1)
-        assert {key for key, kind in ended.items() if kind == "failed"} == poison
-        assert len(ended) == 60
+        assert {key for key, kind in finished.items() if kind == "failed"} == poison
+        assert len(finished) == 60
         assert executor.most <= threads + 1
-        assert all(1 <= count <= STRIKES for count in executor.begun.values())
+        assert all(1 <= count <= STRIKES for count in executor.started.values())

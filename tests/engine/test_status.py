@@ -1,4 +1,4 @@
-"""``dreamprm status`` tells how far a run is, and leaves it alone."""
+"""``dreamprm status`` shows the progress of a run without changing its folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from dreamprm_jax.storage import write_json
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A run's folder whose label stage has begun."""
+    """The folder of a run whose label stage has started."""
     write_json(tmp_path / "config.json", to_dict(Config()))
     folder = stage_folder(Config(), tmp_path, "generate")
     folder.open({})
@@ -40,7 +40,7 @@ def status(capsys: pytest.CaptureFixture[str], root: Path) -> list[str]:
     return capsys.readouterr().out.splitlines()
 
 
-def test_a_run_that_goes_on(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_running_run(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = json.dumps({"count": 10_000, "seconds": 0.02, "workers": 2})
     with (
         open(root / ".lock", "w") as lock,
@@ -66,7 +66,7 @@ def test_a_run_that_goes_on(root: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert 0 < record.done < 10_000
 
 
-def test_a_run_that_stopped(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stopped_run(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     factory = Squares(root / "log", poison=("unit3",), wrong=("unit1",))
     with pytest.raises(DataError):
         drive(root / "label", 4, factory, workers=1)
@@ -80,7 +80,7 @@ def test_a_run_that_stopped(root: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["status", f"--workdir={tmp_path}"]) == 2
-    assert "no run there" in capsys.readouterr().err
+    assert "not the folder of a run" in capsys.readouterr().err
 
 
 def test_work_for_other_settings_is_not_done(root: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""The label stage's work in a worker: verdicts beside other judges, and a real stage whose workers are killed."""
+"""The label stage's work in a worker: verdicts are cached by text, and a stage survives killed workers."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ DOUBLE = Problem("double", "Double", "Print twice the number.", "own", "c", "202
 TESTS = (TestCase("2\n", "4\n"), TestCase("5\n", "10\n"))
 
 
-def test_a_text_is_judged_once_a_problem() -> None:
+def test_a_program_is_judged_once_per_problem() -> None:
     config = SandboxConfig(cpu_seconds=1.0, wall_seconds=60.0)
     codes = ["print(2 * int(input()))", "print(input())", "while True: pass", "1 / 0"]
     judge = RememberingJudge(config, 1)
     evaluated: list[str] = []
     evaluate = judge.judge.evaluate
 
-    def noting(tasks: Any) -> Any:
+    def recording(tasks: Any) -> Any:
         listed = list(tasks)
         evaluated.extend(task.code for task in listed)
         return evaluate(listed)
 
-    judge.judge.evaluate = noting  # type: ignore[method-assign]
+    judge.judge.evaluate = recording  # type: ignore[method-assign]
     try:
         assert judge(DOUBLE, TESTS, codes, codes) == ["AC", "WA", "TLE", "RE"]
         assert evaluated == codes
@@ -53,7 +53,7 @@ def test_a_text_is_judged_once_a_problem() -> None:
 
 
 def children(parent: int) -> list[int]:
-    """Processes that a process has started."""
+    """Child processes of a process."""
     try:
         return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
     except OSError:
@@ -63,9 +63,9 @@ def children(parent: int) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1])
 def test_label_stage_whose_workers_are_killed(tmp_path: Path, tiny_config: Config, seed: int) -> None:
-    """SIGKILL to workers at random moments: the rows are those of an undisturbed run; no judge is left behind.
+    """SIGKILL to workers at random moments: the rows equal those of an undisturbed run; no sandbox process is left.
 
-    Once less than would convict a unit: a slow one may be hit each time.
+    There are ``STRIKES - 1`` kills, since all of them may hit the same unit.
     """
     draw = random.Random(seed)
     problems = dataclasses.replace(tiny_config.problems, train_count=12)
@@ -109,7 +109,7 @@ def test_label_stage_whose_workers_are_killed(tmp_path: Path, tiny_config: Confi
 
 
 def command_line(pid: int) -> bytes:
-    """What a process was started with; nothing if it has gone."""
+    """Command line of a process; empty if it has exited."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:

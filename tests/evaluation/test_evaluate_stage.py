@@ -105,7 +105,7 @@ def test_step_and_label_figures_recover_the_noise_that_was_put_in(evaluated, run
     programs = len(read_records(run_folder.programs("train"), Program))
     labeled = len(read_records(run_folder.step_labels(), StepLabel))
     assert results["labels"]["counts"]["steps"] == labeled - programs  # last steps are exact, and left out
-    assert results["notes"] == []
+    assert [note.split(":")[0] for note in results["notes"]] == ["mean log-probability"]
     assert results["skipped"] == []
 
 
@@ -264,7 +264,17 @@ def test_strategies_stand_beside_what_they_extend(evaluated, run_folder):
     strategies = evaluated[1]["strategies"]
     rows = by_key(strategies["table"])
     assert list(rows) == [
-        *("random", "orm", "raw", "corrected", "public", "public+orm", "public+raw", "public+corrected"),
+        *(
+            "random",
+            "orm",
+            "raw",
+            "corrected",
+            "logprob_exact",
+            "public",
+            "public+orm",
+            "public+raw",
+            "public+corrected",
+        ),
         *("prune2+orm", "prune2+raw", "prune2+corrected", "vote", "public_vote"),
         *("vote+orm", "vote+raw", "vote+corrected"),
     ]
@@ -302,7 +312,8 @@ def test_log_probabilities_are_a_baseline_where_the_policy_gave_them(copy, confi
     assert rows["logprob"]["solved"] == by_key(results["selection"]["table"])["oracle"]["solved"]
     assert not any(name.startswith("vote") for name in rows)
     assert "no votes: evaluate.execute is false" in results["notes"]
-    assert any(note.startswith("mean log-probability: the simulated policy") for note in results["notes"])
+    assert rows["random"]["solved"] < rows["logprob_exact"]["solved"] <= rows["logprob"]["solved"]
+    assert any(note.startswith("mean log-probability: as the simulated policy") for note in results["notes"])
 
 
 def test_reward_hacking_by_hand():

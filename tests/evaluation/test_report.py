@@ -205,6 +205,8 @@ def test_a_browser_runs_no_foreign_script(hostile, browse):
     assert "&lt;script&gt;document.title = 'owned'&lt;/script&gt;" in viewer
     assert viewer.count('class="program"') == len(PROGRAMS)
     assert "<img" not in dom
+    assert "Fewer than 10 problems: no intervals are given." in dom
+    assert "#steps-section" in dom  # reliability of the last step's score, though the steps have no truth
 
 
 def test_a_browser_sorts_searches_and_opens_any_program(page, run_folder, browse):
@@ -241,6 +243,23 @@ def test_a_browser_sorts_searches_and_opens_any_program(page, run_folder, browse
     """
     title = re.search("<title>(.*?)</title>", browse(run_folder.report(), script))[1]
     assert title == ",".join(["true"] * 9)
+
+
+def test_a_browser_shows_the_first_of_many_candidates_and_then_all(page, run_folder, browse):
+    script = """
+      const told = [];
+      const one = data.problems[0].programs[0];
+      data.problems[0].programs = Array.from({ length: 100 }, (_, sample) => ({ ...one, sample }));
+      show();
+      const shown = () => document.querySelectorAll("#viewer > details").length - 1;
+      told.push(shown());
+      document.querySelector("#viewer > button").click();
+      told.push(shown(), document.querySelector("#viewer > button"));
+      location.hash = "#problem=100%";  // no valid address
+      told.push(problemInAddress());
+      document.title = JSON.stringify(told);
+    """
+    assert '<title>[30,100,null,"100%"]</title>' in browse(run_folder.report(), script)
 
 
 @pytest.mark.parametrize("width", [1440, 390])
@@ -286,7 +305,9 @@ def test_conclusions_follow_from_the_results(page, run_folder):
     assert "Step by step," in told
     assert told.split(". ")[0] in page[1]
     few = results | {"selection": results["selection"] | {"counts": {"overall": 3}}}
-    assert conclusions(few) == ["With 3 test problems this run shows that the parts work, and no more."]
+    assert conclusions(few) == [
+        "This run has 3 test problems: enough to show that the pipeline works, too few to compare methods."
+    ]
     worse = [row | {"low": -0.3, "high": -0.1, "estimate": -0.2} for row in results["selection"]["differences"]]
     told = " ".join(conclusions(results | {"selection": results["selection"] | {"differences": worse}}))
     assert "Differences in selection that exclude zero, in points: ORM - PRM, raw labels: -20.0" in told

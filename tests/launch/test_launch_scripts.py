@@ -14,7 +14,7 @@ import pytest
 
 SCRIPTS = (
     "local.sh", "test.sh", "local_multiprocess.sh", "slurm.sbatch", "tpu_vm.sh", "tpu_worker.sh", "xpk.sh",
-    "label_on_ray.sh", "test_lower_bounds.sh",
+    "label_on_ray.sh", "test_lower_bounds.sh", "test_pythons.sh",
 )  # fmt: skip
 CONFIG = "--config=configs/qwen2_5_coder_7b.py"
 TPU = (
@@ -78,11 +78,11 @@ def test_help_says_how_to_call_it(launch, repository, script):
         ("local_multiprocess.sh", ("--config=nowhere.py",), "--config: nowhere.py: no such file"),
         ("local_multiprocess.sh", (CONFIG, "--proceses=2"), "unknown argument --proceses=2"),
         ("local_multiprocess.sh", (CONFIG, "--config.distributed.mode=off"), "this script sets config.distributed"),
-        ("slurm.sbatch", ("--nodes=2", CONFIG), "dreamprm's arguments come behind a --"),
-        ("slurm.sbatch", ("--nodes=2", "--gpus-per-node=4"), "no -- with the arguments"),
-        ("slurm.sbatch", ("-n8", *SLURM), "this script asks for one task per GPU"),
-        ("slurm.sbatch", ("--gres=gpu:4", *SLURM), "this script asks for one task per GPU"),
-        ("slurm.sbatch", ("--partition", *SLURM[:1], "x", *SLURM[1:]), "x: sbatch options are given as --name=value"),
+        ("slurm.sbatch", ("--nodes=2", CONFIG), "dreamprm's arguments must follow a --"),
+        ("slurm.sbatch", ("--nodes=2", "--gpus-per-node=4"), "no -- followed by the arguments"),
+        ("slurm.sbatch", ("-n8", *SLURM), "this script requests one task per GPU"),
+        ("slurm.sbatch", ("--gres=gpu:4", *SLURM), "this script requests one task per GPU"),
+        ("slurm.sbatch", ("--partition", *SLURM[:1], "x", *SLURM[1:]), "options must have the form --name=value"),
         ("slurm.sbatch", SLURM[1:], "--nodes=: must be a whole number"),
         ("slurm.sbatch", (*SLURM[:4], "--workdir=runs/x"), "--workdir=runs/x: must be an absolute path"),
         ("slurm.sbatch", (*SLURM[:4], "--workdir=/tmp/x"), "that folder is each machine's own"),
@@ -290,8 +290,8 @@ esac
         # The request of an earlier call is there: it is used.
         (["ACTIVE"], [0], "scp ssh delete", 0, "deleting prm"),
         # Bad input, a crash on TPUs that are there, a request that is refused: no second attempt, and no TPU left.
-        (["", "ACTIVE"], [2], "create scp ssh delete", 2, "they would not do better on other TPUs"),
-        (["", "ACTIVE"], [1], "create scp ssh delete", 2, "the TPUs are there, and it is not tried again"),
+        (["", "ACTIVE"], [2], "create scp ssh delete", 2, "invalid settings or input, see above"),
+        (["", "ACTIVE"], [1], "create scp ssh delete", 2, "the TPUs are still active; it is not tried again"),
         (["", "FAILED"], [0], "create delete", 2, "the request for 1 x v5p-16 failed"),
         # Saved and stopped, but the TPUs stay (maintenance): the same ones again.
         (["", "ACTIVE"], [143, 0], "create scp ssh scp ssh delete", 0, "attempt 2 of 20"),
@@ -318,6 +318,6 @@ def test_tpu_vm_gives_up_and_keeps(launch, tools, tmp_path):
     )
     result = launch("tpu_vm.sh", *TPU, "--attempts=1", "--keep", DREAMPRM_POLL_SECONDS="0", DREAMPRM_SETTLE_SECONDS="0")
     assert result.returncode == 2
-    assert "not finished after 1 attempts; the same command goes on" in result.stderr
-    assert "kept, and its cost with it" in result.stdout
+    assert "not finished after 1 attempts; run the same command again" in result.stderr
+    assert "is kept and still costs money" in result.stdout
     assert log.read_text().split() == ["create", "scp", "ssh", "delete"]  # of the request that is of no use any more

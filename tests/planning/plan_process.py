@@ -15,10 +15,10 @@ from planning_toy import CONFIG, LORA
 
 from dreamprm_jax.config import MeshConfig
 from dreamprm_jax.models.decoder import decoder_config
+from dreamprm_jax.planning.inspect import GB, compile_step, training_steps
 from dreamprm_jax.planning.memory import step_memory
 from dreamprm_jax.planning.roofline import Layout
 from dreamprm_jax.training.chips import CHIPS
-from dreamprm_jax.training.inspect import GB, compile_step, training_steps
 from dreamprm_jax.training.mesh import make_mesh
 
 COLLECTIVE = re.compile(r"= (.*?) (all-gather|all-reduce|reduce-scatter)(?:-start)?\(")

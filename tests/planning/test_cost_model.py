@@ -7,20 +7,39 @@ from pathlib import Path
 
 import pytest
 
-from dreamprm_jax.planning.cost_model import CLOCK, ICI, causal_pairs, kernel_bundles, module_cost
+from dreamprm_jax.planning.cost_model import (
+    CLOCK,
+    CORES,
+    ICI,
+    causal_pairs,
+    kernel_bundles,
+    kernel_seconds,
+    module_cost,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MODULE = """HloModule jit_step
 %body (p: f32[]) -> f32[] {
   %f.1 = bf16[8]{0} fusion(%p), metadata={op_name="layers/gate/dot"}, backend_config={"estimated_cycles":"1750"}
-  %splash_mqa_fwd.1 = bf16[8]{0} custom-call(%f.1), custom_call_target="tpu_custom_call"
+  %splash_mqa_fwd.1 = (f32[2,8]{1,0}, bf16[2,8]{1,0}) custom-call(%f.1), custom_call_target="tpu_custom_call"
   %ag.1 = bf16[1000,900]{1,0} all-gather(%f.1), replica_groups=mesh['x'=8] {'x'}, dimensions={0}
 }
 %condition (p: f32[]) -> pred[] {
   %c = s32[] constant(28)
 }
+%none (p: f32[]) -> f32[] {
+  %z = f32[] constant(0)
+}
+%outer (p: f32[]) -> f32[] {
+  %o = f32[8]{0} fusion(%p), metadata={op_name="transpose(jvp(M))/decoder/"}, backend_config={"estimated_cycles":"7000"}
+}
+%tangent (p: f32[]) -> f32[] {
+  %s = f32[8]{0} fusion(%p), metadata={op_name="jvp(jvp(M))/decoder/"}, backend_config={"estimated_cycles":"5250"}
+}
 ENTRY %main (p: f32[]) -> f32[] {
   %w = f32[] while(%p), condition=%condition, body=%body, metadata={op_name="jit(step)/decoder/while"}
+  %c = f32[] conditional(%i, %w, %w), branch_computations={%none, %outer}
+  %t = f32[] conditional(%i, %w, %w), branch_computations={%none, %tangent}
   %g = f32[8]{0} fusion(%w), metadata={op_name="jit(step)/add"}, backend_config={"estimated_cycles":"3500"}
 }
 """
@@ -29,7 +48,10 @@ ENTRY %main (p: f32[]) -> f32[] {
 def test_loops_count_as_often_as_they_run():
     cost = module_cost(MODULE, {"splash_mqa_fwd": 1e-3})
     assert cost.parts["projections"] == pytest.approx(28 * 1750 / CLOCK)
-    assert cost.parts["attention"] == pytest.approx(28e-3)
+    assert cost.parts["attention"] == pytest.approx(28 * 2e-3)  # of two rows
+    assert cost.phases["outer"] == pytest.approx(7000 / CLOCK)
+    assert cost.phases["tangent"] == pytest.approx(5250 / CLOCK)
+    assert sum(cost.phases.values()) == pytest.approx(cost.seconds)
     assert cost.parts["collectives"] == pytest.approx(28 * 1000 * 900 * 2 * 7 / 8 / ICI)
     assert cost.parts["optimizer"] == pytest.approx(3500 / CLOCK)
     assert cost.unknown_loops == 0
@@ -40,6 +62,15 @@ def test_bundles_by_depth(tmp_path):
     (tmp_path / "1-kernel.1-72-final_bundles.txt").write_text(text)
     assert kernel_bundles(tmp_path, "kernel") == {0: 1, 1: 2, 2: 1}
     assert causal_pairs(4096, 512, 1024) == 20
+
+
+def test_kernels_count_by_blocks_and_heads():
+    cycles = {"dual_attention": (100, 1000), "splash_mqa_fwd": (0, 2000)}
+    found = kernel_seconds(16, 128, 2048, cycles)
+    assert found["dual_attention"] == pytest.approx(16 * (4 * 100 + 10 * 1000) / CORES / CLOCK)
+    assert found["splash_mqa_fwd"] == pytest.approx(16 * 3 * 2000 / CORES / CLOCK)
+    assert kernel_seconds(16, 128, 256, cycles)["splash_mqa_fwd"] == pytest.approx(16 * 125 / CORES / CLOCK)
+    assert set(kernel_seconds(16, 80, 2048)) > set(cycles)
 
 
 @pytest.mark.slow

@@ -79,19 +79,33 @@ def test_meshes_that_cannot_be(layout, chip, count, why):
 
 def test_ranking_takes_the_fastest_that_fits_and_says_what_a_batch_must_be():
     fleet = make_fleet(CHIPS["v5p"], 256)
-    best, *others = ranked(fleet, LLAMA, ROWS, WORK, 87e9, 0.5)
+    models = [(dataclasses.replace(LLAMA, remat="full"), WORK)]
+    best, *others = [found.layout for found in ranked(fleet, models, ROWS, 87e9, 0.5)]
     times = [step_time(WORK, layout, fleet, 0.5).serial for layout in (best, *others)]
     assert best.fsdp * best.tensor >= 32  # 70 billion parameters of 16 bytes over the shards, and gradients beside them
-    roomy = ranked(fleet, LLAMA, ROWS, WORK, 1e15, 0.5)
-    assert step_time(WORK, roomy[0], fleet, 0.5).serial == min(times) <= times[0]
-    tight = ranked(fleet, LLAMA, ROWS, WORK, 1.0, 0.5)
-    assert tight[0].fsdp * tight[0].tensor == 256  # nothing fits: the smallest first
+    roomy = ranked(fleet, models, ROWS, 1e15, 0.5)[0].layout
+    assert step_time(WORK, roomy, fleet, 0.5).serial == min(times) <= times[0]
+    tight = ranked(fleet, models, ROWS, 1.0, 0.5)[0].layout
+    assert tight.fsdp * tight.tensor == 256  # nothing fits: the smallest first
     with pytest.raises(DataError, match=r"4096 v5p chips need a batch that divides by 512 .*= 256: take fewer chips"):
-        ranked(make_fleet(CHIPS["v5p"], 4096), LLAMA, ROWS, WORK, 87e9, 0.5)
+        ranked(make_fleet(CHIPS["v5p"], 4096), models, ROWS, 87e9, 0.5)
     assert Layout(2, 4, 1) in list(layouts(make_fleet(CHIPS["v5e"], 8)))
     assert parse_layout("2x16x4") == Layout(2, 16, 4)
     with pytest.raises(DataError, match=r"--mesh=2x16: must be auto, or DATAxFSDPxTENSOR"):
         parse_layout("2x16")
+
+
+@pytest.mark.parametrize(("memory", "policy"), [(1e12, "none"), (2e11, "dots"), (4.9e10, "full"), (1.0, "full")])
+def test_the_policy_is_the_fastest_that_fits(memory, policy):
+    """Of rematerialization; the less is kept the more is computed."""
+    flops = {"none": 3.0, "dots": 3.1, "full": 4.0}
+    models = [
+        (dataclasses.replace(LLAMA, remat=remat), dataclasses.replace(WORK, remat=remat, flops=count * 4e17))
+        for remat, count in flops.items()
+    ]
+    found = ranked(make_fleet(CHIPS["v5p"], 256), models, ROWS, memory, 0.5, Layout(1, 256, 1))
+    assert found[0].model.remat == policy
+    assert len(found) == 3
 
 
 # ---------------------------------------------------------------- what a step moves and how long it takes

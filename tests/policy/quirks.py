@@ -302,7 +302,7 @@ QUIRKS: dict[str, Quirk] = {
     "LM Studio: no model loaded": Quirk(lambda b: True, 404, openai("No models loaded. Please load a model in the developer "
         "page or use the `lms load` command.", "model", "model_not_found"), chat=True, raises="no such model"),
     "OpenAI: the region, 403": Quirk(lambda b: True, 403, openai("Country, region, or territory not supported", None,
-        "unsupported_country_region_territory"), chat=True, raises="access was refused"),
+        "unsupported_country_region_territory"), chat=True, raises="region, or territory not supported"),
     "LiteLLM: the key, 401": Quirk(lambda b: True, 401, {"error": {"message": "Authentication Error, Invalid proxy server token "
         "passed", "type": "auth_error", "param": "None", "code": "401"}}, raises="the key was refused"),
     "a chat in place of a continuation": Quirk(choice={"text": "Sure! Here is the code:\n```python\nprint(1)\n```"},

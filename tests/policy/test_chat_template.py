@@ -72,6 +72,14 @@ PARTS = "{% for m in messages %}<{{ m.role }}>{% for part in m.content %}{{ part
         (LOOP + "<|begin_of_thought|>", BOTH + "<|begin_of_thought|>\n\n<|end_of_thought|>\n\n"),
         (LOOP + "<seed:think>", BOTH + "<seed:think>\n\n</seed:think>\n\n"),
         (LOOP + "<think>\n\n</think>\n\n", BOTH + "<think>\n\n</think>\n"),
+        (LOOP + "<scratchpad>\n", BOTH + "<scratchpad>\n\n</scratchpad>\n\n"),
+        (LOOP + "<|inner_prefix|>", BOTH + "<|inner_prefix|>\n\n<|inner_suffix|>\n\n"),
+        (LOOP + "◁think▷", BOTH + "◁think▷\n\n◁/think▷\n\n"),
+        (LOOP + "A:<|assistant|>", BOTH + "A:<|assistant|>"),
+        (LOOP + "[plan]", BOTH + "[plan]"),
+        (LOOP + "<|channel|>analysis<|message|>",
+         BOTH + "<|channel|>analysis<|message|><|end|><|start|>assistant<|channel|>final<|message|>"),
+        (LOOP + "<|channel|>final<|message|>", BOTH + "<|channel|>final<|message|>"),
         (LOOP + "<|start|>assistant", BOTH + "<|start|>assistant<|channel|>final<|message|>"),
     ],
 )  # fmt: skip
@@ -89,6 +97,8 @@ def test_kinds_of_templates(tmp_path, source, rendered):
         ("{{ raise_exception('only one system turn') }}", "only one system turn"),
         ("{{ messages.__class__.__mro__ }}", "SecurityError"),
         ("{{ messages.append(1) }}", "SecurityError"),
+        ("{{ 1 / 0 }}", "ZeroDivisionError"),
+        ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "RecursionError"),
     ],
 )
 def test_templates_that_fail_or_reach_out_are_refused(tmp_path, source, message):

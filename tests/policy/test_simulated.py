@@ -4,14 +4,14 @@ import ast
 import dataclasses
 import json
 import math
+from collections import Counter
 
 import pytest
 
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.policy.protocol import CompletionRequest, PolicyError
-from dreamprm_jax.policy.simulated import SimulatedPolicy
+from dreamprm_jax.policy.simulated import SimulatedPolicy, exact_log_probability
 from dreamprm_jax.problems.procedural.compose import PRIMITIVES, Composition
-from dreamprm_jax.problems.procedural.mistakes import form_probabilities, plan_probabilities, plans
 from dreamprm_jax.problems.procedural.writing import read, read_style
 from dreamprm_jax.schema import DataError, Problem
 
@@ -136,17 +136,36 @@ def test_compositions_come_from_the_file(benchmark, tmp_path):
         SimulatedPolicy.from_file(tmp_path / "none.json")
 
 
-def test_the_policy_tells_how_likely_its_choices_were(benchmark):
-    """The mean log-probability of plan and forms: what it tells of a program is what the exact distribution says."""
+def test_exact_log_probabilities_are_those_of_the_distribution(benchmark):
+    """Over all programs of a problem they sum to one, and the share of each among the samples is its probability."""
     _, problem, composition = benchmark[0]
     policy = SimulatedPolicy({composition.problem_id: composition})
-    programs = {c.code: c.log_probability for c in policy.complete(CompletionRequest(problem, "", 200, 0.2, 0))}
-    for code, said in programs.items():
-        written = read(composition, code)
-        known = plans(composition)
-        chances = [plan_probabilities(composition, 1.0)[known.index(written.plan)]]
-        for position, form in zip(written.plan.calls, written.forms, strict=True):
-            chances.append(form_probabilities(composition, position, 1.0)[form])
-        assert said == pytest.approx(sum(map(math.log, chances)) / len(chances))
-    (rest,) = policy.complete(CompletionRequest(problem, next(iter(programs)), 1, 0.2, 0))
+    answers = policy.complete(CompletionRequest(problem, "", 2000, 0.2, 0))
+    choices = [read(composition, answer.code) for answer in answers]
+    chance: dict[tuple, float] = {}
+    for answer, written in zip(answers, choices, strict=True):
+        mean = exact_log_probability(composition, answer.code)
+        chance[written.plan.calls, written.forms] = math.exp(mean * (len(written.forms) + 1))
+    counts = Counter((written.plan.calls, written.forms) for written in choices)
+    assert 0.8 < sum(chance.values()) <= 1.0 + 1e-9  # but for the programs that nobody drew
+    for one, count in counts.most_common(3):
+        assert count / 2000 == pytest.approx(chance[one], abs=0.04)
+    assert math.isnan(exact_log_probability(composition, "print(1)\n"))
+    (rest,) = policy.complete(CompletionRequest(problem, answers[0].code, 1, 0.2, 0))
     assert rest.log_probability is None  # nothing was left to choose
+
+
+def test_reported_log_probabilities_tell_mistakes_apart_as_badly_as_a_language_model_s(benchmark, policy):
+    """Correct programs (all forms right) against others of the same problem: AUROC of the reported and exact ones."""
+    found: dict[str, list[bool]] = {"reported": [], "exact": []}
+    for _, problem, composition in benchmark:
+        answers = complete(policy, problem, n=12)
+        written = [read(composition, answer.code) for answer in answers]
+        right = [not any(one.forms) and one.plan.is_right(composition) for one in written]
+        exact = [exact_log_probability(composition, answer.code, 1.5) for answer in answers]
+        for name, values in (("reported", [a.log_probability for a in answers]), ("exact", exact)):
+            pairs = [(i, j) for i in range(12) for j in range(12) if right[i] and not right[j]]
+            found[name] += [values[i] > values[j] for i, j in pairs]
+    assert len(found["exact"]) > 500
+    assert 0.6 < sum(found["reported"]) / len(found["reported"]) < 0.75
+    assert sum(found["exact"]) / len(found["exact"]) > 0.95

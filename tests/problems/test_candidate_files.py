@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import bz2
 import dataclasses
+import gzip
 import json
+import lzma
 from pathlib import Path
 
 import pytest
 
 from dreamprm_jax.problems.candidates import CandidateFile, read_candidates, write_samples
 from dreamprm_jax.schema import DataError, Problem, Program
+from dreamprm_jax.scoring.inputs import read_items
 from dreamprm_jax.storage import write_records
 
 SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "livecodebench"
@@ -78,7 +82,7 @@ def test_empty_and_unstorable_candidates_are_named_and_kept_apart(tmp_path):
     ("value", "message"),
     [
         ([], "holds no candidate"),
-        ({"pass@1": 0.5}, "a list of rows belongs here (an eval_all file"),
+        ({"pass@1": 0.5}, "row 1: field problem_id: missing; the row has pass@1"),
         ([3], "row 1: a number where a JSON object belongs"),
     ],
 )
@@ -211,3 +215,53 @@ def test_the_real_file():
     assert (len(found.usable), len(found.unusable), found.duplicates) == (874, 6, 0)
     assert sum(bool(c.file_passed) for c in found.usable) == 602
     assert not any(c.file_passed for c in found.unusable)
+
+
+def test_the_same_rows_in_every_file_and_for_scoring(tmp_path):
+    """One list of candidates as every kind of file: judge and score read the same of each."""
+    problems = {one: Problem(one, "t", "s", "x", "", "", "") for one in ("HumanEval/2", "HumanEval/10")}
+    rows = [{"task_id": name, "solution": code} for name in problems for code in (A, B)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    folder = tmp_path / "folder"
+    for number, row in enumerate(rows):
+        (folder / row["task_id"].replace("/", "_")).mkdir(parents=True, exist_ok=True)
+        (folder / row["task_id"].replace("/", "_") / f"{number % 2}.py").write_text(row["solution"], "utf-8")
+    results = {
+        name: [{"task_id": name, "solution": code, "base_status": "pass"} for code in (A, B)] for name in problems
+    }
+    for name, opener in {"a.jsonl.gz": gzip.open, "a.jsonl.xz": lzma.open, "a.json.bz2": bz2.open}.items():
+        with opener(tmp_path / name, "wt", encoding="utf-8") as handle:
+            handle.write(lines)
+    for name, text in {
+        "a.jsonl": lines,
+        "a.ndjson": lines,
+        "a.json": lines,
+        "list.json": json.dumps(rows, indent=2),
+        "results.json": json.dumps({"date": "x", "eval": results}, indent=1),
+        "lists.json": json.dumps([[A, B], [A, B]]),
+    }.items():
+        (tmp_path / name).write_text(text, "utf-8")
+    expected = [(name, sample, code) for name in problems for sample, code in enumerate((A, B))]
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 10
+    for path in files:
+        found = read_candidates(path).completed(problems)
+        assert sorted(one[:3] for one in summary(found)) == sorted(expected), path.name
+        items = read_items(path, problems, path.name, 100)
+        assert sorted((i.problem.problem_id, i.sample_index, i.code) for i in items) == sorted(expected), path.name
+    assert {one.file_passed for one in read_candidates(tmp_path / "results.json").usable} == {True}
+    with pytest.raises(DataError, match="its 2 rows name no problem"):
+        list(read_items(tmp_path / "lists.json", {}, "", 100))
+
+
+def test_several_samples_in_one_row(tmp_path):
+    rows = [
+        {"task_id": "HumanEval/0", "completion": [BODY, HEAD + BODY]},
+        {"problem_id": "p", "code": [A, B], "passed": [1, False]},
+        {"problem_id": "q", "code": None, "code_list": [A]},
+    ]
+    found = read_candidates(write_jsonl(tmp_path / "c.jsonl", rows)).completed({"HumanEval/0": DOUBLE})
+    assert summary(found) == [
+        ("HumanEval/0", 0, HEAD + BODY, None), ("HumanEval/0", 1, HEAD + BODY, None), ("p", 0, A, True),
+        ("p", 1, B, False), ("q", 0, A, None),
+    ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 from pathlib import Path
@@ -12,11 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from dreamprm_jax.cli.main import main
-from dreamprm_jax.config import Config, PolicyConfig, ProblemsConfig
+from dreamprm_jax.config import Config, PolicyConfig, ProblemsConfig, SandboxConfig
 from dreamprm_jax.problems.function_rows import FunctionProblem, read_function_row
 from dreamprm_jax.problems.humaneval import read_humaneval
 from dreamprm_jax.problems.problem_files import iterate_problems, load_problems
 from dreamprm_jax.problems.source import load_windows
+from dreamprm_jax.runs.fingerprint import fingerprint
 from dreamprm_jax.sandbox import Judge, JudgeTask
 from dreamprm_jax.schema import DataError, Skip, TestCase, Verdict
 from dreamprm_jax.scoring.inputs import Item, read_items, read_problems
@@ -217,7 +219,7 @@ def test_bigcodebench_problems(judge):
         (mbpp(test_list=[], challenge_test_list=[]), "field test_list: empty"),
         (mbpp(test_list=["assert other(1)"], challenge_test_list=[]), "calls no function that field code defines"),
         (mbpp(test_list=["assert ("]), "(task_id Mbpp/2): not a Python program"),
-        (bigcodebench(canonical_solution="    import pandas as pd, seaborn.x\n"), "needs pandas, seaborn; the sandbox"),
+        (bigcodebench(canonical_solution="    import pandas as pd, seaborn.x\n"), "needs pandas, seaborn; sandbox"),
         (bigcodebench(test="x = 1\n"), "field test: has no test method"),
         (bigcodebench(task_id=True), "field task_id: a boolean where text belongs"),
     ],
@@ -256,7 +258,9 @@ def test_one_bad_row_is_a_named_skip(tmp_path):
     skips: list[Skip] = []
     found = list(iterate_problems(str(path), skips=skips))
     assert [problem.problem_id for problem in found] == ["HumanEval/0", "Mbpp/3"]
-    assert [(skip.source, skip.row) for skip in skips] == [("p.jsonl", f"row {number}") for number in (3, 5, 9, 11, 12)]
+    rows = [("p.jsonl", "row", number) for number in ("3", "5", "9", "11", "12")]
+    assert [(skip.source, *skip.row.split()[:2]) for skip in skips] == rows
+    assert skips[1].row == "row 5 (task_id BigCodeBench/0)"
     for skip, word in zip(
         skips, ("is also at", "needs torch", "in no known form", "field code", "valid JSON"), strict=True
     ):
@@ -268,13 +272,18 @@ def test_one_bad_row_is_a_named_skip(tmp_path):
 
 
 def test_a_run_leaves_bad_rows_out_and_names_them(tmp_path, capsys):
-    path = write(tmp_path / "p.jsonl", [*map(humaneval, range(6)), bigcodebench(test="import torch\n")])
+    path = write(tmp_path / "p.jsonl", [*map(humaneval, range(6)), bigcodebench(test="import torch\n" + UNITTEST)])
     problems = ProblemsConfig(source="file", path=str(path), train_count=2, meta_count=2, test_count=2)
     config = Config(problems=problems, policy=PolicyConfig(kind="replay"))
     windows, _ = load_windows(config, tmp_path / "tests.parquet", tmp_path)
     assert {name: len(rows) for name, rows in windows.items()} == {"train": 2, "meta": 2, "test": 2}
     assert "needs torch" in (tmp_path / "skipped_problems.csv").read_text()
     assert "1 of 7 problems left out" in capsys.readouterr().out
+    offered = dataclasses.replace(config, sandbox=SandboxConfig(packages=("torch",)))
+    windows, _ = load_windows(offered, tmp_path / "tests.parquet", tmp_path)
+    assert "7 problems; windows drawn" in capsys.readouterr().out
+    assert fingerprint(offered, "generate") != fingerprint(config, "generate")
+    assert set(read_problems(str(path), "")) == {f"HumanEval/{n}" for n in range(6)} | {"BigCodeBench/0"}
     strict = Config(problems=ProblemsConfig(source="file", path=str(path), strict=True), policy=config.policy)
     with pytest.raises(DataError, match=r"p\.jsonl, row 13 .*needs torch"):
         load_windows(strict, tmp_path / "tests.parquet", tmp_path)
@@ -288,7 +297,10 @@ def test_problems_are_converted_verified_and_judged(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "left out: reference, BigCodeBench/1: its reference fails here: RE" in said
     assert "3 problems (tests: 2 functional, 1 code); 1 left out" in said
-    assert load_problems(str(output)) == load_problems(str(plain))[:3]
+    problems = load_problems(str(output))
+    assert all(0 < problem.reference_seconds < 5 for problem in problems)  # measured
+    problems = [dataclasses.replace(problem, reference_seconds=0.0) for problem in problems]
+    assert problems == load_problems(str(plain))[:3]
     assert main(["convert", f"--problems={output}", f"--output={tmp_path / 'c.parquet'}"]) == 0
     assert load_problems(str(tmp_path / "c.parquet")) == load_problems(str(output))
 
@@ -314,7 +326,7 @@ def test_scoring_reads_samples_too(tmp_path):
     plain = write(tmp_path / "p.jsonl", [humaneval(0), humaneval(1, prompt=None), mbpp(2)])
     skips: list[Skip] = []
     problems = read_problems(str(plain), "", skips)
-    assert [skip.row for skip in skips] == ["row 3"]
+    assert [skip.row for skip in skips] == ["row 3 (task_id HumanEval/1)"]
     body = humaneval()["canonical_solution"]
     samples = write(
         tmp_path / "s.parquet", [{"task_id": "HumanEval/0", "completion": body}, {"task_id": "x", "completion": ""}]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dreamprm_jax.problems.livecodebench import release_files
+from dreamprm_jax.problems.livecodebench import problem_from_row, release_files
 from dreamprm_jax.problems.problem_files import load_problems
 from dreamprm_jax.schema import DataError, TestCase
 
@@ -64,8 +64,22 @@ def test_rows_of_re_uploads(tmp_path):
     )
     assert (second.func_name, second.private_tests) == (None, ())
     assert (third.func_name, third.private_tests) == ("double", ())
+    packed = base64.b64encode(zlib.compress(json.dumps(tests).encode()))
+    for changes in (
+        {"public_test_cases": {"input": ["2\n"], "output": ["4\n"], "testtype": ["stdin"]}},
+        {"public_test_cases": [{"input": "2\n", "output": "4\n"}]},
+        {"public_test_cases": json.dumps([tests[0] | {"testtype": "TestType.STDIN"}])},
+        {"public_test_cases": packed, "private_test_cases": "null", "metadata": "null"},
+        {"contest_date": 1704067200000, "question_id": 3.0, "contest_id": None, "difficulty": None},
+        {"contest_date": 1704067200.0, "platform": None, "question_title": None},
+    ):
+        found = problem_from_row(row(1, public_test_cases=tests, contest_date="2024-01-01") | changes, "f, row 1")
+        assert found.public_tests == (TestCase("2\n", "4\n"),)
+        assert (found.contest_date, found.func_name) == ("2024-01-01T00:00:00", None)
     for changes, message in (
         ({"private_test_cases": 3}, "a number where a list"),
+        ({"question_content": None}, "field question_content: a null"),
+        ({"contest_date": -1}, "field contest_date: a number"),
         ({"metadata": [1]}, "a list where a JSON"),
     ):
         with pytest.raises(DataError, match=message):

@@ -90,7 +90,7 @@ STRING = pickle.dumps(json.dumps(ROWS))
     ("text", "message"),
     [
         ("no tests", "neither a JSON list nor base64"),
-        ("{}", "neither a JSON list nor base64"),
+        ("{}", "a JSON object where a list of tests belongs"),
         ("[", "not valid JSON"),
         ("[" * 100_000, "not valid JSON"),
         (base64.b64encode(b"plain").decode(), "not zlib"),

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end the process with their status, also while no bytecode runs or an exception is discarded."""
+"""Ctrl-C and SIGTERM end the process with their status, even while no bytecode runs or exceptions are discarded."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ BODIES = {
 }
 SAVES = """
     import time
-    asked = []
+    received = []
     with stops_by_itself():
         for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda number, frame: asked.append(number))
+            signal.signal(number, lambda number, frame: received.append(number))
         print('go', flush=True)
-        while not asked:
+        while not received:
             time.sleep(0.01)
-        time.sleep(6)  # longer than a command that does not stop by itself is given
+        time.sleep(6)  # longer than GRACE_SECONDS
         print('saved', flush=True)
-        raise SystemExit(128 + asked[0])"""
+        raise SystemExit(128 + received[0])"""
 
 
 def stopped(body: str, number: signal.Signals) -> tuple[int, str]:
-    """The status and the output of a process that received a signal once it had begun."""
+    """Exit status and output of a process that receives a signal after it has started."""
     command = [sys.executable, "-c", START.format(body=body)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout is not None
@@ -72,6 +72,6 @@ def test_work_that_stops_by_itself_is_saved_first() -> None:
     assert stopped(SAVES, signal.SIGTERM) == (143, "saved\n")
 
 
-def test_a_command_that_ends_gives_its_status() -> None:
+def test_the_status_of_a_finished_command() -> None:
     command = [sys.executable, "-c", "from dreamprm_jax.runs.stop_signals import *; run_until_stopped(lambda: 3)"]
     assert subprocess.run(command, check=False).returncode == 3

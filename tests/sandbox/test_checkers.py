@@ -9,9 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from dreamprm_jax.config import Config, EvaluateConfig, SandboxConfig
+from dreamprm_jax.evaluation.candidate_files import evaluate_files
 from dreamprm_jax.problems.livecodebench import problem_from_row
-from dreamprm_jax.sandbox import Comparison, Judge, JudgeResult, JudgeTask
-from dreamprm_jax.schema import DataError, Problem, TestCase, Verdict
+from dreamprm_jax.runs.paths import Paths
+from dreamprm_jax.sandbox import Comparison, Judge, JudgeResult, JudgeTask, Limits
+from dreamprm_jax.sandbox.records import ProblemLimits
+from dreamprm_jax.schema import DataError, Outcome, Problem, StepLabel, TestCase, TestedProblem, Verdict
+from dreamprm_jax.stages.runner import run_stage
+from dreamprm_jax.storage import read_records
 
 
 def parse(text: str) -> Comparison:
@@ -150,6 +156,24 @@ def test_a_checker_that_fails_gives_no_verdict(judge: Judge, body: str, said: st
 
 
 @pytest.mark.parametrize(
+    ("body", "printed", "said"),
+    [
+        ("float(answer) == float(expected)", "'none'", "ValueError"),
+        ("int(answer) == int(expected)", "'9' * 5000", "ValueError"),
+        ("__import__('json').loads(answer) == 7", "'[' * 100000", "RecursionError"),
+        ("bool(__import__('re').match('(a+)+$', answer.strip()))", "'a' * 40 + 'b'", "TLE"),
+        ("eval(answer) == 7", "\"__import__('os').system('true') or 7\"", "a denied system call"),
+        ("eval(answer) == 7", "\"__import__('os')._exit(0)\"", "ended early"),
+    ],
+)
+def test_an_answer_that_a_sound_checker_fails_on_is_wrong(judge: Judge, body: str, printed: str, said: str) -> None:
+    result = one(judge, f"print({printed})", f"def check(given, expected, answer): return {body}\n", TestCase("", "7"))
+    assert result.verdict is Verdict.WA
+    assert "the checker fails on the answer, test 0" in result.error
+    assert said in result.error
+
+
+@pytest.mark.parametrize(
     "call",
     [
         "import os; os.fork()",
@@ -229,9 +253,26 @@ def test_a_problem_brings_its_checker_and_limits(tmp_path: Path, judge: Judge) -
     hungry = "x = bytearray(b'x') * (200 << 20)\nimport time\ntime.sleep(0.5)\nprint(1 / 3)"
     (result,) = judge.evaluate([JudgeTask.of(problem, "key", hungry, problem.tests)])
     assert result.verdict is Verdict.MLE
-    for name, value in {"checker": "exakt", "cpu_seconds": -1, "memory_bytes": 1.5}.items():
+    for name, value in {"checker": "exakt", "cpu_seconds": -1, "memory_bytes": 1.5, "reference_seconds": "1"}.items():
         with pytest.raises(DataError, match=f"row 1.*{name}"):
             problem_from_row(row | {name: value}, "row 1")
+
+
+def test_a_reference_s_time_limits_a_problem(tmp_path: Path) -> None:
+    """By the factor of the setting, no less than a second; a limit of the problem's own goes first."""
+    limits = Limits(reference_factor=4.0)
+    for cpu, reference, expected in ((0, 0, 6.0), (0, 0.01, 1.0), (0, 0.5, 2.0), (3.0, 0.5, 3.0)):
+        found = limits.of(ProblemLimits(cpu, 0, reference))
+        assert (found.cpu_seconds, found.wall_seconds) == (expected, 2 * expected)
+    assert Limits().of(ProblemLimits(reference_seconds=0.5)) == Limits()
+    with pytest.raises(DataError, match="reference_factor"):
+        Limits(reference_factor=-1.0)
+    problem = TestedProblem("p", "", "", "", "", "", "", public_tests=(TestCase("", "1"),), reference_seconds=0.02)
+    slow = "import time\nwhile time.process_time() < 2.5: pass\nprint(1)"
+    judge = Judge.from_config(SandboxConfig(workers=1, reference_factor=50.0))
+    with judge:
+        (result,) = judge.evaluate([JudgeTask.of(problem, "key", slow, problem.tests)])
+        assert (result.verdict, 0.9 < result.cpu_seconds < 2.4) == (Verdict.TLE, True), result
 
 
 def test_the_judge_s_own_comparison_is_for_tasks_without_one() -> None:
@@ -257,3 +298,42 @@ def test_a_problem_s_checker_counts_in_its_digest(tmp_path: Path) -> None:
     digests.add(tests.digest(dataclasses.replace(problem, checker="exact")))
     digests.add(tests.digest(dataclasses.replace(problem, cpu_seconds=1.0)))
     assert len(digests) == 5
+
+
+CLOSE = "def close(given, expected, answer):\n    return abs(float(answer) - float(expected)) <= 0.5\n"
+
+
+def test_the_setting_and_a_row_s_checker_decide_in_evaluate(tmp_path: Path) -> None:
+    """A Python checker for all problems, and another comparison for the problem that names one."""
+    row = dict.fromkeys(("question_title", "question_content", "platform", "contest_id", "starter_code"), "x")
+    row |= {"contest_date": "2025-01-01", "difficulty": "easy", "private_test_cases": "[]"}
+    row["public_test_cases"] = json.dumps([{"input": "", "output": "0.3", "testtype": "stdin"}])
+    rows = [row | {"question_id": "own", "checker": "abs=0.05"}, row | {"question_id": "setting"}]
+    problems, candidates, checker = tmp_path / "p.jsonl", tmp_path / "c.json", tmp_path / "checker.py"
+    problems.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    answers = ["print(0.7)", "print(1 / 3)"]
+    candidates.write_text(json.dumps([{"question_id": each["question_id"], "code_list": answers} for each in rows]))
+    checker.write_text(CLOSE)
+    sandbox = SandboxConfig(workers=1, checker=f"{checker}:close")
+    config = Config(sandbox=sandbox, evaluate=EvaluateConfig(bootstrap_samples=200))
+    evaluate_files(config, problems, candidates, tmp_path / "run")
+    outcomes = read_records(tmp_path / "run" / "evaluate_files" / "outcomes.parquet", Outcome)
+    assert sorted((one.problem_id, one.verdict.value) for one in outcomes) == [
+        ("own", "AC"), ("own", "WA"), ("setting", "AC"), ("setting", "AC")
+    ]  # fmt: skip
+
+
+def test_a_run_s_labels_are_a_checker_s(tmp_path: Path, tiny_config: Config) -> None:
+    """``dreamprm run`` as far as labels: with a checker that accepts all, nothing that ends well is wrong."""
+    checker = tmp_path / "checker.py"
+    checker.write_text("def check(given, expected, answer):\n    return True\n")
+    sandbox = dataclasses.replace(tiny_config.sandbox, checker=f"{checker}:check")
+    paths = Paths(tmp_path / "run")
+    for stage in ("generate", "label"):
+        run_stage(dataclasses.replace(tiny_config, sandbox=sandbox), paths.root, stage)
+    outcomes = read_records(paths.outcomes("train"), Outcome)
+    labels = read_records(paths.step_labels(), StepLabel)
+    assert outcomes
+    assert {one.verdict for one in outcomes} == {Verdict.AC}
+    assert labels
+    assert all(label.passes == label.rollouts for label in labels)

@@ -89,10 +89,3 @@ def test_a_foreign_model_scores_every_step_of_a_search(run, prm_folder):
     prm.reader.form = dataclasses.replace(prm.reader.form, outcome=True)
     with pytest.raises(DataError, match="gives one score a program; a search needs one a step"):
         LiveScorer(prm, config)
-
-
-def test_an_unknown_window_is_named(run):
-    config, paths, _ = run
-    wrong = dataclasses.replace(config, score=dataclasses.replace(config.score, windows=("testing",)))
-    with pytest.raises(DataError, match=r"config.score.windows: unknown testing; choose among train, meta, test"):
-        score(wrong, paths)

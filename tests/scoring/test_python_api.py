@@ -52,6 +52,23 @@ def test_judge_by_texts():
     assert dp.judge(RIGHT, [{"input": "2", "output": "4"}])
 
 
+def test_judge_with_a_checker_packages_and_reports():
+    assert dp.judge("print(0.1 + 0.2)", [("", "0.3")], checker="abs=1e-9")
+    assert dp.judge(
+        "print('b a')",
+        [("", "a b")],
+        checker="def check(i, o, a):\n    return sorted(a.split()) == sorted(o.split())\n",
+    )
+    plain, wrong = dp.judge([RIGHT, WRONG], TESTS, per_test=True, packages=[])
+    assert [one.verdict for one in plain.tests] == ["AC", "AC"]
+    assert (wrong.tests[-1].got, wrong.tests[-1].expected) == ("6\n", "4\n")
+    assert dp.judge("import numpy", [("", "")], packages=[]).verdict == "RE"
+    with pytest.raises(dp.DataError, match="checker: 'close'"):
+        dp.judge(RIGHT, TESTS, checker="close")
+    with pytest.raises(dp.DataError, match="no_such"):
+        dp.judge(RIGHT, TESTS, packages=["no_such"])
+
+
 def test_judge_by_values():
     code = "class Solution:\n    def add(self, a, b):\n        return a + b\n"
     assert dp.judge(code, [((1, 2), 3), (("a", "b"), "ab"), (([1], [2]), [1, 2])], function="add")
@@ -124,7 +141,7 @@ def test_what_cannot_be_scored_is_told(model):
         model.score(STATEMENT, RIGHT, "best")
     with pytest.raises(dp.DataError, match="at least one program"):
         model.best_of(STATEMENT, [])
-    with pytest.raises(dp.DataError, match="statement is needed"):
+    with pytest.raises(dp.DataError, match="must be the statement"):
         model.score({"title": "Double"}, RIGHT)
     with pytest.raises(dp.DataError, match="no such folder"):
         dp.load_prm("/nowhere/at/all")

@@ -19,6 +19,7 @@ from dreamprm_jax.scoring import serve
 from dreamprm_jax.scoring.batcher import Batcher
 from dreamprm_jax.scoring.scorer import Reading
 from dreamprm_jax.scoring.serve import Limits, make_app
+from dreamprm_jax.selection.reward_models import DEFAULT_AGGREGATOR
 
 web = pytest.importorskip("aiohttp.web", reason="needs the extra 'serve'")
 DOCS = Path(__file__).parents[2] / "docs" / "scoring.md"
@@ -81,10 +82,24 @@ def test_a_program_has_a_total_score(server):
         ("product", np.prod(scores)),
     ):
         assert steps_of(server, aggregator=name)["score"] == pytest.approx(total, abs=1e-6)
-    assert steps_of(server)["score"] == pytest.approx(scores[-1], abs=1e-6)
+    assert steps_of(server) == steps_of(server, aggregator=DEFAULT_AGGREGATOR)
+    assert steps_of(server)["score"] != pytest.approx(scores[-1], abs=1e-3)
     answer = post(server, "/score_steps", {"problem": {"statement": "s"}, "code": "x", "aggregator": "best"})
     assert answer.status_code == 400
     assert "aggregator: 'best'" in answer.json()["error"]["message"]
+
+
+def test_a_problem_may_be_its_statement_alone(server):
+    assert steps_of(server, problem="Add.") == steps_of(server)
+    for problem in (3, None, ["Add."], {}):
+        answer = post(server, "/score_steps", {"problem": problem, "code": "x"})
+        assert answer.status_code == 400
+        assert "problem: a statement, or an object with statement" in answer.json()["error"]["message"]
+
+
+def test_a_body_that_cannot_be_decoded_is_the_clients_fault(server):
+    answer = requests.post(server + "/score_steps", data=b"abc", headers=KEY | {"Content-Encoding": "gzip"}, timeout=60)
+    assert (answer.status_code, "the body cannot be read" in answer.text) == (400, True)
 
 
 def test_score_takes_pairs_in_vllms_four_spellings(server):
@@ -95,7 +110,8 @@ def test_score_takes_pairs_in_vllms_four_spellings(server):
         assert body.keys() == {"id", "object", "created", "model", "data", "usage"}
         one, other = body["data"]
         assert (one["index"], one["object"], other["index"]) == (0, "score", 1)
-        assert one["score"] == pytest.approx(wanted[-1], abs=1e-6)
+        logits = np.log(wanted) - np.log1p(-np.array(wanted))
+        assert one["score"] == pytest.approx(1 / (1 + np.exp(-logits.sum())), abs=1e-6)  # sum_log_odds
         np.testing.assert_allclose(one["step_scores"], wanted, atol=1e-6)
     worst = post(server, "/score", {"text_1": "Add.\n\n", "text_2": PROGRAM, "aggregator": "min"}).json()["data"][0]
     assert worst["score"] == pytest.approx(min(wanted), abs=1e-6)

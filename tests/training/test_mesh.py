@@ -178,7 +178,7 @@ def _sharded_check(shapes, processes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("shapes", "processes"), [([[2, 2, 2], [1, 2, 4], [1, 8, 1]], 1), ([[2, 2, 2]], 2)])
+@pytest.mark.parametrize(("shapes", "processes"), [([[1, 2, 4], [1, 8, 1]], 1), ([[2, 2, 2]], 2)])
 def test_sharded_equals_one_device(shapes, processes):
     reports = _sharded_check(shapes, processes)
     for report in reports:
@@ -186,6 +186,8 @@ def test_sharded_equals_one_device(shapes, processes):
             row = report["x".join(map(str, shape))]
             assert max(row["difference"].values()) < 1e-5, (shape, row)
         # No read of the import is larger than a device's part (of k and v on 1x2x4: kept whole over tensor).
-        assert [report["x".join(map(str, shape))]["read"] for shape in shapes] == [1 / 4, 1 / 2, 1 / 8][: len(shapes)]
-    assert reports[0]["2x2x2"]["fraction"] == 1 / 4
-    assert processes == 2 or reports[0]["1x8x1"]["fraction"] == 1 / 8
+        assert [report["x".join(map(str, shape))]["read"] for shape in shapes] == (
+            [1 / 4] if processes == 2 else [1 / 2, 1 / 8]
+        )
+    last = "x".join(map(str, shapes[-1]))
+    assert reports[0][last]["fraction"] == (1 / 4 if processes == 2 else 1 / 8)

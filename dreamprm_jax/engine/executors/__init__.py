@@ -1,1 +1,1 @@
-"""Who does the work: processes of this machine, or actors of a Ray cluster."""
+"""Executors: processes on this machine, or actors of a Ray cluster."""

@@ -1,9 +1,9 @@
 """The ``local`` executor: worker processes on this machine.
 
-Each worker is a fresh interpreter with one socket to the driver. Nothing is shared among workers, no lock and no queue,
-so that a worker that is killed, at whatever moment, takes nothing along but the units that it had; the pools of
-``concurrent.futures`` and ``loky`` end as a whole with one of their workers (benchmarks/engine.py --kills). Nothing is
-forked from the driver, which may hold jax and threads, and the driver's main module is not run again.
+Each worker is a new interpreter with one socket to the driver. Workers share no lock and no queue, so a killed worker
+loses only its own units; the pools of ``concurrent.futures`` and ``loky`` fail as a whole when one worker dies
+(benchmarks/engine.py --kills). Workers are not forked from the driver, which may have loaded jax and started threads,
+and do not run the driver's main module again.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _BOOTSTRAP = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(2)); from 
     module="dreamprm_jax.engine.executors.worker"
 )
 _CLOSE_SECONDS = 5.0
-_READ_AT_ONCE = 256  # messages of one worker, before the others have their turn
-# The parallelism is that of the workers.
+_MAX_MESSAGES = 256  # messages read from one worker before the others are served
+# Parallelism comes from the number of workers.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -47,25 +47,25 @@ class LocalExecutor:
         """Starts nothing yet.
 
         Args:
-          factory: called once in each worker; it is pickled.
-          workers: processes; 0 for one a core.
-          threads: units at a time in each.
+          factory: Called once in each worker; it is pickled.
+          workers: Number of processes; 0 for one per core.
+          threads: Concurrent units in each.
 
         Raises:
-          DataError: when the factory cannot be sent.
+          DataError: if the factory cannot be sent.
         """
         self.size = workers or len(os.sched_getaffinity(0))
-        self.threads = self.suspects = threads  # an answer that was sent arrives, whatever comes after it
+        self.threads = self.suspects = threads  # an answer that was sent arrives even if the worker then dies
         self._factory = pack(factory)
         self._processes: dict[int, _Process] = {}
         self._selector = selectors.DefaultSelector()
 
     def pids(self) -> list[int]:
-        """Process ids of the workers that run."""
+        """Process ids of the running workers."""
         return [process.popen.pid for process in self._processes.values()]
 
     def start(self, worker: int) -> None:
-        """Starts the worker's process; it says ``ready`` later."""
+        """Starts the worker's process; a ``ready`` event follows."""
         ours, theirs = socket.socketpair()
         with theirs:
             popen = subprocess.Popen(
@@ -77,31 +77,31 @@ class LocalExecutor:
         connection = Connection(ours.detach())
         self._processes[worker] = _Process(popen, connection)
         self._selector.register(connection, selectors.EVENT_READ, worker)
-        with contextlib.suppress(OSError):  # it has died at once: ``wait`` tells
+        with contextlib.suppress(OSError):  # it has already died: ``wait`` reports that
             connection.send_bytes(pickle.dumps((sys.path, self._factory, self.threads)))
 
     def send(self, worker: int, key: str, payload: Any) -> None:
-        """Gives a unit to a worker."""
-        with contextlib.suppress(OSError):  # it has died: ``wait`` tells
+        """Sends a unit to a worker."""
+        with contextlib.suppress(OSError):  # it has died: ``wait`` reports that
             self._processes[worker].connection.send_bytes(pickle.dumps((key, payload)))
 
     def wait(self, seconds: float) -> list[Event]:
-        """What the workers have said since, deaths included."""
+        """Waits for events of the workers, including deaths."""
         events: list[Event] = []
         for selected, _ in self._selector.select(seconds):
             worker: int = selected.data
             connection = self._processes[worker].connection
             try:
-                for _ in range(_READ_AT_ONCE):
+                for _ in range(_MAX_MESSAGES):
                     events.append(Event(worker, *pickle.loads(connection.recv_bytes())))
                     if not connection.poll():
                         break
             except (EOFError, OSError):
-                events.append(Event(worker, "died", value=self._bury(worker)))
+                events.append(Event(worker, "died", value=self._reap(worker)))
         return events
 
     def close(self, finished: bool) -> None:
-        """Ends all workers and waits until they are gone."""
+        """Stops all workers and waits for their exit."""
         processes = list(self._processes.values())
         if finished:
             for process in processes:
@@ -112,16 +112,16 @@ class LocalExecutor:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.popen.wait(max(0.0, deadline - time.monotonic()))
         for worker in list(self._processes):
-            self._bury(worker)
+            self._reap(worker)
         self._selector.close()
 
-    def _bury(self, worker: int) -> str:
-        """Makes sure that the process is gone; how it ended."""
+    def _reap(self, worker: int) -> str:
+        """Kills the process if necessary, and returns its exit status or signal as text."""
         process = self._processes.pop(worker)
         self._selector.unregister(process.connection)
         process.connection.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.popen.wait(0.5)  # of a process that has closed its socket, the end is near
+            process.popen.wait(0.5)  # a process that has closed its socket exits soon
         process.popen.kill()
         code = process.popen.wait()
         return f"signal {-code}" if code < 0 else f"exit status {code}"

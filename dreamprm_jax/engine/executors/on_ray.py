@@ -1,7 +1,7 @@
 """The ``ray`` executor: actors on a Ray cluster, each with one CPU, a judge and a policy client.
 
-Ray places the actors, starts those again whose process or node died, and adds nodes for those that find no place where
-its autoscaler is on. Units are given again by ``engine.schedule``, not by Ray: it counts the deaths around each.
+Ray places the actors, restarts those whose process or node died, and adds nodes for unplaced ones if its autoscaler is
+enabled. Units are retried by ``engine.schedule``, not by Ray, because it counts the deaths of workers for each unit.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from typing import Any
 from dreamprm_jax.engine.executors.protocol import Event, Work, WorkFactory, describe, do_unit, pack
 from dreamprm_jax.schema import DataError
 
-_RESOLVE_SECONDS = 5.0  # for the answers of an actor that has died
-_UNAVAILABLE_SECONDS = 1.0  # between questions to an actor that Ray cannot reach at the moment
+_RESOLVE_SECONDS = 5.0  # wait for the remaining answers of an actor that has died
+_UNAVAILABLE_SECONDS = 1.0  # between retries of an actor that Ray cannot reach temporarily
 
 
 class _Worker:
-    """What runs in an actor."""
+    """The class of the actors."""
 
     def __init__(self) -> None:
         self._work: Work | None = None
 
     def ready(self, path: list[str], folder: str, factory: bytes) -> str | None:
-        """Calls the factory, in the driver's folder where this node has it. Returns why it failed, or None."""
+        """Calls the factory, in the driver's working directory if this node has it. Returns the error, or None."""
         sys.path += [entry for entry in path if entry not in sys.path]
         with contextlib.suppress(OSError):
             os.chdir(folder)  # settings may name files relative to it
@@ -40,7 +40,7 @@ class _Worker:
         return None
 
     def do(self, key: str, payload: Any) -> tuple[str, Any]:
-        """Does a unit: the kind and the value of the event to tell."""
+        """Executes a unit. Returns the kind and the value of its event."""
         assert self._work is not None
         return do_unit(self._work, key, payload)
 
@@ -49,21 +49,23 @@ class RayExecutor:
     """Actors of a Ray cluster. See ``protocol.Executor``."""
 
     def __init__(self, factory: WorkFactory, workers: int, threads: int, address: str) -> None:
-        """Joins a cluster, or starts one on this machine where ``address`` is empty and none was joined.
+        """Joins a cluster; starts one on this machine if ``address`` is empty and Ray is not initialized.
 
         Args:
-          factory: called once in each actor; it is pickled.
-          workers: actors; 0 for one a CPU that the cluster has now (name a number where it is to grow).
-          threads: units at a time in each.
-          address: as of ``ray.init``.
+          factory: Called once in each actor; it is pickled.
+          workers: Number of actors; 0 for one per CPU that the cluster has now. Set it if the cluster is to grow.
+          threads: Concurrent units in each.
+          address: Address as in ``ray.init``.
 
         Raises:
-          DataError: when the factory cannot be sent, or the cluster does not answer.
+          DataError: if Ray is not installed, the factory cannot be sent, or the cluster does not respond.
         """
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        import ray
-
+        try:
+            import ray
+        except ImportError as error:
+            raise DataError("engine.executor='ray': Ray is not installed; pip install 'dreamprm-jax[ray]'") from error
         self._ray: Any = ray
         self._factory = pack(factory)
         self._owned = not ray.is_initialized()
@@ -78,36 +80,36 @@ class RayExecutor:
             try:
                 ray.init(**settings)
             except (ConnectionError, RuntimeError, ValueError) as error:
-                raise DataError(f"engine.address {address!r}: no Ray cluster there ({error})") from error
-            finally:  # Ray takes the signal for itself
+                raise DataError(f"engine.address {address!r}: cannot connect to a Ray cluster ({error})") from error
+            finally:  # Ray replaces the signal handler
                 if threading.current_thread() is threading.main_thread():
                     signal.signal(signal.SIGTERM, on_sigterm)
         self.size = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         self.threads = threads
         self.suspects = threads + 1  # Ray may lose the last answer of a process that dies at its next unit
-        # Killed with all its tasks' answers lost, an actor is started again by Ray, its units are given again by us.
+        # Ray restarts an actor that dies with its answers lost, and ``engine.schedule`` retries its units.
         self._actor_class = self._ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=0, max_concurrency=threads)(
             _Worker
         )
         self._actors: dict[int, Any] = {}
-        self._pending: dict[Any, tuple[int, str]] = {}  # answer that is awaited: worker and unit, "" for ready
-        self._asked_again: dict[int, float] = {}  # worker that was not reachable: when it is asked again
+        self._pending: dict[Any, tuple[int, str]] = {}  # reference of an answer: worker and unit, "" for ready
+        self._retry_at: dict[int, float] = {}  # unreachable worker: time of the next attempt
 
     def start(self, worker: int) -> None:
-        """Asks the actor to make itself ready; Ray starts it first if it must."""
+        """Requests ``ready`` from the actor, which is created if necessary."""
         if worker not in self._actors:
             self._actors[worker] = self._actor_class.remote()
         ready = self._actors[worker].ready.remote(sys.path, os.getcwd(), self._factory)
         self._pending[ready] = (worker, "")
 
     def send(self, worker: int, key: str, payload: Any) -> None:
-        """Gives a unit to an actor."""
+        """Sends a unit to an actor."""
         self._pending[self._actors[worker].do.remote(key, payload)] = (worker, key)
 
     def wait(self, seconds: float) -> list[Event]:
-        """What the actors have answered since, and which died."""
-        for worker in [w for w, when in self._asked_again.items() if when <= time.monotonic()]:
-            del self._asked_again[worker]
+        """Waits for answers and deaths of the actors."""
+        for worker in [w for w, due in self._retry_at.items() if due <= time.monotonic()]:
+            del self._retry_at[worker]
             self.start(worker)
         if not self._pending:
             time.sleep(min(seconds, _UNAVAILABLE_SECONDS))
@@ -115,10 +117,10 @@ class RayExecutor:
         if not self._ray.wait(list(self._pending), num_returns=1, timeout=seconds)[0]:
             return []
         events: list[Event] = []
-        lost: dict[int, tuple[Exception, bool]] = {}  # why, and whether it was only making itself ready
+        lost: dict[int, tuple[Exception, bool]] = {}  # error, and whether the worker was still starting
         self._collect(list(self._pending), 0.0, events, lost)
-        # What a dead actor was asked for ends within a moment too; some of it in time, which clears it of suspicion.
-        self._collect([r for r, asked in self._pending.items() if asked[0] in lost], _RESOLVE_SECONDS, events, lost)
+        # The other calls of a dead actor resolve soon; units with an answer are not suspects.
+        self._collect([r for r, call in self._pending.items() if call[0] in lost], _RESOLVE_SECONDS, events, lost)
         for worker, (reason, starting) in lost.items():
             events += self._lose(worker, reason, starting)
         return events
@@ -126,7 +128,7 @@ class RayExecutor:
     def _collect(
         self, references: list[Any], seconds: float, events: list[Event], lost: dict[int, tuple[Exception, bool]]
     ) -> None:
-        """Sorts the answers that are there, or come in time, into events and lost workers."""
+        """Adds the answers that arrive within ``seconds`` to ``events``, and workers whose call failed to ``lost``."""
         if not references:
             return
         for reference in self._ray.wait(references, num_returns=len(references), timeout=seconds)[0]:
@@ -144,7 +146,7 @@ class RayExecutor:
                 events.append(Event(worker, "broken", value=answer))
 
     def close(self, finished: bool) -> None:
-        """Ends the actors, and the cluster if it was started here."""
+        """Stops the actors, and the cluster if this executor started it."""
         if not self._ray.is_initialized():
             return
         for actor in self._actors.values():
@@ -154,11 +156,11 @@ class RayExecutor:
             self._ray.shutdown()
 
     def _lose(self, worker: int, error: Exception, starting: bool) -> list[Event]:
-        """Forgets what the worker was asked for. Its actor, if gone for good, will be a new one."""
-        self._pending = {reference: asked for reference, asked in self._pending.items() if asked[0] != worker}
+        """Drops the worker's pending calls, and its actor if Ray does not restart it."""
+        self._pending = {reference: call for reference, call in self._pending.items() if call[0] != worker}
         if isinstance(error, self._ray.exceptions.ActorDiedError):
             del self._actors[worker]
-        elif starting:  # Ray is about to start it again
-            self._asked_again[worker] = time.monotonic() + _UNAVAILABLE_SECONDS
+        elif starting:  # Ray is about to restart it
+            self._retry_at[worker] = time.monotonic() + _UNAVAILABLE_SECONDS
             return []
         return [Event(worker, "died", value=str(error).strip().splitlines()[0])]

@@ -1,8 +1,8 @@
-"""What the engine and its executors say to each other.
+"""The interface between the engine and its executors.
 
-An executor owns workers, numbered from 0. A worker is a process that has called the factory once and does units with
-what the factory gave it. The executor starts workers, sends them units and tells what happens to them; which unit goes
-to which worker, and what a worker's death means for its units, is decided by ``engine.schedule``.
+An executor owns workers, numbered from 0. A worker is a process that calls the factory once and executes units with its
+result. The executor starts workers, sends them units and reports events; ``engine.schedule`` decides which unit runs on
+which worker and which units are retried after a worker's death.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from dreamprm_jax.schema import DataError
 
 
 class UnitResult(NamedTuple):
-    """What a unit came to.
+    """The result of a unit.
 
     Attributes:
-      value: anything that JSON holds; the same for the same unit, whoever does it and when.
-      counts: of this execution, to be summed and shown: tokens, infrastructure errors, ...
+      value: Any JSON value; it must depend on the unit alone, not on the worker or the time.
+      counts: Counts of this execution, to be summed and shown: tokens, infrastructure errors, ...
     """
 
     value: Any
@@ -29,40 +29,40 @@ class UnitResult(NamedTuple):
 
 
 class Work(Protocol):
-    """Does units, in a worker process; with several threads a worker, it is called from all of them."""
+    """Executes units in a worker process. With several threads a worker, all threads call it."""
 
     def __call__(self, key: str, payload: Any) -> UnitResult:
-        """Does one unit.
+        """Executes one unit.
 
         Raises:
-          DataError: with these settings nothing can be done; the run ends.
-          Exception: any other; the unit is reported as failed at the end of the run, and done again by the next.
+          DataError: if no unit can be executed with these settings; the run ends.
+          Exception: for any other error; the unit is reported as failed at the end, and retried by the next run.
         """
 
     def close(self) -> None:
-        """Gives back processes, connections and files."""
+        """Releases processes, connections and files."""
 
 
-# Made in the driver, called in each worker: it can be pickled and holds settings and paths, not open files.
+# Created in the driver and called in each worker: it must be picklable and hold settings and paths, not open files.
 WorkFactory = Callable[[], Work]
 
 
 class Event(NamedTuple):
-    """What happened to a worker or to a unit that it had."""
+    """An event of a worker or of one of its units."""
 
     worker: int
-    kind: Literal["ready", "done", "failed", "died", "broken"]
+    kind: Literal["ready", "done", "failed", "died", "broken"]  # broken: no unit can be executed
     key: str = ""  # done, failed
-    value: Any = None  # done: the UnitResult; failed and broken (no unit can be done): why; died: how
+    value: Any = None  # done: the UnitResult; failed, broken: the error; died: the exit status or signal
 
 
 class Executor(Protocol):
-    """Workers and the ways to them.
+    """Owns workers and communicates with them.
 
     Attributes:
-      size: how many workers.
-      threads: units that run at a time in a worker, in the order they were sent.
-      suspects: how many of the units that a dead worker had, oldest first, may have been running when it died.
+      size: Number of workers.
+      threads: Number of units that a worker runs concurrently, in the order in which they were sent.
+      suspects: How many of a dead worker's units, oldest first, may have been running when it died.
     """
 
     size: int
@@ -70,26 +70,25 @@ class Executor(Protocol):
     suspects: int
 
     def start(self, worker: int) -> None:
-        """Starts a worker, or starts it again after it died; ``ready`` follows, or ``broken`` if the factory fails."""
+        """Starts or restarts a worker; a ``ready`` event follows, or ``broken`` if the factory fails."""
 
     def send(self, worker: int, key: str, payload: Any) -> None:
-        """Gives a unit to a worker that is ready."""
+        """Sends a unit to a ready worker."""
 
     def wait(self, seconds: float) -> list[Event]:
-        """What has happened; waits up to ``seconds`` for something to happen."""
+        """Waits up to ``seconds`` for events."""
 
     def close(self, finished: bool) -> None:
-        """Ends all workers: in order where all work is ``finished``, else at once."""
+        """Stops all workers: gracefully if all work is ``finished``, otherwise immediately."""
 
 
 def pack(factory: WorkFactory) -> bytes:
-    """The factory as it travels to the workers.
+    """Pickles a factory for the workers.
 
     Raises:
-      DataError: when it cannot be pickled, or belongs to the main script, which workers do not import.
+      DataError: if it cannot be pickled, or is defined in the main script, which workers do not import.
     """
-    home = getattr(factory, "__module__", "")
-    if home == "__main__":
+    if getattr(factory, "__module__", "") == "__main__":
         raise DataError(
             f"the work factory {factory!r} is defined in the main script; move it to a module that workers can import"
         )
@@ -100,7 +99,7 @@ def pack(factory: WorkFactory) -> bytes:
 
 
 def do_unit(work: Work, key: str, payload: Any) -> tuple[str, Any]:
-    """Does a unit: the kind and the value of the event to tell."""
+    """Executes a unit. Returns the kind and the value of its event."""
     try:
         return "done", tuple(work(key, payload))
     except DataError as error:
@@ -110,7 +109,7 @@ def do_unit(work: Work, key: str, payload: Any) -> tuple[str, Any]:
 
 
 def describe(error: BaseException) -> str:
-    """An error in one line. Those made for users speak for themselves; of others, where it was raised."""
+    """An error in one line; errors that are not written for users get their type, file and line."""
     if isinstance(error, DataError) or type(error).__name__ == "PolicyError":
         return str(error)
     frames = traceback.extract_tb(error.__traceback__)

@@ -1,4 +1,4 @@
-"""A local worker: a fresh interpreter that does units until its pipe to the driver ends."""
+"""A local worker: a new interpreter that executes units until the driver closes its socket."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from dreamprm_jax.engine.executors.protocol import Work, describe, do_unit
 
 
 def main() -> None:
-    """Serves the driver on the file descriptor that the command line names."""
-    # Both reach a whole process group at once; the driver decides when its workers end. Handlers, not SIG_IGN: what
-    # the worker starts gets the default back.
+    """Serves the driver on the file descriptor given on the command line."""
+    # Both signals reach the whole process group; the driver decides when its workers stop. Handlers instead of
+    # SIG_IGN, because child processes do not inherit them.
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGINT, lambda *_: None)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as handle:
-        handle.write("500")  # short of memory, the kernel ends a worker, not the driver
+        handle.write("500")  # if memory runs out, the kernel kills a worker, not the driver
     connection = Connection(int(sys.argv[1]))
     try:
-        with contextlib.suppress(EOFError, OSError):  # the driver has ended
+        with contextlib.suppress(EOFError, OSError):  # the driver has exited
             _serve(connection)
     finally:
-        os._exit(0)  # with threads in the middle of their units, if the driver will not have them
+        os._exit(0)  # does not wait for units that are still running
 
 
 def _serve(connection: Connection) -> None:
@@ -48,7 +48,7 @@ def _serve(connection: Connection) -> None:
             units.put(message)
     except EOFError:
         return
-    work.close()  # an empty message: everything is done
+    work.close()  # an empty message: all units are finished
 
 
 def _do_units(connection: Connection, writing: threading.Lock, units: queue.SimpleQueue[bytes], work: Work) -> None:
@@ -63,4 +63,4 @@ def _do_units(connection: Connection, writing: threading.Lock, units: queue.Simp
             with writing:
                 connection.send_bytes(data)
         except OSError:
-            os._exit(0)  # the driver has ended
+            os._exit(0)  # the driver has exited

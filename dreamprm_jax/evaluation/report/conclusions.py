@@ -24,7 +24,10 @@ def conclusions(results: Mapping[str, Any]) -> list[str]:
     rows = {row["method"]: row for row in selection["table"]}
     arms = [rows[arm] for arm in results["arms"]]
     if problems < LEAST_PROBLEMS:
-        return [f"With {problems} test problem{'s' * (problems > 1)} this run shows that the parts work, and no more."]
+        noun = "problem" if problems == 1 else "problems"
+        return [
+            f"This run has {problems} test {noun}: enough to show that the pipeline works, too few to compare methods."
+        ]
     sentences = []
     if arms:
         best = max(arms, key=lambda row: row["overall"]["estimate"])

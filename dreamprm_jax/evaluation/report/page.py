@@ -20,7 +20,7 @@ from dreamprm_jax.runs.progress import duration
 from dreamprm_jax.runs.status import run_status
 from dreamprm_jax.schema import Outcome, StepTruth
 from dreamprm_jax.storage import read_json
-from dreamprm_jax.tables import Table, flatten, number, percent, signed
+from dreamprm_jax.tables import LEAST_PROBLEMS, Table, flatten, number, percent, signed
 
 HERE = Path(__file__).parent
 
@@ -89,6 +89,8 @@ def render(
     page = environment.get_template("template.html").render(
         results=results,
         conclusions=conclusions(results),
+        intervals=results["selection"]["counts"]["overall"] >= LEAST_PROBLEMS,
+        least_problems=LEAST_PROBLEMS,
         tiles=_tiles(results),
         tables=tables,
         figures=figures,
@@ -138,7 +140,7 @@ def _tiles(results: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _problem_table(candidates: Sequence[Candidates], arms: Sequence[str], aggregator: str) -> Table:
-    """One row a problem: how many candidates pass, and whether each arm's pick does."""
+    """One row per problem: how many candidates pass, and whether each arm's pick does."""
     chosen = methods(candidates, arms, aggregator)[1:-1]
     most = max(len(one.passed) for one in candidates)
     accuracies = [method.accuracies(candidates, most) for method in chosen]

@@ -1,8 +1,8 @@
-"""The report's figures. Imported by the report alone: importing matplotlib takes a second.
+"""The report's figures. Imported only by the report, because importing matplotlib takes a second.
 
 Figures are made without pyplot (no global state), with text kept as text, and give the same bytes for the same data: no
 date, ids from a fixed salt. ``inline`` turns one into SVG that takes the page's text color, so that it reads on a
-light and on a dark page. Colors are told apart by the color-blind, and each method has a marker of its own.
+light and on a dark page. Color-blind readers can tell the colors apart, and each method has its own marker.
 """
 
 from __future__ import annotations
@@ -84,6 +84,17 @@ def panel_grid(panels: int, legend: bool = False, height: float = 2.9) -> tuple[
     return figure, axes[:panels]
 
 
+def add_legend(axes: Axes) -> None:
+    """A legend inside the axes where few curves leave room for it, below them otherwise."""
+    entries = len(axes.get_legend_handles_labels()[1])
+    if entries <= 5:
+        axes.legend(loc="best")
+    elif isinstance(figure := axes.figure, Figure):
+        columns = 1 if len(figure.axes) > 1 else 2
+        figure.set_figheight(figure.get_figheight() + 0.2 * -(-entries // columns))
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=columns)
+
+
 def best_of_n_curve(results: Mapping[str, Any]) -> Figure:
     """Share of problems solved by the best of N candidates, with 95% bands for the arms."""
     with matplotlib.rc_context(SETTINGS):
@@ -104,7 +115,7 @@ def best_of_n_curve(results: Mapping[str, Any]) -> Figure:
         axes.minorticks_off()
         axes.set_xlabel("N, candidates to choose from")
         axes.set_ylabel("problems solved, %")
-        axes.legend(loc="best")
+        add_legend(axes)
         return figure
 
 

@@ -16,6 +16,7 @@ from dreamprm_jax.evaluation.report.plots import (
     GRID,
     INK,
     SETTINGS,
+    add_legend,
     panel_figure,
     panel_grid,
     style,
@@ -23,7 +24,7 @@ from dreamprm_jax.evaluation.report.plots import (
 from dreamprm_jax.selection.reward_models import short_label
 
 MOST_ARMS = 4
-"""Arms whose labels are drawn; further arms are in the tables alone."""
+"""Arms whose labels are drawn; further arms are only in the tables."""
 MOST_POINTS = 1500
 """Steps in a scatter panel, drawn at random from more: the page carries every point."""
 
@@ -98,11 +99,11 @@ def step_profiles(profiles: Sequence[StepProfile]) -> Figure:
             axes.set_xticks(profile.offsets, [str(offset) if offset else "first\nwrong" for offset in profile.offsets])
             axes.set(ylim=(-0.03, 1.03), xlabel="steps from the first wrong step", ylabel=profile.quantity)
             axes.set_title(profile.title)
-            axes.legend(loc="best")
+            add_legend(axes)
         return figure
 
 
-def training_curves(curves: Sequence[TrainingCurve]) -> Figure:
+def training_plot(curves: Sequence[TrainingCurve]) -> Figure:
     """One panel a quantity, one line an arm, over the optimizer steps."""
     arms = list(dict.fromkeys(arm for curve in curves for arm in curve.arms))
     with matplotlib.rc_context(SETTINGS):
@@ -114,5 +115,5 @@ def training_curves(curves: Sequence[TrainingCurve]) -> Figure:
                 axes.plot(steps, values, color=color, marker=marker, markersize=3.5, linewidth=1.5, label=label)
             axes.set_title(curve.title)
             axes.set_xlabel("optimizer step")
-            axes.legend(loc="best")
+            add_legend(axes)
         return figure

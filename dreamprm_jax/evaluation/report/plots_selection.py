@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dreamprm_jax.evaluation.ranking import ORACLE, RANDOM
-from dreamprm_jax.evaluation.report.plots import GRID, INK, PAPER, SETTINGS, panel_figure, style
+from dreamprm_jax.evaluation.report.plots import GRID, INK, PAPER, SETTINGS, add_legend, panel_figure, style
 from dreamprm_jax.selection.reward_models import short_label
 
 BASELINES = {
@@ -44,9 +44,9 @@ def cost_curve(results: Mapping[str, Any]) -> Figure | None:
             for row in (row for row in rows if row["n"] == most and row["method"] in BASELINES):
                 color, marker = BASELINES[row["method"]]
                 axes.scatter(row["judged"], 100 * row["accuracy"], color=color, marker=marker, s=70, label=row["label"])
-            axes.set(xlabel="programs run a problem", ylabel="problems solved, %")
+            axes.set(xlabel="programs run per problem", ylabel="problems solved, %")
             axes.set_title("top m by the model, run on public tests")
-            axes.legend(loc="best")
+            add_legend(axes)
         if has_tokens:
             axes = panels[-1]
             for method in [*arms, *BASELINES]:
@@ -62,9 +62,9 @@ def cost_curve(results: Mapping[str, Any]) -> Figure | None:
             ticks = sorted({row["policy_tokens"] for row in rows})
             axes.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])
             axes.minorticks_off()
-            axes.set(xlabel="tokens written a problem", ylabel="problems solved, %")
+            axes.set(xlabel="tokens written per problem", ylabel="problems solved, %")
             axes.set_title("candidates")
-            axes.legend(loc="best")
+            add_legend(axes)
         return figure
 
 
@@ -108,7 +108,7 @@ def aggregator_grid(results: Mapping[str, Any]) -> Figure | None:
 
 
 def reward_hacking(results: Mapping[str, Any]) -> Figure:
-    """The chosen program's score beside its accuracy, and the share that passes public tests alone, over N."""
+    """The chosen program's score beside its accuracy, and the share that passes only the public tests, over N."""
     rows = results["strategies"]["hacking"]
     arms = results["arms"]
     scored = [row for row in rows if row["score"][0] is not None]
@@ -153,7 +153,7 @@ def reward_hacking(results: Mapping[str, Any]) -> Figure:
             axes.minorticks_off()
             axes.set(xlabel="N, candidates to choose from", ylabel="%")
             if axes.get_legend_handles_labels()[0]:
-                axes.legend(loc="best", fontsize=8)
+                add_legend(axes)
         return figure
 
 

@@ -77,6 +77,7 @@ const programOf = (program, open) => {
   fill();
   return details;
 };
+const FIRST = 30; // candidates that are shown before one asks for all
 const show = () => {
   const place = Number(chooser.value);
   const problem = data.problems[place];
@@ -89,7 +90,13 @@ const show = () => {
   const number = (program) => program.numbers[arm.value] ?? -1;
   const picked = (program) => program.picked.includes(Number(arm.value));
   const sorted = [...problem.programs].sort((a, b) => number(b) - number(a) || picked(b) - picked(a));
-  viewer.append(title, statement, ...sorted.map((program, index) => programOf(program, index === 0)));
+  viewer.append(title, statement, ...sorted.slice(0, FIRST).map((program, index) => programOf(program, index === 0)));
+  if (sorted.length > FIRST) {
+    const more = element("button", "all", `Show all ${sorted.length} candidates`);
+    more.type = "button";
+    more.addEventListener("click", () => more.replaceWith(...sorted.slice(FIRST).map((program) => programOf(program, false))));
+    viewer.append(more);
+  }
   document.getElementById("previous").disabled = place === 0;
   document.getElementById("next").disabled = place === data.problems.length - 1;
 };
@@ -101,9 +108,16 @@ data.problems.forEach((problem, index) => {
 // The address names the problem: #problem=ID. Links, the chooser and the arrows go by it.
 const places = new Map(data.problems.map((problem, index) => [problem.id, index]));
 const address = (place) => `#problem=${encodeURIComponent(data.problems[place].id)}`;
-const follow = () => {
+const problemInAddress = () => {
   const named = location.hash.match(/^#problem=(.*)$/);
-  const place = named ? places.get(decodeURIComponent(named[1])) : undefined;
+  try {
+    return named ? decodeURIComponent(named[1]) : undefined;
+  } catch {
+    return named[1]; // typed by hand, with a lone percent sign
+  }
+};
+const follow = () => {
+  const place = places.get(problemInAddress());
   if (place === undefined) return;
   chooser.value = place;
   show();

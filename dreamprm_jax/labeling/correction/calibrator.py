@@ -1,6 +1,6 @@
-"""A logistic calibrator: learns the label of a step from its features, where some steps have clean labels.
+"""A logistic calibrator, which predicts step labels from features and is fitted to steps with clean labels.
 
-The plain baseline of every method that learns from clean step labels.
+It is the simplest baseline for methods that learn from clean step labels.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ def fit_calibrator(
     """Logistic regression with a ridge penalty, by Newton's method.
 
     Args:
-      features: of the steps with clean labels (Monte-Carlo estimate, position, outcome, EM label, ...).
-      labels: clean labels in [0, 1].
-      ridge: ridge / 2 times the squared weights (of standardized features, without the bias) joins the summed loss.
-      max_iterations: of Newton's method; it stops when the largest step is below 1e-8.
+      features: Features of the steps with clean labels (Monte-Carlo estimate, position, outcome, EM label, ...).
+      labels: Clean labels in [0, 1].
+      ridge: Adds ridge / 2 times the squared weights (of standardized features, without the bias) to the summed loss.
+      max_iterations: Maximum iterations of Newton's method, which stops when the largest step is below 1e-8.
 
     Returns:
       The fitted Calibrator.
 
     Raises:
-      DataError: on shapes that do not fit, no rows, or labels outside [0, 1].
+      DataError: if shapes do not match, there are no rows, or labels are outside [0, 1].
     """
     features, labels = np.asarray(features, float), np.asarray(labels, float)
     if features.ndim != 2 or labels.shape != features.shape[:1] or len(labels) == 0:
@@ -60,7 +60,7 @@ def fit_calibrator(
     scale = np.where(scale > 0, scale, 1.0)
     design = np.column_stack([(features - mean) / scale, np.ones(len(labels))])
     penalty = np.full(design.shape[1], ridge)
-    penalty[-1] = 1e-6  # the bias is free, but labels that are all alike must not send it to infinity
+    penalty[-1] = 1e-6  # keeps the otherwise unpenalized bias finite if all labels are equal
     solution = np.zeros(design.shape[1])
 
     def loss(candidate: Float[np.ndarray, " F+1"]) -> float:
@@ -74,7 +74,7 @@ def fit_calibrator(
         step = np.linalg.solve(curvature, gradient)
         length = 1.0
         while loss(solution - length * step) > loss(solution) and length > 1e-6:
-            length /= 2  # Newton's full step may overshoot where the loss is nearly linear
+            length /= 2  # Newton's full step may overshoot if the loss is nearly linear
         solution = solution - length * step
         if np.abs(length * step).max() < 1e-8:
             break

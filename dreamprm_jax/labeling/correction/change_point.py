@@ -1,8 +1,8 @@
-"""Change-point EM: which step of a failed program was the first fatal one?
+"""Change-point EM: infers the first fatal step of each failed program.
 
-Along one program the chance that any completion still passes never rises, a prefix with one passing rollout is
-recoverable for certain, and the program's own outcome is known. One hidden variable per program, its first fatal step,
-says all of that.
+Along a program, a prefix that cannot be recovered is followed only by such prefixes, a prefix with a passing rollout is
+certainly recoverable, and the program's outcome is known. One latent variable per program, its first fatal step,
+expresses all of this.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ from jaxtyping import Bool, Float, Int
 
 from dreamprm_jax.schema import DataError, Verdict
 
-PASSED, FAILED, UNKNOWN = 1, 0, -1  # outcome of a program; UNKNOWN where no judge could decide
+PASSED, FAILED, UNKNOWN = 1, 0, -1  # outcome of a program; UNKNOWN without a verdict
 
 
 def outcome_code(verdict: Verdict | None) -> int:
-    """PASSED, FAILED or UNKNOWN; None is a program that was not judged."""
+    """PASSED, FAILED or UNKNOWN; ``verdict`` is None for a program that was not judged."""
     if verdict is None or not verdict.is_label:
         return UNKNOWN
     return PASSED if verdict is Verdict.AC else FAILED
 
 
-# The maximization over pass rates runs on a grid: exact, and one table of likelihoods serves every iteration.
+# The maximization over pass rates uses a grid, which is exact; all iterations share one table of likelihoods.
 RATES = np.linspace(0.02, 0.98, 49)
 CONCENTRATIONS = np.array([0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0])
-GROUP_STRENGTH = 8.0  # the overall pass rate counts as this many rollouts in each group
+GROUP_STRENGTH = 8.0  # prior weight of the overall pass rate in each group, in rollouts
 
 
 @dataclass(frozen=True)
 class ChangePoint:
-    """What ``change_point_em`` found."""
+    """Result of ``change_point_em``."""
 
     recoverable: Float[np.ndarray, " n"]  # P(some completion of the prefix still passes | counts, outcome)
-    hazard: Float[np.ndarray, " positions"]  # P(step i is fatal | none before it was), by step index
+    hazard: Float[np.ndarray, " positions"]  # P(step i is fatal | no earlier step is), by step index
     pass_rate: Float[np.ndarray, " groups"]  # mean pass rate of a rollout from a recoverable prefix
     concentration: float  # a + b of the Beta distribution of a prefix's pass rate around its group's
-    log_posterior: tuple[float, ...]  # nats, up to a constant, before each maximization: never falls
+    log_posterior: tuple[float, ...]  # nats, up to a constant, before each maximization; nondecreasing
 
 
 def change_point_em(
@@ -54,23 +54,21 @@ def change_point_em(
     """Expectation maximization over the first fatal step T of each program.
 
     Given T, the passes of a step before T are beta-binomial, those of the others are 0; P(T = i) = h_i prod_{j<i} (1 -
-    h_j). The outcome binds T: a passed program has no fatal step; a failed one has, as its last prefix is the program
-    itself. Fitted: the hazards h_i (prior Beta(2, 2)), the mean pass rate of each group, their concentration.
+    h_j). The outcome constrains T: a passed program has no fatal step; a failed program has one, as its last prefix is
+    the program itself. The hazards h_i (prior Beta(2, 2)), the mean pass rate of each group and their concentration are
+    fitted.
 
     Args:
-      passes: passing rollouts of each step's prefix; the rows of one program consecutive and in order.
-      rollouts: judged rollouts, 0 where there were none (no evidence).
-      program: the program of each row, 0..programs-1, not falling.
+      passes: Passing rollouts of each step's prefix; the rows of a program are consecutive and ordered by step.
+      rollouts: Judged rollouts; 0 means no evidence.
+      program: The program of each row, 0..programs-1, nondecreasing.
       outcome: PASSED, FAILED or UNKNOWN for each program.
-      group: programs whose pass rates are alike (those of one problem), 0..groups-1; None: all.
-      max_iterations: bound of the loop.
-      tolerance: stop when the log-posterior per program rises by less.
-
-    Returns:
-      ChangePoint.
+      group: Group of programs with similar pass rates (those of one problem), 0..groups-1; None: one group.
+      max_iterations: Maximum number of iterations.
+      tolerance: Stops when the log-posterior per program increases by less.
 
     Raises:
-      DataError: on arrays that do not fit together.
+      DataError: if the arrays are inconsistent.
     """
     passes, rollouts, program, outcome = (np.asarray(array) for array in (passes, rollouts, program, outcome))
     group = np.zeros(len(outcome), int) if group is None else np.asarray(group)
@@ -81,7 +79,7 @@ def change_point_em(
     mask = np.zeros(shape, bool)
     mask[program, column] = True
 
-    # Few (passes, rollouts) pairs occur: all likelihoods come from one table.
+    # There are few distinct (passes, rollouts) pairs, so all likelihoods come from one table.
     pairs, pair = np.unique(np.stack([passes, rollouts], axis=1), axis=0, return_inverse=True)
     pair = pair.reshape(-1)
     table = log_beta_binomial(pairs)  # [pairs, RATES, CONCENTRATIONS]
@@ -115,10 +113,10 @@ def _allowed(
     lengths: Int[np.ndarray, " programs"],
     outcome: Int[np.ndarray, " programs"],
 ) -> Bool[np.ndarray, "programs steps+1"]:
-    """Which T are possible; column ``steps`` stands for no fatal step."""
+    """Whether each T is possible; the last column means no fatal step."""
     steps = np.arange(mask.shape[1])
-    # The last prefix of a failed program is that program: were a rollout of it to pass, the judge would be at odds with
-    # itself, and the outcome is the better witness.
+    # The last prefix of a failed program is the program itself. If a rollout of it passes, the judge has contradicted
+    # itself, and the outcome is trusted.
     final = steps[None, :] == lengths[:, None] - 1
     passes = np.where(final & (outcome == FAILED)[:, None], 0, passes)
     passes_from_here = np.cumsum(passes[:, ::-1], axis=1)[:, ::-1]
@@ -156,7 +154,7 @@ def _fit_rates(
     group: Int[np.ndarray, " n"],
     groups: int,
 ) -> tuple[Int[np.ndarray, " groups"], int, int]:
-    """The grid's best (rate of each group, overall rate, concentration)."""
+    """The best (rate of each group, overall rate, concentration) on the grid."""
     counts = np.zeros((groups, len(table)))
     np.add.at(counts, (group, pair), alive)
     score = np.einsum("gp,prc->cgr", counts, table)
@@ -173,13 +171,13 @@ def _fit_rates(
 
 
 def _group_prior() -> Float[np.ndarray, "overall rates"]:
-    """log density of a group's rate around the overall one: Beta(1 + s m, 1 + s (1 - m)) with s = GROUP_STRENGTH."""
+    """Log density of a group's rate given the overall rate m: Beta(1 + s m, 1 + s (1 - m)) with s = GROUP_STRENGTH."""
     a, b = 1.0 + GROUP_STRENGTH * RATES[:, None], 1.0 + GROUP_STRENGTH * (1.0 - RATES[:, None])
     return (a - 1.0) * np.log(RATES) + (b - 1.0) * np.log1p(-RATES) - _log_beta(a, b)
 
 
 def log_beta_binomial(pairs: Int[np.ndarray, "pairs 2"]) -> Float[np.ndarray, "pairs rates concentrations"]:
-    """log P(passes of rollouts) without the binomial coefficient, which is the same for every T."""
+    """log P(passes | rollouts) without the binomial coefficient, which does not depend on T."""
     passes, failures = pairs[:, 0, None, None], (pairs[:, 1] - pairs[:, 0])[:, None, None]
     a = RATES[None, :, None] * CONCENTRATIONS[None, None, :]
     b = (1.0 - RATES[None, :, None]) * CONCENTRATIONS[None, None, :]
@@ -196,16 +194,24 @@ def _log_beta(a: Float[np.ndarray, " *shape"], b: Float[np.ndarray, " *shape"]) 
 def pad(
     values: np.ndarray, program: Int[np.ndarray, " n"], column: Int[np.ndarray, " n"], shape: tuple[int, int]
 ) -> np.ndarray:
-    """One row a program, one column a step, zeros behind its last one."""
+    """Values as [programs, steps], padded with zeros."""
     padded = np.zeros(shape, values.dtype)
     padded[program, column] = values
     return padded
 
 
 def check_counts(
-    passes: np.ndarray, rollouts: np.ndarray, program: np.ndarray, outcome: np.ndarray, group: np.ndarray
+    passes: np.ndarray,
+    rollouts: np.ndarray,
+    program: np.ndarray,
+    outcome: np.ndarray,
+    group: np.ndarray | None = None,
+    complete: bool = False,
 ) -> None:
-    """Raises DataError, naming the first row, where the arguments of ``change_point_em`` do not fit together."""
+    """Raises DataError, naming the first row, if counts, programs and outcomes are inconsistent.
+
+    ``complete``: every program must have rows.
+    """
     if not passes.shape == rollouts.shape == program.shape or passes.ndim != 1:
         raise DataError(
             f"passes {passes.shape}, rollouts {rollouts.shape}, program {program.shape}: vectors of one length expected"
@@ -213,9 +219,13 @@ def check_counts(
     if ((passes < 0) | (passes > rollouts)).any():
         row = int(np.argmax((passes < 0) | (passes > rollouts)))
         raise DataError(f"row {row}: passes={passes[row]} is not between 0 and rollouts={rollouts[row]}")
-    if len(program) and (program.min() < 0 or program.max() >= len(outcome) or (np.diff(program) < 0).any()):
-        raise DataError(f"program: numbers from 0 to {len(outcome) - 1} that never fall are expected; sort the rows")
+    rising = not len(program) or (
+        program[0] >= 0 and program[-1] < len(outcome) and bool((np.diff(program) >= 0).all())
+    )
+    if not rising or (complete and len(np.unique(program)) != len(outcome)):
+        numbers = "every number" if complete else "numbers"
+        raise DataError(f"program: {numbers} from 0 to {len(outcome) - 1}, never falling, expected; sort the rows")
     if not np.isin(outcome, (PASSED, FAILED, UNKNOWN)).all():
         raise DataError("outcome: 1 (passed), 0 (failed) or -1 (unknown) expected for each program")
-    if group.shape != outcome.shape or (len(group) and group.min() < 0):
+    if group is not None and (group.shape != outcome.shape or (len(group) and group.min() < 0)):
         raise DataError(f"group: {group.shape}; one number >= 0 for each of the {len(outcome)} programs expected")

@@ -1,6 +1,6 @@
-"""Fixed corrections of Monte-Carlo step labels, without a model: smoothing, shrinkage, change-point EM, two rules.
+"""Fixed corrections of Monte-Carlo step labels, without a model: smoothing, shrinkage, two rules.
 
-Each is a function on arrays; ``labelings`` applies one, by name, to the label stage's rows.
+Each is a function of arrays; ``methods`` applies them by name to the label stage's rows.
 """
 
 from __future__ import annotations
@@ -8,10 +8,10 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int
 
-from dreamprm_jax.labeling.correction.change_point import FAILED, PASSED, change_point_em
+from dreamprm_jax.labeling.correction.change_point import FAILED, PASSED
 from dreamprm_jax.schema import DataError
 
-SMOOTHING = 0.1  # of the released DreamPRM-Code
+SMOOTHING = 0.1  # as in the released DreamPRM-Code
 STRENGTHS = np.array([0.1, 0.3, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 32.0, 64.0])
 
 
@@ -19,7 +19,7 @@ def smoothing(raw: Float[np.ndarray, " n"], amount: float = SMOOTHING) -> Float[
     """Label smoothing: (1 - amount) raw + amount / 2.
 
     Raises:
-      DataError: when ``amount`` is not in [0, 1].
+      DataError: if ``amount`` is not in [0, 1].
     """
     if not 0.0 <= amount <= 1.0:
         raise DataError(f"smoothing amount {amount}: must be in [0, 1]")
@@ -29,13 +29,13 @@ def smoothing(raw: Float[np.ndarray, " n"], amount: float = SMOOTHING) -> Float[
 def beta_shrink(passes: Int[np.ndarray, " n"], rollouts: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """Posterior mean of each step's pass rate under a Beta(a, b) prior fitted to all steps (empirical Bayes).
 
-    The prior's mean is the pooled pass rate, a + b the best of STRENGTHS under the beta-binomial likelihood.
+    The prior's mean is the pooled pass rate; a + b maximizes the beta-binomial likelihood over STRENGTHS.
 
     Returns:
-      (a + passes) / (a + b + rollouts): the pooled rate where there was no rollout.
+      (a + passes) / (a + b + rollouts), which is the pooled rate for steps without rollouts.
 
     Raises:
-      DataError: when no step has a rollout, or counts do not fit.
+      DataError: if no step has a rollout, or counts are inconsistent.
     """
     passes, rollouts = np.asarray(passes), np.asarray(rollouts)
     if passes.shape != rollouts.shape or ((passes < 0) | (passes > rollouts)).any():
@@ -43,7 +43,7 @@ def beta_shrink(passes: Int[np.ndarray, " n"], rollouts: Int[np.ndarray, " n"]) 
     if rollouts.sum() == 0:
         raise DataError("beta_shrink: no step has a judged rollout; there is nothing to fit")
     mean = (passes.sum() + 0.5) / (rollouts.sum() + 1.0)
-    # log of the beta-binomial as products of factors: exact, and counts are small
+    # The beta-binomial as a product of factors, which is exact and fast for small counts.
     pairs, counts = np.unique(np.stack([passes, rollouts], axis=1), axis=0, return_counts=True)
     likelihood = np.zeros(len(STRENGTHS))
     for (k, m), count in zip(pairs, counts, strict=True):
@@ -54,31 +54,20 @@ def beta_shrink(passes: Int[np.ndarray, " n"], rollouts: Int[np.ndarray, " n"]) 
     return (mean * strength + passes) / (strength + rollouts)
 
 
-def em(
-    passes: Int[np.ndarray, " n"],
-    rollouts: Int[np.ndarray, " n"],
-    program: Int[np.ndarray, " n"],
-    outcome: Int[np.ndarray, " programs"],
-    group: Int[np.ndarray, " programs"] | None = None,
-) -> Float[np.ndarray, " n"]:
-    """P(recoverable) of each step by the change-point EM; see ``change_point.change_point_em`` for the arguments."""
-    return change_point_em(passes, rollouts, program, outcome, group).recoverable
-
-
 def closure(
     passes: Int[np.ndarray, " n"],
     rollouts: Int[np.ndarray, " n"],
     program: Int[np.ndarray, " n"],
     outcome: Int[np.ndarray, " programs"],
 ) -> Float[np.ndarray, " n"]:
-    """1 where the program passed, or a rollout of this step or of a later one did; else 0.
+    """1 if the program, a rollout of this step, or a rollout of a later step passed; otherwise 0.
 
     Args:
-      passes, rollouts, program, outcome: As ``fault_model.fault_em`` takes them; the last row of a program is the
-        program itself, whose counts are not read.
+      passes, rollouts, program, outcome: As in ``fault_model.fault_em``; the last row of a program is the program
+        itself, whose counts are ignored.
 
     Returns:
-      0 or 1; nan where nothing says anything: no rollout from here on, and an unknown outcome.
+      0 or 1; NaN without evidence, that is, no rollout from this step on and an unknown outcome.
     """
     own = np.asarray(outcome)[program]
     passed, known = own == PASSED, (own == PASSED) | (own == FAILED)
@@ -89,7 +78,7 @@ def closure(
     return np.where(known, passed, np.nan)
 
 
-SCAN_TOLERANCE = 2  # steps before the first failing one whose labels stay soft
+SCAN_TOLERANCE = 2  # number of steps before the predicted error with soft labels
 
 
 def scan(
@@ -98,18 +87,18 @@ def scan(
     program: Int[np.ndarray, " n"],
     outcome: Int[np.ndarray, " programs"],
 ) -> Float[np.ndarray, " n"]:
-    """The noise-tolerant labels of SCAN (arXiv 2509.16548), from counts instead of extra samples of the completer.
+    """The noise-tolerant labels of SCAN (arXiv 2509.16548), from counts instead of additional samples of the completer.
 
-    A passed program is right at every step. Of another the first step without a passing rollout is the predicted
-    error: 0 from there on, 1 before it, but for the SCAN_TOLERANCE steps next to it, whose label is the pass rate over
-    the completer's confidence in the problem, at most 1. That confidence is here the pass rate of the program's first
-    step, or the pooled one where no rollout of it passed.
+    All steps of a passed program are labeled 1. For other programs, the first step without a passing rollout is the
+    predicted error: labels are 0 from it on and 1 before it, except for the SCAN_TOLERANCE steps before it, whose label
+    is the pass rate divided by the completer's confidence in the problem, at most 1. The confidence is the pass rate of
+    the program's first step, or the pooled pass rate if no rollout of the first step passed.
 
     Args:
-      passes, rollouts, program, outcome: As for ``closure``.
+      passes, rollouts, program, outcome: As in ``closure``.
 
     Returns:
-      [0, 1]; nan at steps before the predicted error that have no rollouts.
+      Labels in [0, 1]; NaN for steps just before the predicted error without rollouts.
     """
     passes, rollouts, program = np.asarray(passes), np.asarray(rollouts), np.asarray(program)
     labels = np.full(len(program), np.nan)

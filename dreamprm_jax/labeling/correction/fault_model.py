@@ -1,22 +1,22 @@
-"""Undetected-fault EM: the change-point model for judges and completers that err.
+"""Undetected-fault EM: the change-point model for imperfect tests and completers.
 
-The change-point EM (``change_point``) takes a passing rollout for proof that its prefix can be saved. That is wrong in
-two ways. Where the tests that judge rollouts are weak, a fault may be hidden from them, and yet the program fails. And
-a language model may repair: it completes a wrong prefix to a right program (in Python a later ``def`` overrides an
-earlier one). Here a program is a hidden Markov chain with three states, from its first step on:
+The change-point EM (``change_point``) assumes that a passing rollout proves its prefix to be recoverable. This is wrong
+in two cases. Weak tests of rollouts may not detect a fault that makes the program fail. And a language model may repair
+a fault: it completes a wrong prefix to a correct program (in Python a later ``def`` overrides an earlier one). Here a
+program is a hidden Markov chain with three states, starting at its first step:
 
-    alive    the prefix can be saved; rollouts pass at a rate that depends on the steps still to come and the problem
-    hidden   a fatal step was written that the rollouts' tests do not see: the same rate, and yet the program fails
-    dead     a fatal step that they see: rollouts pass at the repair rate, which may be 0
+    alive    the prefix is recoverable; rollouts pass at a rate that depends on the remaining steps and the problem
+    hidden   the rollouts' tests do not detect the fatal step: the same rate, but the program fails
+    dead     the rollouts' tests detect the fatal step: rollouts pass at the repair rate, which may be 0
 
-    alive -> hidden with chance h_i q, alive -> dead with h_i (1 - q), hidden -> dead with h_i (1 - q)
+    alive -> hidden with probability h_i q, alive -> dead with h_i (1 - q), hidden -> dead with h_i (1 - q)
 
-The outcome binds the end: a passed program was alive all along, a failed one ends hidden or dead. Fitted by expectation
-maximization: the hazards h_i by step index, q, the pass rates (beta-binomial) by the number of steps to come, how they
-differ between problems (a mixture of shifts of their log-odds, one a problem), and the repair rate. A repair rate of 0
-is a fixed point of the EM, so it is fitted from two starts, 0 and above; the latter must explain the counts better by
-REPAIR_GAIN nats. ``training.online_label_inference`` starts there: a reward model in training knows the hazards better
-than the step index.
+The outcome constrains the final state: alive for a passed program, hidden or dead for a failed one. Expectation
+maximization fits the hazards h_i by step index, q, the pass rates (beta-binomial) by the number of remaining steps,
+their variation between problems (a mixture of shifts of the log-odds, one shift per problem), and the repair rate. A
+repair rate of 0 is a fixed point of the EM, so it is fitted from 0 and from a positive value; the latter fit is used if
+its log-posterior is higher by REPAIR_GAIN nats. ``training.online_label_inference`` uses the hazards of the reward
+model in training instead.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from jaxtyping import Float, Int
 
 from dreamprm_jax.labeling.correction.change_point import FAILED, PASSED, RATES, check_counts, log_beta_binomial, pad
 
-REMAINING = 8  # pass rates are told apart up to so many steps to come
-HIDDEN_PRIOR = (1.0, 19.0)  # Beta prior of q: faults are seen unless the counts say otherwise
-SHIFTS = np.array([-3.0, -1.5, 0.0, 1.5, 3.0])  # of a problem's pass rates, in log-odds
+REMAINING = 8  # larger numbers of remaining steps share one pass rate
+HIDDEN_PRIOR = (1.0, 19.0)  # Beta prior of q: faults are usually detected
+SHIFTS = np.array([-3.0, -1.5, 0.0, 1.5, 3.0])  # shifts of a problem's pass rates, in log-odds
 SHIFT_PRIOR = np.array([0.1, 0.2, 0.4, 0.2, 0.1])
-SHIFT_STRENGTH = 10.0  # the prior of the shifts counts as this many problems
+SHIFT_STRENGTH = 10.0  # weight of the prior of the shifts, in problems
 REPAIR_START = 0.1
 REPAIR_PRIOR = (1.0, 5.0)  # Beta prior of the repair rate
 MOST_REPAIR = 0.5
@@ -41,19 +41,19 @@ REPAIR_GAIN = 3.0
 
 @dataclass(frozen=True)
 class Faults:
-    """What ``fault_em`` found."""
+    """Result of ``fault_em``."""
 
     recoverable: Float[np.ndarray, " n"]  # P(alive after the step | counts, outcome)
     hazard: Float[np.ndarray, " steps"]  # h by step index
     hidden: float  # q
     repair: float  # pass rate of dead prefixes
-    # a / (a + d) with the likelihoods a and d of the step's own counts in states alive and dead: one half where there
-    # was no rollout; all that a reward model's own chain needs to know of them
+    # a / (a + d) with the likelihoods a and d of the step's counts in states alive and dead; one half without rollouts.
+    # Online label inference needs no other information about the counts.
     evidence: Float[np.ndarray, " n"]
-    pass_rate: Float[np.ndarray, " remaining"]  # mean pass rate of a rollout with 0, 1, ... steps to come; 0: no counts
-    shifts: Float[np.ndarray, " shifts"]  # share of the problems with each of SHIFTS
-    # Nats, up to a constant, before each maximization. It rises; as the rates' own weak prior is not in it and a hidden
-    # fault's successors do not count for the hazards, not by necessity: where it does not, the fit stops.
+    pass_rate: Float[np.ndarray, " remaining"]  # mean pass rate of a rollout with 0, 1, ... remaining steps
+    shifts: Float[np.ndarray, " shifts"]  # fraction of the problems with each of SHIFTS
+    # Nats, up to a constant, before each maximization. An increase is usual but not guaranteed, because the rates' weak
+    # prior is not included and steps after a hidden fault do not count for the hazards; the fit stops at a decrease.
     log_posterior: tuple[float, ...]
 
 
@@ -66,27 +66,24 @@ def fault_em(
     max_iterations: int = 100,
     tolerance: float = 1e-5,
 ) -> Faults:
-    """Fits the chain and gives the posterior of every step.
+    """Fits the chain and computes the posterior of every step.
 
     Args:
-      passes: passing rollouts of each step's prefix; the rows of one program consecutive and in order, the last row the
-        complete program (its counts are not read: the outcome says it all).
-      rollouts: judged rollouts, 0 where there were none.
-      program: the program of each row, 0..programs-1, not falling, none left out.
+      passes: Passing rollouts of each step's prefix. The rows of a program are consecutive and ordered by step; the
+        last row is the complete program, whose counts are ignored in favor of the outcome.
+      rollouts: Judged rollouts.
+      program: The program of each row, 0..programs-1, nondecreasing, without gaps.
       outcome: PASSED, FAILED or UNKNOWN for each program.
-      group: the problem of each program, 0..problems-1; None: each program has its own.
-      max_iterations: bound of the loop.
-      tolerance: stop when the log-posterior per program rises by less.
-
-    Returns:
-      Faults.
+      group: The problem of each program, 0..problems-1; None: a separate problem for each.
+      max_iterations: Maximum number of iterations.
+      tolerance: Stops when the log-posterior per program increases by less.
 
     Raises:
-      DataError: on arrays that do not fit together.
+      DataError: if the arrays are inconsistent.
     """
     passes, rollouts, program, outcome = (np.asarray(array) for array in (passes, rollouts, program, outcome))
     group = np.arange(len(outcome)) if group is None else np.asarray(group)
-    check_counts(passes, rollouts, program, outcome, group)
+    check_counts(passes, rollouts, program, outcome, group, complete=True)
     data = _Data.make(passes, rollouts, program, outcome, group)
     without = data.fit(0.0, max_iterations, tolerance)
     if not data.contradictions:
@@ -98,7 +95,7 @@ def fault_em(
 
 @dataclass(frozen=True)
 class _Data:
-    """The counts, padded to [programs, steps]; few pairs (passes, rollouts) occur, so likelihoods are tables."""
+    """The counts of all rows. There are few distinct pairs (passes, rollouts), so likelihoods are tables."""
 
     program: Int[np.ndarray, " n"]
     column: Int[np.ndarray, " n"]
@@ -126,19 +123,19 @@ class _Data:
 
     @property
     def contradictions(self) -> bool:
-        """Whether a rollout of a program that failed passed: without one there is nothing to repair."""
+        """Whether a rollout of a failed program passed; otherwise the repair rate is 0."""
         failed = self.outcome[self.program] != PASSED
         return bool((failed & (self.pairs[self.pair, 0] > 0)).any())
 
     def fit(self, repair: float, max_iterations: int, tolerance: float) -> Faults:
-        """Expectation maximization from one start of the repair rate; from 0 it stays there."""
+        """Expectation maximization from an initial repair rate; 0 stays 0."""
         shape = self.inside.shape
         problems = int(self.group.max(initial=-1)) + 1
         table = log_beta_binomial(self.pairs)  # [pairs, RATES, CONCENTRATIONS]
         logits = np.log(RATES / (1.0 - RATES))
-        # where on the grid of RATES a rate falls when it is shifted: [shifts, RATES]
+        # Grid index of each rate after each shift: [shifts, RATES].
         shifted = np.abs(logits[None, :] + SHIFTS[:, None] - logits[:, None, None]).argmin(axis=0)
-        rate = np.full((REMAINING + 1, 2), (len(RATES) // 2, 2))  # grid indices by steps to come
+        rate = np.full((REMAINING + 1, 2), (len(RATES) // 2, 2))  # grid indices by number of remaining steps
         hazard, hidden, shares = np.full(shape[1], 0.2), 0.05, SHIFT_PRIOR
         many = (len(SHIFTS), *shape)
         history: list[float] = []
@@ -195,14 +192,14 @@ class _Data:
 
 
 def _dead(pairs: Int[np.ndarray, "pairs 2"], repair: float) -> Float[np.ndarray, " pairs"]:
-    """Likelihood of the counts of dead prefixes, without the binomial coefficient; 0 ** 0 is 1."""
+    """Likelihood of the counts of dead prefixes, without the binomial coefficient (0 ** 0 is 1)."""
     passes, rollouts = pairs.T
     return np.power(repair, passes) * np.power(1.0 - repair, rollouts - passes)
 
 
 @dataclass(frozen=True)
 class _Chain:
-    """Forward and backward passes over all programs at once; axes [programs, steps]."""
+    """Forward and backward passes over all programs; axes [programs, steps]."""
 
     hazard: Float[np.ndarray, "programs steps"]
     hidden: float
@@ -216,7 +213,7 @@ class _Chain:
         programs, steps = self.hazard.shape
         alive, dead = np.where(self.inside, self.alive, 1.0), np.where(self.inside, self.dead, 1.0)
         hazard = np.where(self.inside, self.hazard, 0.0)
-        hides, dies = hazard * self.hidden, hazard * (1.0 - self.hidden)  # a step's chances, of an alive prefix
+        hides, dies = hazard * self.hidden, hazard * (1.0 - self.hidden)  # transition probabilities from alive
         forward = np.empty((steps + 1, 3, programs))
         forward[0] = np.array([1.0, 0.0, 0.0])[:, None]
         scale = np.empty((steps, programs))
@@ -253,7 +250,7 @@ def _fit_rates(
     remaining: Int[np.ndarray, " n"],
     shifted: Int[np.ndarray, "shifts rates"],
 ) -> Int[np.ndarray, "remaining 2"]:
-    """The grid's best (rate, concentration) for each number of steps to come."""
+    """The best (rate, concentration) on the grid for each number of remaining steps."""
     score = np.zeros((REMAINING + 1, *table.shape[1:]))
     for one, at in zip(weight, shifted, strict=True):
         counts = np.zeros((REMAINING + 1, len(table)))

@@ -1,60 +1,59 @@
-"""The value model: a step's chance that a completion passes, from the counts of all steps of its program together.
+"""The value model: the probability that a completion of a prefix passes, given the counts of all steps of its program.
 
-Write s_j for the chance that the policy gets step j right, given that all before it was. Then the value of a prefix
-that can still be saved is V_i = s_{i+1} ... s_{n-1}: it rises along the program, to 1 where the program ends well; from
-the first fatal step on it is 0. The program is itself a sample of the policy: step j was right with chance s_j. So a
-program is a hidden Markov chain over V, read from its end; the rollouts of a prefix are draws with chance V_i, and the
-outcome says whether a fatal step exists. The distribution of the s_j (one histogram each for the first, the inner and
-the last step after ``main``) is fitted to all programs by expectation maximization; the posterior of every V_i is then
-exact, on a grid. A small share of steps may lower V without being fatal.
+Let s_j be the probability that the policy writes step j correctly, given that all earlier steps are correct. The value
+of a recoverable prefix is V_i = s_{i+1} ... s_{n-1}, which increases along the program, to 1 at the end of a correct
+program; from the first fatal step on it is 0. The program is itself a sample of the policy: its step j is correct with
+probability s_j. A program is therefore a hidden Markov chain over V, read from its end; rollouts of a prefix pass with
+probability V_i, and the outcome tells whether a fatal step exists. The distribution of the s_j (one histogram each for
+the first, the inner and the last steps after ``main``) is fitted to all programs by expectation maximization; the
+posterior of every V_i is then exact on a grid. A small fraction of steps may lower V without being fatal.
 
-The change-point EM (``change_point``) answers whether a prefix can be saved at all; this answers how likely it will be,
-which is what a soft label means, and both at once.
+The change-point EM (``change_point``) estimates whether a prefix is recoverable; the value model also estimates the
+probability of a passing completion, which is the meaning of a soft label.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from dreamprm_jax.labeling.correction.change_point import FAILED, PASSED, UNKNOWN
-from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, StepLabel, Verdict
+from dreamprm_jax.labeling.correction.change_point import FAILED, PASSED, check_counts
+from dreamprm_jax.schema import DataError
 
-SPACING = 0.05  # of the grid, in -log V
+SPACING = 0.05  # of the grid in -log V
 LEVELS = 80  # grid points of V, from 1 down to 0.02
 RATIOS = 46  # grid points of s, from 1 down to 0.1
-PRIOR_RATIO, PRIOR_STRENGTH = 0.16, 10.0  # the prior of -log s: exponential with this mean, worth so many steps
+PRIOR_RATIO, PRIOR_STRENGTH = 0.16, 10.0  # exponential prior of -log s: its mean, and its weight in steps
 CLASSES = 3  # first, inner and last step after main
-CHUNK = 64  # programs at a time: so small that numpy's products stay in one thread, which is faster
+CHUNK = 64  # programs per chunk; small enough that numpy uses one thread for products, which is faster
 
 _VALUES = np.exp(-SPACING * np.arange(LEVELS))
 _RATIOS = np.exp(-SPACING * np.arange(RATIOS))
 _SHIFT = np.minimum(np.arange(LEVELS)[:, None] + np.arange(RATIOS), LEVELS - 1)  # level after a ratio: V s
 _BASE = np.exp(-SPACING * np.arange(RATIOS) / PRIOR_RATIO)
 _BASE /= _BASE.sum()
-# Where a step lowers V: the level before it is any of those at or above the level after it.
+# A step that lowers V: the level before it is uniform over the levels at or above the level after it.
 _FALLS = np.tril(np.ones((LEVELS, LEVELS))) / np.arange(1, LEVELS + 1)[:, None]
 
 
 @dataclass(frozen=True)
 class Values:
-    """What ``value_em`` found."""
+    """Result of ``value_em``."""
 
     value: Float[np.ndarray, " n"]  # posterior mean of V
-    deviation: Float[np.ndarray, " n"]  # its posterior standard deviation
+    deviation: Float[np.ndarray, " n"]  # posterior standard deviation of V
     recoverable: Float[np.ndarray, " n"]  # P(V > 0)
-    right: Float[np.ndarray, " 3"]  # mean of s: first step after main, inner ones, last one
-    log_posterior: tuple[float, ...]  # nats, up to a constant, before each maximization: never falls
+    right: Float[np.ndarray, " 3"]  # mean of s for the first, inner and last steps after main
+    log_posterior: tuple[float, ...]  # nats, up to a constant, before each maximization; nondecreasing
 
 
 @dataclass(frozen=True)
 class _Parameters:
     ratios: Float[np.ndarray, "classes ratios"]  # distribution of s
-    falls: float  # share of the steps after main that lower V without being fatal
+    falls: float  # fraction of the steps after main that lower V without being fatal
     first: float  # P(main is fatal)
 
 
@@ -83,28 +82,27 @@ def value_em(
     max_iterations: int = 40,
     tolerance: float = 1e-4,
 ) -> Values:
-    """Fits the model and gives the posterior of every step.
+    """Fits the model and computes the posterior of every step.
 
     Args:
-      passes: passing rollouts of each step's prefix; the rows of one program consecutive and in order, the last row the
-        complete program (its counts are not read: the outcome says it all).
-      rollouts: judged rollouts, 0 where there were none. A rollout that counts at several steps is taken for several.
-      program: the program of each row, 0..programs-1, not falling, none left out.
+      passes: Passing rollouts of each step's prefix. The rows of a program are consecutive and ordered by step; the
+        last row is the complete program, whose counts are ignored in favor of the outcome.
+      rollouts: Judged rollouts. A rollout that counts at several steps is treated as several rollouts.
+      program: The program of each row, 0..programs-1, nondecreasing, without gaps.
       outcome: PASSED, FAILED or UNKNOWN for each program.
-      unjudged: rollouts of each step that were left without a verdict, as no other rollout wrote their program.
-      ratio: how much likelier a passing rollout is one of a kind than a failing one (``single_ratio``).
-      max_iterations: bound of the loop.
-      tolerance: stop when the log-posterior per program rises by less.
-
-    Returns:
-      Values, for every row.
+      unjudged: Rollouts of each step without a verdict, because no other rollout wrote the same program.
+      ratio: P(unique program | passing rollout) / P(unique program | failing rollout), see ``single_ratio``.
+      max_iterations: Maximum number of iterations.
+      tolerance: Stops when the log-posterior per program increases by less.
 
     Raises:
-      DataError: on arrays that do not fit together.
+      DataError: if the arrays are inconsistent.
     """
     passes, rollouts, program, outcome = (np.asarray(array) for array in (passes, rollouts, program, outcome))
     unjudged = np.zeros_like(rollouts) if unjudged is None else np.asarray(unjudged)
-    _check(passes, rollouts, program, outcome, unjudged)
+    check_counts(passes, rollouts, program, outcome, complete=True)
+    if unjudged.shape != rollouts.shape:
+        raise DataError(f"unjudged {unjudged.shape}, rollouts {rollouts.shape}: vectors of one length expected")
     counts = _evidence(passes, rollouts, unjudged, ratio)
     lengths = np.bincount(program, minlength=len(outcome))
     start = np.cumsum(lengths) - lengths
@@ -133,57 +131,19 @@ def value_em(
     return Values(mean, deviation, recoverable.clip(0.0, 1.0), parameters.ratios @ _RATIOS, tuple(history))
 
 
-def value_labels(labels: Sequence[StepLabel], outcomes: Mapping[str, Outcome]) -> list[CorrectedLabel]:
-    """The value of every step of the label stage's rows, in their order.
-
-    Args:
-      labels: all rows of the programs, the last steps' too, in any order.
-      outcomes: by program hash; a program without one, or whose verdict is no label, counts as unknown.
-    """
-    keys = [(row.problem_id, row.program_hash, row.step_index) for row in labels]
-    order = sorted(range(len(keys)), key=lambda index: keys[index])
-    rows = [labels[index] for index in order]
-    names = sorted({key[:2] for key in keys})
-    number = {name: index for index, name in enumerate(names)}
-    verdicts = [outcomes[name].verdict if name in outcomes else Verdict.SANDBOX_ERROR for _, name in names]
-    outcome = [int(verdict is Verdict.AC) if verdict.is_label else UNKNOWN for verdict in verdicts]
-    program = np.array([number[row.problem_id, row.program_hash] for row in rows], int)
-    passes, rollouts = (np.array([getattr(row, name) for row in rows], int) for name in ("passes", "rollouts"))
-    # The program itself is in the model as what it is; where it also counted as a rollout, it would be there twice.
-    known = np.array(outcome, int)[program] != UNKNOWN
-    twice = known & np.array([row.strategy.endswith("+program") for row in rows], bool)
-    twice &= np.diff(program, append=len(names)) == 0  # not the last steps
-    passes, rollouts = passes - twice * (np.array(outcome, int)[program] == PASSED), rollouts - twice
-    inner = [row for row in rows if row.asked]
-    ratio = single_ratio(
-        passes=sum(row.passes for row in inner),
-        rollouts=sum(row.rollouts for row in inner),
-        singles=sum(row.singles for row in inner),
-        single_passes=sum(row.single_passes for row in inner),
-        unjudged=sum(row.unjudged for row in inner),
-    )
-    unjudged = np.array([row.unjudged for row in rows], int)
-    values = np.empty(len(rows))
-    values[order] = value_em(passes, rollouts, program, np.array(outcome, int), unjudged, ratio).value
-    return [
-        CorrectedLabel(row.problem_id, row.program_hash, row.step_index, row.mean, float(value), "value")
-        for row, value in zip(labels, values, strict=True)
-    ]
-
-
 def _log_prior(parameters: _Parameters) -> float:
-    """Dirichlet over the ratios, Beta over the two shares."""
+    """Log density of the Dirichlet prior of the ratios and the Beta priors of ``falls`` and ``first``."""
     ratios = float((PRIOR_STRENGTH * _BASE * np.log(parameters.ratios)).sum())
     falls = 0.5 * np.log(parameters.falls) + 49.5 * np.log1p(-parameters.falls)
     return ratios + float(falls + np.log(parameters.first) + 9.0 * np.log1p(-parameters.first))
 
 
 def deviations(passes: Int[np.ndarray, " n"], rollouts: Int[np.ndarray, " n"], outcome: int) -> Float[np.ndarray, " n"]:
-    """Posterior standard deviation of V at each step of one program, its last one left out, before anything is fitted.
+    """Posterior standard deviation of V at each step of one program but the last, with the prior parameters.
 
     Args:
-      passes: passing rollouts of each step but the last.
-      rollouts: judged ones.
+      passes: Passing rollouts of each step but the last.
+      rollouts: Judged rollouts of each step but the last.
       outcome: PASSED, FAILED or UNKNOWN.
     """
     padded = np.append(passes, 0), np.append(rollouts, 0)
@@ -201,7 +161,7 @@ def deviations(passes: Int[np.ndarray, " n"], rollouts: Int[np.ndarray, " n"], o
 
 @dataclass(frozen=True)
 class _Programs:
-    """Where the rows of some programs lie."""
+    """Positions of the rows of some programs."""
 
     start: Int[np.ndarray, " programs"]
     lengths: Int[np.ndarray, " programs"]
@@ -216,11 +176,11 @@ def _expectation(
     expected: _Expected,
     moments: Float[np.ndarray, "3 n"],
 ) -> None:
-    """One chunk of programs: adds to ``expected``, fills its rows of ``moments`` (V, V squared, V > 0).
+    """E-step of one chunk of programs: adds to ``expected`` and sets its rows of ``moments`` (V, V squared, V > 0).
 
-    ``alive[r]`` is the likelihood of everything from the r-th last step on, by the level of V there, where that step
-    can be saved; ``hypothetical[r]`` is the distribution of V there were all steps after it right; ``dead[r]`` the
-    likelihood where a fatal step came before.
+    For the r-th last step, ``alive[r]`` is the likelihood of all data from it on, by the level of V, if the step is
+    recoverable; ``hypothetical[r]`` is the distribution of V if all later steps were correct; ``dead[r]`` is the
+    likelihood after an earlier fatal step.
     """
     right, wrong, any_ratio = transitions
     start, lengths, outcome = programs.start, programs.lengths, programs.outcome
@@ -233,7 +193,7 @@ def _expectation(
     for r in range(1, reach):
         active[r] = lengths > r
         rows = (start + lengths - 1 - r)[active[r]]
-        # the edge to the step after: its class
+        # class of the transition to the next step
         kinds[r] = np.where(r == 1, 2, np.where(r == lengths - 1, 0, 1))
         evidence[r, active[r]], scale[r, active[r]] = (
             counts.likelihood[counts.pair[rows]],
@@ -269,7 +229,7 @@ def _expectation(
 
 
 def _transitions(parameters: _Parameters) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """[class, V after the step, V before it]: for a step that is right (or lowers V), fatal, and any."""
+    """Matrices [class, V after, V before] of a step that is correct (or lowers V), of a fatal step, and of any step."""
     after = np.arange(LEVELS)[:, None]
     matrices = np.zeros((3, CLASSES, LEVELS, LEVELS))
     weights = (_RATIOS * (1.0 - parameters.falls), (1.0 - _RATIOS) * (1.0 - parameters.falls), np.ones(RATIOS))
@@ -298,30 +258,30 @@ def _through(
 
 @dataclass(frozen=True)
 class _Evidence:
-    """Likelihoods of the few counts that occur; ``pair`` numbers those of each row."""
+    """Likelihoods of the distinct counts; ``pair`` indexes those of each row."""
 
     pair: Int[np.ndarray, " n"]
-    likelihood: Float[np.ndarray, "pairs levels"]  # at each level of V, over ``scale``
-    scale: Float[np.ndarray, " pairs"]  # log
+    likelihood: Float[np.ndarray, "pairs levels"]  # at each level of V, divided by exp(``scale``)
+    scale: Float[np.ndarray, " pairs"]
     none_passed: Float[np.ndarray, " pairs"]  # likelihood at V = 0
 
 
 def _evidence(
     passes: Int[np.ndarray, " n"], rollouts: Int[np.ndarray, " n"], unjudged: Int[np.ndarray, " n"], ratio: float
 ) -> _Evidence:
-    """Passes, failures, and rollouts that passed with odds of ``ratio`` times V : 1 - V."""
+    """Likelihoods of passes, failures and unjudged rollouts, whose odds of passing are ``ratio`` V : 1 - V."""
     pairs, pair = np.unique(np.stack([passes, rollouts, unjudged], axis=1), axis=0, return_inverse=True)
     k, n, u = pairs[:, 0, None], pairs[:, 1, None], pairs[:, 2, None]
     below_one = _VALUES.clip(0.0, 1.0 - 1e-3)
     logs = k * np.log(_VALUES) + (n - k) * np.log1p(-below_one) + u * np.log1p(below_one * (ratio - 1.0))
-    scale = np.where(pairs[:, 0] > 0, logs.max(axis=1), 0.0)  # without a pass, V = 0 stays comparable
+    scale = np.where(pairs[:, 0] > 0, logs.max(axis=1), 0.0)  # no scaling without a pass, to compare with V = 0
     return _Evidence(pair.reshape(-1), np.exp(logs - scale[:, None]), scale, (pairs[:, 0] == 0).astype(float))
 
 
 def single_ratio(passes: int, rollouts: int, singles: int, single_passes: int, unjudged: int) -> float:
-    """P(one of a kind | passes) / P(one of a kind | fails), from the sums over all steps of ``StepTally``'s fields.
+    """P(unique | passes) / P(unique | fails) of a rollout's program, from sums of ``StepTally`` fields over all steps.
 
-    The judged singles stand for the unjudged ones too: which are judged does not depend on their verdict.
+    The judged unique programs represent the unjudged ones, because the choice does not depend on the verdict.
     """
     if not unjudged:
         return 1.0
@@ -338,7 +298,7 @@ def _count(
     to_fatal: Float[np.ndarray, "before after"],
     parameters: _Parameters,
 ) -> None:
-    """Expected numbers of each ratio at the steps of one class."""
+    """Adds the expected counts of each ratio at the steps of one class to ``expected``."""
     after = np.arange(LEVELS)[:, None]
     per_ratio = parameters.ratios[kind] * (1.0 - parameters.falls)
     found = per_ratio * (_RATIOS * to_alive[_SHIFT, after] + (1.0 - _RATIOS) * to_fatal[_SHIFT, after]).sum(axis=0)
@@ -346,21 +306,3 @@ def _count(
     expected.ratios[kind] += found
     expected.falls += fell
     expected.steps += float(found.sum()) + fell
-
-
-def _check(
-    passes: np.ndarray, rollouts: np.ndarray, program: np.ndarray, outcome: np.ndarray, unjudged: np.ndarray
-) -> None:
-    if not passes.shape == rollouts.shape == program.shape == unjudged.shape or passes.ndim != 1:
-        raise DataError(
-            f"passes {passes.shape}, rollouts {rollouts.shape}, program {program.shape}: vectors of one length expected"
-        )
-    if ((passes < 0) | (passes > rollouts)).any():
-        row = int(np.argmax((passes < 0) | (passes > rollouts)))
-        raise DataError(f"row {row}: passes={passes[row]} is not between 0 and rollouts={rollouts[row]}")
-    if not np.array_equal(np.unique(program), np.arange(len(outcome))) or (np.diff(program) < 0).any():
-        raise DataError(
-            f"program: every number from 0 to {len(outcome) - 1}, never falling, is expected; sort the rows"
-        )
-    if not np.isin(outcome, (PASSED, FAILED, UNKNOWN)).all():
-        raise DataError("outcome: 1 (passed), 0 (failed) or -1 (unknown) expected for each program")

@@ -1,7 +1,7 @@
-"""Where the next rollouts go: the strategies of Monte-Carlo estimation, as generators over rounds.
+"""Allocation strategies of Monte-Carlo rollouts, as generators of rounds.
 
-A strategy yields rounds, each a list of (step, how many rollouts), and looks at the counts so far before it yields the
-next. It ends when it wants no more.
+A round is a list of (step, number of rollouts). A strategy reads the updated counts before it yields the next round,
+and stops when no further rollouts are needed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Round = list[tuple[int, int]]  # (step, rollouts)
 
 
 class Counts(Protocol):
-    """What a strategy sees of a step."""
+    """The counts of a step that a strategy reads."""
 
     asked: int
     passes: int
@@ -32,12 +32,12 @@ def rounds(settings: LabelConfig, counts: Sequence[Counts], verdict: Verdict) ->
     """The rounds of ``settings.strategy``.
 
     Args:
-      settings: strategy and budget.
-      counts: of every step that can be rolled out; kept up to date by the caller.
-      verdict: of the program itself.
+      settings: Strategy and budget.
+      counts: Counts of every step that can be rolled out, updated by the caller between rounds.
+      verdict: Verdict of the program itself.
 
     Raises:
-      DataError: on settings that contradict each other.
+      DataError: if settings are inconsistent.
     """
     if settings.rollouts < 1:
         raise DataError(f"config.label.rollouts={settings.rollouts} must be 1 or more")
@@ -64,10 +64,10 @@ def _widths(settings: LabelConfig, counts: Sequence[Counts], verdict: Verdict) -
 
 
 def _adaptive(settings: LabelConfig, counts: Sequence[Counts], verdict: Verdict) -> Iterator[Round]:
-    """``min_rollouts`` everywhere; then, batch by batch, where the posterior is widest, until all are decided.
+    """``min_rollouts`` for every step, then batches for the steps with the widest posteriors, until all are decided.
 
-    Which step gets the next batch depends on past passes, so a step's share of passes is no longer exactly unbiased
-    (its likelihood, which the correctors use, is what it always was).
+    The allocation depends on past passes, so the fraction of passes is no longer exactly unbiased. The likelihood,
+    which the correctors use, is unaffected.
     """
     batch, most = settings.min_rollouts, settings.max_rollouts
     if not 1 <= batch <= min(settings.rollouts, most):
@@ -84,7 +84,7 @@ def _adaptive(settings: LabelConfig, counts: Sequence[Counts], verdict: Verdict)
         open_steps = [s for s, one in enumerate(counts) if widths[s] > settings.decided and one.asked < most]
         open_steps.sort(key=lambda step: -widths[step])
         planned: Round = []
-        for step in open_steps[: max(1, len(counts) // 2)]:  # then look again: rollouts inform later steps too
+        for step in open_steps[: max(1, len(counts) // 2)]:  # only half, since rollouts also inform later steps
             size = min(batch, most - counts[step].asked, budget - spent)
             if size > 0:
                 planned.append((step, size))
@@ -95,14 +95,14 @@ def _adaptive(settings: LabelConfig, counts: Sequence[Counts], verdict: Verdict)
 
 
 def _binary_search(settings: LabelConfig, counts: Sequence[Counts], verdict: Verdict) -> Iterator[Round]:
-    """OmegaPRM's search (arXiv 2406.06592, section 3.2) for the first step of a failed program that loses everything.
+    """OmegaPRM's binary search (arXiv 2406.06592, section 3.2) for the first fatal step of a failed program.
 
-    A prefix with a passing rollout can be saved, and so can every shorter one; without one it counts as lost, and so
-    does every longer one. A passed program has nothing to look for.
+    A prefix with a passing rollout is recoverable, and so are all shorter prefixes; without one it counts as
+    unrecoverable, and so do all longer ones. A passed program needs no search.
     """
     if verdict is Verdict.AC:
         return
-    low, high = 0, len(counts)  # the first fatal step is one of low..high; high = the last step, whose fate is known
+    low, high = 0, len(counts)  # the first fatal step is in low..high; len(counts) is the program's last step
     while low < high:
         middle = (low + high) // 2
         yield [(middle, settings.rollouts)]

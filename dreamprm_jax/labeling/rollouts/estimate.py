@@ -1,19 +1,18 @@
 """Monte-Carlo estimation of one program's steps: the unit of work of the label stage.
 
-Complete a prefix K times, run the unit tests, count: Math-Shepherd (arXiv 2312.08935) and DreamPRM-Code (arXiv
-2512.15000, section 3.2), with functions as steps. The last step is not rolled out: its label is the program's own
-outcome, known exactly.
+Each prefix is completed K times, and the completions that pass the unit tests are counted, as in Math-Shepherd (arXiv
+2312.08935) and DreamPRM-Code (arXiv 2512.15000, section 3.2, with functions as steps). The last step is not rolled out:
+its label is the program's outcome.
 
-``estimate_program`` asks the policy for completions, then the judge for verdicts, in rounds. The estimate depends on
-the program, the settings and the seed alone, not on who makes it, when, or in which order.
+``estimate_program`` alternates between completions of the policy and verdicts of the judge, in rounds. The estimate
+depends only on the program, the settings and the seed.
 
-Reuse. A rollout of step i whose text begins with the prefix of a later step j of the same program counts for j too. A
-policy that samples token by token continues a text in the same way whether it was given or has just been written, so
-given that it passed through prefix j, its verdict is a draw of the very distribution that rollouts of j have: the
-estimate stays unbiased, whatever the number of rollouts that happen to come by. It needs the same temperature and
-prompt (so rollouts that were shown the prefix and not forced to continue it do not count), and tokens that break at
-the step's end (a line's end) both times. One rollout then counts at several steps: their estimates are no longer
-independent.
+Reuse: a rollout of step i whose text begins with the prefix of a later step j of the same program also counts for j. A
+policy that samples token by token continues a text in the same way whether it was given or generated. Conditioned on
+passing through prefix j, the verdict therefore has the same distribution as for rollouts of j, and the estimate stays
+unbiased for any number of such rollouts. This requires the same temperature and prompt (so rollouts that were shown the
+prefix but not forced to continue it do not count), and a token boundary at the step's end (a line's end) in both cases.
+A rollout that counts at several steps makes their estimates dependent.
 """
 
 from __future__ import annotations
@@ -34,22 +33,22 @@ from dreamprm_jax.schema import DataError, Problem, Program, Verdict, content_ha
 
 @dataclass
 class StepTally:
-    """What is known of one prefix.
+    """The counts of one prefix.
 
     Attributes:
-      asked: rollouts that the policy was asked for at this prefix.
-      passes: judged rollouts that passed all tests, the borrowed ones included.
-      failures: those that did not.
-      borrowed: of the judged rollouts, those of earlier prefixes that passed through this one.
-      borrowed_passes: of these, those that passed all tests.
-      infrastructure_errors: rollouts of this prefix without a label: sandbox, task or the policy's server was at fault.
-      sandbox_errors: of these, those that judging again may mend.
-      unforced: rollouts of this prefix that the policy was not made to begin with it.
-      judged: programs of this prefix's rollouts that the judge was given: each once, with the first that wrote it.
-      unjudged: rollouts, borrowed ones included, that were left without a verdict: see ``LabelConfig.judge_share``.
-      singles: of the judged rollouts, those whose program no other rollout wrote.
-      single_passes: of these, those that passed all tests.
-      seed: of the first request.
+      asked: Rollouts requested from the policy at this prefix.
+      passes: Judged rollouts that passed all tests, including borrowed ones.
+      failures: Judged rollouts that failed, including borrowed ones.
+      borrowed: Judged rollouts of earlier prefixes that pass through this prefix.
+      borrowed_passes: Borrowed rollouts that passed all tests.
+      infrastructure_errors: Rollouts of this prefix without a label, due to the sandbox, the task or the server.
+      sandbox_errors: Those of them that may get a label when judged again.
+      unforced: Rollouts that were not forced to begin with this prefix.
+      judged: Distinct programs sent to the judge, each counted at the first rollout that wrote it.
+      unjudged: Rollouts without a verdict, including borrowed ones; see ``LabelConfig.judge_share``.
+      singles: Judged rollouts whose program no other rollout wrote.
+      single_passes: Singles that passed all tests.
+      seed: Seed of the first request.
     """
 
     asked: int = 0
@@ -69,24 +68,24 @@ class StepTally:
 
 @dataclass(frozen=True)
 class ProgramEstimate:
-    """The tallies of every step of a program but the last."""
+    """The tallies of all steps of a program but the last."""
 
     steps: tuple[StepTally, ...]
-    rounds: int  # how often the policy was asked
+    rounds: int  # number of rounds of requests to the policy
 
     @property
     def asked(self) -> int:
-        """All rollouts."""
+        """Number of rollouts."""
         return sum(step.asked for step in self.steps)
 
     @property
     def judged(self) -> int:
-        """Distinct programs among them, other than the program itself."""
+        """Number of distinct programs among the rollouts, without the program itself."""
         return sum(step.judged for step in self.steps)
 
     @property
     def sandbox_errors(self) -> int:
-        """Rollouts that judging again may give a label."""
+        """Number of rollouts that may get a label when judged again."""
         return sum(step.sandbox_errors for step in self.steps)
 
     def to_json(self) -> list[Any]:
@@ -95,7 +94,7 @@ class ProgramEstimate:
 
     @classmethod
     def from_json(cls, value: list[Any]) -> ProgramEstimate:
-        """Reads back what ``to_json`` gave."""
+        """Inverse of ``to_json``."""
         return cls(tuple(StepTally(*row) for row in value[1:]), value[0])
 
 
@@ -103,11 +102,11 @@ class ProgramEstimate:
 class _Rollout:
     """One completion of a prefix."""
 
-    step: int  # whose prefix
-    later: int  # later prefixes that it passes through
+    step: int  # step of the prefix
+    later: int  # number of later prefixes that it passes through
     same: str  # its identity
     forced: bool
-    fault: str  # why the policy gave no answer
+    fault: str  # reason for a missing answer
 
 
 def estimate_program(
@@ -122,21 +121,20 @@ def estimate_program(
     """Estimates the steps of one program with blocking calls.
 
     Args:
-      problem: What the program solves.
+      problem: The problem that the program solves.
       program: The program whose steps are estimated.
-      verdict: The judge's on the program itself, so that completions equal to it need no judging.
+      verdict: Verdict of the program itself; completions equal to it are not judged.
       settings: Strategy, budget, reuse (``Config.label``).
-      seed: Of the run (``Config.seed``); each request's seed derives from it, the program, the step and the rollouts
-        asked before.
-      complete: The policy. What it raises passes through, and nothing is counted.
-      judge: Returns verdicts of programs for this problem, in their order; it is given each distinct program once.
+      seed: Seed of the run (``Config.seed``). The seed of each request is derived from it, the program, the step and
+        the number of earlier rollouts.
+      complete: The policy. Its errors are propagated.
+      judge: Returns verdicts of programs for this problem, in order; it is called once for each distinct program.
 
     Returns:
-      The estimate: the same for the same program, settings and seed, as far as policy and judge are deterministic. With
-      ``sandbox_errors`` it is worth making again.
+      The estimate, which is deterministic if policy and judge are. With ``sandbox_errors`` it should be repeated.
 
     Raises:
-      DataError: On settings that contradict each other.
+      DataError: if settings are inconsistent.
     """
     if not 0.0 < settings.judge_share <= 1.0 or (settings.judge_share < 1.0 and settings.strategy != "fixed"):
         raise DataError(
@@ -177,29 +175,29 @@ def estimate_program(
 
 
 def _share(place: str, same: str) -> float:
-    """A number in [0, 1) that depends on the program alone, not on its verdict."""
+    """A pseudo-random number in [0, 1) that depends on the program but not on its verdict."""
     return int(content_hash(place, same, digits=8), 16) / 16**8
 
 
 @dataclass
 class _Seen:
-    """Everything seen so far of one program's rollouts."""
+    """The rollouts of one program so far."""
 
     steps: int
-    verdict: Verdict  # of the program itself
-    own: str  # its identity
+    verdict: Verdict  # verdict of the program itself
+    own: str  # identity of the program itself
     count_program: bool  # whether the program counts as a rollout of its own prefixes
     rollouts: list[_Rollout] = field(default_factory=list)
     verdicts: dict[str, Verdict] = field(default_factory=dict)  # by identity
     seeds: dict[int, int] = field(default_factory=dict)  # by step
 
     def __post_init__(self) -> None:
-        """The program's own verdict is known."""
+        """Stores the program's verdict."""
         if self.verdict.is_label:
             self.verdicts[self.own] = self.verdict
 
     def tallies(self) -> list[StepTally]:
-        """Counts every rollout at each step that it informs."""
+        """Counts every rollout at its own step and at the later steps that it passes through."""
         tallies = [StepTally(seed=self.seeds.get(step, 0)) for step in range(self.steps)]
         often = Counter(rollout.same for rollout in self.rollouts if not rollout.fault)
         charged = {self.own} if self.verdict.is_label else set()

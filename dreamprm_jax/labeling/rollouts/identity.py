@@ -1,7 +1,7 @@
-"""When two programs are the same program: letter by letter, or up to comments, docstrings and layout.
+"""Equality of programs: by text, or up to comments, docstrings and layout.
 
-The rollouts of a policy at a low temperature differ mostly in words. Programs of one syntax tree run alike, so one
-verdict serves them all.
+At a low temperature, a policy's rollouts differ mostly in comments. Programs with equal syntax trees behave alike, so
+they share one verdict.
 """
 
 from __future__ import annotations
@@ -16,38 +16,38 @@ from dreamprm_jax.schema import content_hash
 
 Identity = Literal["text", "code"]
 
-# A program that can see its own words, lines or file is like no other.
+# A program that can read its own source, line numbers or file is compared by text.
 _REFLECTS = re.compile(
     r"__doc__|__file__|__traceback__|\b(?:inspect|traceback|linecache|tokenize|_getframe|exc_info|argv|help)\b|lineno\b"
 )
 _NOT_PYTHON = (SyntaxError, ValueError, RecursionError, MemoryError)
 
 
-@functools.lru_cache(maxsize=1024)  # a text is asked for several times in a row
+@functools.lru_cache(maxsize=1024)  # callers repeat the same text several times
 def identity(code: str, how: Identity) -> str:
-    """A text that is equal for equal programs.
+    """A key that is equal for equal programs.
 
     Args:
-      code: any text.
-      how: ``text``: only the same text is equal; ``code``: texts with one syntax tree are, docstrings left out. Text
-        that does not parse, and programs that may read themselves, equal only their like.
+      code: Any text.
+      how: ``text``: equal text; ``code``: equal syntax trees, ignoring docstrings. Text that does not parse, and
+        programs that may read themselves, are compared as text.
     """
     if how == "text" or _REFLECTS.search(code):
         return code
     try:
-        return "ast:" + content_hash(*_statements(code))  # short: many are kept
+        return "ast:" + content_hash(*_statements(code))  # short, because many are stored
     except _NOT_PYTHON:
         return code
 
 
 def prefixes_passed(code: str, prefixes: Sequence[str], how: Identity) -> int:
-    """How many of the prefixes, shortest first and each the beginning of the next, a program begins with.
+    """Number of the prefixes that a program begins with.
 
     Args:
-      code: a program.
-      prefixes: programs cut at the ends of steps.
-      how: ``text``: character for character; ``code``: up to docstrings, comments and layout. A prefix that ends inside
-        a class, and all that does not parse, is compared as text.
+      code: A program.
+      prefixes: Prefixes that end with a step, sorted by length; each begins with the previous one.
+      how: ``text``: by text; ``code``: up to docstrings, comments and layout. A prefix that ends inside a class, and
+        text that does not parse, is compared as text.
     """
     passed = 0
     while passed < len(prefixes) and code.startswith(prefixes[passed]):

@@ -1,4 +1,4 @@
-"""The rows of one program's steps: from tallies to ``schema.StepLabel``."""
+"""Converts the tallies of a program's steps to ``schema.StepLabel`` rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def step_labels(
     sampling: str,
     digest: str,
 ) -> list[StepLabel]:
-    """The rows of one program. The last step's label is the program's outcome, as one rollout."""
+    """The rows of one program. The last step's label is the program's outcome, stored as one rollout."""
     known = outcome.verdict.is_label
     last = StepTally(
         passes=int(outcome.passed), failures=int(known and not outcome.passed), infrastructure_errors=int(not known)

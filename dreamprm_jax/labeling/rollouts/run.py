@@ -1,4 +1,4 @@
-"""Monte-Carlo labels of the train window: rolls out the prefixes of every program, and turns the tallies into rows."""
+"""Monte-Carlo labels of the train window: rolls out the prefixes of every program and creates the label rows."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import DataError, Outcome, Program, StepLabel, canonical_json, content_hash
 from dreamprm_jax.storage import iterate_records
 
-ATTEMPTS = 3  # at a program whose rollouts the sandbox fails on
+ATTEMPTS = 3  # attempts at a program on whose rollouts the sandbox fails
 
 
 class PrefixRollouts:
-    """The estimates of the train window's programs, one unit of work a program."""
+    """The estimates of the train window's programs; each program is a unit of work."""
 
     def __init__(self, config: Config, paths: Paths, tests: HiddenTests, journal: Journal) -> None:
-        """Reads problems and outcomes. ``journal`` holds unit key -> estimate."""
+        """Reads problems and outcomes. ``journal`` maps unit keys to estimates."""
         self.config, self.paths, self.journal = config, paths, journal
         self._tests = tests
         self._problems = problems_by_id(paths, "train")
@@ -39,11 +39,11 @@ class PrefixRollouts:
         settings = effective_settings(config, {"seed", "policy", "label", "sandbox"}, InputDigests(paths.root))
         self._replay = ReplayPolicy(Path(config.policy.path)) if config.policy.kind == "replay" else None
         if self._replay is not None:
-            del settings["policy.path"]  # of its file, the answers for a problem count
+            del settings["policy.path"]  # the key contains the digest of the problem's answers instead
         self._settings = canonical_json(settings)
 
     def _key(self, program: Program) -> str:
-        """The key of a program's unit, which names everything that its estimate depends on."""
+        """The key of a program's unit: a hash of everything that the estimate depends on."""
         problem, verdict = self._problems[program.problem_id], self._outcomes[program.program_hash].verdict
         statement = canonical_json([problem.title, problem.statement, problem.starter_code, problem.func_name])
         answers = "" if self._replay is None else self._replay.answers_digest(problem.problem_id)
@@ -51,10 +51,10 @@ class PrefixRollouts:
         return f"{program.program_hash}/{depends}"
 
     def run(self) -> None:
-        """Does the units that the journal does not have, in the engine's workers.
+        """Executes the units that are not in the journal, in the engine's workers.
 
         Raises:
-          DataError: where the policy or the sandbox failed on some programs, after all others were done.
+          DataError: if the policy or the sandbox failed on some programs, after all others are done.
         """
         config, folder = self.config, self.paths.stage("label")
         if config.label.count_program:
@@ -69,12 +69,12 @@ class PrefixRollouts:
 
         with Journal(folder / "attempts.journal") as attempts:
 
-            def objection(key: str, value: Any) -> str | None:
-                """Rollouts that the sandbox failed on are done again by the next run, ``ATTEMPTS`` times in all."""
+            def find_error(key: str, value: Any) -> str | None:
+                """Rejects an estimate with sandbox errors, so that the next run repeats it; ``ATTEMPTS`` in all."""
                 errors = ProgramEstimate.from_json(value).sandbox_errors
                 attempt = next(n for n in range(1, ATTEMPTS + 1) if f"{key}/{n}" not in attempts)
                 if not errors or attempt == ATTEMPTS:
-                    return None  # as it is, the missing ones counted
+                    return None  # accept the estimate without the missing verdicts, which are counted
                 attempts.put(f"{key}/{attempt}", value)
                 return f"the sandbox failed on {errors} rollouts (attempt {attempt} of {ATTEMPTS})"
 
@@ -87,11 +87,11 @@ class PrefixRollouts:
                 description="roll out prefixes",
                 unit="program",
                 grace_seconds=config.engine.grace_seconds,
-                objection=objection,
+                find_error=find_error,
             )
 
     def rows(self) -> Iterator[StepLabel]:
-        """The step labels of all programs, in the programs' order."""
+        """The step labels of all programs, in the order of the programs."""
         policy = make_policy(
             self.config.policy, compositions=self.paths.compositions(), folder=self.paths.stage("label")
         )
@@ -104,7 +104,7 @@ class PrefixRollouts:
             yield from step_labels(self.config.label, program, outcome, estimate, name, sampling, digest)
 
     def _check_counts_as_rollouts(self) -> None:
-        """Whether every program is a sample of the very distribution that its rollouts have."""
+        """Raises DataError unless every program was sampled from the same distribution as its rollouts."""
         config, paths = self.config, self.paths
         policy = make_policy(config.policy, compositions=paths.compositions(), folder=paths.stage("label"))
         wanted = canonical_json(policy.sampling(config.label.temperature))

@@ -1,4 +1,4 @@
-"""The label stage's work in the engine's workers: each owns a judge and a policy client, and estimates programs."""
+"""The label stage's work in the engine's workers; each worker has a judge and a policy client."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from dreamprm_jax.problems.hidden_tests import HiddenTests
 from dreamprm_jax.sandbox import Judge, JudgeTask
 from dreamprm_jax.schema import Problem, Program, TestCase, Verdict
 
-_REMEMBERED = 256  # problems whose verdicts a worker keeps: the programs of one problem come one after another
+_REMEMBERED = 256  # problems whose verdicts a worker caches; the programs of a problem are consecutive
 
-ProgramPayload = tuple[Problem, Program, Verdict]  # the verdict is that of the program itself
+ProgramPayload = tuple[Problem, Program, Verdict]  # the verdict of the program itself
 
 
 def shares(config: Config) -> tuple[EngineConfig, int, int]:
-    """How the machine is shared out: ``sandbox.workers`` judged programs at a time in all, and at least one a worker.
+    """Divides the machine among workers: ``sandbox.workers`` concurrently judged programs, at least one per worker.
 
     Returns:
-      The engine's settings with the number of workers; the judge's children in each worker; the units at a time in
-      each, where the settings leave it open: enough for ``policy.concurrency`` requests to a server in all.
+      The engine's settings with the number of workers; the judge's child processes in each worker; the default number
+      of concurrent units in each, such that there are ``policy.concurrency`` requests to a server in total.
     """
     engine, cores = config.engine, config.sandbox.workers or len(os.sched_getaffinity(0))
     if engine.executor == "local":
@@ -42,14 +42,14 @@ def shares(config: Config) -> tuple[EngineConfig, int, int]:
 
 @dataclass(frozen=True)
 class EstimateFactory:
-    """Makes a worker's ``EstimateWork``.
+    """Creates a worker's ``EstimateWork``. On a cluster, every node needs access to the paths.
 
     Attributes:
-      config: of the run.
-      compositions: what the simulated policy knows; on a cluster, a path that every node can read.
-      hidden_tests: of all problems; on a cluster, a path that every node can read.
-      folder: of the stage, where a server's abilities and what it was asked for are kept; every node can write there.
-      children: programs that one worker's judge runs at a time.
+      config: Settings of the run.
+      compositions: File of compositions for the simulated policy.
+      hidden_tests: File of the hidden tests of all problems.
+      folder: The stage's folder, to which a server's abilities and usage are written.
+      children: Number of programs that a worker's judge runs concurrently.
     """
 
     config: Config
@@ -64,7 +64,7 @@ class EstimateFactory:
 
 
 class EstimateWork:
-    """Estimates the steps of one program a unit. Threads share the judge: one round of one program at a time."""
+    """Estimates the steps of one program per unit. Threads share the judge, which judges one round at a time."""
 
     def __init__(self, settings: EstimateFactory) -> None:
         self.config = settings.config
@@ -73,7 +73,7 @@ class EstimateWork:
         self._tests = HiddenTests(settings.hidden_tests)
 
     def __call__(self, key: str, payload: ProgramPayload) -> UnitResult:
-        """Estimates one program; once more if the sandbox failed on some of its rollouts."""
+        """Estimates one program, twice if the sandbox failed on some of its rollouts."""
         problem, program, verdict = payload
         how, tests = self.config.label.identical, self._tests.all_of(problem)
 
@@ -92,20 +92,20 @@ class EstimateWork:
         return UnitResult(result.to_json(), {"infrastructure errors": errors})
 
     def close(self) -> None:
-        """Ends the judge and the client."""
+        """Closes the judge and the client."""
         self._judge.close()
         self._policy.close()
 
 
 class RememberingJudge:
-    """A judge that several threads share, and that judges a text once a problem."""
+    """A thread-safe judge that caches verdicts by problem and identity."""
 
     def __init__(self, config: SandboxConfig, children: int) -> None:
         """Starts the judge.
 
         Args:
-          config: of the sandbox; ``children`` stands for its ``workers``.
-          children: programs at a time.
+          config: Settings of the sandbox, with ``children`` instead of its ``workers``.
+          children: Number of concurrently judged programs.
         """
         self.judge = Judge.from_config(dataclasses.replace(config, workers=children))
         self._lock = threading.Lock()
@@ -114,7 +114,7 @@ class RememberingJudge:
     def __call__(
         self, problem: Problem, tests: tuple[TestCase, ...], codes: list[str], identities: list[str]
     ) -> list[Verdict]:
-        """Verdicts of programs for one problem with all its tests; of equal ones, by identity, from what is known."""
+        """Verdicts of programs for one problem with all its tests; verdicts of known identities come from the cache."""
         with self._lock:
             known = self._known.setdefault(problem.problem_id, {})
             self._known.move_to_end(problem.problem_id)
@@ -133,5 +133,5 @@ class RememberingJudge:
             return [verdicts[name] for name in identities]
 
     def close(self) -> None:
-        """Ends the judge."""
+        """Closes the judge."""
         self.judge.close()

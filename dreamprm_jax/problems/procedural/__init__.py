@@ -1,1 +1,1 @@
-"""The procedural benchmark: problems composed from primitives, with the exact truth about every step."""
+"""The procedural benchmark: problems composed from primitives, with exact truth for every step."""

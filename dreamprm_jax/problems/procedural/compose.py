@@ -1,4 +1,4 @@
-"""Compositions: which primitives make a problem, its statement, its tests; and the split of windows by composition."""
+"""Compositions of primitives into problems with statements and tests, and the split of windows by composition."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from dreamprm_jax.problems.procedural.stages import INTEGER_STAGES, WORD_STAGES
 from dreamprm_jax.schema import DataError, TestCase, TestedProblem
 
 PRIMITIVES = {p.name: p for p in (*PARSERS, *INTEGER_STAGES, *WORD_STAGES, *AGGREGATES, *FORMATS)}
-DIFFICULTY_STAGES = {"easy": 1, "medium": 2, "hard": 3}  # stages between reading and aggregating
+DIFFICULTY_STAGES = {"easy": 1, "medium": 2, "hard": 3}  # stages between parser and aggregate
 PUBLIC_TESTS = 2
 HeldOut = Literal["compositions", "mistakes", "primitives"]
-HELD_OUT_EVERY = 4  # of the stages between reading and aggregating, one in so many is held out for test problems
-MAX_DRAWS = 10_000  # in a row without a new composition: then a difficulty is used up
-WINDOW_DATES = {  # contest dates, so that the loaders' date windows apply to this benchmark as to the real one
+HELD_OUT_EVERY = 4  # every fourth stage is held out for test problems
+MAX_DRAWS = 10_000  # consecutive draws without a new composition, after which a difficulty is exhausted
+WINDOW_DATES = {  # first contest date and number of days
     "train": ("2023-05-01", 300),
     "meta": ("2024-03-01", 140),
     "test": ("2025-02-01", 90),
@@ -30,17 +30,17 @@ WINDOW_DATES = {  # contest dates, so that the loaders' date windows apply to th
 
 @dataclass(frozen=True)
 class Composition:
-    """What defines a problem beyond its text: the policy's knowledge and the source of truth, hidden from training."""
+    """The definition of a problem: read by the simulated policy and for the exact truth, never by training."""
 
     problem_id: str
     names: tuple[str, ...]  # primitives in execution order: parse, stages, aggregate, format
-    parameters: tuple[int, ...]  # k of each, 0 where it has none
-    ability: float  # multiplies the policy's mistake rates on this problem
-    mistakes: Literal["all", "first", "second"] = "all"  # which half of each primitive's wrong forms the policy knows
+    parameters: tuple[int, ...]  # k of each primitive, 0 if it has none
+    ability: float  # factor of the policy's mistake rates on this problem
+    mistakes: Literal["all", "first", "second"] = "all"  # the half of each primitive's wrong forms that the policy uses
 
     @property
     def primitives(self) -> tuple[Primitive, ...]:
-        """The primitives themselves."""
+        """The primitives in execution order."""
         return tuple(PRIMITIVES[name] for name in self.names)
 
     @property
@@ -50,7 +50,7 @@ class Composition:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Composition:
-        """Reads back what ``asdict`` gave."""
+        """Inverse of ``to_json``."""
         return cls(
             value["problem_id"],
             tuple(value["names"]),
@@ -66,7 +66,7 @@ class Composition:
 
 @functools.cache
 def compiled_form(name: str, form: int, parameter: int) -> Any:
-    """The function of one form of a primitive, callable. These sources are the benchmark's own, not a model's."""
+    """The compiled function of one form of a primitive. The source is part of the benchmark, not written by a model."""
     primitive = PRIMITIVES[name]
     body = primitive.forms[form].format(a="values", k=parameter)
     source = "def f(values):\n" + "\n".join("    " + line for line in body.split("\n")) + "\n"
@@ -76,7 +76,7 @@ def compiled_form(name: str, form: int, parameter: int) -> Any:
 
 
 def run_form(name: str, form: int, parameter: int, value: Any) -> Any:
-    """Applies one form to one value. Raises whatever the form raises."""
+    """Applies one form to one value. Errors of the form are propagated."""
     return compiled_form(name, form, parameter)(list(value) if isinstance(value, tuple) else value)
 
 
@@ -88,7 +88,7 @@ def _reference(composition: Composition, text: str) -> str:
 
 
 def held_out_stages() -> frozenset[str]:
-    """The primitives that ``held_out="primitives"`` keeps for test problems: every fourth stage of either kind."""
+    """The primitives that ``held_out="primitives"`` reserves for test problems: every fourth stage of either kind."""
     return frozenset(p.name for pool in (INTEGER_STAGES, WORD_STAGES) for p in pool[::HELD_OUT_EVERY])
 
 
@@ -108,7 +108,7 @@ def _choose(rng: random.Random, stages: int, banned: frozenset[str] = frozenset(
 
 
 def _tests(composition: Composition, rng: random.Random, count: int) -> list[TestCase] | None:
-    """Distinct inputs with the reference's outputs; None where the composition is degenerate."""
+    """Distinct inputs with the reference's outputs; None if the composition is degenerate."""
     write = composition.primitives[0].write
     assert write is not None
     tests: dict[str, str] = {}
@@ -117,13 +117,13 @@ def _tests(composition: Composition, rng: random.Random, count: int) -> list[Tes
         if text not in tests:
             try:
                 tests[text] = _reference(composition, text)
-            except Exception:  # the reference itself fails on this input: not a fair test
+            except Exception:  # the reference fails on this input
                 return None
         if len(tests) == count:
             break
     if len(tests) < count or len(set(tests.values())) < count // 3:
         return None
-    for stage in range(1, composition.length - 2):  # a stage that never matters makes an ill-posed step
+    for stage in range(1, composition.length - 2):  # a stage without effect would be an ill-posed step
         without = _dropped(composition, stage)
         if without is not None and all(_same(without, text, output) for text, output in tests.items()):
             return None
@@ -151,7 +151,7 @@ def _same(composition: Composition, text: str, output: str) -> bool:
 
 
 def phrase(composition: Composition, position: int, paraphrase: int) -> str:
-    """The words of one stage, with its parameter filled in."""
+    """The description of one stage, with its parameter filled in."""
     return composition.primitives[position].phrases[paraphrase].format(k=composition.parameters[position])
 
 
@@ -170,20 +170,20 @@ def _statement(composition: Composition, rng: random.Random) -> str:
 def compose(
     seed: int, counts: dict[str, int], private_tests: int, held_out: HeldOut = "compositions"
 ) -> Iterator[tuple[str, TestedProblem, Composition]]:
-    """Makes the benchmark: no two problems share a composition, so no test composition occurs in training.
+    """Generates the benchmark. All compositions are distinct, so no test composition occurs in training.
 
     Args:
-      seed: of everything random here.
-      counts: problems per window (``train``, ``meta``, ``test``).
-      private_tests: hidden tests of a problem, beside two public ones.
-      held_out: what test problems have beside new compositions: ``mistakes``, of each primitive only such wrong forms
-        as no program of the other windows has; ``primitives``, at least one stage that no other problem has.
+      seed: Seed of the generator.
+      counts: Number of problems per window (``train``, ``meta``, ``test``).
+      private_tests: Number of hidden tests of a problem, besides two public ones.
+      held_out: Further differences of the test problems: with ``mistakes`` their programs have only wrong forms that
+        no program of the other windows has; with ``primitives`` each has at least one stage that no other problem has.
 
     Raises:
-      DataError: when there are no more compositions of a difficulty.
+      DataError: if there are no more compositions of a difficulty.
 
     Yields:
-      (window, problem, composition), the same for the same arguments.
+      (window, problem, composition), deterministic in the arguments.
     """
     rng = random.Random(f"procedural/{seed}")
     used: set[tuple[str, ...]] = set()

@@ -30,7 +30,7 @@ AGGREGATES = (
         ("the answer is the most frequent number, the smallest of them on a tie, 0 if none is left", "take the commonest value; ties go to the smaller, an empty list gives 0"), ("most_frequent", "find_mode"),
         ("return min({a}, key=lambda v: (-{a}.count(v), v)) if {a} else 0", "return max({a}, key={a}.count) if {a} else 0", "return max({a}, key=lambda v: ({a}.count(v), v)) if {a} else 0")),
     Primitive("longest_run", "aggregate", "ints", "int", "treacherous",
-        ("the answer is the length of the longest stretch of strictly increasing neighbors", "find how long the longest strictly rising stretch is"), ("longest_run", "rising_stretch"),
+        ("the answer is the length of the longest stretch of strictly increasing neighbours", "find how long the longest strictly rising stretch is"), ("longest_run", "rising_stretch"),  # codespell:ignore neighbours
         ("best = run = 0\nfor i, v in enumerate({a}):\n    run = run + 1 if i and v > {a}[i - 1] else 1\n    best = max(best, run)\nreturn best",
          "best = run = 0\nfor i, v in enumerate({a}):\n    run = run + 1 if i and v >= {a}[i - 1] else 1\n    best = max(best, run)\nreturn best",
          "best = run = 0\nfor i, v in enumerate({a}):\n    run = run + 1 if i and v > {a}[i - 1] else 0\n    best = max(best, run)\nreturn best")),
@@ -54,8 +54,8 @@ AGGREGATES = (
         ('low = [w.lower() for w in {a}]\nreturn max(low, key=low.count) if low else "-"', 'return max({a}, key={a}.count).lower() if {a} else "-"', 'low = [w.lower() for w in {a}]\nreturn max(low, key=lambda w: (low.count(w), w)) if low else "-"')),
 )
 
-# The judge compares tokens as decimal numbers where they are ("0005" equals "+5"): where zeros or signs matter, the
-# answer holds something else beside the digits.
+# The judge compares numeric tokens as decimal numbers ("0005" equals "+5"), so formats in which zeros or signs matter
+# add other characters to the digits.
 FORMATS = (
     Primitive("plain", "format", "int", "word", "sure",
         ("print the number alone", "print just the number"), ("show", "to_text"),

@@ -1,4 +1,4 @@
-"""Primitives that read the input, and the writers of inputs in their formats."""
+"""Primitives that parse the input, and generators of inputs in their formats."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ VOCABULARY = (
 
 
 def integers(rng: random.Random, low: int = -9, high: int = 20) -> list[int]:
-    """A short list with repeats, so that boundary cases come up but not in every test."""
+    """A short list with repeats; boundary cases occur in some tests but not in all."""
     return [rng.randint(low, high) for _ in range(rng.randint(2, 9))]
 
 

@@ -1,6 +1,6 @@
-"""How the simulated policy errs: the exact distribution over forms of every function, main() included.
+"""The simulated policy's mistakes: the exact distribution over the forms of every function, including main().
 
-The policy draws from these probabilities and the truth integrates over them, so the truth is exact by construction.
+The policy samples from these probabilities and the truth integrates over them, so the truth is exact by construction.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ HIGHEST_RATE = 0.7
 
 @dataclass(frozen=True)
 class Plan:
-    """One way to write main(): the helpers it calls, as positions in the composition, in calling order."""
+    """One form of main(): the helpers that it calls in order, as positions in the composition."""
 
     calls: tuple[int, ...]
 
     def is_right(self, composition: Composition) -> bool:
-        """Whether it is the intended plan."""
+        """Whether this is the correct plan."""
         return self.calls == tuple(range(composition.length))
 
 
 def plans(composition: Composition) -> list[Plan]:
-    """The right plan, then each swap of neighboring stages and each dropped stage whose types still fit."""
+    """The correct plan, then every swap of neighboring stages and every dropped stage whose types still match."""
     order = list(range(composition.length))
     found = [Plan(tuple(order))]
     stages = range(1, composition.length - 2)
@@ -45,14 +45,14 @@ def plans(composition: Composition) -> list[Plan]:
 
 
 def plan_probabilities(composition: Composition, scale: float) -> list[float]:
-    """The chance of each of ``plans``; ``scale`` multiplies all mistake rates."""
+    """The probability of each of ``plans``; ``scale`` multiplies all mistake rates."""
     return _spread(MAIN_WRONG_RATE * composition.ability * scale, len(plans(composition)) - 1)
 
 
 def form_probabilities(
     composition: Composition, position: int, scale: float, weak: frozenset[str] = frozenset()
 ) -> list[float]:
-    """The chance of each form of one helper; a policy gets the primitives in ``weak`` wrong as often as any may be."""
+    """The probability of each form of one helper; primitives in ``weak`` have the mistake rate ``HIGHEST_RATE``."""
     primitive = composition.primitives[position]
     rate = HIGHEST_RATE if primitive.name in weak else primitive.wrong_rate() * composition.ability * scale
     wrong = [form for form in range(1, len(primitive.forms)) if _known(primitive, form, composition)]
@@ -62,7 +62,7 @@ def form_probabilities(
 
 
 def _known(primitive: Primitive, form: int, composition: Composition) -> bool:
-    """Whether a wrong form is in the composition's half; where a primitive's halves are uneven, by its name."""
+    """Whether the composition's half contains a wrong form. A hash of the primitive's name decides which half is first."""
     half = (form + zlib.crc32(primitive.name.encode())) % 2
     return composition.mistakes == "all" or half == (composition.mistakes == "second")
 

@@ -1,8 +1,8 @@
-"""The exact truth about a program's steps: first wrong step, true value of each prefix, recoverability.
+"""Exact truth of a program's steps: first wrong step, true value of each prefix, recoverability. For evaluation only.
 
-The value of a prefix is the probability that the policy's completion of it passes all tests. It is computed, not
-sampled: the tests' intermediate values travel through every form of every function still to be written, and paths whose
-values agree are merged. What is printed at the end is compared by the judge's own rule. For evaluation only.
+The value of a prefix is the probability that the policy's completion of it passes all tests. It is computed exactly: the
+tests' intermediate values are propagated through all forms of all functions that are not written yet, and paths with
+equal values are merged. Outputs are compared by the judge's rule.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from dreamprm_jax.problems.procedural.writing import Written, read
 from dreamprm_jax.sandbox.compare import output_mismatch
 from dreamprm_jax.schema import DataError, Program, StepTruth, TestedProblem
 
-FAILED = ("failed",)  # the state of a program that has crashed on some test: it cannot pass any more
+FAILED = ("failed",)  # state of a program that has crashed on a test and thus cannot pass
 State = tuple[Any, ...]  # one intermediate value per test
 
 
 class Valuer:
-    """Exact values of one problem's prefixes, memoised."""
+    """Exact values of one problem's prefixes, memoized."""
 
     def __init__(
         self, composition: Composition, problem: TestedProblem, scale: float, weak: frozenset[str] = frozenset()
     ) -> None:
-        """Of a policy whose mistake rates are ``scale`` times the benchmark's, and highest on the primitives ``weak``."""
+        """Values for a policy with ``scale`` times the benchmark's mistake rates, and the highest rate on ``weak``."""
         self.composition = composition
         self.scale, self.weak = scale, weak
         self._start: State = tuple(test.input for test in problem.tests)
@@ -35,7 +35,7 @@ class Valuer:
         self._applied: dict[tuple[Any, ...], State] = {}
 
     def value(self, written: Written) -> tuple[float, bool]:
-        """(probability that a completion passes, whether any completion passes) after ``written``."""
+        """(probability that a completion passes, whether any completion passes) of the prefix ``written``."""
         if written.plan is None:
             weighted = [
                 (p, self._from(plan, 0, self._start))
@@ -78,7 +78,7 @@ class Valuer:
             try:
                 results = (run_form(name, form, parameter, value) for value in state)
                 self._applied[key] = tuple(tuple(r) if isinstance(r, list) else r for r in results)
-            except Exception:  # a wrong form may crash in any way; that fails the test
+            except Exception:  # a wrong form may raise anything; the test then fails
                 self._applied[key] = FAILED
         return self._applied[key]
 
@@ -87,7 +87,7 @@ def program_truth(valuer: Valuer, program: Program) -> list[StepTruth]:
     """The truth of every step of one complete program of the simulated policy.
 
     Raises:
-      DataError: where the program is not one that the simulated policy writes.
+      DataError: if the simulated policy cannot have written the program.
     """
     written = read(valuer.composition, program.code)
     if written is None or written.plan is None or not written.closed:
@@ -106,12 +106,12 @@ def program_truth(valuer: Valuer, program: Program) -> list[StepTruth]:
 def step_truth(
     problems: Iterable[TestedProblem], compositions: dict[str, Composition], programs: Iterable[Program], scale: float
 ) -> list[StepTruth]:
-    """The truth of every step of every program, in the programs' order.
+    """The truth of every step of every program, in the order of ``programs``.
 
     Args:
-      problems: with all their tests.
-      compositions: by problem id, as the generate stage wrote them.
-      programs: of the simulated policy.
+      problems: Problems with all their tests.
+      compositions: Compositions by problem id, as written by the generate stage.
+      programs: Programs of the simulated policy.
       scale: ``PolicyConfig.wrong_rate_scale`` of the completing policy.
     """
     by_id = {problem.problem_id: problem for problem in problems}
@@ -120,6 +120,6 @@ def step_truth(
     for program in programs:
         key = program.problem_id
         if key not in valuers:
-            valuers = {key: Valuer(compositions[key], by_id[key], scale)}  # programs come grouped; keep one memo
+            valuers = {key: Valuer(compositions[key], by_id[key], scale)}  # programs are grouped by problem
         rows += program_truth(valuers[key], program)
     return rows

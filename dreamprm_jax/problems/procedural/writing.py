@@ -1,7 +1,7 @@
-"""Programs as text: writing one function after another, and reading back what a text has decided.
+"""Writes Chain-of-Function programs function by function, and parses the choices made in a prefix.
 
-A Chain-of-Function program: ``main()`` first, then the helpers in the order in which main calls them, each with a docstring, then the
-call of main. Reading goes by the text alone, so that the policy can continue any prefix, its own or another's.
+A program consists of ``main()``, the helpers in the order in which main calls them, each with a docstring, and the call
+of main. Parsing needs only the text, so the policy can continue any prefix, including those of other policies.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ _FUNCTION = {name: p.name for p in PRIMITIVES.values() for name in p.functions}
 
 @dataclass(frozen=True)
 class Style:
-    """Surface choices that a program keeps throughout; they do not change what it does."""
+    """Choices of wording in a program, which do not change its behavior."""
 
-    functions: tuple[int, ...]  # which of its two names each helper gets
-    docstrings: tuple[int, ...]  # which paraphrase
+    functions: tuple[int, ...]  # index of each helper's name
+    docstrings: tuple[int, ...]  # index of each helper's paraphrase
     argument: int  # index into ARGUMENTS
 
 
 @dataclass(frozen=True)
 class Written:
-    """What a prefix has decided."""
+    """The choices made in a prefix."""
 
-    plan: Plan | None  # None: main() is not written
-    forms: tuple[int, ...]  # of the helpers written so far, in the plan's order
-    closed: bool  # whether main() has been called at the end
+    plan: Plan | None  # None: main() is not written yet
+    forms: tuple[int, ...]  # forms of the helpers written so far, in the plan's order
+    closed: bool  # whether the final call of main() is written
 
 
 def write_main(composition: Composition, plan: Plan, style: Style) -> str:
-    """The import and main()."""
+    """The text of the import and main()."""
     return _main([composition.primitives[i].functions[style.functions[i]] for i in plan.calls])
 
 
@@ -52,7 +52,7 @@ def _main(names: list[str]) -> str:
 
 
 def write_helper(composition: Composition, position: int, form: int, style: Style) -> str:
-    """One helper, with the blank lines before it."""
+    """The text of one helper, with the blank lines before it."""
     primitive = composition.primitives[position]
     argument = "text" if primitive.role == "parse" else ARGUMENTS[style.argument]
     words = phrase(composition, position, style.docstrings[position])
@@ -63,10 +63,7 @@ def write_helper(composition: Composition, position: int, form: int, style: Styl
 
 
 def read(composition: Composition, text: str) -> Written | None:
-    """What a text has decided, or None where it is not (a prefix of) a program of this family for this problem.
-
-    Cuts inside a function are not prefixes of steps, and give None as well.
-    """
+    """Parses a prefix that ends with a step; None if it is not a prefix of a program of this form for this problem."""
     sections = re.split(r"(?m)^(?=def )", text)
     if len(sections) == 1:
         return Written(None, (), False) if HEAD.startswith(text) else None
@@ -104,7 +101,7 @@ def _form(composition: Composition, position: int, section: str) -> int | None:
 
 
 def read_style(composition: Composition, text: str) -> tuple[dict[int, int], int | None]:
-    """The names that a prefix has fixed: function name index by position, and the argument name's index if it shows."""
+    """The names used in a prefix: function name index by position, and the argument name's index or None."""
     functions = {}
     for name in re.findall(r"\b(\w+)\(", text):
         primitive = _FUNCTION.get(name)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-RUN, CANCEL, RUN_KEEPING_STDERR = 1, 2, 3
+RUN, CANCEL, RUN_REPORTING = 1, 2, 3
 EXITED, SIGNALLED, CPU_LIMIT, WALL_LIMIT, MEMORY_LIMIT, CANCELLED, FAILED = range(7)
 
+SEED = 20241215  # of the module ``random``: a program's verdict does not depend on chance
 FAITHFUL, OFFICIAL = 0, 1
 SCRIPT, FUNCTION = 0, 1
 
@@ -19,6 +20,8 @@ _ACTING = (
 _HARMLESS = ("__name__", "__main__", "__init__")
 
 STDERR_BYTES = 1000  # of standard error that are kept, where asked
+NO_LOG = "-"  # in place of the denied calls, where they could not be written down
+_LOG_BYTES = 3000
 
 _REQUEST = struct.Struct("<IQdddQQ")
 _REPLY = struct.Struct("<QIiddQd")
@@ -56,18 +59,23 @@ class Reply(NamedTuple):
     peak_kib: int = 0  # resident memory at its highest, beyond the worker's own
     waited_seconds: float = 0.0  # how long the child was ready to run and had no core
     error: str = ""  # for FAILED
-    stderr: str = ""  # its start, for RUN_KEEPING_STDERR; hostile
+    stderr: str = ""  # its start, for RUN_REPORTING; hostile
+    denied: str = NO_LOG  # system calls, one a line, for RUN_REPORTING
 
     def pack(self) -> bytes:
         """The message's bytes."""
-        text = self.error if self.ending == FAILED else self.stderr
-        return _REPLY.pack(*self[:7]) + text.encode("utf-8", "replace")[:2000]
+        texts = [self.denied.encode()[:_LOG_BYTES], self.stderr.encode("utf-8", "replace")]
+        end = self.error.encode("utf-8", "replace")[:2000] if self.ending == FAILED else b"\0".join(texts)
+        return _REPLY.pack(*self[:7]) + end
 
     @classmethod
     def unpack(cls, data: bytes) -> Reply:
         """Reads a message."""
         reply, text = cls(*_REPLY.unpack_from(data)), data[_REPLY.size :].decode("utf-8", "replace")
-        return reply._replace(error=text) if reply.ending == FAILED else reply._replace(stderr=text)
+        if reply.ending == FAILED:
+            return reply._replace(error=text)
+        denied, _, stderr = text.partition("\0")
+        return reply._replace(denied=denied, stderr=stderr)
 
 
 def ends_quietly(code: str) -> bool:

@@ -15,6 +15,7 @@ import platform
 import resource
 import struct
 from collections.abc import Iterable
+from typing import Any, Protocol
 
 from . import seccomp
 
@@ -25,6 +26,8 @@ _SYS_CAPSET = {seccomp.X86_64: 126, seccomp.AARCH64: 91}
 _SYS_SECCOMP = {seccomp.X86_64: 317, seccomp.AARCH64: 277}
 _SECCOMP_SET_MODE_FILTER, _SECCOMP_NEW_LISTENER, _SECCOMP_CONTINUE = 1, 1 << 3, 1
 _NOTIF_RECV, _NOTIF_SEND, _NOTIF_BYTES = 0xC0502100, 0xC0182101, 80  # linux/seccomp.h
+_NOTIF = struct.Struct("<QIIiIQ6Q")  # struct seccomp_notif
+THREADS = 128  # that one child may have at a time
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446  # the same on every architecture
 _LANDLOCK_READ_FILE, _LANDLOCK_READ_DIR = 1 << 2, 1 << 3
 # rights known to each version of the landlock interface: files, network (4), scopes (6)
@@ -155,7 +158,8 @@ def limit_worker() -> None:
     """Limits that are the same for every child."""
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_MEMLOCK, 0)
-    _limit(resource.RLIMIT_MSGQUEUE, 0)
+    with contextlib.suppress(ValueError):  # gVisor does not let it be set; it has no message queues either
+        _limit(resource.RLIMIT_MSGQUEUE, 0)
     _limit(resource.RLIMIT_NOFILE, 256)
 
 
@@ -166,52 +170,80 @@ def _limit(kind: int, value: int) -> None:
     resource.setrlimit(kind, (value, value))
 
 
-class ThreadWatch:
+class HasThreads(Protocol):
+    """A process, as ``usage.ChildUsage``."""
+
+    def status(self) -> tuple[int, int]:
+        """Returns (resident bytes, number of threads)."""
+
+
+class Listener:
+    """Decides on system calls about which a filter asks."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def answer(self, child: HasThreads) -> None:
+        """Takes one question and answers it: the call goes on, or fails."""
+        question = bytearray(_NOTIF_BYTES)
+        try:
+            fcntl.ioctl(self.descriptor, _NOTIF_RECV, question)
+            _, _, _, number, _, _, *arguments = _NOTIF.unpack(question)
+            error = self.decide(number, tuple(arguments), child)
+            flags = 0 if error else _SECCOMP_CONTINUE
+            fcntl.ioctl(self.descriptor, _NOTIF_SEND, struct.pack("<8sqiI", question[:8], 0, -error, flags))
+        except OSError as gone:
+            if gone.errno != errno.ENOENT:  # the asking process was killed, or a signal took it out of its wait
+                raise
+
+    def decide(self, number: int, arguments: tuple[int, ...], child: HasThreads) -> int:
+        """Returns 0, or the error that the call fails with: here EAGAIN for a thread too many."""
+        try:
+            return 0 if child.status()[1] < THREADS else errno.EAGAIN
+        except OSError:
+            return errno.EAGAIN
+
+
+class ThreadWatch(Listener):
     """Decides on each thread that a child wants to start. Made once in the worker, for all of its children."""
 
     def __init__(self) -> None:
         if MACHINE not in _SYS_SECCOMP:
             raise OSError(f"no system-call filter for {MACHINE}")
         program = ctypes.create_string_buffer(seccomp.thread_watch(MACHINE))
-        count = (len(program) - 1) // 8
-        filter_program = struct.pack("<HxxxxxxQ", count, ctypes.addressof(program))
-        self.descriptor: int = _check(
-            _libc.syscall(
-                _SYS_SECCOMP[MACHINE],
-                ctypes.c_uint(_SECCOMP_SET_MODE_FILTER),
-                ctypes.c_uint(_SECCOMP_NEW_LISTENER),
-                filter_program,
-            ),
-            "seccomp(NEW_LISTENER)",
-        )
+        super().__init__(_listen(struct.pack("<HxxxxxxQ", (len(program) - 1) // 8, ctypes.addressof(program))))
 
-    def answer(self, allow: bool) -> None:
-        """Takes one question and answers it: start the thread, or fail with EAGAIN."""
-        question = bytearray(_NOTIF_BYTES)
-        try:
-            fcntl.ioctl(self.descriptor, _NOTIF_RECV, question)
-            error, flags = (0, _SECCOMP_CONTINUE) if allow else (-errno.EAGAIN, 0)
-            fcntl.ioctl(self.descriptor, _NOTIF_SEND, struct.pack("<8sqiI", question[:8], 0, error, flags))
-        except OSError as gone:
-            if gone.errno != errno.ENOENT:  # the asking process was killed, or a signal took it out of its wait
-                raise
+
+def _listen(program: Any) -> int:
+    """Installs a filter on this thread. Returns the descriptor that its questions come by."""
+    flags = ctypes.c_uint(_SECCOMP_NEW_LISTENER)
+    call = ctypes.c_uint(_SECCOMP_SET_MODE_FILTER)
+    return _check(_libc.syscall(_SYS_SECCOMP[MACHINE], call, flags, program), "seccomp(NEW_LISTENER)")
 
 
 class Filter:
     """The system-call filter, built once in the worker; ``install`` is the last step of a child's lockdown."""
 
-    def __init__(self, kills: bool = False) -> None:
+    def __init__(self, denial: int = seccomp.DENIES) -> None:
         if MACHINE not in (seccomp.X86_64, seccomp.AARCH64):
             raise OSError(f"no system-call filter for {MACHINE}")
+        if _prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER) == 0 or ctypes.get_errno() != errno.EFAULT:
+            raise OSError("the kernel has no system-call filters (seccomp)")
         self._marker = 0x5EC0_ABCD
-        template = seccomp.build(MACHINE, self._marker, kills)
+        template = seccomp.build(MACHINE, self._marker, denial)
         self._position = template.index(struct.pack("<I", self._marker))
         self._program = ctypes.create_string_buffer(template, len(template))
         self._fprog = ctypes.create_string_buffer(
             struct.pack("<HxxxxxxQ", len(template) // 8, ctypes.addressof(self._program))
         )
 
-    def install(self) -> None:
-        """Puts the filter on this process. It cannot be taken off."""
+    def install(self, listens: bool = False) -> int:
+        """Puts the filter on this thread and those that it starts. It cannot be taken off.
+
+        Returns:
+          A listener's descriptor with ``listens``, else 0.
+        """
         struct.pack_into("<I", self._program, self._position, os.getpid())
-        _check(_prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(self._fprog)), "prctl(SECCOMP)")
+        if listens:
+            return _listen(self._fprog)
+        return _check(_prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(self._fprog)), "prctl(SECCOMP)")

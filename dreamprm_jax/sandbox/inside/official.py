@@ -13,6 +13,7 @@ import builtins
 import io
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,7 @@ from types import FrameType, ModuleType
 from typing import Any
 
 from . import frames, values
-from .jobs import FUNCTION, Job
+from .jobs import FUNCTION, SEED, Job
 from .report import describe, report, status_of
 
 _MODULES = (
@@ -84,6 +85,7 @@ def _disable() -> None:
 def prepare() -> ModuleType:
     """The module that a program's code runs in, with the prelude's names: made in the worker, used once by a child."""
     sys.argv[:] = ["main.py"]
+    random.seed(SEED)
     sys.__stdin__ = io.TextIOWrapper(io.BytesIO())  # type: ignore[misc]
     sys.__stdin__.close()  # as multiprocessing leaves it
     module = ModuleType("tmp_sol", "")

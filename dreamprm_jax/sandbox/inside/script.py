@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import atexit
 import builtins
 import decimal
@@ -16,10 +17,9 @@ from types import CodeType, ModuleType
 from typing import Any
 
 from . import denials, frames, sharing, values
-from .jobs import FUNCTION, Job
+from .jobs import FUNCTION, SEED, Job
 from .report import describe, report, status_of
 
-_SEED = 20241215  # of the module ``random``: a program's verdict does not depend on chance
 _RECURSION_LIMIT = 1000  # a plain interpreter's; the official prelude's for functions
 _PRELUDE_RECURSION_LIMIT = 50_000
 
@@ -82,7 +82,7 @@ def _fresh_state(stdin: int, recursion_limit: int) -> None:
     sys.setrecursionlimit(recursion_limit)
     sys.set_int_max_str_digits(sys.int_info.default_max_str_digits)
     decimal.setcontext(decimal.Context())
-    random.seed(_SEED)
+    random.seed(SEED)
     gc.enable()
 
 
@@ -158,7 +158,9 @@ def _end_of_process(clear: bool) -> bool:
     """
     for name in ("stderr", "stdout"):  # after the script, whatever becomes of it
         _call_quietly(getattr(sys, name, None), "flush")
-    _call_quietly(sys.modules.get("threading"), "_shutdown")  # joins the threads that are not daemons
+    threading = sys.modules.get("threading")
+    if _thread._count() or getattr(threading, "_threading_atexits", None):
+        _call_quietly(threading, "_shutdown")  # joins the threads that are not daemons
     _call_quietly(atexit, "_run_exitfuncs")
     flushed = _flush(getattr(sys, "stdout", None))
     _flush(getattr(sys, "stderr", None))

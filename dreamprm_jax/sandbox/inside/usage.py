@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import os
+import signal
 from _queue import SimpleQueue
 from collections.abc import Callable
 from typing import Any
@@ -42,13 +43,57 @@ class OpenThread:
             self._answers.put((answer, error))
 
 
+class ChildEnd:
+    """A descriptor that is readable when the child has ended: a pidfd, or a pipe where the kernel has none (gVisor)."""
+
+    pipe: tuple[int, int] | None = None  # made once, and written to at SIGCHLD
+
+    @classmethod
+    def prepare(cls) -> None:
+        """Sees which of the two there is. To be called once, in the worker."""
+        try:
+            os.close(os.pidfd_open(os.getpid()))
+        except OSError:
+            cls.pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            signal.signal(signal.SIGCHLD, lambda *_: None)
+            signal.set_wakeup_fd(cls.pipe[1], warn_on_full_buffer=False)
+
+    @classmethod
+    def leave(cls) -> None:
+        """In the child: gives up what ``prepare`` made."""
+        if cls.pipe is not None:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for descriptor in cls.pipe:
+                os.close(descriptor)
+
+    def __init__(self, pid: int) -> None:
+        """Watches a child that has not been waited for."""
+        self.pid = pid
+        self.is_pidfd = self.pipe is None
+        self.descriptor = os.pidfd_open(pid) if self.pipe is None else self.pipe[0]
+
+    def reached(self) -> bool:
+        """Whether the child has ended, now that the descriptor is readable; the signal may be of an earlier child."""
+        if self.is_pidfd:
+            return True
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.descriptor, 1 << 12)
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+    def close(self) -> None:
+        """Forgets the child."""
+        if self.is_pidfd:
+            os.close(self.descriptor)
+
+
 class ChildUsage:
     """Reads /proc for one child. Its process id there is looked up once, and only if something is asked."""
 
-    def __init__(self, pidfd: int, ask: OpenThread) -> None:
-        """Watches the process of ``pidfd``."""
+    def __init__(self, end: ChildEnd, ask: OpenThread) -> None:
+        """Watches the process of ``end``."""
         self._ask = ask
-        self._pidfd = pidfd
+        self.end = end
         self._folder = ""
         self._waited = 0.0
 
@@ -78,7 +123,10 @@ class ChildUsage:
     def _find(self) -> str:
         """The child's folder in /proc, which may be that of an outer namespace, where the child has another id."""
         if not self._folder:
-            self._folder = f"/proc/{int(_fields(f'/proc/self/fdinfo/{self._pidfd}')[b'Pid'])}"
+            pid = self.end.pid
+            if self.end.is_pidfd:
+                pid = int(_fields(f"/proc/self/fdinfo/{self.end.descriptor}")[b"Pid"])
+            self._folder = f"/proc/{pid}"
         return self._folder
 
 

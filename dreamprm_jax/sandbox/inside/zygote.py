@@ -22,11 +22,12 @@ import time
 import traceback
 from typing import Any, NamedTuple
 
-from . import denials, devnull, jobs, lockdown, official, packages, script
+from . import denials, devnull, forks, jobs, lockdown, official, packages, script, seccomp
+from .denied_calls import DeniedCalls
 from .jobs import Job, Reply, Request
 from .report import OUTPUT_FD, RESULT_FD
 from .stderr import StandardError
-from .usage import ChildUsage, OpenThread, resident_bytes
+from .usage import ChildEnd, ChildUsage, OpenThread, resident_bytes
 
 _POLL_SECONDS = 0.25  # a child with several threads spends its CPU time faster than the clock runs
 _SHORTEST_POLL_SECONDS = 0.005
@@ -36,7 +37,6 @@ _INPUTS_KEPT = 3  # copies of its inputs that a child holds for this package's o
 _LOOK_SECONDS = 0.5  # beyond its wall time: how often a child is asked whether it still computes
 _COMPUTES = 0.05  # the share of a core from which on it does
 _HAD_A_CORE = 0.9  # the share from which on nobody held it up
-_THREADS = 128  # that one child may have at a time
 _UNWATCHED_POLL_SECONDS = 0.02  # where the kernel does not ask before a new thread
 _INPUT_FD = 180  # the first of the tests' inputs, above the program's own descriptors
 _READY = b"R"
@@ -69,6 +69,7 @@ class Worker:
     def __init__(self, control: socket.socket, settings: dict[str, Any]) -> None:
         self.control = control
         self.lock = settings["lock"]
+        self.reports = settings["reports"]
         hello: dict[str, Any] = {"landlock": lockdown.landlock_version()}
         lockdown.first_to_go()
         if settings["namespaces"]:
@@ -78,6 +79,7 @@ class Worker:
         packages.offer(settings["packages"])
         for name in settings["preload"]:
             __import__(name)
+        forks.heed_handlers()
         devnull.install()
         self.official_module = official.prepare()
         sys.setrecursionlimit(1000)
@@ -96,6 +98,7 @@ class Worker:
             self.open_thread = OpenThread()
         else:
             self._give_up_rights(settings["readable"], hello)
+        ChildEnd.prepare()
         self.ready_read, self.ready_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         gc.collect()
@@ -118,7 +121,8 @@ class Worker:
             lockdown.restrict_files(readable, ["/dev/null"])  # each child opens its own
 
         def build_filter() -> None:
-            self.filter, self.killing_filter = lockdown.Filter(), lockdown.Filter(kills=True)
+            self.filter = lockdown.Filter()
+            self.killing_filter, self.asking_filter = map(lockdown.Filter, (seccomp.KILLS, seccomp.ASKS))
 
         def watch_threads() -> None:
             self.threads = lockdown.ThreadWatch()
@@ -131,6 +135,8 @@ class Worker:
             "filter": build_filter,
             "threads": watch_threads,
         }
+        if self.reports:  # whose children have a listener each
+            del steps["threads"]
         for name, step in steps.items():
             try:
                 step()
@@ -146,7 +152,7 @@ class Worker:
             if not data:
                 return
             request = Request.unpack(data)
-            if request.kind in (jobs.RUN, jobs.RUN_KEEPING_STDERR):
+            if request.kind in (jobs.RUN, jobs.RUN_REPORTING):
                 reply = self.run(request, descriptors)
                 for descriptor in descriptors:
                     os.close(descriptor)
@@ -155,7 +161,8 @@ class Worker:
     def run(self, request: Request, descriptors: list[int]) -> Reply:
         """Forks, waits for the end or a limit, and says which it was."""
         memory = request.memory_bytes + _INPUTS_KEPT * os.fstat(descriptors[0]).st_size
-        stderr = StandardError(request.kind == jobs.RUN_KEEPING_STDERR)
+        stderr = StandardError(request.kind == jobs.RUN_REPORTING)
+        log = DeniedCalls(self.asking_filter) if self.reports and self.filter is not None else None
         try:
             pid = os.fork()
         except OSError as failure:
@@ -163,20 +170,27 @@ class Worker:
             return Reply(request.number, jobs.FAILED, 0, 0.0, error=f"fork: {failure}")
         if pid == 0:
             stderr.take()
-            self.child(request, memory, descriptors)
+            self.child(request, memory, descriptors, log)
         stderr.leave()
-        reason, wall, waited = self.watch(pid, request, self.own_resident + memory, stderr)
-        _, status, usage = os.wait4(pid, 0)
+        end = ChildEnd(pid)
+        usage = ChildUsage(end, self.open_thread)
+        if log is not None:
+            log.begin(usage)
+        listener = self.threads if log is None else log
+        reason, wall, waited = self.watch(usage, request, self.own_resident + memory, stderr, listener)
+        _, status, used = os.wait4(pid, 0)
+        end.close()
+        denied = jobs.NO_LOG if log is None else log.close()
         stderr.read()
         stderr.close()
-        cpu = usage.ru_utime + usage.ru_stime
+        cpu = used.ru_utime + used.ru_stime
         note = self.note()
         signalled = os.WIFSIGNALED(status)
         value = os.WTERMSIG(status) if signalled else os.WEXITSTATUS(status)
         error = ""
         if not note.startswith(_READY) and reason is None and not (signalled and value == signal.SIGKILL):
             reason, value, error = jobs.FAILED, status, note.decode() or "child not ready"
-        elif self.own_resident and usage.ru_maxrss << 10 > self.own_resident + memory:
+        elif self.own_resident and used.ru_maxrss << 10 > self.own_resident + memory:
             reason = jobs.MEMORY_LIMIT  # its peak fell between two looks: what counts must not depend on them
         elif signalled and value == signal.SIGKILL and reason is None and cpu >= request.cpu_seconds:
             reason = jobs.CPU_LIMIT  # the kernel's own limit, where this process came too late
@@ -184,9 +198,9 @@ class Worker:
             reason = jobs.SIGNALLED if signalled else jobs.EXITED
         elif reason == jobs.SIGNALLED:
             value = signal.SIGSYS
-        peak = max(0, usage.ru_maxrss - (self.own_resident >> 10))
+        peak = max(0, used.ru_maxrss - (self.own_resident >> 10))
         text = stderr.start.decode("utf-8", "replace")
-        return Reply(request.number, reason, value, cpu, wall, peak, waited, error, text)
+        return Reply(request.number, reason, value, cpu, wall, peak, waited, error, text, denied)
 
     def note(self) -> bytes:
         """What the child said about its lockdown, before it saw the program."""
@@ -195,23 +209,29 @@ class Worker:
         except BlockingIOError:
             return b""
 
-    def watch(self, pid: int, request: Request, resident_limit: int, stderr: StandardError) -> _Ending:
+    def watch(
+        self,
+        usage: ChildUsage,
+        request: Request,
+        resident_limit: int,
+        stderr: StandardError,
+        listener: lockdown.Listener | None,
+    ) -> _Ending:
         """Waits for the child's end; kills it at a limit or on request.
 
         Time that a child was ready to run and had no core does not count against its wall limit. One that computes at
         its wall limit, and had less than its share of a core so far, goes on to its CPU limit: on a virtual machine
         the host may take the core, which the kernel does not count. Both end at ``longest_seconds``.
         """
-        ended = os.pidfd_open(pid)
-        usage = ChildUsage(ended, self.open_thread)
+        end = usage.end
+        pid, ended = end.pid, end.descriptor
         poll = select.poll()
         poll.register(ended, select.POLLIN)
         poll.register(self.control, select.POLLIN)
         if stderr.reader >= 0:
             poll.register(stderr.reader, select.POLLIN)
-        questions = -1 if self.threads is None else self.threads.descriptor
-        if self.threads is not None:
-            poll.register(questions, select.POLLIN)
+        if listener is not None and listener.descriptor >= 0:
+            poll.register(listener.descriptor, select.POLLIN)
         clock = (~pid << 3) | 2  # the kernel's id of that process's CPU clock
         looked = started = time.monotonic()
         deadline = started + request.wall_seconds
@@ -219,46 +239,43 @@ class Worker:
         look = started + pause
         left = left_then = request.cpu_seconds
         reason = None
-        try:
-            while True:
-                wait = min(left, deadline - time.monotonic(), look - time.monotonic())
-                events = poll.poll(max(1, int(wait * 1000) + 1))
-                ready = {descriptor for descriptor, _ in events}
-                now = time.monotonic()
-                if ended in ready:
-                    return _Ending(None, now - started, usage.waited() if now - started > _POLL_SECONDS else 0.0)
-                if stderr.reader in ready and not stderr.read():
-                    poll.unregister(stderr.reader)
-                if self.threads is not None and questions in ready:
-                    self.threads.answer(allow=_threads(usage) < _THREADS)
-                if self.control.fileno() in ready:
-                    data = self.control.recv(4096)
-                    if not data:
-                        os.kill(pid, signal.SIGKILL)
-                        os.waitpid(pid, 0)
-                        os._exit(0)
-                    if Request.unpack(data).number == request.number:
-                        reason = jobs.CANCELLED
-                left = request.cpu_seconds - time.clock_gettime(clock)
-                if reason is None and left <= 0:
-                    reason = jobs.CPU_LIMIT
-                if reason is None and now >= look:
-                    reason, pause = self.look(usage, resident_limit)
-                    look = now + pause
-                if reason is None and now >= deadline:
-                    computes = left_then - left >= _COMPUTES * (now - looked)
-                    held_up = request.cpu_seconds - left < _HAD_A_CORE * (now - started)
-                    lacking = request.wall_seconds + usage.waited() - (now - started)
-                    if now >= started + request.longest_seconds or not (lacking > 0 or (computes and held_up)):
-                        reason = jobs.WALL_LIMIT
-                    looked, left_then = now, left
-                    deadline = now + (min(lacking, _LOOK_SECONDS) if lacking > 0 else _LOOK_SECONDS)
-                if reason is not None:
-                    waited = usage.waited()
+        while True:
+            wait = min(left, deadline - time.monotonic(), look - time.monotonic())
+            events = poll.poll(max(1, int(wait * 1000) + 1))
+            ready = {descriptor for descriptor, _ in events}
+            now = time.monotonic()
+            if ended in ready and end.reached():
+                return _Ending(None, now - started, usage.waited() if now - started > _POLL_SECONDS else 0.0)
+            if stderr.reader in ready and not stderr.read():
+                poll.unregister(stderr.reader)
+            if listener is not None and listener.descriptor in ready:
+                listener.answer(usage)
+            if self.control.fileno() in ready:
+                data = self.control.recv(4096)
+                if not data:
                     os.kill(pid, signal.SIGKILL)
-                    return _Ending(reason, now - started, waited)
-        finally:
-            os.close(ended)
+                    os.waitpid(pid, 0)
+                    os._exit(0)
+                if Request.unpack(data).number == request.number:
+                    reason = jobs.CANCELLED
+            left = request.cpu_seconds - time.clock_gettime(clock)
+            if reason is None and left <= 0:
+                reason = jobs.CPU_LIMIT
+            if reason is None and now >= look:
+                reason, pause = self.look(usage, resident_limit)
+                look = now + pause
+            if reason is None and now >= deadline:
+                computes = left_then - left >= _COMPUTES * (now - looked)
+                held_up = request.cpu_seconds - left < _HAD_A_CORE * (now - started)
+                lacking = request.wall_seconds + usage.waited() - (now - started)
+                if now >= started + request.longest_seconds or not (lacking > 0 or (computes and held_up)):
+                    reason = jobs.WALL_LIMIT
+                looked, left_then = now, left
+                deadline = now + (min(lacking, _LOOK_SECONDS) if lacking > 0 else _LOOK_SECONDS)
+            if reason is not None:
+                waited = usage.waited()
+                os.kill(pid, signal.SIGKILL)
+                return _Ending(reason, now - started, waited)
 
     def look(self, usage: ChildUsage, resident_limit: int) -> tuple[int | None, float]:
         """Looks at a child's memory and threads. Returns (why it must end, if it must; seconds until the next look)."""
@@ -271,7 +288,7 @@ class Worker:
             return None, _POLL_SECONDS  # it has just ended
         if resident > resident_limit:
             return jobs.MEMORY_LIMIT, 0.0
-        if self.threads is None and self.filter is not None and threads > _THREADS:
+        if self.threads is None and self.filter is not None and threads > lockdown.THREADS:
             return jobs.SIGNALLED, 0.0
         return None, self.pause(resident_limit - resident)
 
@@ -280,22 +297,24 @@ class Worker:
         longest = _POLL_SECONDS if self.threads is not None or self.filter is None else _UNWATCHED_POLL_SECONDS
         return min(max(room / _FILL_BYTES_A_SECOND, _SHORTEST_POLL_SECONDS), longest)
 
-    def child(self, request: Request, memory: int, descriptors: list[int]) -> None:
+    def child(self, request: Request, memory: int, descriptors: list[int], log: DeniedCalls | None) -> None:
         """The forked child: locks itself down, runs the job, ends. Never returns."""
         status = 1
         try:
             lockdown.die_with_parent()
-            job, inputs = _take(descriptors, request.kind == jobs.RUN_KEEPING_STDERR)
+            job, inputs = _take(descriptors, request.kind == jobs.RUN_REPORTING)
             space = self.own_memory + memory + (_RESERVED_BYTES if self.own_resident else 0)
             lockdown.limit_resources(int(request.cpu_seconds) + 2, space, request.file_bytes)
             self.control.close()
+            ChildEnd.leave()
+            forks.renumber()
             os.close(self.ready_read)
             if self.threads is not None:
                 os.close(self.threads.descriptor)
             if self.filter is not None and job.kills:
                 denials.watch()
                 self.killing_filter.install()
-            elif self.filter is not None:
+            elif self.filter is not None and not (log is not None and log.install()):
                 self.filter.install()
             os.write(self.ready_write, _READY)
             os.close(self.ready_write)
@@ -371,10 +390,3 @@ def _own_resident() -> int:
         return resident_bytes()
     except (OSError, KeyError):
         return 0
-
-
-def _threads(usage: ChildUsage) -> int:
-    try:
-        return usage.status()[1]
-    except OSError:
-        return _THREADS

@@ -16,9 +16,8 @@ from dreamprm_jax.evaluation.judged_candidates import Candidates
 from dreamprm_jax.evaluation.ranking import RANDOM, Method
 from dreamprm_jax.selection.aggregators import as_probability
 from dreamprm_jax.selection.best_of_n import best_of_k_weights
-from dreamprm_jax.selection.execution_rules import Rule, filter_numbers, prune, vote_rule
+from dreamprm_jax.selection.execution_rules import Rule, filter_numbers, mean_weights, prune, subsets, vote_rule
 from dreamprm_jax.selection.reward_models import arm_aggregator, short_label
-from dreamprm_jax.selection.subsets import mean_weights, subsets
 
 PUBLIC = "public"
 """A random choice among the candidates that pass the public tests."""
@@ -67,12 +66,14 @@ def execution_strategies(
       seed: of the subsets, if there are too many to enumerate.
     """
     result = []
-    if any(one.log_probability is not None for one in candidates):
-        numbers = tuple(
-            np.full(len(one.passed), np.nan) if one.log_probability is None else one.log_probability
-            for one in candidates
-        )
-        result.append(ranking(Method("logprob", "", numbers), RANDOM, "mean log-probability", forwards=False))
+    for key, label, reported in (
+        ("logprob", "mean log-probability", [one.log_probability for one in candidates]),
+        ("logprob_exact", "log-probability, exact", [one.exact_log_probability for one in candidates]),
+    ):
+        if any(values is not None for values in reported):
+            known = zip(candidates, reported, strict=True)
+            numbers = tuple(np.full(len(one.passed), np.nan) if own is None else own for one, own in known)
+            result.append(ranking(Method(key, "", numbers), RANDOM, label, forwards=False))
     has_public, public = any(one.public is not None for one in candidates), passes_public(candidates)
     if has_public:
         numbers = tuple(row.astype(float) for row in public)

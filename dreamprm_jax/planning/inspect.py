@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -27,11 +27,13 @@ from dreamprm_jax.models.decoder import DecoderConfig, decoder_config
 from dreamprm_jax.models.fused import taking
 from dreamprm_jax.models.lora import split_trainable
 from dreamprm_jax.models.pretrained import check_weights, model_config
+from dreamprm_jax.planning.cost_model import Cost, kernel_seconds, module_cost
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.training.arms import arm_plans
 from dreamprm_jax.training.checkpoint import TrainState
+from dreamprm_jax.training.chips import CHIPS, chip_of
 from dreamprm_jax.training.feed import Batch, row_length
-from dreamprm_jax.training.flops import matrix_flops
+from dreamprm_jax.training.flops import matrix_flops, useful_flops
 from dreamprm_jax.training.label_table import LabelStart, padded_rows
 from dreamprm_jax.training.losses import make_inner_loss
 from dreamprm_jax.training.mesh import (
@@ -206,13 +208,14 @@ def step_flops(step: Step, model: DecoderConfig, mesh: Mesh | AbstractMesh) -> i
         return matrix_flops(step.function, *step.arguments)
 
 
-def compiled_lines(step: Step, model: DecoderConfig, mesh: Mesh, memory_gb: float) -> tuple[list[str], bool]:
+def compiled_lines(step: Step, config: Config, model: DecoderConfig, mesh: Mesh) -> tuple[list[str], bool]:
     """Compiles a step and describes it. Returns the lines and whether it fits the memory given."""
-    devices, flops = mesh.devices.size, step_flops(step, model, mesh)
+    devices, flops, memory_gb = mesh.devices.size, step_flops(step, model, mesh), config.inspect.memory_gb
     try:
-        memory = compile_step(step, model, mesh).memory_analysis()
+        compiled = compile_step(step, model, mesh)
     except MemoryError as error:
         return [f"{step.name:<14} does not fit, says the compiler: {error}"], False
+    memory = compiled.memory_analysis()
     if memory is None:
         return [f"{step.name:<14} compiles; this compiler gives no memory figures"], True
     outputs = memory.output_size_in_bytes - memory.alias_size_in_bytes
@@ -224,7 +227,47 @@ def compiled_lines(step: Step, model: DecoderConfig, mesh: Mesh, memory_gb: floa
     fits = not memory_gb or peak <= memory_gb * GB
     if memory_gb:
         line += f"   {'fits' if fits else 'DOES NOT FIT'} {memory_gb:g} GB ({100 * peak / GB / memory_gb:.0f}%)"
-    return [line], fits
+    cost = predicted_cost(compiled.as_text(), config, model, mesh)
+    return [line, *([] if cost is None else _cost_lines(step, cost, config, model, devices))], fits
+
+
+def predicted_cost(
+    text: str,
+    config: Config,
+    model: DecoderConfig,
+    mesh: Mesh,
+    cycles: Mapping[str, tuple[int, int]] | None = None,
+) -> Cost | None:
+    """Seconds of a step by the TPU compiler's cost model; None for other chips than a v5p.
+
+    Args:
+      text: of the compiled module.
+      config: settings of the run.
+      model: its decoder.
+      mesh: what the step is compiled for.
+      cycles: of the kernels, where they were measured.
+    """
+    if chip_of(mesh.devices.flat[0].device_kind) is not CHIPS["v5p"]:
+        return None
+    heads = model.num_heads // mesh.shape["tensor"]
+    return module_cost(text, kernel_seconds(heads, model.head_dim, row_length(config.train.row_tokens), cycles))
+
+
+def step_useful_flops(step: Step, config: Config, model: DecoderConfig) -> float:
+    """What a step needs to compute, on all devices (``flops.useful_flops``)."""
+    train = config.train
+    extra = (train.meta.batch_size, train.batch_size) if step.name == "bi-level step" else (0, 0)
+    return useful_flops(model, row_length(train.row_tokens), train.batch_size, *extra)
+
+
+def _cost_lines(step: Step, cost: Cost, config: Config, model: DecoderConfig, devices: int) -> list[str]:
+    share = step_useful_flops(step, config, model) / (devices * CHIPS["v5p"].peak_flops * cost.seconds)
+    tables = [cost.parts] + ([cost.phases] if len(cost.phases) > 1 else [])
+    lines = [f"{'':<14} {cost.seconds:.3f} s a step by the compiler's cost model, {100 * share:.1f}% MFU"]
+    for table in tables:
+        found = sorted(table.items(), key=lambda item: -item[1])
+        lines.append(f"{'':<17}" + ", ".join(f"{name} {seconds:.3f}" for name, seconds in found if seconds >= 5e-4))
+    return lines
 
 
 def _platform(mesh: Mesh) -> str:
@@ -271,7 +314,7 @@ def main(config: Config) -> int:
     print(f"{'GB per device':<14} {'arguments':>9} {'temps':>9} {'outputs':>9} {'peak':>9} {'TFLOP/device':>12}")
     fits = True
     for step in training_steps(config, model, mesh):
-        lines, good = compiled_lines(step, model, mesh, config.inspect.memory_gb)
+        lines, good = compiled_lines(step, config, model, mesh)
         print("\n".join(lines))
         sys.stdout.flush()
         fits &= good

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from dreamprm_jax.evaluation.own_candidates import Key, ScoreFile
+from dreamprm_jax.evaluation.user_candidates import Key, ScoreFile
 from dreamprm_jax.problems.candidates import Candidate
 from dreamprm_jax.schema import DataError, Program, arrow_schema
 from dreamprm_jax.selection.aggregators import aggregate, as_probability
 from dreamprm_jax.selection.best_of_n import choose
 from dreamprm_jax.selection.execution_rules import filter_numbers
+from dreamprm_jax.selection.reward_models import arm_aggregator
 from dreamprm_jax.storage import ENDINGS, write_table, write_text
 
 
@@ -44,11 +45,12 @@ def pick(
       problem_id: of the problem.
       group: its usable candidates, at least one.
       scores: of a reward model; a candidate without a score ranks last.
-      aggregator: how the step scores become one number.
+      aggregator: how the step scores become one number; an outcome model is read at its last step.
       public: program -> whether it passes the public tests; those that do rank first. None: not run.
     """
     programs = [one.program for one in group]
     keys = [(problem_id, program.program_hash) for program in programs]
+    aggregator = arm_aggregator(scores.model, aggregator)
     numbers = aggregate([scores.logits.get(key, np.zeros(0)) for key in keys], aggregator)
     passes = None if public is None or not any(k in public for k in keys) else [public.get(key, False) for key in keys]
     ranks = numbers if passes is None else filter_numbers(numbers, np.array(passes))

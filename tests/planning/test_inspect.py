@@ -28,8 +28,8 @@ from dreamprm_jax.config import (
     to_dict,
 )
 from dreamprm_jax.models.decoder import decoder_config
+from dreamprm_jax.planning import inspect
 from dreamprm_jax.schema import DataError
-from dreamprm_jax.training import inspect
 from dreamprm_jax.training.flops import matrix_flops
 
 SMALL = ModelConfig(vocab_size=512, hidden_size=64, intermediate_size=128, num_layers=3, num_heads=4, num_kv_heads=2)
@@ -67,16 +67,16 @@ def test_plain_step_costs_three_forward_passes():
 SCRIPT = """
 import json, sys
 from dreamprm_jax.config import freeze
-from dreamprm_jax.training.inspect import main
-sys.exit(main(freeze(json.loads(sys.argv[1]))))
+from dreamprm_jax.planning.inspect import main
+sys.exit([main(freeze(config)) for config in json.loads(sys.argv[1])][-1])
 """
 
 
-def run(config):
-    """Runs inspect in a process of its own, as jax fixes its devices at its start."""
+def run(*configs):
+    """Runs inspect in a process of its own, as jax fixes its devices at its start. The status is the last one's."""
     flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # sizes do not depend on them
     environment = os.environ | {"XLA_FLAGS": flags}
-    command = [sys.executable, "-c", SCRIPT, json.dumps(to_dict(config))]
+    command = [sys.executable, "-c", SCRIPT, json.dumps([to_dict(config) for config in configs])]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
 
 
@@ -88,8 +88,9 @@ def test_report_of_a_mesh_that_is_not_here():
         train=dataclasses.replace(CONFIG.train, mesh=MeshConfig(1, 2, 4)),
         inspect=InspectConfig(devices=8, memory_gb=1.0, labels=1000),
     )
-    done = run(config)
-    assert done.returncode == 0, done.stderr[-2000:]
+    tight = dataclasses.replace(config, inspect=InspectConfig(devices=8, memory_gb=1e-4, labels=1000))
+    done = run(config, tight)
+    assert done.returncode == 1, done.stderr[-2000:]
     text = done.stdout
     layer = 64 * 64 * 2 + 2 * 64 * 32 + 64 + 2 * 32 + 3 * 64 * 128 + 2 * 64
     adapters = 2 * (64 + 64) * 2 + 2 * (64 + 32) * 2
@@ -100,27 +101,36 @@ def test_report_of_a_mesh_that_is_not_here():
     assert "kept whole, as the mesh does not divide them: kv_heads" in text
     assert len(re.findall(r"^(?:plain|bi-level) step .* fits 1 GB", text, re.MULTILINE)) == 2
     assert "nvoluntary full rematerialization" not in done.stderr
-
-    tight = run(dataclasses.replace(config, inspect=InspectConfig(devices=8, memory_gb=1e-4, labels=1000)))
-    assert tight.returncode == 1
-    assert "DOES NOT FIT 0.0001 GB" in tight.stdout
+    assert "DOES NOT FIT 0.0001 GB" in text
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "devices", "parameters"), [("3b", 1, 3_089_627_137), ("7b", 8, 7_070_622_721)])
-def test_shipped_configurations_fit_their_devices(name, devices, parameters):
-    """By the CPU compiler, without fused attention: "dots" would keep the products of attention, which it alone has."""
+def shipped(name):
+    """A configuration of configs/, by the CPU compiler without fused attention."""
     path = Path(__file__).parents[2] / "configs" / f"qwen2_5_coder_{name}.py"
     specification = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     config = freeze(module.get_config())
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, remat="full"))
-    done = run(dataclasses.replace(config, inspect=dataclasses.replace(config.inspect, topology="", devices=devices)))
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, remat="full"))
+
+
+@pytest.mark.slow
+def test_a_shipped_configuration_fits_its_devices():
+    config = shipped("7b")
+    done = run(dataclasses.replace(config, inspect=dataclasses.replace(config.inspect, topology="", devices=8)))
     assert done.returncode == 0, done.stdout[-500:] + done.stderr[-2000:]
-    assert f"{parameters:,} parameters" in done.stdout
+    assert "7,070,622,721 parameters" in done.stdout
     assert len(re.findall(r"^(?:plain|bi-level) step .* fits \d+ GB", done.stdout, re.MULTILINE)) == 2
     assert "nvoluntary full rematerialization" not in done.stderr
+
+
+def test_adapters_are_a_small_part_of_a_shipped_configuration():
+    model = inspect.target_model(shipped("3b"))[0]
+    mesh = jax.make_mesh((1, 1, 1), ("data", "fsdp", "tensor"), (AxisType.Auto,) * 3, devices=jax.devices()[:1])
+    params = inspect.placed_params(model, mesh)
+    trainable, _ = inspect.split_trainable(model, params)
+    assert inspect.total(params)[0] == 3_089_627_137
+    assert inspect.total(trainable)[0] < 3_089_627_137 / 500
 
 
 @pytest.mark.slow
