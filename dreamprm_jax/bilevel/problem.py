@@ -260,7 +260,7 @@ def mean_over_microbatches(
     Returns:
       (mean of the values, aux with a leading axis M). Half-precision values are summed in float32.
     """
-    count = _leading(batch)
+    count = leading(batch)
     if count == 1:
         value, aux = function(at(0, batch), key)
         return value, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], aux)
@@ -322,6 +322,7 @@ def held_back(tree: PyTree, until: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: leaf * one.astype(leaf.dtype), tree)
 
 
-def _leading(tree: PyTree) -> int:
+def leading(tree: PyTree) -> int:
+    """Size of the first axis."""
     leaves = jax.tree.leaves(tree)
     return leaves[0].shape[0] if leaves else 1
