@@ -1,5 +1,6 @@
 """The command line: help without jax, and errors that name the invalid input."""
 
+import itertools
 import subprocess
 import sys
 
@@ -70,6 +71,9 @@ def test_help_of_every_command(capsys, command):
     status, out, _ = dreamprm(capsys, command, "--help")
     assert status == 0
     assert f"usage: dreamprm {command}" in out
+    lines = [*out.splitlines(), ""]
+    for line, described in itertools.pairwise(lines):  # every setting has a description below it
+        assert not line.startswith("  --config.") or described.startswith("        "), line
     if command == "label":
         assert "--config.label.rollouts=4" in out
         assert "--config.policy.kind=simulated" in out  # a setting of its input stage

@@ -7,7 +7,7 @@
         print(f"{step.score:.2f}  {step.name}")
     print(prm.best_of(statement, candidates).code)
 
-All names below are attributes of ``dreamprm_jax``; jax is loaded by ``load_prm`` and ``make_meta_gradient`` alone.
+All names below are attributes of ``dreamprm_jax``. Only ``load_prm`` and ``make_meta_gradient`` load jax.
 """
 
 from __future__ import annotations
@@ -75,5 +75,7 @@ def best_of_n(
     numbers, outcomes = [float(one) for one in scores], [float(bool(one)) for one in passed]
     count = len(numbers) if n is None else n
     if len(numbers) != len(outcomes) or not 1 <= count <= len(numbers):
-        raise DataError(f"{len(numbers)} scores, {len(outcomes)} outcomes, n={count}: as many, and n among them")
+        raise DataError(
+            f"{len(numbers)} scores, {len(outcomes)} outcomes, n={count}: lengths must agree and n be within them"
+        )
     return best_of_k(np.array(numbers), np.array(outcomes), count)

@@ -57,16 +57,16 @@ def judge(
 
     Args:
       code: one program, or several that are judged side by side.
-      tests: (input, output) pairs, or dicts with these names. Without ``function`` both are texts: what the program
-        reads and what it must print. With it the input is the tuple of its arguments (or its only argument) and the
-        output the value to return, of JSON's types. A dict with ``testtype`` is taken as LiveCodeBench's own.
+      tests: (input, output) pairs, or dicts with these fields. Without ``function`` both are texts: what the program
+        reads and what it must print. With ``function`` the input is the tuple of arguments (or the only argument) and
+        the output is the expected return value; all are JSON values. A dict with ``testtype`` is a LiveCodeBench test.
       function: the function to call, also as a method of a class ``Solution``.
       mode: "faithful" (a plain process), or "lcb" (the official LiveCodeBench verdicts).
-      tier: of isolation (docs/security.md).
-      cpu_seconds: limit of one test.
-      memory_bytes: limit of one test, resident.
-      checker: how answers are compared, as the setting ``sandbox.checker`` has it: words such as "abs=1e-6, unordered";
-        FILE.py:FUNCTION; or a program that defines ``check(given, expected, answer)``, which runs in the sandbox too.
+      tier: isolation that must hold (docs/security.md).
+      cpu_seconds: limit per test.
+      memory_bytes: limit per test, of resident memory.
+      checker: how answers are compared, as the setting ``sandbox.checker``: words such as "abs=1e-6, unordered";
+        FILE.py:FUNCTION; or a program that defines ``check(given, expected, answer)``, which also runs in the sandbox.
       packages: third-party packages that the programs may import; None: numpy and sortedcontainers.
       per_test: report on each judged test (``Judgment.tests``); slower.
 
@@ -74,8 +74,8 @@ def judge(
       One judgment, or one for each program.
 
     Raises:
-      DataError: on a test or a checker that cannot be read, a package that is not installed, and where this machine
-        does not hold the tier (SandboxUnavailable).
+      DataError: if a test or the checker is malformed, a package is not installed, or the tier does not hold on this
+        machine (SandboxUnavailable).
     """
     from dreamprm_jax.sandbox import OFFERED_PACKAGES, Comparison, Judge, JudgeTask, Limits
 
@@ -117,14 +117,14 @@ def _test_case(test: Test, where: str, function: str | None) -> TestCase:
             return TestCase(test["input"], test["output"], test["testtype"])
         test = (test["input"], test["output"])
     if isinstance(test, str) or len(test) != 2:
-        raise DataError(f"{where}: an (input, output) pair or a dict with these two names belongs here, not {test!r}")
+        raise DataError(f"{where}: must be an (input, output) pair or a dict with these two fields, not {test!r}")
     given, expected = test
     if function is None:
         if not isinstance(given, str) or not isinstance(expected, str):
-            raise DataError(f"{where}: input and output are texts; give function=NAME to test by values")
+            raise DataError(f"{where}: input and output must be texts; to test by values, give function=NAME")
         return TestCase(given, expected)
     arguments = given if isinstance(given, tuple) else (given,)
     try:
         return TestCase("\n".join(map(json.dumps, arguments)), json.dumps(expected), "functional")
     except TypeError as error:
-        raise DataError(f"{where}: {error}; arguments and values are of JSON's types") from error
+        raise DataError(f"{where}: {error}; arguments and values must be JSON values") from error

@@ -12,7 +12,7 @@ import numpy as np
 from dreamprm_jax.api.judging import Test, judge
 from dreamprm_jax.api.results import BestOf, ScoredProgram, ScoredStep
 from dreamprm_jax.schema import DataError, Problem, Program
-from dreamprm_jax.selection.aggregators import AGGREGATORS, aggregate, as_probability
+from dreamprm_jax.selection.aggregators import AGGREGATORS, aggregate, as_probability, sigmoid
 from dreamprm_jax.selection.best_of_n import choose
 from dreamprm_jax.selection.execution_rules import filter_numbers
 
@@ -57,8 +57,8 @@ class RewardModel:
 
         Args:
           problem: its statement, or a dict with ``statement`` and, where the problem has them, ``title`` and
-            ``platform`` (LiveCodeBench's names work too). Scores are right only with what training had.
-          code: one program or several.
+            ``platform`` (LiveCodeBench's names work too). Give all fields that the training problems had.
+          code: one program, or several.
           aggregator: how the step scores become the program's score: "sum_log_odds", "last", "min", "mean",
             "product", ... By default as in a run's tables.
 
@@ -84,7 +84,7 @@ class RewardModel:
         tests: Sequence[Test] | None = None,
         function: str | None = None,
     ) -> BestOf:
-        """Picks the candidate with the highest score; one that cannot be read ranks last.
+        """Picks the candidate with the highest score; a candidate that cannot be scored ranks last.
 
         Args:
           problem: as in ``score``.
@@ -112,7 +112,7 @@ class RewardModel:
     def _scored(self, problem: Task, codes: list[str], name: str | None) -> list[tuple[ScoredProgram | None, str]]:
         """(the scored program, or None and why there is none) of each."""
         from dreamprm_jax.scoring.inputs import unusable
-        from dreamprm_jax.scoring.scorer import Reading, is_finite, sigmoid
+        from dreamprm_jax.scoring.scorer import Reading, is_finite
 
         aggregator = name or self._prm.default_aggregator
         if aggregator not in AGGREGATORS:
@@ -148,7 +148,7 @@ def _problem(problem: Task) -> Problem:
         return problem
     row = {"statement": problem} if isinstance(problem, str) else problem
     if (found := inline_problem(row, "problem")) is None:
-        raise DataError("problem: a statement is needed: a text, or a dict with the field statement")
+        raise DataError("problem: must be the statement, or a dict with the field statement")
     return found
 
 
@@ -158,10 +158,10 @@ def load_prm(model: str | Path, options: PrmOptions | None = None) -> RewardMode
     Args:
       model: RUN/ARM of a run that was trained here, a Hugging Face folder (``dreamprm export``, or a public reward
         model), or the hub id of one.
-      options: what differs from the model's own settings (``scoring.prm.PrmOptions``).
+      options: overrides of the model's own settings (``scoring.prm.PrmOptions``).
 
     Raises:
-      DataError: where there is no such model; names the file.
+      DataError: if there is no such model; names the file.
     """
     from dreamprm_jax.scoring import prm as loading
     from dreamprm_jax.scoring.scorer import Scorer

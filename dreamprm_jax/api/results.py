@@ -75,7 +75,7 @@ class ScoredProgram:
 
 @dataclass(frozen=True)
 class BestOf:
-    """The candidate that a reward model chose, and what it said of all."""
+    """The candidate that a reward model chose, and the scores of all candidates."""
 
     index: int  # of the chosen candidate; the first of equals
     code: str

@@ -45,21 +45,21 @@ def main(args: argparse.Namespace) -> int:
     Raises:
       DataError: on unusable input.
     """
-    from dreamprm_jax.evaluation.own_candidates import (
+    from dreamprm_jax.evaluation.output import skip_counts, write_results
+    from dreamprm_jax.evaluation.user_candidates import (
         evaluate_own,
         join,
         read_own_problems,
         read_scores,
         read_verdicts,
     )
-    from dreamprm_jax.evaluation.result_files import skip_counts, write_results
     from dreamprm_jax.tables import finite
 
     if not args.scores and args.prm is None:
         raise DataError("give --scores=FILE or --prm=MODEL; or --config=FILE for the stage of a run")
     if args.samples < 1:
         raise DataError(f"--samples={args.samples}: must be at least 1")
-    made = args.output / "scores.parquet"  # of --prm; what a killed command left of it is gone on with
+    made = args.output / "scores.parquet"  # of --prm; a killed command leaves parts of it, from which this one resumes
     others = {path.name for path in args.output.glob("*")} - {path.name for path in args.output.glob("scores.*")}
     if others or args.output.is_file():
         raise DataError(f"--output={args.output}: exists and is not an empty folder; name a new one")

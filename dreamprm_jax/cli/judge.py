@@ -1,8 +1,8 @@
 """Judges a file of candidate programs on a file of problems, and prints a summary by verdict.
 
 Problems are rows of LiveCodeBench, HumanEval, MBPP, evalplus or BigCodeBench (docs/problems.md); candidates an eval_all
-file, evalplus samples, JSON lines or Parquet (docs/your_own_data.md). The verdict of every candidate goes to --output
-as it comes; the same command run again goes on where it was stopped.
+file, evalplus samples, JSON lines or Parquet (docs/your_own_data.md). Verdicts are written to --output
+as they come; if the command is stopped, the same command resumes.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resume",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="keep what --output holds of the same programs, tests and settings, and judge the rest",
+        help="reuse the verdicts in --output that are of the same programs, tests and settings",
     )
     add_judge_arguments(parser)
     parser.add_argument(
@@ -98,7 +98,7 @@ def main(args: argparse.Namespace) -> int:
         file.complete(problems)
         known = sum(count for problem_id, count in file.counts.items() if problem_id in problems)
         if not known:
-            raise DataError(f"{args.candidates}: no candidate's problem is in {args.problems}")
+            raise DataError(f"{args.candidates}: no candidate belongs to a problem of {args.problems}")
         if args.reference_factor and not any(problem.reference_seconds for problem in problems.values()):
             raise DataError(
                 f"--reference-factor: no problem of {args.problems} has the field reference_seconds; dreamprm convert "

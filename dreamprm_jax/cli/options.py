@@ -50,7 +50,8 @@ def settings_help(values: Any, sections: Collection[str] | None = None) -> str:
             if "." in name and section != group:
                 group = section
                 lines.append(f"\n {section}:")
-            lines.append(f"  --config.{name}={value}")
+            shown = value.replace("\n", "\\n").replace("\t", "\\t") if isinstance(value, str) else value
+            lines.append(f"  --config.{name}={shown}")
             lines += textwrap.wrap(info.help, 112, initial_indent=" " * 8, subsequent_indent=" " * 8)
     return "\n".join(lines)
 

@@ -1,8 +1,8 @@
-"""Chooses a mesh, compiles the largest training step on abstract arrays, and prints memory of a device, FLOPs and time
-of a step, hours and price of all arms, and what the labels cost in tokens, judged programs and hours. FLOPs are
+"""Chooses a mesh, compiles the largest training step on abstract arrays, and prints memory per device, FLOPs and time
+per step, hours and price of all arms, and the cost of the labels in tokens, judged programs and hours. FLOPs are
 counted in the traced step; memory is the state's exact size and the CPU compiler's temporaries (--topology asks
-libtpu instead); times are a roofline from data sheets, under the assumptions that are printed along. Nothing is
-written, and no chip is needed. Ends with status 1 where the run does not fit.
+libtpu instead); times are a roofline from data sheets, under assumptions that are printed with them. Nothing is
+written, and no chip is needed. The exit status is 1 if the run does not fit.
 
   dreamprm plan --config=configs/llama3_70b.py --chip=v5p --chips=256
   dreamprm plan --config=configs/qwen2_5_coder_3b.py --chip=h100 --chips=1 --json
@@ -60,7 +60,7 @@ def main(args: argparse.Namespace) -> int:
     Raises:
       DataError: on unknown chips, and settings that do not go together.
     """
-    make_fleet(find_chip(args.chip), args.chips, args.slices)  # bad numbers are told before jax is loaded
+    make_fleet(find_chip(args.chip), args.chips, args.slices)  # report bad numbers before jax is loaded
     if not 0 < args.efficiency <= 1:
         raise DataError(f"--efficiency={args.efficiency:g}: must be above 0 and at most 1")
     from dreamprm_jax.planning.plan import make_plan

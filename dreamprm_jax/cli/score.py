@@ -2,10 +2,10 @@
 
 Candidates: any file or folder of docs/your_own_data.md (JSON lines or Parquet of {problem_id, code}, a LiveCodeBench
 eval_all file, evalplus samples, ...), or - for JSON lines on standard input. The statement comes from --problems (rows
-of docs/problems.md, or {problem_id, statement, title, platform}) or along in the row. The output has one row a
+of docs/problems.md, or {problem_id, statement, title, platform}) or from the row itself. The output has one row per
 candidate: problem_id, program_hash, step_logits, step_scores, model, checkpoint, row (of the input, from 1),
-sample_index. Beside it lie OUTPUT's .counts.json and .skipped.jsonl, which names every candidate without a score and
-why. Run again after a kill, the same command goes on and ends with the same bytes.
+sample_index. Beside it are OUTPUT's .counts.json and .skipped.jsonl, which names every candidate without a score and
+the reason. After a kill the same command resumes and gives the same bytes.
 
 `dreamprm score --config=FILE --workdir=DIR` is the stage of a run instead; `dreamprm score --config=FILE --help` lists
 its settings.
@@ -40,7 +40,7 @@ _RANKS = (
 
 
 def add_prm_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Adds the options that say which model, and how it computes."""
+    """Adds the options for the reward model."""
     parser = parser.add_argument_group("reward model")  # type: ignore[assignment]
     parser.add_argument(
         "--prm", required=required, type=Path, metavar="FOLDER",
@@ -48,7 +48,7 @@ def add_prm_arguments(parser: argparse.ArgumentParser, required: bool = True) ->
     )  # fmt: skip
     parser.add_argument(
         "--form", choices=FORMS,
-        help="how a public model is asked (default: by its head; a language model has none and needs rlhflow or "
+        help="input format of a public model (default: by its head; a language model has none and needs rlhflow or "
         "math-shepherd; docs/scoring.md)",
     )  # fmt: skip
     parser.add_argument("--separator", help="text after each step, where the score is read (default: the form's)")
@@ -59,8 +59,8 @@ def add_prm_arguments(parser: argparse.ArgumentParser, required: bool = True) ->
     parser.add_argument("--max-length", type=int, help="tokens of prompt and program (default: the model's own)")
     parser.add_argument(
         "--overlong", choices=("truncate_statement", "drop", "raise"),
-        help="longer inputs: cut the statement's beginning, leave the program out, or stop (default: a run's own; of a "
-        "folder truncate_statement)",
+        help="for longer inputs: cut the beginning of the statement, leave the program out, or stop (default: as in "
+        "the run; truncate_statement for a folder)",
     )  # fmt: skip
     parser.add_argument(
         "--dtype", choices=("float32", "bfloat16"), help="of the computation (default: the model's own)"
@@ -71,12 +71,12 @@ def add_prm_arguments(parser: argparse.ArgumentParser, required: bool = True) ->
     )  # fmt: skip
     parser.add_argument("--row-tokens", type=int, default=8192, help="tokens of a packed row (default: 8192)")
     parser.add_argument("--batch-tokens", type=int, default=16384, help="tokens of a batch, over all devices (16384)")
-    parser.add_argument("--fsdp", type=int, default=1, help="devices that share the parameters of one replica (1)")
-    parser.add_argument("--tensor", type=int, default=1, help="devices that share each layer of one replica (1)")
+    parser.add_argument("--fsdp", type=int, default=1, help="devices that shard the parameters of one replica (1)")
+    parser.add_argument("--tensor", type=int, default=1, help="devices that shard each layer of one replica (1)")
 
 
 def prm_options(args: argparse.Namespace) -> PrmOptions:
-    """What ``add_prm_arguments`` asked for. Imports jax."""
+    """The options of ``add_prm_arguments``. Imports jax."""
     from dreamprm_jax.scoring.forms import FormOptions
     from dreamprm_jax.scoring.prm import PrmOptions
 
@@ -90,7 +90,7 @@ def prm_options(args: argparse.Namespace) -> PrmOptions:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds this command's options."""
     parser.add_argument("--candidates", required=True, metavar="FILE", help="file, folder of samples, or - for stdin")
-    parser.add_argument("--problems", metavar="FILE", help="statements by id; not needed where every row has its own")
+    parser.add_argument("--problems", metavar="FILE", help="statements by id; not needed if every row has its own")
     parser.add_argument(
         "--release", default="release_v6", help="release windows, where --problems is a folder or hub id"
     )
@@ -107,8 +107,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--strict", action="store_true", help="stop at the first candidate that cannot be scored")
     parser.add_argument(
         "--shard", default="0/1", metavar="I/N",
-        help="do the I-th of N parts, I from 0; 'auto' asks SLURM, Open MPI, RANK and WORLD_SIZE, or the TPU pod. All "
-        "parts write to the same --output on a shared disk; the last one joins them",
+        help="score the I-th of N parts, I from 0; 'auto' takes I and N from SLURM, Open MPI, RANK and WORLD_SIZE, or "
+        "the TPU pod. All processes write to the same --output on a shared disk; the last one joins the parts",
     )  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def parse_shard(text: str) -> tuple[int, int]:
     """(index, count) of ``--shard``.
 
     Raises:
-      DataError: where it is malformed, or ``auto`` finds nothing to go by.
+      DataError: if it is malformed, or ``auto`` finds none of the variables.
     """
     if text == "auto":
         for rank, size in _RANKS:
@@ -150,7 +150,7 @@ def main(args: argparse.Namespace) -> int:
     """Runs the job.
 
     Returns:
-      0; 1 where no candidate at all could be scored.
+      0; 1 if no candidate could be scored.
 
     Raises:
       DataError: on unusable input.
@@ -190,7 +190,7 @@ def sample_rows(path: Path, count: int) -> list[dict[str, Any]]:
 
 
 def shown_scores(scores: Sequence[float]) -> str:
-    """The scores of a program's steps, the middle ones left out where there are many."""
+    """The scores of a program's steps; if there are many, the middle ones are left out."""
     texts = [f"{score:.2f}" for score in scores]
     return " ".join(texts if len(texts) <= 12 else [*texts[:6], "...", *texts[-5:]])
 
@@ -201,7 +201,7 @@ def run_job(args: argparse.Namespace) -> tuple[ScoreJob, dict[str, Any] | None]:
     Raises:
       DataError: on unusable input.
     """
-    # Bad options and inputs are told before the seconds that jax and the model take.
+    # Report bad options and inputs before loading jax and the model, which takes seconds.
     index, count = parse_shard(args.shard)
     check_positive(args, "chunk", "max_length", "row_tokens", "batch_tokens", "max_characters", "fsdp", "tensor")
     check_ending(args.output)

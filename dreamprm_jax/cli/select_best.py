@@ -1,7 +1,7 @@
-"""Candidates: an eval_all file, JSON lines {problem_id, code} or Parquet. Scores: what `dreamprm score` wrote of them,
-or --prm, which scores them first (into OUTPUT.scores.parquet; a killed command goes on).
+"""Candidates: an eval_all file, JSON lines {problem_id, code} or Parquet. Scores: a file of `dreamprm score`,
+or --prm, which scores them first (into OUTPUT.scores.parquet; after a kill the same command resumes).
 
-  dreamprm select --candidates=FILE --scores=FILE --output=best        # a folder, one program a problem
+  dreamprm select --candidates=FILE --scores=FILE --output=best        # a folder, one program per problem
   dreamprm select --candidates=FILE --scores=FILE --output=best.json   # input of LiveCodeBench's custom evaluator
   dreamprm select --candidates=FILE --problems=FILE --prm=RUN/ARM --public-tests --output=best.csv
 
@@ -72,8 +72,8 @@ def main(args: argparse.Namespace) -> int:
     Raises:
       DataError: on unusable input.
     """
-    from dreamprm_jax.evaluation.chosen import check_output, pick, write_chosen
-    from dreamprm_jax.evaluation.own_candidates import by_problem, read_own_problems, read_scores
+    from dreamprm_jax.evaluation.best_programs import check_output, pick, write_chosen
+    from dreamprm_jax.evaluation.user_candidates import by_problem, read_own_problems, read_scores
 
     if (args.scores is None) == (args.prm is None):
         raise DataError("give either --scores=FILE or --prm=MODEL")
@@ -90,7 +90,7 @@ def main(args: argparse.Namespace) -> int:
     groups = by_problem(file.usable)
     keys = {(name, one.program.program_hash) for name, group in groups.items() for one in group}
     if not keys & scores.logits.keys():
-        raise DataError(f"no score of {scores.model} belongs to a candidate of {args.candidates}; other files?")
+        raise DataError(f"no score of {scores.model} belongs to a candidate of {args.candidates}; wrong file?")
     if args.strict and (missing := sorted(keys - scores.logits.keys())):
         raise DataError(f"{missing[0][0]}, program {missing[0][1]}: no score; without --strict it ranks last")
     public = _public(args, groups, problems) if args.public_tests else None
@@ -117,7 +117,7 @@ def main(args: argparse.Namespace) -> int:
 
 def _public(args: argparse.Namespace, groups: Mapping, problems: Mapping[str, Problem]) -> dict[tuple[str, str], bool]:
     """Whether each candidate of a problem with public tests passes them."""
-    from dreamprm_jax.evaluation.chosen import public_programs
+    from dreamprm_jax.evaluation.best_programs import public_programs
     from dreamprm_jax.runs.progress import Progress
     from dreamprm_jax.sandbox import Judge, JudgeTask
 

@@ -1,7 +1,5 @@
-"""Run again, the same command reuses what is finished and continues what was stopped. Work for other settings is moved
-to old/ in the run's folder, never deleted.
-
-`dreamprm evaluate --problems=FILE --candidates=FILE` judges programs that were made elsewhere instead.
+"""If it is run again, the command reuses finished work and resumes stopped work. Output of other settings is moved to
+old/ in the run's folder, never deleted.
 """
 
 from __future__ import annotations
@@ -38,14 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser, required=command != "train")
     if command == "train":
         given = parser.add_argument_group(
-            "step labels of your own", "needs neither policy nor tests, and no --config (docs/step_labels.md)"
+            "step labels of your own", "these need no policy, no tests and no --config (docs/step_labels.md)"
         )
         for option, (_, metavar, text) in STEP_OPTIONS.items():
             given.add_argument(f"--{option}", metavar=metavar, help=text)
+    if command == "evaluate":
+        given = parser.add_argument_group("judge a file of programs instead of a run")
+        given.add_argument("--problems", metavar="FILE", help="problems, in any form of docs/problems.md")
+        given.add_argument("--candidates", metavar="FILE", help="programs, in any form of docs/your_own_data.md")
+    if command in ("train", "evaluate"):
         given.add_argument("--strict", action="store_true", help="a row that cannot be used is an error")
-    if parser.get_default("command") == "evaluate":
-        parser.add_argument("--problems", metavar="FILE", help="problems, in any form of docs/problems.md")
-        parser.add_argument("--candidates", metavar="FILE", help="programs, in any form of docs/your_own_data.md")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -53,11 +53,17 @@ def main(args: argparse.Namespace) -> int:
     from dreamprm_jax.stages.runner import run_stage
     from dreamprm_jax.stages.validation import check_environment, validate
 
+    if args.command == "evaluate":
+        if bool(args.problems) != bool(args.candidates):
+            raise DataError("--problems and --candidates go together")
+        if args.strict and not args.problems:
+            raise DataError("--strict: goes with --problems and --candidates")
+        args.overrides += ["--config.problems.strict=True"] * args.strict
     config = _with_steps(args) if args.command == "train" else config_of(args)
     if config.train.step_data.path and args.command != "train":
-        raise DataError("config.train.step_data.path: is read by `dreamprm train` alone; leave it out here")
+        raise DataError("config.train.step_data.path: only `dreamprm train` uses it; leave it out here")
     root = workdir_of(args, config)
-    if args.command == "evaluate" and (args.problems or args.candidates):
+    if args.command == "evaluate" and args.problems:
         return _evaluate_files(config, args, root)
     if args.command != "run":
         run_stage(config, root, args.command)
@@ -125,12 +131,10 @@ def _with_steps(args: argparse.Namespace) -> Config:
 
 
 def _evaluate_files(config: Config, args: argparse.Namespace, root: Path) -> int:
-    from dreamprm_jax.evaluation.files import evaluate_files
+    from dreamprm_jax.evaluation.candidate_files import evaluate_files
     from dreamprm_jax.runs.locks import run_lock
     from dreamprm_jax.stages.validation import validate
 
-    if not (args.problems and args.candidates):
-        raise DataError("--problems and --candidates go together")
     validate(config)
     with run_lock(root):
         evaluate_files(config, Path(args.problems), Path(args.candidates), root)

@@ -1,4 +1,4 @@
-"""It may be asked while the run is going on, from anywhere that sees the folder."""
+"""It can be used while the run is in progress, on any machine that sees the folder."""
 
 from __future__ import annotations
 

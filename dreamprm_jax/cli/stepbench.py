@@ -21,10 +21,11 @@ from dreamprm_jax.stepbench.metrics import Result, baselines, evaluate
 from dreamprm_jax.stepbench.records import Bench, BenchPaths, read_bench
 from dreamprm_jax.stepbench.scores import REDUCTIONS, Said, read_scores
 from dreamprm_jax.storage import atomic_path, write_json
+from dreamprm_jax.tables import text_table
 
 SIZE = 2000
 PASSED_ON = {
-    "form": "how a public model is asked",
+    "form": "input format of a public model",
     "separator": "text after each step",
     "labels": "RIGHT,WRONG",
     "max-length": "tokens of an input",
@@ -40,12 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     make.add_argument("--output", required=True, type=Path, metavar="DIR", help="the benchmark's folder")
     make.add_argument("--seed", type=int, default=0, help="of inputs, faults and the choice among them (0)")
     make.add_argument("--size", type=int, default=SIZE, help=f"number of programs, half of them erroneous ({SIZE})")
-    make.add_argument("--workers", type=int, default=0, help="programs that run at a time (one a core)")
+    make.add_argument("--workers", type=int, default=0, help="programs that run at a time (one per core)")
     make.add_argument(
         "--tier", choices=TIERS, default=SandboxConfig().tier, help="isolation that must hold (%(default)s)"
     )
 
-    export = commands.add_parser("export", help="write the programs alone", description=_EXPORT)
+    export = commands.add_parser("export", help="write the programs without the truth", description=_EXPORT)
     export.add_argument("--bench", required=True, type=Path, metavar="DIR", help="the benchmark's folder")
     export.add_argument("--output", required=True, type=Path, metavar="FILE", help="the .jsonl file to write")
 
@@ -78,17 +79,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 _MAKE = (
     "Makes a benchmark from the CodeI/O references of package reasoning-gym, injecting one fault into one function of "
-    "each. All programs run in the sandbox. The same seed and size give the same bytes. Killed, it resumes."
+    "each. All programs run in the sandbox. The same seed and size give the same bytes. After a kill it resumes."
 )
 _EXPORT = (
-    "Writes one JSON line a program: problem_id, program_hash, statement (title, platform), code, step_ends. It is a "
+    "Writes one JSON line per program: problem_id, program_hash, statement (title, platform), code, step_ends. It is a "
     "candidates file for `dreamprm score` and `dreamprm judge`, and the input of any scorer of your own. It does not "
     "say which programs are wrong."
 )
 _SCORE = (
     "Prints accuracy on erroneous programs (the first wrong step is named exactly), on clean ones (no step is called "
     "wrong) and F1, their harmonic mean, with 95% intervals over problems, beside baselines that read nothing. Rows of "
-    "a scores file have program_hash and one of: step_scores (a number a step), first_wrong (an index or -1), or "
+    "a scores file have program_hash and one of: step_scores (a number per step), first_wrong (an index or -1), or "
     "token_logprobs with text_offset (and code_start)."
 )
 
@@ -186,13 +187,8 @@ def _scored_by(prm: Path, args: argparse.Namespace, output: Path) -> Path:
     paths = BenchPaths(args.bench)
     options: dict[str, Any] = {"prm": prm, "candidates": paths.programs, "problems": paths.problems, "output": output}
     options |= _passed_on(args)
-    command = [
-        sys.executable,
-        "-m",
-        "dreamprm_jax.cli",
-        "score",
-        *(f"--{key}={value}" for key, value in options.items()),
-    ]
+    command = [sys.executable, "-m", "dreamprm_jax.cli", "score"]
+    command += [f"--{key}={value}" for key, value in options.items()]
     output.parent.mkdir(exist_ok=True)
     if subprocess.run(command, check=False).returncode:
         raise DataError(f"--prm {prm}: `dreamprm score` failed; its message is above")
@@ -206,19 +202,23 @@ def _report(bench: Bench, results: list[Result], trivial: list[Result]) -> Itera
         f"StepBench, test split: {erroneous} erroneous programs, {len(test) - erroneous} clean, "
         f"{len({row.problem_id for row in test})} problems; % with 95% intervals over problems\n"
     )
-    yield f"{'':<24} {'F1':^20} {'erroneous':^20} {'clean':^20} {'threshold':>10} {'missing':>8}"
-    for result in [*results, *trivial]:
-        threshold = "" if result.threshold is None else f"{result.threshold:.4g}"
-        cells = " ".join(
-            f"{_percent(one):^20}" for one in (result.f1, result.accuracy_erroneous, result.accuracy_correct)
-        )
-        yield f"{result.name:<24} {cells} {threshold:>10} {result.missing or '':>8}"
+    rows = [
+        [
+            result.name,
+            *map(_percent, (result.f1, result.accuracy_erroneous, result.accuracy_correct)),
+            "" if result.threshold is None else f"{result.threshold:.4g}",
+            str(result.missing or ""),
+        ]
+        for result in [*results, *trivial]
+    ]
+    yield text_table(["", "F1", "erroneous", "clean", "threshold", "missing"], rows)
     for title, groups in (("fault", "by_operator"), ("place", "by_place"), ("failed by", "by_verdict")):
         if results:
-            yield f"\n{title:<24} {'programs':>8} " + " ".join(f"{result.name[:14]:>14}" for result in results)
-        for group in getattr(results[0], groups) if results else ():
-            shares = [getattr(result, groups)[group] for result in results]
-            yield f"{group:<24} {shares[0][0]:>8} " + " ".join(f"{100 * share:>14.1f}" for _, share in shares)
+            rows = [
+                [group, str(programs), *(f"{100 * getattr(one, groups)[group][1]:.1f}" for one in results)]
+                for group, (programs, _) in getattr(results[0], groups).items()
+            ]
+            yield "\n" + text_table([title, "programs", *(one.name[:14] for one in results)], rows)
     yield ""
 
 

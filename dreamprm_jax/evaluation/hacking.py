@@ -39,9 +39,9 @@ def hacking_row(
 
     Args:
       method: chooses by its numbers.
-      candidates: of P problems; those without public tests count in accuracy and score alone.
+      candidates: of P problems; those without public tests count only in accuracy and score.
       points: N of the curve.
-      aggregator: of the numbers, which puts them on the scale of a probability; None: they are no score.
+      aggregator: maps the numbers to probabilities; None if they are not scores.
       samples: bootstrap resamples.
       seed: of the bootstrap.
     """

@@ -1,4 +1,4 @@
-"""Joins a window's problems, programs, verdicts and scores into one row a problem, and names what it leaves out."""
+"""Joins the problems, programs, verdicts and scores of a window into one row per problem; names what is left out."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def load_candidates(paths: Paths, window: str, arms: Sequence[str]) -> tuple[lis
 
     Public tests are judged before the hidden ones, so a candidate passes them if it passes at least as many tests.
 
-    Candidates without a verdict, or whose verdict is no label (SANDBOX_ERROR, INVALID_TASK), are left out: they say
+    Candidates without a verdict, or whose verdict is not a label (SANDBOX_ERROR, INVALID_TASK), are left out: they say
     nothing about selection. Candidates without a usable score stay in and rank last (``selection.best_of_n``). Both
     are named in the skips, and so are problems that are left with no candidate.
 
@@ -91,7 +91,7 @@ def load_candidates(paths: Paths, window: str, arms: Sequence[str]) -> tuple[lis
 
 
 def _log_probabilities(programs: Sequence[Program]) -> np.ndarray | None:
-    """What the policy said of its own texts; None where it said nothing of any."""
+    """The policy's mean log-probability of each program; None if it gave none."""
     values = [json.loads(program.sampling).get(MEAN_LOG_PROBABILITY) for program in programs]
     known = [float(value) if isinstance(value, (int, float)) else float("nan") for value in values]
     return None if np.isnan(known).all() else np.array(known)

@@ -35,7 +35,7 @@ def paper_table(results: Mapping[str, Any] | None = None) -> Table:
     """Easy, medium, hard and overall in percent, with 95% intervals and what each gap means in problems.
 
     Args:
-      results: of a run: its rows stand below the paper's, in the same format.
+      results: of a run; its rows follow the paper's, in the same format.
 
     Returns:
       The paper's rows with Wilson's interval and the gap to its policy alone; the run's with the bootstrap's and the

@@ -1,4 +1,4 @@
-"""How well a method's number tells passing from failing programs, and how much of it is mere length."""
+"""How well a method's number separates passing from failing programs, and how much of that is program length."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def program_level(method: Method, candidates: Sequence[Candidates], samples: int
 
 
 def _outcome_calibration(arm: str, candidates: Sequence[Candidates]) -> dict[str, Any]:
-    """The last step's score as a probability of passing, whatever the aggregator; no bins for what is no arm."""
+    """The last step's score as a probability of passing, for any aggregator; no bins for methods that are not arms."""
     pairs = [
         (logits[-1], passed)
         for one in candidates

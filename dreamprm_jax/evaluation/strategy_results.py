@@ -1,17 +1,23 @@
-"""Figures of all selection strategies: accuracy, paired gain over the extended method, cost, reward hacking."""
+"""Results of all selection strategies: accuracy, paired gain over the extended method, cost, reward hacking.
+
+Costs are tokens that the policy writes and the reward model reads per problem, counted with the tokenizer of the reward
+model. A policy with another vocabulary writes other numbers.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from dreamprm_jax.engine.concurrent import concurrent_map
-from dreamprm_jax.evaluation.costs import TokenCosts
-from dreamprm_jax.evaluation.execution_strategies import (
+from dreamprm_jax.evaluation.hacking import hacking_row
+from dreamprm_jax.evaluation.judged_candidates import Candidates
+from dreamprm_jax.evaluation.ranking import ORACLE, RANDOM, methods
+from dreamprm_jax.evaluation.strategies import (
     PUBLIC,
     Strategy,
     execution_strategies,
@@ -19,10 +25,9 @@ from dreamprm_jax.evaluation.execution_strategies import (
     public_filter,
     ranking,
 )
-from dreamprm_jax.evaluation.hacking import hacking_row
-from dreamprm_jax.evaluation.judged_candidates import Candidates
-from dreamprm_jax.evaluation.ranking import ORACLE, RANDOM, methods
 from dreamprm_jax.metrics.statistics import bootstrap_means, mcnemar, percentile_interval
+from dreamprm_jax.models.tokenizer import load_tokenizer
+from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.runs.progress import progress_of
 from dreamprm_jax.selection.best_of_n import powers_of_two
 from dreamprm_jax.selection.reward_models import arm_aggregator
@@ -133,3 +138,34 @@ def _row(
         "policy_tokens": tokens.policy(most) if tokens else None,
         "reward_model_tokens": (tokens.reward_model(most) if row.forwards else 0.0) if tokens else None,
     }
+
+
+@dataclass(frozen=True)
+class TokenCosts:
+    """Mean tokens over the problems."""
+
+    program: np.ndarray  # (P,) of one candidate
+    statement: np.ndarray  # (P,)
+
+    def policy(self, k: int) -> float:
+        """Written for k candidates."""
+        return float(k * self.program.mean())
+
+    def reward_model(self, k: int) -> float:
+        """Read for k candidates, each with the statement before it, all steps in one pass."""
+        return float(k * (self.program + self.statement).mean())
+
+
+def token_costs(paths: Paths, candidates: Sequence[Candidates]) -> TokenCosts | None:
+    """Counts with the tokenizer of the train stage; None where there is none."""
+    if not paths.tokenizer().exists():
+        return None
+    tokenizer = load_tokenizer(paths.tokenizer())
+
+    def lengths(texts: list[str]) -> list[int]:
+        clean = [text.encode("utf-8", "replace").decode() for text in texts]
+        return [len(encoding.ids) for encoding in tokenizer.encode_batch_fast(clean, add_special_tokens=False)]
+
+    program = [float(np.mean(lengths([program.code for program in one.programs]))) for one in candidates]
+    statement = lengths([one.problem.statement for one in candidates])
+    return TokenCosts(np.array(program), np.array(statement, dtype=float))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections import Counter
@@ -119,7 +120,7 @@ def math_shepherd_row(one: LabeledSteps, threshold: float | None) -> dict[str, A
         return "a step has no label, which Math-Shepherd's form cannot say"
     if any(MARK in text for text in (one.prompt, *one.steps)) or "Step 1:" in one.prompt:
         return f"the text holds {MARK}, or its prompt 'Step 1:', which divide it in Math-Shepherd's form"
-    steps = [f"Step {number}: {text.rstrip()} " for number, text in enumerate(one.steps, 1)]
+    steps = [f"Step {number}: {text} " for number, text in enumerate(one.steps, 1)]
     signs = ["+" if label >= threshold else "-" for label in one.labels]
     lines = [
         "\n".join(step + mark for step, mark in zip(steps, marks, strict=True))
@@ -134,6 +135,8 @@ FORMATS = {"trl": trl_row, "prm800k": prm800k_row, "math_shepherd": math_shepher
 def export_labels(rows: Iterator[LabeledSteps], form: str, threshold: float | None, output: Path) -> Counter[str]:
     """Writes the rows: .jsonl, .parquet, or else the folder of a ``datasets.Dataset``.
 
+    Line breaks at a step's end are left out: where steps are read, a separator stands after each.
+
     Args:
       rows: labeled solutions.
       form: a key of ``FORMATS``.
@@ -147,7 +150,7 @@ def export_labels(rows: Iterator[LabeledSteps], form: str, threshold: float | No
 
     def written() -> Iterator[dict[str, Any]]:
         for one in rows:
-            row = FORMATS[form](one, threshold)
+            row = FORMATS[form](dataclasses.replace(one, steps=tuple(step.rstrip() for step in one.steps)), threshold)
             if isinstance(row, str):
                 counts[f"left out: {row}"] += 1
                 continue

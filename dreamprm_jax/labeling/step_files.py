@@ -2,8 +2,10 @@
 
 | format | fields of a row |
 |---|---|
-| TRL's stepwise supervision | ``prompt, completions, labels`` (true, false, 0 to 1 or null), maybe an outcome |
+| TRL's stepwise supervision | ``prompt, completions, labels`` (true, false, 0 to 1 or null), maybe an outcome; also |
+| | under the names ``question``, ``problem``, ``instruction``; ``steps``; ``rewards`` |
 | PRM800K | ``question.problem``, ``label.steps[].completions[].rating``, ``chosen_completion`` |
+| OpenR | ``question, process`` (steps with five line breaks between), ``label`` (a list of ``+`` and ``-``) |
 | Math-Shepherd | ``input`` with ``ки`` after each step, ``label`` with ``+`` or ``-`` in its place |
 | ProcessBench | ``problem, steps``, ``label`` (index of the first wrong step, -1: none), ``final_answer_correct`` |
 
@@ -14,34 +16,26 @@ the hub by the package ``datasets``. A row that cannot be used is a ``Skip``.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import StepDataConfig
-from dreamprm_jax.problems.json_rows import (
-    ENDINGS,
-    SUFFIXES,
-    check_text,
-    json_type,
-    numbered_rows,
-    parse_json,
-    row_suffix,
-)
+from dreamprm_jax.labeling.step_sources import step_rows
+from dreamprm_jax.problems.json_rows import check_text, json_type
 from dreamprm_jax.schema import DataError, Granularity, Program, Skip, content_hash
 
 OUTCOME_FIELDS = ("outcome", "passed", "is_correct", "correct", "final_answer_correct")
+PROMPTS = ("prompt", "question", "problem", "instruction")
+STEPS, LABELS = ("completions", "steps"), ("labels", "rewards")
 IGNORED = -100  # a label that TRL and transformers leave out of the loss
 MARK = "ки"  # Math-Shepherd's step tag
-_SPLIT = re.compile(
-    r"(?<![a-z0-9])(train|validation|valid|val|dev|test)(?![a-z0-9])", re.IGNORECASE
-)  # in a file's name
 
 
 @dataclass(frozen=True)
@@ -106,7 +100,7 @@ def read_steps(path: str, settings: StepDataConfig, split: str = "") -> Iterator
       DataError: where the file as a whole cannot be read; with ``settings.strict`` on the first bad row.
     """
     count, known = 0, Counter[str]()
-    for where, row in _rows(path, settings, split or settings.split):
+    for where, row in step_rows(path, settings, split or settings.split):
         try:
             found = _parse(row, settings)
         except DataError as error:
@@ -133,9 +127,9 @@ def _parse(row: Any, settings: StepDataConfig) -> list[LabeledSteps]:
     """The solutions of one row. Raises DataError that names the field."""
     if isinstance(row, DataError):
         raise row
-    found = next((parse for fields, parse in _FORMATS if all(row.get(field) is not None for field in fields)), None)
+    found = next((parse for fields, parse in _FORMATS if all(map(functools.partial(_first, row), fields))), None)
     if found is None:
-        fields = "; ".join(", ".join(fields) for fields, _ in _FORMATS)
+        fields = "; ".join(", ".join("/".join(names) for names in fields) for fields, _ in _FORMATS)
         raise DataError(f"has the fields {', '.join(map(str, row)) or 'none'}; those of a known format are: {fields}")
     results = found(row, settings)
     for one in results:
@@ -151,13 +145,24 @@ def _parse(row: Any, settings: StepDataConfig) -> list[LabeledSteps]:
 
 
 def _trl(row: Mapping[str, Any], settings: StepDataConfig) -> list[LabeledSteps]:
-    steps, labels = _texts(row, "completions"), row["labels"]
+    steps = _texts(row, _first(row, STEPS))
+    return [
+        LabeledSteps(_prompt(row, _first(row, PROMPTS)), steps, _labels(row, _first(row, LABELS), steps), _outcome(row))
+    ]
+
+
+def _openr(row: Mapping[str, Any], settings: StepDataConfig) -> list[LabeledSteps]:
+    steps = tuple(text.strip() for text in _text(row, "process").split("\n" * 5) if text.strip())
+    return [LabeledSteps(_text(row, "question"), steps, _labels(row, "label", steps), _outcome(row))]
+
+
+def _labels(row: Mapping[str, Any], name: str, steps: Sequence[str]) -> tuple[float, ...]:
+    labels = row[name]
     if not isinstance(labels, list):
-        raise DataError(f"field labels: a {json_type(labels)} where a list belongs")
+        raise DataError(f"field {name}: a {json_type(labels)} where a list belongs")
     if len(steps) != len(labels):
-        raise DataError(f"field labels: {len(labels)} labels for {len(steps)} completions")
-    numbers = tuple(_number(value, f"field labels[{index}]") for index, value in enumerate(labels))
-    return [LabeledSteps(_prompt(row["prompt"]), steps, numbers, _outcome(row))]
+        raise DataError(f"field {name}: {len(labels)} labels for {len(steps)} steps")
+    return tuple(_number(value, f"field {name}[{index}]") for index, value in enumerate(labels))
 
 
 def _process_bench(row: Mapping[str, Any], settings: StepDataConfig) -> list[LabeledSteps]:
@@ -227,16 +232,28 @@ def _prm800k(row: Mapping[str, Any], settings: StepDataConfig) -> list[LabeledSt
     return [*([LabeledSteps(prompt, tuple(steps), tuple(labels), outcome)] if steps else []), *found]
 
 
-_FORMATS: tuple[tuple[tuple[str, ...], Callable[[Mapping[str, Any], StepDataConfig], list[LabeledSteps]]], ...] = (
-    (("prompt", "completions", "labels"), _trl),
-    (("question", "label"), _prm800k),
-    (("input", "label"), _math_shepherd),
-    (("problem", "steps", "label"), _process_bench),
+# The fields that tell a format, each under one of its names.
+_FORMATS: tuple[
+    tuple[tuple[tuple[str, ...], ...], Callable[[Mapping[str, Any], StepDataConfig], list[LabeledSteps]]], ...
+] = (
+    ((PROMPTS, STEPS, LABELS), _trl),
+    ((("question",), ("process",), ("label",)), _openr),
+    ((("question",), ("label",)), _prm800k),
+    ((("input",), ("label",)), _math_shepherd),
+    ((("problem",), ("steps",), ("label",)), _process_bench),
 )
+_WORDS = {"+": 1.0, "true": 1.0, "correct": 1.0, "good": 1.0, "-": 0.0, "false": 0.0, "incorrect": 0.0, "bad": 0.0}
+
+
+def _first(row: Mapping[str, Any], names: Sequence[str]) -> str:
+    """The first of the names whose field has a value; "" where none has."""
+    return next((name for name in names if row.get(name) is not None), "")
 
 
 def _number(value: Any, where: str) -> float:
-    if isinstance(value, str):  # what ``datasets`` makes of a column that holds both booleans and numbers
+    if isinstance(value, str):  # a word, or what ``datasets`` makes of a column of both booleans and numbers
+        if value.lower() in _WORDS:
+            return _WORDS[value.lower()]
         with contextlib.suppress(ValueError):
             value = json.loads(value)
     if value is None or value == IGNORED or (isinstance(value, float) and math.isnan(value)):
@@ -264,11 +281,12 @@ def _outcome(row: Mapping[str, Any]) -> float:
     return value
 
 
-def _prompt(value: Any) -> str:
+def _prompt(row: Mapping[str, Any], name: str) -> str:
     """A prompt's text; of a conversation the messages' contents."""
+    value = row[name]
     if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
         return "\n\n".join(_text(one, "content") for one in value)
-    return _text({"prompt": value}, "prompt")
+    return _text(row, name)
 
 
 def _text(row: Mapping[str, Any], name: str) -> str:
@@ -289,83 +307,8 @@ def _texts(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
     value = row[name]
     if not isinstance(value, list):
         raise DataError(f"field {name}: a {json_type(value)} where a list of texts belongs")
+    value = [one.get("content") if isinstance(one, dict) else one for one in value]  # of messages
     for index, text in enumerate(value):
         if not isinstance(text, str):
             raise DataError(f"field {name}[{index}]: a {json_type(text)} where text belongs")
     return tuple(value)
-
-
-# ---------------------------------------------------------------- files
-
-
-def _rows(path: str, settings: StepDataConfig, split: str) -> Iterator[tuple[str, Any]]:
-    """(where, row) of all rows; a row that cannot be parsed is its DataError."""
-    place = Path(path)
-    saved = any((place / name).is_file() for name in ("state.json", "dataset_dict.json"))
-    files = [] if saved else _files(place, split)
-    for file in files:
-        name = f"{file.relative_to(place)}, " if place.is_dir() else ""
-        for number, row in numbered_rows(file):
-            where = f"row {number}"
-            if isinstance(row, DataError):
-                row = DataError(str(row).removeprefix(f"{file}, {where}").lstrip(",: "))
-            yield name + where, row
-    if not files:
-        if not saved and "://" not in path and (place.exists() or path[:1] in "./~" or path.count("/") != 1):
-            raise DataError(f"{path}: no such file, or none of {ENDINGS}, a folder of them, or an id of the hub")
-        yield from ((f"row {number}", row) for number, row in enumerate(_data_set(path, saved, settings, split), 1))
-
-
-def _files(place: Path, split: str) -> list[Path]:
-    """The file, or those of a folder; where their names tell several splits, those of one."""
-    if not place.is_dir():
-        return [place] if place.is_file() and place.name.endswith(SUFFIXES) else []
-    groups: dict[str, list[Path]] = {}
-    for file in sorted(file for file in place.rglob("*") if file.is_file() and file.name.endswith(SUFFIXES)):
-        name = _SPLIT.search(str(file.relative_to(place)))
-        groups.setdefault(name[0].lower() if name else "train", []).append(file)
-    if len(groups) < 2:
-        return next(iter(groups.values()), [])
-    return groups[_chosen(str(place), list(groups), split)]
-
-
-def _chosen(path: str, names: Sequence[str], split: str) -> str:
-    """The split that is asked for; else train, or the only one."""
-    chosen = split or ("train" if "train" in names or len(names) != 1 else names[0])
-    if chosen not in names:
-        raise DataError(f"{path}: has no split {chosen!r}; choose with --split among {', '.join(names)}")
-    return chosen
-
-
-def _data_set(path: str, saved: bool, settings: StepDataConfig, split: str) -> Iterator[Any]:
-    """The rows of a saved ``Dataset``, of a file at an address, or of a data set of the hub, as a stream."""
-    import datasets
-
-    datasets.disable_progress_bars()
-    try:
-        if saved:
-            found = datasets.load_from_disk(path)
-        elif "://" in path:
-            # JSON lines as text: Arrow would turn labels of mixed types into other ones.
-            kind = {".parquet": "parquet", ".json": "json"}.get(row_suffix(Path(path)), "text")
-            found = datasets.load_dataset(kind, data_files=[path], streaming=True)
-        else:
-            name, _, revision = path.partition("@")
-            revision = revision or settings.revision
-            found = datasets.load_dataset(name, settings.subset or None, revision=revision or None, streaming=True)
-        if isinstance(found, datasets.DatasetDict | datasets.IterableDatasetDict):
-            found = found[_chosen(path, list(map(str, found)), split)]
-        for row in found:
-            yield _line(row["text"]) if "://" in path and set(row) == {"text"} else row
-    except DataError:
-        raise
-    except Exception as error:  # the library raises its own, the hub's, Arrow's and the system's errors
-        cause = error.__cause__ or error
-        raise DataError(f"{path}: cannot be read by the package datasets: {type(cause).__name__}: {cause}") from error
-
-
-def _line(text: str) -> Any:
-    try:
-        return parse_json(text, "line")
-    except DataError as error:
-        return error

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a command within seconds, whatever it is doing.
+"""Ctrl-C and SIGTERM end a command within seconds, in any state.
 
 A Python signal handler runs between two bytecodes of the main thread and raises there. That is too late while XLA
 compiles, and has no effect if a callback discards exceptions. A thread therefore also receives the signals, and ends

@@ -101,10 +101,7 @@ def guess_form(head: Head | None, architecture: str, folder: Path) -> str:
       DataError: without a head.
     """
     if head is None:
-        raise DataError(
-            f"{folder}: has no reward head (tensor 'score.weight', or another that is known). A language model that "
-            "answers '+' or '-' is scored with --form=rlhflow (a chat, a step a turn) or --form=math-shepherd"
-        )
+        raise _no_head(folder)
     if head.tensor == "v_head.summary":
         return "skywork"
     if head.layer and head.labels > 1:
@@ -114,6 +111,13 @@ def guess_form(head: Head | None, architecture: str, folder: Path) -> str:
     if head.tensor == "score" and architecture.endswith("ForTokenClassification"):
         return NATIVE
     return "outcome"
+
+
+def _no_head(folder: Path) -> DataError:
+    return DataError(
+        f"{folder}: has no reward head (tensor 'score.weight', or another that is known). A language model that "
+        "answers '+' or '-' is scored with --form=rlhflow (a chat, a step a turn) or --form=math-shepherd"
+    )
 
 
 class FormReader:
@@ -338,15 +342,9 @@ def load_reader(
             if form.layout == "turns" or form.outcome:
                 raise DataError(f"--separator: the form '{name}' has none")
             form = dataclasses.replace(form, separator=options.separator.replace("\\n", "\n"))
-        if name == NATIVE and options.separator is None and (trained := values.get(TRAINED_SEPARATOR)) is not None:
-            form, options = (
-                dataclasses.replace(form, separator=trained),
-                dataclasses.replace(options, separator=trained),
-            )
-        if name == NATIVE and options.separator is None:
-            if head is None:
-                guess_form(head, "", folder)
-            assert head is not None
+        if head is None and not spoken:
+            raise _no_head(folder)
+        if name == NATIVE and options.separator is None and head is not None:
             return None, head, head.hidden(checkpoint), NATIVE
         if spoken:
             form = dataclasses.replace(form, labels=options.labels or form.labels)
@@ -356,8 +354,6 @@ def load_reader(
             tied = values.get("tie_word_embeddings") is True or f"{OUTPUT}.weight" not in checkpoint
             rows = [_one_token(reader.tokenizer, label, folder) for label in form.labels]
             head = Head("model.embed_tokens" if tied else OUTPUT, "", *rows)
-        if head is None:
-            guess_form(head, "", folder)
         assert head is not None
         chosen = f"{name}, separator {form.separator!r}, rows {head.positive}-{head.negative} of {head.tensor}"
         return reader, head, head.hidden(checkpoint), chosen

@@ -1,4 +1,4 @@
-"""Drives searches over many problems: asks the policy in threads, reads all new programs in one scorer call."""
+"""Drives searches over many problems: calls the policy in threads and scores all new programs in one call."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _answers(
 ) -> list[list[list[Written]]]:
     requests = [request for one in running for request in one.requests]
     completions: list[list[Completion]] = [
-        [one for one in answer if not one.fault]  # what the server cut off is no program
+        [one for one in answer if not one.fault]  # an answer that the server cut off is not a program
         for _, answer in concurrent_map(policy.complete, requests, threads)
     ]
     new: dict[tuple[str, str], Problem] = {}

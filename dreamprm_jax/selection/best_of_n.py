@@ -6,17 +6,12 @@ exactly; so constant numbers give random selection, and numbers equal to the out
 is the unbiased pass@k.
 
 A candidate without a number (NaN: the reward model could not read it) ranks below every candidate that has one, as a
-reranker in use would never return it; where no candidate has one, the choice is uniform. ``unscored`` counts them.
+reranker in use would never return it; where no candidate has one, the choice is uniform.
 """
 
 from __future__ import annotations
 
 import numpy as np
-
-
-def unscored(numbers: np.ndarray) -> int:
-    """How many candidates have no number."""
-    return int(np.isnan(numbers).sum())
 
 
 def subset_shares(members: np.ndarray, total: int, k: int) -> np.ndarray:
@@ -49,7 +44,7 @@ def best_of_k_weights(numbers: np.ndarray, k: int) -> np.ndarray:
     subset falls in the group with probability [C(b + g, k) - C(b, k)] / C(n, k), and then on each member alike.
 
     Args:
-      numbers: (n,) one a candidate, higher is better, NaN for none.
+      numbers: (n,) one per candidate, higher is better, NaN for none.
       k: subset size, 1 <= k <= n.
 
     Returns:
@@ -68,16 +63,11 @@ def best_of_k(numbers: np.ndarray, passed: np.ndarray, k: int) -> float:
     """Exact expected accuracy of best-of-k over all size-k subsets of the candidates, ties averaged.
 
     Args:
-      numbers: (n,) one a candidate, higher is better, NaN for none.
+      numbers: (n,) one per candidate, higher is better, NaN for none.
       passed: (n,) outcomes, 0 or 1.
       k: subset size, 1 <= k <= n.
     """
     return float(best_of_k_weights(numbers, k) @ np.asarray(passed, dtype=np.float64))
-
-
-def best_of_n(numbers: np.ndarray, passed: np.ndarray) -> float:
-    """Expected accuracy of the best of all candidates, ties averaged."""
-    return best_of_k(numbers, passed, len(numbers))
 
 
 def choose(numbers: np.ndarray) -> np.ndarray:

@@ -4,10 +4,16 @@ A rule maps S subsets of a problem's candidates to the probability that each dra
 averaged. No rule reads a hidden test. The filter and prune-then-execute compare outputs with the expected outputs of
 the public tests. A vote groups programs by their outputs (AlphaCode, arXiv 2203.07814; MBR-exec, arXiv 2204.11454), so
 it needs no expected output.
+
+``best_of_n`` has a closed form for ranking by a number of each candidate. Here the choice depends on which other
+candidates were drawn, so the subsets are enumerated; if there are too many, a seeded sample stands for all.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -84,7 +90,7 @@ def prune(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Prune-then-execute: run the ``most`` best candidates on the public tests, best first, and return the first pass.
 
-    If none of them passes, the best is returned. ``most`` = 0 is the ranking alone, ``most`` >= k the filter. Equal
+    If none of them passes, the best is returned. ``most`` = 0 is the plain ranking, ``most`` >= k the filter. Equal
     numbers are run in random order; the result is the exact mean over the orders.
 
     Args:
@@ -123,3 +129,42 @@ def prune(
     fallback = none_found / np.maximum(rest.sum(axis=1, keepdims=True), 1)
     weights = np.where(passing & deciding.ravel()[cell], hit.ravel()[cell], 0.0) + np.where(rest, fallback, 0.0)
     return weights, executions.sum(axis=1)
+
+
+LIMIT = 1000
+"""Subsets that are enumerated; if there are more, as many are drawn."""
+
+
+@functools.lru_cache(maxsize=64)  # the same for every rule, and for every problem with n candidates
+def subsets(n: int, k: int, limit: int = LIMIT, seed: int = 0) -> np.ndarray:
+    """All size-k subsets of 0..n-1 in order, or ``limit`` random ones if there are more.
+
+    Returns:
+      (S, k) indices, ascending in each row. Read-only.
+
+    Raises:
+      ValueError: if k is not between 1 and n.
+    """
+    if not 1 <= k <= n:
+        raise ValueError(f"k={k} must be between 1 and the number of candidates, {n}")
+    if math.comb(n, k) <= limit:
+        drawn = np.array(list(itertools.combinations(range(n), k)))
+    else:
+        rng = np.random.default_rng([seed, n, k])
+        drawn = np.sort([rng.choice(n, k, replace=False) for _ in range(limit)], axis=1)
+    drawn.flags.writeable = False
+    return drawn
+
+
+def mean_weights(drawn: np.ndarray, weights: np.ndarray, n: int) -> np.ndarray:
+    """Mean probability over S subsets that each candidate is returned.
+
+    Args:
+      drawn: (S, k) indices of the candidates in each subset.
+      weights: (S, k) probability that each is returned from that subset.
+      n: number of candidates.
+
+    Returns:
+      (n,).
+    """
+    return np.bincount(drawn.ravel(), weights.ravel(), minlength=n) / len(drawn)

@@ -1,4 +1,4 @@
-"""Reward models (training arms): their names in tables, and the aggregator that reads each."""
+"""Reward models (training arms): their names in tables, and the aggregator of each."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def short_label(arm: str) -> str:
 
 
 def is_outcome_model(arm: str) -> bool:
-    """Whether an arm is trained on outcomes alone; its score of a step before the last has no meaning."""
+    """Whether an arm is trained only on outcomes; its scores of steps before the last mean nothing."""
     return arm == "orm" or arm.startswith("orm_")
 
 

@@ -8,13 +8,12 @@ from typing import Any
 
 from dreamprm_jax.config import Config
 from dreamprm_jax.evaluation.aggregator_choice import Choice, choose_aggregator
-from dreamprm_jax.evaluation.costs import token_costs
-from dreamprm_jax.evaluation.executions import execution_clusters
 from dreamprm_jax.evaluation.judged_candidates import Candidates, load_candidates
-from dreamprm_jax.evaluation.result_files import skip_counts, write_results
+from dreamprm_jax.evaluation.output import skip_counts, write_results
 from dreamprm_jax.evaluation.selection_results import selection_results
-from dreamprm_jax.evaluation.strategy_results import strategy_results
-from dreamprm_jax.evaluation.truth_results import truth_results, with_exact_log_probabilities
+from dreamprm_jax.evaluation.step_results import truth_results, with_exact_log_probabilities
+from dreamprm_jax.evaluation.strategy_results import strategy_results, token_costs
+from dreamprm_jax.evaluation.vote_clusters import execution_clusters
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.tables import finite
 

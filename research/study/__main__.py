@@ -14,16 +14,22 @@ from dreamprm_jax.schema import DataError
 from research.study.settings import typed
 
 # Each module has DESCRIPTION, SETTINGS (a dataclass), OPTIONS and run(settings, folder, **options) -> files written.
-COMMANDS = {"": "run", "labels": "label_grid", "codeio": "codeio_cli", "codeio-files": "codeio_files"}
+COMMANDS = {
+    "": "run",
+    "labels": "label_grid",
+    "codeio": "codeio_cli",
+    "codeio-files": "codeio_files",
+    "codeio-measure": "codeio_measure",
+}
 
 
 def main(arguments: list[str]) -> int:
     """Runs the command. Returns the exit status: 0 or 2 (bad input)."""
     try:
-        if arguments == ["document"]:
+        if arguments[:1] == ["document"]:
             from research.study import document
 
-            written = document.rewrite()
+            written = document.rewrite(arguments[1:])
         else:
             name, rest = (arguments[0], arguments[1:]) if arguments and arguments[0] in COMMANDS else ("", arguments)
             module = importlib.import_module(f"research.study.{COMMANDS[name]}")

@@ -32,6 +32,9 @@ class ArmSpec:
     target: Literal["recoverable", "value"] = "recoverable"  # of clean and calibrator
     clean: bool = False  # fixed labelings: the clean steps of the meta problems are training data
     without_meta: bool = False  # not of learned ones: without the meta programs' outcomes, the control of held_out
+    value_head: bool = False  # a second head on the same decoder, trained on raw labels: V beside recoverability
+    certainty: bool = False  # step labels weigh |2 label - 1|
+    mask: float = 0.0  # share of the input tokens that each training step hides
     start: str = "raw"  # the fixed labeling that phi starts from
     meta: Meta = "held_out"  # whose outcomes the outer loss looks at; clean_steps: held-out ones, and their clean steps
     rate: float = 0.5  # learning rate of phi
@@ -99,12 +102,16 @@ def parse_arm(text: str) -> ArmSpec:
         raise DataError(f"arm {text!r}: start={spec.start!r} is no fixed labeling")
     if spec.unroll < 1 or spec.rate <= 0:
         raise DataError(f"arm {text!r}: unroll must be at least 1 and rate above 0")
+    if not 0.0 <= spec.mask < 1.0:
+        raise DataError(f"arm {text!r}: mask must be at least 0 and below 1")
     default, learned_keys = ArmSpec(labeling), ("start", "meta", "rate", "unroll", "phase", "outer", "two_stages")
     idle: tuple[str, ...] = ("clean", "without_meta") if spec.learned else learned_keys
     if not spec.learned and labeling != RELEASE:
         idle += ("frozen",)
     if labeling == RELEASE:  # its settings are its own
         idle = tuple(name for name in hints if name not in ("labeling", "frozen"))
+    if spec.learned or labeling in (ORM, RELEASE, *REFINED):
+        idle += ("value_head", "certainty", "mask")
     if labeling not in ("clean", "calibrator"):
         idle += ("target",)
     if labeling == ORM:

@@ -8,6 +8,7 @@ regimes are those of the procedural study, and concern the labels alone.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -141,6 +142,7 @@ class Drawn:
     source: LabelSource  # what the labelings see
     truth: dict[StepKey, tuple[bool, float, float]]  # of every step: recoverable, V, chance of a rollout to pass
     choices: dict[tuple[str, str], tuple[int, ...]]  # by problem id and program hash: the variant of each step
+    draws: Counter[tuple[str, str]]  # how often each program was drawn
 
 
 def draw_programs(problems: Sequence[Variants], settings: CodeioSettings, here: Regime, seed: int) -> Drawn:
@@ -150,12 +152,14 @@ def draw_programs(problems: Sequence[Variants], settings: CodeioSettings, here: 
     truth: dict[StepKey, tuple[bool, float, float]] = {}
     clean: dict[StepKey, float] = {}
     choices: dict[tuple[str, str], tuple[int, ...]] = {}
+    draws: Counter[tuple[str, str]] = Counter()
     for number, one in enumerate(problems):
         own, completer = (mistake_weights(one, settings, scale) for scale in (1.0, here.completer_scale))
         rng = np.random.default_rng(request_seed(seed, "programs", one.problem_id))
         drawn = [tuple(int(rng.choice(len(w), p=w)) for w in own) for _ in range(settings.programs)]
-        for choice in dict.fromkeys(drawn):
+        for choice, count_drawn in Counter(drawn).items():
             code = one.hash(choice)
+            draws[one.problem_id, code] = count_drawn
             choices[one.problem_id, code] = choice
             passed = bool(one.passed()[choice])
             verdict = Verdict.AC if passed else Verdict.WA
@@ -175,7 +179,7 @@ def draw_programs(problems: Sequence[Variants], settings: CodeioSettings, here: 
                 rollouts = 1 if step == last else here.rollouts
                 passes = int(passed) if step == last else int(rng.binomial(rollouts, chances[step]))
                 labels.append(drawn_label(key, passes, rollouts, f"variants/{here.name}"))
-    return Drawn(LabelSource(labels, outcomes, clean, settings.clean_problems), truth, choices)
+    return Drawn(LabelSource(labels, outcomes, clean, settings.clean_problems), truth, choices, draws)
 
 
 def compare(steps: Steps, here: Regime, samples: int) -> list[Row]:

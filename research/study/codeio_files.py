@@ -1,15 +1,19 @@
 """``python -m research.study codeio-files``: CodeI/O variants as files of step labels, to train on real code.
 
-One file a labeling, in TRL's form (prompt, completions, labels, outcome), of the same programs; and one of held-out
-problems, whose labels are the exact recoverability. ``dreamprm train --steps=FILE --eval-steps=test.jsonl`` trains on
-them, on a CPU or an accelerator: the files need neither sandbox nor package.
+One file a labeling, in TRL's form (prompt, completions, labels, outcome), of the same programs; and test.jsonl of
+held-out problems, whose labels are the exact recoverability. ``dreamprm train --steps=FILE`` trains on the former, and
+``codeio-measure`` measures on the latter, on a CPU or an accelerator: the files need neither sandbox nor package.
+
+With ``--operators=seen`` training programs hold faults of one half of the mutation operators only (``seen``).
 """
 
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,11 +34,25 @@ HELD_OUT_EVERY = 4
 
 
 SETTINGS = CodeioSettings
-OPTIONS = {"--regime": {"default": "k4_repair20", "help": "of the training labels (default: %(default)s)"}}
+OPTIONS = {
+    "--regime": {"default": "k4_repair20", "help": "of the training labels (default: %(default)s)"},
+    "--operators": {
+        "choices": ("all", "seen"), "default": "all", "help": "of the training programs' faults (default: %(default)s)"
+    },
+}  # fmt: skip
+
+
+def seen(operator: str) -> bool:
+    """Whether a mutation operator is in the half that training may see with ``--operators=seen``."""
+    return zlib.crc32(operator.encode()) % 2 == 0
 
 
 def run(
-    settings: CodeioSettings, folder: Path, regime: str = "k4_repair20", tasks: list[Task] | None = None
+    settings: CodeioSettings,
+    folder: Path,
+    regime: str = "k4_repair20",
+    operators: str = "all",
+    tasks: list[Task] | None = None,
 ) -> list[Path]:
     """Writes the files of one regime. Returns them.
 
@@ -53,20 +71,35 @@ def run(
     written = []
     for name in (*LABELINGS, "clean"):
         written.append(folder / regime / f"train_{name}.jsonl")
-        _write(written[-1], drawn, train, prompts, name)
+        _write(written[-1], drawn, train, prompts, name, operators == "seen")
     written.append(folder / regime / "test.jsonl")
     _write(written[-1], [draw_programs(test, settings, here, seed) for seed in settings.seeds], test, prompts, "clean")
+    tests = [json.loads(line) for line in written[-1].read_text(encoding="utf-8").splitlines()]
+    programs = [
+        {"program_hash": row["program_hash"], "statement": row["prompt"], "code": "".join(row["completions"])}
+        for row in tests
+    ]
+    written.append(folder / regime / "test_programs.jsonl")  # for benchmarks/stepbench_logprobs.py
+    write_text(written[-1], "".join(json.dumps(row) + "\n" for row in programs))
     return written
 
 
 def _write(
-    path: Path, drawn: Sequence[Drawn], problems: Sequence[Variants], prompts: dict[str, str], name: str
+    path: Path,
+    drawn: Sequence[Drawn],
+    problems: Sequence[Variants],
+    prompts: dict[str, str],
+    name: str,
+    seen_only: bool = False,
 ) -> None:
-    """Each program once, as the first seed that drew it labels it."""
-    rows: dict[tuple[str, str], str] = {}
+    """Each program once, as the first seed that drew it labels it; ``draws``: how often the seeds drew it."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
     for one in drawn:
         rows = _rows(one, problems, prompts, _labels(one, name)) | rows
-    write_text(path, "".join(rows.values()))
+    for key, row in rows.items():
+        row["draws"] = sum(one.draws[key] for one in drawn)
+    kept = [row for row in rows.values() if not seen_only or all(map(seen, filter(None, row["operators"])))]
+    write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
 
 
 def _labels(drawn: Drawn, name: str) -> dict[StepKey, float]:
@@ -80,16 +113,18 @@ def _labels(drawn: Drawn, name: str) -> dict[StepKey, float]:
 
 def _rows(
     drawn: Drawn, problems: Sequence[Variants], prompts: dict[str, str], labels: dict[StepKey, float]
-) -> dict[tuple[str, str], str]:
+) -> dict[tuple[str, str], dict[str, Any]]:
     by_id, rows = {one.problem_id: one for one in problems}, {}
     for (problem_id, code), choice in drawn.choices.items():
         texts = [steps[variant] for steps, variant in zip(by_id[problem_id].texts, choice, strict=True)]
         values = [labels[problem_id, code, step] for step in range(len(choice))]
-        row = {
+        rows[problem_id, code] = {
+            "problem_id": problem_id,
+            "program_hash": code,
             "prompt": prompts[problem_id],
             "completions": texts,
             "labels": [round(value, 4) if np.isfinite(value) else None for value in values],
             "outcome": bool(by_id[problem_id].passed()[choice]),
+            "operators": [names[variant] for names, variant in zip(by_id[problem_id].operators, choice, strict=True)],
         }
-        rows[problem_id, code] = json.dumps(row) + "\n"
     return rows

@@ -49,6 +49,7 @@ class Variants:
     texts: tuple[tuple[str, ...], ...]  # of each step
     tests: int
     tests_passed: Int[np.ndarray, "*variants"]  # before the first failure, by every combination
+    operators: tuple[tuple[str, ...], ...] = ()  # of each variant: the mutation, "" for the reference's own text
 
     def program(self, choice: Sequence[int]) -> str:
         """The text of a combination."""
@@ -134,23 +135,27 @@ def read_variants(
         bar = stack.enter_context(tqdm(total=limits.problems, desc="run all combinations", unit="problem"))
         references = usable_references(everything, seed, sandbox, tests, verdicts, left_out.tally, limits.functions)
         for tried in references:
-            texts = _choose(tried, limits, left_out)
+            texts, operators = _choose(tried, limits, left_out)
             table = _judged(texts, tried.tests, judge, tables) if texts else None
             if texts and table is None:
                 left_out.problems["the sandbox itself failed"] += 1
             if texts and table is not None:
-                found.append(Variants(tried.task.task_id, texts, len(tried.tests), table))
+                found.append(Variants(tried.task.task_id, texts, len(tried.tests), table, operators))
                 bar.update()
             if len(found) == limits.problems:
                 break
     return found, left_out
 
 
-def _choose(tried: Tried, limits: Limits, left_out: LeftOut) -> tuple[tuple[str, ...], ...] | None:
-    """The variants of every step; None where there are too few, or too many combinations."""
+Texts = tuple[tuple[str, ...], ...]
+
+
+def _choose(tried: Tried, limits: Limits, left_out: LeftOut) -> tuple[Texts, Texts]:
+    """The variants of every step and their operators; empty where there are too few, or too many combinations."""
     code = tried.task.reference
     steps = split_steps(code)
     texts = [[code[step.start : step.end]] for step in steps]
+    operators = [[""] for _ in steps]
     kinds = Counter(str(verdict) for _, verdict in tried.mutants if verdict not in _PLAUSIBLE)
     left_out.variants.update({f"drawn mutants judged {kind}": count for kind, count in kinds.items()})
     wrong = [(mutant, verdict) for mutant, verdict in tried.failing() if verdict in _PLAUSIBLE]
@@ -160,17 +165,20 @@ def _choose(tried: Tried, limits: Limits, left_out: LeftOut) -> tuple[tuple[str,
         else:
             step = split_steps(mutant.code)[mutant.step]
             texts[mutant.step].append(mutant.code[step.start : step.end])
+            operators[mutant.step].append(mutant.edit.operator)
     if sum(len(variants) > 1 for variants in texts) < 2:
         left_out.problems["fewer than two functions with a fault that a test shows"] += 1
-        return None
+        return (), ()
     while math.prod(map(len, texts)) > limits.combinations:
-        richest = max(texts, key=len)
+        most = max(range(len(texts)), key=lambda step: len(texts[step]))
+        richest = texts[most]
         if len(richest) <= 2:
             left_out.problems[f"more than {limits.combinations} combinations, with one wrong variant a function"] += 1
-            return None
+            return (), ()
         richest.pop()
+        operators[most].pop()
         left_out.variants[f"to have at most {limits.combinations} combinations"] += 1
-    return tuple(map(tuple, texts))
+    return tuple(map(tuple, texts)), tuple(map(tuple, operators))
 
 
 def _judged(

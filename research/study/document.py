@@ -1,13 +1,15 @@
-"""``python -m research.study document``: the tables of docs/label_correction.md, from the CSVs in research/results.
+"""``python -m research.study document``: the tables of the documents, from the CSVs in research/results.
 
-A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. A test makes them again and compares.
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. A test makes them again and compares, and looks
+for every sentence of ``claims``: figures in prose that the CSVs give.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ import numpy as np
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import write_text
 from dreamprm_jax.tables import markdown_table
+from research.study import embedded
 from research.study.results import Row
 from research.study.statistics import Member, family
 from research.study.tables import mean, number, paired, signed
@@ -26,8 +29,12 @@ _TABLE = re.compile(r"(<!-- table: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DO
 DEFAULT, BEST = "undetected_fault_online", "best_of_n_sum_log_odds"
 
 
-def rewrite() -> list[Path]:
-    """Rewrites the tables of the documents. Returns these."""
+def rewrite(arguments: Sequence[str] = ()) -> list[Path]:
+    """Rewrites the tables of the documents, with ``--run`` after taking the embedded job's figures from a run."""
+    options = argparse.ArgumentParser(prog="python -m research.study document", description=__doc__, allow_abbrev=False)
+    options.add_argument("--run", metavar="DIR", help="a finished run of configs/embedded.py, whose figures are kept")
+    if run := options.parse_args(arguments).run:
+        embedded.take(Path(run))
     for path in DOCUMENTS:
         write_text(path, with_tables(path.read_text(encoding="utf-8"), path.name))
     return list(DOCUMENTS)
@@ -37,6 +44,8 @@ def with_tables(text: str, name: str = "") -> str:
     """The text with every table made anew. Raises DataError on a table that nobody makes."""
 
     def made(found: re.Match[str]) -> str:
+        if found["name"] in EMBEDDED and not embedded.known():
+            return found[0]
         if found["name"] not in TABLES:
             raise DataError(f"{name}: no table {found['name']!r}; there are {', '.join(TABLES)}")
         return found[1] + TABLES[found["name"]]() + "\n" + found[3]
@@ -47,7 +56,10 @@ def with_tables(text: str, name: str = "") -> str:
 def rows_of(study: str) -> list[Row]:
     """The rows of a study's committed CSV."""
     with (RESULTS / study / "study.csv").open(encoding="utf-8", newline="") as file:
-        return [{key: _value(text) for key, text in row.items() if text} for row in csv.DictReader(file)]
+        rows = [{key: _value(text) for key, text in row.items() if text} for row in csv.DictReader(file)]
+    for row in rows:  # studies before the labelings were renamed
+        row["arm"] = str(row.get("arm", "")).replace("hidden_fault", "undetected_fault")
+    return rows
 
 
 def _value(text: str) -> str | int | float:
@@ -66,6 +78,99 @@ def differences(study: str, figure: str, arms: Sequence[str], regimes: Sequence[
     lines = [[f"`{base}`, its mean", *(number(mean(rows, regime, base, figure)) for regime in columns)]]
     lines += [[f"`{arm}`", *(paired(rows, regime, arm, base, figure).text() for regime in columns)] for arm in arms]
     return "\n".join(markdown_table(["", *(f"`{regime}`" for regime in columns)], lines))
+
+
+def claims() -> dict[str, list[str]]:
+    """By document, sentences (parts of them) whose figures come from the CSVs."""
+    rows = rows_of("repair_confirm")
+    tested = family(rows, repair_members())
+    width = len(REPAIR_CELLS)
+    step = {base: tested[place * width : (place + 1) * width] for place, base in enumerate(("raw", "closure"))}
+    best = {base: tested[(place + 3) * width : (place + 4) * width] for place, base in enumerate(("raw", "closure"))}
+    aggregators = family(rows, aggregator_members())
+    clean = [paired(rows, cell, "clean", "raw", "step_auroc").mean for cell in REPAIR_CELLS]
+    shares = [one.difference.mean / bound for one, bound in zip(step["raw"], clean, strict=True)]
+    repaired = [one for cell, one in zip(REPAIR_CELLS, step["closure"], strict=True) if "repair" in cell]
+    old, long = rows_of("confirm"), rows_of("confirm_long")
+    regimes = list(dict.fromkeys(row["regime"] for row in old))
+    text = [paired(old, regime, DEFAULT, "raw", BEST) for regime in regimes]
+    exact = [paired(old, regime, "clean", "raw", BEST).mean for regime in regimes]
+    last = paired(old, "k1", DEFAULT, "raw", "best_of_n_last")
+    target = [
+        paired(old, regime, "clean:target=value", "raw", "step_auroc").mean
+        / paired(old, regime, "clean", "raw", "step_auroc").mean
+        for regime in regimes
+    ]
+    raw = [mean(rows, cell, "raw", "step_auroc") for cell in REPAIR_CELLS]
+    rule = {cell: paired(rows, cell, "closure", "raw", "step_auroc").mean for cell in REPAIR_CELLS}
+    release = next(row for row in rows_of("faithful") if row["arm"] == "release_weight_table")
+    gain = f"gains {_range([one.difference.mean for one in step['raw']])} step-AUROC over raw labels"
+    return {
+        "label_correction.md": [
+            f"within {number(_label_table())} step-AUROC of raw labels in four regimes",
+            gain,
+            f"Raw labels have a step-AUROC of {_range(raw)}. Less raw, `closure` is at {signed(rule['k1'])} in `k1`, "
+            f"{signed(rule['k4_repair5'])} in `k4_repair5` and {signed(rule['k16_repair5'])} in `k16_repair5`",
+            f"weights without a hypergradient fall to {number(float(release['mean_weight_untouched']))}",
+            f'the AUROC of a weight for "the label is clean" is {release["weight_auroc_clean"]:.2f}'.replace(
+                " 0.", " ."
+            ),
+            f'for "it had a hypergradient" {release["weight_auroc_touched"]:.2f}'.replace(" 0.", " ."),
+            f"{_range([one.difference.mean for one in step['closure']])} over the two-line rule `closure`",
+            f"{_points([one.difference.mean for one in best['raw']])} points of best of 8",
+            f"for certain in {_count(one.low > 0 for one in text)} regime of three",
+            f"reaches {_range(shares, digits=2)} of what exact labels gain",
+            f"`closure` is {number(step['closure'][0].difference.mean)} behind at one rollout and "
+            f"{number(step['closure'][2].difference.mean)} at four",
+            f"with it {_range([one.difference.mean for one in repaired])}",
+            f"rises by {_points([one.difference.mean for one in best['raw']])} points over raw",
+            f"{_count(one.certain for one in best['raw'])} of six cells remains certain",
+            f"the gain in best of 8 is certain in {_count(one.certain for one in best['closure'])} cell",
+            f"by {_points([one.difference.mean for one in aggregators])} points, certain in all "
+            f"{_count(one.certain for one in aggregators)} cells",
+            f"exact labels gain {_points(exact)} points",
+            f"({100 * last.mean:+.1f} [{100 * last.low:+.1f}, {100 * last.high:+.1f}] points)",
+            f"gains {_range(target, digits=2)} of what exact recoverability gains",
+            f"the gain falls to {signed(paired(long, 'k1', DEFAULT, 'raw', 'step_auroc').mean)}",
+        ],
+    }
+
+
+def _label_table() -> float:
+    """The largest difference from raw labels, in absolute value, that the paper's label table makes in a regime."""
+    rows = rows_of("confirm_structure")
+    regimes = dict.fromkeys(row["regime"] for row in rows)
+    return max(abs(paired(rows, one, "label_table:meta=same", "raw", "step_auroc").mean) for one in regimes)
+
+
+def _choosing() -> str:
+    """The text model's choice on one tuning seed: two ways to choose, each less raw labels by the sum of log-odds."""
+    rows = rows_of("choosing")
+    base = next(float(row[BEST]) for row in rows if row["arm"] == "raw")
+    lines = []
+    for row in rows:
+        cells = [f"`{row['arm']}`", number(float(row["step_auroc"])), number(float(row["best_of_n_last"]))]
+        for name in ("sum_log_odds", "learned"):
+            value = float(row[f"best_of_n_{name}"])
+            ends = ", ".join(signed(float(row[f"{name}_minus_raw_{end}"])) for end in ("low", "high"))
+            same = row["arm"] == "raw" and name == "sum_log_odds"
+            cells.append(number(value) if same else f"{number(value)}: {signed(value - base)} [{ends}]")
+        lines.append(cells)
+    header = ["", "step-AUROC", "best of 8, last", "best of 8, sum of log-odds", "best of 8, learned on meta outcomes"]
+    return "\n".join(markdown_table(header, lines))
+
+
+def _range(values: Sequence[float], digits: int = 3) -> str:
+    low, high = (f"{value:.{digits}f}".removeprefix("0") for value in (min(values), max(values)))
+    return f"{low} to {high}"
+
+
+def _points(values: Sequence[float]) -> str:
+    return f"{100 * min(values):.1f} to {100 * max(values):.1f}"
+
+
+def _count(found: Iterable[bool]) -> str:
+    return ("no", "one", "two", "three", "four", "five", "six")[sum(found)]
 
 
 def repair_members() -> list[Member]:
@@ -96,6 +201,30 @@ def _families() -> str:
     width = len(REPAIR_CELLS)
     lines = [[title, *texts[place * width : (place + 1) * width]] for place, title in enumerate(titles)]
     return "\n".join(markdown_table(["", *(f"`{cell}`" for cell in REPAIR_CELLS)], lines))
+
+
+def _questions() -> str:
+    tested = family(rows_of("repair_confirm"), repair_members())
+    width = len(REPAIR_CELLS)
+    step, choice = tested[:width], tested[3 * width : 4 * width]
+    return embedded.questions(
+        f"gains in {_count(one.difference.mean > 0 for one in step)} of six cells of noise, certain in "
+        f"{_count(one.certain for one in step)}",
+        f"it is certain in {_count(one.certain for one in choice)}",
+        f"Not measurably: its step scores are within {number(_label_table())} AUROC of those from raw labels, mostly "
+        "at rates that hardly move a label.",
+    )
+
+
+def _repair_gains() -> str:
+    """The default's gain over raw labels in each cell of family R, for README.md."""
+    rows = rows_of("repair_confirm")
+    lines = []
+    for cell, tested in zip(REPAIR_CELLS, family(rows, repair_members()), strict=False):  # its first row
+        base, _, repair = cell.partition("_repair")
+        text = "4 rollouts, weak tests" if base == "weak_tests" else f"{base[1:]} rollout{'s' * (base != 'k1')}"
+        lines.append([text + (", repair" if repair else ""), tested.text()])
+    return "\n".join(markdown_table(["noise of the labels", "gain in step-AUROC"], lines))
 
 
 def _labels() -> str:
@@ -151,15 +280,20 @@ def _codeio() -> str:
     return "\n".join(markdown_table(["", *(f"`{regime}`" for regime in regimes)], lines))
 
 
-RULES = ("closure", "closure_mixture", DEFAULT, "clean")
-OLD = ("label_table:meta=same,rate=0.1", "em", "undetected_fault", DEFAULT, "clean", "clean:target=value")
+OLD = ("label_table:meta=same,rate=0.1", "undetected_fault", DEFAULT, "clean", "clean:target=value")
 OTHERS = ("raw_with_outcome", "outcome", "orm", "closure", "scan", "nait", "self_training", "undetected_fault", DEFAULT)
+EMBEDDED = ("embedded", "embedded_answers", "embedded_differences", "questions")  # of research/results/embedded
 TABLES: dict[str, Callable[[], str]] = {
-    "repair_step_auroc": lambda: differences("repair_confirm", "step_auroc", RULES, REPAIR_CELLS),
     "families": _families,
     "labels_auroc": _labels,
     "baselines_step_auroc": lambda: differences("repair_baselines", "step_auroc", OTHERS),
     "faithful": _faithful,
+    "choosing": _choosing,
     "codeio": _codeio,
+    "embedded": embedded.table,
+    "embedded_answers": embedded.answers,
+    "embedded_differences": embedded.differences,
+    "questions": _questions,
+    "repair_gains": _repair_gains,
     "text_step_auroc": lambda: differences("confirm", "step_auroc", OLD),
 }

@@ -16,16 +16,24 @@ from typing import Any, Literal, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float
 
 from dreamprm_jax.bilevel.labels import Parametrisation
 from dreamprm_jax.config import TrainConfig
 from dreamprm_jax.models.decoder import DecoderConfig
-from dreamprm_jax.models.reward import Params, init_params
+from dreamprm_jax.models.reward import Params, RewardHead, hidden_states, init_params
 from dreamprm_jax.training.checkpoint import TrainState
 from dreamprm_jax.training.feed import Batch, PackedRows
 from dreamprm_jax.training.label_table import LabelStart
-from dreamprm_jax.training.losses import batch_logits, make_inner_loss, make_outcome_loss
+from dreamprm_jax.training.losses import (
+    batch_logits,
+    elementwise_loss,
+    make_inner_loss,
+    make_outcome_loss,
+    outcome_loss,
+    step_loss,
+)
 from dreamprm_jax.training.online_label_inference import alive_posterior
 from dreamprm_jax.training.optimizer import make_meta_optimizer, make_optimizer
 from dreamprm_jax.training.steps import (
@@ -37,6 +45,7 @@ from dreamprm_jax.training.steps import (
 
 Inner = Literal["adamw", "sgd"]
 Outer = Literal["last", "mean", "sum"]
+VALUE_HEAD = "value_head"
 SGD = f"{Path(__file__).with_name('sgd.py')}:clipped_sgd"
 
 
@@ -73,19 +82,36 @@ def batches(rows: PackedRows, first: int, last: int) -> Batch:
 
 
 @dataclass(frozen=True)
+class Extras:
+    """What an arm adds to the trainer's loss (``arms.ArmSpec`` has what each means)."""
+
+    value_head: bool = False
+    certainty: bool = False
+    mask: float = 0.0
+
+
+@dataclass(frozen=True)
 class Fitter:
     """A reward model's shape and the settings of its training."""
 
     model: DecoderConfig
     config: TrainConfig
+    extras: Extras = Extras()
 
     def start(self, seed: int) -> TrainState:
         """A random model."""
         params = _init(self.model)(jax.random.key(seed))
+        if self.extras.value_head:
+            params = params | {VALUE_HEAD: jax.tree.map(jnp.zeros_like, params["head"])}
         return TrainState(params, make_optimizer(self.config).init(params), (), ())
 
     def fit(
-        self, state: TrainState, data: Batch, outcomes_only: bool = False, hidden: float | None = None
+        self,
+        state: TrainState,
+        data: Batch,
+        outcomes_only: bool = False,
+        hidden: float | None = None,
+        values: Float[np.ndarray, "steps B S"] | None = None,
     ) -> TrainState:
         """First-order training.
 
@@ -94,9 +120,12 @@ class Fitter:
           data: Batches with leaves [steps, B, ...].
           outcomes_only: Whether to train an outcome reward model, which sees no step label.
           hidden: q of the online inference. The label slots then hold evidence; without q they hold labels.
+          values: Labels of the second head, where there is one.
         """
-        run = _plain(self, outcomes_only)
-        return run(state, data, None if hidden is None else jnp.float32(hidden))
+        q = None if hidden is None else jnp.float32(hidden)
+        if self.extras != Extras():
+            return _with_extras(self)(state, data, q, values)
+        return _plain(self, outcomes_only)(state, data, q)
 
     def second_stage(self, steps: int) -> Fitter:
         """The fitter of a stage of its own, with step labels alone in the inner loss."""
@@ -155,6 +184,46 @@ def _plain(fitter: Fitter, outcomes_only: bool) -> Any:
         )
         step = make_plain_step(loss, make_optimizer(config))
         return jax.lax.scan(lambda state, batch: (step(state, StepInputs(batch)).state, None), state, data)[0]
+
+    return run
+
+
+@functools.cache
+def _with_extras(fitter: Fitter) -> Any:
+    """``_plain`` with the arm's extras. Tokens are hidden by the step's number alone, the same for every arm."""
+    model, config, extras = fitter.model, fitter.config, fitter.extras
+
+    def loss(params: Params, key: Array, batch: Batch, hidden: Array | None, values: Array | None) -> Float[Array, ""]:
+        if extras.mask:
+            shown = jax.random.uniform(key, batch.tokens.shape) >= extras.mask
+            batch = batch._replace(tokens=jnp.where(shown, batch.tokens, 0))
+        states = hidden_states(model, params, batch.tokens, batch.positions, batch.segments)
+        states = jnp.take_along_axis(states, batch.step_index[:, :, None], axis=1)
+
+        def head_loss(name: str, labels: Array | None) -> Float[Array, ""]:
+            logits = cast(Array, RewardHead(model).apply({"params": params[name]}, states))
+            found = jax.lax.stop_gradient(logits)
+            targets = labels if labels is not None else batch.raw
+            if labels is None and hidden is not None:
+                targets = alive_posterior(found, batch, hidden)
+            weights = jnp.abs(2.0 * targets - 1.0) if extras.certainty else jnp.ones_like(targets)
+            steps = step_loss(elementwise_loss(config.loss, logits, targets), weights, batch)
+            return steps + config.outcome_weight * outcome_loss(logits, batch)
+
+        total = head_loss("head", None)
+        return total + head_loss(VALUE_HEAD, values) if extras.value_head else total
+
+    @jax.jit
+    def run(state: TrainState, data: Batch, hidden: Array | None, values: Array | None) -> TrainState:
+        optimizer = make_optimizer(config)
+
+        def step(state: TrainState, here: Any) -> tuple[TrainState, None]:
+            number, batch, labels = here
+            gradient = jax.grad(loss)(state.params, jax.random.key(number), batch, hidden, labels)
+            updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+            return state._replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state), None
+
+        return jax.lax.scan(step, state, (jnp.arange(len(data.tokens)), data, values))[0]
 
     return run
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
+from dreamprm_jax.labeling.correction.calibrator import fit_calibrator
 from dreamprm_jax.metrics.step_metrics import (
     auroc,
     brier,
@@ -46,6 +47,8 @@ def model_measures(
       ``step_auroc`` (recoverable prefixes, all steps of all programs), ``step_brier``, ``step_ece``,
       ``step_brier_value``, ``outcome_auroc``, ``first_error_f1`` (the threshold that serves the meta programs best),
       ``best_of_n_AGGREGATOR``: share of the problems whose best-scored program passes (ties share their mean).
+      ``best_of_n_learned``: the same by a logistic regression of the outcome on ``program_features``, fitted to the
+      meta programs (whose outcomes training has seen too).
     """
     scores = [sigmoid(row) for row in logits]
     flat = np.concatenate(scores)
@@ -63,14 +66,20 @@ def model_measures(
     groups: dict[str, list[int]] = {}
     for index, one in enumerate(programs):
         groups.setdefault(one.program.problem_id, []).append(index)
-    for name in AGGREGATED:
-        totals = aggregate(logits, name)
+    meta_passed = np.array([float(one.passed) for one in meta_programs])
+    learned = fit_calibrator(program_features(meta_logits), meta_passed, ridge=10.0)(program_features(logits))
+    for name, totals in [*((name, aggregate(logits, name)) for name in AGGREGATED), ("learned", learned)]:
         chosen = []
         for group in groups.values():
             best = totals[group] == totals[group].max()
             chosen.append(passed[group][best].mean())
         figures[f"best_of_n_{name}"] = float(np.mean(chosen))
     return figures
+
+
+def program_features(logits: Sequence[Float[np.ndarray, " steps"]]) -> Float[np.ndarray, "n 6"]:
+    """Of a program's step logits: last, sum, least, mean; the sum of their sigmoids; how many."""
+    return np.array([(r[-1], r.sum(), r.min(), r.mean(), sigmoid(r).sum(), len(r)) for r in logits], float)
 
 
 def program_measures(programs: Sequence[Known]) -> Figures:

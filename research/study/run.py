@@ -28,7 +28,7 @@ benchmark with its exact truth, and compares every arm with the baseline, seed b
 file for each regime, seed and arm), study.md (tables), study.csv and plots. A stopped study continues where it was;
 seeds, regimes and arms may be added to a finished one.
 `python -m research.study labels --help`: the labelings alone, in a grid of noise; `codeio`: on real programs.
-`codeio-files`: those programs as files of step labels, to train on.
+`codeio-files`: those programs as files of step labels, to train on; `codeio-measure`: reward models on them.
 `document`: the tables of README.md and docs/label_correction.md, from the committed CSVs.
 """
 SETTINGS = StudySettings

@@ -44,7 +44,7 @@ from dreamprm_jax.training.optimizer import make_optimizer
 from dreamprm_jax.training.score_all_steps import score_all_steps
 from dreamprm_jax.training.steps import LabelMove, StepInputs
 from research.study.arms import ORM, REFINED, RELEASE, ArmSpec, parse_arm, same_everywhere
-from research.study.fit import Fitter, batches, reader
+from research.study.fit import Extras, Fitter, batches, reader
 from research.study.measures import Figures, label_measures, model_measures, program_measures
 from research.study.reading import examples, structure_vocabulary
 from research.study.regimes import Regime, regime
@@ -194,8 +194,11 @@ class Unit:
 
     def _train(self, rows: PackedRows, arm: ArmSpec | None = None, hidden: float | None = None) -> TrainState:
         """A new model on labels, or (given q) on evidence; by default as the second phase trains."""
-        fitter, data = self._fitter(arm), batches(rows, 0, self.settings.recipe.steps)
-        return fitter.fit(fitter.start(self.seed), data, arm is not None and arm.labeling == ORM, hidden)
+        fitter, steps = self._fitter(arm), self.settings.recipe.steps
+        data, values = batches(rows, 0, steps), None
+        if arm is not None and arm.value_head:
+            values = batches(self._inner(self._labels("raw"), arm, arm.without_meta), 0, steps).raw
+        return fitter.fit(fitter.start(self.seed), data, arm is not None and arm.labeling == ORM, hidden, values)
 
     def _fitter(self, arm: ArmSpec | None) -> Fitter:
         recipe = self.settings.recipe
@@ -206,7 +209,7 @@ class Unit:
             loss="gce" if arm.labeling == "gce" else "bce",
             meta=MetaConfig(learning_rate=arm.rate, unroll=arm.unroll),
         )
-        return Fitter(self.decoder, config)
+        return Fitter(self.decoder, config, Extras(arm.value_head, arm.certainty, arm.mask))
 
     def score(self, state: TrainState, programs: Sequence[Example]) -> list[Float[np.ndarray, " steps"]]:
         """Logits of every step of every program, in their order."""

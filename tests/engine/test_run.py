@@ -35,7 +35,7 @@ def processes(log: Path, sign: str = "+") -> list[int]:
     return [int(line.split()[1]) for line in log.read_text().splitlines() if line.startswith(sign)]
 
 
-def gone(pids: list[int]) -> bool:
+def exited(pids: list[int]) -> bool:
     """Whether the processes exit within 20 s."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
@@ -55,7 +55,7 @@ def test_every_unit_is_done_once(tmp_path: Path, workers: int, threads: int) -> 
     started = processes(tmp_path / "log")
     assert len(started) == workers
     assert sorted(processes(tmp_path / "log", "-")) == sorted(started)  # all closed gracefully
-    assert gone(started)
+    assert exited(started)
     # No units are missing, so no worker is started.
     assert drive(tmp_path, 40, Squares(tmp_path / "log"), workers=workers).new == 0
     assert len(processes(tmp_path / "log")) == workers
@@ -99,7 +99,7 @@ def test_a_data_error_of_a_unit_ends_the_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^the server does not know the model$"):
         drive(tmp_path, 1000, Squares(tmp_path / "log", hopeless=("unit7",)), workers=1)
     assert set(values(tmp_path / "toy.journal")) == {f"unit{number}" for number in range(7)}
-    assert gone(processes(tmp_path / "log"))
+    assert exited(processes(tmp_path / "log"))
 
 
 def test_a_factory_that_cannot_be_sent_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +182,7 @@ def start_driver(folder: Path, **options: object) -> subprocess.Popen[bytes]:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_driver_killed_at_random_moments(tmp_path: Path, seed: int) -> None:
-    """Nothing committed is done again, whatever is killed and when; no worker outlives its driver."""
+    """Committed units are not executed again after kills at random moments; no worker outlives its driver."""
     draw = random.Random(seed)
     journal, log = tmp_path / "toy.journal", tmp_path / "log"
     kills, done = 0, 0
@@ -194,7 +194,7 @@ def test_driver_killed_at_random_moments(tmp_path: Path, seed: int) -> None:
         process.kill()
         process.communicate()
         kills += process.returncode != 0
-        assert gone(processes(log) if log.exists() else [])
+        assert exited(processes(log) if log.exists() else [])
         assert len(values(journal)) >= done
         done = len(values(journal))
         if process.returncode == 0:
@@ -222,7 +222,7 @@ def test_sigterm_lets_work_in_flight_finish(tmp_path: Path) -> None:
     assert f"stopped with {len(done)} of 100 done, 0 in flight dropped".encode() in errors
     assert 3 < len(done) < 60
     assert set(executions(tmp_path / "log")) == done
-    assert gone(processes(tmp_path / "log"))
+    assert exited(processes(tmp_path / "log"))
     assert drive(tmp_path, 100, Squares(tmp_path / "log"), workers=2).new == 100 - len(done)
     assert set(executions(tmp_path / "log").values()) == {1}
 
@@ -236,4 +236,4 @@ def test_sigterm_drops_slow_units(tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 143
     assert b"stopped with 0 of 5 done, 2 in flight dropped" in errors
-    assert gone(processes(tmp_path / "log"))
+    assert exited(processes(tmp_path / "log"))

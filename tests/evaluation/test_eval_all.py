@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from dreamprm_jax.evaluation.eval_all import eval_all_row, write_eval_all
+from dreamprm_jax.evaluation.output import eval_all_row, write_eval_all
 from dreamprm_jax.metrics.statistics import pass_at_k
 from dreamprm_jax.problems.candidates import read_candidates
 from dreamprm_jax.schema import Problem

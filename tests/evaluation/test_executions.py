@@ -1,6 +1,6 @@
 import pytest
 
-from dreamprm_jax.evaluation.executions import (
+from dreamprm_jax.evaluation.vote_clusters import (
     Execution,
     ExecutionTask,
     clusters,

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from dreamprm_jax.cli import main as cli
 from dreamprm_jax.config import Config, EvaluateConfig, SandboxConfig
-from dreamprm_jax.evaluation.files import evaluate_files
+from dreamprm_jax.evaluation.candidate_files import evaluate_files
 from dreamprm_jax.schema import DataError, Outcome, Program
 from dreamprm_jax.storage import read_records
 
@@ -171,6 +172,19 @@ def test_killed_and_started_again_it_judges_only_what_is_missing(tmp_path):
     assert results["verdicts"] == {"AC": 1, "WA": 19}
     assert results["agreement"]["ours_pass_file_pass"] == 1
     assert results["agreement"]["ours_fail_file_fail"] == 19
+
+
+def test_strict_makes_an_error_of_a_row_that_was_left_out(tmp_path, capsys):
+    rows, programs = files(tmp_path, [problem(1), problem(2)], [answers(1, [RIGHT], [True])])
+    rows.write_text(rows.read_text() + "{no json\n")
+    arguments = ["evaluate", "--config=configs/livecodebench_files.py", f"--workdir={tmp_path / 'run'}"]
+    arguments += [f"--problems={rows}", f"--candidates={programs}"]
+    for options, status in (([], 0), (["--strict"], 2), ([], 0)):
+        assert cli.main([*arguments, *options]) == status
+        shown = capsys.readouterr()
+        assert ("error" in shown.err, f"{rows}, row 3" in shown.err) == (status == 2, status == 2), shown.err
+    assert cli.main([*arguments[:3], "--strict"]) == 2
+    assert "--strict: goes with --problems and --candidates" in capsys.readouterr().err
 
 
 @pytest.mark.slow

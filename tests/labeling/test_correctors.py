@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dreamprm_jax.labeling.correction.change_point import FAILED, PASSED, UNKNOWN, change_point_em
-from dreamprm_jax.labeling.correction.correctors import beta_shrink, closure, em, scan, smoothing
+from dreamprm_jax.labeling.correction.correctors import beta_shrink, closure, scan, smoothing
 from dreamprm_jax.schema import DataError, Outcome, StepLabel, Verdict
 
 
@@ -78,7 +78,7 @@ def test_em_respects_what_is_certain() -> None:
     passes = np.array([0, 0, 0, 2, 0, 0, 0, 0, 1])
     program = np.array([0, 0, 1, 1, 1, 2, 2, 3, 3])
     outcome = np.array([PASSED, FAILED, FAILED, UNKNOWN])
-    values = em(passes, np.array([4, 4, 4, 4, 4, 0, 0, 4, 4]), program, outcome)
+    values = change_point_em(passes, np.array([4, 4, 4, 4, 4, 0, 0, 4, 4]), program, outcome).recoverable
     assert values[:2] == pytest.approx(1.0)
     assert values[2:4] == pytest.approx(1.0)
     assert values[4] == pytest.approx(0.0)
@@ -90,7 +90,7 @@ def test_em_respects_what_is_certain() -> None:
 
 
 def test_em_lets_the_outcome_overrule_the_last_rollouts() -> None:
-    values = em(np.array([1, 1]), np.array([2, 2]), np.array([0, 0]), np.array([FAILED]))
+    values = change_point_em(np.array([1, 1]), np.array([2, 2]), np.array([0, 0]), np.array([FAILED])).recoverable
     assert values == pytest.approx([1.0, 0.0])
 
 
@@ -178,10 +178,10 @@ def rows(data: Synthetic) -> tuple[list[StepLabel], dict[str, Outcome]]:
 
 def test_bad_input_is_named() -> None:
     with pytest.raises(DataError, match="row 1: passes=3 is not between 0 and rollouts=2"):
-        em(np.array([0, 3]), np.array([2, 2]), np.array([0, 0]), np.array([0]))
-    with pytest.raises(DataError, match="never fall"):
-        em(np.array([0, 0]), np.array([2, 2]), np.array([1, 0]), np.array([0, 0]))
+        change_point_em(np.array([0, 3]), np.array([2, 2]), np.array([0, 0]), np.array([0]))
+    with pytest.raises(DataError, match="never falling"):
+        change_point_em(np.array([0, 0]), np.array([2, 2]), np.array([1, 0]), np.array([0, 0]))
     with pytest.raises(DataError, match="outcome: 1"):
-        em(np.array([0, 0]), np.array([2, 2]), np.array([0, 0]), np.array([7]))
+        change_point_em(np.array([0, 0]), np.array([2, 2]), np.array([0, 0]), np.array([7]))
     with pytest.raises(DataError, match="nothing to fit"):
         beta_shrink(np.zeros(2, int), np.zeros(2, int))

@@ -61,7 +61,7 @@ def labels(one):
 def test_trl_form_comes_back(name, run, tmp_path):
     first, second = exported(run, tmp_path, name)
     assert first.prompt == "Platform: x\nTitle: T\n\nAdd."
-    assert "".join(first.steps) == CODE
+    assert "\n\n\n".join(first.steps) + "\n" == CODE
     assert labels(first) == [1.0, 0.0, 1.0]
     assert first.outcome == 1.0
     assert labels(second) == [1.0, None, None]
@@ -89,7 +89,7 @@ def test_corrected_labels(run, tmp_path, capsys):
 
 def test_prm800k_form_comes_back(run, tmp_path):
     first, second = exported(run, tmp_path, "x.jsonl", "--format=prm800k")
-    assert "".join(first.steps) == CODE
+    assert "\n\n\n".join(first.steps) + "\n" == CODE
     assert labels(first) == [1.0, 0.0, 1.0]
     assert first.outcome == 1.0
     assert labels(second) == [1.0, None, None]

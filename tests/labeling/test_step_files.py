@@ -59,6 +59,22 @@ def test_trl_rows_with_soft_and_missing_labels_and_an_outcome(tmp_path):
     assert not skips
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"question": "Q", "steps": ["a", "b"], "labels": [1, 0]},
+        {"instruction": "Q", "completions": ["a", "b"], "labels": ["True", "false"]},
+        {"problem": "Q", "steps": ["a", "b"], "rewards": ["+", "-"], "label": 3},
+        {"prompt": "Q", "completions": [{"role": "assistant", "content": text} for text in "ab"], "labels": [1.0, 0.0]},
+        {"question": "Q", "process": "a \n\n\n\n\nb \n\n\n\n\n", "label": ["+", "-"]},
+    ],
+)
+def test_other_names_and_words(row, tmp_path):
+    [one], skips = read(write(tmp_path / "x.jsonl", row))
+    same(one, "Q", "ab", [1.0, 0.0])
+    assert not skips
+
+
 def test_math_shepherd(tmp_path):
     [one], skips = read(write(tmp_path / "x.jsonl", SHEPHERD, SHEPHERD | {"label": "What is 1 + 1? Step 1: Other. +"}))
     same(one, "What is 1 + 1?", ["Step 1: One and one.", "Step 2: The answer is: 3"], [1.0, 0.0], 0.0)
@@ -100,9 +116,9 @@ def test_process_bench_says_nothing_of_what_follows_the_first_error(tmp_path):
         ("{", "not valid JSON"),
         ("[1]", "a list where a JSON object belongs"),
         ({"prompt": "p"}, "has the fields prompt; those of a known format are"),
-        (TRL | {"labels": [True]}, "field labels: 1 labels for 2 completions"),
+        (TRL | {"labels": [True]}, "field labels: 1 labels for 2 steps"),
         (TRL | {"labels": [True, 2]}, "field labels[1]: 2 is neither"),
-        (TRL | {"labels": [True, "good"]}, "field labels[1]: 'good' is neither"),
+        (TRL | {"labels": [True, "maybe"]}, "field labels[1]: 'maybe' is neither"),
         (TRL | {"labels": [None, None]}, "has no label"),
         (TRL | {"completions": ["a", 3]}, "field completions[1]: a number where text belongs"),
         (TRL | {"completions": ["a", " "]}, "step 1: is empty"),

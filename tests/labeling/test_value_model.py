@@ -7,7 +7,8 @@ import pytest
 
 from dreamprm_jax.labeling.correction import value_model
 from dreamprm_jax.labeling.correction.change_point import FAILED, PASSED, UNKNOWN
-from dreamprm_jax.labeling.correction.value_model import deviations, single_ratio, value_em, value_labels
+from dreamprm_jax.labeling.correction.methods import LabelSource, step_key, value_labels
+from dreamprm_jax.labeling.correction.value_model import deviations, single_ratio, value_em
 from dreamprm_jax.metrics.step_metrics import auroc, brier
 from dreamprm_jax.schema import DataError, Outcome, StepLabel, Verdict
 
@@ -198,15 +199,15 @@ def test_rows_of_the_label_stage(data):
 
     plain = rows("fixed", 0)
     expected = value_em(data.passes[few], data.rollouts[few], data.program[few], data.outcome[:60]).value
-    labels = value_labels(plain, outcomes)
-    assert [label.corrected for label in labels] == pytest.approx(expected)
-    assert [label.raw for label in labels] == pytest.approx(data.passes[few] / data.rollouts[few])
-    assert {label.method for label in labels} == {"value"}
+    noisy = np.diff(data.program[few], append=-1) == 0  # every step but the last of its program
+    labels = value_labels(LabelSource(plain, outcomes))
+    assert labels == pytest.approx(expected[noisy])
     mixed = np.random.default_rng(0).permutation(len(plain))
-    shuffled = value_labels([plain[i] for i in mixed], outcomes)
-    assert shuffled == [labels[i] for i in mixed]
-    with_program = value_labels(rows("fixed+program", 1), outcomes)
-    assert [label.corrected for label in with_program] == pytest.approx(expected)
+    shuffled = LabelSource([plain[i] for i in mixed], outcomes)
+    by_key = dict(zip(map(step_key, LabelSource(plain, outcomes).steps), labels, strict=True))
+    assert value_labels(shuffled) == pytest.approx([by_key[step_key(row)] for row in shuffled.steps])
+    with_program = value_labels(LabelSource(rows("fixed+program", 1), outcomes))
+    assert with_program == pytest.approx(expected[noisy])
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from local_server_process import LocalServer
 
-from dreamprm_jax.cli.local_server import LocalServer
 from dreamprm_jax.cli.local_server import main as serve
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import Config, PolicyConfig, SandboxConfig, load_config
@@ -192,7 +192,8 @@ def test_the_server_is_killed_and_comes_back_and_nothing_is_lost(labeled, config
 
 def test_the_server_ends_with_its_parent():
     script = (
-        "import time; from dreamprm_jax.cli.local_server import LocalServer\n"
+        f"import sys, time; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from local_server_process import LocalServer\n"
         "server = LocalServer(); print(server.base_url, server.process.pid, flush=True); time.sleep(600)"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)

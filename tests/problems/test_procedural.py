@@ -32,6 +32,15 @@ PARAMETERS = [
 ]
 
 
+def test_the_texts_are_those_that_results_were_made_with():
+    """They are data: with another word, spelling included, other programs are drawn, and no committed result repeats.
+
+    Whoever changes them on purpose makes research/results and the README's tables again.
+    """
+    fields = [(p.name, p.phrases, p.functions, p.forms, p.parameter) for p in PRIMITIVES.values()]
+    assert content_hash(repr(fields), digits=16) == "cc9563b987ea3380"
+
+
 def test_windows_share_no_composition(benchmark):
     seen = {window: {c.names for w, _, c in benchmark if w == window} for window in COUNTS}
     assert {window: len(names) for window, names in seen.items()} == COUNTS

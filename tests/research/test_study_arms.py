@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dreamprm_jax.config import defaults, freeze
+from dreamprm_jax.config import ModelConfig, defaults, freeze
+from dreamprm_jax.models.decoder import decoder_config
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.training.feed import Batch
 from research.study.arms import parse_arm
-from research.study.fit import aggregate_logits
+from research.study.fit import Extras, Fitter, Recipe, aggregate_logits
 from research.study.plots import differences
 from research.study.regimes import REGIMES, regime
 from research.study.settings import freeze_study, study_defaults
@@ -43,6 +44,8 @@ def test_an_arm_is_read_and_named_by_what_differs():
         ("raw:outer=mean", "outer has no effect on raw"),
         ("release_weight_table:rate=0.1", "rate has no effect on release_weight_table"),
         ("label_table:meta=clean_steps,outer=mean", "outer=mean has no effect with meta=clean_steps"),
+        ("raw:mask=1", "mask must be at least 0 and below 1"),
+        ("label_table:value_head=1", "value_head has no effect on label_table"),
         ("nait:clean=1", "clean has no effect on nait"),
         ("undetected_fault_online:clean=1", "clean has no effect on undetected_fault_online"),
     ],
@@ -50,6 +53,31 @@ def test_an_arm_is_read_and_named_by_what_differs():
 def test_a_wrong_arm_says_what_is_wrong(text, message):
     with pytest.raises(DataError, match=message):
         parse_arm(text)
+
+
+def test_extras_of_the_loss():
+    """Without effect they give the plain training; a second head learns labels of its own."""
+    model = decoder_config(ModelConfig(vocab_size=20, hidden_size=16, intermediate_size=32, num_layers=1, num_heads=2,
+                                       num_kv_heads=2, max_length=128))  # fmt: skip
+    labels = np.array([[[0.5, 1.0], [0.0, 0.5]]] * 3, np.float32)  # [steps, B, S]
+    index = np.tile(np.array([3, 7], np.int32), (3, 2, 1))
+    last = np.tile(np.array([False, True]), (3, 2, 1))
+    tokens = np.random.default_rng(0).integers(1, 20, (3, 2, 128), np.int32)
+    ones, share = np.ones((3, 2, 128), np.int32), np.ones((3, 2), np.float32)
+    positions = np.tile(np.arange(128, dtype=np.int32), (3, 2, 1))
+    data = Batch(tokens, positions, ones, index, ~last, index * 0, labels, last, labels, share, share)
+
+    def fitted(values=None, **extras):
+        fitter = Fitter(model, Recipe(steps=3).train_config(), Extras(**extras))
+        return fitter.fit(fitter.start(0), data, values=values).params
+
+    plain = fitted()
+    np.testing.assert_allclose(fitted(mask=1e-9)["head"]["kernel"], plain["head"]["kernel"], rtol=1e-4)
+    assert np.abs(fitted(mask=0.5)["head"]["kernel"] - plain["head"]["kernel"]).max() > 1e-4
+    assert np.abs(fitted(certainty=True)["head"]["kernel"] - plain["head"]["kernel"]).max() > 1e-4
+    both = fitted(1.0 - labels, value_head=True)
+    assert np.abs(both["value_head"]["kernel"]).max() > 1e-4
+    assert both["value_head"]["bias"] != both["head"]["bias"]
 
 
 def test_settings_are_checked():

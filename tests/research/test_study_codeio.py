@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import SandboxConfig, StepDataConfig
 from dreamprm_jax.labeling.step_files import read_steps
 from dreamprm_jax.metrics.statistics import resampled_counts
+from dreamprm_jax.metrics.step_metrics import auroc
 from dreamprm_jax.problems.codeio import read_tasks
 from dreamprm_jax.schema import DataError
-from research.study import codeio_cli, codeio_files
+from research.study import codeio_cli, codeio_files, codeio_measure
 from research.study.codeio import CodeioSettings, Steps, _replicates, draw_steps, mistake_weights
 from research.study.codeio_variants import Limits, read_variants
 from research.study.measures import label_measures
@@ -117,9 +119,9 @@ def test_completions_that_define_a_function_again(made):
 def test_a_second_run_judges_nothing_and_writes_the_same(made, tasks):
     folder, _, _ = made
     sizes = {path.name: path.stat().st_size for path in (folder / "work").iterdir()}
-    first = [path.read_bytes() for path in codeio_cli.run(SETTINGS, folder, list(tasks.values()))]
+    first = [path.read_bytes() for path in codeio_cli.run(SETTINGS, folder, tasks=list(tasks.values()))]
     assert {path.name: path.stat().st_size for path in (folder / "work").iterdir()} == sizes
-    written = codeio_cli.run(SETTINGS, folder, list(tasks.values()))
+    written = codeio_cli.run(SETTINGS, folder, tasks=list(tasks.values()))
     assert [path.read_bytes() for path in written] == first
     with written[1].open() as file:
         rows = list(csv.DictReader(file))
@@ -166,8 +168,8 @@ def test_replicates_are_the_measures_of_repeated_problems():
 def test_files_of_step_labels_are_read_by_the_trainer(made, tasks):
     folder = made[0]
     settings = dataclasses.replace(SETTINGS, clean_problems=1)
-    paths = codeio_files.run(settings, folder, "k4_repair20", list(tasks.values()))
-    read = {path.stem: list(read_steps(str(path), StepDataConfig(strict=True))) for path in paths}
+    paths = codeio_files.run(settings, folder, tasks=list(tasks.values()))
+    read = {path.stem: list(read_steps(str(path), StepDataConfig(strict=True))) for path in paths[:-1]}
     raw, clean, test = read["train_raw"], read["train_clean"], read["test"]
     assert len(raw) == len(clean) == len(read["train_undetected_fault"]) > 10
     assert not {one.prompt for one in raw} & {one.prompt for one in test}
@@ -176,6 +178,39 @@ def test_files_of_step_labels_are_read_by_the_trainer(made, tasks):
         assert one.labels[-1] == true.labels[-1] == one.outcome
         assert set(true.labels) <= {0.0, 1.0}
     assert any(0 < label < 1 for one in raw for label in one.labels)
+
+    some = codeio_files.run(settings, folder / "seen", operators="seen", tasks=list(tasks.values()))
+    kept = [json.loads(line) for line in some[0].read_text().splitlines()]
+    assert 0 < len(kept) < len(raw)
+    assert all(codeio_files.seen(name) for row in kept for name in row["operators"] if name)
+
+
+def test_scorers_are_measured_by_length_and_operator(made, tasks):
+    folder = made[0]
+    settings = dataclasses.replace(SETTINGS, clean_problems=1)
+    test, programs = codeio_files.run(settings, folder, tasks=list(tasks.values()))[-2:]
+    rows = codeio_measure.read_test(test)
+    assert sum(row["draws"] for row in rows) == settings.programs * len(settings.seeds)  # of one held-out problem
+    exact = [np.array(row["labels"], float) for row in rows]
+    (everything, *groups) = codeio_measure.measure("exact", rows, exact, samples=50)
+    assert everything["step_auroc"] == 1.0
+    assert everything["group"] == "all"
+    assert {row["group"] for row in groups} >= {"operators seen", "operators unseen"}
+    logprobs = folder / "logprobs.jsonl"
+    said = [json.loads(line) for line in programs.read_text().splitlines()]
+    with logprobs.open("w") as file:
+        for row in said:
+            tokens = list(range(len(row["code"])))  # one a character
+            file.write(json.dumps({"program_hash": row["program_hash"], "token_logprobs": [-0.5] * len(tokens),
+                                   "text_offset": tokens}) + "\n")  # fmt: skip
+    markdown, csv_file = codeio_measure.run(settings, folder, logprobs=str(logprobs))
+    figures = {(row["scorer"], row["group"]): row for row in csv.DictReader(csv_file.open())}
+    assert float(figures["mean log-probability", "all"]["step_auroc"]) == 0.5
+    places = np.concatenate([-np.arange(len(one)) for one in exact])
+    assert float(figures["position", "all"]["step_auroc"]) == auroc(places, np.concatenate(exact) > 0.5)
+    assert "| all | length |" in markdown.read_text()
+    with pytest.raises(DataError, match="--prm 'x': NAME=FOLDER expected"):
+        codeio_measure.run(settings, folder, prm=["x"])
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_candidates_that_cannot_be_judged_are_counted(
     [
         ("missing.jsonl", "candidates.json", "missing.jsonl: no such file"),
         ("problems.jsonl", "missing.json", "missing.json: no such file"),
-        ("problems.jsonl", "other.json", "no candidate's problem is in"),
+        ("problems.jsonl", "other.json", "no candidate belongs to a problem of"),
         ("candidates.json", "candidates.json", "candidates.json"),
     ],
 )

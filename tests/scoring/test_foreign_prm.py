@@ -12,7 +12,8 @@ from dreamprm_jax.models.tokenizer import prompt_text, train_tokenizer
 from dreamprm_jax.schema import DataError, Problem, Program
 from dreamprm_jax.scoring.forms import FORMS, FormOptions
 from dreamprm_jax.scoring.prm import PrmOptions, load_prm
-from dreamprm_jax.scoring.scorer import Reading, Scorer, sigmoid
+from dreamprm_jax.scoring.scorer import Reading, Scorer
+from dreamprm_jax.selection.aggregators import sigmoid
 
 torch = pytest.importorskip("torch", reason="the comparison needs torch")
 transformers = pytest.importorskip("transformers")
@@ -110,17 +111,21 @@ def test_trl_token_classifier(kind, code, tmp_path):
     check(tokens, logits, ids, expected)
 
 
-@pytest.mark.parametrize("template", [CHAT, TRIMMED, None])
-@pytest.mark.parametrize("kind", ["llama", "mistral"])
-def test_one_label_sequence_classifier(kind, template, tmp_path):
+@pytest.mark.parametrize(
+    ("kind", "template", "bias"),
+    [("llama", CHAT, 0.0), ("llama", None, 0.0), ("mistral", TRIMMED, 0.0), ("qwen2", CHAT, 0.7)],
+)
+def test_one_label_sequence_classifier(kind, template, bias, tmp_path):
     model = make_model(tmp_path, kind, "SequenceClassification", num_labels=1)
+    if bias:  # transformers' own has none
+        add_tensors(tmp_path, {"score.bias": torch.tensor([bias])})
     tokenizer = make_tokenizer(tmp_path, template)
     tokens, logits, _ = ours(tmp_path, CODES[0])
     messages = [{"role": "user", "content": PROMPT}, {"role": "assistant", "content": CODES[0].rstrip()}]
     text = tokenizer.apply_chat_template(messages, tokenize=False) if template else f"<s>{PROMPT}\n{CODES[0].rstrip()}"
     ids = tokenizer(text, add_special_tokens=False).input_ids
     with torch.no_grad():
-        expected = model(input_ids=torch.tensor([ids])).logits[0].numpy()
+        expected = model(input_ids=torch.tensor([ids])).logits[0].numpy() + bias
     np.testing.assert_array_equal(tokens, ids)
     np.testing.assert_allclose(logits, expected, atol=1e-4)
 

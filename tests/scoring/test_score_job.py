@@ -82,11 +82,21 @@ def test_all_formats_give_the_same_scores(job, written, tmp_path):
         for c in codes
     ]
     (tmp_path / "inline.jsonl").write_text("".join(json.dumps(r) + "\n" for r in inline), "utf-8")
-    for name, problems in (("eval_all.json", ids), ("programs.parquet", ids), ("inline.jsonl", {})):
+    for problem, codes in written:
+        (tmp_path / "samples" / problem.problem_id).mkdir(parents=True)
+        for number, code in enumerate(codes):
+            (tmp_path / "samples" / problem.problem_id / f"{number}.py").write_text(code, "utf-8")
+    lists = [codes for _, codes in sorted(written, key=lambda one: one[0].problem_id)]
+    (tmp_path / "lists.json").write_text(json.dumps(lists), "utf-8")
+    files = {"eval_all.json": ids, "programs.parquet": ids, "inline.jsonl": {}, "samples": ids, "lists.json": ids}
+    key = ("problem_id", "sample_index", "program_hash", "step_logits")
+    for name, problems in files.items():
         _, rows, skips = job(tmp_path / name, tmp_path / f"{name}.scores.parquet", problems=problems)
         assert skips == []
-        key = ("problem_id", "program_hash", "step_logits", "sample_index")
-        assert [[r[k] for k in key] for r in rows] == [[r[k] for k in key] for r in wanted], name
+        ordered = [sorted([r[k] for k in key] for r in found) for found in (rows, wanted)]
+        for ours, expected in zip(*ordered, strict=True):
+            assert ours[:3] == expected[:3], name
+            np.testing.assert_allclose(ours[3], expected[3], atol=1e-5)
 
 
 def test_scores_that_are_not_finite_are_counted_skips_and_with_strict_an_error(

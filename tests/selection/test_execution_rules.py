@@ -6,8 +6,7 @@ import pytest
 from hypothesis import strategies as st
 
 from dreamprm_jax.selection.best_of_n import best_of_k_weights
-from dreamprm_jax.selection.execution_rules import filter_numbers, prune, vote_rule
-from dreamprm_jax.selection.subsets import mean_weights, subsets
+from dreamprm_jax.selection.execution_rules import filter_numbers, mean_weights, prune, subsets, vote_rule
 
 NAN = float("nan")
 

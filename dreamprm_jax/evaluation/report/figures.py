@@ -10,8 +10,7 @@ from markupsafe import Markup
 from dreamprm_jax.config import Config
 from dreamprm_jax.evaluation.judged_candidates import Candidates
 from dreamprm_jax.evaluation.report.label_data import label_plot, step_profile, training_curves
-from dreamprm_jax.evaluation.step_results import label_rows, score_rows
-from dreamprm_jax.evaluation.truth_results import read_corrected
+from dreamprm_jax.evaluation.step_results import label_rows, read_corrected, score_rows
 from dreamprm_jax.labeling.exact_truth import load_truth
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import Skip, StepLabel, StepTruth
@@ -54,7 +53,7 @@ def draw_figures(
     if shown:
         figures["labels"] = plots_labels.labels_before_after(shown)
     if curves := training_curves(paths, config.train.arms):
-        figures["training"] = plots_labels.training_curves(curves)
+        figures["training"] = plots_labels.training_plot(curves)
     if truth is not None and train_truth is not None:
         scored = score_rows(candidates, config.train.arms, truth, skips)
         labeled = label_rows(labels, corrected, train_truth, skips)

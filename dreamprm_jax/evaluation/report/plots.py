@@ -1,8 +1,8 @@
-"""The report's figures. Imported by the report alone: importing matplotlib takes a second.
+"""The report's figures. Imported only by the report, because importing matplotlib takes a second.
 
 Figures are made without pyplot (no global state), with text kept as text, and give the same bytes for the same data: no
 date, ids from a fixed salt. ``inline`` turns one into SVG that takes the page's text color, so that it reads on a
-light and on a dark page. Colors are told apart by the color-blind, and each method has a marker of its own.
+light and on a dark page. Color-blind readers can tell the colors apart, and each method has its own marker.
 """
 
 from __future__ import annotations

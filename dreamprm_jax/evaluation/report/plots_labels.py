@@ -24,7 +24,7 @@ from dreamprm_jax.evaluation.report.plots import (
 from dreamprm_jax.selection.reward_models import short_label
 
 MOST_ARMS = 4
-"""Arms whose labels are drawn; further arms are in the tables alone."""
+"""Arms whose labels are drawn; further arms are only in the tables."""
 MOST_POINTS = 1500
 """Steps in a scatter panel, drawn at random from more: the page carries every point."""
 
@@ -103,7 +103,7 @@ def step_profiles(profiles: Sequence[StepProfile]) -> Figure:
         return figure
 
 
-def training_curves(curves: Sequence[TrainingCurve]) -> Figure:
+def training_plot(curves: Sequence[TrainingCurve]) -> Figure:
     """One panel a quantity, one line an arm, over the optimizer steps."""
     arms = list(dict.fromkeys(arm for curve in curves for arm in curve.arms))
     with matplotlib.rc_context(SETTINGS):

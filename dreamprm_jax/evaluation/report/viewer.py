@@ -188,6 +188,6 @@ def _rounded(value: float, digits: int = 3) -> float | None:
 
 
 def json_for_script(value: Any) -> str:
-    """JSON that may stand inside a script element: nothing in it can end the element or begin another."""
+    """JSON that is safe inside a script element: nothing in it can end the element or begin another."""
     text = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -201,9 +201,17 @@ def pad(
 
 
 def check_counts(
-    passes: np.ndarray, rollouts: np.ndarray, program: np.ndarray, outcome: np.ndarray, group: np.ndarray
+    passes: np.ndarray,
+    rollouts: np.ndarray,
+    program: np.ndarray,
+    outcome: np.ndarray,
+    group: np.ndarray | None = None,
+    complete: bool = False,
 ) -> None:
-    """Raises DataError, naming the first row, if the arguments of ``change_point_em`` are inconsistent."""
+    """Raises DataError, naming the first row, if counts, programs and outcomes are inconsistent.
+
+    ``complete``: every program must have rows.
+    """
     if not passes.shape == rollouts.shape == program.shape or passes.ndim != 1:
         raise DataError(
             f"passes {passes.shape}, rollouts {rollouts.shape}, program {program.shape}: vectors of one length expected"
@@ -211,9 +219,13 @@ def check_counts(
     if ((passes < 0) | (passes > rollouts)).any():
         row = int(np.argmax((passes < 0) | (passes > rollouts)))
         raise DataError(f"row {row}: passes={passes[row]} is not between 0 and rollouts={rollouts[row]}")
-    if len(program) and (program.min() < 0 or program.max() >= len(outcome) or (np.diff(program) < 0).any()):
-        raise DataError(f"program: numbers from 0 to {len(outcome) - 1} that never fall are expected; sort the rows")
+    rising = not len(program) or (
+        program[0] >= 0 and program[-1] < len(outcome) and bool((np.diff(program) >= 0).all())
+    )
+    if not rising or (complete and len(np.unique(program)) != len(outcome)):
+        numbers = "every number" if complete else "numbers"
+        raise DataError(f"program: {numbers} from 0 to {len(outcome) - 1}, never falling, expected; sort the rows")
     if not np.isin(outcome, (PASSED, FAILED, UNKNOWN)).all():
         raise DataError("outcome: 1 (passed), 0 (failed) or -1 (unknown) expected for each program")
-    if group.shape != outcome.shape or (len(group) and group.min() < 0):
+    if group is not None and (group.shape != outcome.shape or (len(group) and group.min() < 0)):
         raise DataError(f"group: {group.shape}; one number >= 0 for each of the {len(outcome)} programs expected")

@@ -1,4 +1,4 @@
-"""Fixed corrections of Monte-Carlo step labels: smoothing, shrinkage, change-point EM, two rules.
+"""Fixed corrections of Monte-Carlo step labels, without a model: smoothing, shrinkage, two rules.
 
 Each is a function of arrays; ``methods`` applies them by name to the label stage's rows.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int
 
-from dreamprm_jax.labeling.correction.change_point import FAILED, PASSED, change_point_em
+from dreamprm_jax.labeling.correction.change_point import FAILED, PASSED
 from dreamprm_jax.schema import DataError
 
 SMOOTHING = 0.1  # as in the released DreamPRM-Code
@@ -52,17 +52,6 @@ def beta_shrink(passes: Int[np.ndarray, " n"], rollouts: Int[np.ndarray, " n"]) 
         likelihood += count * (rising_a + rising_b - np.log(STRENGTHS[:, None] + np.arange(m)).sum(axis=1))
     strength = STRENGTHS[np.argmax(likelihood)]
     return (mean * strength + passes) / (strength + rollouts)
-
-
-def em(
-    passes: Int[np.ndarray, " n"],
-    rollouts: Int[np.ndarray, " n"],
-    program: Int[np.ndarray, " n"],
-    outcome: Int[np.ndarray, " programs"],
-    group: Int[np.ndarray, " programs"] | None = None,
-) -> Float[np.ndarray, " n"]:
-    """P(recoverable) of each step by the change-point EM; see ``change_point.change_point_em`` for the arguments."""
-    return change_point_em(passes, rollouts, program, outcome, group).recoverable
 
 
 def closure(

@@ -83,7 +83,7 @@ def fault_em(
     """
     passes, rollouts, program, outcome = (np.asarray(array) for array in (passes, rollouts, program, outcome))
     group = np.arange(len(outcome)) if group is None else np.asarray(group)
-    check_counts(passes, rollouts, program, outcome, group)
+    check_counts(passes, rollouts, program, outcome, group, complete=True)
     data = _Data.make(passes, rollouts, program, outcome, group)
     without = data.fit(0.0, max_iterations, tolerance)
     if not data.contradictions:

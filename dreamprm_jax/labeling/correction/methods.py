@@ -14,14 +14,14 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from dreamprm_jax.config import LabelsConfig
 from dreamprm_jax.labeling.correction.calibrator import fit_calibrator
-from dreamprm_jax.labeling.correction.change_point import FAILED, PASSED, UNKNOWN, outcome_code
-from dreamprm_jax.labeling.correction.correctors import beta_shrink, closure, em, scan, smoothing
+from dreamprm_jax.labeling.correction.change_point import FAILED, PASSED, UNKNOWN, change_point_em, outcome_code
+from dreamprm_jax.labeling.correction.correctors import beta_shrink, closure, scan, smoothing
 from dreamprm_jax.labeling.correction.fault_model import Faults, fault_em
-from dreamprm_jax.labeling.correction.value_model import value_labels
+from dreamprm_jax.labeling.correction.value_model import single_ratio, value_em
 from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, StepLabel
 from dreamprm_jax.storage import read_records
 
@@ -133,15 +133,13 @@ def fixed_labels(name: str, source: LabelSource, settings: LabelsConfig) -> Floa
     if name == "beta_shrink":
         return beta_shrink(passes, rollouts)
     if name == "em":
-        values = em_labels(source)
-        return np.array([values[step_key(row)] for row in steps])
+        return em_labels(source)
     if name == "undetected_fault":
         return undetected_fault_labels(source)
     if name in ("closure", "raw_with_outcome", "closure_mixture", "outcome", "scan"):
         return _with_outcomes(name, source)
     if name == "value":
-        model = dict(zip(map(step_key, source.labels), value_labels(source.labels, source.outcomes), strict=True))
-        return np.array([model[step_key(row)].corrected for row in steps])
+        return value_labels(source)
     if name == "calibrator":
         return _calibrated(source)
     if name == "clean":
@@ -176,75 +174,113 @@ def read_labels(path: Path) -> dict[StepKey, float]:
     return labels
 
 
-def em_labels(source: LabelSource) -> dict[StepKey, float]:
-    """P(recoverable) of every step, including last ones; programs of a problem share their pass rate.
+class _Counts(NamedTuple):
+    """All labels of a source, sorted, as the inferences take them."""
+
+    rows: list[StepLabel]
+    passes: Int[np.ndarray, " rows"]
+    rollouts: Int[np.ndarray, " rows"]
+    program: Int[np.ndarray, " rows"]
+    outcome: Int[np.ndarray, " programs"]
+    group: Int[np.ndarray, " programs"]  # the problem of each program
+
+    @classmethod
+    def of(cls, source: LabelSource) -> _Counts:
+        """Reads the label stage's rows."""
+        rows = sorted(source.labels, key=step_key)
+        number = {key: index for index, key in enumerate(dict.fromkeys(step_key(row)[:2] for row in rows))}
+        problems = {name: index for index, name in enumerate(dict.fromkeys(problem for problem, _ in number))}
+        return cls(
+            rows,
+            *_counts(rows),
+            np.array([number[step_key(row)[:2]] for row in rows], int),
+            np.array([source.code(name) for _, name in number], int),
+            np.array([problems[problem] for problem, _ in number], int),
+        )
+
+    @property
+    def last(self) -> Bool[np.ndarray, " rows"]:
+        """The last row of each program: the program itself."""
+        return np.diff(self.program, append=-1) != 0
+
+    def in_order(self, source: LabelSource, values: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " n"]:
+        """The values of ``source.steps``, in the order of the label table."""
+        by_key = dict(zip(map(step_key, self.rows), values, strict=True))
+        return np.array([by_key[step_key(row)] for row in source.steps])
+
+
+def em_labels(source: LabelSource) -> Float[np.ndarray, " n"]:
+    """P(recoverable) of ``source.steps`` by the change-point EM; pass rates are shared within a problem.
 
     The count of a last step is the program's outcome, which constrains the EM and is not a sample of a pass rate.
     """
-    rows = sorted(source.labels, key=step_key)
-    passes, rollouts = _counts(rows)
-    programs, program, outcome = _programs(rows, source)
-    last = {step_key(row)[:2]: index for index, row in enumerate(rows)}
-    ends = np.array(sorted(last.values()), int)
-    passes[ends], rollouts[ends] = 0, 0
-    problems = {name: index for index, name in enumerate(sorted({problem for problem, _ in programs}))}
-    values = em(
-        passes,
-        rollouts,
-        program,
-        outcome,
-        np.array([problems[problem] for problem, _ in programs], int),
-    )
-    return {step_key(row): float(value) for row, value in zip(rows, values, strict=True)}
+    counts = _Counts.of(source)
+    passes, rollouts = (np.where(counts.last, 0, column) for column in (counts.passes, counts.rollouts))
+    found = change_point_em(passes, rollouts, counts.program, counts.outcome, counts.group)
+    return counts.in_order(source, found.recoverable)
 
 
 def undetected_fault_labels(source: LabelSource) -> Float[np.ndarray, " n"]:
     """P(recoverable) of ``source.steps`` by the undetected-fault EM."""
-    rows, found = _faults(source)
-    return _of_steps(source, rows, found.recoverable)
+    counts, found = _faults(source)
+    return counts.in_order(source, found.recoverable)
 
 
 def fault_evidence(source: LabelSource) -> tuple[Float[np.ndarray, " n"], float]:
     """The inputs of online label inference: the evidence of each of ``source.steps``, and q."""
-    rows, found = _faults(source)
-    return _of_steps(source, rows, found.evidence), found.hidden
+    counts, found = _faults(source)
+    return counts.in_order(source, found.evidence), found.hidden
 
 
-def _faults(source: LabelSource) -> tuple[list[StepLabel], Faults]:
-    rows = sorted(source.labels, key=step_key)
-    programs, program, outcome = _programs(rows, source)
-    problems = {name: index for index, name in enumerate(sorted({problem for problem, _ in programs}))}
-    group = np.array([problems[problem] for problem, _ in programs], int)
-    return rows, fault_em(*_counts(rows), program, outcome, group)
+def _faults(source: LabelSource) -> tuple[_Counts, Faults]:
+    counts = _Counts.of(source)
+    return counts, fault_em(*counts[1:])
 
 
-def _of_steps(
-    source: LabelSource, rows: Sequence[StepLabel], values: Float[np.ndarray, " rows"]
-) -> Float[np.ndarray, " n"]:
-    """The values of ``rows``, in the order of the label table."""
-    by_key = dict(zip(map(step_key, rows), values, strict=True))
-    return np.array([by_key[step_key(row)] for row in source.steps])
+def value_labels(source: LabelSource) -> Float[np.ndarray, " n"]:
+    """The chance that a completion of each of ``source.steps`` passes, by the value model."""
+    counts = _Counts.of(source)
+    # The model includes the program itself. If the program was also counted as a rollout, that rollout is removed.
+    own = counts.outcome[counts.program]
+    twice = (own != UNKNOWN) & np.array([row.strategy.endswith("+program") for row in counts.rows], bool) & ~counts.last
+    inner = [row for row in counts.rows if row.asked]
+    ratio = single_ratio(
+        passes=sum(row.passes for row in inner),
+        rollouts=sum(row.rollouts for row in inner),
+        singles=sum(row.singles for row in inner),
+        single_passes=sum(row.single_passes for row in inner),
+        unjudged=sum(row.unjudged for row in inner),
+    )
+    found = value_em(
+        counts.passes - twice * (own == PASSED),
+        counts.rollouts - twice,
+        counts.program,
+        counts.outcome,
+        np.array([row.unjudged for row in counts.rows], int),
+        ratio,
+    )
+    return counts.in_order(source, found.value)
 
 
 def _with_outcomes(name: str, source: LabelSource) -> Float[np.ndarray, " n"]:
     """The rules that use counts and outcomes; unknown outcomes are ignored."""
-    rows = sorted(source.labels, key=step_key)
-    passes, rollouts = _counts(rows)
-    _, program, outcome = _programs(rows, source)
-    known = outcome[program] != UNKNOWN
+    counts = _Counts.of(source)
+    arrays = counts.passes, counts.rollouts, counts.program, counts.outcome
+    own = counts.outcome[counts.program]
+    known = own != UNKNOWN
     with np.errstate(invalid="ignore"):
-        soft = (passes + np.where(known, outcome[program], 0)) / (rollouts + known)
+        soft = (counts.passes + np.where(known, own, 0)) / (counts.rollouts + known)
     if name == "raw_with_outcome":
         values = soft
     elif name == "outcome":
-        values = np.where(known, outcome[program], np.nan)
+        values = np.where(known, own, np.nan)
     elif name == "scan":
-        values = scan(passes, rollouts, program, outcome)
+        values = scan(*arrays)
     else:
-        values = closure(passes, rollouts, program, outcome)
+        values = closure(*arrays)
         if name == "closure_mixture":
             values = (values + soft) / 2
-    return _of_steps(source, rows, values)
+    return counts.in_order(source, values)
 
 
 def step_features(source: LabelSource) -> Float[np.ndarray, "n F"]:
@@ -260,24 +296,15 @@ def step_features(source: LabelSource) -> Float[np.ndarray, "n F"]:
             (
                 row.posterior_alpha / (row.posterior_alpha + row.posterior_beta),
                 np.log1p(row.rollouts),
-                inferred[step_key(row)],
+                label,
                 outcome[source.code(row.program_hash)],
                 (row.step_index + 1) / length[row.problem_id, row.program_hash],
                 np.log(length[row.problem_id, row.program_hash]),
             )
-            for row in steps
+            for row, label in zip(steps, inferred, strict=True)
         ],
         float,
     ).reshape(len(steps), 6)
-
-
-def _programs(
-    rows: Sequence[StepLabel], source: LabelSource
-) -> tuple[list[tuple[str, str]], Int[np.ndarray, " n"], Int[np.ndarray, " programs"]]:
-    """(problem id and hash of each program, program index of each row, outcome codes) of sorted ``rows``."""
-    number = {key: index for index, key in enumerate(dict.fromkeys(step_key(row)[:2] for row in rows))}
-    program = np.array([number[step_key(row)[:2]] for row in rows], int)
-    return list(number), program, np.array([source.code(name) for _, name in number], int)
 
 
 def _calibrated(source: LabelSource) -> Float[np.ndarray, " n"]:

@@ -15,14 +15,13 @@ probability of a passing completion, which is the meaning of a soft label.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from dreamprm_jax.labeling.correction.change_point import FAILED, PASSED, UNKNOWN
-from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, StepLabel, Verdict
+from dreamprm_jax.labeling.correction.change_point import FAILED, PASSED, check_counts
+from dreamprm_jax.schema import DataError
 
 SPACING = 0.05  # of the grid in -log V
 LEVELS = 80  # grid points of V, from 1 down to 0.02
@@ -101,7 +100,9 @@ def value_em(
     """
     passes, rollouts, program, outcome = (np.asarray(array) for array in (passes, rollouts, program, outcome))
     unjudged = np.zeros_like(rollouts) if unjudged is None else np.asarray(unjudged)
-    _check(passes, rollouts, program, outcome, unjudged)
+    check_counts(passes, rollouts, program, outcome, complete=True)
+    if unjudged.shape != rollouts.shape:
+        raise DataError(f"unjudged {unjudged.shape}, rollouts {rollouts.shape}: vectors of one length expected")
     counts = _evidence(passes, rollouts, unjudged, ratio)
     lengths = np.bincount(program, minlength=len(outcome))
     start = np.cumsum(lengths) - lengths
@@ -128,44 +129,6 @@ def value_em(
     mean, square, recoverable = moments
     deviation = np.sqrt((square - mean**2).clip(0.0))
     return Values(mean, deviation, recoverable.clip(0.0, 1.0), parameters.ratios @ _RATIOS, tuple(history))
-
-
-def value_labels(labels: Sequence[StepLabel], outcomes: Mapping[str, Outcome]) -> list[CorrectedLabel]:
-    """The value of every step of the label stage's rows, in the order of ``labels``.
-
-    Args:
-      labels: All rows of the programs, including last steps, in any order.
-      outcomes: Outcomes by program hash; without an outcome, or if its verdict is no label, the outcome is unknown.
-    """
-    keys = [(row.problem_id, row.program_hash, row.step_index) for row in labels]
-    order = sorted(range(len(keys)), key=lambda index: keys[index])
-    rows = [labels[index] for index in order]
-    names = sorted({key[:2] for key in keys})
-    number = {name: index for index, name in enumerate(names)}
-    verdicts = [outcomes[name].verdict if name in outcomes else Verdict.SANDBOX_ERROR for _, name in names]
-    outcome = [int(verdict is Verdict.AC) if verdict.is_label else UNKNOWN for verdict in verdicts]
-    program = np.array([number[row.problem_id, row.program_hash] for row in rows], int)
-    passes, rollouts = (np.array([getattr(row, name) for row in rows], int) for name in ("passes", "rollouts"))
-    # The model includes the program itself. If the program was also counted as a rollout, that rollout is removed.
-    known = np.array(outcome, int)[program] != UNKNOWN
-    twice = known & np.array([row.strategy.endswith("+program") for row in rows], bool)
-    twice &= np.diff(program, append=len(names)) == 0  # not the last steps
-    passes, rollouts = passes - twice * (np.array(outcome, int)[program] == PASSED), rollouts - twice
-    inner = [row for row in rows if row.asked]
-    ratio = single_ratio(
-        passes=sum(row.passes for row in inner),
-        rollouts=sum(row.rollouts for row in inner),
-        singles=sum(row.singles for row in inner),
-        single_passes=sum(row.single_passes for row in inner),
-        unjudged=sum(row.unjudged for row in inner),
-    )
-    unjudged = np.array([row.unjudged for row in rows], int)
-    values = np.empty(len(rows))
-    values[order] = value_em(passes, rollouts, program, np.array(outcome, int), unjudged, ratio).value
-    return [
-        CorrectedLabel(row.problem_id, row.program_hash, row.step_index, row.mean, float(value), "value")
-        for row, value in zip(labels, values, strict=True)
-    ]
 
 
 def _log_prior(parameters: _Parameters) -> float:
@@ -343,21 +306,3 @@ def _count(
     expected.ratios[kind] += found
     expected.falls += fell
     expected.steps += float(found.sum()) + fell
-
-
-def _check(
-    passes: np.ndarray, rollouts: np.ndarray, program: np.ndarray, outcome: np.ndarray, unjudged: np.ndarray
-) -> None:
-    if not passes.shape == rollouts.shape == program.shape == unjudged.shape or passes.ndim != 1:
-        raise DataError(
-            f"passes {passes.shape}, rollouts {rollouts.shape}, program {program.shape}: vectors of one length expected"
-        )
-    if ((passes < 0) | (passes > rollouts)).any():
-        row = int(np.argmax((passes < 0) | (passes > rollouts)))
-        raise DataError(f"row {row}: passes={passes[row]} is not between 0 and rollouts={rollouts[row]}")
-    if not np.array_equal(np.unique(program), np.arange(len(outcome))) or (np.diff(program) < 0).any():
-        raise DataError(
-            f"program: every number from 0 to {len(outcome) - 1}, never falling, is expected; sort the rows"
-        )
-    if not np.isin(outcome, (PASSED, FAILED, UNKNOWN)).all():
-        raise DataError("outcome: 1 (passed), 0 (failed) or -1 (unknown) expected for each program")

@@ -30,7 +30,7 @@ AGGREGATES = (
         ("the answer is the most frequent number, the smallest of them on a tie, 0 if none is left", "take the commonest value; ties go to the smaller, an empty list gives 0"), ("most_frequent", "find_mode"),
         ("return min({a}, key=lambda v: (-{a}.count(v), v)) if {a} else 0", "return max({a}, key={a}.count) if {a} else 0", "return max({a}, key=lambda v: ({a}.count(v), v)) if {a} else 0")),
     Primitive("longest_run", "aggregate", "ints", "int", "treacherous",
-        ("the answer is the length of the longest stretch of strictly increasing neighbors", "find how long the longest strictly rising stretch is"), ("longest_run", "rising_stretch"),
+        ("the answer is the length of the longest stretch of strictly increasing neighbours", "find how long the longest strictly rising stretch is"), ("longest_run", "rising_stretch"),  # codespell:ignore neighbours
         ("best = run = 0\nfor i, v in enumerate({a}):\n    run = run + 1 if i and v > {a}[i - 1] else 1\n    best = max(best, run)\nreturn best",
          "best = run = 0\nfor i, v in enumerate({a}):\n    run = run + 1 if i and v >= {a}[i - 1] else 1\n    best = max(best, run)\nreturn best",
          "best = run = 0\nfor i, v in enumerate({a}):\n    run = run + 1 if i and v > {a}[i - 1] else 0\n    best = max(best, run)\nreturn best")),

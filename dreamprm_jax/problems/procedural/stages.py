@@ -51,7 +51,7 @@ INTEGER_STAGES = (
         ("replace each number by the sum of all numbers up to and including it", "turn the list into its running totals"), ("running_totals", "prefix_sums"),
         ("return [sum({a}[:i + 1]) for i in range(len({a}))]", "return [sum({a}[:i]) for i in range(len({a}))]", "return [sum({a}[i:]) for i in range(len({a}))]")),
     Primitive("differences", "map", "ints", "ints", "tricky",
-        ("replace the list by the differences of neighbors, each number minus the one before it", "take the step from each number to the next"), ("differences", "neighbor_steps"),
+        ("replace the list by the differences of neighbours, each number minus the one before it", "take the step from each number to the next"), ("differences", "neighbour_steps"),  # codespell:ignore neighbours
         ("return [y - x for x, y in zip({a}, {a}[1:])]", "return [x - y for x, y in zip({a}, {a}[1:])]", "return [abs(y - x) for x, y in zip({a}, {a}[1:])]")),
     Primitive("add", "map", "ints", "ints", "sure",
         ("add {k} to each number", "increase every number by {k}"), ("add_constant", "shift_up"),

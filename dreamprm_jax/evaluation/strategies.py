@@ -16,9 +16,8 @@ from dreamprm_jax.evaluation.judged_candidates import Candidates
 from dreamprm_jax.evaluation.ranking import RANDOM, Method
 from dreamprm_jax.selection.aggregators import as_probability
 from dreamprm_jax.selection.best_of_n import best_of_k_weights
-from dreamprm_jax.selection.execution_rules import Rule, filter_numbers, prune, vote_rule
+from dreamprm_jax.selection.execution_rules import Rule, filter_numbers, mean_weights, prune, subsets, vote_rule
 from dreamprm_jax.selection.reward_models import arm_aggregator, short_label
-from dreamprm_jax.selection.subsets import mean_weights, subsets
 
 PUBLIC = "public"
 """A random choice among the candidates that pass the public tests."""

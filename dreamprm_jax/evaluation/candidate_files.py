@@ -14,9 +14,8 @@ from typing import Any
 
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import Config, SettingInfo, to_dict
-from dreamprm_jax.evaluation.eval_all import eval_all_row, write_eval_all
-from dreamprm_jax.evaluation.files_summary import Judged, summarize, summary_text
-from dreamprm_jax.evaluation.result_files import skip_rows
+from dreamprm_jax.evaluation.output import eval_all_row, skip_rows, write_eval_all
+from dreamprm_jax.evaluation.pass_rates import Judged, summarize, summary_text
 from dreamprm_jax.problems.candidates import CandidateFile, read_candidates
 from dreamprm_jax.problems.hidden_tests import HiddenTests
 from dreamprm_jax.problems.problem_files import read_for_judging
@@ -84,7 +83,7 @@ def evaluate_files(config: Config, problems: Path, candidates: Path, workdir: Pa
     print(f"read {len(file.usable) + len(file.unusable)} candidates from {candidates}: {_contents(file)}", flush=True)
     known = [candidate for candidate in file.usable if candidate.program.problem_id in rows]
     if not known:
-        raise DataError(f"{candidates}: no candidate belongs to a problem of {problems}; are the two for each other?")
+        raise DataError(f"{candidates}: no candidate belongs to a problem of {problems}; wrong file?")
     everything = [*file.usable, *file.unusable]
     granularity = config.label.granularity
     steps = {one.program.program_hash: _count_steps(one.program, granularity) for one in everything}
@@ -124,7 +123,7 @@ def evaluate_files(config: Config, problems: Path, candidates: Path, workdir: Pa
 def _eval_all(
     file: CandidateFile, problems: Mapping[str, Problem], outcomes: Mapping[str, Outcome]
 ) -> Iterator[dict[str, Any]]:
-    """A row a problem. A candidate without a verdict of ours, or without text to judge, counts as failed there."""
+    """A row per problem. A candidate without a verdict of ours, or without text to judge, counts as failed there."""
     programs: dict[str, list[tuple[Program, bool]]] = {}
     for candidate in sorted([*file.usable, *file.unusable], key=lambda one: one.program.sample_index):
         program, outcome = candidate.program, outcomes.get(candidate.program.program_hash)
@@ -144,10 +143,11 @@ def _contents(file: CandidateFile) -> str:
 
 
 def _fingerprint(config: Config, inputs: InputDigests, problems: Path, candidates: Path) -> str:
-    """Of the settings that count, and of both files' contents (of the hub: its id)."""
+    """Of the settings that affect the output and of the contents of both files (for the hub: the id)."""
     named = (("problems", problems), ("candidates", candidates))
     files = [inputs.digest_or_value(name, str(path), SettingInfo(reads="path")) for name, path in named]
     others = [config.seed, config.evaluate.bootstrap_samples, config.problems.release, config.label.granularity]
+    others += ["strict"] * config.problems.strict  # must fail on rows that an earlier run left out
     return settings_digest(config, {"sandbox"}, inputs, _FORMAT, canonical_json(others), *files)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from dreamprm_jax.evaluation.own_candidates import Key, ScoreFile
+from dreamprm_jax.evaluation.user_candidates import Key, ScoreFile
 from dreamprm_jax.problems.candidates import Candidate
 from dreamprm_jax.schema import DataError, Program, arrow_schema
 from dreamprm_jax.selection.aggregators import aggregate, as_probability

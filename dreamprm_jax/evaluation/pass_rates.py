@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from dreamprm_jax.evaluation.judged_candidates import DIFFICULTIES
-from dreamprm_jax.evaluation.result_files import skip_counts
+from dreamprm_jax.evaluation.output import skip_counts
 from dreamprm_jax.metrics.statistics import bootstrap_interval, pass_at_k
 from dreamprm_jax.schema import Problem, Skip, Verdict
 from dreamprm_jax.selection.best_of_n import powers_of_two
@@ -27,7 +27,7 @@ _SHOWN = 10  # names of programs in the printed text; results.json has all
 
 @dataclass(frozen=True)
 class Judged:
-    """One candidate with what became of it."""
+    """One candidate and its verdict."""
 
     problem: Problem
     sample_index: int
@@ -79,7 +79,7 @@ def summarize(judged: Sequence[Judged], skips: Sequence[Skip], samples: int, see
 
 
 def _pass_at_1(judged: Sequence[Judged], samples: int, seed: int) -> dict[str, Any]:
-    """pass@1 over problems: the mean share of a problem's candidates that passed; the file's own beside it."""
+    """pass@1 over problems: the mean share of a problem's candidates that passed; also by the file's verdicts."""
     groups: dict[str, list[Judged]] = defaultdict(list)
     for one in judged:
         if one.counts:

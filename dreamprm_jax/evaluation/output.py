@@ -1,17 +1,23 @@
-"""Writes the results of a run: results.json, table.txt, a CSV file for each table, eval_all.json."""
+"""Writes the results of a run: results.json, table.txt, a CSV file for each table, and eval_all.json.
+
+``eval_all.json`` has LiveCodeBench's format, so its own scripts read our candidates and verdicts: one row per
+problem, as ``CodeGenerationProblem.insert_output_evaluation`` makes it (commit 28fef95), ordered by ``question_id``.
+``lcb_runner.evaluation.compute_scores --eval_all_file FILE`` prints its pass@k, and the custom evaluator takes it as
+``--custom_output_file`` (``code_list`` by ``question_id``).
+"""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dreamprm_jax.evaluation.eval_all import eval_all_row, write_eval_all
 from dreamprm_jax.evaluation.judged_candidates import Candidates
 from dreamprm_jax.evaluation.printing import results_text
 from dreamprm_jax.evaluation.ranking import methods
-from dreamprm_jax.schema import Skip
+from dreamprm_jax.schema import Problem, Skip
 from dreamprm_jax.storage import write_json, write_text
 from dreamprm_jax.tables import LEAST_PROBLEMS, csv_text, without_intervals
 
@@ -94,3 +100,39 @@ def _candidate_rows(candidates: Sequence[Candidates], arms: Sequence[str], aggre
         for row, one in enumerate(candidates)
         for position, program in enumerate(one.programs)
     ]
+
+
+def eval_all_row(problem: Problem, codes: Sequence[str], passed: Sequence[bool]) -> dict[str, Any]:
+    """One problem with its candidates and their verdicts.
+
+    ``output_list`` holds the programs again: the raw answers are not kept. ``contest_date`` has no time zone, as the
+    official reader compares it with dates that have none.
+
+    Raises:
+      ValueError: without candidates: ``pass@1`` would be undefined.
+    """
+    if not codes or len(codes) != len(passed):
+        raise ValueError(f"{problem.problem_id}: {len(codes)} programs and {len(passed)} verdicts")
+    verdicts = [bool(value) for value in passed]
+    return {
+        "question_title": problem.title,
+        "question_content": problem.statement,
+        "platform": problem.platform,
+        "question_id": problem.problem_id,
+        "contest_id": problem.contest_id,
+        "contest_date": problem.contest_date[:19],
+        "starter_code": problem.starter_code,
+        "difficulty": problem.difficulty,
+        "output_list": list(codes),
+        "code_list": list(codes),
+        "graded_list": verdicts,
+        "pass@1": sum(verdicts) / len(verdicts),
+        "metadata": ["{}"] * len(codes),
+    }
+
+
+def write_eval_all(path: Path, rows: Iterable[dict[str, Any]]) -> int:
+    """Writes the rows, in the order in which the official scripts sort. Returns how many."""
+    ordered = sorted(rows, key=lambda row: str(row["question_id"]))
+    write_text(path, json.dumps(ordered, indent=4) + "\n")
+    return len(ordered)

@@ -56,11 +56,11 @@ def read_scores(path: Path) -> ScoreFile:
         try:
             values = np.asarray(json.loads(logits) if isinstance(logits, str) else logits, dtype=np.float64)
         except (TypeError, ValueError) as error:
-            raise DataError(f"{where}, field step_logits: a list of numbers belongs here ({error})") from error
+            raise DataError(f"{where}, field step_logits: must be a list of numbers ({error})") from error
         found[str(_field(row, "problem_id", where)), str(_field(row, "program_hash", where))] = values.ravel()
         models.add(str(row.get("model") or path.stem))
     if not found:
-        raise DataError(f"{path}: holds no score")
+        raise DataError(f"{path}: contains no score")
     if len(models) > 1:
         raise DataError(f"{path}: scores of several models ({', '.join(sorted(models))}); give each its own file")
     return ScoreFile(models.pop(), found)
@@ -126,7 +126,7 @@ def join(
     verdicts: Mapping[Key, KnownVerdict],
     scores: Sequence[ScoreFile],
 ) -> tuple[list[Candidates], list[Skip]]:
-    """Candidates with a verdict, a row a problem, as ``judged_candidates.load_candidates`` gives those of a run.
+    """Candidates with a verdict, a row per problem, as ``judged_candidates.load_candidates`` gives those of a run.
 
     Args:
       file: the candidates; one without usable code has failed.
@@ -169,7 +169,7 @@ def join(
         passed = np.array([float(v.passed) for _, v in kept])
         result.append(Candidates(problem, programs, passed, logits, np.array(known) if told else None))
     if not result:
-        raise DataError("no candidate has a verdict: a field passed or graded_list in --candidates, or --verdicts")
+        raise DataError("no candidate has a verdict: give --verdicts, or candidates with a field passed or graded_list")
     for model in scores:
         if not any(row.size for one in result for row in one.logits[model.model]):
             raise DataError(f"scores of {model.model}: none belongs to a candidate; were they made from this file?")
@@ -179,7 +179,7 @@ def join(
 def evaluate_own(
     name: str, candidates: Sequence[Candidates], models: Sequence[str], aggregator: str, samples: int
 ) -> dict[str, Any]:
-    """The figures that a run's evaluate stage has, but for those that need a run: votes, costs and exact truth."""
+    """The results of a run's evaluate stage, except those that need a run: votes, costs and exact truth."""
     choice = Choice(aggregator, "set on the command line", {})
     return {
         "name": name,

@@ -47,7 +47,7 @@ def vote_inputs(
 ) -> tuple[TestCase, ...]:
     """Inputs to vote on: those of the public tests, and on the procedural benchmark ``count`` from its input writer.
 
-    The writer stands for the model that AlphaCode (arXiv 2203.07814) asks for inputs. No expected output is used, and
+    The writer replaces the model that writes inputs in AlphaCode (arXiv 2203.07814). No expected output is used, and
     no hidden input: one that equals an item of ``hidden`` is left out.
     """
     inputs = {test.input: TestCase(test.input, "", test.testtype) for test in problem.public_tests}
@@ -114,7 +114,7 @@ def recording_tasks(
 def clusters(executions: Sequence[Execution | None]) -> np.ndarray:
     """(n,) cluster of each program, numbered as they first occur: equal outputs on every input.
 
-    -1 for a program that failed on an input or was not run: its failure is no answer that others could share.
+    -1 for a program that failed on an input or was not run: a failure is not an answer that others could share.
     """
     known: dict[tuple[str, ...], int] = {}
     return np.array(

@@ -1,0 +1,204 @@
+"""``python -m research.study codeio-measure``: reward models on held-out CodeI/O variants, and what reads nothing.
+
+Every scorer gives a number to each step of each program of test.jsonl (``codeio-files``). Measured against the exact
+truth: step-AUROC, first-error F1 (threshold from the other half of the problems), best of 8 of the drawn programs by
+the sum of log-odds; over all programs, by their number of steps, and by whether training may have seen the mutation
+operators of their faults (``codeio-files --operators=seen``). Intervals are bootstraps over problems.
+
+With an accelerator (the files are made before, on any machine with the sandbox; ARM: raw, closure, ... of the files):
+
+    python -m research.study codeio-files --config=research/configs/codeio.py --workdir=DIR
+    dreamprm train --steps=DIR/k4_repair20/train_ARM.jsonl --config=configs/smollm2_135m.py --workdir=RUN
+    python -m research.study codeio-measure --config=research/configs/codeio.py --workdir=DIR --prm ARM=RUN/raw
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from dreamprm_jax.metrics.statistics import bootstrap_interval, percentile_interval
+from dreamprm_jax.metrics.step_metrics import auroc, auroc_replicates, first_error_f1, predicted_first_errors
+from dreamprm_jax.problems.json_rows import read_jsonl
+from dreamprm_jax.schema import DataError
+from dreamprm_jax.selection.aggregators import aggregate
+from dreamprm_jax.selection.best_of_n import best_of_k_weights
+from dreamprm_jax.stepbench.scores import step_logprobs
+from dreamprm_jax.storage import write_text
+from dreamprm_jax.tables import csv_text, markdown_table
+from research.study.codeio import CodeioSettings
+from research.study.codeio_files import seen
+from research.study.results import Row
+from research.study.tables import number
+
+DESCRIPTION = f"""{__doc__}
+Writes WORKDIR/REGIME/measures.md and measures.csv.
+"""
+SETTINGS = CodeioSettings
+OPTIONS: dict[str, dict[str, Any]] = {
+    "--regime": {"default": "k4_repair20", "help": "whose test.jsonl is read (default: %(default)s)"},
+    "--prm": {"action": "append", "default": [], "metavar": "NAME=FOLDER", "help": "a reward model; may be repeated"},
+    "--logprobs": {"default": "", "metavar": "FILE", "help": "what benchmarks/stepbench_logprobs.py wrote for "
+                   "test_programs.jsonl"},
+}  # fmt: skip
+BEST_OF = 8
+Scores = list[Float[np.ndarray, " steps"]]  # of each program; higher is better
+
+
+def run(
+    settings: CodeioSettings, folder: Path, regime: str = "k4_repair20", prm: Sequence[str] = (), logprobs: str = ""
+) -> list[Path]:
+    """Scores and measures. Returns the files written.
+
+    Raises:
+      DataError: where test.jsonl is missing, or a scorer says nothing of one of its programs.
+    """
+    here = folder / regime
+    rows = read_test(here / "test.jsonl")
+    scorers = dict(baselines(rows))
+    if logprobs:
+        scorers["mean log-probability"] = _log_probabilities(rows, Path(logprobs))
+    for text in prm:
+        name, equals, model = text.partition("=")
+        if not equals:
+            raise DataError(f"--prm {text!r}: NAME=FOLDER expected")
+        scorers[name] = _model_scores(rows, model)
+    found = [row for name, scores in scorers.items() for row in measure(name, rows, scores, settings.bootstrap_samples)]
+    written = [here / "measures.md", here / "measures.csv"]
+    write_text(written[0], table(found))
+    write_text(written[1], csv_text(found))
+    return written
+
+
+def read_test(path: Path) -> list[Mapping[str, Any]]:
+    """The rows of test.jsonl."""
+    if not path.exists():
+        raise DataError(f"{path}: not found; `python -m research.study codeio-files` writes it")
+    return [row for _, row in read_jsonl(path)]
+
+
+def baselines(rows: Sequence[Mapping[str, Any]]) -> dict[str, Scores]:
+    """What needs no reading: later steps, and longer ones, are likelier wrong."""
+    return {
+        "position": [-np.arange(len(row["labels"]), dtype=float) for row in rows],
+        "length": [-np.array([len(text) for text in row["completions"]], float) for row in rows],
+    }
+
+
+def _log_probabilities(rows: Sequence[Mapping[str, Any]], path: Path) -> Scores:
+    said = {row["program_hash"]: (where, row) for where, row in read_jsonl(path)}
+    scores = []
+    for row in rows:
+        if row["program_hash"] not in said:
+            raise DataError(f"{path}: nothing of program {row['program_hash']}; score {len(rows)} programs")
+        where, values = said[row["program_hash"]]
+        ends = np.cumsum([len(text) for text in row["completions"]])
+        scores.append(np.array(step_logprobs(values, ends.tolist(), where)))
+    return scores
+
+
+def _model_scores(rows: Sequence[Mapping[str, Any]], folder: str) -> Scores:
+    """Log-odds of every step."""
+    from dreamprm_jax.api import load_prm
+
+    model = load_prm(folder)
+    by_prompt: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        by_prompt.setdefault(row["prompt"], []).append(index)
+    scores: Scores = [np.zeros(0)] * len(rows)
+    for prompt, places in by_prompt.items():
+        scored = model.score(prompt, ["".join(rows[index]["completions"]) for index in places])
+        for index, one in zip(places, scored, strict=True):
+            chances = np.clip([step.score for step in one.steps], 1e-7, 1 - 1e-7)
+            scores[index] = np.log(chances / (1 - chances))
+    return scores
+
+
+GROUPS: dict[str, Callable[[Mapping[str, Any]], bool]] = {
+    "all": lambda row: True,
+    "3 steps": lambda row: len(row["labels"]) == 3,
+    "4 steps": lambda row: len(row["labels"]) == 4,
+    "5 steps or more": lambda row: len(row["labels"]) >= 5,
+    "operators seen": lambda row: all(map(seen, filter(None, row["operators"]))),
+    "operators unseen": lambda row: not any(map(seen, filter(None, row["operators"]))),
+}
+
+
+def measure(name: str, rows: Sequence[Mapping[str, Any]], scores: Scores, samples: int) -> list[Row]:
+    """A row a group of programs that is not empty. Programs without a fault are in both groups of operators."""
+    found: list[Row] = []
+    for group, belongs in GROUPS.items():
+        places = [index for index, row in enumerate(rows) if belongs(row)]
+        if places:
+            chosen = [rows[index] for index in places]
+            figures = _figures(chosen, [scores[index] for index in places], samples)
+            found.append({"scorer": name, "group": group, "programs": len(places)} | figures)
+    return found
+
+
+def _figures(rows: Sequence[Mapping[str, Any]], scores: Scores, samples: int) -> Row:
+    names = {key: place for place, key in enumerate(dict.fromkeys(row["problem_id"] for row in rows))}
+    problem = np.array([names[row["problem_id"]] for row in rows])
+    labels = [np.array(row["labels"]) > 0.5 for row in rows]
+    flat, truth = np.concatenate(scores), np.concatenate(labels)
+    of_step = np.repeat(problem, [len(one) for one in labels])
+    figures: Row = {"problems": len(names), "steps": len(truth)}
+    if truth.any() and not truth.all():
+        replicates = auroc_replicates(flat, truth, of_step, len(names), samples, seed=0)
+        value = percentile_interval(auroc(flat, truth), replicates[np.isfinite(replicates)])
+        figures |= {"step_auroc": value.estimate, "step_auroc_low": value.low, "step_auroc_high": value.high}
+    first = np.array([-1 if one.all() else int(np.argmin(one)) for one in labels])
+    figures["first_error_f1"] = _first_error_f1(scores, first, problem)
+    totals = aggregate(scores, "sum_log_odds")
+    solved = []
+    for place in range(len(names)):
+        own = np.flatnonzero(problem == place).tolist()
+        drawn = np.repeat(own, [rows[index]["draws"] for index in own])
+        passed = np.array([float(rows[index]["outcome"]) for index in drawn.tolist()])
+        if len(drawn) >= BEST_OF and 0.0 < passed.mean() < 1.0:
+            weights = best_of_k_weights(totals[drawn], BEST_OF)
+            solved.append(float(weights @ passed) - float(passed.mean()))
+    if solved:
+        gain = bootstrap_interval(np.array(solved), samples, seed=0)
+        figures |= {"best_of_8_gain": gain.estimate, "best_of_8_low": gain.low, "best_of_8_high": gain.high}
+    return figures
+
+
+def _first_error_f1(scores: Scores, first: np.ndarray, problem: np.ndarray) -> float:
+    """The threshold for each half of the problems is the one that serves the other half best."""
+    tried = np.quantile(np.concatenate(scores), np.linspace(0.0, 1.0, 101))
+    answers = np.full(len(scores), -1)
+    for half in (0, 1):
+        mine, other = (np.flatnonzero(problem % 2 == part) for part in (half, 1 - half))
+        if not len(mine) or not len(other):
+            return float("nan")
+
+        def quality(threshold: float, places: np.ndarray = other) -> float:
+            predicted = predicted_first_errors([scores[index] for index in places], threshold)
+            return float(np.nan_to_num(first_error_f1(predicted, first[places]).f1))
+
+        answers[mine] = predicted_first_errors([scores[index] for index in mine], max(tried, key=quality))
+    return float(first_error_f1(answers, first).f1)
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The measures, one line a scorer and group."""
+    lines = []
+    for row in rows:
+        cells = [row["group"], row["scorer"], str(row["programs"])]
+        for name, low, high in (
+            ("step_auroc", "step_auroc_low", "step_auroc_high"), ("first_error_f1", "", ""),
+            ("best_of_8_gain", "best_of_8_low", "best_of_8_high"),
+        ):  # fmt: skip
+            value = row.get(name, float("nan"))
+            ends = f" [{number(row[low])}, {number(row[high])}]" if low in row else ""
+            cells.append(number(value) + ends)
+        lines.append(cells)
+    header = ["programs", "scorer", "count", "step-AUROC", "first-error F1", "best of 8, above a random one"]
+    order = list(GROUPS)
+    lines.sort(key=lambda cells: order.index(cells[0]))
+    return "\n".join(markdown_table(header, lines)) + "\n"
