@@ -139,6 +139,12 @@ def _axes(names: tuple[str | None, ...]) -> tuple[Any, ...]:
     return spec + (None,) * (len(names) - len(spec))
 
 
+def batch_ways() -> int:
+    """Devices that the batch is split over, by the mesh and the rules in force."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else _ways(mesh, _axes(("batch",))[0])
+
+
 def _ways(mesh: Any, axes: Any) -> int:
     ways = 1
     for axis in (axes,) if isinstance(axes, str) else axes or ():
