@@ -15,7 +15,7 @@ NO_LOCKS = "DREAMPRM_NO_LOCKS"  # environment variable; "1" permits file systems
 _HELD = (errno.EWOULDBLOCK, errno.EACCES)
 
 
-def try_lock(descriptor: int, path: Path, work: str = "run") -> None:
+def try_lock(descriptor: int, path: Path) -> None:
     """Acquires the exclusive lock of an open file without waiting.
 
     Raises:
@@ -25,11 +25,11 @@ def try_lock(descriptor: int, path: Path, work: str = "run") -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in _HELD:
-            raise DataError(f"{path}: another process is working on this {work}; wait for it or stop it") from error
+            raise DataError(f"{path}: another process is working on this run; wait for it or stop it") from error
         if os.environ.get(NO_LOCKS) != "1":
             raise DataError(
                 f"{path}: the file system does not support locks ({error.strerror}); mount it with locks (Lustre: -o "
-                f"flock), take a folder elsewhere, or set {NO_LOCKS}=1 and start one command at a time on this {work}"
+                f"flock), take a --workdir elsewhere, or set {NO_LOCKS}=1 and start one command at a time on this run"
             ) from error
 
 

@@ -331,7 +331,7 @@ def _locked(path: Path, wait: bool) -> Iterator[None]:
         if wait:
             fcntl.flock(handle, fcntl.LOCK_EX)
         else:
-            try_lock(handle.fileno(), path.parent, "shard")
+            try_lock(handle.fileno(), path.parent)
         yield
 
 
