@@ -12,7 +12,7 @@ import numpy as np
 from dreamprm_jax.api.judging import Test, judge
 from dreamprm_jax.api.results import BestOf, ScoredProgram, ScoredStep
 from dreamprm_jax.schema import DataError, Problem, Program
-from dreamprm_jax.selection.aggregators import AGGREGATORS, aggregate, as_probability
+from dreamprm_jax.selection.aggregators import AGGREGATORS, aggregate, as_probability, sigmoid
 from dreamprm_jax.selection.best_of_n import choose
 from dreamprm_jax.selection.execution_rules import filter_numbers
 
@@ -112,7 +112,7 @@ class RewardModel:
     def _scored(self, problem: Task, codes: list[str], name: str | None) -> list[tuple[ScoredProgram | None, str]]:
         """(the scored program, or None and why there is none) of each."""
         from dreamprm_jax.scoring.inputs import unusable
-        from dreamprm_jax.scoring.scorer import Reading, is_finite, sigmoid
+        from dreamprm_jax.scoring.scorer import Reading, is_finite
 
         aggregator = name or self._prm.default_aggregator
         if aggregator not in AGGREGATORS:

@@ -1,7 +1,7 @@
-"""Problems: from every form that is read (docs/problems.md) to LiveCodeBench rows (.jsonl) or Parquet. With --verify
-each problem's own reference is judged, and problems that it does not solve here are left out.
+"""Problems: from every supported format (docs/problems.md) to LiveCodeBench rows (.jsonl) or Parquet. With --verify
+each problem's own reference is judged, and problems whose reference fails are left out.
 
-Candidates: from every form that is read to evalplus samples (.jsonl), the custom evaluator's input of LiveCodeBench
+Candidates: from every supported format to evalplus samples (.jsonl), the custom evaluator's input of LiveCodeBench
 (.json) or Parquet. Completions, and lists without problem ids, need --problems.
 """
 

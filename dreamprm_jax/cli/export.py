@@ -1,4 +1,4 @@
-"""Adapters are merged and the tokenizer lies beside the weights, so that transformers and servers load the folder."""
+"""Adapters are merged and the tokenizer is included, so that transformers and servers can load the folder."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The labels of a run's training programs, one row a program: its prompt, its steps, a label a step.
+"""The step labels of a run's training programs, one row per program: prompt, steps, and one label per step.
 
-`dreamprm labels export --run=RUN --format=trl --output=labels.parquet` writes what TRL's PRMTrainer trains on (a
-`datasets.Dataset`), and `dreamprm train --steps=labels.parquet` here.
+`dreamprm labels export --run=RUN --format=trl --output=labels.parquet` writes a file that TRL's PRMTrainer (as a
+`datasets.Dataset`) and `dreamprm train --steps=labels.parquet` train on.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Writes the labels. Returns 0; 1 where there was none to write."""
+    """Writes the labels. Returns 0; 1 if there are none."""
     from dreamprm_jax.models.tokenizer import prompt_text
 
     if args.soft and args.format != "trl":

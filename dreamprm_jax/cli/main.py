@@ -1,4 +1,4 @@
-"""The command line: ``dreamprm COMMAND ...``. Turns every foreseeable error into one line that says what to do."""
+"""The command line: ``dreamprm COMMAND ...``. Every foreseeable error becomes one line that says what to do."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _ADVICE = {
     "EISDIR": "this is a folder",
     "ENOENT": "it does not exist",
     "EMFILE": "raise the limit of open files (ulimit -n)",
-    "ENOSPC": "free some space and run the same command again: what was finished is kept",
-    "EDQUOT": "free some space and run the same command again: what was finished is kept",
+    "ENOSPC": "free some space and run the same command again: finished work is kept",
+    "EDQUOT": "free some space and run the same command again: finished work is kept",
 }
 
 

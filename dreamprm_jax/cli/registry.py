@@ -1,4 +1,4 @@
-"""All commands of ``dreamprm``: the only list of them, and how each is parsed and run.
+"""The commands of ``dreamprm``, and how each is parsed and run.
 
 A command is a module of this package. Its docstring is the description; ``add_arguments(parser)`` adds its options, and
 ``main(args)`` runs it and returns the exit status. Modules are imported when they are run, so that ``--help`` is fast
@@ -40,28 +40,26 @@ def _sections(*stages: str) -> frozenset[str]:
 
 STAGE_COMMANDS = {
     **{name: Command(name, "stage", stage.summary, _sections(name)) for name, stage in STAGES.items()},
-    "run": Command(
-        "run", "stage", "all of these; finished stages are reused, a killed one resumes", _sections(*STAGES)
-    ),
+    "run": Command("run", "stage", "all stages; finished ones are reused, a killed one resumes", _sections(*STAGES)),
 }
 OTHER_COMMANDS = {
     command.name: command
     for command in (
-        Command("validate", "validate", "checks a config file and everything that it names", _sections(*STAGES)),
-        Command("status", "status", "how far a run is: units, rate, time left, errors"),
+        Command("validate", "validate", "check a config file and everything that it names", _sections(*STAGES)),
+        Command("status", "status", "show the progress of a run: units, rate, time left, errors"),
         Command("judge", "judge", "run candidate programs in the sandbox and print their verdicts"),
-        Command("convert", "convert", "problems and candidates from other benchmarks' forms, and back"),
-        Command("score", "score", "with --prm=FOLDER --candidates=FILE: score programs made elsewhere"),
-        Command("select", "select_best", "scores to a choice: the best candidate of each problem"),
+        Command("convert", "convert", "convert problems and candidates between the formats of benchmarks"),
+        Command("score", "score", "with --prm and --candidates: score the steps of given programs"),
+        Command("select", "select_best", "select the best candidate of each problem by its scores"),
         Command(
-            "evaluate", "evaluate", "with --scores=FILE or --prm: compare choices on one's own candidates and verdicts"
+            "evaluate", "evaluate", "with --scores or --prm: compare selection methods on given candidates and verdicts"
         ),
-        Command("labels", "labels", "a run's step labels for other tools: TRL, PRM800K, Math-Shepherd"),
-        Command("serve", "serve", "a reward model behind HTTP (/pooling, /score_steps)"),
+        Command("labels", "labels", "export a run's step labels for other tools: TRL, PRM800K, Math-Shepherd"),
+        Command("serve", "serve", "serve a reward model over HTTP (/score_steps, /pooling, ...)"),
         Command(
             "search",
             "search",
-            "beam search over functions with a trained reward model, against best-of-N on the same budget",
+            "compare beam search over functions with best-of-N on the same budget",
             frozenset({"seed", "policy", "search", "evaluate", "sandbox"}),
         ),
         Command(
@@ -70,16 +68,16 @@ OTHER_COMMANDS = {
         Command(
             "plan",
             "plan",
-            "memory, time, price and label cost of a run on chips that need not be here",
+            "estimate memory, time, price and label cost of a run on chips that you need not have",
             _sections("train"),
         ),
         Command(
             "inspect",
             "inspect",
-            "parameters, shardings, compiled memory and FLOPs of a training step, for devices that need not exist",
+            "show parameters, shardings, memory and FLOPs of a training step, for devices that you need not have",
             _sections("train") | {"inspect"},
         ),
-        Command("export", "export", "a trained reward model as a Hugging Face folder"),
+        Command("export", "export", "export a trained reward model as a Hugging Face folder"),
     )
 }
 USAGE = """\
@@ -108,10 +106,10 @@ def usage() -> str:
 
 
 def find_command(name: str, arguments: list[str]) -> Command:
-    """The command of that name. ``score`` and ``evaluate`` are stages where a config file is given.
+    """The command of that name. ``score`` and ``evaluate`` are stages if a config file is given.
 
     Raises:
-      DataError: where there is none, with the nearest name.
+      DataError: if there is none; suggests the nearest name.
     """
     with_config = any(argument.startswith("--config") for argument in arguments)
     if name in OTHER_COMMANDS and name in STAGE_COMMANDS and not with_config:

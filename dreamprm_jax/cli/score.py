@@ -40,7 +40,7 @@ _RANKS = (
 
 
 def add_prm_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Adds the options that say which model, and how it computes."""
+    """Adds the options for the reward model."""
     parser = parser.add_argument_group("reward model")  # type: ignore[assignment]
     parser.add_argument(
         "--prm", required=required, type=Path, metavar="FOLDER",
@@ -76,7 +76,7 @@ def add_prm_arguments(parser: argparse.ArgumentParser, required: bool = True) ->
 
 
 def prm_options(args: argparse.Namespace) -> PrmOptions:
-    """What ``add_prm_arguments`` asked for. Imports jax."""
+    """The options of ``add_prm_arguments``. Imports jax."""
     from dreamprm_jax.scoring.forms import FormOptions
     from dreamprm_jax.scoring.prm import PrmOptions
 
@@ -116,7 +116,7 @@ def parse_shard(text: str) -> tuple[int, int]:
     """(index, count) of ``--shard``.
 
     Raises:
-      DataError: where it is malformed, or ``auto`` finds nothing to go by.
+      DataError: if it is malformed, or ``auto`` finds none of the variables.
     """
     if text == "auto":
         for rank, size in _RANKS:
@@ -150,7 +150,7 @@ def main(args: argparse.Namespace) -> int:
     """Runs the job.
 
     Returns:
-      0; 1 where no candidate at all could be scored.
+      0; 1 if no candidate could be scored.
 
     Raises:
       DataError: on unusable input.
@@ -190,7 +190,7 @@ def sample_rows(path: Path, count: int) -> list[dict[str, Any]]:
 
 
 def shown_scores(scores: Sequence[float]) -> str:
-    """The scores of a program's steps, the middle ones left out where there are many."""
+    """The scores of a program's steps; if there are many, the middle ones are left out."""
     texts = [f"{score:.2f}" for score in scores]
     return " ".join(texts if len(texts) <= 12 else [*texts[:6], "...", *texts[-5:]])
 

@@ -1,7 +1,7 @@
 """Lets the policy of a finished run continue the prefixes that its reward model prefers, function by function (beam,
 lookahead, diverse beam), and compares with best-of-N on the same budget of tokens, on the problems of the test window.
-With --prm another reward model chooses, a public one too. Writes RUN/search_ARM: results.json, table.txt, search.csv,
-choices.csv. After a kill the same command resumes.
+With --prm another reward model chooses; it may be a public one. Writes RUN/search_ARM: results.json, table.txt,
+search.csv, choices.csv. After a kill the same command resumes.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _foreign_name(args: argparse.Namespace, root: Path) -> str:
-    """Name of the folder of results: the model's own, and a digest of its files and of how it is asked."""
+    """Name of the results folder: the model's name, and a digest of its files and input format."""
     files = InputDigests(root).digest_or_value("search.prm", str(args.prm), SettingInfo(reads="path"))
     options = [getattr(args, name) for name in ("form", "separator", "labels", "max_length", "overlong", "dtype")]
     return f"{args.prm.name}-{content_hash(files, canonical_json(options), digits=8)}"

@@ -1,7 +1,7 @@
-"""Candidates: an eval_all file, JSON lines {problem_id, code} or Parquet. Scores: what `dreamprm score` wrote of them,
+"""Candidates: an eval_all file, JSON lines {problem_id, code} or Parquet. Scores: a file of `dreamprm score`,
 or --prm, which scores them first (into OUTPUT.scores.parquet; after a kill the same command resumes).
 
-  dreamprm select --candidates=FILE --scores=FILE --output=best        # a folder, one program a problem
+  dreamprm select --candidates=FILE --scores=FILE --output=best        # a folder, one program per problem
   dreamprm select --candidates=FILE --scores=FILE --output=best.json   # input of LiveCodeBench's custom evaluator
   dreamprm select --candidates=FILE --problems=FILE --prm=RUN/ARM --public-tests --output=best.csv
 

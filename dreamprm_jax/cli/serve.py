@@ -1,7 +1,7 @@
 """POST /score_steps, and vLLM's /pooling, /classify and /score; GET / (a page to try it), /health, /models, /metrics.
 
-SIGTERM ends the server after it has answered what it has taken. Each request is a line on standard error. Needs the
-extra 'serve' (pip install 'dreamprm-jax[serve]').
+On SIGTERM the server answers the requests that it has accepted, and ends. Each request is logged on standard error.
+Needs the extra 'serve' (pip install 'dreamprm-jax[serve]').
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main(args: argparse.Namespace) -> int:
     """Loads the model and serves it until SIGTERM or SIGINT.
 
     Raises:
-      DataError: without the extra, a model or the port.
+      DataError: if the extra or the model is missing, or the port is taken.
     """
     check_positive(
         args, "max_length", "row_tokens", "batch_tokens", "fsdp", "tensor", "max_body_bytes", "max_request_tokens",

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     make.add_argument("--output", required=True, type=Path, metavar="DIR", help="the benchmark's folder")
     make.add_argument("--seed", type=int, default=0, help="of inputs, faults and the choice among them (0)")
     make.add_argument("--size", type=int, default=SIZE, help=f"number of programs, half of them erroneous ({SIZE})")
-    make.add_argument("--workers", type=int, default=0, help="programs that run at a time (one a core)")
+    make.add_argument("--workers", type=int, default=0, help="programs that run at a time (one per core)")
     make.add_argument(
         "--tier", choices=TIERS, default=SandboxConfig().tier, help="isolation that must hold (%(default)s)"
     )
@@ -82,14 +82,14 @@ _MAKE = (
     "each. All programs run in the sandbox. The same seed and size give the same bytes. After a kill it resumes."
 )
 _EXPORT = (
-    "Writes one JSON line a program: problem_id, program_hash, statement (title, platform), code, step_ends. It is a "
+    "Writes one JSON line per program: problem_id, program_hash, statement (title, platform), code, step_ends. It is a "
     "candidates file for `dreamprm score` and `dreamprm judge`, and the input of any scorer of your own. It does not "
     "say which programs are wrong."
 )
 _SCORE = (
     "Prints accuracy on erroneous programs (the first wrong step is named exactly), on clean ones (no step is called "
     "wrong) and F1, their harmonic mean, with 95% intervals over problems, beside baselines that read nothing. Rows of "
-    "a scores file have program_hash and one of: step_scores (a number a step), first_wrong (an index or -1), or "
+    "a scores file have program_hash and one of: step_scores (a number per step), first_wrong (an index or -1), or "
     "token_logprobs with text_offset (and code_start)."
 )
 

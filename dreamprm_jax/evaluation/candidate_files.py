@@ -123,7 +123,7 @@ def evaluate_files(config: Config, problems: Path, candidates: Path, workdir: Pa
 def _eval_all(
     file: CandidateFile, problems: Mapping[str, Problem], outcomes: Mapping[str, Outcome]
 ) -> Iterator[dict[str, Any]]:
-    """A row a problem. A candidate without a verdict of ours, or without text to judge, counts as failed there."""
+    """A row per problem. A candidate without a verdict of ours, or without text to judge, counts as failed there."""
     programs: dict[str, list[tuple[Program, bool]]] = {}
     for candidate in sorted([*file.usable, *file.unusable], key=lambda one: one.program.sample_index):
         program, outcome = candidate.program, outcomes.get(candidate.program.program_hash)

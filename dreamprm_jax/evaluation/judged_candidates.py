@@ -1,4 +1,4 @@
-"""Joins a window's problems, programs, verdicts and scores into one row a problem, and names what it leaves out."""
+"""Joins the problems, programs, verdicts and scores of a window into one row per problem; names what is left out."""
 
 from __future__ import annotations
 

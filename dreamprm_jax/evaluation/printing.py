@@ -194,7 +194,7 @@ def _strategies(results: Results) -> Table:
 
 
 def _costs(results: Results) -> Table:
-    """What each strategy costs a problem."""
+    """What each strategy costs per problem."""
     section = results["strategies"]
     rows = [
         [
@@ -209,7 +209,7 @@ def _costs(results: Results) -> Table:
     ]
     return Table(
         "costs",
-        f"Cost a problem at N = {section['best_of']}",
+        f"Cost per problem at N = {section['best_of']}",
         ["strategy", "overall %", "run", "forwards", "tokens written", "tokens read"],
         rows,
         "run: programs executed; forwards: passes of the reward model, all steps of a program in one; tokens,\n"

@@ -126,7 +126,7 @@ def join(
     verdicts: Mapping[Key, KnownVerdict],
     scores: Sequence[ScoreFile],
 ) -> tuple[list[Candidates], list[Skip]]:
-    """Candidates with a verdict, a row a problem, as ``judged_candidates.load_candidates`` gives those of a run.
+    """Candidates with a verdict, a row per problem, as ``judged_candidates.load_candidates`` gives those of a run.
 
     Args:
       file: the candidates; one without usable code has failed.

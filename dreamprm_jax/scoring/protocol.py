@@ -18,8 +18,8 @@ from dreamprm_jax.problems.json_rows import json_type
 from dreamprm_jax.schema import DataError, Program, Step
 from dreamprm_jax.scoring.inputs import inline_problem, unusable
 from dreamprm_jax.scoring.prm import Prm
-from dreamprm_jax.scoring.scorer import Reading, sigmoid
-from dreamprm_jax.selection.aggregators import AGGREGATORS, aggregate, as_probability
+from dreamprm_jax.scoring.scorer import Reading
+from dreamprm_jax.selection.aggregators import AGGREGATORS, aggregate, as_probability, sigmoid
 
 
 class TooLong(DataError):

@@ -17,6 +17,7 @@ from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.models.reward import Params, step_logits
 from dreamprm_jax.schema import DataError, Program, Score
 from dreamprm_jax.scoring.packing import Packed, pack, row_length
+from dreamprm_jax.selection.aggregators import sigmoid
 from dreamprm_jax.training.mesh import activate, batch_sharding, batch_ways
 
 
@@ -147,9 +148,3 @@ def score_row(program: Program, logits: Float[np.ndarray, " s"], model: str, che
         model=model,
         checkpoint=checkpoint,
     )
-
-
-def sigmoid(logits: Float[np.ndarray, " s"]) -> Float[np.ndarray, " s"]:
-    """The scores of logits, without overflow."""
-    small = np.exp(-np.abs(logits))
-    return np.where(logits >= 0, 1.0, small) / (1.0 + small)

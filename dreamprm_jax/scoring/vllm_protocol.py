@@ -27,8 +27,8 @@ from dreamprm_jax.scoring.forms import without
 from dreamprm_jax.scoring.inputs import unusable
 from dreamprm_jax.scoring.prm import Prm
 from dreamprm_jax.scoring.protocol import TooLong, parse_aggregator, total_score
-from dreamprm_jax.scoring.scorer import Reading, sigmoid
-from dreamprm_jax.selection.aggregators import aggregate
+from dreamprm_jax.scoring.scorer import Reading
+from dreamprm_jax.selection.aggregators import aggregate, sigmoid
 from dreamprm_jax.selection.reward_models import DEFAULT_AGGREGATOR
 
 TASKS = ("token_classify", "classify")

@@ -33,7 +33,7 @@ MAX_ROUNDS = 1000
 
 
 class ProgramScorer(Protocol):
-    """What a reward model answers to; the device half supplies it."""
+    """Scores programs; the device half implements it."""
 
     def __call__(self, items: Sequence[tuple[Problem, str]]) -> list[np.ndarray]:
         """Step logits of each (problem, program or prefix), as many as it has steps; empty for one it cannot read."""
@@ -99,7 +99,7 @@ Search = Generator[list[CompletionRequest], list[list[Written]], SearchResult]
 
 
 def search(problem: Problem, settings: SearchSettings, seed: Callable[..., int]) -> Search:
-    """Searches one problem. ``seed`` makes a request's seed of what is asked (text parts).
+    """Searches one problem. ``seed`` derives a request's seed from text parts.
 
     Raises:
       ValueError: for an unknown method.
@@ -153,7 +153,7 @@ class _Pool:
 def _round(
     problem: Problem, settings: SearchSettings, pool: _Pool, seed: Callable[..., int]
 ) -> Generator[list[CompletionRequest], list[list[Written]], None]:
-    """From whole programs to the last step, once."""
+    """One round, from whole programs to the last step."""
     count = settings.width * settings.expansions
     first = pool.add((yield [_request(problem, "", count, settings, seed)]))
     if settings.method == "best_of_n" or not first:
@@ -175,7 +175,7 @@ def _request(
 
 
 def _first_beams(settings: SearchSettings, first: Sequence[Written], pool: _Pool) -> list[str]:
-    """The prefixes of one step to go on with."""
+    """The prefixes of one step to continue."""
     if settings.method != "diverse_beam":
         return [prefix for prefix, _ in _children(settings, first, 0)[: settings.width]]
     beams: list[str] = []
@@ -207,7 +207,7 @@ def _append_new(chosen: list[str], children: Sequence[tuple[str, float]]) -> Non
 def _children(settings: SearchSettings, programs: Sequence[Written], depth: int) -> list[tuple[str, float]]:
     """Distinct prefixes that end after step ``depth``, with their values, best first.
 
-    A program that has no step after it is complete: it is a candidate and no prefix. One without logits is neither.
+    A program that has no step after it is complete: it is a candidate and not a prefix. One without logits is neither.
     """
     values: dict[str, list[float]] = {}
     for one in programs:
@@ -223,5 +223,5 @@ def _children(settings: SearchSettings, programs: Sequence[Written], depth: int)
 
 
 def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Best first; without a number last; ties by the order of writing."""
+    """Best first; candidates without a number last; ties in the order of writing."""
     return sorted(candidates, key=lambda one: (np.isnan(one.number), -np.nan_to_num(one.number), one.order))

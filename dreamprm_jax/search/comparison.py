@@ -1,4 +1,4 @@
-"""The search command's work: search every test problem with every method, judge what they chose, compare.
+"""The search command: searches every test problem with every method, judges the choices and compares them.
 
 The folder ``search_ARM`` of the run receives ``results.json``, ``table.txt``, ``search.csv`` and ``choices.csv``. Every
 problem's search and every verdict is journaled: after a kill the same command resumes.
@@ -25,7 +25,7 @@ from dreamprm_jax.runs.stage_folder import StageFolder
 from dreamprm_jax.schema import DataError, Problem, canonical_json, content_hash
 from dreamprm_jax.search.algorithms import METHODS, Candidate, ProgramScorer, SearchSettings, ranked
 from dreamprm_jax.search.driver import TokenCounter, run_searches
-from dreamprm_jax.search.judging import Found, judge_searches
+from dreamprm_jax.search.judged_choices import Found, judge_searches
 from dreamprm_jax.search.results import search_results, search_table
 from dreamprm_jax.selection.reward_models import DEFAULT_AGGREGATOR, arm_aggregator, arm_label
 from dreamprm_jax.storage import read_json, read_records, write_json, write_text
@@ -83,7 +83,7 @@ def search_window(config: Config, paths: Paths, arm: str, make_scorer: MakeScore
     )
     title = (
         f"Search on {len(problems)} test problems by {arm_label(arm)} ({aggregator}), "
-        f"at most {settings.tokens} tokens a problem"
+        f"at most {settings.tokens} tokens per problem"
     )
     rows = search_results(outcomes, config.evaluate.bootstrap_samples, config.seed)
     results = {"arm": arm, "aggregator": aggregator, "problems": len(problems), "table": rows}
@@ -111,7 +111,7 @@ def _search(
     make_scorer: MakeScorer,
     folder: StageFolder,
 ) -> dict[str, dict[str, Found]]:
-    """Method -> problem -> what its search found."""
+    """Method -> problem -> result of its search."""
     settings = config.search
     with Journal(folder.path / "searches.journal") as journal:
         todo = {

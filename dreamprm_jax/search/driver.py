@@ -1,4 +1,4 @@
-"""Drives searches over many problems: asks the policy in threads, reads all new programs in one scorer call."""
+"""Drives searches over many problems: calls the policy in threads and scores all new programs in one call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Search against best-of-N on the same budget: who solves how many problems, paired, and what each cost."""
+"""Search against best-of-N on the same budget: problems solved, paired differences, and cost."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class MethodOutcome:
 
 
 def search_results(outcomes: Sequence[MethodOutcome], samples: int, seed: int) -> list[dict[str, Any]]:
-    """A row a method, JSON-ready; differences are paired, to best-of-N, where that was run.
+    """One row per method, JSON-ready, with the paired difference to best-of-N if that was run.
 
     Args:
       outcomes: of the same problems in the same order.

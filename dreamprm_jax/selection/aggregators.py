@@ -20,7 +20,8 @@ Aggregator = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:
     """1 / (1 + exp(-x)), without overflow at either end."""
-    return np.exp(log_sigmoid(logits))
+    small = np.exp(-np.abs(logits))
+    return np.where(np.asarray(logits) >= 0, 1.0, small) / (1.0 + small)
 
 
 def log_sigmoid(logits: np.ndarray) -> np.ndarray:
@@ -102,7 +103,7 @@ def aggregate(step_logits: Sequence[Sequence[float] | np.ndarray], name: str) ->
 
 
 def as_probability(numbers: np.ndarray, name: str) -> np.ndarray:
-    """Aggregated numbers on the scale of a probability: what a vote weighs with and what is compared with accuracy.
+    """Aggregated numbers on the scale of a probability, for weighted votes and for comparison with accuracy.
 
     Args:
       numbers: as ``aggregate`` gives them; NaN stays NaN.

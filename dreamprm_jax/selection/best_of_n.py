@@ -44,7 +44,7 @@ def best_of_k_weights(numbers: np.ndarray, k: int) -> np.ndarray:
     subset falls in the group with probability [C(b + g, k) - C(b, k)] / C(n, k), and then on each member alike.
 
     Args:
-      numbers: (n,) one a candidate, higher is better, NaN for none.
+      numbers: (n,) one per candidate, higher is better, NaN for none.
       k: subset size, 1 <= k <= n.
 
     Returns:
@@ -63,16 +63,11 @@ def best_of_k(numbers: np.ndarray, passed: np.ndarray, k: int) -> float:
     """Exact expected accuracy of best-of-k over all size-k subsets of the candidates, ties averaged.
 
     Args:
-      numbers: (n,) one a candidate, higher is better, NaN for none.
+      numbers: (n,) one per candidate, higher is better, NaN for none.
       passed: (n,) outcomes, 0 or 1.
       k: subset size, 1 <= k <= n.
     """
     return float(best_of_k_weights(numbers, k) @ np.asarray(passed, dtype=np.float64))
-
-
-def best_of_n(numbers: np.ndarray, passed: np.ndarray) -> float:
-    """Expected accuracy of the best of all candidates, ties averaged."""
-    return best_of_k(numbers, passed, len(numbers))
 
 
 def choose(numbers: np.ndarray) -> np.ndarray:

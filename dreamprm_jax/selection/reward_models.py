@@ -1,4 +1,4 @@
-"""Reward models (training arms): their names in tables, and the aggregator that reads each."""
+"""Reward models (training arms): their names in tables, and the aggregator of each."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import DataError, Outcome, Program, TestedProblem
 from dreamprm_jax.search.algorithms import Candidate
 from dreamprm_jax.search.comparison import search_window
-from dreamprm_jax.search.judging import choose
+from dreamprm_jax.search.judged_choices import prune_then_execute
 from dreamprm_jax.search.results import MethodOutcome, search_results, search_table
 from dreamprm_jax.storage import read_json, read_records
 
@@ -129,11 +129,11 @@ def test_public_tests_choose_among_the_best_and_are_counted(folder, settings):
 def test_choosing_by_public_tests_by_hand():
     a, b, c = (Candidate(code, 0.0, 0) for code in "abc")
     known = {("p", "a"): False, ("p", "b"): True, ("p", "c"): True}
-    assert choose([a, b, c], "p", 2, known) == (b, 2)
-    assert choose([a, b, c], "p", 1, known) == (a, 1)
-    assert choose([a, b, c], "p", 0, known) == (a, 0)
-    assert choose([a], "without tests", 2, known) == (a, 0)
-    assert choose([], "p", 2, known) == (None, 0)
+    assert prune_then_execute([a, b, c], "p", 2, known) == (b, 2)
+    assert prune_then_execute([a, b, c], "p", 1, known) == (a, 1)
+    assert prune_then_execute([a, b, c], "p", 0, known) == (a, 0)
+    assert prune_then_execute([a], "without tests", 2, known) == (a, 0)
+    assert prune_then_execute([], "p", 2, known) == (None, 0)
 
 
 def test_differences_are_paired():

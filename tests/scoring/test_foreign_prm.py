@@ -12,7 +12,8 @@ from dreamprm_jax.models.tokenizer import prompt_text, train_tokenizer
 from dreamprm_jax.schema import DataError, Problem, Program
 from dreamprm_jax.scoring.forms import FORMS, FormOptions
 from dreamprm_jax.scoring.prm import PrmOptions, load_prm
-from dreamprm_jax.scoring.scorer import Reading, Scorer, sigmoid
+from dreamprm_jax.scoring.scorer import Reading, Scorer
+from dreamprm_jax.selection.aggregators import sigmoid
 
 torch = pytest.importorskip("torch", reason="the comparison needs torch")
 transformers = pytest.importorskip("transformers")

@@ -141,7 +141,7 @@ def test_what_cannot_be_scored_is_told(model):
         model.score(STATEMENT, RIGHT, "best")
     with pytest.raises(dp.DataError, match="at least one program"):
         model.best_of(STATEMENT, [])
-    with pytest.raises(dp.DataError, match="statement is needed"):
+    with pytest.raises(dp.DataError, match="must be the statement"):
         model.score({"title": "Double"}, RIGHT)
     with pytest.raises(dp.DataError, match="no such folder"):
         dp.load_prm("/nowhere/at/all")

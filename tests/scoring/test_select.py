@@ -9,7 +9,7 @@ import pytest
 from dreamprm_jax.cli import main as cli
 from dreamprm_jax.evaluation.user_candidates import read_scores
 from dreamprm_jax.schema import DataError, program_hash
-from dreamprm_jax.selection.best_of_n import best_of_n
+from dreamprm_jax.selection.best_of_n import best_of_k
 from dreamprm_jax.storage import read_json, read_table
 
 
@@ -108,7 +108,7 @@ def test_select_and_evaluate_with_a_model(prm_folder, files, tmp_path, capsys):
     assert results["arms"] == [prm_folder.name]
     logits = [[scores.logits["p/0", program_hash("p/0", program(f))][-1] for f in (1, 2, 3)]]
     solved = [row["overall"]["estimate"] for row in results["selection"]["table"]]
-    assert solved == pytest.approx([1 / 3, best_of_n(*map(list, (logits[0], [0, 1, 0]))), 1.0])
+    assert solved == pytest.approx([1 / 3, best_of_k(list(logits[0]), [0, 1, 0], 3), 1.0])
 
 
 def test_evaluate_gives_the_whole_table(files, tmp_path, capsys):
@@ -160,7 +160,7 @@ def test_what_is_missing_is_named(files, tmp_path, capsys):
     with pytest.raises(DataError, match=r"scores.jsonl, row 1, field step_logits: missing"):
         read_scores(scores)
     scores.write_text('{"problem_id": "p/0", "program_hash": "x", "step_logits": ["a"]}\n')
-    with pytest.raises(DataError, match=r"row 1, field step_logits: a list of numbers"):
+    with pytest.raises(DataError, match=r"row 1, field step_logits: must be a list of numbers"):
         read_scores(scores)
     scores.write_text("{\n")
     with pytest.raises(DataError, match=r"scores.jsonl, after row 0: cannot be read"):

@@ -11,7 +11,8 @@ from dreamprm_jax.labeling.step_export import export_labels
 from dreamprm_jax.labeling.step_files import LabeledSteps
 from dreamprm_jax.schema import Program
 from dreamprm_jax.scoring.prm import PrmOptions, load_prm
-from dreamprm_jax.scoring.scorer import Reading, Scorer, sigmoid
+from dreamprm_jax.scoring.scorer import Reading, Scorer
+from dreamprm_jax.selection.aggregators import sigmoid
 
 torch = pytest.importorskip("torch", reason="TRL needs torch")
 MISSING = "PRMTrainer is not there: pip install --no-deps 'trl==0.29.*' accelerate"

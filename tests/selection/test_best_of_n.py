@@ -6,7 +6,6 @@ import pytest
 from dreamprm_jax.selection.best_of_n import (
     best_of_k,
     best_of_k_weights,
-    best_of_n,
     choose,
     powers_of_two,
     subset_shares,
@@ -45,14 +44,14 @@ def test_weights_sum_to_one_and_leave_unscored_candidates_last():
 
 
 def test_an_unscored_candidate_loses_to_minus_infinity():
-    assert best_of_n(np.array([np.nan, -np.inf]), np.array([1, 0])) == 0.0
+    assert best_of_k(np.array([np.nan, -np.inf]), np.array([1, 0]), 2) == 0.0
 
 
 def test_constant_numbers_are_random_selection_and_outcomes_are_the_oracle():
     passed = np.array([1, 0, 0, 1, 0])
-    assert best_of_n(np.zeros(5), passed) == pytest.approx(0.4)
-    assert best_of_n(passed, passed) == 1.0
-    assert best_of_n(np.full(5, np.nan), passed) == pytest.approx(0.4)
+    assert best_of_k(np.zeros(5), passed, len(passed)) == pytest.approx(0.4)
+    assert best_of_k(passed, passed, len(passed)) == 1.0
+    assert best_of_k(np.full(5, np.nan), passed, len(passed)) == pytest.approx(0.4)
 
 
 def test_many_candidates_do_not_overflow():

@@ -53,7 +53,7 @@ def draw_figures(
     if shown:
         figures["labels"] = plots_labels.labels_before_after(shown)
     if curves := training_curves(paths, config.train.arms):
-        figures["training"] = plots_labels.training_curves(curves)
+        figures["training"] = plots_labels.training_plot(curves)
     if truth is not None and train_truth is not None:
         scored = score_rows(candidates, config.train.arms, truth, skips)
         labeled = label_rows(labels, corrected, train_truth, skips)

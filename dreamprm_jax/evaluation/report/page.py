@@ -140,7 +140,7 @@ def _tiles(results: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _problem_table(candidates: Sequence[Candidates], arms: Sequence[str], aggregator: str) -> Table:
-    """One row a problem: how many candidates pass, and whether each arm's pick does."""
+    """One row per problem: how many candidates pass, and whether each arm's pick does."""
     chosen = methods(candidates, arms, aggregator)[1:-1]
     most = max(len(one.passed) for one in candidates)
     accuracies = [method.accuracies(candidates, most) for method in chosen]

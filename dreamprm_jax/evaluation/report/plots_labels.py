@@ -103,7 +103,7 @@ def step_profiles(profiles: Sequence[StepProfile]) -> Figure:
         return figure
 
 
-def training_curves(curves: Sequence[TrainingCurve]) -> Figure:
+def training_plot(curves: Sequence[TrainingCurve]) -> Figure:
     """One panel a quantity, one line an arm, over the optimizer steps."""
     arms = list(dict.fromkeys(arm for curve in curves for arm in curve.arms))
     with matplotlib.rc_context(SETTINGS):

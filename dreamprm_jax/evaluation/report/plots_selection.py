@@ -44,7 +44,7 @@ def cost_curve(results: Mapping[str, Any]) -> Figure | None:
             for row in (row for row in rows if row["n"] == most and row["method"] in BASELINES):
                 color, marker = BASELINES[row["method"]]
                 axes.scatter(row["judged"], 100 * row["accuracy"], color=color, marker=marker, s=70, label=row["label"])
-            axes.set(xlabel="programs run a problem", ylabel="problems solved, %")
+            axes.set(xlabel="programs run per problem", ylabel="problems solved, %")
             axes.set_title("top m by the model, run on public tests")
             add_legend(axes)
         if has_tokens:
@@ -62,7 +62,7 @@ def cost_curve(results: Mapping[str, Any]) -> Figure | None:
             ticks = sorted({row["policy_tokens"] for row in rows})
             axes.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])
             axes.minorticks_off()
-            axes.set(xlabel="tokens written a problem", ylabel="problems solved, %")
+            axes.set(xlabel="tokens written per problem", ylabel="problems solved, %")
             axes.set_title("candidates")
             add_legend(axes)
         return figure

@@ -1,4 +1,4 @@
-"""Judges what searches chose: public tests first where the budget has runs for them, then all tests, to evaluate."""
+"""Judges the choices of searches: on public tests as far as the budget allows, then on all tests for evaluation."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def judge_searches(
 ) -> tuple[list[MethodOutcome], list[dict[str, Any]]]:
     """The outcome of every method, and a row for each of its choices.
 
-    All programs of best-of-N are judged too: their mean is what a random one of these distinct texts comes to, their
-    maximum the most that choosing among them can.
+    All programs of best-of-N are also judged: their mean is the accuracy of a random choice among distinct programs,
+    their maximum the best that any choice can reach.
 
     Args:
       config: ``search.judged`` candidates of a problem may be run on its public tests, best first, up to the first
@@ -65,7 +65,8 @@ def judge_searches(
         passes_public = _judge(judge, journal, tests, public, public_only=True)
         chosen: dict[str, list[tuple[Candidate | None, int]]] = {
             method: [
-                choose(searches[one.problem_id].candidates, one.problem_id, most, passes_public) for one in problems
+                prune_then_execute(searches[one.problem_id].candidates, one.problem_id, most, passes_public)
+                for one in problems
             ]
             for method, searches in found.items()
         }
@@ -95,7 +96,7 @@ def judge_searches(
     return outcomes, rows
 
 
-def choose(
+def prune_then_execute(
     candidates: Sequence[Candidate], problem_id: str, most: int, passes_public: Mapping[Place, bool]
 ) -> tuple[Candidate | None, int]:
     """Prune-then-execute: the first of the ``most`` best that passes the public tests, else the best.
