@@ -280,31 +280,35 @@ def measure_replay(steps: int = 2000) -> dict[str, float]:
 
 
 def tables(results: dict[str, Any], unrolls: list[int]) -> str:
-    """Markdown."""
-    measured = {name: {k: results[f"{name} {k}"] for k in unrolls} for name in LIBRARIES}
+    """Markdown; a cell that is not measured yet is "-"."""
 
-    def cosine(name: str, k: int) -> float:
-        left, right = (np.array(measured[n][k]["hypergradient"]) for n in (name, "mixed"))
-        return float(left @ right / np.linalg.norm(left) / np.linalg.norm(right))
+    def share(field: str) -> Callable[[Any, int], float]:
+        return lambda row, k: row[field] / results[f"torchopt {k}"][field]
 
-    def difference(name: str, k: int) -> float:
-        left, right = (np.array(measured[n][k]["exact"]) for n in (name, "torchopt"))
+    def difference(row: Any, k: int) -> float:
+        left, right = np.array(row["exact"]), np.array(results[f"torchopt {k}"]["exact"])
         return float(np.linalg.norm(left - right) / np.linalg.norm(right))
 
-    def grid(title: str, cell: Callable[[str, int], str], names: Any) -> list[str]:
+    def cosine(row: Any, k: int) -> float:
+        left, right = np.array(row["hypergradient"]), np.array(results[f"mixed {k}"]["hypergradient"])
+        return float(left @ right / np.linalg.norm(left) / np.linalg.norm(right))
+
+    def grid(title: str, form: str, cell: Callable[[Any, int], float], names: Any) -> list[str]:
+        def text(name: str, k: int) -> str:
+            try:
+                return form.format(cell(results[f"{name} {k}"], k))
+            except KeyError:
+                return "-"
+
         head = [f"| {title} | " + " | ".join(f"K = {k}" for k in unrolls) + " |", "|---" * (len(unrolls) + 1) + "|"]
-        return [*head, *(f"| {n} | " + " | ".join(cell(n, k) for k in unrolls) + " |" for n in names), ""]
+        return [*head, *(f"| {name} | " + " | ".join(text(name, k) for k in unrolls) + " |" for name in names), ""]
 
-    lines = grid("time, in own plain steps", lambda n, k: f"{measured[n][k]['time']:.1f}", LIBRARIES)
-    lines += grid("memory, MB", lambda n, k: f"{measured[n][k]['memory'] / 1e6:.0f}", LIBRARIES)
-    lines += grid("difference to torchopt, float64", lambda n, k: f"{difference(n, k):.0e}", UNROLLED)
-    lines += grid("cosine to exact", lambda n, k: f"{cosine(n, k):.4f}", LIBRARIES)
-
-    def share(field: str) -> Callable[[str, int], str]:
-        return lambda n, k: f"{measured[n][k][field] / measured['torchopt'][k][field]:.2f}"
-
-    lines += grid("time, share of torchopt's", share("time"), OURS)
-    lines += grid("memory, share of torchopt's", share("memory"), OURS)
+    lines = grid("time, in own plain steps", "{:.1f}", lambda row, k: row["time"], LIBRARIES)
+    lines += grid("memory, MB", "{:.0f}", lambda row, k: row["memory"] / 1e6, LIBRARIES)
+    lines += grid("difference to torchopt, float64", "{:.0e}", difference, UNROLLED)
+    lines += grid("cosine to exact", "{:.4f}", cosine, LIBRARIES)
+    lines += grid("time, share of torchopt's", "{:.2f}", share("time"), OURS)
+    lines += grid("memory, share of torchopt's", "{:.2f}", share("memory"), OURS)
     lines += ["| implicit, ridge regression | relative error |", "|---|---|"]
     lines += [f"| {name} | {error:.0e} |" for name, error in results["ridge"].items()]
     row = results["replay"]
@@ -317,7 +321,6 @@ def main() -> None:
     parser.add_argument("--unroll", default=",".join(map(str, UNROLLS)), help="values of K, by comma")
     parser.add_argument("--results", type=Path, help="JSON file to continue")
     parser.add_argument("--write", type=Path, help="page whose tables between the markers are replaced")
-    parser.add_argument("--only", default=",".join(LIBRARIES), help=argparse.SUPPRESS)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     unrolls = [int(k) for k in options.unroll.split(",")]

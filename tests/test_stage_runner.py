@@ -295,7 +295,7 @@ def test_a_second_process_on_a_run_is_rejected(stages, tmp_path):
         [sys.executable, "-c", holder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout.readline() == "held\n"
-        with pytest.raises(DataError, match="another process is working on this run; wait for it or stop it"):
+        with pytest.raises(DataError, match="another process is working on it; wait for it or stop it"):
             run_stage(Config(), tmp_path, "first")
         assert CALLS == []
         process.kill()  # the kernel releases the lock

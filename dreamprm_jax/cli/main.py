@@ -13,8 +13,8 @@ _ADVICE = {
     "EISDIR": "this is a folder",
     "ENOENT": "it does not exist",
     "EMFILE": "raise the limit of open files (ulimit -n)",
-    "ENOSPC": "free some space and run the same command again: what was finished is kept",
-    "EDQUOT": "free some space and run the same command again: what was finished is kept",
+    "ENOSPC": "free some space and run the same command again: finished work is kept",
+    "EDQUOT": "free some space and run the same command again: finished work is kept",
 }
 
 

@@ -26,7 +26,7 @@ from dreamprm_jax.cof.source_text import indentation, mask, without_comments
 
 _WORD = re.compile(r"([ \t\f\r\n]*)(?:async[ \t]+)?(@|[^\W\d]\w*)?")  # indentation, first word
 # A line that is a logical line for itself where none is open: it has no bracket and no backslash.
-_PLAIN = re.compile(r"([ \t\f]*)((?:async[ \t]+)?(@|[^\W\d]\w*)?[^\n()\[\]{}\\]*)(?:\n|\Z)")
+_PLAIN = re.compile(r"([ \t\f]*+)((?:async[ \t]++)?(@|[^\W\d]\w*+)?[^\n()\[\]{}\\]*+)(?:\n|\Z)")
 _BRACKET = re.compile(r"[()\[\]{}]")
 _DOCSTRING = re.compile(r"[rRuUbB]{0,2}[\"']")
 _COMPOUND = {"if", "for", "while", "with", "try", "def", "class"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ class _Fields:
         return kind(value)
 
     def flag(self, field: str) -> bool:
-        value = self.values.get(field, False)
+        value = self.values.get(field)
+        value = False if value is None else value
         if not isinstance(value, bool):
             raise self.fail(field, f"is {value!r}; true or false is needed")
         return value
@@ -61,7 +63,7 @@ def _rope(fields: _Fields) -> tuple[float, RopeScaling | None]:
     if any(isinstance(value, dict) for value in values.values()):
         raise fields.fail(field, "has settings for each kind of layer, which is not supported")
     theta = values.get("rope_theta", fields.values.get("rope_theta", 10000.0))
-    if isinstance(theta, bool) or not isinstance(theta, int | float) or theta <= 0:
+    if not _is_positive(theta):
         raise fields.fail("rope_theta", f"is {theta!r}; a positive number is needed")
     for where in (values, fields.values):
         if where.get("partial_rotary_factor") not in (None, 1, 1.0):
@@ -83,7 +85,7 @@ def _rope(fields: _Fields) -> tuple[float, RopeScaling | None]:
 
 
 def _is_positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def _window(fields: _Fields, kind: str) -> int | None:

@@ -53,17 +53,6 @@ def kernel_update(
     return lora.scale * product.reshape(layers, *a.shape[1:-1], *b.shape[2:])
 
 
-def _add(params: Params, adapters: Params, lora: LoraConfig, sign: float) -> dict[tuple[str, ...], Any]:
-    leaves = dict(flax.traverse_util.flatten_dict(params))
-    parts = flax.traverse_util.flatten_dict(adapters)
-    for path, a in parts.items():
-        if path[-1] == "lora_a":
-            target = (*path[:-1], "kernel")
-            update = kernel_update(a, parts[*path[:-1], "lora_b"], lora)
-            leaves[target] = (leaves[target].astype(jnp.float32) + sign * update).astype(leaves[target].dtype)
-    return leaves
-
-
 def split_adapters(params: Params) -> tuple[Params, Params]:
     """(the rest, the adapters), each without the other's leaves."""
     leaves = flax.traverse_util.flatten_dict(params)
@@ -75,10 +64,10 @@ def split_adapters(params: Params) -> tuple[Params, Params]:
 def merge_adapters(params: Params, lora: LoraConfig) -> Params:
     """Adds every adapter to its kernel and drops it: the parameters of the same model with ``lora=None``."""
     rest, adapters = split_adapters(params)
-    return flax.traverse_util.unflatten_dict(_add(rest, adapters, lora, 1.0))
-
-
-def unmerge_adapters(merged: Params, adapters: Params, lora: LoraConfig) -> Params:
-    """Undoes ``merge_adapters``, given the adapters (up to rounding in the kernels' dtype)."""
-    leaves = _add(merged, adapters, lora, -1.0)
-    return flax.traverse_util.unflatten_dict(leaves | flax.traverse_util.flatten_dict(adapters))
+    leaves, parts = flax.traverse_util.flatten_dict(rest), flax.traverse_util.flatten_dict(adapters)
+    for path, a in parts.items():
+        if path[-1] == "lora_a":
+            target = (*path[:-1], "kernel")
+            update = kernel_update(a, parts[*path[:-1], "lora_b"], lora)
+            leaves[target] = (leaves[target].astype(jnp.float32) + update).astype(leaves[target].dtype)
+    return flax.traverse_util.unflatten_dict(leaves)

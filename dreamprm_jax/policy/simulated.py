@@ -19,15 +19,7 @@ from typing import Any
 from dreamprm_jax.policy.protocol import Completion, CompletionRequest, PolicyError
 from dreamprm_jax.problems.procedural.compose import Composition
 from dreamprm_jax.problems.procedural.mistakes import form_probabilities, plan_probabilities, plans
-from dreamprm_jax.problems.procedural.writing import (
-    ARGUMENTS,
-    CALL,
-    Style,
-    read,
-    read_style,
-    write_helper,
-    write_main,
-)
+from dreamprm_jax.problems.procedural.writing import ARGUMENTS, CALL, Style, read, read_style, write_helper, write_main
 from dreamprm_jax.schema import DataError, content_hash
 
 UNAWARE = 0.7  # fraction of the mistakes that are reported as if they were correct

@@ -39,6 +39,7 @@ from dreamprm_jax.problems.json_rows import (
 from dreamprm_jax.schema import DataError, Problem, Program, Skip
 from dreamprm_jax.storage import column_names, iterate_records, write_text
 
+FIELDS = ("code", "solution", "completion", "code_list", "output_list")  # of samples: one, or a list
 ID_FIELDS = ("problem_id", "question_id", "task_id")
 _FOLDER = re.compile(r"^(HumanEval|Mbpp|BigCodeBench)_(\d+)$")  # evalplus puts _ for the / of an id
 _NUMBERED = re.compile(r"(\w+)/(\d+)")
@@ -323,25 +324,24 @@ def cells_of_row(row: dict[str, Any], where: str) -> list[Cell]:
     Raises:
       DataError: where the row has no field of samples, or its lists do not fit together.
     """
-    single = [name for name in ("code", "solution", "completion") if name in row]
-    if single:
-        name = next((name for name in single if row[name] is not None), single[0])
-        cell = _cell(row[name], row.get("passed"), name, "passed", False)
-        return [replace(cell, continues=name == "completion" and _continues(cell.code))]
-    several = next((field for field in ("code_list", "output_list") if field in row), "")
-    if not several:
-        raise DataError(
-            f"{where}: has none of the fields code, solution, completion, code_list, output_list; no candidate to read"
-        )
-    texts, verdicts = row[several], row.get("graded_list")
-    if not isinstance(texts, list):
-        raise DataError(f"{where}, field {several}: a {json_type(texts)} where a list belongs")
-    if verdicts is not None and not (isinstance(verdicts, list) and len(verdicts) == len(texts)):
-        raise DataError(f"{where}, field graded_list: must be a list of {len(texts)}, as long as {several}")
-    return [
-        _cell(text, verdict, f"{several}[{index}]", f"graded_list[{index}]", several == "output_list")
-        for index, (text, verdict) in enumerate(zip(texts, verdicts or [None] * len(texts), strict=True))
-    ]
+    held = [name for name in FIELDS if name in row]
+    if not held:
+        raise DataError(f"{where}: has none of the fields {', '.join(FIELDS)}; no candidate to read")
+    name = next((name for name in held if row[name] is not None), held[0])
+    verdict_name = "graded_list" if name.endswith("_list") else "passed"
+    texts, verdicts = row[name], row.get(verdict_name)
+    if isinstance(texts, list):
+        if verdicts is not None and not (isinstance(verdicts, list) and len(verdicts) == len(texts)):
+            raise DataError(f"{where}, field {verdict_name}: must be a list of {len(texts)}, as long as {name}")
+        cells = [
+            _cell(text, verdict, f"{name}[{index}]", f"{verdict_name}[{index}]", name == "output_list")
+            for index, (text, verdict) in enumerate(zip(texts, verdicts or [None] * len(texts), strict=True))
+        ]
+    elif verdict_name == "graded_list":
+        raise DataError(f"{where}, field {name}: a {json_type(texts)} where a list belongs")
+    else:
+        cells = [_cell(texts, verdicts, name, verdict_name, False)]
+    return [replace(cell, continues=name == "completion" and _continues(cell.code)) for cell in cells]
 
 
 def _continues(code: str) -> bool:

@@ -21,12 +21,7 @@ from dreamprm_jax.sandbox.checkers import Comparison
 from dreamprm_jax.schema import DataError, Problem, TestCase, TestedProblem
 
 DATA_FILES = ("test.jsonl", "test2.jsonl", "test3.jsonl", "test4.jsonl", "test5.jsonl", "test6.jsonl")
-TEXT_COLUMNS = (
-    "question_title",
-    "question_content",
-    "platform",
-    "difficulty",
-)
+TEXT_COLUMNS = ("question_title", "question_content", "platform", "difficulty")
 OPTIONAL_COLUMNS = ("question_title", "platform", "difficulty", "contest_id")  # null counts as empty
 OWN_COLUMNS = ("checker", "cpu_seconds", "memory_bytes", "reference_seconds")
 TEST_COLUMNS = ("public_test_cases", "private_test_cases")

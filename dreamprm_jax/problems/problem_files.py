@@ -53,7 +53,7 @@ def iterate_problems(
     """
     seen: dict[str, str] = {}
     count = len(skips or ())
-    for file in _files(path, release):
+    for file in problem_paths(path, release):
         for where, row in read_rows(file, skips):
             try:
                 problem, reference = _problem(row, where, max_bytes, wants_tests, packages)
@@ -94,7 +94,8 @@ def _problem(
     raise DataError(f"{where}: in no known form, which have {FORMS}; it has {', '.join(sorted(row)) or 'no fields'}")
 
 
-def _files(path: str, release: str) -> list[Path]:
+def problem_paths(path: str, release: str) -> list[Path]:
+    """The files of a source (``iterate_problems``), downloaded where it is on the hub."""
     local = Path(path)
     if local.is_dir():
         if any((local / name).exists() for name in DATA_FILES):

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from dreamprm_jax.runs.key_index import KeyIndex
-from dreamprm_jax.runs.locks import try_lock
+from dreamprm_jax.runs.locks import take_lock
 from dreamprm_jax.schema import DataError, canonical_json
 from dreamprm_jax.storage import disk_full_error
 
@@ -33,7 +33,7 @@ class Journal:
         self._index = KeyIndex()
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            try_lock(self._file, path)
+            take_lock(self._file, path)
         except DataError:
             os.close(self._file)
             raise

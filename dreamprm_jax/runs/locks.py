@@ -15,32 +15,47 @@ NO_LOCKS = "DREAMPRM_NO_LOCKS"  # environment variable; "1" permits file systems
 _HELD = (errno.EWOULDBLOCK, errno.EACCES)
 
 
-def try_lock(descriptor: int, path: Path) -> None:
-    """Acquires the exclusive lock of an open file without waiting.
+def take_lock(descriptor: int, path: Path, wait: bool = False) -> None:
+    """Acquires the exclusive lock of an open file.
+
+    Args:
+      descriptor: Of the open file.
+      path: Name of what is locked, for errors.
+      wait: Whether to wait for another process that holds it.
 
     Raises:
-      DataError: if another process holds it, or if the file system has no locks.
+      DataError: if another process holds it and ``wait`` is false, or if the file system has no locks.
     """
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:
         if error.errno in _HELD:
-            raise DataError(f"{path}: another process is working on this run; wait for it or stop it") from error
+            raise DataError(f"{path}: another process is working on it; wait for it or stop it") from error
         if os.environ.get(NO_LOCKS) != "1":
             raise DataError(
                 f"{path}: the file system does not support locks ({error.strerror}); mount it with locks (Lustre: -o "
-                f"flock), take a --workdir elsewhere, or set {NO_LOCKS}=1 and start one command at a time on this run"
+                f"flock), use a folder elsewhere, or set {NO_LOCKS}=1 and start one command at a time on this folder"
             ) from error
 
 
 @contextlib.contextmanager
-def run_lock(root: Path) -> Iterator[None]:
-    """Creates a run's folder and holds its lock, so that two commands never write into it at once.
+def locked(path: Path, owner: Path | None = None, wait: bool = False) -> Iterator[None]:
+    """Holds the lock file ``path``, which is created with its folder.
+
+    Args:
+      path: The lock file.
+      owner: Name of what is locked, for errors; by default the lock file's folder.
+      wait: As ``take_lock``.
 
     Raises:
-      DataError: as ``try_lock``.
+      DataError: as ``take_lock``.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    with open(root / ".lock", "w") as handle:
-        try_lock(handle.fileno(), root)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as handle:
+        take_lock(handle.fileno(), owner or path.parent, wait)
         yield
+
+
+def run_lock(root: Path) -> contextlib.AbstractContextManager[None]:
+    """Creates a run's folder and holds its lock, so that two commands never write into it at once."""
+    return locked(root / ".lock")

@@ -45,7 +45,8 @@ does not see it, and that passes a test only thanks to it, passes. It cannot use
 that time, memory and standard error are its own; in lcb mode they are of the whole process. The verdict is the same.
 
 **Memory.** Resident memory decides: looked at while a child runs, and by its peak at the end. A child that the kernel
-killed for lack of memory has no verdict: it is tried again alone, and is a SANDBOX_ERROR then.
+killed for lack of memory has no verdict: it is tried again alone, and is a SANDBOX_ERROR then. A control group's limit
+above that one stops what is not resident, where one can be made (``control_group``).
 
 **Time.** CPU time decides, with a looser wall clock that stands still while a program is ready and has no core. What
 exceeded its time and lacked a core is tried again at the end, on a share of the workers.

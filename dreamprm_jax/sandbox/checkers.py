@@ -7,9 +7,11 @@ not), ``unordered`` (lines, or items of a returned list, in any order), ``ignore
 
 A Python checker is FILE.py:FUNCTION, or a program as text that defines ``check``. It is called with the input, the
 expected output and the program's output (of a function: its value as JSON), all of them text, and returns True or
-False. It runs in the sandbox, as the programs do: no module beside its file can be imported. One that raises, prints,
-exceeds a limit, returns anything else, or tries what the sandbox denies, even if it catches the error, gives no verdict
-(INVALID_TASK). Importing zoneinfo and running asyncio's event loop count as such: both make a denied call.
+False. It runs in the sandbox, as the programs do: no module beside its file can be imported. One fails that raises,
+prints, exceeds a limit, returns anything else, or tries what the sandbox denies, even if it catches the error.
+Importing zoneinfo and running asyncio's event loop count as such: both make a denied call. Where a checker fails on an
+answer and not on the expected output in its place, the answer is wrong; otherwise there is no verdict (INVALID_TASK).
+A checker must not run the answer: code in it would decide.
 """
 
 from __future__ import annotations
@@ -221,7 +223,3 @@ def _number(text: str) -> Decimal | None:
 def _order(words: list[str]) -> list[tuple[Decimal, str]]:
     """Sorts numbers by value, so that two sides that differ within a tolerance are sorted alike."""
     return [(_LAST, word) if (number := _number(word)) is None else (number, "") for word in words]
-
-
-def _item_order(item: Any) -> list[tuple[Decimal, str]]:
-    return _order([json.dumps(item)])

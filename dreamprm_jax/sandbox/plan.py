@@ -19,7 +19,7 @@ import dataclasses
 import json
 import math
 import signal
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -201,19 +201,29 @@ def _check(
     if task.comparison is None or not task.comparison.code or not grader.answers:
         return None
     code, function = task.comparison.program
-    tests = tuple(
-        TestCase("\n".join(map(json.dumps, (test.input, test.output, answer))), "true", "functional")
-        for test, answer in zip(task.tests[grader.first :], grader.answers, strict=False)
-    )
-    said = yield from _faithful(JudgeTask("checker", code, tests, function), Limits(), draft, retry, kills=True)
+
+    def checked(pairs: Iterable[tuple[TestCase, str]]) -> Plan:
+        tests = tuple(
+            TestCase("\n".join(map(json.dumps, (test.input, test.output, answer))), "true", "functional")
+            for test, answer in pairs
+        )
+        return _faithful(JudgeTask("checker", code, tests, function), Limits(), draft, retry, kills=True)
+
+    said = yield from checked(zip(task.tests[grader.first :], grader.answers, strict=False))
     if said.verdict is Verdict.AC:
         return None
     grader.position = grader.first + said.tests_passed
+    wrong = Failure(Verdict.WA, "the checker says no", 0 if task.tests[0].testtype == "functional" else -2)
     if said.verdict is Verdict.WA:
-        return Failure(Verdict.WA, "the checker says no", 0 if task.tests[0].testtype == "functional" else -2)
-    verdict = said.verdict if said.verdict is Verdict.SANDBOX_ERROR else Verdict.INVALID_TASK
-    text = f"the checker failed on test {grader.position}: {said.verdict} {said.error}"
-    return Failure(verdict, text, -4)
+        return wrong
+    text = f"test {grader.position}: {said.verdict} {said.error}"
+    if said.verdict is Verdict.SANDBOX_ERROR:
+        return Failure(said.verdict, f"the checker failed on {text}", -4)
+    # one that decides on the expected output itself is sound: what it fails on is the answer
+    test = task.tests[grader.position]
+    if (yield from checked([(test, test.output)])).verdict in (Verdict.AC, Verdict.WA):
+        return dataclasses.replace(wrong, error=f"the checker fails on the answer, {text}")
+    return Failure(Verdict.INVALID_TASK, f"the checker failed on {text}", -4)
 
 
 def _grade_ending(task: JudgeTask, grader: Grader, reply: jobs.Reply, first: int) -> None:

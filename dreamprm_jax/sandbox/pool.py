@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import secrets
 import selectors
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
+from dreamprm_jax.sandbox.control_group import ControlGroup, own_group
 from dreamprm_jax.sandbox.inside import jobs
 from dreamprm_jax.sandbox.plan import Run
 from dreamprm_jax.sandbox.records import SandboxUnavailable
@@ -17,6 +19,8 @@ from dreamprm_jax.sandbox.worker import OFFERED_PACKAGES, Worker, find_offer
 
 Item = TypeVar("Item")
 
+_WRITTEN_FILES = 2  # by a child: output and results
+_INPUTS_KEPT = 5  # copies of its inputs, in files and memory
 _LOOK_SECONDS = 0.03  # how often a running child's finished tests are compared
 _ANSWER_SECONDS = 30.0  # beyond the longest that a child may take: then the worker itself hangs
 _REST_SECONDS = 0.05  # of a slot whose worker failed; doubled for each further failure in a row
@@ -68,6 +72,7 @@ class Pool(Generic[Item]):
         self._tier = tier
         self._hash_seed = hash_seed
         self.offer = find_offer(packages)
+        self._base = own_group()
         self._slots: list[_Slot[Item]] = [_Slot() for _ in range(width)]
         self._selector = selectors.DefaultSelector()
         self._number = 0
@@ -146,8 +151,9 @@ class Pool(Generic[Item]):
                     self._discard(slot, worker)
                     self._rest(slot)
                 continue
-            reply = worker.receive()
-            if reply is None:
+            received = worker.receive()
+            reply = _explained(received, worker.group, slot.running)
+            if received is None:
                 self._discard(slot, worker)
             yield self._end(slot, reply, "the worker ended")
         now = time.monotonic()
@@ -186,7 +192,7 @@ class Pool(Generic[Item]):
         worker = slot.workers.get(kind)
         if worker is None:
             preload = ("numpy",) if kind.numpy and "numpy" in self.offer.packages else ()
-            worker = Worker(self._tier, self.offer, preload, self._hash_seed, kind.reports)
+            worker = Worker(self._tier, self.offer, preload, self._hash_seed, kind.reports, self._base)
             slot.workers[kind] = worker
             self._selector.register(worker, selectors.EVENT_READ, slot)
         return worker
@@ -194,7 +200,12 @@ class Pool(Generic[Item]):
     def _send(self, run: Run, worker: Worker) -> None:
         source = os.memfd_create("job", os.MFD_CLOEXEC)
         try:
-            view = memoryview(run.job())
+            data = run.job()
+            if worker.group is not None:
+                memory = run.request.memory_bytes + _WRITTEN_FILES * run.request.file_bytes
+                reports = run.request.kind == jobs.RUN_REPORTING
+                worker.group.begin(memory + _INPUTS_KEPT * len(data), reports)
+            view = memoryview(data)
             while view:
                 view = view[os.write(source, view) :]
             request = run.request._replace(number=self._number)
@@ -240,3 +251,15 @@ class Pool(Generic[Item]):
         self._selector.unregister(worker)
         worker.close()
         slot.workers = {kind: other for kind, other in slot.workers.items() if other is not worker}
+
+
+def _explained(reply: jobs.Reply | None, group: ControlGroup | None, running: _Running[Item]) -> jobs.Reply | None:
+    """A worker's reply (None: it ended) with what its control group knows."""
+    if group is None:
+        return reply
+    killed = reply is not None and (reply.ending, reply.value) == (jobs.SIGNALLED, signal.SIGKILL)
+    if (reply is None or killed) and group.reached():
+        reply = (reply or jobs.Reply(running.number, 0, signal.SIGKILL, 0.0))._replace(ending=jobs.MEMORY_LIMIT)
+    if reply is not None and running.run.request.kind == jobs.RUN_REPORTING and (peak := group.peak()) is not None:
+        reply = reply._replace(peak_kib=peak >> 10)
+    return reply

@@ -44,6 +44,8 @@ class Limits:
 
     def of(self, problem: ProblemLimits) -> Limits:
         """These limits, with a problem's own in place of the general ones; its wall time grows with its CPU time."""
+        if problem == ProblemLimits():
+            return self
         cpu = problem.cpu_seconds
         if not cpu and (scaled := self.reference_factor * problem.reference_seconds):
             cpu = max(scaled, _SHORTEST_SECONDS)
@@ -112,7 +114,8 @@ class JudgedTest:
       cpu_seconds: of the process.
       wall_seconds: of the process, time without a core included.
       peak_bytes: resident memory at its highest, beyond the worker's own (as ``Limits.memory_bytes`` counts); 0 for a
-        small program, which shares most of its memory with the worker.
+        small program, which shares most of its memory with the worker. Where the worker has a control group
+        (``control_group``), that group's peak, which counts the kernel's memory and files in memory too.
       exit_status: of a program that ended by itself; an uncaught exception is 1.
       signal: that ended the process: 9 at a limit.
       stderr: the first kilobyte.

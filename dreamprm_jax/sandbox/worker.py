@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dreamprm_jax.sandbox.control_group import ControlGroup
 from dreamprm_jax.sandbox.inside.jobs import Reply, Request
 from dreamprm_jax.sandbox.records import SandboxUnavailable
 from dreamprm_jax.schema import DataError
@@ -123,7 +124,13 @@ class Worker:
     """A running zygote."""
 
     def __init__(
-        self, tier: str, offer: Offer, preload: tuple[str, ...] = (), hash_seed: int = 0, reports: bool = False
+        self,
+        tier: str,
+        offer: Offer,
+        preload: tuple[str, ...] = (),
+        hash_seed: int = 0,
+        reports: bool = False,
+        base: Path | None = None,
     ) -> None:
         """Starts the interpreter; ``hello`` waits until it is locked down and serves.
 
@@ -156,6 +163,15 @@ class Worker:
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
+        self.group: ControlGroup | None = None
+        if base is not None:
+            with contextlib.suppress(OSError):
+                group = ControlGroup(base)
+                try:
+                    group.add(self.pid)
+                    self.group = group
+                except OSError:
+                    group.close()
 
     @property
     def pid(self) -> int:
@@ -218,3 +234,5 @@ class Worker:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, 9)
             self._process.wait()
+        if self.group is not None:
+            self.group.close()

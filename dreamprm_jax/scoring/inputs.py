@@ -25,7 +25,7 @@ from dreamprm_jax.problems.candidates import (
 )
 from dreamprm_jax.problems.function_rows import is_function_row, read_function_row
 from dreamprm_jax.problems.json_rows import check_text, is_unicode, json_type, read_rows, skip_or_raise
-from dreamprm_jax.problems.problem_files import iterate_problems
+from dreamprm_jax.problems.problem_files import problem_paths
 from dreamprm_jax.schema import DataError, Problem, Program, Skip, content_hash
 
 # Our names and LiveCodeBench's of what the prompt holds.
@@ -36,6 +36,7 @@ PROMPT_FIELDS = {
 }
 _COLUMNS = {
     *ID_FIELDS, "code", "solution", "completion", "completions", "code_list", "output_list", "sample_index",
+    "starter_code",
     *(spelling for spellings in PROMPT_FIELDS.values() for spelling in spellings),
 }  # fmt: skip
 
@@ -136,12 +137,8 @@ def read_problems(path: str, release: str, skips: list[Skip] | None = None) -> d
     Raises:
       DataError: naming the file, the row and the field.
     """
-    file = Path(path)
-    if file.suffix not in (".jsonl", ".parquet"):
-        found = iterate_problems(path, release, wants_tests=lambda _: False, skips=skips, packages=None)
-        return {one.problem_id: one.split()[0] for one in found}
     problems: dict[str, Problem] = {}
-    for where, row in read_rows(file, skips):
+    for where, row in (one for file in problem_paths(path, release) for one in read_rows(file, skips)):
         try:
             problem = read_function_row(row, where, None).problem.split()[0] if is_function_row(row) else None
             problem = problem or inline_problem(row, where)
@@ -176,7 +173,9 @@ def inline_problem(row: Mapping[str, Any], where: str) -> Problem | None:
     title, statement, platform = (fields.get(name, "") for name in PROMPT_FIELDS)
     spelling = next((s for s in ID_FIELDS if row.get(s) is not None), None)
     own = candidate_id(row, where) if spelling else f"inline-{content_hash(title, statement, platform, digits=16)}"
-    return Problem(own, title, statement, platform, contest_id="", contest_date="", difficulty="")
+    starter = row.get("starter_code")
+    starter = starter if isinstance(starter, str) else ""
+    return Problem(own, title, statement, platform, contest_id="", contest_date="", difficulty="", starter_code=starter)
 
 
 def _problem(row: Mapping[str, Any], problems: Mapping[str, Problem], where: str) -> Problem:

@@ -8,13 +8,11 @@ joins them into the output, in order, so the bytes do not depend on who did what
 
 from __future__ import annotations
 
-import fcntl
 import re
 import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,6 +23,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from dreamprm_jax.engine.concurrent import concurrent_map
+from dreamprm_jax.runs.locks import locked
 from dreamprm_jax.schema import DataError, Problem, Score, Skip, arrow_schema, canonical_json, content_hash
 from dreamprm_jax.scoring.inputs import Item, read_items
 from dreamprm_jax.scoring.prm import Prm
@@ -121,10 +120,10 @@ class ScoreJob:
             return read_json(self.counts_path)
         self.parts.mkdir(parents=True, exist_ok=True)
         shard = self.options.shard
-        with _locked(self.parts / f"lock-{shard.index}-of-{shard.count}", wait=False):
+        with locked(self.parts / f"lock-{shard.index}-of-{shard.count}"):
             self._claim()
             chunks = self._work()
-        with _locked(self.parts / "lock-join", wait=True):
+        with locked(self.parts / "lock-join", wait=True):
             if self._is_done():  # another process was faster
                 return read_json(self.counts_path)
             if missing := sum(not self._record(index).exists() for index in range(chunks)):
@@ -320,20 +319,6 @@ class ScoreJob:
 def _kind(reason: str) -> str:
     """A reason without what is particular to its row: quoted and bracketed text, and numbers."""
     return re.sub(r"\d+", "N", re.sub(r"(?<!\w)'[^']*'", "...", reason.split(" (")[0]))
-
-
-@contextmanager
-def _locked(path: Path, wait: bool) -> Iterator[None]:
-    """Holds a lock file; freed however the process ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError as error:
-            raise DataError(
-                f"{path.parent}: another process is at work on this shard; wait for it or stop it"
-            ) from error
-        yield
 
 
 def spool(lines: Iterable[bytes], path: Path) -> None:

@@ -13,13 +13,7 @@ import numpy as np
 from dreamprm_jax.config import Config
 from dreamprm_jax.labeling.step_files import LabeledSteps
 from dreamprm_jax.metrics.statistics import Interval, percentile_interval
-from dreamprm_jax.metrics.step_metrics import (
-    auroc,
-    auroc_replicates,
-    brier,
-    first_error_f1,
-    predicted_first_errors,
-)
+from dreamprm_jax.metrics.step_metrics import auroc, auroc_replicates, brier, first_error_f1, predicted_first_errors
 from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.scoring.scorer import Reading, Scorer
 from dreamprm_jax.selection.aggregators import sigmoid

@@ -10,6 +10,7 @@ from typing import Any
 from dreamprm_jax.problems import codeio
 from dreamprm_jax.schema import Verdict
 from dreamprm_jax.stepbench import trial
+from dreamprm_jax.stepbench.metrics import place
 from dreamprm_jax.stepbench.mutate import OPERATORS
 from dreamprm_jax.stepbench.records import CLEAN, Truth
 from dreamprm_jax.tables import markdown_table
@@ -63,7 +64,7 @@ def card(
         "splits": {split: _programs([row for row in rows if row.split == split]) for split in ("dev", "test")},
         "steps": _spread([len(row.step_ends) for row in rows]),
         "first_wrong": _spread([row.first_wrong for row in wrong]),
-        "place": dict(Counter(_place(row) for row in wrong).most_common()),
+        "place": dict(Counter(place(row) for row in wrong).most_common()),
         "verdicts": dict(Counter(row.verdict for row in wrong).most_common()),
         "operators": {
             name: _operator(drawn.get(name, Counter()), sum(row.operator == name for row in wrong))
@@ -101,11 +102,6 @@ def _programs(rows: Sequence[Truth]) -> dict[str, int]:
 
 def _spread(values: Sequence[int]) -> dict[str, int]:
     return {str(value): count for value, count in sorted(Counter(values).items())}
-
-
-def _place(row: Truth) -> str:
-    last = len(row.step_ends) - 1
-    return "first step" if row.first_wrong == 0 else "last step" if row.first_wrong == last else "between"
 
 
 def _operator(verdicts: Mapping[Verdict, int], used: int) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 
@@ -119,9 +118,3 @@ def _same_steps(before: list[Step], changed: int, after: list[Step]) -> bool:
     return names and all(
         a.end - a.start == b.end - b.start for a, b in zip(before, after, strict=True) if a.index != changed
     )
-
-
-def operators() -> Iterator[tuple[str, str]]:
-    """Each operator's name and what it does."""
-    for name, operator in OPERATORS.items():
-        yield name, " ".join((operator.__doc__ or "").split())

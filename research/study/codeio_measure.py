@@ -4,6 +4,12 @@ Every scorer gives a number to each step of each program of test.jsonl (``codeio
 truth: step-AUROC, first-error F1 (threshold from the other half of the problems), best of 8 of the drawn programs by
 the sum of log-odds; over all programs, by their number of steps, and by whether training may have seen the mutation
 operators of their faults (``codeio-files --operators=seen``). Intervals are bootstraps over problems.
+
+With an accelerator (the files are made before, on any machine with the sandbox; ARM: raw, closure, ... of the files):
+
+    python -m research.study codeio-files --config=research/configs/codeio.py --workdir=DIR
+    dreamprm train --steps=DIR/k4_repair20/train_ARM.jsonl --config=configs/smollm2_135m.py --workdir=RUN
+    python -m research.study codeio-measure --config=research/configs/codeio.py --workdir=DIR --prm ARM=RUN/raw
 """
 
 from __future__ import annotations
@@ -99,7 +105,8 @@ def _model_scores(rows: Sequence[Mapping[str, Any]], folder: str) -> Scores:
     """Log-odds of every step."""
     from dreamprm_jax.api import load_prm
 
-    model, by_prompt = load_prm(folder), {}
+    model = load_prm(folder)
+    by_prompt: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
         by_prompt.setdefault(row["prompt"], []).append(index)
     scores: Scores = [np.zeros(0)] * len(rows)
@@ -149,9 +156,9 @@ def _figures(rows: Sequence[Mapping[str, Any]], scores: Scores, samples: int) ->
     totals = aggregate(scores, "sum_log_odds")
     solved = []
     for place in range(len(names)):
-        own = np.flatnonzero(problem == place)
+        own = np.flatnonzero(problem == place).tolist()
         drawn = np.repeat(own, [rows[index]["draws"] for index in own])
-        passed = np.array([float(rows[index]["outcome"]) for index in drawn])
+        passed = np.array([float(rows[index]["outcome"]) for index in drawn.tolist()])
         if len(drawn) >= BEST_OF and 0.0 < passed.mean() < 1.0:
             weights = best_of_k_weights(totals[drawn], BEST_OF)
             solved.append(float(weights @ passed) - float(passed.mean()))

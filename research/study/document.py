@@ -24,7 +24,7 @@ from research.study.tables import mean, number, paired, signed
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "research" / "results"
-DOCUMENTS = (ROOT / "docs" / "label_correction.md",)
+DOCUMENTS = (ROOT / "docs" / "label_correction.md", ROOT / "README.md")
 _TABLE = re.compile(r"(<!-- table: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 DEFAULT, BEST = "undetected_fault_online", "best_of_n_sum_log_odds"
 
@@ -44,6 +44,8 @@ def with_tables(text: str, name: str = "") -> str:
     """The text with every table made anew. Raises DataError on a table that nobody makes."""
 
     def made(found: re.Match[str]) -> str:
+        if found["name"] in EMBEDDED and not embedded.known():
+            return found[0]
         if found["name"] not in TABLES:
             raise DataError(f"{name}: no table {found['name']!r}; there are {', '.join(TABLES)}")
         return found[1] + TABLES[found["name"]]() + "\n" + found[3]
@@ -280,6 +282,7 @@ def _codeio() -> str:
 
 OLD = ("label_table:meta=same,rate=0.1", "undetected_fault", DEFAULT, "clean", "clean:target=value")
 OTHERS = ("raw_with_outcome", "outcome", "orm", "closure", "scan", "nait", "self_training", "undetected_fault", DEFAULT)
+EMBEDDED = ("embedded", "embedded_answers", "embedded_differences", "questions")  # of research/results/embedded
 TABLES: dict[str, Callable[[], str]] = {
     "families": _families,
     "labels_auroc": _labels,

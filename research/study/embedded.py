@@ -16,6 +16,7 @@ from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import write_text
 from dreamprm_jax.tables import csv_text, markdown_table, percent
 from research.study.statistics import LEVEL, holm
+from research.study.tables import number
 
 KEPT = Path(__file__).resolve().parents[1] / "results" / "embedded"
 COPIED = ("table.txt", "strategies.csv", "steps.csv")
@@ -31,7 +32,7 @@ SAMPLES = 10_000
 Row = Mapping[str, str]
 
 
-def take(run: Path) -> None:
+def take(run: Path, kept: Path = KEPT) -> None:
     """Copies tables of a finished run, and what each arm solves of each problem.
 
     Raises:
@@ -41,11 +42,11 @@ def take(run: Path) -> None:
     if not (source / "candidates.csv").exists():
         raise DataError(f"{source}: no evaluation; `dreamprm run --config=configs/embedded.py` makes it")
     candidates = _read(source / "candidates.csv")
-    if missing := [arm for arm in ARMS if arm not in candidates[0]]:
+    if missing := [arm for arm in ("orm", "raw", "corrected") if arm not in candidates[0]]:
         raise DataError(f"{source}: no arm {', '.join(missing)}; it is no run of configs/embedded.py")
     for name in COPIED:
-        write_text(KEPT / name, (source / name).read_text(encoding="utf-8"))
-    write_text(KEPT / "choices.csv", csv_text(_choices(candidates)))
+        write_text(kept / name, (source / name).read_text(encoding="utf-8"))
+    write_text(kept / "choices.csv", csv_text(_choices(candidates)))
 
 
 def _choices(candidates: Sequence[Row]) -> list[dict[str, object]]:
@@ -56,12 +57,21 @@ def _choices(candidates: Sequence[Row]) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for name, group in problems.items():
         passed = np.array([float(row["passed"]) for row in group])
-        row: dict[str, object] = {"problem_id": name, "random": round(float(passed.mean()), 6)}
-        for arm in ARMS:
+        made: dict[str, object] = {"problem_id": name, "random": round(float(passed.mean()), 6)}
+        for arm in _arms(group[0]):
             numbers = np.array([float(one[arm] or "-inf") for one in group])
-            row[arm] = round(float(passed[numbers == numbers.max()].mean()), 6)
-        rows.append(row)
+            made[arm] = round(float(passed[numbers == numbers.max()].mean()), 6)
+        rows.append(made)
     return rows
+
+
+def _arms(row: Row) -> list[str]:
+    return [arm for arm in ARMS if arm in row]
+
+
+def known() -> bool:
+    """Whether figures of a run are kept."""
+    return (KEPT / "choices.csv").exists()
 
 
 def table() -> str:
@@ -75,10 +85,11 @@ def table() -> str:
 def differences() -> str:
     """Family E of research/comparisons.md."""
     choices = _read(KEPT / "choices.csv")
-    solved = {arm: np.array([float(row[arm]) for row in choices]) for arm in ARMS}
-    p = holm([mcnemar(solved[first], solved[second]).p_value for first, second in PAIRS])
+    solved = {arm: np.array([float(row[arm]) for row in choices]) for arm in _arms(choices[0])}
+    pairs = [pair for pair in PAIRS if solved.keys() >= set(pair)]
+    p = holm([mcnemar(solved[first], solved[second]).p_value for first, second in pairs])
     lines = []
-    for (first, second), value in zip(PAIRS, p, strict=True):
+    for (first, second), value in zip(pairs, p, strict=True):
         found = bootstrap_interval(solved[first] - solved[second], SAMPLES, seed=0)
         text = f"{100 * found.estimate:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
         lines.append([f"{ARMS[first]} - {ARMS[second]}", f"**{text}**" if value < LEVEL else text, f"{value:.3f}"])
@@ -86,30 +97,31 @@ def differences() -> str:
 
 
 def answers() -> str:
-    """What the job says, in one table."""
-    row = {one["method"]: one for one in _read(KEPT / "strategies.csv")}
+    """How the choice is made, with what it solves and how well its scores tell prefixes that can be saved."""
+    row = {one["method"]: float(one["overall.estimate"]) for one in _read(KEPT / "strategies.csv")}
     steps = {one["key"]: float(one["auroc_recoverable.estimate"]) for one in _read(KEPT / "steps.csv")}
-
-    def solves(name: str) -> str:
-        return percent(float(row[name]["overall.estimate"]))
-
-    combined = max(float(one["overall.estimate"]) for name, one in row.items() if name.startswith("public+"))
+    arms = {arm: f"best of 8 by the {label}" for arm, label in ARMS.items() if arm in row}
+    combined = max((name for name in row if name.startswith("public+")), key=row.__getitem__)
+    titles = {
+        "random": "a random candidate of 8",
+        **arms,
+        "position": "the step's position alone",
+        "logprob": "best of 8 by the policy's mean log-probability, as reported",
+        "logprob_exact": "the same, exact",
+        "public": "one that passes the public tests",
+        combined: "the best PRM's choice among those",
+    }
     lines = [
-        ["a random candidate of 8", f"{solves('random')} %"],
-        *([f"the best by the {label}", f"{solves(arm)} %"] for arm, label in ARMS.items()),
-        ["the best by the policy's mean log-probability, as reported / exact",
-         f"{solves('logprob')} % / {solves('logprob_exact')} %"],
-        ["one that passes the public tests; the best of them by a PRM", f"{solves('public')} %; {percent(combined)} %"],
-        ["step-AUROC: " + ", ".join([*ARMS.values(), "the step's position"]),
-         ", ".join(f"{steps[name]:.3f}".lstrip("0") for name in (*ARMS, "position"))],
-    ]  # fmt: skip
-    return "\n".join(markdown_table(["choice", "problems solved"], lines))
+        [title, percent(row[name]) if name in row else "", number(steps[name]) if name in steps else ""]
+        for name, title in titles.items()
+    ]
+    return "\n".join(markdown_table(["choice", "problems solved, %", "step-AUROC"], lines))
 
 
 def questions(certain_steps: str, certain_choice: str, label_table: str) -> str:
     """README's first table. The arguments are what the study says of label corrections."""
     row = {one["method"]: float(one["overall.estimate"]) for one in _read(KEPT / "strategies.csv")}
-    best = max(("raw", "closure", "corrected"), key=row.__getitem__)
+    best = max((arm for arm in ARMS if arm in row and arm != "orm"), key=row.__getitem__)
     combined = max(value for name, value in row.items() if name.startswith("public+"))
     lines = [
         ["Does a PRM help to choose among programs?",

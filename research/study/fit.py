@@ -201,7 +201,7 @@ def _with_extras(fitter: Fitter) -> Any:
         states = jnp.take_along_axis(states, batch.step_index[:, :, None], axis=1)
 
         def head_loss(name: str, labels: Array | None) -> Float[Array, ""]:
-            logits = RewardHead(model).apply({"params": params[name]}, states)
+            logits = cast(Array, RewardHead(model).apply({"params": params[name]}, states))
             found = jax.lax.stop_gradient(logits)
             targets = labels if labels is not None else batch.raw
             if labels is None and hidden is not None:

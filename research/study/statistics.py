@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from research.study.results import Row
-from research.study.tables import Difference, difference
+from research.study.tables import Difference, difference, paired_values
 
 LEVEL = 0.05
 
@@ -61,18 +61,9 @@ def family(rows: Sequence[Row], members: Sequence[Member]) -> list[Tested]:
     """Every member with its interval (not corrected) and its corrected p-value (two-sided, paired by seed)."""
     differences, p = [], []
     for one in members:
-        values = paired_values(rows, one)
+        values = paired_values(
+            rows, one.regime, (one.arm, one.figure), (one.baseline, one.baseline_figure or one.figure)
+        )
         differences.append(difference(values))
         p.append(float(stats.ttest_1samp(values, 0.0).pvalue) if len(values) > 1 and np.ptp(values) else np.nan)
     return [Tested(found, value) for found, value in zip(differences, holm(p), strict=True)]
-
-
-def paired_values(rows: Sequence[Row], member: Member) -> np.ndarray:
-    """The differences of a member, seed by seed, over the seeds that have both."""
-    mine = _by_seed(rows, member.regime, member.arm, member.figure)
-    other = _by_seed(rows, member.regime, member.baseline, member.baseline_figure or member.figure)
-    return np.array([mine[seed] - other[seed] for seed in sorted(mine.keys() & other.keys())])
-
-
-def _by_seed(rows: Sequence[Row], regime: str, arm: str, figure: str) -> dict[int, float]:
-    return {row["seed"]: row[figure] for row in rows if (row["regime"], row["arm"]) == (regime, arm) and figure in row}

@@ -49,9 +49,15 @@ class Difference:
 
 def paired(rows: Sequence[Row], regime: str, arm: str, baseline: str, figure: str) -> Difference:
     """arm - baseline over the seeds that have both: mean and Student's t interval."""
-    values = _by_seed(rows, regime, arm, figure)
-    others = _by_seed(rows, regime, baseline, figure)
-    return difference(np.array([values[seed] - others[seed] for seed in values if seed in others]))
+    return difference(paired_values(rows, regime, (arm, figure), (baseline, figure)))
+
+
+def paired_values(
+    rows: Sequence[Row], regime: str, first: tuple[str, str], second: tuple[str, str]
+) -> Float[np.ndarray, " seeds"]:
+    """The differences of two (arm, figure) seed by seed, over the seeds that have both."""
+    mine, other = (_by_seed(rows, regime, *one) for one in (first, second))
+    return np.array([mine[seed] - other[seed] for seed in sorted(mine.keys() & other.keys())])
 
 
 def difference(values: Float[np.ndarray, " seeds"]) -> Difference:

@@ -24,13 +24,17 @@ UNITS = {
     "escapes": "'\\",
     "prose": "This is a sentence, isn't it? (yes\n",
     "functions": "def f():\n    return 1\n\n",
+    "spaces before a bracket": " ",
+    "one word before a bracket": "x",
+    "short lines": "x\n",
 }
-HEADS = {"comments in a broken body": "def f(:\n"}
+HEADS = {"comments in a broken body": "def f(:\n", "short lines": "def f():\n  'x'\n\n"}
+TAILS = {"spaces before a bracket": "(\n'", "one word before a bracket": "(\n'"}
 
 
 def text(kind: str, size: int) -> str:
     unit = UNITS[kind]
-    return HEADS.get(kind, "") + unit * (size // len(unit))
+    return HEADS.get(kind, "") + unit * (size // len(unit)) + TAILS.get(kind, "")
 
 
 def cost(code: str) -> float:

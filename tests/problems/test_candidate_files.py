@@ -252,3 +252,16 @@ def test_the_same_rows_in_every_file_and_for_scoring(tmp_path):
     assert {one.file_passed for one in read_candidates(tmp_path / "results.json").usable} == {True}
     with pytest.raises(DataError, match="its 2 rows name no problem"):
         list(read_items(tmp_path / "lists.json", {}, "", 100))
+
+
+def test_several_samples_in_one_row(tmp_path):
+    rows = [
+        {"task_id": "HumanEval/0", "completion": [BODY, HEAD + BODY]},
+        {"problem_id": "p", "code": [A, B], "passed": [1, False]},
+        {"problem_id": "q", "code": None, "code_list": [A]},
+    ]
+    found = read_candidates(write_jsonl(tmp_path / "c.jsonl", rows)).completed({"HumanEval/0": DOUBLE})
+    assert summary(found) == [
+        ("HumanEval/0", 0, HEAD + BODY, None), ("HumanEval/0", 1, HEAD + BODY, None), ("p", 0, A, True),
+        ("p", 1, B, False), ("q", 0, A, None),
+    ]  # fmt: skip

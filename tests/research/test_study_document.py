@@ -1,18 +1,20 @@
 """The document's tables are those of the committed CSVs; families are corrected by Holm's method."""
 
+import csv
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from dreamprm_jax.schema import DataError
-from research.study import document
+from research.study import document, embedded
 from research.study.statistics import Member, family, holm
 
 
 @pytest.mark.parametrize("path", document.DOCUMENTS, ids=lambda path: path.name)
 def test_the_documents_tables_are_those_of_the_csvs(path):
     text = path.read_text(encoding="utf-8")
-    assert text.count("<!-- table: ") >= 5
+    assert text.count("<!-- table: ") >= 3
     assert text == document.with_tables(text, path.name)
     assert len(text.splitlines()) <= 250
 
@@ -27,6 +29,29 @@ def test_figures_in_prose_are_those_of_the_csvs():
 def test_a_table_that_nobody_makes_is_named():
     with pytest.raises(DataError, match="no table 'magic'"):
         document.with_tables("<!-- table: magic -->\n<!-- end -->")
+
+
+def test_figures_of_a_run_are_taken(tmp_path):
+    evaluate, kept = tmp_path / "run" / "evaluate", tmp_path / "kept"
+    with pytest.raises(DataError, match="no evaluation"):
+        embedded.take(tmp_path / "run")
+    evaluate.mkdir(parents=True)
+    kept.mkdir()
+    for name in embedded.COPIED:
+        (evaluate / name).write_text(name)
+    header = "problem_id,passed," + ",".join(embedded.ARMS)
+    rows = ["a,1,2.0,1.0,0.5,", "a,0,2.0,3.0,0.0,1.0", "b,0,0.0,0.0,0.0,0.0", "b,0,1.0,1.0,1.0,1.0"]
+    (evaluate / "candidates.csv").write_text("\n".join([header, *rows, ""]))
+    embedded.take(tmp_path / "run", kept)
+    assert (kept / "steps.csv").read_text() == "steps.csv"
+    first, second = csv.DictReader((kept / "choices.csv").open())
+    assert {name: float(first[name]) for name in ("random", *embedded.ARMS)} == {
+        "random": 0.5, "orm": 0.5, "raw": 0.0, "closure": 1.0, "corrected": 0.0
+    }  # fmt: skip
+    assert float(second["corrected"]) == 0.0
+    (evaluate / "candidates.csv").write_text("problem_id,passed,raw\na,1,2.0\n")
+    with pytest.raises(DataError, match="no arm orm, corrected"):
+        embedded.take(tmp_path / "run", kept)
 
 
 def test_holm_steps_down():

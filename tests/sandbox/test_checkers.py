@@ -156,6 +156,24 @@ def test_a_checker_that_fails_gives_no_verdict(judge: Judge, body: str, said: st
 
 
 @pytest.mark.parametrize(
+    ("body", "printed", "said"),
+    [
+        ("float(answer) == float(expected)", "'none'", "ValueError"),
+        ("int(answer) == int(expected)", "'9' * 5000", "ValueError"),
+        ("__import__('json').loads(answer) == 7", "'[' * 100000", "RecursionError"),
+        ("bool(__import__('re').match('(a+)+$', answer.strip()))", "'a' * 40 + 'b'", "TLE"),
+        ("eval(answer) == 7", "\"__import__('os').system('true') or 7\"", "a denied system call"),
+        ("eval(answer) == 7", "\"__import__('os')._exit(0)\"", "ended early"),
+    ],
+)
+def test_an_answer_that_a_sound_checker_fails_on_is_wrong(judge: Judge, body: str, printed: str, said: str) -> None:
+    result = one(judge, f"print({printed})", f"def check(given, expected, answer): return {body}\n", TestCase("", "7"))
+    assert result.verdict is Verdict.WA
+    assert "the checker fails on the answer, test 0" in result.error
+    assert said in result.error
+
+
+@pytest.mark.parametrize(
     "call",
     [
         "import os; os.fork()",

@@ -309,6 +309,32 @@ except BaseException: print('x')
 str(10 ** 5000)
 """
 
+# odd needs of honest programs
+ODD = r"""
+import sys, threading; sys.setrecursionlimit(1 << 20); threading.stack_size(256 << 20); f = lambda n: n and 1 + f(n - 1); t = threading.Thread(target=lambda: print(f(50000))); t.start(); t.join()
+import os, threading; print(threading.main_thread().native_id == os.getpid(), threading.active_count())
+import queue, threading; q = queue.Queue(); ts = [threading.Thread(target=q.put, args=(i,)) for i in range(50)]; [t.start() for t in ts]; [t.join() for t in ts]; print(sum(q.queue))
+from concurrent.futures import ThreadPoolExecutor as P; p = P(16); print(sum(p.map(lambda x: x * x, range(1000))))
+import asyncio; f = lambda i: asyncio.sleep(0.001 * (i % 3), i); g = lambda: asyncio.gather(*map(f, range(99))); print(asyncio.new_event_loop().run_until_complete(asyncio.wait_for(asyncio.sleep(0, 7), 1)))
+import signal; signal.signal(signal.SIGALRM, lambda *a: print('alarm')); signal.setitimer(signal.ITIMER_REAL, 0.05); signal.pause()
+from decimal import *; getcontext().prec = 50; print(Decimal(2).sqrt(), getcontext().prec)
+import locale; print(locale.getlocale(), locale.setlocale(locale.LC_ALL, ''), f'{1234567.5:n}')
+import numpy as np; a = np.zeros(1 << 29, dtype=np.uint8); a[5] = 7; print(int(a[5]), a[:3].tolist())
+import sortedcontainers; print(sortedcontainers.SortedList([3, 1, 2]))
+import resource; resource.setrlimit(resource.RLIMIT_STACK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)); print(1)
+import sys; sys.stdout.write('x' * (1 << 20))
+import contextlib, io; s = io.StringIO(); c = contextlib.redirect_stdout(s); c.__enter__(); print('a'); c.__exit__(None, None, None); print(s.getvalue().upper())
+import sqlite3; c = sqlite3.connect(':memory:'); print(c.execute('select 1 + 1').fetchone())
+import multiprocessing; print(multiprocessing.cpu_count() > 0)
+import random; random.seed(5); print(random.randint(1, 100), random.sample(range(10), 3))
+import gc; gc.disable(); print(gc.isenabled(), gc.get_threshold()); gc.freeze()
+import datetime, zoneinfo; print(datetime.datetime(2024, 1, 1, tzinfo=zoneinfo.ZoneInfo('Europe/Berlin')).utcoffset())
+import ctypes, struct; print(ctypes.CDLL(None).abs(-5), struct.calcsize('P'))
+import unittest; print(unittest.TextTestRunner(stream=open('/dev/null', 'w')).run(unittest.TestSuite()).wasSuccessful())
+import tracemalloc; tracemalloc.start(); x = [0] * 1000; print(tracemalloc.get_traced_memory()[0] > 0)
+import select, socket; a, b = socket.socketpair(); a.sendall(b'x'); print(b.recv(1), select.epoll().closed)
+"""
+
 # a plain interpreter does not build the exception before it looks at the code
 DIFFERENT = {"import sys; print('x'); sys.exit(())\n"}
 
@@ -329,7 +355,7 @@ def programs(text: str) -> list[str]:
     return [program + "\n" for program in found]
 
 
-CORPUS = [program for text in (READ, WRITE, END, FAIL) for program in programs(text)]
+CORPUS = [program for text in (READ, WRITE, END, FAIL, ODD) for program in programs(text)]
 
 
 def plain(code: str, folder: Path) -> tuple[int, str]:

@@ -20,17 +20,17 @@ _DISTINCT = 40  # calls that are told apart
 _START_SECONDS = 10.0
 _PAUSE_SECONDS = 0.0002
 _LISTENS, _DEAF = b"y", b"n"
-# calls that programs try: name, number on x86-64, number on aarch64 (0: none)
-_NAMES = """
-    vfork 58 0; fork 57 0; execve 59 221; execveat 322 281; kill 62 129; tkill 200 130; rt_sigqueueinfo 129 138;
+# calls that programs try, as ``seccomp.ALLOWED``
+DENIED = """
+    vfork 58 -; fork 57 -; execve 59 221; execveat 322 281; kill 62 129; tkill 200 130; rt_sigqueueinfo 129 138;
     rt_tgsigqueueinfo 297 240; pidfd_send_signal 424 424; pidfd_open 434 434; pidfd_getfd 438 438; socket 41 198;
     connect 42 203; bind 49 200; listen 50 201; accept 43 202; accept4 288 242; sendmsg 46 211; recvmsg 47 212;
     sendmmsg 307 269; shutdown 48 210; setsockopt 54 208; getsockopt 55 209; getsockname 51 204; getpeername 52 205;
     ptrace 101 117; process_vm_readv 310 270; process_vm_writev 311 271; prctl 157 167; seccomp 317 277; bpf 321
-    280; unshare 272 97; setns 308 268; mount 165 40; umount2 166 39; chroot 161 51; pivot_root 155 41; unlink 87 0;
-    unlinkat 263 35; rename 82 0; renameat 264 38; renameat2 316 276; mkdir 83 0; mkdirat 258 34; rmdir 84 0; link
-    86 0; linkat 265 37; symlink 88 0; symlinkat 266 36; chmod 90 0; fchmod 91 52; fchmodat 268 53; chown 92 0;
-    fchown 93 55; fchownat 260 54; truncate 76 45; ftruncate 77 46; fallocate 285 47; creat 85 0; openat2 437 437;
+    280; unshare 272 97; setns 308 268; mount 165 40; umount2 166 39; chroot 161 51; pivot_root 155 41; unlink 87 -;
+    unlinkat 263 35; rename 82 -; renameat 264 38; renameat2 316 276; mkdir 83 -; mkdirat 258 34; rmdir 84 -; link
+    86 -; linkat 265 37; symlink 88 -; symlinkat 266 36; chmod 90 -; fchmod 91 52; fchmodat 268 53; chown 92 -;
+    fchown 93 55; fchownat 260 54; truncate 76 45; ftruncate 77 46; fallocate 285 47; creat 85 -; openat2 437 437;
     mknodat 259 33; utimensat 280 88; chdir 80 49; fchdir 81 50; memfd_create 319 279; shmget 29 194; shmat 30 196;
     msgget 68 186; semget 64 190; mq_open 240 180; io_uring_setup 425 425; userfaultfd 323 282; perf_event_open 298
     241; keyctl 250 219; add_key 248 217; setuid 105 146; setgid 106 144; setgroups 116 159; setresuid 117 147;
@@ -39,11 +39,8 @@ _NAMES = """
     fanotify_init 300 262; sendfile 40 71; splice 275 76; wait4 61 260; waitid 247 95; personality 135 92;
     landlock_create_ruleset 444 444; reboot 169 142
 """
-
-
-_COLUMN = 1 if lockdown.MACHINE == seccomp.X86_64 else 2
-_NUMBERED = {int(row[_COLUMN]): row[0] for row in map(str.split, _NAMES.split(";"))}
-_NUMBERED |= {value: name for name in seccomp.GUARDED if (value := seccomp.number(name, lockdown.MACHINE)) is not None}
+_NUMBERS = seccomp.numbers(f"{DENIED};{seccomp.ALLOWED}", lockdown.MACHINE)
+_NAMES = {number: name for name, number in _NUMBERS.items()}
 
 
 class DeniedCalls(lockdown.Listener):
@@ -105,9 +102,9 @@ class DeniedCalls(lockdown.Listener):
 
     def decide(self, number: int, arguments: tuple[int, ...], child: HasThreads) -> int:
         """Threads are counted; all else is written down and denied."""
-        if number == seccomp.number("clone", lockdown.MACHINE) and seccomp.is_thread(arguments[0]):
+        if _NAMES.get(number) == "clone" and seccomp.is_thread(arguments[0]):
             return super().decide(number, arguments, child)
-        text = f"{_NUMBERED.get(number, f'call {number}')}({', '.join(map(_shown, arguments[:3]))})"
+        text = f"{_NAMES.get(number, f'call {number}')}({', '.join(map(_shown, arguments[:3]))})"
         if text in self._calls or len(self._calls) < _DISTINCT:
             self._calls[text] = self._calls.get(text, 0) + 1
         return errno.EPERM

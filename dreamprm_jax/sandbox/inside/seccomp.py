@@ -18,97 +18,30 @@ X86_64 = "x86_64"
 AARCH64 = "aarch64"
 _AUDIT_ARCH = {X86_64: 0xC000003E, AARCH64: 0xC00000B7}
 
-# name: (x86-64, aarch64); None where the architecture has no such call
-_NUMBERS: dict[str, tuple[int | None, int | None]] = {
-    "read": (0, 63),
-    "write": (1, 64),
-    "open": (2, None),
-    "close": (3, 57),
-    "stat": (4, None),
-    "fstat": (5, 80),
-    "lstat": (6, None),
-    "poll": (7, None),
-    "lseek": (8, 62),
-    "mmap": (9, 222),
-    "mprotect": (10, 226),
-    "munmap": (11, 215),
-    "brk": (12, 214),
-    "rt_sigaction": (13, 134),
-    "rt_sigprocmask": (14, 135),
-    "rt_sigreturn": (15, 139),
-    "ioctl": (16, 29),
-    "pread64": (17, 67),
-    "pwrite64": (18, 68),
-    "readv": (19, 65),
-    "writev": (20, 66),
-    "access": (21, None),
-    "select": (23, None),
-    "sched_yield": (24, 124),
-    "pipe": (22, None),
-    "mremap": (25, 216),
-    "madvise": (28, 233),
-    "dup": (32, 23),
-    "dup2": (33, None),
-    "pause": (34, None),
-    "nanosleep": (35, 101),
-    "getitimer": (36, 102),
-    "alarm": (37, None),
-    "setitimer": (38, 103),
-    "getpid": (39, 172),
-    "sendto": (44, 206),
-    "recvfrom": (45, 207),
-    "socketpair": (53, 199),
-    "clone": (56, 220),
-    "exit": (60, 93),
-    "uname": (63, 160),
-    "fcntl": (72, 25),
-    "getcwd": (79, 17),
-    "readlink": (89, None),
-    "gettimeofday": (96, 169),
-    "getrlimit": (97, 163),
-    "getrusage": (98, 165),
-    "sysinfo": (99, 179),
-    "times": (100, 153),
-    "getuid": (102, 174),
-    "getgid": (104, 176),
-    "geteuid": (107, 175),
-    "getegid": (108, 177),
-    "getppid": (110, 173),
-    "sigaltstack": (131, 132),
-    "gettid": (186, 178),
-    "time": (201, None),
-    "futex": (202, 98),
-    "sched_getaffinity": (204, 123),
-    "getdents64": (217, 61),
-    "epoll_wait": (232, None),
-    "epoll_ctl": (233, 21),
-    "restart_syscall": (219, 128),
-    "fadvise64": (221, 223),
-    "clock_gettime": (228, 113),
-    "clock_getres": (229, 114),
-    "clock_nanosleep": (230, 115),
-    "exit_group": (231, 94),
-    "tgkill": (234, 131),
-    "openat": (257, 56),
-    "newfstatat": (262, 79),
-    "readlinkat": (267, 78),
-    "faccessat": (269, 48),
-    "pselect6": (270, 72),
-    "epoll_pwait": (281, 22),
-    "epoll_create1": (291, 20),
-    "pipe2": (293, 59),
-    "ppoll": (271, 73),
-    "set_robust_list": (273, 99),
-    "dup3": (292, 24),
-    "prlimit64": (302, 261),
-    "getcpu": (309, 168),
-    "getrandom": (318, 278),
-    "membarrier": (324, 283),
-    "statx": (332, 291),
-    "rseq": (334, 293),
-    "clone3": (435, 435),
-    "faccessat2": (439, 439),
-}
+# allowed calls: name, number on x86-64, number on aarch64; - where the architecture has no such call
+ALLOWED = """
+    read 0 63; write 1 64; open 2 -; close 3 57; stat 4 -; fstat 5 80; lstat 6 -; poll 7 -; lseek 8 62; mmap 9 222;
+    mprotect 10 226; munmap 11 215; brk 12 214; rt_sigaction 13 134; rt_sigprocmask 14 135; rt_sigreturn 15 139;
+    ioctl 16 29; pread64 17 67; pwrite64 18 68; readv 19 65; writev 20 66; access 21 -; select 23 -; sched_yield 24
+    124; pipe 22 -; mremap 25 216; madvise 28 233; dup 32 23; dup2 33 -; pause 34 -; nanosleep 35 101; getitimer 36
+    102; alarm 37 -; setitimer 38 103; getpid 39 172; sendto 44 206; recvfrom 45 207; socketpair 53 199; clone 56
+    220; exit 60 93; uname 63 160; fcntl 72 25; getcwd 79 17; readlink 89 -; gettimeofday 96 169; getrlimit 97 163;
+    getrusage 98 165; sysinfo 99 179; times 100 153; getuid 102 174; getgid 104 176; geteuid 107 175; getegid 108
+    177; getppid 110 173; sigaltstack 131 132; gettid 186 178; time 201 -; futex 202 98; sched_getaffinity 204 123;
+    getdents64 217 61; epoll_wait 232 -; epoll_ctl 233 21; restart_syscall 219 128; fadvise64 221 223; clock_gettime
+    228 113; clock_getres 229 114; clock_nanosleep 230 115; exit_group 231 94; tgkill 234 131; openat 257 56;
+    newfstatat 262 79; readlinkat 267 78; faccessat 269 48; pselect6 270 72; epoll_pwait 281 22; epoll_create1 291
+    20; pipe2 293 59; ppoll 271 73; set_robust_list 273 99; dup3 292 24; prlimit64 302 261; getcpu 309 168;
+    getrandom 318 278; membarrier 324 283; statx 332 291; rseq 334 293; clone3 435 435; faccessat2 439 439
+"""
+
+
+def numbers(table: str, machine: str) -> dict[str, int]:
+    """The calls of such a table that the machine has, with their numbers."""
+    rows = (row.split() for row in table.split(";"))
+    found = {row[0]: row[1 if machine == X86_64 else 2] for row in rows}
+    return {name: int(value) for name, value in found.items() if value != "-"}
+
 
 _LOAD, _JEQ, _JGE, _JSET, _RET, _AND = 0x20, 0x15, 0x35, 0x45, 0x06, 0x54
 _ALLOW = 0x7FFF0000
@@ -135,14 +68,6 @@ class Instruction(NamedTuple):
     if_true: int
     if_false: int
     k: int
-
-
-def number(name: str, machine: str) -> int | None:
-    """The system call's number on ``machine``, None where it has none."""
-    return _NUMBERS[name][0 if machine == X86_64 else 1]
-
-
-GUARDED = ("open", "openat", "fcntl", "ioctl", "tgkill", "sendto", "prlimit64", "socketpair", "clone")
 
 
 def is_thread(flags: int) -> bool:
@@ -188,16 +113,16 @@ def instructions(machine: str, pid: int, denial: int = DENIES) -> list[Instructi
         "clone": _thread_only(),
         "clone3": [Instruction(_RET, 0, 0, _ENOSYS)],
     }
-    plain = [name for name in _NUMBERS if name not in guarded]
+    listed = numbers(ALLOWED, machine)
     for name, body in guarded.items():
-        value = number(name, machine)
+        value = listed.get(name)
         if value is not None:
             if denial == ASKS or name not in ("open", "openat"):
                 body = _denying(body, denial)
             if denial == ASKS and name == "clone":
                 body[-1] = Instruction(_RET, 0, 0, ASKS)
             program += [Instruction(_JEQ, 0, len(body), value), *body]
-    allowed = {value for name in plain if (value := number(name, machine)) is not None}
+    allowed = {value for name, value in listed.items() if name not in guarded}
     # a search tree, and no list: the kernel follows the program once for each call that there is, for each child
     borders = sorted(value for value in allowed | {each + 1 for each in allowed} if _flips(value, allowed))
     return program + _denying(_search(borders, False), denial)
@@ -233,8 +158,7 @@ def thread_watch(machine: str) -> bytes:
     Without it one child could take every process id of the machine: a thread needs no memory of its address space, and
     the limit on processes does not bind root. ``instructions`` still decides what else ``clone`` may do.
     """
-    clone = number("clone", machine)
-    assert clone is not None
+    clone = numbers(ALLOWED, machine)["clone"]
     program = [
         Instruction(_LOAD, 0, 0, _ARCH),
         Instruction(_JEQ, 0, 5, _AUDIT_ARCH[machine]),
