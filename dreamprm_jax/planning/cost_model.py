@@ -128,7 +128,8 @@ class _Module:
             elif " custom-call(" in line:
                 for kernel, seconds in self.kernel_seconds.items():
                     if kernel in line.split(" = ")[0]:
-                        rows = re.search(r"\[(\d+),", line)
+                        # Rows, heads, tokens, width; a device's only row has no axis.
+                        rows = re.match(r"[^\[]*\[(\d+),\d+,\d+,\d+", line.split(" = ")[1])
                         seconds *= int(rows[1]) if rows else 1
                         found.parts["attention"] += seconds
                         found.kernels[kernel] += seconds

@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 MODULE = """HloModule jit_step
 %body (p: f32[]) -> f32[] {
   %f.1 = bf16[8]{0} fusion(%p), metadata={op_name="layers/gate/dot"}, backend_config={"estimated_cycles":"1750"}
-  %splash_mqa_fwd.1 = (f32[2,8]{1,0}, bf16[2,8]{1,0}) custom-call(%f.1), custom_call_target="tpu_custom_call"
+  %splash_mqa_fwd.1 = (f32[2,4,8,8]{1,0}, bf16[2,4,8,8]{1,0}) custom-call(%f.1), custom_call_target="tpu_custom_call"
   %ag.1 = bf16[1000,900]{1,0} all-gather(%f.1), replica_groups=mesh['x'=8] {'x'}, dimensions={0}
 }
 %condition (p: f32[]) -> pred[] {
@@ -55,6 +55,8 @@ def test_loops_count_as_often_as_they_run():
     assert cost.parts["collectives"] == pytest.approx(28 * 1000 * 900 * 2 * 7 / 8 / ICI)
     assert cost.parts["optimizer"] == pytest.approx(3500 / CLOCK)
     assert cost.unknown_loops == 0
+    one = module_cost(MODULE.replace("[2,4,8,8]", "[4,8,8]"), {"splash_mqa_fwd": 1e-3})
+    assert one.parts["attention"] == pytest.approx(28e-3)  # a device's only row
 
 
 def test_bundles_by_depth(tmp_path):
