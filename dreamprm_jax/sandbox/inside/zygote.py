@@ -307,7 +307,8 @@ class Worker:
             lockdown.limit_resources(int(request.cpu_seconds) + 2, space, request.file_bytes)
             self.control.close()
             ChildEnd.leave()
-            forks.renumber()
+            if b"native_id" in job.code:
+                forks.renumber()
             os.close(self.ready_read)
             if self.threads is not None:
                 os.close(self.threads.descriptor)
