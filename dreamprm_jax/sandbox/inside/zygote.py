@@ -233,7 +233,7 @@ class Worker:
         if listener is not None and listener.descriptor >= 0:
             poll.register(listener.descriptor, select.POLLIN)
         clock = (~pid << 3) | 2  # the kernel's id of that process's CPU clock
-        looked = started = time.monotonic()
+        looked = started = end.started
         deadline = started + request.wall_seconds
         pause = self.pause(request.memory_bytes)
         look = started + pause
