@@ -3,7 +3,7 @@
 Command:  dreamprm run --config=configs/qwen2_5_coder_7b.py --config.policy.base_url=http://HOST:8000/v1 --workdir=DIR
           on every host of a v5p-16 (8 chips); for larger slices set --config.train.mesh.data=N
 Cost:     dreamprm inspect --config=configs/qwen2_5_coder_7b.py (with libtpu, on any machine) prints it. Per chip:
-          44.3 GB for a plain step and 56.2 GB for a bi-level step, of 95 GB (docs/device_figures.md)
+          46.1 GB for a plain step and 54.6 GB for a bi-level step, of 95 GB (docs/device_figures.md)
 Expected: not run yet
 """
 

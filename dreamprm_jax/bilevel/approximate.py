@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from dreamprm_jax.bilevel.exact import DoMeta, Found, Gate, outer_phase
 from dreamprm_jax.bilevel.partition import PyTree
-from dreamprm_jax.bilevel.problem import Data, Point, Problem, Signal, tree_norm
+from dreamprm_jax.bilevel.problem import Data, Point, Problem, Signal, held_back, leading, tree_norm
 
 if TYPE_CHECKING:
     from jaxtyping import Array
@@ -68,7 +68,7 @@ def approximate(
         signal, aux = problem.inner_gradient(point.params, phi, *step_data)
         return problem.step(point, signal, value_fn(step_data)), (signal.loss, aux)
 
-    unroll = jax.tree.leaves(data.inner_batch)[0].shape[0]
+    unroll = leading(data.inner_batch)
     last = data.step(unroll - 1)
     before, earlier = (start, None) if unroll == 1 else jax.lax.scan(plain, start, data.steps(0, unroll - 1))
     signal, aux = problem.inner_gradient(before.params, phi, *last)
@@ -95,7 +95,7 @@ def approximate(
         hypergradient = gate.run(
             lambda: jax.tree.map(jnp.negative, problem.mixed_partial(end().params, phi, *last, direction))
         )
-    gradient, hypergradient = jax.lax.optimization_barrier((signal.gradient, hypergradient))
+    gradient = held_back(signal.gradient, hypergradient)
     after = problem.step(before, Signal(gradient, signal.loss), value_fn(last))
     return Found(
         after, hypergradient, loss, outer_loss, auxes, outer_aux, tree_norm(gradient), v, None,

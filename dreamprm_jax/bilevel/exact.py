@@ -31,6 +31,8 @@ from dreamprm_jax.bilevel.problem import (
     add,
     at,
     floating_leaves,
+    held_back,
+    leading,
     tree_norm,
     zeros_of,
 )
@@ -70,7 +72,10 @@ class Forward(NamedTuple):
 
 @dataclass(frozen=True)
 class Gate:
-    """Runs a phase behind ``lax.cond``: zeros where it is not wanted, nan where the inner loss is not finite."""
+    """Runs a phase behind ``lax.cond``: zeros where it is not wanted, nan where the inner loss is not finite.
+
+    Buffers of two phases then cannot live at the same time. The predicate depends on data: it is not folded away.
+    """
 
     do_meta: bool | Bool[Array, ""]
     loss: Float[Array, ""]
@@ -105,7 +110,7 @@ def mixed(
     checkpoints: int | Literal["gradients"] | None,
 ) -> Found:
     """Inner update, outer gradient, backward pass: each its own phase."""
-    unroll = _count(data.inner_batch)
+    unroll = leading(data.inner_batch)
     if checkpoints is None:
         checkpoints = "gradients" if unroll <= STORE_ALL else default_slots(unroll)
     plan = None if checkpoints == "gradients" else schedule(unroll, checkpoints)
@@ -132,7 +137,7 @@ def mixed(
     end = forward.end
     if do_meta is not False and forward.signals is not None:
         # Made anew, so that no phase has to hold theta_K and s_K beside theta, s and its own work.
-        signals, hypergradient = jax.lax.optimization_barrier((forward.signals, hypergradient))
+        signals = forward.signals._replace(gradient=held_back(forward.signals.gradient, hypergradient))
         end = end_maker(problem, start, forward._replace(signals=signals))()
     return Found(
         end, hypergradient, forward.loss, outer_loss, forward.aux, outer_aux, forward.norm, v, before
@@ -141,7 +146,7 @@ def mixed(
 
 def run_forward(problem: Problem, start: Point, phi: PyTree, data: Data, plan: Schedule | None) -> Forward:
     """K inner steps. Stores all signals, or points by the plan."""
-    unroll = _count(data.inner_batch)
+    unroll = leading(data.inner_batch)
 
     def one(point: Point, step_data: tuple[PyTree, Any]) -> tuple[Point, Any]:
         signal, aux = problem.inner_gradient(point.params, phi, *step_data)
@@ -250,10 +255,10 @@ def _backward(
 
         sweeps = plan.sweeps[:-1]
         longest = max(len(one.writes) for one in sweeps)
-        xs = [
-            (one.read, one.first + len(one.writes) - 1, one.first + np.arange(longest), _padded(one.writes, longest))
-            for one in sweeps
-        ]
+        xs = []
+        for one in sweeps:
+            writes = np.array([*one.writes, *(NOWHERE,) * (longest - len(one.writes))])
+            xs.append((one.read, one.first + len(one.writes) - 1, one.first + np.arange(longest), writes))
         return jax.lax.scan(sweep, (points, carried), jax.tree.map(lambda *leaves: jnp.asarray(leaves), *xs))[0][1]
 
     signals, points = forward.signals, forward.points
@@ -291,14 +296,6 @@ def state_leaves(cotangent: PyTree, opt_state: PyTree) -> list[Array]:
     """The inverse of ``state_cotangent``: the leaves that stand for floating leaves of the state."""
     pairs = zip(jax.tree.leaves(cotangent), jax.tree.leaves(opt_state), strict=True)
     return [jnp.asarray(leaf, like.dtype) for leaf, like in pairs if jnp.issubdtype(like.dtype, jnp.inexact)]
-
-
-def _padded(writes: tuple[int, ...], length: int) -> np.ndarray:
-    return np.array([*writes, *(NOWHERE,) * (length - len(writes))])
-
-
-def _count(batch: PyTree) -> int:
-    return jax.tree.leaves(batch)[0].shape[0]
 
 
 # ---------------------------------------------------------------- reverse mode

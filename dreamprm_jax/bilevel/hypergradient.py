@@ -4,10 +4,6 @@ The bi-level problem, in the names used here:
 
     inner update   theta_{k+1}, s_{k+1} = step(theta_k, s_k, g_k),   g_k = grad_theta L_in(theta_k, phi, batch_k)
     wanted         d L_out(theta_K(phi)) / d phi,  and optionally  d L_out / d (theta_0, s_0)
-
-The methods are in ``exact`` and ``approximate``. Every phase after the inner update sits behind its own ``lax.cond``,
-so that XLA cannot let the buffers of two phases live at the same time. The predicate depends on data (``do_meta`` and a
-finite loss), so that the compiler cannot fold it away.
 """
 
 from __future__ import annotations

@@ -22,11 +22,9 @@ if TYPE_CHECKING:
 def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.GradientTransformation:
     """optax.scale_by_adam with a finite derivative at zero gradients.
 
-    The update m / (sqrt(v) + eps) is differentiable at m = v = 0, with slope proportional to 1 / eps; but the chain
-    rule goes through sqrt'(0) = inf, and inf * 0 = nan. It happens in earnest: rows of an embedding that no batch has
-    used yet, LoRA's A while B is still zero. Here that factor is left out where v = 0, which gives the true slope.
-    Updates and state are those of ``optax.scale_by_adam``, whose remedy ``eps_root`` changes the update (it halves the
-    slope at eps_root = eps^2).
+    The update m / (sqrt(v) + eps) has a derivative at m = v = 0, where the chain rule meets sqrt'(0) = inf and gives
+    nan: in rows of an embedding that no batch has used yet, in LoRA's A while B is still zero. Updates and state are
+    those of optax, whose remedy ``eps_root`` changes the update (it halves the slope at eps_root = eps^2).
 
     Raises:
       ValueError: when eps is not positive.

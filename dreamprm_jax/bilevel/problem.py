@@ -260,7 +260,7 @@ def mean_over_microbatches(
     Returns:
       (mean of the values, aux with a leading axis M). Half-precision values are summed in float32.
     """
-    count = _leading(batch)
+    count = leading(batch)
     if count == 1:
         value, aux = function(at(0, batch), key)
         return value, jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], aux)
@@ -312,6 +312,17 @@ def tree_norm(tree: PyTree) -> Float[Array, ""]:
     return jnp.sqrt(sum((jnp.sum(jnp.square(leaf)) for leaf in wide), start=jnp.zeros((), jnp.float32)))
 
 
-def _leading(tree: PyTree) -> int:
+def held_back(tree: PyTree, until: PyTree) -> PyTree:
+    """``tree`` times a 1 that is computed from ``until``: what reads it cannot be scheduled earlier.
+
+    Compilers remove an ``optimization_barrier`` before they schedule. The update of donated parameters could then run
+    before the phases that still read the old ones, and these would be copied.
+    """
+    one = 1 - (tree_norm(until) < 0)
+    return jax.tree.map(lambda leaf: leaf * one.astype(leaf.dtype), tree)
+
+
+def leading(tree: PyTree) -> int:
+    """Size of the first axis."""
     leaves = jax.tree.leaves(tree)
     return leaves[0].shape[0] if leaves else 1

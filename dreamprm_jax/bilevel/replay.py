@@ -1,8 +1,7 @@
 """Exact meta-gradients through thousands of steps in O(log K) memory: a driver on the host.
 
-The backward pass needs every (theta_k, s_k), the last one first. It stores log2(K) of them by the schedule of
-``checkpoints``, and takes the steps between again: 4.8 K inner steps in all for K = 2,000. Source: REPLAY, arXiv
-2503.13751.
+It stores log2(K) points (theta_k, s_k) by the schedule of ``checkpoints`` and takes the steps between them again.
+Source: REPLAY, arXiv 2503.13751.
 """
 
 from __future__ import annotations

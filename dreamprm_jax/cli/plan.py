@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--remat",
         default="auto",
         choices=("auto", "none", "dots", "offload", "attention", "full"),
-        help="config.model.remat (default: of none, dots, attention and full the fastest that should fit)",
+        help="config.model.remat (default: dots where it should fit, else full)",
     )
     add("--topology", default="", metavar="NAME", help="compile by libtpu for this topology, as v5p:4x4x4 (minutes)")
     add("--efficiency", type=float, default=0.5, help="share of the peak that matrix products reach (default: 0.5)")

@@ -120,8 +120,9 @@ def _on_shards(kernel: Kernel, query: Array, key: Array) -> Kernel | None:
     The partitioner cannot split a kernel: left to it, every device would compute the whole batch.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
+    if mesh.empty:
         return kernel
+    # On a mesh of one device too: inside shard_map what is kept for the backward pass is not copied for its precision.
     batch, _, heads, _ = _axes(("batch", "length", "heads", None))
     *_, kv_heads, _ = _axes(("batch", "length", "kv_heads", None))
     if heads != kv_heads:  # a device's query heads would need key heads of another one
@@ -136,6 +137,12 @@ def _on_shards(kernel: Kernel, query: Array, key: Array) -> Kernel | None:
 def _axes(names: tuple[str | None, ...]) -> tuple[Any, ...]:
     spec = tuple(nn.logical_to_mesh_axes(names) or ())
     return spec + (None,) * (len(names) - len(spec))
+
+
+def batch_ways() -> int:
+    """Devices that the batch is split over, by the mesh and the rules in force."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else _ways(mesh, _axes(("batch",))[0])
 
 
 def _ways(mesh: Any, axes: Any) -> int:

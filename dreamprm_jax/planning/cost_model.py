@@ -143,7 +143,7 @@ class _Module:
             for called in re.findall(r"(?:body|to_apply)=%?([\w.\-]+)", line):
                 lines.extend(self.computations.get(called, []))
         text = "".join(lines)
-        if "transpose(jvp(" in text and "/decoder/" in text:
+        if re.search(r"transpose\(jvp\(\w+\)\)/decoder/", text):
             return "outer"
         return "tangent" if "/decoder/" in text else "inner"
 

@@ -20,7 +20,7 @@ from dreamprm_jax.training.arms import arm_plans
 from dreamprm_jax.training.chips import CHIPS
 
 TRIES = 3  # meshes and policies that the compiler is asked about
-POLICIES = ("none", "dots", "attention", "full")  # of ``model.remat``; offload: where the host's memory is known to do
+POLICIES = ("dots", "full")  # of ``model.remat``, that ``auto`` chooses among; each is traced
 
 
 def plan_training(

@@ -25,6 +25,7 @@ _TEXT = (".jsonl", ".ndjson", ".json")
 SUFFIXES = (*_TEXT, ".parquet", *(text + packed for text in _TEXT for packed in _OPENERS))
 ENDINGS = f"{', '.join(_TEXT)} (also packed: {', '.join(_OPENERS)}) or .parquet"  # for messages
 _REST = re.compile(r"( \(\w+_id [^()]*\))?[,: ]*(.*)", re.DOTALL)  # of an error: which problem, what is wrong
+_SPACE = tuple(bytes([byte]) for byte in b"\xef\xbb\xbf \t\r\n")  # and the byte order mark
 _PARQUET_ROWS = 64  # read at a time
 READ_BYTES = 1 << 20
 
@@ -118,11 +119,14 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _json_values(path: Path) -> Iterator[tuple[int, Any]]:
-    with _open(path) as handle:
-        first = next((line for line in handle if line.strip(b"\xef\xbb\xbf \t\r\n")), b"")
-        if not first.lstrip(b"\xef\xbb\xbf \t").startswith(b"{"):
+    with _open(path) as handle:  # a list may be one line of gigabytes, so no line is read before it is known
+        head = handle.read(1)
+        while head in _SPACE:
+            head = handle.read(1)
+        if head != b"{":
             yield from enumerate(json_array(path), start=1)
             return
+        first = head + handle.readline()
         with contextlib.suppress(DataError):
             parse_json(first, "")
             yield from _lines(path)

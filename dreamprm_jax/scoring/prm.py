@@ -12,7 +12,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 from jaxtyping import Int
 from tokenizers import Tokenizer
 
@@ -115,7 +114,6 @@ def load_prm(path: Path, options: PrmOptions) -> Prm:
 
 def prm_of_arm(arm: TrainedArm, options: PrmOptions) -> Prm:
     """The model of an arm's last checkpoint. Raises DataError where there is none."""
-    logging.set_verbosity(logging.ERROR)  # the checkpoint library warns in normal operation
     config = arm.config
     settings = _limited(config.model, options)
     model, mesh = pretrained.model_config(settings), _mesh(options)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
+from absl import logging
 
 from dreamprm_jax.schema import DataError
 
@@ -63,6 +64,7 @@ class Checkpoints:
 
 def _reading(shardings: Any) -> ocp.CheckpointManagerOptions:
     """Options of a reader; one that reads onto its own devices waits for no other process."""
+    logging.set_verbosity(logging.ERROR)  # orbax warns of what read_only implies
     options = ocp.CheckpointManagerOptions(read_only=True)
     here = jax.process_index()
     if jax.process_count() > 1 and all(leaf.is_fully_addressable for leaf in jax.tree.leaves(shardings)):

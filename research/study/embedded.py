@@ -87,9 +87,10 @@ def differences() -> str:
     choices = _read(KEPT / "choices.csv")
     solved = {arm: np.array([float(row[arm]) for row in choices]) for arm in _arms(choices[0])}
     pairs = [pair for pair in PAIRS if solved.keys() >= set(pair)]
-    p = holm([mcnemar(solved[first], solved[second]).p_value for first, second in pairs])
+    tested = [mcnemar(solved[first], solved[second]).p_value for first, second in pairs]
+    p = holm(tested + [float("nan")] * (len(PAIRS) - len(pairs)))  # an absent arm's comparisons are members too
     lines = []
-    for (first, second), value in zip(pairs, p, strict=True):
+    for (first, second), value in zip(pairs, p, strict=False):
         found = bootstrap_interval(solved[first] - solved[second], SAMPLES, seed=0)
         text = f"{100 * found.estimate:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
         lines.append([f"{ARMS[first]} - {ARMS[second]}", f"**{text}**" if value < LEVEL else text, f"{value:.3f}"])
@@ -115,7 +116,9 @@ def answers() -> str:
         [title, percent(row[name]) if name in row else "", number(steps[name]) if name in steps else ""]
         for name, title in titles.items()
     ]
-    return "\n".join(markdown_table(["choice", "problems solved, %", "step-AUROC"], lines))
+    made = "\n".join(markdown_table(["choice", "problems solved, %", "step-AUROC"], lines))
+    missing = [f"`{arm}`" for arm in ARMS if arm not in row]
+    return made + (f"\n\nNot in the run shown, but in the job: the arm {', '.join(missing)}." if missing else "")
 
 
 def questions(certain_steps: str, certain_choice: str, label_table: str) -> str:
@@ -130,10 +133,10 @@ def questions(certain_steps: str, certain_choice: str, label_table: str) -> str:
         ["Does the paper's label table help?", label_table],
         ["Does any label correction help?", f"For step scores yes: {certain_steps}. For the choice of a program "
          f"{certain_choice}."],
-        ["What beats a PRM?", f"Running the public tests: {percent(row['public'])} % alone, {percent(combined)} % "
+        ["What beats a PRM?", f"Public tests: {percent(row['public'])} % alone, {percent(combined)} % "
          "together with a PRM."],
     ]  # fmt: skip
-    return "\n".join(markdown_table(["question", "answer of the embedded run and the study"], lines))
+    return "\n".join(markdown_table(["question", "answer on the embedded job and in the study"], lines))
 
 
 def _read(path: Path) -> list[dict[str, str]]:

@@ -38,9 +38,9 @@ class LabelGridSettings:
 
     name: str = "study_labels"
     regimes: tuple[str, ...] = ("k4", "weak_tests", "weak_completer", "family_bias")
-    rollouts: tuple[int, ...] = (1, 4, 16)
+    rollouts: tuple[int, ...] = (1, 2, 4, 16)
     repairs: tuple[int, ...] = (0, 2, 5, 10, 20)  # percent of the rollouts of prefixes that cannot be saved
-    seeds: tuple[int, ...] = (6000, 6001, 6002)
+    seeds: tuple[int, ...] = (100,)
     labelings: tuple[str, ...] = (
         "raw",
         "raw_with_outcome",

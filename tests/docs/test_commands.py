@@ -54,7 +54,7 @@ ELSEWHERE = {
     "dreamprm serve": "tests/scoring/test_serve.py",
     "dreamprm stepbench": "tests/stepbench/test_make_bench.py",
     "dreamprm labels": "tests/labeling/test_step_export.py",
-    "dreamprm inspect": "tests/training/test_inspect.py",
+    "dreamprm inspect": "tests/planning/test_inspect.py",
     "dreamprm export": "tests/training/test_pretrained_run.py",
     "dreamprm plan": "tests/planning",
     "python -m research.study": "tests/research/test_study_run.py",

@@ -49,7 +49,7 @@ def test_files_that_are_named_exist(name):
 
 def test_the_readme_is_short_and_its_pictures_are_there():
     text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    assert len(text.split()) <= 900
+    assert len(re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL).split()) <= 900  # comments mark the generated tables
     pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text)
     assert [(REPOSITORY / name).read_text().startswith(("<svg", "<?xml")) for name in pictures] == [True] * 3
 

@@ -7,11 +7,13 @@ import dataclasses
 import gzip
 import json
 import lzma
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from dreamprm_jax.problems.candidates import CandidateFile, read_candidates, write_samples
+from dreamprm_jax.problems.json_rows import numbered_values
 from dreamprm_jax.schema import DataError, Problem, Program
 from dreamprm_jax.scoring.inputs import read_items
 from dreamprm_jax.storage import write_records
@@ -265,3 +267,13 @@ def test_several_samples_in_one_row(tmp_path):
         ("HumanEval/0", 0, HEAD + BODY, None), ("HumanEval/0", 1, HEAD + BODY, None), ("p", 0, A, True),
         ("p", 1, B, False), ("q", 0, A, None),
     ]  # fmt: skip
+
+
+def test_a_list_on_one_line_is_read_row_by_row(tmp_path):
+    row = json.dumps({"problem_id": "p", "code": "#" * 500_000})
+    (tmp_path / "one_line.json").write_text(f"[{','.join([row] * 40)}]")
+    tracemalloc.start()
+    assert sum(1 for _ in numbered_values(tmp_path / "one_line.json")) == 40
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8e6  # the file has 20 million characters

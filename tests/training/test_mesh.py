@@ -14,6 +14,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from dreamprm_jax.config import MeshConfig
+from dreamprm_jax.models import decoder
 from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.models.reward import RewardModel, abstract_params
 from dreamprm_jax.schema import DataError
@@ -191,3 +192,15 @@ def test_sharded_equals_one_device(shapes, processes):
         )
     last = "x".join(map(str, shapes[-1]))
     assert reports[0][last]["fraction"] == (1 / 4 if processes == 2 else 1 / 8)
+
+
+def test_layouts_are_set_on_tpus_where_a_device_has_several_rows(monkeypatch):
+    """With one row a device the 70B step would not fit (docs/device_figures.md)."""
+    monkeypatch.setattr(decoder, "platform", lambda: "tpu")
+    with activate(TINY, abstract_mesh(MeshConfig(1, 8, 1), 8)):
+        found = [
+            "layout_constraint"
+            in str(jax.make_jaxpr(lambda x: decoder._constrain(x, "batch", "length", "mlp"))(np.zeros((rows, 4, 48))))
+            for rows in (8, 16)
+        ]
+    assert found == [False, True]
