@@ -24,7 +24,7 @@ from research.study.tables import mean, number, paired, signed
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "research" / "results"
-DOCUMENTS = (ROOT / "docs" / "label_correction.md", ROOT / "README.md")
+DOCUMENTS = (ROOT / "docs" / "label_correction.md", ROOT / "docs" / "experiments.md", ROOT / "README.md")
 _TABLE = re.compile(r"(<!-- table: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 DEFAULT, BEST = "undetected_fault_online", "best_of_n_sum_log_odds"
 

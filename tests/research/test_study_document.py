@@ -14,7 +14,7 @@ from research.study.statistics import Member, family, holm
 @pytest.mark.parametrize("path", document.DOCUMENTS, ids=lambda path: path.name)
 def test_the_documents_tables_are_those_of_the_csvs(path):
     text = path.read_text(encoding="utf-8")
-    assert text.count("<!-- table: ") >= 3
+    assert "<!-- table: " in text
     assert text == document.with_tables(text, path.name)
     assert len(text.splitlines()) <= 250
 

@@ -161,7 +161,6 @@ def test_a_checker_that_fails_gives_no_verdict(judge: Judge, body: str, said: st
         ("float(answer) == float(expected)", "'none'", "ValueError"),
         ("int(answer) == int(expected)", "'9' * 5000", "ValueError"),
         ("__import__('json').loads(answer) == 7", "'[' * 100000", "RecursionError"),
-        ("bool(__import__('re').match('(a+)+$', answer.strip()))", "'a' * 40 + 'b'", "TLE"),
         ("eval(answer) == 7", "\"__import__('os').system('true') or 7\"", "a denied system call"),
         ("eval(answer) == 7", "\"__import__('os')._exit(0)\"", "ended early"),
     ],

@@ -156,3 +156,16 @@ def test_unusable_input_is_an_error(
     arguments = ["judge", f"--problems={tmp_path / problem_name}", f"--candidates={tmp_path / candidate_name}"]
     assert main(arguments) == 2
     assert part in capsys.readouterr().err
+
+
+def test_a_factor_needs_the_time_of_a_reference(
+    tmp_path: Path, problems: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = candidates(tmp_path, [{"question_id": "a", "code_list": [SUM]}])
+    arguments = ["judge", f"--problems={problems}", f"--candidates={path}", "--workers=1", "--reference-factor=4"]
+    assert main(arguments) == 2
+    assert "no problem of" in (said := capsys.readouterr().err)
+    assert "reference_seconds" in said
+    rows = [json.loads(line) | {"reference_seconds": 0.01} for line in problems.read_text().splitlines()]
+    problems.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(arguments) == 0

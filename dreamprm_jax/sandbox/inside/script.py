@@ -50,7 +50,8 @@ def run(job: Job, inputs: list[int], prelude: dict[str, Any]) -> None:
         # whether other tests were sent along would tell the program which test this is
         del inputs[1:], job.inputs[1:]
     for position in range(count):
-        _fresh_state(inputs[position], _PRELUDE_RECURSION_LIMIT if job.kind == FUNCTION else _RECURSION_LIMIT)
+        limit = _PRELUDE_RECURSION_LIMIT if job.kind == FUNCTION else _RECURSION_LIMIT
+        _fresh_state(inputs[position], limit, again=position > 0)
         if job.kind == FUNCTION:
             status, payload = _call(code, job, job.inputs[position], prelude)
         else:
@@ -65,7 +66,7 @@ def run(job: Job, inputs: list[int], prelude: dict[str, Any]) -> None:
                 raise
 
 
-def _fresh_state(stdin: int, recursion_limit: int) -> None:
+def _fresh_state(stdin: int, recursion_limit: int, again: bool) -> None:
     os.dup2(stdin, 0)
     # as a plain interpreter opens them in a C.UTF-8 locale: no translation of line ends, on reading either
     names = (("stdin", 0, "surrogateescape"), ("stdout", 1, "surrogateescape"), ("stderr", 2, "backslashreplace"))
@@ -80,10 +81,11 @@ def _fresh_state(stdin: int, recursion_limit: int) -> None:
         setattr(sys, f"__{name}__", stream)
     sys.argv = ["solution.py"]
     sys.setrecursionlimit(recursion_limit)
-    sys.set_int_max_str_digits(sys.int_info.default_max_str_digits)
-    decimal.setcontext(decimal.Context())
-    random.seed(SEED)
-    gc.enable()
+    if again:  # what an earlier test may have changed
+        sys.set_int_max_str_digits(sys.int_info.default_max_str_digits)
+        decimal.setcontext(decimal.Context())
+        random.seed(SEED)
+        gc.enable()
 
 
 def _script(code: CodeType) -> tuple[int, bytes]:
@@ -158,9 +160,8 @@ def _end_of_process(clear: bool) -> bool:
     """
     for name in ("stderr", "stdout"):  # after the script, whatever becomes of it
         _call_quietly(getattr(sys, name, None), "flush")
-    threading = sys.modules.get("threading")
-    if _thread._count() or getattr(threading, "_threading_atexits", None):
-        _call_quietly(threading, "_shutdown")  # joins the threads that are not daemons
+    if _thread._count() or "concurrent.futures.thread" in sys.modules:  # what else the call does is for naught
+        _call_quietly(sys.modules.get("threading"), "_shutdown")  # joins the threads that are not daemons
     _call_quietly(atexit, "_run_exitfuncs")
     flushed = _flush(getattr(sys, "stdout", None))
     _flush(getattr(sys, "stderr", None))

@@ -6,6 +6,7 @@ import _thread
 import contextlib
 import os
 import signal
+import time
 from _queue import SimpleQueue
 from collections.abc import Callable
 from typing import Any
@@ -70,6 +71,7 @@ class ChildEnd:
     def __init__(self, pid: int) -> None:
         """Watches a child that has not been waited for."""
         self.pid = pid
+        self.started = time.monotonic()
         self.is_pidfd = self.pipe is None
         self.descriptor = os.pidfd_open(pid) if self.pipe is None else self.pipe[0]
 

@@ -233,7 +233,7 @@ class Worker:
         if listener is not None and listener.descriptor >= 0:
             poll.register(listener.descriptor, select.POLLIN)
         clock = (~pid << 3) | 2  # the kernel's id of that process's CPU clock
-        looked = started = time.monotonic()
+        looked = started = end.started
         deadline = started + request.wall_seconds
         pause = self.pause(request.memory_bytes)
         look = started + pause
@@ -307,7 +307,8 @@ class Worker:
             lockdown.limit_resources(int(request.cpu_seconds) + 2, space, request.file_bytes)
             self.control.close()
             ChildEnd.leave()
-            forks.renumber()
+            if b"native_id" in job.code:
+                forks.renumber()
             os.close(self.ready_read)
             if self.threads is not None:
                 os.close(self.threads.descriptor)
