@@ -99,12 +99,8 @@ def main(args: argparse.Namespace) -> int:
         known = sum(count for problem_id, count in file.counts.items() if problem_id in problems)
         if not known:
             raise DataError(f"{args.candidates}: no candidate belongs to a problem of {args.problems}")
-        if args.reference_factor and not any(problem.reference_seconds for problem in problems.values()):
-            raise DataError(
-                f"--reference-factor: no problem of {args.problems} has the field reference_seconds; dreamprm convert "
-                "--verify measures it for problems that have a reference program"
-            )
         with Judge.from_config(config, args.cache, args.per_test) as judge:
+            judge.limits.check_references(problems.values(), args.problems)
             summary = _judge(judge, file, known, problems, tests, output, args.resume, args.per_test)
     print("\n".join([*summary.lines(args.mode, args.tier), *_left_out(file, known, problems, skips or [])]))
     if args.output is not None:

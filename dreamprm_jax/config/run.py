@@ -54,6 +54,10 @@ class EvaluateConfig:
     vote_inputs: int = setting(
         8, "Inputs generated for the votes, besides those of the public tests (procedural problems).", minimum=0
     )
+    price_prompt: float = setting(
+        0.0, "Price of a million prompt tokens of the policy's server, for the cost in the report.", minimum=0.0
+    )
+    price_completion: float = setting(0.0, "Price of a million completion tokens, as price_prompt.", minimum=0.0)
     prune_top: int = setting(2, "prune-then-execute: candidates that are run on the public tests.", minimum=1)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from dreamprm_jax import schema
@@ -52,6 +52,14 @@ class Limits:
         cpu, memory = cpu or self.cpu_seconds, problem.memory_bytes or self.memory_bytes
         wall = self.wall_seconds * cpu / self.cpu_seconds
         return dataclasses.replace(self, cpu_seconds=cpu, wall_seconds=wall, memory_bytes=memory)
+
+    def check_references(self, problems: Iterable[schema.Problem], source: object) -> None:
+        """Raises DataError if ``reference_factor`` is set and no problem has a reference's time."""
+        if self.reference_factor and not any(problem.reference_seconds for problem in problems):
+            raise DataError(
+                f"reference_factor: no problem of {source} has the field reference_seconds; dreamprm convert --verify "
+                "measures it for problems that have a reference program"
+            )
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from dreamprm_jax.runs.journal import Journal
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.runs.server_usage import spent
 from dreamprm_jax.sandbox import Judge
-from dreamprm_jax.schema import StepLabel
-from dreamprm_jax.storage import write_records
+from dreamprm_jax.schema import Problem, StepLabel
+from dreamprm_jax.storage import iterate_records, write_records
 
 
 def label(config: Config, paths: Paths) -> dict[str, int]:
@@ -32,6 +32,8 @@ def label(config: Config, paths: Paths) -> dict[str, int]:
     tests = HiddenTests(paths.hidden_tests())
 
     with Judge.from_config(config.sandbox) as judge:
+        problems = (problem for window in WINDOWS for problem in iterate_records(paths.problems(window), Problem))
+        judge.limits.check_references(problems, "this run")
         for window in WINDOWS:
             counts.update(judge_window(config, paths, window, tests, judge))
 

@@ -28,6 +28,6 @@ def report(config: Config, paths: Paths) -> dict[str, int]:
     truth = load_truth(config, paths, "test") if why_no_truth(config) is None else None
     figures = draw_figures(config, paths, results, candidates, truth)
     outcomes = {row.program_hash: row for row in read_records(paths.outcomes("test"), Outcome)}
-    page, counts = render(config, results, candidates, truth, figures, outcomes, run_facts(paths.root))
+    page, counts = render(config, results, candidates, truth, figures, outcomes, run_facts(paths.root, config.evaluate))
     write_text(paths.report(), page)
     return counts

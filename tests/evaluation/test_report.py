@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from dreamprm_jax.cof.splitter import split_steps
+from dreamprm_jax.config import Config, EvaluateConfig, to_dict
 from dreamprm_jax.evaluation.judged_candidates import load_candidates
 from dreamprm_jax.evaluation.report.conclusions import conclusions
+from dreamprm_jax.evaluation.report.page import run_facts
 from dreamprm_jax.evaluation.report.viewer import (
     MAX_CHARACTERS,
     color,
@@ -20,10 +22,12 @@ from dreamprm_jax.evaluation.report.viewer import (
     visible,
 )
 from dreamprm_jax.runs.paths import Paths
+from dreamprm_jax.runs.server_usage import Usage, UsageLog
+from dreamprm_jax.runs.stage_folder import stage_folder
 from dreamprm_jax.schema import CorrectedLabel, Outcome, Problem, Program, Score, StepLabel, StepTruth, Verdict
 from dreamprm_jax.stages.evaluate import evaluate
 from dreamprm_jax.stages.report import report
-from dreamprm_jax.storage import write_records
+from dreamprm_jax.storage import write_json, write_records
 
 ATTACK = "<script>document.title = 'owned'</script>"
 TABLES = (
@@ -337,3 +341,22 @@ def test_colors_run_from_orange_to_blue():
     assert color(0.0) == "rgba(209,87,27,0.42)"
     assert color(1.0) == "rgba(43,131,186,0.42)"
     assert color(None) == "transparent"
+
+
+def test_the_cost_of_the_policy_is_that_of_its_tokens(tmp_path):
+    """Summed over the stages that asked the server; without prices nothing is said."""
+    config = Config()
+    for stage, usage in (("generate", Usage(2, 0, 1_500_000, 500_000, 200_000)), ("label", Usage(1, 0, 500_000))):
+        folder = stage_folder(config, tmp_path, stage)
+        folder.open(to_dict(config))
+        UsageLog(folder.path).add(usage)
+        folder.finish({}, 1.0)
+    write_json(tmp_path / "config.json", to_dict(config))
+    free = run_facts(tmp_path, config.evaluate).costs
+    assert free is not None
+    assert "cost" not in free.explanation
+    priced = run_facts(tmp_path, EvaluateConfig(price_prompt=2.0, price_completion=10.0)).costs
+    assert priced is not None
+    assert (
+        "cost 6.00: 2,000,000 prompt tokens at 2 a million, and 200,000 completion tokens at 10." in priced.explanation
+    )

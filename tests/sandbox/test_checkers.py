@@ -266,6 +266,11 @@ def test_a_reference_s_time_limits_a_problem(tmp_path: Path) -> None:
     assert Limits().of(ProblemLimits(reference_seconds=0.5)) == Limits()
     with pytest.raises(DataError, match="reference_factor"):
         Limits(reference_factor=-1.0)
+    problem = Problem("p", "", "", "", "", "2024-01-01", "easy")
+    with pytest.raises(DataError, match=r"reference_factor: no problem of F has the field reference_seconds"):
+        limits.check_references([problem], "F")
+    limits.check_references([problem, dataclasses.replace(problem, reference_seconds=0.1)], "F")
+    Limits().check_references([problem], "F")
     problem = TestedProblem("p", "", "", "", "", "", "", public_tests=(TestCase("", "1"),), reference_seconds=0.02)
     slow = "import time\nwhile time.process_time() < 2.5: pass\nprint(1)"
     judge = Judge.from_config(SandboxConfig(workers=1, reference_factor=50.0))

@@ -10,14 +10,14 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from dreamprm_jax.config import Config, to_dict
+from dreamprm_jax.config import Config, EvaluateConfig, to_dict
 from dreamprm_jax.evaluation.judged_candidates import Candidates
 from dreamprm_jax.evaluation.printing import left_out, result_tables
 from dreamprm_jax.evaluation.ranking import methods
 from dreamprm_jax.evaluation.report.conclusions import conclusions
 from dreamprm_jax.evaluation.report.viewer import json_for_script, problem_titles, viewer_data, visible
 from dreamprm_jax.runs.progress import duration
-from dreamprm_jax.runs.status import run_status
+from dreamprm_jax.runs.status import StageStatus, run_status
 from dreamprm_jax.schema import Outcome, StepTruth
 from dreamprm_jax.storage import read_json
 from dreamprm_jax.tables import LEAST_PROBLEMS, Table, flatten, number, percent, signed
@@ -33,8 +33,8 @@ class RunFacts:
     versions: list[tuple[str, str]]  # commit, command, packages
 
 
-def run_facts(root: Path) -> RunFacts:
-    """Reads the stages' markers and the recorded versions."""
+def run_facts(root: Path, prices: EvaluateConfig) -> RunFacts:
+    """Reads the stages' markers and the recorded versions. ``prices`` has the prices of tokens."""
     recorded = read_json(root / "versions.json") if (root / "versions.json").exists() else {}
     versions = [(name, str(value)) for name, value in recorded.items()]
     if not (root / "config.json").exists():
@@ -50,8 +50,22 @@ def run_facts(root: Path) -> RunFacts:
     ]
     total = duration(sum(stage.seconds or 0.0 for stage in done))
     title = f"Time of the stages: {total} in all"
-    note = "Of the last run of each stage: one that was stopped took longer in all."
+    note = "Of the last run of each stage: one that was stopped took longer in all." + _price(done, prices)
     return RunFacts(Table("time", title, ["stage", "time", "what it wrote"], rows, note) if done else None, versions)
+
+
+def _price(stages: Sequence[StageStatus], prices: EvaluateConfig) -> str:
+    """What the policy's tokens cost, as a sentence; "" if no price is set."""
+    if not prices.price_prompt and not prices.price_completion:
+        return ""
+    prompt, completion = (
+        sum(stage.spent.get(f"{kind} tokens", 0) for stage in stages) for kind in ("prompt", "completion")
+    )
+    price = (prompt * prices.price_prompt + completion * prices.price_completion) / 1e6
+    return (
+        f" The policy's tokens cost {price:,.2f}: {prompt:,} prompt tokens at {prices.price_prompt:g} a million, and "
+        f"{completion:,} completion tokens at {prices.price_completion:g}. Cached prompt tokens count in full."
+    )
 
 
 def render(
