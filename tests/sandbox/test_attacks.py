@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -94,13 +95,9 @@ def test_shared_attacks(mode: str, tier: str) -> None:
     [("PORTABLE", OWN, None), ("PORTABLE", SHARED, None), ("FULL", OWN, QUICK)],
     ids=["own", "shared", "quick"],
 )
-def test_attacks_as_an_ordinary_user(tier: str, file: Path, names: set[str] | None, tmp_path: Path) -> None:
+def test_attacks_as_an_ordinary_user(tier: str, file: Path, names: set[str] | None) -> None:
     attacks = load(file)  # skips where the shared attacks are not there
-    suite = tmp_path / "attacks.jsonl"
     chosen = [attack for attack in attacks if names is None or attack["id"] in names]
-    suite.write_text("".join(json.dumps(attack) + "\n" for attack in chosen))
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
     if not (shutil.which("unshare") and shutil.which("setpriv")):
         pytest.skip("needs unshare and setpriv to become another user")
     # the interpreter may lie below a closed home folder: seen from a mount namespace of its own, the way is open
@@ -113,12 +110,16 @@ def test_attacks_as_an_ordinary_user(tier: str, file: Path, names: set[str] | No
             f" && mount -t tmpfs -o mode=755 tmpfs {home} && mkdir {top}"
             f" && mount --move {aside} {top} && rmdir {aside} && {script}"
         )
-    command = [sys.executable, str(HERE / "attack_harness.py"), str(suite), "faithful", tier]
-    done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", script, "sh", "env", "HOME=/tmp", "PYTHONDONTWRITEBYTECODE=1", *command],
-        capture_output=True,
-        text=True,
-        timeout=1200,
-    )
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to other users
+        Path(folder).chmod(0o755)
+        suite = Path(folder) / "attacks.jsonl"
+        suite.write_text("".join(json.dumps(attack) + "\n" for attack in chosen))
+        command = [sys.executable, str(HERE / "attack_harness.py"), str(suite), "faithful", tier]
+        done = subprocess.run(
+            ["unshare", "-m", "sh", "-c", script, "sh", "env", "HOME=/tmp", "PYTHONDONTWRITEBYTECODE=1", *command],
+            capture_output=True,
+            text=True,
+            timeout=1200,
+        )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"tier {tier}, uid 65534: 0 wrong" in done.stdout
