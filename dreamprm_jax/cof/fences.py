@@ -85,9 +85,12 @@ def _blocks(text: str) -> Iterator[Block]:
         if closing is None or closing.of_turn:
             return
         position = closing.end
-        line = text[text.rfind("\n", 0, closing.start) + 1 : _line_end(text, closing.end)]
+        start_of_line = text.rfind("\n", 0, closing.start) + 1
+        line = text[start_of_line : _line_end(text, closing.end)]
+        if start_of_line <= opening.start():
+            continue  # the block ends on the line that opens it
         if (again := _OPENING.match(line)) and not again["before"].strip() and _tag(again["info"]) in _PYTHON_TAGS:
-            position = _line_end(text, closing.end) - len(line)  # no closing fence at all: the next block's opens here
+            position = start_of_line  # no closing fence at all: the next block's opens here
     rest = opening.start() if opening else len(text)
     yield Block(text[position:rest], "bare", False, position, rest)
 

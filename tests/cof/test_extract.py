@@ -115,3 +115,15 @@ def test_a_program_that_the_official_rule_finds_is_found(parts):
     official = "\n".join(lines[fences[-2] + 1 : fences[-1]]) if len(fences) > 1 else ""
     if likeness(official) >= Likeness.DEFINITIONS:
         assert likeness(extract_code(answer)) >= Likeness.DEFINITIONS
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "````python import os ```python\n",
+        "````python\nx\n````python import os ```python\n",
+        "`````python def f(): ```py\n",
+    ],
+)
+def test_a_shorter_fence_on_the_line_that_opens_a_block_ends(answer):
+    assert extract(answer).code
