@@ -92,12 +92,7 @@ def closing_mark(prompt: str) -> str:
     if channel:
         return "" if channel["name"] == "final" else "<|end|><|start|>assistant<|channel|>final<|message|>"
     tag = next((m for m in _TAG.finditer(end, max(0, len(end) - 80)) if m.end() == len(end)), None)
-    if (
-        tag is None
-        or tag["close"]
-        or not _STEM.search(tag["name"])
-        or (tag["left"] == "[" and not tag["name"].isupper())
-    ):
+    if tag is None or tag["close"] or not _names_reasoning(tag):
         return ""
     inside = end[tag.end("left") : tag.start("right")]
     for opening, closing in _ENDINGS:
@@ -105,6 +100,11 @@ def closing_mark(prompt: str) -> str:
         if changed != inside:
             return f"{tag['left']}{changed}{tag['right']}"
     return f"{tag['left']}/{inside}{tag['right']}"
+
+
+def _names_reasoning(tag: re.Match[str]) -> bool:
+    """Whether the name of a tag speaks of thinking; in square brackets only capitals are a tag."""
+    return _STEM.search(tag["name"]) is not None and (tag["left"] != "[" or tag["name"].isupper())
 
 
 def _marks(text: str) -> list[_Mark]:
@@ -117,7 +117,7 @@ def _marks(text: str) -> list[_Mark]:
         name, before = tag["name"].lower(), text[max(0, tag.start() - 1) : tag.start()]
         bare = name.removesuffix("_start").removesuffix("_prefix").removesuffix("_end").removesuffix("_suffix")
         closes = tag["close"] or name.endswith(("_end", "_suffix"))
-        reasoning = bool(_STEM.search(name)) and (tag["left"] != "[" or tag["name"].isupper())
+        reasoning = _names_reasoning(tag)
         if name == "details":
             reasoning = bool(
                 closes or _STEM.search((tag["rest"] or "").replace('"', "_")) or _SUMMARY.match(text, tag.end())

@@ -17,6 +17,7 @@ from typing import Any
 from dreamprm_jax.evaluation.judged_candidates import Candidates
 from dreamprm_jax.evaluation.printing import results_text
 from dreamprm_jax.evaluation.ranking import methods
+from dreamprm_jax.problems.livecodebench import official_fields
 from dreamprm_jax.schema import Problem, Skip
 from dreamprm_jax.storage import write_json, write_text
 from dreamprm_jax.tables import LEAST_PROBLEMS, csv_text, without_intervals
@@ -114,15 +115,8 @@ def eval_all_row(problem: Problem, codes: Sequence[str], passed: Sequence[bool])
     if not codes or len(codes) != len(passed):
         raise ValueError(f"{problem.problem_id}: {len(codes)} programs and {len(passed)} verdicts")
     verdicts = [bool(value) for value in passed]
-    return {
-        "question_title": problem.title,
-        "question_content": problem.statement,
-        "platform": problem.platform,
-        "question_id": problem.problem_id,
-        "contest_id": problem.contest_id,
+    return official_fields(problem) | {
         "contest_date": problem.contest_date[:19],
-        "starter_code": problem.starter_code,
-        "difficulty": problem.difficulty,
         "output_list": list(codes),
         "code_list": list(codes),
         "graded_list": verdicts,

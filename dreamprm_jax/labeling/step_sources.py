@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamprm_jax.config import StepDataConfig
-from dreamprm_jax.problems.json_rows import ENDINGS, SUFFIXES, numbered_rows, parse_json, row_suffix
+from dreamprm_jax.problems.json_rows import ENDINGS, SUFFIXES, numbered_rows, parse_json, reason_of, row_suffix
 from dreamprm_jax.schema import DataError
 
 # The split that the name of a file tells.
@@ -25,7 +25,7 @@ def step_rows(path: str, settings: StepDataConfig, split: str) -> Iterator[tuple
         for number, row in numbered_rows(file):
             where = f"row {number}"
             if isinstance(row, DataError):
-                row = DataError(str(row).removeprefix(f"{file}, {where}").lstrip(",: "))
+                row = DataError(reason_of(row, f"{file}, {where}"))
             yield name + where, row
     if not files:
         if not saved and "://" not in path and (place.exists() or path[:1] in "./~" or path.count("/") != 1):

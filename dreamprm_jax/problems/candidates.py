@@ -42,7 +42,6 @@ from dreamprm_jax.storage import column_names, iterate_records, write_text
 FIELDS = ("code", "solution", "completion", "code_list", "output_list")  # of samples: one, or a list
 ID_FIELDS = ("problem_id", "question_id", "task_id")
 _FOLDER = re.compile(r"^(HumanEval|Mbpp|BigCodeBench)_(\d+)$")  # evalplus puts _ for the / of an id
-_NUMBERED = re.compile(r"(\w+)/(\d+)")
 _DEFINES = re.compile(r"^(?:async\s+)?(?:def|class)\s", re.MULTILINE)
 
 
@@ -253,9 +252,10 @@ def candidate_rows(path: Path, columns: Collection[str] | None = None) -> Iterat
     if path.is_dir():
         yield from _sample_files(path)
         return
-    listed = rows_without_problem(path) > 0
+    listed = None if row_suffix(path) == ".json" else False  # as the first row says
     for number, row in numbered_values(path, columns):
         name = f"row {number}"
+        listed = isinstance(row, list) if listed is None else listed
         if isinstance(row, list) and listed:
             yield number, name, {"problem_id": number - 1, "code_list": row}
         elif isinstance(row, dict) and isinstance(row.get("eval"), dict):

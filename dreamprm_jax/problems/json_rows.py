@@ -212,6 +212,14 @@ def skip_or_raise(skips: list[Skip] | None, where: str, error: DataError) -> Non
     skips.append(Skip(Path(name).name, row + which, reason))
 
 
+def reason_of(error: DataError, *places: str) -> str:
+    """What an error says, without the names of the places that it begins with, in this order."""
+    text = str(error)
+    for place in places:
+        text = text.removeprefix(place)
+    return text.lstrip(",: ")
+
+
 def parse_json(text: str | bytes, where: str) -> Any:
     """Parses JSON. Raises DataError where it is malformed, too deep or not UTF-8."""
     try:

@@ -131,12 +131,8 @@ def _positive(row: Mapping[str, Any], name: str, types: tuple[type, ...], where:
     return value
 
 
-def row_of_problem(problem: TestedProblem) -> dict[str, Any]:
-    """A problem as an official row, which ``problem_from_row`` reads back as it was."""
-
-    def cases(tests: tuple[TestCase, ...]) -> str:
-        return json.dumps([dataclasses.asdict(test) for test in tests], ensure_ascii=False)
-
+def official_fields(problem: Problem) -> dict[str, Any]:
+    """What every official row says of its problem, in the official order."""
     return {
         "question_title": problem.title,
         "question_content": problem.statement,
@@ -146,6 +142,17 @@ def row_of_problem(problem: TestedProblem) -> dict[str, Any]:
         "contest_date": problem.contest_date,
         "starter_code": problem.starter_code,
         "difficulty": problem.difficulty,
+    }
+
+
+def row_of_problem(problem: TestedProblem) -> dict[str, Any]:
+    """A problem as an official row, which ``problem_from_row`` reads back as it was."""
+
+    def cases(tests: tuple[TestCase, ...]) -> str:
+        return json.dumps([dataclasses.asdict(test) for test in tests], ensure_ascii=False)
+
+    return {
+        **official_fields(problem),
         "public_test_cases": cases(problem.public_tests),
         "private_test_cases": cases(problem.private_tests),
         "metadata": json.dumps({"func_name": problem.func_name} if problem.func_name else {}),

@@ -7,7 +7,7 @@ from typing import Any
 
 from dreamprm_jax.config import Config, leaves
 from dreamprm_jax.runs.input_digests import InputDigests
-from dreamprm_jax.runs.stage_graph import STAGES, TRAIN_ON_GIVEN_STEPS, with_inputs
+from dreamprm_jax.runs.stage_graph import STAGES, stage_of, with_inputs
 from dreamprm_jax.schema import canonical_json, content_hash
 
 FORMAT = 6  # increment when a stage's output or a default changes meaning: stages in earlier workdirs then run again
@@ -26,10 +26,9 @@ def fingerprint(config: Config, stage: str, root: Path | None = None) -> str:
     Raises:
       DataError: if a file cannot be read.
     """
-    stages = [STAGES[name] for name in with_inputs(stage)]
+    own = stage_of(config, stage)
+    stages = [STAGES[name] for name in with_inputs(stage)] if own.inputs else [own]
     sections = {section for one in stages for section in (*one.sections, *one.settings)}
-    if stage == "train" and config.train.step_data.path:
-        sections = set(TRAIN_ON_GIVEN_STEPS.sections)
     return settings_digest(config, sections, InputDigests(root), stage)
 
 

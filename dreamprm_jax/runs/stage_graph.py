@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dreamprm_jax.config import Config  # loads ml_collections, which ``--help`` does not need
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,16 @@ STAGES = {
 
 # `dreamprm train --steps` reads its labels from a file and nothing from other stages.
 TRAIN_ON_GIVEN_STEPS = dataclasses.replace(STAGES["train"], sections=("seed", "model", "train"), inputs=())
+
+
+def stages_of(config: Config) -> dict[str, Stage]:
+    """The stages of a run by name; a run on given step labels (``train --steps``) has the train stage only."""
+    return {"train": TRAIN_ON_GIVEN_STEPS} if config.train.step_data.path else STAGES
+
+
+def stage_of(config: Config, name: str) -> Stage:
+    """One stage, as the settings make it."""
+    return stages_of(config).get(name, STAGES[name])
 
 
 def with_inputs(name: str) -> tuple[str, ...]:

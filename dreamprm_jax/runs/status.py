@@ -16,7 +16,7 @@ from dreamprm_jax.runs.fingerprint import fingerprint
 from dreamprm_jax.runs.progress import ProgressRecord, duration
 from dreamprm_jax.runs.server_usage import spent
 from dreamprm_jax.runs.stage_folder import DONE, STARTED
-from dreamprm_jax.runs.stage_graph import STAGES
+from dreamprm_jax.runs.stage_graph import stages_of
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import read_json
 
@@ -55,7 +55,7 @@ def run_status(root: Path) -> list[StageStatus]:
     if not (root / "config.json").exists():
         raise DataError(f"{root}: not the folder of a run (no config.json); pass the run's --workdir")
     config = freeze(read_json(root / "config.json"))
-    return [_stage(config, root, name) for name in (STAGES if not config.train.step_data.path else ("train",))]
+    return [_stage(config, root, name) for name in stages_of(config)]
 
 
 def owner(root: Path) -> int | None:

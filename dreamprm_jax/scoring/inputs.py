@@ -24,7 +24,7 @@ from dreamprm_jax.problems.candidates import (
     rows_without_problem,
 )
 from dreamprm_jax.problems.function_rows import is_function_row, read_function_row
-from dreamprm_jax.problems.json_rows import check_text, is_unicode, json_type, read_rows, skip_or_raise
+from dreamprm_jax.problems.json_rows import check_text, is_unicode, json_type, read_rows, reason_of, skip_or_raise
 from dreamprm_jax.problems.problem_files import problem_paths
 from dreamprm_jax.schema import DataError, Problem, Program, Skip, content_hash
 
@@ -86,8 +86,7 @@ def read_items(path: Path, problems: Mapping[str, Problem], source: str, max_cha
             steps = _given_steps(row)
             cells = cells_of_row(row if steps is None else {"code": "".join(steps)}, where)
         except DataError as error:
-            reason = str(error).removeprefix(f"{path}, ").removeprefix(where).lstrip(",: ")
-            yield Skip(source, where, reason)
+            yield Skip(source, where, reason_of(error, f"{path}, ", where))
             continue
         for index, cell in enumerate(cells):
             name = where if len(cells) == 1 else f"{where}, candidate {index}"

@@ -20,7 +20,7 @@ from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.runs.process_group import ProcessGroup
 from dreamprm_jax.runs.progress import duration
 from dreamprm_jax.runs.stage_folder import require_done, stage_folder
-from dreamprm_jax.runs.stage_graph import STAGES, TRAIN_ON_GIVEN_STEPS, Stage
+from dreamprm_jax.runs.stage_graph import Stage, stage_of
 from dreamprm_jax.stages.validation import check_environment, validate
 from dreamprm_jax.storage import write_json
 
@@ -40,7 +40,7 @@ def run_stage(config: Config, root: Path, name: str) -> bool:
       DataError: if a setting is invalid, before anything in ``root`` changes; if an input stage has not finished for
         these settings.
     """
-    stage = TRAIN_ON_GIVEN_STEPS if name == "train" and config.train.step_data.path else STAGES[name]
+    stage = stage_of(config, name)
     validate(config)
     if config.distributed.mode == "off":
         return _run(config, root, stage, ProcessGroup())
