@@ -139,7 +139,7 @@ def make_meta_gradient(
       A ``MetaGradient``.
 
     Raises:
-      ValueError: on an unknown method, or an option that the method does not have.
+      ValueError: on an unknown method, an option that the method does not have, or an optimizer that is none.
     """
     if method not in METHODS:
         raise ValueError(f"method={method!r}: must be one of {', '.join(METHODS)}")
@@ -152,6 +152,8 @@ def make_meta_gradient(
         raise ValueError(
             f"checkpoints={checkpoints!r} with method={method!r}: only method='mixed' has it, a number or 'gradients'"
         )
+    if not callable(getattr(optimizer, "update", None)):
+        raise ValueError(f"optimizer={optimizer!r}: must be an optax.GradientTransformation, such as optax.adam(1e-3)")
     noticed = False
 
     def meta_gradient(
@@ -168,16 +170,20 @@ def make_meta_gradient(
         solution: PyTree | None = None,
     ) -> MetaGradientResult:
         nonlocal noticed
-        _check_floating(params, "params")
-        _check_floating(meta_params, "meta_params")
-        unroll = _check_batch(inner_batch, "inner_batch", ("K", "M", "B"))[0]
-        _check_batch(outer_batch, "outer_batch", ("M", "B"))
+        check_floating(params, "params")
+        check_floating(meta_params, "meta_params")
+        unroll = check_batch(inner_batch, "inner_batch", ("K", "M", "B"))[0]
+        check_batch(outer_batch, "outer_batch", ("M", "B"))
         if has_rng and rng is None:
             raise ValueError("the losses take a key (has_rng=True): pass rng")
         if end_gradient is not None and method not in EXACT:
             raise ValueError(f"end_gradient with method={method!r}: only {' and '.join(EXACT)} use it")
         if solution is not None and method != "implicit":
             raise ValueError(f"solution with method={method!r}: only method='implicit' uses it")
+        # NumPy arrays and Python numbers too: the methods index by traced numbers.
+        params, opt_state, meta_params, inner_batch, outer_batch, frozen = jax.tree.map(
+            jnp.asarray, (params, opt_state, meta_params, inner_batch, outer_batch, frozen)
+        )
         if not noticed and method in ("mixed", "reverse", "sama"):
             noticed = True
             warn_about(optimizer, params)
@@ -211,7 +217,8 @@ def make_meta_gradient(
     return meta_gradient
 
 
-def _check_floating(tree: PyTree, name: str) -> None:
+def check_floating(tree: PyTree, name: str) -> None:
+    """Raises ValueError at the first leaf that is not floating."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise ValueError(
@@ -220,7 +227,7 @@ def _check_floating(tree: PyTree, name: str) -> None:
             )
 
 
-def _check_batch(batch: PyTree, name: str, axes: tuple[str, ...]) -> tuple[int, ...]:
+def check_batch(batch: PyTree, name: str, axes: tuple[str, ...]) -> tuple[int, ...]:
     """The sizes of all axes but the last of ``axes``, which every leaf must share."""
     leading: tuple[int, ...] | None = None
     for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
@@ -233,5 +240,7 @@ def _check_batch(batch: PyTree, name: str, axes: tuple[str, ...]) -> tuple[int, 
                 f" same {' and '.join(axes[:-1])} in every leaf (bilevel.stack_batches, bilevel.split_batch)"
             )
     if leading is None:
-        raise ValueError(f"{name} has no leaves")
+        raise ValueError(
+            f"{name} has no leaves: expected [{', '.join(axes)}, ...]; pass zeros where the loss needs no data"
+        )
     return leading

@@ -233,6 +233,8 @@ def test_replay_equals_the_unrolled_window(steps: int) -> None:
         assert toy.relative_error(floats(found.start_gradient), floats(same_window.start_gradient)) < TIGHT
         assert found.stored <= 1 + np.ceil(np.log2(steps))
         assert found.inner_steps <= (1 + np.log2(steps)) * steps + 1
+        with pytest.raises(ValueError, match=r"batch\(0\) has shape \(\): expected \[M, B, ...\]"):
+            make_replay(toy.small_inner, toy.small_outer, optimizer, lambda step: jnp.ones(()))(*start, phi, outer, 1)
 
 
 @pytest.mark.parametrize(
