@@ -184,7 +184,7 @@ def test_strict_makes_an_error_of_a_row_that_was_left_out(tmp_path, capsys):
         shown = capsys.readouterr()
         assert ("error" in shown.err, f"{rows}, row 3" in shown.err) == (status == 2, status == 2), shown.err
     assert cli.main([*arguments[:3], "--strict"]) == 2
-    assert "--strict: goes with --problems and --candidates" in capsys.readouterr().err
+    assert "--strict: needs --problems and --candidates" in capsys.readouterr().err
 
 
 @pytest.mark.slow
