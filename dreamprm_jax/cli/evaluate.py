@@ -19,14 +19,14 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from dreamprm_jax.cli.select_best import add_own_arguments, scored_by_prm
+from dreamprm_jax.cli.select_best import add_candidate_arguments, scored_by_prm
 from dreamprm_jax.problems.candidates import read_candidates
 from dreamprm_jax.schema import DataError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's options."""
-    add_own_arguments(parser)
+    add_candidate_arguments(parser)
     parser.add_argument(
         "--scores", type=Path, action="append", default=[], metavar="FILE",
         help="file written by `dreamprm score`; repeat the option to compare several models",
