@@ -40,10 +40,10 @@ def main(args: argparse.Namespace) -> int:
     """Evaluates the candidates. Returns the exit status."""
     from dreamprm_jax.evaluation.output import skip_counts, write_results
     from dreamprm_jax.evaluation.user_candidates import (
-        evaluate_own,
+        evaluate_user_candidates,
         join,
-        read_own_problems,
         read_scores,
+        read_user_problems,
         read_verdicts,
     )
     from dreamprm_jax.tables import finite
@@ -57,7 +57,7 @@ def main(args: argparse.Namespace) -> int:
     if others or args.output.is_file():
         raise DataError(f"--output={args.output}: exists and is not an empty folder; name a new one")
     file = read_candidates(args.candidates, args.strict)
-    problems = read_own_problems(args.problems, args.release) if args.problems else {}
+    problems = read_user_problems(args.problems, args.release) if args.problems else {}
     file = file.completed(problems)
     verdicts = read_verdicts(args.verdicts) if args.verdicts else {}
     paths = [*args.scores, *([scored_by_prm(args, made)] if args.prm else [])]
@@ -68,7 +68,7 @@ def main(args: argparse.Namespace) -> int:
     candidates, skips = join(file, problems, verdicts, scores)
     if args.strict and skips:
         raise DataError(f"{skips[0].row}: {skips[0].reason}; without --strict, such rows are only counted")
-    results = evaluate_own(
+    results = evaluate_user_candidates(
         args.candidates.name, candidates, [one.model for one in scores], args.aggregator, args.samples
     )
     results["skipped"] = skip_counts(skips)

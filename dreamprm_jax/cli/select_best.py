@@ -19,7 +19,7 @@ from dreamprm_jax.cli.options import add_judge_arguments, sandbox_config
 from dreamprm_jax.cli.score import add_prm_arguments, run_job
 from dreamprm_jax.config import EvaluateConfig
 from dreamprm_jax.problems.candidates import read_candidates
-from dreamprm_jax.schema import DataError, Problem
+from dreamprm_jax.schema import DataError, Problem, Verdict
 from dreamprm_jax.selection.aggregators import AGGREGATORS
 
 SHOWN = 10
@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Selects and writes programs. Returns 0, or 1 if a problem has no candidate with a score."""
     from dreamprm_jax.evaluation.best_programs import check_output, pick, write_chosen
-    from dreamprm_jax.evaluation.user_candidates import by_problem, read_own_problems, read_scores
+    from dreamprm_jax.evaluation.user_candidates import by_problem, read_scores, read_user_problems
 
     if (args.scores is None) == (args.prm is None):
         raise DataError("give either --scores=FILE or --prm=MODEL")
@@ -77,7 +77,7 @@ def main(args: argparse.Namespace) -> int:
     check_output(args.output)
     file = read_candidates(args.candidates, args.strict)
     wanted = args.public_tests or (args.problems and file.needs_problems)
-    problems = read_own_problems(args.problems, args.release) if wanted else {}
+    problems = read_user_problems(args.problems, args.release) if wanted else {}
     file = file.completed(problems)
     scores = read_scores(
         args.scores or scored_by_prm(args, args.output.with_name(f"{args.output.name}.scores.parquet"))
@@ -112,23 +112,27 @@ def main(args: argparse.Namespace) -> int:
 
 def _public(args: argparse.Namespace, groups: Mapping, problems: Mapping[str, Problem]) -> dict[tuple[str, str], bool]:
     """Runs each candidate of a problem with public tests on them. Returns whether it passes."""
-    from dreamprm_jax.evaluation.best_programs import public_programs
     from dreamprm_jax.runs.progress import Progress
     from dreamprm_jax.sandbox import Judge, JudgeTask
 
-    programs = public_programs(groups, (name for name, problem in problems.items() if problem.public_tests))
+    programs = {
+        (name, one.program.program_hash): one.program.code
+        for name, group in groups.items()
+        if name in problems and problems[name].public_tests
+        for one in group
+    }
     if not programs:
         raise DataError(f"{args.problems}: no problem of the candidates has public tests")
     tasks = (
-        JudgeTask.of(problems[name], program.program_hash, program.code, problems[name].public_tests)
-        for name, program in programs
+        JudgeTask.of(problems[name], program_hash, code, problems[name].public_tests)
+        for (name, program_hash), code in programs.items()
     )
     found = {}
     with (
         Judge.from_config(sandbox_config(args)) as judge,
         Progress("public tests", len(programs), "program") as bar,
     ):
-        for (name, program), result in zip(programs, judge.evaluate(tasks), strict=True):
-            found[name, program.program_hash] = result.verdict.value == "AC"
+        for key, result in zip(programs, judge.evaluate(tasks), strict=True):
+            found[key] = result.verdict is Verdict.AC
             bar.add()
     return found

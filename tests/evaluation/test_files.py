@@ -107,7 +107,7 @@ def test_every_candidate_is_accounted_for(mixed, tmp_path, capsys):
         ("judge", "invalid task (the task has no tests)", 1),
     }
     text = capsys.readouterr().out
-    assert "8 programs cut into 9 function steps; the steps of each concatenate to the program, byte for byte" in text
+    assert "8 programs split into 9 function steps, which concatenate to the programs byte for byte" in text
     folder = tmp_path / "run" / "evaluate_files"
     assert (folder / "table.txt").read_text() in text
     assert json.loads((folder / "results.json").read_text()) == results

@@ -305,7 +305,7 @@ def test_conclusions_follow_from_the_results(page, run_folder):
         row["overall"]["estimate"] for row in results["selection"]["table"] if row["method"] == arm
     ))  # fmt: skip
     assert f"The best of 3 reward models here, {'ORM' if best == 'orm' else f'PRM ({best})'}, solves" in told
-    assert "Without a reward model the best choice is by" in told
+    assert "Without a reward model, the best strategy is" in told
     assert "Step by step," in told
     assert told.split(". ")[0] in page[1]
     few = results | {"selection": results["selection"] | {"counts": {"overall": 3}}}
@@ -314,7 +314,7 @@ def test_conclusions_follow_from_the_results(page, run_folder):
     ]
     worse = [row | {"low": -0.3, "high": -0.1, "estimate": -0.2} for row in results["selection"]["differences"]]
     told = " ".join(conclusions(results | {"selection": results["selection"] | {"differences": worse}}))
-    assert "Differences in selection that exclude zero, in points: ORM - PRM, raw labels: -20.0" in told
+    assert "Differences in selection whose interval excludes zero, in points: ORM - PRM, raw labels: -20.0" in told
 
 
 def test_the_viewer_is_cut_at_its_limit_and_its_json_ends_no_script(run_folder, config):

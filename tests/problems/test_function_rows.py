@@ -295,7 +295,7 @@ def test_problems_are_converted_verified_and_judged(tmp_path, capsys):
     output = tmp_path / "converted.jsonl"
     assert main(["convert", f"--problems={plain}", "--verify", "--workers=1", f"--output={output}"]) == 0
     said = capsys.readouterr().out
-    assert "left out: reference, BigCodeBench/1: its reference fails here: RE" in said
+    assert "left out: reference, BigCodeBench/1: its reference solution fails here: RE" in said
     assert "3 problems (tests: 2 functional, 1 code); 1 left out" in said
     problems = load_problems(str(output))
     assert all(0 < problem.reference_seconds < 5 for problem in problems)  # measured

@@ -27,11 +27,11 @@ def draw_figures(
     """Draws each figure for which there is data, saves it beside the report, and returns its SVG for the page.
 
     Args:
-      config: of the run.
-      paths: of the run.
-      results: as in results.json.
-      candidates: of the test window.
-      truth: of the test window's steps, if it is known.
+      config: Settings of the run.
+      paths: Paths of the run.
+      results: The contents of results.json.
+      candidates: Candidates of the test window.
+      truth: Truth of the test window's steps, if it is known.
     """
     from dreamprm_jax.evaluation.report import plots, plots_labels, plots_selection  # matplotlib takes a second
 
