@@ -100,7 +100,7 @@ def test_unknown_command_suggests(capsys):
         ("--config.train.steps", "field 'train.steps' needs a value: --config.train.steps=VALUE"),
         ("--config.train.steps=many", "steps"),
         ("--config.train.steps=1.5", "steps"),
-        ("--config.policy.kind=gpt", "policy.kind is 'gpt', not one of 'simulated', 'server', 'replay'"),
+        ("--config.policy.kind=gpt", "config.policy.kind='gpt': must be one of 'simulated', 'server', 'replay'"),
         ("--steps=5", "unrecognized argument '--steps=5'"),
     ],
 )

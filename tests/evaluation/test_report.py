@@ -306,7 +306,7 @@ def test_conclusions_follow_from_the_results(page, run_folder):
     ))  # fmt: skip
     assert f"The best of 3 reward models here, {'ORM' if best == 'orm' else f'PRM ({best})'}, solves" in told
     assert "Without a reward model, the best strategy is" in told
-    assert "Step by step," in told
+    assert "At the level of steps," in told
     assert told.split(". ")[0] in page[1]
     few = results | {"selection": results["selection"] | {"counts": {"overall": 3}}}
     assert conclusions(few) == [
