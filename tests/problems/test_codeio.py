@@ -167,7 +167,7 @@ def test_reading_the_file(tmp_path):
     path.write_bytes(gzip.compress((json.dumps(row) + "\n" + json.dumps({**row, "difficulty": None}) + "\n").encode()))
     assert read_tasks(path) == [Task("codeio/0000", "d", "s", "c", "g", 8), Task("codeio/0001", "d", "s", "c", "g", 0)]
     path.write_bytes(gzip.compress(b'{"task_description": 3}\n'))
-    with pytest.raises(DataError, match=r"row 1, field task_description: a number where text belongs"):
+    with pytest.raises(DataError, match=r"row 1, field task_description: must be a string, not a number"):
         read_tasks(path)
     path.write_bytes(b"not gzip")
     with pytest.raises(DataError, match="cannot be read"):

@@ -158,12 +158,12 @@ def test_unknown_releases(release):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"question_content": None}, "field question_content: a null where text belongs"),
+        ({"question_content": None}, "field question_content: must be a string, not null"),
         ({"question_id": " "}, "field question_id: empty"),
         ({"contest_date": "May"}, "(question_id abc2_a), field contest_date: 'May' is not an ISO 8601 date"),
         ({"public_test_cases": "x"}, "(question_id abc2_a), field public_test_cases: neither"),
-        ({"private_test_cases": 3}, "field private_test_cases: a number where a list of tests belongs"),
-        ({"metadata": "[]"}, "(question_id abc2_a), field metadata: a list where a JSON object belongs"),
+        ({"private_test_cases": 3}, "field private_test_cases: must be a list of tests, not a number"),
+        ({"metadata": "[]"}, "(question_id abc2_a), field metadata: must be a JSON object, not a list"),
         ({"metadata": '{"func_name": "a b"}'}, "field metadata: func_name 'a b' is not a function's name"),
         ({"public_test_cases": FUNCTIONAL}, "field metadata: the tests call a function, but no func_name is given"),
         ({"question_id": "abc1_a"}, "problem 'abc1_a' is also at"),
@@ -183,7 +183,7 @@ def test_malformed_rows_name_file_row_and_field(tmp_path, changes, message):
     [
         (b"", "holds no problem"),
         (b"\n{\n", "row 2: not valid JSON"),
-        (b"[]", "row 1: a list where a JSON object belongs"),
+        (b"[]", "row 1: must be a JSON object, not a list"),
         (b"{}", "row 1: in no known form"),
         (b'{"question_id": "a"}', "row 1, field question_title: missing"),
         (b'{"a": "\xff"}', "row 1: not valid JSON (UnicodeDecodeError"),
