@@ -11,8 +11,8 @@ A JSON file may also hold the results of evalplus or BigCodeBench, ``{eval: {tas
 one sample per file, ``HumanEval_0/0.py``, as written by evalplus.
 
 Code is used as it is, unless it begins with a fence. An invalid cell affects only its own candidate: one without code,
-or whose code is not text or cannot be stored, is ``unusable``: it is named, not judged, and counts as failed. A row that
-names no problem or has no candidates is named and skipped. Duplicates within a problem are kept: each is a sample.
+or whose code is not text or cannot be stored, is ``unusable``: it is named, not judged, and counts as failed. A row
+that names no problem or has no candidates is named and skipped. Duplicates within a problem are kept as samples.
 """
 
 from __future__ import annotations
