@@ -123,7 +123,7 @@ def test_process_bench_says_nothing_of_what_follows_the_first_error(tmp_path):
         (TRL | {"completions": ["a", 3]}, "field completions[1]: must be a string, not a number"),
         (TRL | {"completions": ["a", " "]}, "step 1: is empty"),
         (TRL | {"completions": [], "labels": []}, "has no step"),
-        (TRL | {"prompt": "\ud800"}, "prompt: holds a lone surrogate"),
+        (TRL | {"prompt": "\ud800"}, "prompt: contains a lone surrogate"),
         (TRL | {"outcome": 0.5}, "field outcome: 0.5: an outcome is right or wrong"),
         (BENCH | {"label": 3}, "field label: 3 is neither -1 nor the index"),
         (prm800k(rated(("a", 7), chosen=0)), "rating 7 is not -1, 0 or 1"),

@@ -83,7 +83,7 @@ def test_empty_and_unstorable_candidates_are_named_and_kept_apart(tmp_path):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ([], "holds no candidate"),
+        ([], "contains no candidate"),
         ({"pass@1": 0.5}, "row 1: field problem_id: missing; the row has pass@1"),
         ([3], "row 1: must be a JSON object, not a number"),
     ],
@@ -102,7 +102,11 @@ def test_malformed_files_name_file_row_and_field(tmp_path, value, message):
         ({"code": A}, "row 2", "field problem_id: missing"),
         ({"question_id": 3.5, "code": A}, "row 2", "field question_id: must be a string, not a number"),
         ({"question_id": " ", "code": A}, "row 2", "field question_id: empty"),
-        ({"task_id": "HumanEval/1", "solution": None}, "HumanEval/1, sample 0", "field solution: a null where text"),
+        (
+            {"task_id": "HumanEval/1", "solution": None},
+            "HumanEval/1, sample 0",
+            "field solution: must be a string, not null",
+        ),
         ({"question_id": None, "code": A}, "row 2", "field problem_id: missing"),
         ({"question_id": "p"}, "row 2", "has none of the fields"),
         ({"question_id": "p", "code_list": None}, "row 2", "field code_list: must be a list, not null"),
@@ -114,7 +118,11 @@ def test_malformed_files_name_file_row_and_field(tmp_path, value, message):
             "field output_list[0]: must be a string, not a number",
         ),
         ({"question_id": "p", "code": 1}, "p, sample 0", "field code: must be a string, not a number"),
-        ({"question_id": "p", "code": A, "passed": "yes"}, "p, sample 0", "field passed: a string where true or false"),
+        (
+            {"question_id": "p", "code": A, "passed": "yes"},
+            "p, sample 0",
+            "field passed: must be true or false, not a string",
+        ),
     ],
 )
 def test_one_bad_cell_is_a_named_skip_and_with_strict_an_error(tmp_path, row, name, reason):
@@ -190,7 +198,7 @@ def test_a_folder_of_samples(tmp_path):
     assert summary(found) == [("BigCodeBench/7", 0, C, None), ("HumanEval/0", 0, A, None), ("HumanEval/0", 1, B, None)]
     assert [skip.row for skip in found.skips] == ["HumanEval/0, sample 2"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no candidate"):
+    with pytest.raises(DataError, match="contains no candidate"):
         read_candidates(tmp_path / "empty")
 
 

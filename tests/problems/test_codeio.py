@@ -19,10 +19,10 @@ from dreamprm_jax.schema import DataError, Verdict
 SANDBOX = SandboxConfig(workers=2)
 NUMBERS = "def generate_inputs(rng: Random):\n    return {'n': rng.randint(0, 50)}\n"
 BY_CHANCE = "the outputs are not deterministic"
-CLOCK = "reads the clock: two runs of one day may agree, and another day's differ"
+CLOCK = "reads the clock: runs on different days may differ"
 FEW_INPUTS = "fewer than 3 different inputs that are JSON arguments"
 FAILS = "the reference fails on a generated input: "
-NO_JSON = "an output is no JSON value"
+NO_JSON = "an output is not a JSON value"
 
 
 def returning(value: str) -> str:
@@ -68,7 +68,7 @@ REFERENCES = {
     "opens": (returning("open('/tmp/x', 'w')"), NUMBERS, FAILS + "RE PermissionError"),
     "endless": ("def main_solution(n):\n    while True: pass\n", NUMBERS, FAILS + "TLE"),
     "keywords": (
-        "def main_solution(*, n):\n    return n\n", NUMBERS, "the entry point takes other than positional parameters",
+        "def main_solution(*, n):\n    return n\n", NUMBERS, "the entry point has non-positional parameters",
     ),
     "nothing": ("def main_solution():\n    return 1\n", NUMBERS, "the entry point takes no parameter"),
 }  # fmt: skip

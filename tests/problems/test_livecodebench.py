@@ -77,7 +77,7 @@ def test_rows_of_re_uploads(tmp_path):
         assert found.public_tests == (TestCase("2\n", "4\n"),)
         assert (found.contest_date, found.func_name) == ("2024-01-01T00:00:00", None)
     for changes, message in (
-        ({"private_test_cases": 3}, "a number where a list"),
+        ({"private_test_cases": 3}, "must be a list of tests, not a number"),
         ({"question_content": None}, "field question_content: a null"),
         ({"contest_date": -1}, "field contest_date: a number"),
         ({"metadata": [1]}, "a list where a JSON"),
@@ -167,7 +167,7 @@ def test_unknown_releases(release):
         ({"metadata": '{"func_name": "a b"}'}, "field metadata: func_name 'a b' is not a function's name"),
         ({"public_test_cases": FUNCTIONAL}, "field metadata: the tests call a function, but no func_name is given"),
         ({"question_id": "abc1_a"}, "problem 'abc1_a' is also at"),
-        ({"question_title": "\ud800"}, "field question_title: holds a lone surrogate"),
+        ({"question_title": "\ud800"}, "field question_title: contains a lone surrogate"),
     ],
 )
 def test_malformed_rows_name_file_row_and_field(tmp_path, changes, message):
@@ -181,10 +181,10 @@ def test_malformed_rows_name_file_row_and_field(tmp_path, changes, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "holds no problem"),
+        (b"", "contains no problem"),
         (b"\n{\n", "row 2: not valid JSON"),
         (b"[]", "row 1: must be a JSON object, not a list"),
-        (b"{}", "row 1: in no known form"),
+        (b"{}", "row 1: unknown format"),
         (b'{"question_id": "a"}', "row 1, field question_title: missing"),
         (b'{"a": "\xff"}', "row 1: not valid JSON (UnicodeDecodeError"),
     ],

@@ -129,12 +129,12 @@ HOSTILE = [
     ({"problem_id": "P"}, "has none of the fields code"),
     ({"problem_id": "P", "code": 7}, "field code: must be a string, not a number"),
     ({"problem_id": "P", "code": ""}, "field code: empty program"),
-    ({"problem_id": "P", "code": "x = 1\0"}, "field code: holds a NUL character"),
-    ({"problem_id": "P", "code": "x = '\ud800'"}, "field code: holds a lone surrogate"),
+    ({"problem_id": "P", "code": "x = 1\0"}, "field code: contains a NUL character"),
+    ({"problem_id": "P", "code": "x = '\ud800'"}, "field code: contains a lone surrogate"),
     ({"problem_id": "P", "code": "x = 1\n" * 33_333}, "longer than the model's context of 1024 tokens"),
     ({"problem_id": "P", "code": "a" * 200_000}, "longer than the model's context of 1024 tokens"),
     ({"problem_id": "P", "code": "b" * 200_001}, "200001 characters, more than 200000"),
-    ({"problem_id": "P\0", "code": "x = 1"}, "field problem_id: holds a NUL character"),
+    ({"problem_id": "P\0", "code": "x = 1"}, "field problem_id: contains a NUL character"),
 ]
 
 

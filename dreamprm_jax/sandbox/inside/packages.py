@@ -1,4 +1,4 @@
-"""The third-party packages that programs may import: those named, wherever they lie, and nothing beside them."""
+"""The third-party packages that programs may import: the named ones, wherever they are installed, and no others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import ModuleType
 
 
 class OfferedPackages:
-    """An import finder for a fixed set of packages; a folder of installed packages is never searched."""
+    """An import finder for a fixed set of packages; folders of installed packages are never searched."""
 
     def __init__(self, folders: dict[str, str]) -> None:
         self._folders = folders
@@ -35,13 +35,13 @@ def offer(folders: dict[str, str]) -> None:
     """Makes packages importable.
 
     Args:
-      folders: package name to its folder, or to its one file.
+      folders: Package name -> its folder or its single file.
     """
     sys.meta_path.append(OfferedPackages(folders))
 
 
 class _ListedFolder(FileFinder):
-    """The finder of a folder that was listed once and may not be listed again."""
+    """The finder of a folder that is listed once and cannot be listed again."""
 
     def invalidate_caches(self) -> None:
         """Keeps the listing."""
@@ -52,10 +52,10 @@ class _ListedFolder(FileFinder):
 
 
 def keep_listings(readable: Collection[str]) -> None:
-    """Lists the folders of ``sys.path`` now that only entries of which will be readable.
+    """Lists the folders of ``sys.path`` before access is restricted to some of their entries.
 
     Args:
-      readable: what a program will be able to read.
+      readable: The paths that programs will be able to read.
     """
     for folder in sys.path:
         if os.path.isdir(folder) and folder not in readable:
