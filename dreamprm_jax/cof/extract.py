@@ -1,12 +1,13 @@
 """Extracts the program from a model's answer.
 
-The rules, in order: 1. Reasoning is not part of the answer (``cof.reasoning``). If it never ends, only the text before
-it is searched. 2. Of the fenced blocks (``cof.fences``), the one that most resembles a program wins
-(``cof.reads_as_program``): a self-contained program beats a usage example, sample output or an excerpt of another
-block. Next, a closed block beats one truncated by the end of the answer, a block tagged as Python beats an untagged
-one, which beats one with another tag, and of equal blocks the last one wins. Text outside of fences is also considered
-if it is a program as a whole. 3. Without a fence, the program is the content of a pair of tags or of a JSON object, the
-answer itself if it looks like code, or the part of it that does.
+The rules, in order:
+1. Reasoning is not part of the answer (``cof.reasoning``). If it never ends, only the text before it is searched.
+2. Of the fenced blocks (``cof.fences``), the one that most resembles a program wins (``cof.reads_as_program``): a
+   self-contained program beats a usage example, sample output or an excerpt of another block. Next, a closed block
+   beats one truncated by the end of the answer; then a block tagged as Python beats an untagged one, which beats one
+   with another tag; then the last one wins. Text outside of fences competes if it is a program as a whole.
+3. Without a fence, the program is the content of a pair of tags or of a JSON object, the answer itself if it looks like
+   code, or the part of it that does.
 
 Whenever the rule of LiveCodeBench's evaluator (the text between the last two lines with a fence) finds a program, this
 one finds a program too; ``benchmarks/extraction.py`` compares them.

@@ -50,7 +50,7 @@ def ask_for_candidates(
     if progress.record.failed:
         raise DataError(
             f"the policy failed on {progress.record.failed} problem(s), first {progress.record.first_failure}; "
-            "what it answered is kept: run the same command again to ask for the rest"
+            "its answers are kept; run the same command again to request the rest"
         )
 
 
