@@ -81,7 +81,7 @@ def _selection(results: Results) -> Table:
         f"Best of {selection['best_of']}, % of problems solved (PRM steps aggregated by: {_aggregator(results)})",
         ["method", *DIFFICULTIES, "overall", "95% interval", "solved", "oracle gap %"],
         rows,
-        "solved: expected number of problems; oracle gap %: share of the gap from random to oracle that is closed.",
+        "solved: expected number of problems; oracle gap %: closed share of the gap from random to oracle.",
         pinned=1,
     )
 
@@ -144,8 +144,8 @@ def _programs(results: Results) -> Table:
         "Programs: passing or not",
         ["score", "AUROC", "95% interval", "within problem", "~steps", "~characters", "ECE"],
         rows,
-        "~: rank correlation with length, within problems (oracle: that of passing). ECE: calibration error of\n"
-        "the last step's score as the probability that the program passes.",
+        "~: rank correlation with length, within problems (oracle: that of passing). ECE: calibration error\n"
+        "of the last step's score as the probability that the program passes.",
     )
 
 
@@ -240,8 +240,9 @@ def _hacking(results: Results) -> Table:
         ["method", "score", "accuracy", "hacked", "of public", "best N", "drop"],
         rows,
         "score: of the selected program, as a probability; hacked: selected programs that pass the public\n"
-        "tests and fail hidden ones; of public: their share of those that pass the public ones; drop: accuracy\n"
-        f"at the best N minus that at {most}, paired. Over-optimized: score up, accuracy down (arXiv 2210.10760).",
+        "tests and fail hidden ones; of public: their share of those that pass the public ones; drop:\n"
+        f"accuracy at the best N minus that at {most}, paired. Over-optimized: the score rises and the\n"
+        "accuracy falls (arXiv 2210.10760).",
     )
 
 
@@ -326,6 +327,6 @@ def _explanation(section: Results, *more: str) -> str:
         for row in section["table"]
         if (gap := row.get("auroc_recoverable_minus_raw"))
     ]
-    lines.append("AUROC, AP: recoverable steps or not; before error: AUROC, steps before the first wrong one or not.")
+    lines.append("AUROC, AP: is a step recoverable; before error: AUROC, is it before the first wrong step.")
     lines.append("Brier, ECE: against the true value (Brier recov.: against recoverable).")
     return "\n".join([*lines, *more])

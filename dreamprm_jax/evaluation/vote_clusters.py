@@ -38,8 +38,8 @@ class Execution:
 
     @property
     def ran(self) -> bool:
-        """Whether it gave an output for every input."""
         """Whether it produced an output for every input."""
+        return self.verdict is Verdict.AC
 
 
 def vote_inputs(

@@ -358,5 +358,6 @@ def test_the_cost_of_the_policy_is_that_of_its_tokens(tmp_path):
     priced = run_facts(tmp_path, EvaluateConfig(price_prompt=2.0, price_completion=10.0)).costs
     assert priced is not None
     assert (
-        "cost 6.00: 2,000,000 prompt tokens at 2 a million, and 200,000 completion tokens at 10." in priced.explanation
+        "cost 6.00: 2,000,000 prompt tokens at 2 per million, and 200,000 completion tokens at 10."
+        in priced.explanation
     )
