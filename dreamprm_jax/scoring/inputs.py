@@ -110,15 +110,15 @@ def _given_steps(row: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 
 def unusable(code: str, max_characters: int) -> str:
-    """Why a text is no program that can be scored; "" where it is one."""
+    """Why a program cannot be scored; "" if it can."""
     if not code.strip():
         return "empty program"
     if len(code) > max_characters:
         return f"{len(code)} characters, more than {max_characters}"
     if "\0" in code:
-        return "holds a NUL character, which no Python program can"
+        return "contains a NUL character, which no Python program may contain"
     if not is_unicode(code):
-        return "holds a lone surrogate, which has no UTF-8 form"
+        return "contains a lone surrogate, which has no UTF-8 form"
     return ""
 
 

@@ -212,7 +212,7 @@ def _is_id(value: Any) -> bool:
 
 def _check_text(text: str, where: str) -> None:
     if not is_unicode(text):
-        raise DataError(f"{where}: holds a lone surrogate, which has no UTF-8 form")
+        raise DataError(f"{where}: contains a lone surrogate, which has no UTF-8 form")
 
 
 def response(request: Request, logits: Sequence[Float[np.ndarray, " s"]], prm: Prm) -> dict[str, Any] | Packed:

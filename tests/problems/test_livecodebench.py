@@ -78,9 +78,9 @@ def test_rows_of_re_uploads(tmp_path):
         assert (found.contest_date, found.func_name) == ("2024-01-01T00:00:00", None)
     for changes, message in (
         ({"private_test_cases": 3}, "must be a list of tests, not a number"),
-        ({"question_content": None}, "field question_content: a null"),
-        ({"contest_date": -1}, "field contest_date: a number"),
-        ({"metadata": [1]}, "a list where a JSON"),
+        ({"question_content": None}, "field question_content: must be a string, not null"),
+        ({"contest_date": -1}, "field contest_date: must be a string, not a number"),
+        ({"metadata": [1]}, "must be a JSON object, not a list"),
     ):
         with pytest.raises(DataError, match=message):
             load_problems(str(write(tmp_path / "bad.jsonl", [row(1, **changes)])))

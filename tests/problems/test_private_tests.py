@@ -78,7 +78,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, protocol):
 def test_an_inflation_bomb_stops_at_the_bound():
     bomb = pack("[" + " " * 50_000_000 + "]")
     assert len(bomb) < 100_000
-    with pytest.raises(DataError, match=r"more than 1,000,000 bytes; raise problems\.max_private_test_bytes"):
+    with pytest.raises(DataError, match=r"more than 1,000,000 bytes; increase problems\.max_private_test_bytes"):
         parse_tests(bomb, "here", max_bytes=1_000_000)
     assert parse_tests(pack("[]"), "here", max_bytes=100) == ()
 
