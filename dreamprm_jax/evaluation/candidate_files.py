@@ -87,9 +87,7 @@ def evaluate_files(config: Config, problems: Path, candidates: Path, workdir: Pa
     everything = [*file.usable, *file.unusable]
     granularity = config.label.granularity
     steps = {one.program.program_hash: _count_steps(one.program, granularity) for one in everything}
-    moved = folder.open(to_dict(config), reuse="*.journal")
-    if moved is not None:
-        print(f"earlier output was made with other files or settings; kept in {moved}")
+    folder.open(to_dict(config), reuse="*.journal")
     inputs.save()
     programs = [candidate.program for candidate in known]
     outcomes = _judge(config, rows, tests, programs, folder.path / "outcomes.journal")

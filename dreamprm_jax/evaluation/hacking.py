@@ -35,15 +35,10 @@ def hacking_row(
     samples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """The figures of one method.
+    """The figures of one method on candidates of P problems, at the values of N in ``points``.
 
-    Args:
-      method: Selects by its numbers.
-      candidates: Candidates of P problems; problems without public tests count only in accuracy and score.
-      points: The values of N.
-      aggregator: Maps the numbers to probabilities; None if they are not scores.
-      samples: Number of bootstrap resamples.
-      seed: Seed of the bootstrap.
+    Problems without public tests count only in accuracy and score. ``aggregator`` maps the method's numbers to
+    probabilities; it is None if they are not scores.
     """
     accuracy, score, public, hacked = (np.full((len(points), len(candidates)), np.nan) for _ in range(4))
     for column, (numbers, one) in enumerate(zip(method.numbers, candidates, strict=True)):

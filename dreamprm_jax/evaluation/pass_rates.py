@@ -48,14 +48,7 @@ class Judged:
 
 
 def summarize(judged: Sequence[Judged], skips: Sequence[Skip], samples: int, seed: int) -> dict[str, Any]:
-    """All metrics of one file of candidates, JSON-ready.
-
-    Args:
-      judged: Every candidate whose problem is known.
-      skips: The rows that were left out.
-      samples: Number of bootstrap resamples (of problems) for the 95% intervals.
-      seed: Seed of the resampling.
-    """
+    """All metrics of the candidates whose problem is known, JSON-ready; the 95% intervals resample problems."""
     verdicts = Counter(ABSENT if one.verdict is None else one.verdict.value for one in judged)
     step_counts = Counter(one.steps for one in judged)
     return {

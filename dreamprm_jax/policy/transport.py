@@ -51,11 +51,7 @@ class Transport:
     """The connection to one server. Thread-safe."""
 
     def __init__(self, config: PolicyConfig, backoff_seconds: float = 0.5):
-        """Opens the client; no request is made yet.
-
-        Args:
-          config: The server's address and limits.
-          backoff_seconds: Maximum wait before the first retry, doubled with each further retry.
+        """Opens the client; no request is made yet. Waits before retries are doubled, from ``backoff_seconds`` on.
 
         Raises:
           DataError: if the ``openai`` package is missing.

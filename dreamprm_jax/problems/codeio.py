@@ -39,10 +39,7 @@ class Task:
 
 
 def read_tasks(path: Path | None = None) -> list[Task]:
-    """All tasks, in the file's order.
-
-    Args:
-      path: The data file; None for that of the installed package.
+    """All tasks of a data file, by default that of the installed package, in the file's order.
 
     Raises:
       DataError: if the package or the file is missing, or a row is malformed.

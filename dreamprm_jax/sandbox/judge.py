@@ -72,12 +72,7 @@ class _Queue:
         return not (self._ready or self._pausing or self._share or self._alone)
 
     def next(self, running: int, retry_width: int) -> _Item | None:
-        """The run to start now, or None.
-
-        Args:
-          running: Number of current runs.
-          retry_width: Maximum number of concurrent retries.
-        """
+        """The run to start now, or None; at most ``retry_width`` retries run at the same time."""
         while self._pausing and self._pausing[0][0] <= time.monotonic():
             self._ready.append(heapq.heappop(self._pausing)[2])
         if not self.retrying:

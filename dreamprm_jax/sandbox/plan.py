@@ -104,15 +104,7 @@ def killed_from_outside(reply: jobs.Reply) -> bool:
 
 
 def judge_task(task: JudgeTask, mode: str, tier: str, limits: Limits, retry: bool = True) -> Plan:
-    """The plan for one task.
-
-    Args:
-      task: The program and its tests.
-      mode: ``faithful`` or ``lcb``.
-      tier: The tier that holds, for the result.
-      limits: Limits of one test.
-      retry: Whether a program that exceeded its time while it lacked a core is retried.
-    """
+    """The plan for one task; with ``retry``, a program that exceeded its time while it lacked a core is retried."""
     total = len(task.tests)
     draft = JudgeResult(task.key, Verdict.AC, 0, total, "", 0.0, mode, tier)
     if has_code_tests(task):  # LiveCodeBench's official evaluator does not have such tests

@@ -62,9 +62,7 @@ def search_window(config: Config, paths: Paths, arm: str, make_scorer: MakeScore
         print((folder.path / "table.txt").read_text(encoding="utf-8"), end="")
         print(f"already done for these settings, reused ({folder.path})")
         return read_json(folder.path / "results.json")
-    moved = folder.open(to_dict(config))
-    if moved is not None:
-        print(f"earlier output was made with other settings; kept in {moved}")
+    folder.open(to_dict(config))
     found = _search(config, paths, problems, aggregator, make_scorer, folder)
     outcomes, choices = judge_searches(
         config, problems, HiddenTests(paths.hidden_tests()), found, folder.path / "verdicts.journal"

@@ -37,10 +37,7 @@ class MethodOutcome:
 def search_results(outcomes: Sequence[MethodOutcome], samples: int, seed: int) -> list[dict[str, Any]]:
     """One row per method, JSON-ready, with the paired difference from best-of-N if that was run.
 
-    Args:
-      outcomes: One per method, on the same problems in the same order.
-      samples: Number of bootstrap resamples of the problems.
-      seed: Seed of the bootstrap.
+    All methods searched the same problems, in the same order.
     """
     values = np.stack([one.solved for one in outcomes])
     replicates = bootstrap_means(values, samples, seed)

@@ -14,11 +14,7 @@ WITHOUT_MODEL = ("public", "vote", "public_vote", "logprob")
 
 
 def conclusions(results: Mapping[str, Any]) -> list[str]:
-    """Two to four sentences.
-
-    Args:
-      results: as in results.json.
-    """
+    """Two to four sentences about the contents of results.json."""
     selection = results["selection"]
     problems = selection["counts"]["overall"]
     rows = {row["method"]: row for row in selection["table"]}

@@ -50,12 +50,7 @@ def _on_alarm(signum: int, frame: FrameType | None) -> None:
 
 
 def run(job: Job, module: ModuleType) -> None:
-    """Runs the tests of a job in order and reports each.
-
-    Args:
-      job: The program and its tests.
-      module: Result of ``prepare``.
-    """
+    """Runs the tests of a job in order and reports each; ``module`` is the result of ``prepare``."""
     signal.signal(signal.SIGALRM, _on_alarm)
     sys.set_int_max_str_digits(50_000)
     if b"multiprocessing" in job.code or b"concurrent" in job.code:

@@ -32,11 +32,7 @@ class OfferedPackages:
 
 
 def offer(folders: dict[str, str]) -> None:
-    """Makes packages importable.
-
-    Args:
-      folders: Package name -> its folder or its single file.
-    """
+    """Makes packages importable, each given by its name and its folder or single file."""
     sys.meta_path.append(OfferedPackages(folders))
 
 
@@ -52,11 +48,7 @@ class _ListedFolder(FileFinder):
 
 
 def keep_listings(readable: Collection[str]) -> None:
-    """Lists the folders of ``sys.path`` before access is restricted to some of their entries.
-
-    Args:
-      readable: The paths that programs will be able to read.
-    """
+    """Lists the folders of ``sys.path`` before access is restricted to ``readable``."""
     for folder in sys.path:
         if os.path.isdir(folder) and folder not in readable:
             finder = _ListedFolder(folder, *_bootstrap_external._get_supported_file_loaders())  # type: ignore[attr-defined]

@@ -138,12 +138,7 @@ def _flips(value: int, allowed: set[int]) -> bool:
 
 
 def _search(borders: list[int], allowed: bool) -> list[Instruction]:
-    """Decides by the call's number; the decision flips at each border.
-
-    Args:
-      borders: Ascending.
-      allowed: The decision below the first border.
-    """
+    """Decides by the call's number: ``allowed`` below the first of the ascending borders, flipping at each border."""
     if not borders:
         return [Instruction(_RET, 0, 0, _ALLOW if allowed else DENIES)]
     middle = len(borders) // 2
