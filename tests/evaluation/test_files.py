@@ -107,7 +107,7 @@ def test_every_candidate_is_accounted_for(mixed, tmp_path, capsys):
         ("judge", "invalid task (the task has no tests)", 1),
     }
     text = capsys.readouterr().out
-    assert "8 programs cut into 9 function steps; the steps of each concatenate to the program, byte for byte" in text
+    assert "8 programs split into 9 function steps, which concatenate to the programs byte for byte" in text
     folder = tmp_path / "run" / "evaluate_files"
     assert (folder / "table.txt").read_text() in text
     assert json.loads((folder / "results.json").read_text()) == results
@@ -184,7 +184,7 @@ def test_strict_makes_an_error_of_a_row_that_was_left_out(tmp_path, capsys):
         shown = capsys.readouterr()
         assert ("error" in shown.err, f"{rows}, row 3" in shown.err) == (status == 2, status == 2), shown.err
     assert cli.main([*arguments[:3], "--strict"]) == 2
-    assert "--strict: goes with --problems and --candidates" in capsys.readouterr().err
+    assert "--strict: needs --problems and --candidates" in capsys.readouterr().err
 
 
 @pytest.mark.slow
