@@ -146,14 +146,17 @@ def try_case(optimizer: Any, full: bool, unroll: int) -> dict[str, Any]:
         key = jax.random.key(1) if full else None
         return jax.jit(lambda phi: made(*point, phi, batch, held, frozen=frozen, rng=key), compiler_options=QUICK)
 
-    reverse = run("reverse")
-    expected = np.asarray(reverse(phi).hypergradient)
+    reverse, values, refused = run("reverse"), {}, []
+    for method, compiled in (("mixed", run("mixed")), ("reverse", reverse)):
+        try:
+            values[method] = np.asarray(compiled(phi).hypergradient)
+        except ValueError:
+            refused.append(f"`{method}`")
+    if refused:
+        return {"verdict": f"refused by {' and '.join(refused)}"}
+    expected, found = values["reverse"], values["mixed"]
     if not np.isfinite(expected).all():
         return {"verdict": f"not finite at K = {unroll}, in reverse mode too"}
-    try:
-        found = np.asarray(run("mixed")(phi).hypergradient)
-    except ValueError:
-        return {"verdict": "refused by `mixed`; `reverse` works"}
     if not expected.any() and not found.any():
         return {"verdict": "zero by nature"}
     size = np.linalg.norm(found)

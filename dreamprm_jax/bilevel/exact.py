@@ -5,9 +5,10 @@ is grad_phi of jvp(L_in(., phi), theta, u): one forward-mode pass, as phi enters
 adjoint of (theta, s) is carried backward with Hessian-vector products (forward over reverse). docs/bilevel.md derives
 it. Mixed-mode differentiation of unrolled meta-gradients: MixFlow-MG, arXiv 2505.00793.
 
-What is stored of the K steps: up to K = 4 the signals (the gradients). Replaying the optimizer on them restores any
-(theta_k, s_k), for one tree a step where theta, s and g would be four with Adam. For more steps, points (theta_k, s_k)
-by the schedule of ``checkpoints``, from which the steps between are taken again.
+What is stored of the K steps: the signals (the gradients) up to K = 4, or where all of them are smaller than the
+activations. Replaying the optimizer on them restores any (theta_k, s_k), for one tree a step where theta, s and g would
+be four with Adam. Otherwise points (theta_k, s_k) by the schedule of ``checkpoints``, from which the steps between are
+taken again.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ from dreamprm_jax.bilevel.problem import (
     add,
     at,
     floating_leaves,
-    held_back,
     leading,
     tree_norm,
     zeros_of,
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
 
 DoMeta = Any  # bool | Bool[Array, ""]
-STORE_ALL = 4  # up to this K every gradient is stored
+STORE_ALL = 4  # up to this K every gradient is stored, whatever its size
 
 
 class Found(NamedTuple):
@@ -112,7 +112,7 @@ def mixed(
     """Inner update, outer gradient, backward pass: each its own phase."""
     unroll = leading(data.inner_batch)
     if checkpoints is None:
-        checkpoints = "gradients" if unroll <= STORE_ALL else default_slots(unroll)
+        checkpoints = default_checkpoints(problem, start, phi, data)
     plan = None if checkpoints == "gradients" else schedule(unroll, checkpoints)
     forward = run_forward(problem, start, phi, data, plan)
     gate = Gate(do_meta, forward.loss)
@@ -137,11 +137,19 @@ def mixed(
     end = forward.end
     if do_meta is not False and forward.signals is not None:
         # Made anew, so that no phase has to hold theta_K and s_K beside theta, s and its own work.
-        signals = forward.signals._replace(gradient=held_back(forward.signals.gradient, hypergradient))
-        end = end_maker(problem, start, forward._replace(signals=signals))()
+        end = problem.replay(start, forward.signals, unroll, until=tree_norm(hypergradient))
     return Found(
         end, hypergradient, forward.loss, outer_loss, forward.aux, outer_aux, forward.norm, v, before
     )  # fmt: skip
+
+
+def default_checkpoints(problem: Problem, start: Point, phi: PyTree, data: Data) -> int | Literal["gradients"]:
+    """``"gradients"`` where K of them are small: at most as large as what reverse mode keeps of a micro-batch."""
+    unroll = leading(data.inner_batch)
+    tree = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(start.params))
+    if unroll <= STORE_ALL or unroll * tree <= problem.residual_bytes(start.params, phi, *data.step(0)):
+        return "gradients"
+    return default_slots(unroll)
 
 
 def run_forward(problem: Problem, start: Point, phi: PyTree, data: Data, plan: Schedule | None) -> Forward:

@@ -127,9 +127,10 @@ def make_meta_gradient(
       start_gradient: also return the cotangents of ``(params, opt_state)``. Exact methods only.
       checkpoints: of ``mixed``: how many points (theta_k, s_k) are stored besides the start. The inner steps between
         them are taken again in the backward pass, by the schedule that takes the fewest (``bilevel.checkpoints``).
-        ``"gradients"`` stores every gradient instead: one parameter tree a step, and no gradient is computed twice. It
-        is the default up to K = 4; from there on the default is the fewest points with which at most 3 K steps are
-        taken: 2 for K = 8, 5 for 32, 13 for 128.
+        ``"gradients"`` stores every gradient instead: one parameter tree a step, and no inner step is taken twice. It
+        is the default up to K = 4, and where K trees are smaller than the activations of one micro-batch (LoRA).
+        Otherwise the default is the fewest points with which at most 3 K steps are taken: 2 for K = 8, 5 for 32, 13
+        for 128.
       evaluation_params: (opt_state, params) -> the params of the outer loss, such as
         ``optax.contrib.schedule_free_eval_params``.
       solver: of ``implicit``; ``CG()`` by default.
@@ -146,7 +147,8 @@ def make_meta_gradient(
         raise ValueError(f"start_gradient=True with method={method!r}: only {' and '.join(EXACT)} have it")
     if solver is not None and method != "implicit":
         raise ValueError(f"solver with method={method!r}: only method='implicit' solves a linear system")
-    if checkpoints is not None and (method != "mixed" or not (checkpoints == "gradients" or checkpoints >= 0)):
+    known = checkpoints in (None, "gradients") or (isinstance(checkpoints, int) and checkpoints >= 0)
+    if not known or (checkpoints is not None and method != "mixed"):
         raise ValueError(
             f"checkpoints={checkpoints!r} with method={method!r}: only method='mixed' has it, a number or 'gradients'"
         )

@@ -137,6 +137,18 @@ class Problem:
 
         return mean_over_microbatches(one, batch, key)[0]
 
+    def residual_bytes(self, params: PyTree, phi: PyTree, batch: PyTree, key: Any) -> int:
+        """Bytes that reverse mode keeps of the tangent loss on one micro-batch, besides its inputs."""
+
+        def residuals(params: PyTree, batch: PyTree) -> list[Array]:
+            return jax.tree.leaves(jax.vjp(lambda theta: self.tangent(theta, phi, batch, key)[0], params)[1])
+
+        jaxpr = jax.make_jaxpr(residuals)(params, at(0, batch)).jaxpr
+        kept = {id(var): var.aval for var in jaxpr.outvars}
+        for var in (*jaxpr.invars, *jaxpr.constvars):
+            kept.pop(id(var), None)
+        return sum(aval.size * aval.dtype.itemsize for aval in kept.values())
+
     def step(self, point: Point, signal: Signal, value_fn: Callable[[PyTree], Array] | None = None) -> Point:
         """One step of the optimizer: ``optimizer_step``."""
         return optimizer_step(self.optimizer, point, signal, value_fn)
@@ -166,20 +178,27 @@ class Problem:
         before, before_state, (u, by_loss) = pull((adjoint, state_adjoint))
         return before, before_state, u, by_loss if self.reads_loss else None
 
-    def replay(self, start: Point, signals: Signal, count: int | Array) -> Point:
+    def replay(self, start: Point, signals: Signal, count: int | Array, until: Array | None = None) -> Point:
         """The point after ``count`` steps, from the stacked signals: elementwise work, no forward pass.
 
         A scan over all signals whose steps from ``count`` on do nothing: unlike a loop of ``count`` rounds it has a
-        reverse mode.
+        reverse mode. No step is taken before the number ``until`` is computed.
         """
         total = len(signals.loss)
+
+        def step(point: Point, index: int | Array) -> Point:
+            signal = at(index, signals)
+            if until is not None:  # here and not on the stack, of which that would make a copy
+                signal = signal._replace(gradient=held_back(signal.gradient, until))
+            return self.step(point, signal)
+
         if total == 1 and isinstance(count, int):
-            return self.step(start, at(0, signals)) if count else start
+            return step(start, 0) if count else start
 
         def body(point: Point, index: Array) -> tuple[Point, None]:
             if isinstance(count, int):
-                return self.step(point, at(index, signals)), None
-            return jax.lax.cond(index < count, lambda p: self.step(p, at(index, signals)), lambda p: p, point), None
+                return step(point, index), None
+            return jax.lax.cond(index < count, lambda p: step(p, index), lambda p: p, point), None
 
         return jax.lax.scan(body, start, jnp.arange(count if isinstance(count, int) else total))[0]
 
@@ -312,13 +331,13 @@ def tree_norm(tree: PyTree) -> Float[Array, ""]:
     return jnp.sqrt(sum((jnp.sum(jnp.square(leaf)) for leaf in wide), start=jnp.zeros((), jnp.float32)))
 
 
-def held_back(tree: PyTree, until: PyTree) -> PyTree:
-    """``tree`` times a 1 that is computed from ``until``: what reads it cannot be scheduled earlier.
+def held_back(tree: PyTree, until: Float[Array, ""]) -> PyTree:
+    """``tree`` times a 1 that is computed from ``until`` >= 0: what reads it cannot be scheduled earlier.
 
     Compilers remove an ``optimization_barrier`` before they schedule. The update of donated parameters could then run
     before the phases that still read the old ones, and these would be copied.
     """
-    one = 1 - (tree_norm(until) < 0)
+    one = 1 - (until < 0)
     return jax.tree.map(lambda leaf: leaf * one.astype(leaf.dtype), tree)
 
 

@@ -14,7 +14,6 @@ from dreamprm_jax.bilevel import (
     lazy_adam,
     make_meta_gradient,
     optimizers,
-    table_on_em,
     touched_rows,
 )
 from dreamprm_jax.bilevel.corrector_net import falling_fit
@@ -33,8 +32,8 @@ def test_label_table_starts_at_the_estimates() -> None:
     assert (weights == 1.0).all()
 
 
-def test_table_on_em_starts_elsewhere() -> None:
-    table = table_on_em(np.array([1.0, 0.9, 0.1, 0.0]))
+def test_label_table_may_start_elsewhere() -> None:
+    table = LabelTable(start=np.array([1.0, 0.9, 0.1, 0.0]))
     np.testing.assert_allclose(table.labels(table.init(RAW), RAW), [0.98, 0.9, 0.1, 0.02], rtol=1e-6)
     with pytest.raises(ValueError, match=r"start has shape \(4,\)"):
         table.init(RAW[:3])

@@ -119,6 +119,7 @@ def test_what_was_asked_wrongly_is_named() -> None:
         make_meta_gradient(toy.inner_loss, toy.outer_loss, OPTIMIZER, method="magic")  # type: ignore[arg-type]
     for options, message in (
         ({"checkpoints": -1}, "checkpoints=-1"),
+        ({"checkpoints": "all"}, "checkpoints='all'"),
         ({"method": "sama", "start_gradient": True}, "only mixed and reverse"),
         ({"method": "mixed", "solver": CG()}, "only method='implicit'"),
     ):
