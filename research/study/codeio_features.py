@@ -60,16 +60,26 @@ class LanguageModel:
                 cache.crop(common - len(before))  # a negative number: tokens to remove
             with torch.inference_mode():
                 new = torch.tensor([ids[common:]], device=self.model.device)
-                said = self.model(new, past_key_values=cache, output_hidden_states=True)
-                fresh = torch.cat([said.hidden_states[layer][0] for layer in LAYERS], dim=-1).float().cpu().numpy()
-                table = torch.log_softmax(said.logits[0, :-1].float(), dim=-1)
-                own = table.gather(1, new[0, 1:, None])[:, 0].cpu().numpy()
+                said = self.model.model(new, past_key_values=cache, output_hidden_states=True).hidden_states
+                fresh = torch.cat([said[layer][0] for layer in LAYERS], dim=-1).float().cpu().numpy()
+                own = self._log_probabilities(said[-1][0, :-1], new[0, 1:])
             states = fresh if states is None else np.concatenate([states[:common], fresh])
             chances = np.concatenate([[0.0], own]) if chances is None else np.concatenate([chances[: common + 1], own])
             before = ids
             starts = np.array([start for start, _ in encoded[index]["offset_mapping"]])
             found[index] = _by_step(states, chances, starts, len(prompt), programs[index])
         return [found[index] for index in range(len(programs))]
+
+    def _log_probabilities(self, states: Any, following: Any) -> Float[np.ndarray, " tokens"]:
+        """Of the tokens that follow each state; the vocabulary's logits of a few tokens at a time."""
+        import torch
+
+        found = [np.zeros(0)]
+        for part, ids in zip(states.split(64), following.split(64), strict=True):
+            logits = self.model.lm_head(part).float()
+            own = logits.gather(1, ids[:, None])[:, 0] - torch.logsumexp(logits, dim=-1)
+            found.append(own.cpu().numpy())
+        return np.concatenate(found)
 
 
 def _by_step(
