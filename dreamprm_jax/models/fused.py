@@ -2,7 +2,7 @@
 
 | ``derivative`` | passes | TPU | GPU | elsewhere |
 |---|---|---|---|---|
-| ``once`` | one derivative: gradients, and the tangent pass that reads what a gradient kept | splash | triton | chunked |
+| ``once`` | a gradient, and the tangent pass that reads what the gradient kept | splash | triton | chunked |
 | ``forward`` | the forward-mode pass of a hypergradient with K = 1, which is never transposed | dual | dual | chunked |
 | ``none`` | scoring | dual | dual | chunked |
 | ``any`` | forward over reverse (K > 1, method="reverse") | chunked | chunked | chunked |
@@ -196,7 +196,7 @@ def _dual(query: Array, device: str, layout: Layout, interpret: bool = False) ->
 
 
 def _call_dual(target: Target, query: Array, key: Array, value: Array, reach: Array) -> Array:
-    return dual_attention(query, key, value, reach, target, query.shape[3] ** -0.5)
+    return dual_attention(query, key, value, reach, target)
 
 
 def _splash(query: Array, device: str, layout: Layout, interpret: bool = False) -> Kernel | None:

@@ -66,7 +66,7 @@ def dual_attention(
     value: Float[Array, "B T K H"],
     reach: Int[Array, "B T"],
     target: Target,
-    scale: float,
+    scale: float | None = None,
 ) -> Float[Array, "B T N H"]:
     """Grouped-query attention with a forward-mode derivative, and no reverse mode.
 
@@ -76,13 +76,15 @@ def dual_attention(
       value: of the same dtype.
       reach: key k is read by the queries k, ..., reach[k] - 1. At least k + 1.
       target: how to compile it.
-      scale: of the scores.
+      scale: of the scores; 1 / sqrt(H) by default.
     """
     return _run(target, scale, reach, (query, key, value), None)[0]
 
 
 @dual_attention.defjvp
-def _tangent(target: Target, scale: float, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+def _tangent(
+    target: Target, scale: float | None, primals: tuple[Any, ...], tangents: tuple[Any, ...]
+) -> tuple[Array, Array]:
     query, key, value, reach = primals
     out, tangent = _run(target, scale, reach, (query, key, value), tangents[:3])
     return out, tangent
@@ -90,7 +92,7 @@ def _tangent(target: Target, scale: float, primals: tuple[Any, ...], tangents: t
 
 def _run(
     target: Target,
-    scale: float,
+    scale: float | None,
     reach: Array,
     primals: tuple[Array, Array, Array],
     tangents: tuple[Array, ...] | None,
@@ -116,7 +118,7 @@ def _run(
     products = 2 * 3 ** (count - 1)  # matrix products of a block, each of 2 * rows * keys * width
     flops = products * batch * heads * length * (length + rows) * width
     outputs = pl.pallas_call(
-        functools.partial(_kernel, keys=keys, scale=scale, dual=count == 2),
+        functools.partial(_kernel, keys=keys, scale=scale or width**-0.5, dual=count == 2),
         grid=(batch, heads, length // rows),
         in_specs=[first_spec, reach_spec, *[query_spec, key_spec, key_spec] * count],
         out_specs=[query_spec] * count,
