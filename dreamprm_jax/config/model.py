@@ -101,9 +101,9 @@ class MetaConfig:
     unroll: int = setting(1, "Inner steps that the hypergradient differentiates through (K).", minimum=1)
     reuse_forward: bool = setting(
         False,
-        "The tangent pass of the hypergradient reads the activations that the inner gradient kept, instead of computing "
-        "them again: a sixth less time, and the memory of the activations (model.remat) during the outer gradient. Has an "
-        "effect with method mixed, unroll 1 and accumulation 1.",
+        "The tangent pass of the hypergradient reads the activations that the inner gradient kept, instead of "
+        "computing them again. It saves a forward pass, and keeps what model.remat keeps during the outer gradient. "
+        "Has an effect with method mixed, unroll 1 and accumulation 1.",
     )
     every: int = setting(1, "Inner steps between two outer steps.", minimum=1)
     held_out: bool = setting(
