@@ -62,7 +62,7 @@ def kernels(options: argparse.Namespace) -> Iterator[Record]:
                 record = {"form": form, "layout": name, "dtype": jnp.dtype(dtype).name, "interpreted": interpret}
                 if form == "cudnn":
                     apply = functools.partial(fused.attention, layout=layout, kind="cudnn", chunk=1)
-                    apply = functools.partial(apply, derivative="reverse")
+                    apply = functools.partial(apply, derivative="once")
                 else:
                     kernel = fused.KERNELS[form](primals[0], device, layout, interpret)
                     assert kernel is not None
@@ -195,9 +195,9 @@ def attention(options: argparse.Namespace) -> Iterator[Record]:
             ("einsum", "any"): ("forward", "backward", "tangent"),
             ("chunked", "any"): ("forward", "backward", "tangent"),
             ("auto", "none"): ("forward",),
-            ("auto", "reverse"): ("backward",),
+            ("auto", "once"): ("backward",),
             ("auto", "forward"): ("tangent",),
-            ("cudnn", "reverse"): ("forward", "backward"),
+            ("cudnn", "once"): ("forward", "backward"),
         }
         for (kind, derivative), passes in runs.items():
             if kind == "cudnn" and fused.platform() != "gpu":

@@ -70,6 +70,7 @@ def get_config() -> config_dict.ConfigDict:
     config.train.meta.weight_decay = 0.002
     config.train.meta.every = 8  # 156 outer updates
     config.train.meta.batch_size = 8
+    config.train.meta.reuse_forward = True
     config.train.checkpoint_every = 500
     config.evaluate.aggregator = "last"  # the paper; the package's default is the sum of log-odds
     config.inspect.memory_gb = 80.0

@@ -13,6 +13,7 @@ taken again.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -68,6 +69,7 @@ class Forward(NamedTuple):
     loss: Float[Array, ""]  # mean over the steps
     aux: PyTree  # [K, M, ...]
     norm: Float[Array, ""]  # of the last gradient
+    mixed_partial: Callable[[PyTree, Array | None], PyTree] | None = None  # of the only step, by what it kept
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,8 @@ def mixed(
         # Phases of their own: g and v need not outlive the optimizer's.
         signal, (batch, key) = at(0, forward.signals), data.step(0)
         u, by_loss = gate.run(lambda: problem.gradient_adjoint(start, signal, adjoint))
-        hypergradient = gate.run(lambda: problem.mixed_partial(start.params, phi, batch, key, u, by_loss))
+        again = functools.partial(problem.mixed_partial, start.params, phi, batch, key)
+        hypergradient = gate.run(lambda: (forward.mixed_partial or again)(u, by_loss))
         before = None
     else:
         if state_adjoint is None:  # nothing reads the state after the last step
@@ -173,10 +176,15 @@ def run_forward(problem: Problem, start: Point, phi: PyTree, data: Data, plan: S
         xs = (data.steps(0, unroll), jnp.asarray(plan.writes))
         (end, points), (losses, norms, aux) = jax.lax.scan(storing, (start, points), xs)
         return Forward(end, None, points, jnp.mean(losses), aux, norms[-1])
+    kept = None
     if unroll == 1:
-        end, (signal, aux) = one(start, data.step(0))
+        if problem.reuse_forward:
+            signal, aux, kept = problem.linearized_gradient(start.params, phi, *data.step(0))
+            end = problem.step(start, signal)
+        else:
+            end, (signal, aux) = one(start, data.step(0))
         signals, aux = jax.tree.map(lambda leaf: leaf[None], (signal, aux))
-        return Forward(end, signals, None, signal.loss, aux, tree_norm(signal.gradient))
+        return Forward(end, signals, None, signal.loss, aux, tree_norm(signal.gradient), kept)
     end, (signals, aux) = jax.lax.scan(one, start, data.steps(0, unroll))
     return Forward(end, signals, None, jnp.mean(signals.loss), aux, tree_norm(at(-1, signals.gradient)))
 

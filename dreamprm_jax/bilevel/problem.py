@@ -71,6 +71,7 @@ class Problem:
     optimizer: optax.GradientTransformation
     reads_loss: bool = False  # whether the optimizer's update depends on the loss
     evaluation_params: Callable[[PyTree, PyTree], PyTree] | None = None  # (opt_state, params) -> those of outer
+    reuse_forward: bool = False  # K = 1: the tangent pass reads what the inner gradient kept
 
     def inner_value(self, params: PyTree, phi: PyTree, batch: PyTree, key: Any) -> Float[Array, ""]:
         """L_in."""
@@ -84,6 +85,30 @@ class Problem:
             return Signal(gradient, loss), aux
 
         return mean_over_microbatches(one, batch, key)
+
+    def linearized_gradient(
+        self, params: PyTree, phi: PyTree, batch: PyTree, key: Any
+    ) -> tuple[Signal, PyTree, Callable[[PyTree, Array | None], PyTree]]:
+        """``inner_gradient`` of one micro-batch, and (u, by_loss) -> ``mixed_partial`` with no forward pass of its own.
+
+        (L_in, grad_phi L_in) is linearized in theta once. Its transpose gives grad_theta L_in, and applied to u it
+        gives the derivative of grad_phi L_in along u.
+        """
+
+        def by_phi(theta: PyTree) -> tuple[tuple[Array, PyTree], PyTree]:
+            one = jax.value_and_grad(lambda phi: self.inner(theta, phi, at(0, batch), key), has_aux=True)
+            (loss, aux), gradient = one(phi)
+            return (loss, gradient), aux
+
+        (loss, at_theta), along, aux = jax.linearize(by_phi, params, has_aux=True)
+        ones = (jnp.ones_like(loss), jax.tree.map(jnp.zeros_like, at_theta))
+        (gradient,) = jax.linear_transpose(along, params)(ones)
+
+        def mixed_partial(u: PyTree, by_loss: Array | None) -> PyTree:
+            tangent = along(u)[1]
+            return tangent if by_loss is None else jax.tree.map(lambda t, g: t + by_loss * g, tangent, at_theta)
+
+        return Signal(gradient, loss), jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], aux), mixed_partial
 
     def outer_gradient(self, params: PyTree, batch: PyTree, key: Any) -> tuple[Float[Array, ""], PyTree, PyTree]:
         """(loss, aux [M, ...], grad L_out)."""

@@ -38,7 +38,7 @@ def freeze(settings: config_dict.ConfigDict | dict[str, Any]) -> Config:
     try:
         return dacite.from_dict(Config, values, config=dacite.Config(strict=True, cast=[tuple]))
     except dacite.WrongTypeError as error:
-        raise DataError(f"config: {error.field_path} is {error.value!r}, not {_expected(error.field_type)}") from error
+        raise DataError(f"config.{error.field_path}={error.value!r}: must be {_expected(error.field_type)}") from error
     except dacite.DaciteError as error:
         raise DataError(f"config: {error}") from error
 
@@ -47,8 +47,8 @@ def _expected(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(repr, get_args(kind)))}"
     if get_origin(kind) is tuple:
-        return f"a tuple, each item {_expected(get_args(kind)[0])}"
-    return getattr(kind, "__name__", str(kind))
+        return f"a tuple; each item must be {_expected(get_args(kind)[0])}"
+    return f"of type {getattr(kind, '__name__', kind)}"
 
 
 def check_names(values: dict[str, Any], known: dict[str, Any], prefix: str) -> None:

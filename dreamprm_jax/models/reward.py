@@ -10,6 +10,7 @@ Axis legend: B batch, T tokens, S steps, D model width (``models/decoder.py`` ha
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, cast
 
 import chex
@@ -85,14 +86,19 @@ def init_params(config: DecoderConfig, rng: Array) -> Params:
     return nn.unbox(_boxed_init(config, rng))
 
 
+@functools.lru_cache(maxsize=8)
+def _abstract_boxed(config: DecoderConfig) -> Any:
+    return jax.eval_shape(lambda: _boxed_init(config, jax.random.key(0)))
+
+
 def abstract_params(config: DecoderConfig) -> Params:
     """Shapes and dtypes of ``init_params``, without making anything."""
-    return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    return nn.unbox(_abstract_boxed(config))
 
 
 def logical_specs(config: DecoderConfig) -> Any:
     """The pytree of ``init_params`` with, for every leaf, a PartitionSpec of logical axis names."""
-    return nn.get_partition_spec(jax.eval_shape(lambda: _boxed_init(config, jax.random.key(0))))
+    return nn.get_partition_spec(_abstract_boxed(config))
 
 
 def step_logits(

@@ -124,7 +124,7 @@ def training_steps(config: Config, model: DecoderConfig, mesh: Mesh | AbstractMe
     arms = arm_plans(config.train)
     online = any(plan.labeling in ONLINE for plan in arms)
     infer = functools.partial(alive_posterior, hidden=0.05) if online else None  # any q: the program is the same
-    plain_loss = make_inner_loss(taking(model, "reverse"), None, config.train.outcome_weight, infer=infer)
+    plain_loss = make_inner_loss(taking(model, "once"), None, config.train.outcome_weight, infer=infer)
 
     # Both steps are compiled without LoRA's dropout.
     def plain(state: TrainState, frozen: Any, batch: Batch) -> Any:

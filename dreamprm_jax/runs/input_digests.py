@@ -33,12 +33,7 @@ class InputDigests:
         self._saved = dict(known)
 
     def digest_or_value(self, name: str, value: Any, info: SettingInfo) -> Any:
-        """The content digest of the file, folder or function that a setting names; otherwise the setting's value.
-
-        Args:
-          name: Dotted name of the field.
-          value: Value of the field.
-          info: Metadata of the field.
+        """The content digest of the file, folder or function that the setting ``name`` names; otherwise its value.
 
         Raises:
           DataError: if a file cannot be read.

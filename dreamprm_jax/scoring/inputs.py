@@ -24,7 +24,7 @@ from dreamprm_jax.problems.candidates import (
     rows_without_problem,
 )
 from dreamprm_jax.problems.function_rows import is_function_row, read_function_row
-from dreamprm_jax.problems.json_rows import check_text, is_unicode, json_type, read_rows, reason_of, skip_or_raise
+from dreamprm_jax.problems.json_rows import check_text, is_unicode, read_rows, reason_of, skip_or_raise, type_error
 from dreamprm_jax.problems.problem_files import problem_paths
 from dreamprm_jax.schema import DataError, Problem, Program, Skip, content_hash
 
@@ -110,15 +110,15 @@ def _given_steps(row: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 
 def unusable(code: str, max_characters: int) -> str:
-    """Why a text is no program that can be scored; "" where it is one."""
+    """Why a program cannot be scored; "" if it can."""
     if not code.strip():
         return "empty program"
     if len(code) > max_characters:
         return f"{len(code)} characters, more than {max_characters}"
     if "\0" in code:
-        return "holds a NUL character, which no Python program can"
+        return "contains a NUL character, which no Python program may contain"
     if not is_unicode(code):
-        return "holds a lone surrogate, which has no UTF-8 form"
+        return "contains a lone surrogate, which has no UTF-8 form"
     return ""
 
 
@@ -191,5 +191,5 @@ def _problem(row: Mapping[str, Any], problems: Mapping[str, Problem], where: str
 def _text(row: Mapping[str, Any], name: str, where: str) -> str:
     value, prefix = row[name], f"{where}, " if where else ""
     if not isinstance(value, str):
-        raise DataError(f"{prefix}field {name}: a {json_type(value)} where text belongs")
+        raise type_error(f"{prefix}field {name}", value, "a string")
     return check_text(value, f"{prefix}field {name}")

@@ -113,7 +113,7 @@ class _Trainer:
     def train_on_outcomes(self) -> None:
         """Trains the outcome reward model."""
         data, settings = self.data, self.config.train
-        loss = make_outcome_loss(taking(data.model, "reverse"), settings.loss)
+        loss = make_outcome_loss(taking(data.model, "once"), settings.loss)
         arm, none = Arm(ORM, loss, 0, settings.warmup_steps + settings.steps), np.zeros(0, np.float32)
         train_arm(
             self.setup, arm, ArmData(data.inner, data.outer, none, self.config.seed, data.measured), self._first_state,
@@ -135,7 +135,7 @@ class _Trainer:
         rows = (data.held_out if plan.held_out else data.inner).relabeled(labels)
         arm_data = ArmData(rows, data.outer, table, self.config.seed, data.measured)
 
-        model = taking(data.model, "reverse")
+        model = taking(data.model, "once")
         loss = make_inner_loss(model, None, settings.outcome_weight, plan.loss, settings.labels.gce_q, infer)
         if settings.warmup_steps and plan.warmup not in self._warmed_up:
             arm = Arm(plan.warmup, loss, 0, settings.warmup_steps)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import signal
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -147,7 +146,7 @@ def train_arm(setup: Setup, arm: Arm, data: ArmData, start: Callable[[], TrainSt
         stop_agreed: Any = False  # whether any process was asked to stop before the last step
         with (
             activate(model, mesh),
-            distributed.stop_requests() as requests,
+            distributed.keep_stop_signals() as stop_request,
             ExitStack() as after_compilation,
             MetricsWriter(folder, first, main, config.wandb_project) as writer,
             ProfilerWindow(folder / "profile", config.profile_from, config.profile_steps * main) as profiler,
@@ -162,7 +161,7 @@ def train_arm(setup: Setup, arm: Arm, data: ArmData, start: Callable[[], TrainSt
                     outer = step_batch(data.outer, [step], config.meta.accumulation, mesh)
                 key = jax.random.fold_in(jax.random.key(data.seed), step) if draws_dropout(model) else None
                 inputs = StepInputs(batch, outer, jnp.asarray(does_meta(step)), setup.frozen, key, labels)
-                asked = flag_per_device(bool(requests), mesh)
+                asked = flag_per_device(stop_request.requested, mesh)
                 (state, metrics, move), finite, stop = compiled(state, inputs, asked)
                 if step == first:  # from here on there is a state to save before a signal ends the process
                     after_compilation.enter_context(stops_by_itself())
@@ -170,7 +169,7 @@ def train_arm(setup: Setup, arm: Arm, data: ArmData, start: Callable[[], TrainSt
                 clock.dispatched(stride, metrics)
                 following, last = step + stride, step + stride >= arm.last_step
                 # One process stops at once; several after the step at which all of them have read the flag.
-                stopping = bool(requests) if jax.process_count() == 1 else bool(stop_agreed)
+                stopping = stop_request.requested if jax.process_count() == 1 else bool(stop_agreed)
                 stop_agreed = stop
 
                 logging = last or step % config.log_every < stride
@@ -200,7 +199,7 @@ def train_arm(setup: Setup, arm: Arm, data: ArmData, start: Callable[[], TrainSt
                 if measuring or saving:
                     clock.restart()
                 if stopping:
-                    raise SystemExit(128 + (requests[0] if requests else signal.SIGTERM))
+                    raise SystemExit(stop_request.exit_status)
     return state
 
 

@@ -77,7 +77,13 @@ def pass_models(model: DecoderConfig, meta: MetaConfig) -> tuple[DecoderConfig, 
     """
     if meta.method == "reverse":
         return model, model
-    return taking(model, "reverse"), taking(model, "forward" if meta.unroll == 1 else "any")
+    return taking(model, "once"), taking(model, "forward" if meta.unroll == 1 else "any")
+
+
+def reuses_forward(config: TrainConfig) -> bool:
+    """Whether the tangent pass reads the activations of the inner gradient."""
+    meta = config.meta
+    return meta.reuse_forward and meta.method == "mixed" and meta.unroll == 1 and config.accumulation == 1
 
 
 def _with_axes(batch: Any, *sizes: int) -> Any:
@@ -145,6 +151,7 @@ def make_bilevel_step(
         tangent_loss=tangent_loss,
         method=meta.method,
         has_rng=draws_dropout(model),
+        reuse_forward=reuses_forward(config),
     )
     meta_optimizer = make_meta_optimizer(config, labels)
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "codeio": "codeio_cli",
     "codeio-files": "codeio_files",
     "codeio-measure": "codeio_measure",
+    "codeio-heads": "codeio_heads",
 }
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from dreamprm_jax.config import LabelsConfig, SandboxConfig
-from dreamprm_jax.labeling.correction.methods import StepKey, fixed_labels, step_key
+from dreamprm_jax.labeling.correction.methods import ONLINE, StepKey, fault_evidence, fixed_labels, step_key
 from dreamprm_jax.problems.codeio import Task, read_tasks
 from dreamprm_jax.storage import write_text
 from research.study.codeio import CodeioSettings, Drawn, draw_programs
@@ -63,7 +63,7 @@ def run(
     tasks = read_tasks() if tasks is None else tasks
     sandbox = SandboxConfig(tier=settings.tier, workers=settings.workers)
     problems, _ = read_variants(folder / "work", settings.limits, settings.data_seed, sandbox, tasks)
-    prompts = {task.task_id: f"{task.description.strip()}\n\n{task.specification.strip()}\n" for task in tasks}
+    prompts = prompts_of(tasks)
     test = problems[HELD_OUT_EVERY - 1 :: HELD_OUT_EVERY]
     held_out = {one.problem_id for one in test}
     train = [one for one in problems if one.problem_id not in held_out]
@@ -84,6 +84,23 @@ def run(
     return written
 
 
+def prompts_of(tasks: Sequence[Task]) -> dict[str, str]:
+    """What stands before the program of each task."""
+    return {task.task_id: f"{task.description.strip()}\n\n{task.specification.strip()}\n" for task in tasks}
+
+
+def labeled_rows(
+    drawn: Sequence[Drawn], problems: Sequence[Variants], prompts: dict[str, str], name: str
+) -> list[dict[str, Any]]:
+    """Each program once, as the first seed that drew it labels it; ``draws``: how often the seeds drew it."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for one in drawn:
+        rows = _rows(one, problems, prompts, _labels(one, name)) | rows
+    for key, row in rows.items():
+        row["draws"] = sum(one.draws[key] for one in drawn)
+    return list(rows.values())
+
+
 def _write(
     path: Path,
     drawn: Sequence[Drawn],
@@ -92,21 +109,17 @@ def _write(
     name: str,
     seen_only: bool = False,
 ) -> None:
-    """Each program once, as the first seed that drew it labels it; ``draws``: how often the seeds drew it."""
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for one in drawn:
-        rows = _rows(one, problems, prompts, _labels(one, name)) | rows
-    for key, row in rows.items():
-        row["draws"] = sum(one.draws[key] for one in drawn)
-    kept = [row for row in rows.values() if not seen_only or all(map(seen, filter(None, row["operators"])))]
+    rows = labeled_rows(drawn, problems, prompts, name)
+    kept = [row for row in rows if not seen_only or all(map(seen, filter(None, row["operators"])))]
     write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
 
 
 def _labels(drawn: Drawn, name: str) -> dict[StepKey, float]:
-    """Of every step; the last one's is the program's outcome, known exactly."""
+    """Of every step; the last one's is the program's outcome, known exactly. For the online inference: evidence."""
     if name == "clean":
         return {key: float(recoverable) for key, (recoverable, _, _) in drawn.truth.items()}
-    values = fixed_labels(name, drawn.source, LabelsConfig())
+    online = name in ONLINE
+    values = fault_evidence(drawn.source)[0] if online else fixed_labels(name, drawn.source, LabelsConfig())
     labels = {step_key(row): float(value) for row, value in zip(drawn.source.steps, values, strict=True)}
     return {step_key(row): row.mean for row in drawn.source.labels} | labels
 

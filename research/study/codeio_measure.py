@@ -14,6 +14,7 @@ With an accelerator (the files are made before, on any machine with the sandbox;
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,11 @@ from dreamprm_jax.tables import csv_text, markdown_table
 from research.study.codeio import CodeioSettings
 from research.study.codeio_files import seen
 from research.study.results import Row
-from research.study.tables import number
+from research.study.statistics import LEVEL, holm
+from research.study.tables import number, signed
 
 DESCRIPTION = f"""{__doc__}
-Writes WORKDIR/REGIME/measures.md and measures.csv.
+Writes measures.md, measures.csv and comparisons.csv in WORKDIR/REGIME.
 """
 SETTINGS = CodeioSettings
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -46,7 +48,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
                    "test_programs.jsonl"},
 }  # fmt: skip
 BEST_OF = 8
+LOGPROB = "mean log-probability"
+# Family C of research/comparisons.md.
+MEMBERS = (
+    *((name, "raw") for name in ("closure", "closure_mixture", "undetected_fault", "outcome", "clean")),
+    ("raw", "position"),
+)
 Scores = list[Float[np.ndarray, " steps"]]  # of each program; higher is better
+OptionalScores = list[Float[np.ndarray, " steps"] | None]
+Measured = Mapping[str, tuple[Sequence[Mapping[str, Any]], Mapping[str, Scores]]]
 
 
 def run(
@@ -59,19 +69,87 @@ def run(
     """
     here = folder / regime
     rows = read_test(here / "test.jsonl")
-    scorers = dict(baselines(rows))
+    scorers: dict[str, OptionalScores] = dict(baselines(rows))
     if logprobs:
-        scorers["mean log-probability"] = _log_probabilities(rows, Path(logprobs))
+        scorers[LOGPROB] = _log_probabilities(rows, Path(logprobs))
     for text in prm:
         name, equals, model = text.partition("=")
         if not equals:
             raise DataError(f"--prm {text!r}: NAME=FOLDER expected")
         scorers[name] = _model_scores(rows, model)
-    found = [row for name, scores in scorers.items() for row in measure(name, rows, scores, settings.bootstrap_samples)]
-    written = [here / "measures.md", here / "measures.csv"]
-    write_text(written[0], table(found))
-    write_text(written[1], csv_text(found))
+    scored = [all(scores[index] is not None for scores in scorers.values()) for index in range(len(rows))]
+    kept = {name: [one for one, fits in zip(scores, scored, strict=True) if one is not None and fits]
+            for name, scores in scorers.items()}  # fmt: skip
+    if left_out := len(rows) - sum(scored):
+        print(f"{left_out} of {len(rows)} programs are too long for a scorer, and are not measured")
+    data = {regime: (list(itertools.compress(rows, scored)), kept)}
+    return write_measures(here, data, MEMBERS, settings.bootstrap_samples)
+
+
+def write_measures(folder: Path, data: Measured, members: Sequence[tuple[str, str]], samples: int) -> list[Path]:
+    """Measures every scorer in every regime, and compares pairs of them.
+
+    Args:
+      folder: where measures.md, measures.csv and comparisons.csv are written.
+      data: by regime: programs, as in test.jsonl, and by scorer the scores of their steps.
+      members: (scorer, other scorer), in every regime; those without scores are left out. All are one family.
+      samples: of the bootstrap.
+
+    Returns:
+      The files.
+    """
+    found: list[Row] = []
+    compared: list[Row] = []
+    for regime, (rows, scorers) in data.items():
+        for name, scores in scorers.items():
+            found += [{"regime": regime} | row for row in measure(name, rows, scores, samples)]
+        there = [pair for pair in members if set(pair) <= set(scorers)]
+        compared += [{"regime": regime} | row for row in comparisons(rows, scorers, there, samples)]
+    corrected = holm([row["p"] for row in compared])
+    compared = [row | {"p_holm": p} for row, p in zip(compared, corrected, strict=True)]
+    texts = [f"# {regime}\n\n{table([row for row in found if row['regime'] == regime])}" for regime in data]
+    if compared:
+        texts.append(f"# Step-AUROC, paired over problems\n\n{comparison_table(compared)}")
+    written = [folder / "measures.md", folder / "measures.csv", folder / "comparisons.csv"]
+    for path, content in zip(written, ("\n".join(texts), csv_text(found), csv_text(compared)), strict=True):
+        write_text(path, content)
     return written
+
+
+def comparisons(
+    rows: Sequence[Mapping[str, Any]],
+    scorers: Mapping[str, Scores],
+    members: Sequence[tuple[str, str]],
+    samples: int,
+) -> list[Row]:
+    """The step-AUROC of one scorer less that of another, with a bootstrap interval and a two-sided bootstrap p."""
+    names = {key: place for place, key in enumerate(dict.fromkeys(row["problem_id"] for row in rows))}
+    problem = np.repeat([names[row["problem_id"]] for row in rows], [len(row["labels"]) for row in rows])
+    truth = np.concatenate([np.array(row["labels"]) > 0.5 for row in rows])
+    flat = {name: np.concatenate(scorers[name]) for pair in members for name in pair}
+    drawn = {name: auroc_replicates(one, truth, problem, len(names), samples, seed=0) for name, one in flat.items()}
+    found: list[Row] = []
+    for one, other in members:
+        shifts = drawn[one] - drawn[other]
+        shifts = shifts[np.isfinite(shifts)]
+        value = percentile_interval(auroc(flat[one], truth) - auroc(flat[other], truth), shifts)
+        beyond = min(np.count_nonzero(shifts <= 0), np.count_nonzero(shifts >= 0))
+        p = min(1.0, 2 * (beyond + 1) / (len(shifts) + 1))
+        ends = {"difference": value.estimate, "low": value.low, "high": value.high}
+        found.append({"scorer": one, "less": other} | ends | {"p": p})
+    return found
+
+
+def comparison_table(rows: Sequence[Row]) -> str:
+    """A line a pair, a column a regime. Bold: p < .05 after Holm's correction over all of them."""
+    regimes = list(dict.fromkeys(row["regime"] for row in rows))
+    lines: dict[str, dict[str, str]] = {}
+    for row in rows:
+        text = f"{signed(row['difference'])} [{signed(row['low'])}, {signed(row['high'])}]"
+        bold = f"**{text}**" if row["p_holm"] < LEVEL else text
+        lines.setdefault(f"{row['scorer']} - {row['less']}", {})[row["regime"]] = bold
+    body = [[pair, *(cells.get(regime, "") for regime in regimes)] for pair, cells in lines.items()]
+    return "\n".join(markdown_table(["", *(f"`{regime}`" for regime in regimes)], body)) + "\n"
 
 
 def read_test(path: Path) -> list[Mapping[str, Any]]:
@@ -89,9 +167,9 @@ def baselines(rows: Sequence[Mapping[str, Any]]) -> dict[str, Scores]:
     }
 
 
-def _log_probabilities(rows: Sequence[Mapping[str, Any]], path: Path) -> Scores:
+def _log_probabilities(rows: Sequence[Mapping[str, Any]], path: Path) -> OptionalScores:
     said = {row["program_hash"]: (where, row) for where, row in read_jsonl(path)}
-    scores = []
+    scores: OptionalScores = []
     for row in rows:
         if row["program_hash"] not in said:
             raise DataError(f"{path}: nothing of program {row['program_hash']}; score {len(rows)} programs")
@@ -101,20 +179,20 @@ def _log_probabilities(rows: Sequence[Mapping[str, Any]], path: Path) -> Scores:
     return scores
 
 
-def _model_scores(rows: Sequence[Mapping[str, Any]], folder: str) -> Scores:
-    """Log-odds of every step."""
+def _model_scores(rows: Sequence[Mapping[str, Any]], folder: str) -> OptionalScores:
+    """The logit of every step; None for a program that does not fit the model's context."""
     from dreamprm_jax.api import load_prm
 
     model = load_prm(folder)
     by_prompt: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
         by_prompt.setdefault(row["prompt"], []).append(index)
-    scores: Scores = [np.zeros(0)] * len(rows)
+    scores: OptionalScores = [None] * len(rows)
     for prompt, places in by_prompt.items():
-        scored = model.score(prompt, ["".join(rows[index]["completions"]) for index in places])
-        for index, one in zip(places, scored, strict=True):
-            chances = np.clip([step.score for step in one.steps], 1e-7, 1 - 1e-7)
-            scores[index] = np.log(chances / (1 - chances))
+        read = model.best_of(prompt, ["".join(rows[index]["completions"]) for index in places])
+        for index, one in zip(places, read.programs, strict=True):
+            if one is not None:
+                scores[index] = np.array([step.logit for step in one.steps])
     return scores
 
 

@@ -1,7 +1,7 @@
 """``python -m research.study document``: the tables of the documents, from the CSVs in research/results.
 
-A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``. A test makes them again and compares, and looks
-for every sentence of ``claims``: figures in prose that the CSVs give.
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end -->``; a test makes them again and compares.
+``research.study.claims`` has the figures in prose.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from research.study.tables import mean, number, paired, signed
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "research" / "results"
-DOCUMENTS = (ROOT / "docs" / "label_correction.md", ROOT / "docs" / "experiments.md", ROOT / "README.md")
+DOCUMENTS = tuple(ROOT / name for name in ("docs/label_correction.md", "docs/experiments.md", "README.md"))
 _TABLE = re.compile(r"(<!-- table: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 DEFAULT, BEST = "undetected_fault_online", "best_of_n_sum_log_odds"
 
@@ -51,6 +51,11 @@ def with_tables(text: str, name: str = "") -> str:
         return found[1] + TABLES[found["name"]]() + "\n" + found[3]
 
     return _TABLE.sub(made, text)
+
+
+def without_tables(text: str) -> str:
+    """The text without the tables that are made here."""
+    return _TABLE.sub("", text)
 
 
 def rows_of(study: str) -> list[Row]:
@@ -80,67 +85,17 @@ def differences(study: str, figure: str, arms: Sequence[str], regimes: Sequence[
     return "\n".join(markdown_table(["", *(f"`{regime}`" for regime in columns)], lines))
 
 
-def claims() -> dict[str, list[str]]:
-    """By document, sentences (parts of them) whose figures come from the CSVs."""
-    rows = rows_of("repair_confirm")
-    tested = family(rows, repair_members())
-    width = len(REPAIR_CELLS)
-    step = {base: tested[place * width : (place + 1) * width] for place, base in enumerate(("raw", "closure"))}
-    best = {base: tested[(place + 3) * width : (place + 4) * width] for place, base in enumerate(("raw", "closure"))}
-    aggregators = family(rows, aggregator_members())
-    clean = [paired(rows, cell, "clean", "raw", "step_auroc").mean for cell in REPAIR_CELLS]
-    shares = [one.difference.mean / bound for one, bound in zip(step["raw"], clean, strict=True)]
-    repaired = [one for cell, one in zip(REPAIR_CELLS, step["closure"], strict=True) if "repair" in cell]
-    old, long = rows_of("confirm"), rows_of("confirm_long")
-    regimes = list(dict.fromkeys(row["regime"] for row in old))
-    text = [paired(old, regime, DEFAULT, "raw", BEST) for regime in regimes]
-    exact = [paired(old, regime, "clean", "raw", BEST).mean for regime in regimes]
-    last = paired(old, "k1", DEFAULT, "raw", "best_of_n_last")
-    target = [
-        paired(old, regime, "clean:target=value", "raw", "step_auroc").mean
-        / paired(old, regime, "clean", "raw", "step_auroc").mean
-        for regime in regimes
-    ]
-    raw = [mean(rows, cell, "raw", "step_auroc") for cell in REPAIR_CELLS]
-    rule = {cell: paired(rows, cell, "closure", "raw", "step_auroc").mean for cell in REPAIR_CELLS}
-    release = next(row for row in rows_of("faithful") if row["arm"] == "release_weight_table")
-    gain = f"gains {_range([one.difference.mean for one in step['raw']])} step-AUROC over raw labels"
-    return {
-        "label_correction.md": [
-            f"within {number(_label_table())} step-AUROC of raw labels in four regimes",
-            gain,
-            f"Raw labels have a step-AUROC of {_range(raw)}. Less raw, `closure` is at {signed(rule['k1'])} in `k1`, "
-            f"{signed(rule['k4_repair5'])} in `k4_repair5` and {signed(rule['k16_repair5'])} in `k16_repair5`",
-            f"weights without a hypergradient fall to {number(float(release['mean_weight_untouched']))}",
-            f'the AUROC of a weight for "the label is clean" is {release["weight_auroc_clean"]:.2f}'.replace(
-                " 0.", " ."
-            ),
-            f'for "it had a hypergradient" {release["weight_auroc_touched"]:.2f}'.replace(" 0.", " ."),
-            f"{_range([one.difference.mean for one in step['closure']])} over the two-line rule `closure`",
-            f"{_points([one.difference.mean for one in best['raw']])} points of best of 8",
-            f"for certain in {_count(one.low > 0 for one in text)} regime of three",
-            f"reaches {_range(shares, digits=2)} of what exact labels gain",
-            f"`closure` is {number(step['closure'][0].difference.mean)} behind at one rollout and "
-            f"{number(step['closure'][2].difference.mean)} at four",
-            f"with it {_range([one.difference.mean for one in repaired])}",
-            f"rises by {_points([one.difference.mean for one in best['raw']])} points over raw",
-            f"{_count(one.certain for one in best['raw'])} of six cells remains certain",
-            f"the gain in best of 8 is certain in {_count(one.certain for one in best['closure'])} cell",
-            f"by {_points([one.difference.mean for one in aggregators])} points, certain in all "
-            f"{_count(one.certain for one in aggregators)} cells",
-            f"exact labels gain {_points(exact)} points",
-            f"({100 * last.mean:+.1f} [{100 * last.low:+.1f}, {100 * last.high:+.1f}] points)",
-            f"gains {_range(target, digits=2)} of what exact recoverability gains",
-            f"the gain falls to {signed(paired(long, 'k1', DEFAULT, 'raw', 'step_auroc').mean)}",
-        ],
-    }
-
-
-def _label_table() -> float:
+def label_table() -> float:
     """The largest difference from raw labels, in absolute value, that the paper's label table makes in a regime."""
     rows = rows_of("confirm_structure")
     regimes = dict.fromkeys(row["regime"] for row in rows)
     return max(abs(paired(rows, one, "label_table:meta=same", "raw", "step_auroc").mean) for one in regimes)
+
+
+def label_moves(study: str, arm: str) -> list[float]:
+    """By how much an arm moved its labels, mean over the seeds of each regime."""
+    rows = rows_of(study)
+    return [mean(rows, regime, arm, "label_moved") for regime in dict.fromkeys(row["regime"] for row in rows)]
 
 
 def _choosing() -> str:
@@ -160,16 +115,16 @@ def _choosing() -> str:
     return "\n".join(markdown_table(header, lines))
 
 
-def _range(values: Sequence[float], digits: int = 3) -> str:
+def span(values: Sequence[float], digits: int = 3) -> str:
     low, high = (f"{value:.{digits}f}".removeprefix("0") for value in (min(values), max(values)))
     return f"{low} to {high}"
 
 
-def _points(values: Sequence[float]) -> str:
+def points(values: Sequence[float]) -> str:
     return f"{100 * min(values):.1f} to {100 * max(values):.1f}"
 
 
-def _count(found: Iterable[bool]) -> str:
+def count(found: Iterable[bool]) -> str:
     return ("no", "one", "two", "three", "four", "five", "six")[sum(found)]
 
 
@@ -208,11 +163,11 @@ def _questions() -> str:
     width = len(REPAIR_CELLS)
     step, choice = tested[:width], tested[3 * width : 4 * width]
     return embedded.questions(
-        f"gains in {_count(one.difference.mean > 0 for one in step)} of six cells of noise, certain in "
-        f"{_count(one.certain for one in step)}",
-        f"it is certain in {_count(one.certain for one in choice)}",
-        f"Not measurably: its step scores are within {number(_label_table())} AUROC of those from raw labels, mostly "
-        "at rates that hardly move a label.",
+        f"gains in {count(one.difference.mean > 0 for one in step)} of six cells of noise, certain in "
+        f"{count(one.certain for one in step)}",
+        f"it is certain in {count(one.certain for one in choice)}",
+        f"Not measurably: its step scores are within {number(label_table())} AUROC of those from raw labels, where it "
+        f"moved labels by {span(label_moves('confirm_structure', 'label_table:meta=same'))}.",
     )
 
 

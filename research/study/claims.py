@@ -1,0 +1,185 @@
+"""The figures in prose: sentences whose figures the committed CSVs give, and phrases whose figures come from elsewhere.
+
+``claims`` has the former, computed. ``research/given_figures.txt`` has the latter, a phrase a line under the name of
+its document: settings, aims, quotes, and measurements of other commands that the document names. ``unexplained`` finds
+every figure that is in neither, so that none can be added, or grow old, unseen.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+from research.study.document import (
+    BEST,
+    DEFAULT,
+    REPAIR_CELLS,
+    RESULTS,
+    ROOT,
+    aggregator_members,
+    count,
+    label_moves,
+    label_table,
+    points,
+    repair_members,
+    rows_of,
+    span,
+    without_tables,
+)
+from research.study.results import Row
+from research.study.statistics import family
+from research.study.tables import mean, number, paired, signed
+
+DOCUMENTS = ("docs/label_correction.md", "docs/experiments.md", "docs/choosing.md", "README.md")
+GIVEN = ROOT / "research" / "given_figures.txt"
+# Decimals, numbers with thousands separators, percents and points; not in names, versions, dates and code.
+_FIGURE = re.compile(
+    r"(?<![\w.:/-])[+-]?(?:\d{1,3}(?:,\d{3})+|\d*\.\d+|\d+(?= ?%| points))(?![\w/]*\d|\.\d)"
+)  # fmt: skip
+_NO_PROSE = re.compile(r"```.*?```|`[^`]*`|\]\([^()]*\)|\d{4}\.\d{5}", re.DOTALL)  # the last: arXiv
+
+
+def prose(document: str) -> str:
+    """A document without tables that a command makes, as one line."""
+    return " ".join(without_tables((ROOT / document).read_text(encoding="utf-8")).split())
+
+
+def unexplained(document: str) -> list[str]:
+    """The figures, with what stands around them, that are in no claim and no given phrase; and phrases not found."""
+    text = prose(document)
+    known = claims().get(document, []) + given(document)
+    missing = [f"not in the text: {phrase}" for phrase in known if phrase not in text]
+    for phrase in sorted(known, key=len, reverse=True):
+        text = text.replace(phrase, " ")
+    text = _NO_PROSE.sub(" ", text)
+    return missing + [text[max(0, m.start() - 50) : m.end() + 25] for m in _FIGURE.finditer(text)]
+
+
+def given(document: str) -> list[str]:
+    """The document's phrases in ``research/given_figures.txt``."""
+    sections = re.split(r"^\[(.*)\]$", GIVEN.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    phrases = dict(zip(sections[1::2], sections[2::2], strict=True)).get(document, "")
+    return [line for line in phrases.splitlines() if line and not line.startswith("#")]
+
+
+def claims() -> dict[str, list[str]]:
+    """By document, parts of sentences with their figures from the CSVs."""
+    return {
+        "docs/label_correction.md": [
+            *_repair(), *_before_repair(), *_label_table(), *_choosing(), *_held_out(), *_real_code(),
+        ]
+    }  # fmt: skip
+
+
+def _repair() -> list[str]:
+    rows = rows_of("repair_confirm")
+    tested = family(rows, repair_members())
+    width = len(REPAIR_CELLS)
+    step = {base: tested[place * width : (place + 1) * width] for place, base in enumerate(("raw", "closure"))}
+    best = {base: tested[(place + 3) * width : (place + 4) * width] for place, base in enumerate(("raw", "closure"))}
+    aggregators = family(rows, aggregator_members())
+    clean = [paired(rows, cell, "clean", "raw", "step_auroc").mean for cell in REPAIR_CELLS]
+    shares = [one.difference.mean / bound for one, bound in zip(step["raw"], clean, strict=True)]
+    repaired = [one for cell, one in zip(REPAIR_CELLS, step["closure"], strict=True) if "repair" in cell]
+    raw = [mean(rows, cell, "raw", "step_auroc") for cell in REPAIR_CELLS]
+    rule = {cell: paired(rows, cell, "closure", "raw", "step_auroc").mean for cell in REPAIR_CELLS}
+    return [
+        f"gains {span([one.difference.mean for one in step['raw']])} step-AUROC over raw labels",
+        f"Raw labels have a step-AUROC of {span(raw)}. Less raw, `closure` is at {signed(rule['k1'])} in `k1`, "
+        f"{signed(rule['k4_repair5'])} in `k4_repair5` and {signed(rule['k16_repair5'])} in `k16_repair5`",
+        f"{span([one.difference.mean for one in step['closure']])} over the two-line rule `closure`",
+        f"{points([one.difference.mean for one in best['raw']])} points of best of 8",
+        f"reaches {span(shares, digits=2)} of what exact labels gain",
+        f"`closure` is {number(step['closure'][0].difference.mean)} behind at one rollout and "
+        f"{number(step['closure'][2].difference.mean)} at four",
+        f"with it {span([one.difference.mean for one in repaired])}",
+        f"rises by {points([one.difference.mean for one in best['raw']])} points over raw",
+        f"{count(one.certain for one in best['raw'])} of six cells remains certain",
+        f"the gain in best of 8 is certain in {count(one.certain for one in best['closure'])} cell",
+        f"by {points([one.difference.mean for one in aggregators])} points, certain in all "
+        f"{count(one.certain for one in aggregators)} cells",
+    ]
+
+
+def _before_repair() -> list[str]:
+    old, long = rows_of("confirm"), rows_of("confirm_long")
+    regimes = list(dict.fromkeys(row["regime"] for row in old))
+    text = [paired(old, regime, DEFAULT, "raw", BEST) for regime in regimes]
+    exact = [paired(old, regime, "clean", "raw", BEST).mean for regime in regimes]
+    last = paired(old, "k1", DEFAULT, "raw", "best_of_n_last")
+    target = [
+        paired(old, regime, "clean:target=value", "raw", "step_auroc").mean
+        / paired(old, regime, "clean", "raw", "step_auroc").mean
+        for regime in regimes
+    ]
+    return [
+        f"for certain in {count(one.low > 0 for one in text)} regime of three",
+        f"exact labels gain {points(exact)} points",
+        f"({100 * last.mean:+.1f} [{100 * last.low:+.1f}, {100 * last.high:+.1f}] points)",
+        f"gains {span(target, digits=2)} of what exact recoverability gains",
+        f"by the table {span(target, digits=2)}",
+        f"the gain falls to {signed(paired(long, 'k1', DEFAULT, 'raw', 'step_auroc').mean)}",
+    ]
+
+
+def _label_table() -> list[str]:
+    structural, fast = "label_table:meta=same", "label_table:meta=same,rate=2"
+    rows = rows_of("bilevel")
+    regimes = dict.fromkeys(row["regime"] for row in rows)
+    gains = [paired(rows, regime, fast, "raw", "step_auroc").mean for regime in regimes]
+    release = next(row for row in rows_of("faithful") if row["arm"] == "release_weight_table")
+    clean, touched = (_short(float(release[f"weight_auroc_{name}"])) for name in ("clean", "touched"))
+    (text,) = {_short(value) for value in label_moves("confirm", f"{structural},rate=0.1")}
+    return [
+        f"within {number(label_table())} step-AUROC of raw labels in four regimes, where it moved labels by "
+        f"{span(label_moves('confirm_structure', structural))}",
+        f"At rate 2, which moves them by {span(label_moves('bilevel', fast))}, {signed(min(gains))} to {signed(max(gains))}",
+        f"In the text model's runs it moved them by {text}",
+        f"weights without a hypergradient fall to {number(float(release['mean_weight_untouched']))}",
+        f'the AUROC of a weight for "the label is clean" is {clean}',
+        f'for "it had a hypergradient" {touched}',
+    ]
+
+
+def _choosing() -> list[str]:
+    rows = {str(row["arm"]): row for row in rows_of("choosing")}
+    head = rows[f"{DEFAULT}:value_head=1"]
+
+    def gap(one: Row, figure: str, other: Row, base: str) -> str:
+        return f"{100 * (float(one[figure]) - float(other[base])):.1f}"
+
+    learned = "best_of_n_learned"
+    return [
+        f"Exact labels gain only {gap(rows['clean'], BEST, rows['raw'], BEST)} points by the sum",
+        f"the second head by {gap(head, BEST, rows[DEFAULT], BEST)} points",
+        f"that arm is {gap(head, learned, rows['raw'], BEST)} points above raw labels by the sum, "
+        f"{gap(head, learned, rows['raw'], learned)} above raw labels that choose in the same way",
+    ]
+
+
+def _held_out() -> list[str]:
+    rows = rows_of("held_out_mistakes")
+    gain = {
+        arm: signed(paired(rows, "k4_repair5", arm, "raw", "step_auroc").mean) for arm in ("closure", DEFAULT, "clean")
+    }
+    raw = number(mean(rows, "k4_repair5", "raw", "step_auroc"))
+    return [
+        f"step-AUROC {raw} on raw labels, {gain['closure']} on `closure`, {gain[DEFAULT]} on the default, "
+        f"{gain['clean']} on exact ones"
+    ]
+
+
+def _real_code() -> list[str]:
+    first = (RESULTS / "codeio_repair" / "study.md").read_text(encoding="utf-8")
+    runs = re.search(r"(\d+) programs run", first)
+    assert runs is not None
+    model, position = (one["auroc"] for one in json.loads((RESULTS / "real_code" / "raw.json").read_text("utf-8")))
+    return [
+        f"({int(runs[1]):,} programs)",
+        f"step-AUROC {number(model['estimate'])} [{number(model['low'])}, {number(model['high'])}], and the step's "
+        f"position alone {number(position['estimate'])}",
+    ]
+
+
+def _short(value: float) -> str:
+    return f"{value:.2f}".removeprefix("0")
