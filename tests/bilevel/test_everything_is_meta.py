@@ -93,6 +93,14 @@ def test_chained_windows_equal_one_long_window() -> None:
         assert toy.relative_error(total, whole.hypergradient) < TIGHT
 
 
+@pytest.mark.parametrize(
+    "make", [toy.OPTIMIZERS["adamw"], lambda: optax.polyak_sgd(scaling=0.1)], ids=["adamw", "polyak"]
+)
+def test_reusing_the_forward_pass_does_not_change_the_result(make: Any) -> None:
+    with jax.enable_x64(True):
+        same(call(make(), 1, reuse_forward=True), call(make(), 1, method="reverse"))
+
+
 @pytest.mark.parametrize("checkpoints", [0, 1, 2, 5, "gradients"])
 def test_checkpoints_do_not_change_the_result(checkpoints: Any) -> None:
     optimizer = toy.OPTIMIZERS["adamw"]()
