@@ -20,10 +20,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from dreamprm_jax.engine.concurrent import concurrent_map
 from dreamprm_jax.runs.locks import locked
+from dreamprm_jax.runs.progress import Progress
 from dreamprm_jax.schema import DataError, Problem, Score, Skip, arrow_schema, canonical_json, content_hash
 from dreamprm_jax.scoring.inputs import Item, read_items
 from dreamprm_jax.scoring.prm import Prm
@@ -191,14 +191,14 @@ class ScoreJob:
                 if chunk.index % shard.count != shard.index:
                     continue
                 if self._record(chunk.index).exists():
-                    bar.update(len(chunk.items))
+                    progress.add(units=len(chunk.items))
                 else:
                     yield chunk
 
-        with tqdm(desc=f"score {self.prm.name}", unit="program", smoothing=0.05) as bar:
+        with Progress(f"score {self.prm.name}", None, "program") as progress:
             # While the devices score one chunk a thread reads and tokenises the next.
             for chunk, prepared in concurrent_map(self._prepare, mine(), threads=1, max_pending=2):
-                self._finish(chunk, prepared, bar)
+                self._finish(chunk, prepared, progress)
         return seen
 
     def _chunks(self) -> Iterator[_Chunk]:
@@ -249,12 +249,14 @@ class ScoreJob:
         kept = Counter({"statements truncated on the left": counts["statements truncated on the left"]})
         return _Prepared(rows, skips, kept)
 
-    def _finish(self, chunk: _Chunk, prepared: _Prepared, bar: tqdm[Any]) -> None:
+    def _finish(self, chunk: _Chunk, prepared: _Prepared, progress: Progress) -> None:
         """Scores a chunk and commits it: first its scores, then its record."""
         before, start = Counter(self.scorer.summary()), time.perf_counter()
-        logits = self.scorer.logits([scored.reading for _, scored in prepared.rows], bar.update)
+        logits = self.scorer.logits(
+            [scored.reading for _, scored in prepared.rows], lambda count: progress.add(units=count)
+        )
         seconds = time.perf_counter() - start
-        bar.update(len(prepared.skips))
+        progress.add(units=len(prepared.skips))
         rows, skips = [], list(prepared.skips)
         for (item, scored), values in zip(prepared.rows, logits, strict=True):
             if is_finite(values):
