@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from dreamprm_jax.engine.concurrent import concurrent_map
+from dreamprm_jax.runs.input_digests import path_digest
 from dreamprm_jax.runs.locks import locked
 from dreamprm_jax.schema import DataError, Problem, Score, Skip, arrow_schema, canonical_json, content_hash
 from dreamprm_jax.scoring.inputs import Item, read_items
@@ -141,13 +142,12 @@ class ScoreJob:
             "overlong": limits.overlong, "dtype": limits.dtype, "attention": limits.attention,
             "granularity": self.prm.granularity, "source": options.source,
         }  # fmt: skip
-        path = options.candidates
-        files = sorted(path.glob("*/*.py")) if path.is_dir() else [path]
-        candidates = content_hash(*(f"{file.relative_to(path)} {file_hash(file)}" for file in files))
+        candidates = path_digest(options.candidates)
+        assert candidates is not None, f"{options.candidates} was there a moment ago"
         prompts = content_hash(
             *(f"{p.problem_id}\0{p.platform}\0{p.title}\0{p.statement}" for p in options.problems.values())
         )
-        return content_hash(canonical_json(settings), candidates, prompts)
+        return content_hash(canonical_json(settings), candidates["digest"], prompts)
 
     def _is_done(self) -> bool:
         if not self.output.exists():
