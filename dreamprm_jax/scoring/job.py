@@ -31,7 +31,7 @@ from dreamprm_jax.scoring.prm import Prm
 from dreamprm_jax.scoring.scorer import NOT_FINITE, ProgramReading, Reading, Scorer, is_finite, score_row
 from dreamprm_jax.storage import atomic_path, file_hash, read_json, write_json, write_rows, write_text
 
-FORMAT = 1  # raise when the output changes meaning
+FORMAT = 2  # raise when the output changes meaning
 JOB, BYTES = "job", "output sha256"  # in the counts: the fingerprint of the job, and of the output that it wrote
 # Score rows, and where in the input each program is.
 SCHEMA = pa.schema(
