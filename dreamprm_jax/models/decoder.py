@@ -86,10 +86,13 @@ def decoder_config(model: ModelConfig) -> DecoderConfig:
         raise DataError(
             f"model.hidden_size={model.hidden_size} must be a multiple of model.num_heads={model.num_heads}"
         )
-    same = ("vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "rope_theta")
-    same += ("rms_norm_eps", "dtype", "matmul_precision", "param_dtype", "remat", "attention", "attention_chunk")
+    same = (
+        "vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "rope_theta",
+        "rms_norm_eps", "dtype", "matmul_precision", "param_dtype", "remat", "attention", "attention_chunk",
+        "head_hidden",
+    )  # fmt: skip
     return DecoderConfig(
-        **{name: getattr(model, name) for name in (*same, "head_hidden")},
+        **{name: getattr(model, name) for name in same},
         head_dim=model.hidden_size // model.num_heads,
         qkv_bias=model.architecture == "qwen2",
         qk_norm=model.architecture == "qwen3",
