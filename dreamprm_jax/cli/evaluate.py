@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Evaluates the candidates. Returns the exit status."""
     from dreamprm_jax.evaluation.output import skip_counts, write_results
+    from dreamprm_jax.evaluation.printing import results_text
     from dreamprm_jax.evaluation.user_candidates import (
         evaluate_user_candidates,
         join,
@@ -72,6 +73,6 @@ def main(args: argparse.Namespace) -> int:
         args.candidates.name, candidates, [one.model for one in scores], args.aggregator, args.samples
     )
     results["skipped"] = skip_counts(skips)
-    write_results(args.output, finite(results), candidates, skips)
-    print(f"\nwrote {args.output}")
+    results = write_results(args.output, finite(results), candidates, skips)
+    print(f"{results_text(results)}\nwrote {args.output}")
     return 0

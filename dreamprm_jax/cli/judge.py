@@ -147,7 +147,7 @@ class _Summary:
         if self.compared:
             lines.append(f"  agree with the file's own verdict: {self.agreed} of {self.compared}")
         seconds, key = self.slowest
-        return [*lines, f"  CPU time {self.cpu_seconds:.1f} s in all, {seconds:.2f} s for {key}"]
+        return [*lines, f"  CPU time {self.cpu_seconds:.1f} s in total, at most {seconds:.2f} s (program {key})"]
 
 
 def _judge(

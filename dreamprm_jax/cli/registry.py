@@ -137,7 +137,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
             or "(default" in text
         ):
             return text
-        return f"{text} (default: %(default)s)"
+        return f"{text.removesuffix('.')} (default: %(default)s)"
 
 
 def parser_of(command: Command) -> argparse.ArgumentParser:

@@ -67,6 +67,8 @@ def main(args: argparse.Namespace) -> int:
         return _evaluate_files(config, args, root)
     if args.command != "run":
         run_stage(config, root, args.command)
+        if args.command == "evaluate" and _is_main(config):
+            print(f"\n{Paths(root).table().read_text(encoding='utf-8')}", end="", flush=True)
         if config.train.step_data.path:
             paths = Paths(root)
             models = ", ".join(str(root / arm) for arm in config.train.arms)
@@ -79,11 +81,8 @@ def main(args: argparse.Namespace) -> int:
     check_environment(config, [name for name in STAGES if not stage_folder(config, root, name).is_done()])
     for name in STAGES:
         run_stage(config, root, name)
-    if config.distributed.mode != "off":
-        from dreamprm_jax.training.distributed import is_main
-
-        if not is_main():
-            return 0
+    if not _is_main(config):
+        return 0
     paths = Paths(root)
     print(f"\n{_closing_text(root, paths)}")
     best = f"{root}/{config.train.arms[-1]}"
@@ -92,6 +91,15 @@ def main(args: argparse.Namespace) -> int:
         f"next: dreamprm serve --prm={best}, or dreamprm score --prm={best} --candidates=FILE --output=scores.parquet"
     )
     return 0
+
+
+def _is_main(config: Config) -> bool:
+    """Whether this is the first process of the run."""
+    if config.distributed.mode == "off":
+        return True
+    from dreamprm_jax.training.distributed import is_main
+
+    return is_main()
 
 
 def _closing_text(root: Path, paths: Paths) -> str:

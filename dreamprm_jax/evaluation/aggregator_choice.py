@@ -25,7 +25,7 @@ MIN_PROBLEMS = 20
 
 
 @dataclass(frozen=True)
-class Choice:
+class AggregatorChoice:
     """The chosen aggregator and the reason."""
 
     name: str
@@ -35,7 +35,7 @@ class Choice:
 
 def automatic(
     accuracies: Mapping[str, np.ndarray] | None, mixed: int, default: str, where: str, missing: str = ""
-) -> Choice:
+) -> AggregatorChoice:
     """The aggregator with the highest mean accuracy; ties go to the default, then to the order of the mapping.
 
     Args:
@@ -48,12 +48,12 @@ def automatic(
     """
     if accuracies is None or mixed < MIN_PROBLEMS:
         reason = missing or f"{where}: {mixed} problems with passing and failing candidates, {MIN_PROBLEMS} are needed"
-        return Choice(default, f"{default} kept, nothing to choose on ({reason})", {})
+        return AggregatorChoice(default, f"{default} kept, nothing to choose on ({reason})", {})
     means = {name: float(np.mean(values)) for name, values in accuracies.items()}
     best = max(means.values())
     ties = [name for name, value in means.items() if value >= best - 1e-12]
     name = default if default in ties else ties[0]
-    return Choice(name, f"chosen on {where}, {mixed} with passing and failing candidates", means)
+    return AggregatorChoice(name, f"chosen on {where}, {mixed} with passing and failing candidates", means)
 
 
 def cross_fitted(accuracies: Sequence[np.ndarray], folds: int = 5, repeats: int = 20, seed: int = 0) -> np.ndarray:
@@ -82,14 +82,14 @@ def cross_fitted(accuracies: Sequence[np.ndarray], folds: int = 5, repeats: int 
     return total / repeats
 
 
-def choose_aggregator(config: Config, paths: Paths, skips: list[Skip]) -> Choice:
+def choose_aggregator(config: Config, paths: Paths, skips: list[Skip]) -> AggregatorChoice:
     """The configured aggregator, or for "auto" the one with the best mean accuracy of the PRM arms on the meta window.
 
     All arms share one aggregator, so that they stay comparable. The meta window's problems are not those of the table,
     but training has seen their outcomes, so the choice may favor what a model has memorized.
     """
     if config.evaluate.aggregator != "auto":
-        return Choice(config.evaluate.aggregator, "set in the configuration", {})
+        return AggregatorChoice(config.evaluate.aggregator, "set in the configuration", {})
     arms = [arm for arm in config.train.arms if not is_outcome_model(arm)]
     if not arms:
         return automatic(None, 0, DEFAULT_AGGREGATOR, "", "no PRM arm")
@@ -107,7 +107,7 @@ def choose_aggregator(config: Config, paths: Paths, skips: list[Skip]) -> Choice
     return choose_on(candidates, arms, f"{sum(len(one.passed) for one in candidates)} meta candidates")
 
 
-def choose_on(candidates: Sequence[Candidates], arms: Sequence[str], where: str) -> Choice:
+def choose_on(candidates: Sequence[Candidates], arms: Sequence[str], where: str) -> AggregatorChoice:
     """The choice on given candidates."""
     mixed = [one for one in candidates if one.passed.min() < one.passed.max()]
     if not mixed:

@@ -27,8 +27,8 @@ _HACKING = ("accuracy", "score", "passes_public", "hacking_rate", "hacking_rate_
 
 def write_results(
     folder: Path, results: dict[str, Any], candidates: Sequence[Candidates], skips: Sequence[Skip]
-) -> None:
-    """Writes all files of the evaluate folder and prints the tables."""
+) -> dict[str, Any]:
+    """Writes all files of the evaluate folder. Returns the contents of results.json."""
     if (problems := results["selection"]["counts"]["overall"]) < LEAST_PROBLEMS:
         notes = [*results["notes"], f"{problems} problems: too few for intervals or conclusions"]
         results = without_intervals(results, problems) | {"notes": notes}
@@ -36,9 +36,8 @@ def write_results(
     rows = [eval_all_row(one.problem, [row.code for row in one.programs], list(one.passed > 0)) for one in candidates]
     write_eval_all(folder / "eval_all.json", rows)
     write_json(folder / "results.json", results)
-    text = results_text(results)
-    write_text(folder / "table.txt", text)
-    print(text, end="", flush=True)
+    write_text(folder / "table.txt", results_text(results))
+    return results
 
 
 def skip_counts(skips: Sequence[Skip]) -> list[dict[str, Any]]:

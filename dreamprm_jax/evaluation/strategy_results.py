@@ -7,7 +7,7 @@ tokenizer. The policy's own tokenizer would give other counts.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from dreamprm_jax.evaluation.strategies import (
     ranking,
 )
 from dreamprm_jax.metrics.statistics import bootstrap_means, mcnemar, percentile_interval
-from dreamprm_jax.models.tokenizer import load_tokenizer
+from dreamprm_jax.models.tokenizer import encode_texts, load_tokenizer
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.runs.progress import progress_of
 from dreamprm_jax.selection.best_of_n import powers_of_two
@@ -162,10 +162,9 @@ def token_costs(paths: Paths, candidates: Sequence[Candidates]) -> TokenCosts | 
         return None
     tokenizer = load_tokenizer(paths.tokenizer())
 
-    def lengths(texts: list[str]) -> list[int]:
-        clean = [text.encode("utf-8", "replace").decode() for text in texts]
-        return [len(encoding.ids) for encoding in tokenizer.encode_batch_fast(clean, add_special_tokens=False)]
+    def lengths(texts: Iterable[str]) -> list[int]:
+        return [len(ids) for ids in encode_texts(tokenizer, texts)]
 
-    program = [float(np.mean(lengths([program.code for program in one.programs]))) for one in candidates]
-    statement = lengths([one.problem.statement for one in candidates])
+    program = [float(np.mean(lengths(program.code for program in one.programs))) for one in candidates]
+    statement = lengths(one.problem.statement for one in candidates)
     return TokenCosts(np.array(program), np.array(statement, dtype=float))

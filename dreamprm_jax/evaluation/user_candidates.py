@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamprm_jax.evaluation.aggregator_choice import Choice
+from dreamprm_jax.evaluation.aggregator_choice import AggregatorChoice
 from dreamprm_jax.evaluation.judged_candidates import Candidates, candidate_name
 from dreamprm_jax.evaluation.selection_results import selection_results
 from dreamprm_jax.evaluation.strategy_results import strategy_results
@@ -180,7 +180,7 @@ def evaluate_user_candidates(
     name: str, candidates: Sequence[Candidates], models: Sequence[str], aggregator: str, samples: int
 ) -> dict[str, Any]:
     """The results of a run's evaluate stage, except those that need a run: votes, costs and exact truth."""
-    choice = Choice(aggregator, "set on the command line", {})
+    choice = AggregatorChoice(aggregator, "set on the command line", {})
     return {
         "name": name,
         "source": "files",

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dreamprm_jax.config import Config, to_dict
-from dreamprm_jax.models.tokenizer import load_tokenizer
+from dreamprm_jax.models.tokenizer import encode_texts, load_tokenizer
 from dreamprm_jax.policy.factory import make_policy
 from dreamprm_jax.policy.protocol import PolicyError
 from dreamprm_jax.problems.hidden_tests import HiddenTests
@@ -147,9 +147,4 @@ def _plain(number: float) -> float | None:
 
 def _token_counter(paths: Paths) -> TokenCounter:
     tokenizer = load_tokenizer(paths.tokenizer())
-
-    def count(texts: Sequence[str]) -> list[int]:
-        clean = [text.encode("utf-8", "replace").decode() for text in texts]
-        return [len(one.ids) for one in tokenizer.encode_batch_fast(clean, add_special_tokens=False)]
-
-    return count
+    return lambda texts: [len(ids) for ids in encode_texts(tokenizer, texts)]

@@ -214,8 +214,8 @@ class _Trainer:
         if model.lora is not None:
             counts["trainable parameters"] = sum(leaf.size for leaf in trained)
         counts["packed rows"] = len(data.inner.rows)
-        counts["tokens a row"] = data.inner.shape.tokens
-        counts["packing efficiency, percent"] = round(100 * data.inner.packing_efficiency)
+        counts["tokens per row"] = data.inner.shape.tokens
+        counts["% of the row tokens used"] = round(100 * data.inner.packing_efficiency)
 
 
 def _write_labels(path: Path, source: LabelSource, labels: Labels, method: str) -> None:
