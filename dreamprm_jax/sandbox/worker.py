@@ -92,7 +92,7 @@ def find_offer(names: Sequence[str] = OFFERED_PACKAGES) -> Offer:
             if name in OFFERED_PACKAGES:
                 continue
             raise DataError(
-                f"sandbox packages: {name!r} is not installed, or is not a package with an __init__.py; give import "
+                f"sandbox.packages: {name!r} is not installed, or is not a package with an __init__.py; give import "
                 "names, including those of the dependencies"
             )
         path = Path(spec.origin).resolve()
