@@ -30,8 +30,8 @@ import numpy as np
 from dreamprm_jax.bilevel.checkpoints import default_slots
 
 UNROLLS = (1, 2, 4, 8, 16, 64)
-OURS = ("mixed, gradients stored", "mixed, points stored", "mixed, 4 micro-batches")
-FIRST_POINTS = 8  # the first K at which points are fewer than gradients
+OURS = ("mixed, gradients stored", "mixed, points stored", "mixed, 4 micro-batches", "mixed, forward reused")
+ONLY = {"mixed, points stored": range(8, 1000), "mixed, forward reused": range(1, 2)}  # values of K
 UNROLLED = (*OURS, "torchopt", "higher", "jaxopt")
 LIBRARIES = (*UNROLLED, "sama", "betty darts", "betty sama")
 TIMED = problem.Size(layers=2, width=64, tokens=32, batch=16, examples=64)
@@ -128,7 +128,9 @@ def jax_calls(name: str, case: Case, unroll: int) -> Calls:
     else:
         stored: Any = {"mixed, gradients stored": "gradients", "mixed, points stored": default_slots(unroll)}
         method = "sama" if name == "sama" else "mixed"
-        made = make_meta_gradient(inner, outer, optimizer, method=method, checkpoints=stored.get(name))
+        made = make_meta_gradient(
+            inner, outer, optimizer, method=method, checkpoints=stored.get(name), reuse_forward="reused" in name
+        )
         micro = 4 if "micro" in name else 1
         arguments = (params, state, phi, stack_batches(window, micro), split_batch(meta, micro))
         run = jax.jit(made).lower(*arguments).compile(ONE_SCHEDULE)
@@ -338,7 +340,7 @@ def main() -> None:
     results = json.loads(options.results.read_text()) if options.results and options.results.exists() else {}
     for job in ["ridge", "replay", *(f"{name} {k}" for name in LIBRARIES for k in unrolls)]:
         library, _, k = job.rpartition(" ")
-        if job in results or (library == OURS[1] and int(k) < FIRST_POINTS):
+        if job in results or (library in ONLY and int(k) not in ONLY[library]):
             continue
         command = [sys.executable, __file__, f"--measure={job}"]
         try:

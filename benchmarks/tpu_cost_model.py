@@ -120,7 +120,6 @@ def kernel_cycles(width: int, dump: Path) -> dict[str, tuple[int, int]]:
     from dreamprm_jax.config import Config
     from dreamprm_jax.models import fused
     from dreamprm_jax.models.attention import Layout
-    from dreamprm_jax.planning.cost_model import kernel_bundles
     from dreamprm_jax.planning.inspect import target_devices
 
     config = Config(inspect=dataclasses.replace(Config().inspect, topology="v5p:2x2x1", devices=1))
@@ -144,6 +143,27 @@ def kernel_cycles(width: int, dump: Path) -> dict[str, tuple[int, int]]:
         found[name] = bundles[1], bundles[2]
     for name in ("splash_mqa_fwd", "splash_mqa_dkv", "splash_mqa_dq"):  # a grid of the pairs
         found[name] = 0, kernel_bundles(dump, name)[1]
+    return found
+
+
+def kernel_bundles(dump: Path, kernel: str) -> dict[int, int]:
+    """Instruction bundles of a kernel by the depth of their loop: 1 for the grid, 2 for the loop in its body.
+
+    A bundle takes a cycle. What the memory makes it wait is not in it.
+
+    Args:
+      dump: folder of ``--xla_jf_dump_to`` with ``--xla_jf_dump_llo_text=true``.
+      kernel: a part of the instruction's name.
+    """
+    files = sorted(
+        path for path in dump.glob("*-final_bundles.txt") if kernel in path.name and "analysis" not in path.name
+    )
+    if not files:
+        raise SystemExit(f"{dump}: no schedule of the kernel {kernel!r}")
+    found: dict[int, int] = {}
+    for line in files[0].read_text(errors="replace").splitlines():
+        if match := re.match(r"\s*0x[0-9a-f]+ +(?:[A-Z]{2})? *: +(>*)", line):
+            found[len(match[1])] = found.get(len(match[1]), 0) + 1
     return found
 
 

@@ -24,7 +24,7 @@ def get_config() -> config_dict.ConfigDict:
 
     config.model.tokenizer_pieces = "lines"  # a third of the tokens and of the time of "words"
     config.train.row_tokens = 384
-    config.train.warmup_steps = 260
-    config.train.steps = 140
+    config.train.warmup_steps = 195
+    config.train.steps = 105
     config.train.arms = ("orm", "raw", "closure", "corrected")  # corrected: undetected_fault_online, the default
     return config

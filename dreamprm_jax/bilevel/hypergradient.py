@@ -144,7 +144,7 @@ def make_meta_gradient(
       A ``MetaGradient``.
 
     Raises:
-      ValueError: on an unknown method, or an option that the method does not have.
+      ValueError: on an unknown method, an option that the method does not have, or an optimizer that is none.
     """
     if method not in METHODS:
         raise ValueError(f"method={method!r}: must be one of {', '.join(METHODS)}")
@@ -157,6 +157,8 @@ def make_meta_gradient(
         raise ValueError(
             f"checkpoints={checkpoints!r} with method={method!r}: only method='mixed' has it, a number or 'gradients'"
         )
+    if not callable(getattr(optimizer, "update", None)):
+        raise ValueError(f"optimizer={optimizer!r}: must be an optax.GradientTransformation, such as optax.adam(1e-3)")
     if reuse_forward and method != "mixed":
         raise ValueError(f"reuse_forward=True with method={method!r}: only method='mixed' has it")
     noticed = False
@@ -175,18 +177,22 @@ def make_meta_gradient(
         solution: PyTree | None = None,
     ) -> MetaGradientResult:
         nonlocal noticed
-        _check_floating(params, "params")
-        _check_floating(meta_params, "meta_params")
-        unroll, micro = _check_batch(inner_batch, "inner_batch", ("K", "M", "B"))
+        check_floating(params, "params")
+        check_floating(meta_params, "meta_params")
+        unroll, micro = check_batch(inner_batch, "inner_batch", ("K", "M", "B"))
         if reuse_forward and (unroll, micro) != (1, 1):
             raise ValueError(f"reuse_forward=True with K={unroll} steps of M={micro} micro-batches: both must be 1")
-        _check_batch(outer_batch, "outer_batch", ("M", "B"))
+        check_batch(outer_batch, "outer_batch", ("M", "B"))
         if has_rng and rng is None:
             raise ValueError("the losses take a key (has_rng=True): pass rng")
         if end_gradient is not None and method not in EXACT:
             raise ValueError(f"end_gradient with method={method!r}: only {' and '.join(EXACT)} use it")
         if solution is not None and method != "implicit":
             raise ValueError(f"solution with method={method!r}: only method='implicit' uses it")
+        # NumPy arrays and Python numbers too: the methods index by traced numbers.
+        params, opt_state, meta_params, inner_batch, outer_batch, frozen = jax.tree.map(
+            jnp.asarray, (params, opt_state, meta_params, inner_batch, outer_batch, frozen)
+        )
         if not noticed and method in ("mixed", "reverse", "sama"):
             noticed = True
             warn_about(optimizer, params)
@@ -221,7 +227,8 @@ def make_meta_gradient(
     return meta_gradient
 
 
-def _check_floating(tree: PyTree, name: str) -> None:
+def check_floating(tree: PyTree, name: str) -> None:
+    """Raises ValueError at the first leaf that is not floating."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise ValueError(
@@ -230,7 +237,7 @@ def _check_floating(tree: PyTree, name: str) -> None:
             )
 
 
-def _check_batch(batch: PyTree, name: str, axes: tuple[str, ...]) -> tuple[int, ...]:
+def check_batch(batch: PyTree, name: str, axes: tuple[str, ...]) -> tuple[int, ...]:
     """The sizes of all axes but the last of ``axes``, which every leaf must share."""
     leading: tuple[int, ...] | None = None
     for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
@@ -243,5 +250,7 @@ def _check_batch(batch: PyTree, name: str, axes: tuple[str, ...]) -> tuple[int, 
                 f" same {' and '.join(axes[:-1])} in every leaf (bilevel.stack_batches, bilevel.split_batch)"
             )
     if leading is None:
-        raise ValueError(f"{name} has no leaves")
+        raise ValueError(
+            f"{name} has no leaves: expected [{', '.join(axes)}, ...]; pass zeros where the loss needs no data"
+        )
     return leading

@@ -283,6 +283,10 @@ def uniform(loss: Callable[..., Any], has_aux: bool, has_rng: bool, frozen: PyTr
     def uniform_loss(params: PyTree, *rest: Any) -> tuple[Array, PyTree]:
         whole = params if frozen is None else merge(params, frozen)
         value = loss(whole, *(rest if has_rng else rest[:-1]))
+        if isinstance(value, tuple | list) != has_aux:
+            wanted = "(scalar, aux)" if has_aux else "a scalar; to return (scalar, aux) pass has_aux=True"
+            shapes = jax.tree.map(jnp.shape, value)
+            raise ValueError(f"has_aux={has_aux}: a loss must return {wanted}; got a value of shapes {shapes}")
         scalar, aux = value if has_aux else (value, None)
         if jnp.shape(scalar) != ():
             raise ValueError(f"a loss must return a scalar, got shape {jnp.shape(scalar)}")

@@ -87,7 +87,7 @@ def load_settings(path: str, overrides: list[str], defaults: Any) -> config_dict
     Raises:
       DataError: if the file or an override is invalid, naming the file or the field, with the most similar field.
     """
-    from absl import flags, logging
+    from absl import flags
     from ml_collections import config_flags
 
     known = [name for name, _, _ in leaves(defaults)]
@@ -102,7 +102,6 @@ def load_settings(path: str, overrides: list[str], defaults: Any) -> config_dict
     settings = call_file(path, "get_config", "--config") if path else config_dict.ConfigDict(to_dict(defaults))
     if not isinstance(settings, config_dict.ConfigDict):
         raise DataError(f"--config: {path}: needs a function get_config() that returns config.defaults() with changes")
-    logging.set_verbosity(logging.ERROR)  # the checkpoint library logs warnings in normal operation
     values, command_line = flags.FlagValues(), ["dreamprm", *overrides]
     try:
         config_flags.DEFINE_config_dict("config", settings, flag_values=values, sys_argv=command_line)

@@ -86,26 +86,17 @@ def decoder_config(model: ModelConfig) -> DecoderConfig:
         raise DataError(
             f"model.hidden_size={model.hidden_size} must be a multiple of model.num_heads={model.num_heads}"
         )
+    same = (
+        "vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "rope_theta",
+        "rms_norm_eps", "dtype", "matmul_precision", "param_dtype", "remat", "attention", "attention_chunk",
+        "head_hidden",
+    )  # fmt: skip
     return DecoderConfig(
-        vocab_size=model.vocab_size,
-        hidden_size=model.hidden_size,
-        intermediate_size=model.intermediate_size,
-        num_layers=model.num_layers,
-        num_heads=model.num_heads,
-        num_kv_heads=model.num_kv_heads,
+        **{name: getattr(model, name) for name in same},
         head_dim=model.hidden_size // model.num_heads,
-        rope_theta=model.rope_theta,
-        rms_norm_eps=model.rms_norm_eps,
         qkv_bias=model.architecture == "qwen2",
         qk_norm=model.architecture == "qwen3",
         max_positions=model.max_length,
-        dtype=model.dtype,
-        matmul_precision=model.matmul_precision,
-        param_dtype=model.param_dtype,
-        remat=model.remat,
-        attention=model.attention,
-        attention_chunk=model.attention_chunk,
-        head_hidden=model.head_hidden,
         lora=model.lora if model.lora.rank else None,
     )
 
@@ -369,29 +360,22 @@ class Decoder(nn.Module):
         self,
         tokens: Int[Array, "B T"],
         positions: Int[Array, "B T"],
-        segments: Int[Array, "B T"] | None = None,
-        branches: Int[Array, "B T"] | None = None,
+        layout: Layout = Layout(),  # noqa: B008
         deterministic: bool = True,
-        reach: Int[Array, "B T"] | None = None,
-        blocks: Int[Array, "B C M"] | None = None,
     ) -> Float[Array, "B T D"]:
         """Runs the decoder.
 
         Args:
           tokens: token ids, below ``vocab_size``.
           positions: rotary positions; they restart at every packed sequence.
-          segments: which packed sequence each token belongs to, 0 for padding. None: one sequence a row, padded on the
-            right.
-          branches: within a segment, 0 for the shared prefix and 1, 2, ... for what follows it. None: no sharing.
+          layout: which tokens see each other.
           deterministic: False draws LoRA dropout from the "dropout" key.
-          reach: rows of prefix trees: the first later place that may not read each token (``models/attention.py``).
-          blocks: with ``reach``, the blocks that hold what each block of the row sees. None: any.
 
         Returns:
           Hidden states after the last norm, in ``config.dtype``.
         """
         config = self.config
-        given = [a for a in (tokens, positions, segments, branches, reach) if a is not None]
+        given = [a for a in (tokens, positions, *layout[:3]) if a is not None]
         chex.assert_rank(given, 2)
         chex.assert_equal_shape(given)
         chex.assert_type(given, int)
@@ -414,5 +398,5 @@ class Decoder(nn.Module):
             length=config.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        x, _ = layers(config, deterministic, name="layers")(x, positions, Layout(segments, branches, reach, blocks))
+        x, _ = layers(config, deterministic, name="layers")(x, positions, layout)
         return RMSNorm(config, name="final_norm")(x)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -131,8 +132,7 @@ def _on_shards(kernel: Kernel, query: Array, key: Array) -> Kernel | None:
     *_, kv_heads, _ = _axes(("batch", "length", "kv_heads", None))
     if heads != kv_heads:  # a device's query heads would need key heads of another one
         heads = None
-    ways = _ways(mesh, batch)
-    if query.shape[0] % ways or key.shape[2] % _ways(mesh, heads):
+    if query.shape[0] % ways(mesh, batch) or key.shape[2] % ways(mesh, heads):
         return None
     spec, tokens = PartitionSpec(batch, None, heads, None), PartitionSpec(batch, None)
     return jax.shard_map(kernel, in_specs=(spec, spec, spec, tokens), out_specs=spec, check_vma=False)
@@ -146,14 +146,12 @@ def _axes(names: tuple[str | None, ...]) -> tuple[Any, ...]:
 def batch_ways() -> int:
     """Devices that the batch is split over, by the mesh and the rules in force."""
     mesh = jax.sharding.get_abstract_mesh()
-    return 1 if mesh.empty else _ways(mesh, _axes(("batch",))[0])
+    return 1 if mesh.empty else ways(mesh, _axes(("batch",))[0])
 
 
-def _ways(mesh: Any, axes: Any) -> int:
-    ways = 1
-    for axis in (axes,) if isinstance(axes, str) else axes or ():
-        ways *= mesh.shape[axis]
-    return ways
+def ways(mesh: Any, axes: Any) -> int:
+    """Devices along a mesh axis, or several; 1 for None."""
+    return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))
 
 
 # ---------------------------------------------------------------- kernels
@@ -192,11 +190,7 @@ def _dual(query: Array, device: str, layout: Layout, interpret: bool = False) ->
     target = Target(TARGETS[device].backend, TARGETS[device].block, interpret) if device in TARGETS else None
     if target is None or target.blocks(query.shape[1]) is None or query.shape[3] % 64:
         return None
-    return functools.partial(_call_dual, target)
-
-
-def _call_dual(target: Target, query: Array, key: Array, value: Array, reach: Array) -> Array:
-    return dual_attention(query, key, value, reach, target)
+    return functools.partial(dual_attention, target=target)
 
 
 def _splash(query: Array, device: str, layout: Layout, interpret: bool = False) -> Kernel | None:
@@ -261,7 +255,7 @@ def _call_triton(interpret: bool, query: Array, key: Array, value: Array, reach:
         key, value = jnp.repeat(key, group, axis=2), jnp.repeat(value, group, axis=2)
         return mha(query, key, value, reach, width**-0.5, True, sizes, interpret=interpret)
 
-    forward = functools.partial(_call_dual, dataclasses.replace(TARGETS["gpu"], interpret=interpret))
+    forward = functools.partial(dual_attention, target=dataclasses.replace(TARGETS["gpu"], interpret=interpret))
     return _with_tangent(reverse, forward)(query, key, value, reach)
 
 

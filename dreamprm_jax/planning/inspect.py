@@ -35,6 +35,7 @@ from dreamprm_jax.training.chips import CHIPS, chip_of
 from dreamprm_jax.training.feed import Batch, row_length
 from dreamprm_jax.training.flops import matrix_flops, useful_flops
 from dreamprm_jax.training.label_table import LabelStart, padded_rows
+from dreamprm_jax.training.loop import make_plain_step
 from dreamprm_jax.training.losses import make_inner_loss
 from dreamprm_jax.training.mesh import (
     RULES,
@@ -48,7 +49,7 @@ from dreamprm_jax.training.mesh import (
 from dreamprm_jax.training.online_label_inference import alive_posterior
 from dreamprm_jax.training.optimizer import make_optimizer
 from dreamprm_jax.training.state import abstract_state, placed, placed_params, without_dropout
-from dreamprm_jax.training.steps import StepInputs, make_bilevel_step, make_plain_step, pass_models
+from dreamprm_jax.training.steps import StepInputs, make_bilevel_step, pass_models
 
 GB = 1e9
 

@@ -90,18 +90,24 @@ class CandidateFile:
             return self
         if not problems:
             raise DataError("the candidates are completions, or name no problem; give their problems (--problems=FILE)")
-        ids = _ids(problems, self.positions)
+        ids = problems_of_rows(problems, self.positions)
         usable, unusable = (
             tuple(_whole(one, problems, ids) for one in group) for group in (self.usable, self.unusable)
         )
         return replace(self, usable=usable, unusable=unusable, positions=0)
 
 
-def _ids(problems: Mapping[str, Problem], positions: int) -> list[str]:
-    """The problem ids in the order of the rows, for a file that names none; otherwise empty."""
-    ids = row_order(problems) if positions else []
-    if positions != len(ids):
-        raise DataError(f"the candidates name no problem, and have {positions} rows for {len(ids)} problems")
+def problems_of_rows(problems: Mapping[str, Problem], rows: int) -> list[str]:
+    """The problem ids, in order, of a file whose rows name no problem; empty for any other file (``rows`` = 0).
+
+    Raises:
+      DataError: if there is not one problem for each row.
+    """
+    ids = row_order(problems) if rows else []
+    if rows != len(ids):
+        raise DataError(
+            f"its {rows} rows name no problem, and there are {len(ids)} problems; give one for each (--problems=FILE)"
+        )
     return ids
 
 
@@ -142,7 +148,7 @@ class CandidateStream:
 
     def complete(self, problems: Mapping[str, Problem]) -> None:
         """Completes the programs of all later iterations and names their problems (``CandidateFile.completed``)."""
-        self._ids = _ids(problems, self._positions)
+        self._ids = problems_of_rows(problems, self._positions)
         self._problems = dict(problems)
         if self._ids:
             self.counts = Counter({self._ids[int(place)]: count for place, count in self.counts.items()})

@@ -20,7 +20,7 @@ from dreamprm_jax.problems.candidates import (
     candidate_id,
     candidate_rows,
     cells_of_row,
-    row_order,
+    problems_of_rows,
     rows_without_problem,
 )
 from dreamprm_jax.problems.function_rows import is_function_row, read_function_row
@@ -71,11 +71,10 @@ def read_items(path: Path, problems: Mapping[str, Problem], source: str, max_cha
       DataError: where the file as a whole cannot be read.
     """
     samples: Counter[str] = Counter()
-    ids: list[str] = []
-    if listed := rows_without_problem(path):
-        ids = row_order(problems)
-        if len(ids) != listed:
-            raise DataError(f"{path}: its {listed} rows name no problem; give --problems with one problem for each")
+    try:
+        ids = problems_of_rows(problems, rows_without_problem(path))
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
     for number, where, row in candidate_rows(path, _COLUMNS):
         try:
             if isinstance(row, DataError):

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dreamprm_jax.engine.concurrent import concurrent_map
+from dreamprm_jax.runs.input_digests import path_digest
 from dreamprm_jax.runs.locks import locked
 from dreamprm_jax.runs.progress import Progress
 from dreamprm_jax.schema import DataError, Problem, Score, Skip, arrow_schema, canonical_json, content_hash
@@ -30,7 +31,7 @@ from dreamprm_jax.scoring.prm import Prm
 from dreamprm_jax.scoring.scorer import NOT_FINITE, ProgramReading, Reading, Scorer, is_finite, score_row
 from dreamprm_jax.storage import atomic_path, file_hash, read_json, write_json, write_rows, write_text
 
-FORMAT = 1  # raise when the output changes meaning
+FORMAT = 2  # raise when the output changes meaning
 JOB, BYTES = "job", "output sha256"  # in the counts: the fingerprint of the job, and of the output that it wrote
 # Score rows, and where in the input each program is.
 SCHEMA = pa.schema(
@@ -141,13 +142,12 @@ class ScoreJob:
             "overlong": limits.overlong, "dtype": limits.dtype, "attention": limits.attention,
             "granularity": self.prm.granularity, "source": options.source,
         }  # fmt: skip
-        path = options.candidates
-        files = sorted(path.glob("*/*.py")) if path.is_dir() else [path]
-        candidates = content_hash(*(f"{file.relative_to(path)} {file_hash(file)}" for file in files))
+        candidates = path_digest(options.candidates)
+        assert candidates is not None, f"{options.candidates} was there a moment ago"
         prompts = content_hash(
             *(f"{p.problem_id}\0{p.platform}\0{p.title}\0{p.statement}" for p in options.problems.values())
         )
-        return content_hash(canonical_json(settings), candidates, prompts)
+        return content_hash(canonical_json(settings), candidates["digest"], prompts)
 
     def _is_done(self) -> bool:
         if not self.output.exists():

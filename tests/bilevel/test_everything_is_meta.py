@@ -93,6 +93,14 @@ def test_chained_windows_equal_one_long_window() -> None:
         assert toy.relative_error(total, whole.hypergradient) < TIGHT
 
 
+@pytest.mark.parametrize(
+    "make", [toy.OPTIMIZERS["adamw"], lambda: optax.polyak_sgd(scaling=0.1)], ids=["adamw", "polyak"]
+)
+def test_reusing_the_forward_pass_does_not_change_the_result(make: Any) -> None:
+    with jax.enable_x64(True):
+        same(call(make(), 1, reuse_forward=True), call(make(), 1, method="reverse"))
+
+
 @pytest.mark.parametrize("checkpoints", [0, 1, 2, 5, "gradients"])
 def test_checkpoints_do_not_change_the_result(checkpoints: Any) -> None:
     optimizer = toy.OPTIMIZERS["adamw"]()
@@ -233,6 +241,8 @@ def test_replay_equals_the_unrolled_window(steps: int) -> None:
         assert toy.relative_error(floats(found.start_gradient), floats(same_window.start_gradient)) < TIGHT
         assert found.stored <= 1 + np.ceil(np.log2(steps))
         assert found.inner_steps <= (1 + np.log2(steps)) * steps + 1
+        with pytest.raises(ValueError, match=r"batch\(0\) has shape \(\): expected \[M, B, ...\]"):
+            make_replay(toy.small_inner, toy.small_outer, optimizer, lambda step: jnp.ones(()))(*start, phi, outer, 1)
 
 
 @pytest.mark.parametrize(

@@ -314,7 +314,7 @@ def test_quickstart(shell, tmp_path):
 
 @pytest.mark.slow
 def test_your_own_data(shell, tmp_path):
-    small = SMALL_MODEL | {"train.arms": "('raw',)"}
+    small = SMALL_MODEL | {"train.arms": "('raw',)", "policy.max_tokens": 48}
     _, judged, served, replayed, _ = run_page("your_own_data", shell, tmp_path, small, FIRST_STAGES)
     written, committed = tmp_path / "my_problems.jsonl", REPOSITORY / "configs" / "data" / "own_problems.jsonl"
     assert [json.loads(line) for line in written.open()] == [json.loads(line) for line in committed.open()]

@@ -211,7 +211,7 @@ def test_lists_of_programs_are_by_the_order_of_ids(tmp_path):
     assert [(p, s, c) for p, s, c, _ in summary(found)] == [("p", 0, A), ("p", 1, B), ("q", 0, C)]
     assert found.unusable[0].program.problem_id == "r"
     assert found.problem_ids == {"p", "q", "r"}
-    with pytest.raises(DataError, match="4 rows for 2 problems"):
+    with pytest.raises(DataError, match="its 4 rows name no problem, and there are 2"):
         read_candidates(path).completed({"p": DOUBLE, "q": DOUBLE})
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from research.study.codeio_features import LAYERS, LanguageModel, StepFeatures, features_of
-from research.study.codeio_heads import HeadSettings, cross_validated
+from research.study.codeio_heads import HeadSettings, cross_validated, make_folds
 from research.study.codeio_measure import comparisons
 
 
@@ -74,11 +74,11 @@ def test_heads_find_the_fault_that_the_features_show(arm):
         if arm == "undetected_fault_online":
             labels = np.where(good, 0.9, 0.1)
         rows.append({"problem_id": str(index), "labels": labels.tolist(), "outcome": bool(good[-1])})
-        features.append(StepFeatures(state, np.zeros(3)))
+        features.append(StepFeatures(state, rng.normal(size=3)))
         fold[str(index)] = index % 3
     settings = HeadSettings(folds=3, seeds=2, components=4, width=8, steps=60)
     hidden = 0.05 if arm == "undetected_fault_online" else None
-    scores = cross_validated(settings, arm, rows, features, fold, hidden)
+    scores = cross_validated(settings, arm, rows, make_folds(settings, rows, features, fold), hidden)
     truth = [dict(row, labels=(np.array(row["labels"]) > 0.5).tolist()) for row in rows]
     noise = [rng.normal(size=3) for _ in rows]
     (found,) = comparisons(truth, {arm: scores, "noise": noise}, [(arm, "noise")], samples=200)

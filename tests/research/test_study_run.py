@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from research.study.__main__ import main
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
 CONFIG = """
 from research.study.presets import structural
 
@@ -17,20 +21,19 @@ def get_config():
     config.regimes = ("k1",)
     config.seeds = (7,)
     config.arms = ("raw", "undetected_fault_online", "label_table:unroll=2,phase=retrain")
-    config.sizes.train, config.sizes.meta, config.sizes.test, config.sizes.test_programs = 40, 12, 8, 4
+    config.sizes.train, config.sizes.meta, config.sizes.test, config.sizes.test_programs = 24, 8, 6, 3
     config.model.hidden_size, config.model.intermediate_size, config.model.num_layers = 16, 32, 1
     config.model.num_heads = config.model.num_kv_heads = 2
-    config.recipe.steps = 20
+    config.recipe.steps = 10
     config.clean_problems = 4
     config.workers = 1
     return config
 """
 
 
-def study(folder: Path, *options: str) -> list[str]:
+def arguments(folder: Path, *options: str) -> list[str]:
     (folder / "tiny.py").write_text(CONFIG)
-    config = f"--config={folder / 'tiny.py'}"
-    return [sys.executable, "-m", "research.study", config, f"--workdir={folder / 'run'}", *options]
+    return [f"--config={folder / 'tiny.py'}", f"--workdir={folder / 'run'}", *options]
 
 
 def results(folder: Path) -> dict[str, dict]:
@@ -39,21 +42,24 @@ def results(folder: Path) -> dict[str, dict]:
 
 
 @pytest.mark.slow
-def test_a_killed_study_goes_on_and_gives_the_same(tmp_path, monkeypatch):
+def test_a_killed_study_goes_on_and_gives_the_same(tmp_path, monkeypatch, capsys):
+    """Units are processes of their own; only the command that is killed has to be one."""
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
         folder.mkdir()
-    subprocess.run(study(whole), check=True, capture_output=True, timeout=1200)
-    process = subprocess.Popen(study(killed), stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "research.study", *arguments(killed)], stderr=subprocess.DEVNULL, cwd=REPOSITORY
+    )
     deadline = time.monotonic() + 900
     while not list((killed / "run").glob("results/*/*/raw.json")) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.kill()  # its unit's process ends by itself
     process.wait()
     assert 1 <= len(results(killed)) < 3
-    done = subprocess.run(study(killed), check=True, capture_output=True, text=True, timeout=1200)
-    assert "step_auroc.svg" in done.stdout
+    assert main(arguments(killed)) == 0
+    assert "step_auroc.svg" in capsys.readouterr().out
+    assert main(arguments(whole)) == 0
     assert results(killed) == results(whole)
     assert set(results(whole)) == {"raw", "undetected_fault_online", "label_table:unroll=2,phase=retrain"}
     assert 0.0 <= results(whole)["label_table:unroll=2,phase=retrain"]["sign_agreement_recoverable"] <= 1.0
@@ -62,8 +68,6 @@ def test_a_killed_study_goes_on_and_gives_the_same(tmp_path, monkeypatch):
     assert "| `undetected_fault_online` | 1 |" in table
 
     # Other settings do not mix with these results; another arm joins them.
-    other = subprocess.run(study(killed, "--config.recipe.steps=21"), capture_output=True, text=True, timeout=600)
-    assert other.returncode == 2
-    assert "holds results of other settings (recipe)" in other.stderr
-    more = study(killed, "--config.arms=('raw','em')", "--report")
-    assert subprocess.run(more, capture_output=True, timeout=600).returncode == 0
+    assert main(arguments(killed, "--config.recipe.steps=21")) == 2
+    assert "holds results of other settings (recipe)" in capsys.readouterr().err
+    assert main(arguments(killed, "--config.arms=('raw','em')", "--report")) == 0

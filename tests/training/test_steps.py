@@ -16,11 +16,12 @@ from dreamprm_jax.models.reward import abstract_params
 from dreamprm_jax.training.checkpoint import TrainState
 from dreamprm_jax.training.global_batch import step_batch
 from dreamprm_jax.training.label_table import LabelStart
+from dreamprm_jax.training.loop import make_plain_step
 from dreamprm_jax.training.losses import make_inner_loss
 from dreamprm_jax.training.mesh import abstract_mesh, make_mesh, optimizer_shardings, parameter_shardings
 from dreamprm_jax.training.online_label_inference import alive_posterior
 from dreamprm_jax.training.optimizer import make_meta_optimizer, make_optimizer
-from dreamprm_jax.training.steps import StepInputs, make_bilevel_step, make_plain_step
+from dreamprm_jax.training.steps import StepInputs, make_bilevel_step
 
 LABELS = LabelTable(0.02)
 
