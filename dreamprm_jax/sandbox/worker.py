@@ -96,9 +96,8 @@ def find_offer(names: Sequence[str] = OFFERED_PACKAGES) -> Offer:
                 "names, including those of the dependencies"
             )
         path = Path(spec.origin).resolve()
-        path = (
-            path.parent if spec.submodule_search_locations else path
-        )  # a single file shares its folder with all other packages
+        if spec.submodule_search_locations:  # a single file shares its folder with all other packages
+            path = path.parent
         packages[name] = str(path)
         readable += [str(path), f"{path}.libs"]
     return Offer(packages, tuple(dict.fromkeys(readable)))
