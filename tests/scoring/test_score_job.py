@@ -302,14 +302,7 @@ def test_killed_and_run_again_ends_with_the_same_bytes(prm_folder, problems_file
     def command(output):
         options = {"prm": prm_folder, "problems": problems_file, "candidates": candidates_file, "output": output}
         fixed = ["--chunk=1", "--row-tokens=512", "--batch-tokens=512"]
-        return [
-            sys.executable,
-            "-m",
-            "dreamprm_jax.cli",
-            "score",
-            *(f"--{k}={v}" for k, v in options.items()),
-            *fixed,
-        ]
+        return [sys.executable, "-m", "dreamprm_jax.cli", "score", *(f"--{k}={v}" for k, v in options.items()), *fixed]
 
     subprocess.run(command(tmp_path / "whole.parquet"), check=True, capture_output=True)
     output = tmp_path / "killed.parquet"
