@@ -89,7 +89,7 @@ def _abstract_boxed(config: DecoderConfig) -> Any:
 
 def abstract_params(config: DecoderConfig) -> Params:
     """Shapes and dtypes of ``init_params``, without making anything."""
-    return nn.unbox(_abstract_boxed(config))
+    return jax.eval_shape(nn.unbox, _abstract_boxed(config))  # traced: under a mesh, unbox constrains shardings
 
 
 def logical_specs(config: DecoderConfig) -> Any:
