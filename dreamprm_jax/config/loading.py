@@ -15,6 +15,8 @@ from dreamprm_jax.config.setting import leaves
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.user_code import call_file
 
+_TYPES = {int: "an integer", float: "a number", bool: "true or false"}
+
 
 def defaults() -> config_dict.ConfigDict:
     """A ConfigDict with the default of every field, to be modified by a config file."""
@@ -104,6 +106,11 @@ def load_settings(path: str, overrides: list[str], defaults: Any) -> config_dict
     try:
         config_flags.DEFINE_config_dict("config", settings, flag_values=values, sys_argv=command_line)
         values(command_line)
+    except flags.IllegalFlagValueError as error:
+        given, _, reason = str(error).removeprefix("flag --").partition(": ")
+        wanted = {f"config.{name}": _TYPES.get(type(value)) for name, value, _ in leaves(defaults)}
+        rule = wanted.get(given.partition("=")[0])
+        raise DataError(f"{given}: " + (f"must be {rule}" if rule else reason)) from error
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"config: {error}") from error
     return settings

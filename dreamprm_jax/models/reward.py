@@ -89,7 +89,12 @@ def _abstract_boxed(config: DecoderConfig) -> Any:
 
 def abstract_params(config: DecoderConfig) -> Params:
     """Shapes and dtypes of ``init_params``, without making anything."""
-    return nn.unbox(_abstract_boxed(config))
+
+    def is_boxed(x: Any) -> bool:
+        return isinstance(x, nn.Partitioned)
+
+    # Not nn.unbox: under a mesh it constrains what it unboxes, which abstract arrays do not allow.
+    return jax.tree.map(lambda box: box.value if is_boxed(box) else box, _abstract_boxed(config), is_leaf=is_boxed)
 
 
 def logical_specs(config: DecoderConfig) -> Any:

@@ -39,13 +39,7 @@ from dreamprm_jax.problems.json_rows import (
 from dreamprm_jax.schema import DataError, Problem, Program, Skip
 from dreamprm_jax.storage import column_names, iterate_records, write_text
 
-FIELDS = (
-    "code",
-    "solution",
-    "completion",
-    "code_list",
-    "output_list",
-)  # fields that hold one sample or a list of samples
+FIELDS = ("code", "solution", "completion", "code_list", "output_list")  # each holds one sample or a list of samples
 ID_FIELDS = ("problem_id", "question_id", "task_id")
 _FOLDER = re.compile(r"^(HumanEval|Mbpp|BigCodeBench)_(\d+)$")  # evalplus replaces the / of an id by _
 _DEFINES = re.compile(r"^(?:async\s+)?(?:def|class)\s", re.MULTILINE)

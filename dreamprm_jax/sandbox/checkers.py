@@ -206,7 +206,7 @@ def _tolerance(text: str, where: str) -> float:
     try:
         number = float(text)
     except ValueError as error:
-        raise DataError(f"{where}: must be a number after =") from error
+        raise DataError(f"{where}: needs a number after =") from error
     if not (math.isfinite(number) and number >= 0):
         raise DataError(f"{where}: a tolerance must be finite and not negative")
     return number

@@ -92,13 +92,12 @@ def find_offer(names: Sequence[str] = OFFERED_PACKAGES) -> Offer:
             if name in OFFERED_PACKAGES:
                 continue
             raise DataError(
-                f"sandbox packages: {name!r} is not installed, or is not a package with an __init__.py; give import "
+                f"sandbox.packages: {name!r} is not installed, or is not a package with an __init__.py; give import "
                 "names, including those of the dependencies"
             )
         path = Path(spec.origin).resolve()
-        path = (
-            path.parent if spec.submodule_search_locations else path
-        )  # a single file shares its folder with all other packages
+        if spec.submodule_search_locations:  # a single file shares its folder with all other packages
+            path = path.parent
         packages[name] = str(path)
         readable += [str(path), f"{path}.libs"]
     return Offer(packages, tuple(dict.fromkeys(readable)))

@@ -215,7 +215,7 @@ class _Trainer:
             counts["trainable parameters"] = sum(leaf.size for leaf in trained)
         counts["packed rows"] = len(data.inner.rows)
         counts["tokens per row"] = data.inner.shape.tokens
-        counts["% of the row tokens used"] = round(100 * data.inner.packing_efficiency)
+        counts["% packing efficiency"] = round(100 * data.inner.packing_efficiency)
 
 
 def _write_labels(path: Path, source: LabelSource, labels: Labels, method: str) -> None:
