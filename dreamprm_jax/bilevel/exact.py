@@ -234,15 +234,10 @@ def _backward(
 ) -> tuple[PyTree, Point | None]:
     """The adjoint pass from (theta_K, s_K): down to step 1, and then step 0."""
 
-    def through(point: Point, signal: Signal, step: Array, adjoint: Adjoint) -> Adjoint:
-        batch, key = data.step(step)
-        params, state, u, by_loss = problem.step_adjoint(point, signal, adjoint.params, adjoint.state)
-        by_gradient, by_phi = problem.hessian_vector(point.params, phi, batch, key, u, by_loss)
-        return Adjoint(add(params, by_gradient), state, add(adjoint.phi, by_phi))
-
     def with_signals(signals: Signal) -> Adjoint:
         def body(adjoint: Adjoint, index: Array) -> tuple[Adjoint, None]:
-            return through(problem.replay(start, signals, index), at(index, signals), index, adjoint), None
+            point, signal = problem.replay(start, signals, index), at(index, signals)
+            return problem.pull_back(point, signal, phi, *data.step(index), adjoint), None
 
         return jax.lax.scan(body, carried, jnp.arange(1, len(signals.loss)), reverse=True)[0]
 
@@ -267,7 +262,7 @@ def _backward(
             point = jax.tree.map(pick, start, points)
             (point, points), _ = jax.lax.scan(advance, (point, points), (steps, writes, jnp.full_like(steps, last)))
             signal, _ = problem.inner_gradient(point.params, phi, *data.step(last))
-            return (points, through(point, signal, last, adjoint)), None
+            return (points, problem.pull_back(point, signal, phi, *data.step(last), adjoint)), None
 
         sweeps = plan.sweeps[:-1]
         longest = max(len(one.writes) for one in sweeps)
@@ -289,12 +284,13 @@ def _backward(
         carried = gate.run(lambda: with_signals(signals))
 
     def first_step() -> tuple[PyTree, Point | None]:
-        params, state, u, by_loss = problem.step_adjoint(start, at(0, signals), carried.params, carried.state)
-        batch, key = data.step(0)
-        if not wants_start:  # no derivative goes further back: the forward-mode pass suffices
-            return add(carried.phi, problem.mixed_partial(start.params, phi, batch, key, u, by_loss)), None
-        by_gradient, by_phi = problem.hessian_vector(start.params, phi, batch, key, u, by_loss)
-        return add(carried.phi, by_phi), Point(add(params, by_gradient), state_cotangent(start.opt_state, state))
+        signal, (batch, key) = at(0, signals), data.step(0)
+        if wants_start:
+            before = problem.pull_back(start, signal, phi, batch, key, carried)
+            return before.phi, Point(before.params, state_cotangent(start.opt_state, before.state))
+        # No derivative goes further back: the forward-mode pass suffices.
+        _, _, u, by_loss = problem.step_adjoint(start, signal, carried.params, carried.state)
+        return add(carried.phi, problem.mixed_partial(start.params, phi, batch, key, u, by_loss)), None
 
     return gate.run(first_step)
 

@@ -203,6 +203,14 @@ class Problem:
         before, before_state, (u, by_loss) = pull((adjoint, state_adjoint))
         return before, before_state, u, by_loss if self.reads_loss else None
 
+    def pull_back(
+        self, point: Point, signal: Signal, phi: PyTree, batch: PyTree, key: Any, adjoint: Adjoint
+    ) -> Adjoint:
+        """The adjoint before an inner step, from the one after it."""
+        params, state, u, by_loss = self.step_adjoint(point, signal, adjoint.params, adjoint.state)
+        by_gradient, by_phi = self.hessian_vector(point.params, phi, batch, key, u, by_loss)
+        return Adjoint(add(params, by_gradient), state, add(adjoint.phi, by_phi))
+
     def replay(self, start: Point, signals: Signal, count: int | Array, until: Array | None = None) -> Point:
         """The point after ``count`` steps, from the stacked signals: elementwise work, no forward pass.
 

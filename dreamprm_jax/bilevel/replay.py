@@ -18,7 +18,7 @@ from dreamprm_jax.bilevel.checkpoints import NOWHERE, START, schedule
 from dreamprm_jax.bilevel.exact import outer_phase, state_cotangent
 from dreamprm_jax.bilevel.hypergradient import check_batch, check_floating
 from dreamprm_jax.bilevel.partition import PyTree
-from dreamprm_jax.bilevel.problem import Adjoint, Data, Point, Problem, add, floating_leaves, reads_loss, uniform
+from dreamprm_jax.bilevel.problem import Adjoint, Data, Point, Problem, floating_leaves, reads_loss, uniform
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, PRNGKeyArray
@@ -83,9 +83,7 @@ def make_replay(
     def backward(point: Point, phi: PyTree, frozen: PyTree, batch: PyTree, key: Any, adjoint: Adjoint) -> Adjoint:
         problem = problem_of(point, frozen)
         signal, _ = problem.inner_gradient(point.params, phi, batch, key)
-        params, state, u, by_loss = problem.step_adjoint(point, signal, adjoint.params, adjoint.state)
-        by_gradient, by_phi = problem.hessian_vector(point.params, phi, batch, key, u, by_loss)
-        return Adjoint(add(params, by_gradient), state, add(adjoint.phi, by_phi))
+        return problem.pull_back(point, signal, phi, batch, key, adjoint)
 
     @jax.jit
     def begin(point: Point, phi: PyTree, frozen: PyTree, outer_batch: PyTree, key: Any) -> tuple[Array, Adjoint]:

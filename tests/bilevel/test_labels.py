@@ -16,7 +16,6 @@ from dreamprm_jax.bilevel import (
     optimizers,
     touched_rows,
 )
-from dreamprm_jax.bilevel.corrector_net import falling_fit
 
 RAW = np.array([0.0, 0.25, 0.5, 1.0])
 
@@ -91,11 +90,6 @@ def test_corrector_net_has_an_exact_hypergradient() -> None:
     )
     assert toy.relative_error(mixed, reverse) < 2e-6
     assert min(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(mixed)) > 0
-
-
-def test_falling_fit() -> None:
-    np.testing.assert_allclose(falling_fit(np.array([3.0, 1.0, 2.0, 4.0, 0.0])), [3.0, 7 / 3, 7 / 3, 7 / 3, 0.0])
-    np.testing.assert_allclose(falling_fit(np.array([1.0, 2.0, 3.0])), [2.0, 2.0, 2.0])
 
 
 def test_lazy_adam_moves_only_the_rows_of_the_batch() -> None:
