@@ -361,6 +361,7 @@ def training(options: argparse.Namespace) -> Iterator[Record]:
         }
         sizes |= {"train.steps": 2, "train.batch_size": 2, "train.meta.batch_size": 2, "train.evaluate_programs": 4}
         sizes |= {"model.hidden_size": 32, "model.num_layers": 1, "model.vocab_size": 400}
+        sizes |= {"model.max_length": 2048, "train.row_tokens": 2048}  # so small a vocabulary takes many tokens
     else:
         sizes = {"problems.train_count": 300, "problems.meta_count": 100, "problems.test_count": 60}
         sizes |= {"train.batch_size": 16, "train.meta.batch_size": 16, "train.warmup_steps": 100, "train.steps": 100}

@@ -127,8 +127,7 @@ def test_stopped_and_killed_processes_end_as_if_nothing_had_been(tmp_path):
     assert found > 0
 
     # The checkpoint of two processes on one process with 8 devices in another arrangement, which also runs from the
-    # start. (Four processes: the next test.)
-    # (One device: test_mesh.py.)
+    # start. (One device: test_mesh.py.)
     elsewhere = tmp_path / "elsewhere"
     assert finish(start([tmp_path / "eight", elsewhere], "1x4x2", devices=8)) == [0]
     assert_close(tmp_path / "eight", whole)
