@@ -48,7 +48,6 @@ def get_config() -> config_dict.ConfigDict:
     config.train.labels.method = "label_table"  # the paper; the package's default is undetected_fault_online
     config.train.meta.learning_rate = 1e-2
     config.train.meta.batch_size = 16
-    config.train.meta.reuse_forward = True
     config.train.checkpoint_every = 250
     config.train.mesh.data = 1
     config.train.mesh.fsdp = 8

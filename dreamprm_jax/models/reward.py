@@ -89,12 +89,7 @@ def _abstract_boxed(config: DecoderConfig) -> Any:
 
 def abstract_params(config: DecoderConfig) -> Params:
     """Shapes and dtypes of ``init_params``, without making anything."""
-
-    def is_boxed(x: Any) -> bool:
-        return isinstance(x, nn.Partitioned)
-
-    # Not nn.unbox: under a mesh it constrains what it unboxes, which abstract arrays do not allow.
-    return jax.tree.map(lambda box: box.value if is_boxed(box) else box, _abstract_boxed(config), is_leaf=is_boxed)
+    return jax.eval_shape(nn.unbox, _abstract_boxed(config))  # traced: under a mesh, unbox constrains shardings
 
 
 def logical_specs(config: DecoderConfig) -> Any:

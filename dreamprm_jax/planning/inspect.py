@@ -233,11 +233,7 @@ def compiled_lines(step: Step, config: Config, model: DecoderConfig, mesh: Mesh)
 
 
 def predicted_cost(
-    text: str,
-    config: Config,
-    model: DecoderConfig,
-    mesh: Mesh,
-    cycles: Mapping[str, tuple[int, int]] | None = None,
+    text: str, config: Config, model: DecoderConfig, mesh: Mesh, cycles: Mapping[str, tuple[int, int]] | None = None
 ) -> Cost | None:
     """Seconds of a step by the TPU compiler's cost model; None for other chips than a v5p.
 

@@ -26,7 +26,9 @@ BLOCK = 32  # tokens of a block of attention
 BLOCK_COUNTS = tuple(n << k for k in range(2, 24) for n in (2, 3))  # that a block attends to: 8, 12, 16, 24, ...
 LEAST_SHARED = 16  # tokens in common from which two neighbors make one tree
 COMPILATION = 8192  # tokens that a processor computes while it compiles one shape
-GATHERED = 2.0  # cost of a key that is copied block by block, over that of one that is read in place
+# Cost of attention to one key on a CPU, over that of as much arithmetic in large products: a key read in place, and one
+# that is copied block by block. A fit to the timings of docs/scoring.md.
+IN_PLACE, GATHERED = 3.0, 4.0
 
 Tokens = Int[np.ndarray, " t"]
 Tree = tuple[int, ...]  # sequences that share beginnings, sorted, as indices
@@ -106,9 +108,9 @@ def work(batches: Sequence[Packed], per_key: float, blockwise: bool) -> float:
     total = float(COMPILATION * len({packed.shape for packed in batches}))
     for packed in batches:
         length = packed.tokens.shape[1]
-        keys = length / 2 if not blockwise else length
-        if blockwise and packed.blocks is not None:
-            keys = GATHERED * BLOCK * packed.blocks.shape[2]
+        keys = length / 2
+        if blockwise:
+            keys = IN_PLACE * length if packed.blocks is None else GATHERED * BLOCK * packed.blocks.shape[2]
         total += packed.tokens.size * (1 + per_key * keys)
     return total
 

@@ -19,7 +19,7 @@ from dreamprm_jax.storage import write_text
 from dreamprm_jax.tables import markdown_table
 from research.study import embedded
 from research.study.results import Row
-from research.study.statistics import Member, family
+from research.study.statistics import LEVEL, Member, family
 from research.study.tables import mean, number, paired, signed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,9 +58,9 @@ def without_tables(text: str) -> str:
     return _TABLE.sub("", text)
 
 
-def rows_of(study: str) -> list[Row]:
+def rows_of(study: str, file_name: str = "study.csv") -> list[Row]:
     """The rows of a study's committed CSV."""
-    with (RESULTS / study / "study.csv").open(encoding="utf-8", newline="") as file:
+    with (RESULTS / study / file_name).open(encoding="utf-8", newline="") as file:
         rows = [{key: _value(text) for key, text in row.items() if text} for row in csv.DictReader(file)]
     for row in rows:  # studies before the labelings were renamed
         row["arm"] = str(row.get("arm", "")).replace("hidden_fault", "undetected_fault")
@@ -235,6 +235,25 @@ def _codeio() -> str:
     return "\n".join(markdown_table(["", *(f"`{regime}`" for regime in regimes)], lines))
 
 
+def _real_code() -> str:
+    """Step-AUROC of heads on a frozen language model, by regime; and family H."""
+    rows = [row for row in rows_of("real_code", "measures.csv") if row["group"] == "all"]
+    regimes = list(dict.fromkeys(row["regime"] for row in rows))
+    found = {(row["scorer"], row["regime"]): number(float(row["step_auroc"])) for row in rows}
+    plain = ("position", "length", "mean log-probability")
+    lines = [[name, *(found[name, regime] for regime in regimes)] for name in plain]
+    arms = [name for name in dict.fromkeys(row["scorer"] for row in rows) if name not in plain]
+    lines += [[f"`{name}`", *(found[name, regime] for regime in regimes)] for name in arms]
+    pairs: dict[str, list[str]] = {}
+    for row in rows_of("real_code", "comparisons.csv"):
+        ends = ", ".join(signed(float(row[end])) for end in ("low", "high"))
+        text = f"{signed(float(row['difference']))} [{ends}]"
+        name = f"`{row['scorer']}` - `{row['less']}`"
+        pairs.setdefault(name, []).append(f"**{text}**" if float(row["p_holm"]) < LEVEL else text)
+    lines += [[name, *cells] for name, cells in pairs.items()]
+    return "\n".join(markdown_table(["step-AUROC", *(f"`{regime}`" for regime in regimes)], lines))
+
+
 OLD = ("label_table:meta=same,rate=0.1", "undetected_fault", DEFAULT, "clean", "clean:target=value")
 OTHERS = ("raw_with_outcome", "outcome", "orm", "closure", "scan", "nait", "self_training", "undetected_fault", DEFAULT)
 EMBEDDED = ("embedded", "embedded_answers", "embedded_differences", "questions")  # of research/results/embedded
@@ -245,6 +264,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "faithful": _faithful,
     "choosing": _choosing,
     "codeio": _codeio,
+    "real_code": _real_code,
     "embedded": embedded.table,
     "embedded_answers": embedded.answers,
     "embedded_differences": embedded.differences,

@@ -8,14 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dreamprm_jax.planning.cost_model import (
-    CLOCK,
-    CORES,
-    ICI,
-    causal_pairs,
-    kernel_seconds,
-    module_cost,
-)
+from dreamprm_jax.planning.cost_model import CLOCK, CORES, ICI, causal_pairs, kernel_seconds, module_cost
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "benchmarks"))
