@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.optimize import isotonic_regression  # jax depends on scipy
 
 from dreamprm_jax.bilevel.labels import DEFAULT_FLOOR
 
@@ -94,6 +93,8 @@ def corrector_net(
     Raises:
       ValueError: on shapes that do not fit, or a program whose rows are not consecutive.
     """
+    from scipy.optimize import isotonic_regression  # jax depends on scipy; importing it takes a while
+
     raw_labels, features, program = np.asarray(raw_labels, float), np.asarray(features, float), np.asarray(program)
     count = len(raw_labels)
     if features.ndim != 2 or len(features) != count or program.shape != (count,) or count == 0:
