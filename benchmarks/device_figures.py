@@ -1,6 +1,6 @@
 """Tables of what ``on_device.py`` measured, as docs/device_figures.md.
 
-    python benchmarks/device_figures.py DIR [DIR...] [--output=docs/device_figures.md]
+    python benchmarks/device_figures.py DIR [DIR...] [--output=FILE]
 
 Each DIR is the output folder of one run; a part that a run did not get to is left out.
 """

@@ -13,6 +13,7 @@ betty-ml is measured where it is installed, through its own functions, at the po
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -229,13 +230,13 @@ def auc(score: np.ndarray, positive: np.ndarray) -> float:
 def measure(setting: Setting, small: Setting, rounds: int, warm_up: int) -> dict[str, Row]:
     """All rows of one setting: time and memory at its size, direction at a smaller one."""
     try:
-        from hypergradient_betty import betty_methods, torch_plain_step
+        import hypergradient_torch as peer
     except ImportError as error:
         print(f"betty-ml is left out: {error}")
         peers, torch_calls = {}, {}
     else:
-        peers = betty_methods()
-        torch_calls = {"plain (torch)": torch_plain_step}
+        peers = {name: functools.partial(peer.betty_at, name) for name in peer.BETTY}
+        torch_calls = {"plain (torch)": peer.plain_at}
     rows = directions(small, trajectory(small, warm_up), peers)
     start = trajectory(setting, warm_up=2, epochs=1)[0]
     programs = compile_all(setting)

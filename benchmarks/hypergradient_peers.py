@@ -27,10 +27,11 @@ from typing import Any, NamedTuple
 import hypergradient_problem as problem
 import numpy as np
 
-from dreamprm_jax.bilevel.exact import STORE_ALL
+from dreamprm_jax.bilevel.checkpoints import default_slots
 
 UNROLLS = (1, 2, 4, 8, 16, 64)
-OURS = ("mixed", "mixed, 4 micro-batches", "mixed, all gradients")
+OURS = ("mixed, gradients stored", "mixed, points stored", "mixed, 4 micro-batches", "mixed, forward reused")
+ONLY = {"mixed, points stored": range(8, 1000), "mixed, forward reused": range(1, 2)}  # values of K
 UNROLLED = (*OURS, "torchopt", "higher", "jaxopt")
 LIBRARIES = (*UNROLLED, "sama", "betty darts", "betty sama")
 TIMED = problem.Size(layers=2, width=64, tokens=32, batch=16, examples=64)
@@ -125,9 +126,11 @@ def jax_calls(name: str, case: Case, unroll: int) -> Calls:
         run = jax.jit(jax.grad(unrolled)).lower(*arguments).compile(ONE_SCHEDULE)
         found = lambda result: result  # noqa: E731
     else:
+        stored: Any = {"mixed, gradients stored": "gradients", "mixed, points stored": default_slots(unroll)}
         method = "sama" if name == "sama" else "mixed"
-        options: Any = {"checkpoints": "gradients"} if "gradients" in name else {}
-        made = make_meta_gradient(inner, outer, optimizer, method=method, **options)
+        made = make_meta_gradient(
+            inner, outer, optimizer, method=method, checkpoints=stored.get(name), reuse_forward="reused" in name
+        )
         micro = 4 if "micro" in name else 1
         arguments = (params, state, phi, stack_batches(window, micro), split_batch(meta, micro))
         run = jax.jit(made).lower(*arguments).compile(ONE_SCHEDULE)
@@ -148,7 +151,7 @@ def torch_calls(name: str, case: Case, unroll: int) -> Calls:
 
     torch.set_default_dtype(torch.float64 if case.phi.dtype == np.float64 else torch.float32)  # torchopt reads it
 
-    world = hypergradient_torch.World(case)
+    world = hypergradient_torch.Window(case)
     params, optimizer = world.trained(case.warm)
     call = hypergradient_torch.methods()[name](world, unroll)
     return Calls(world.plain(params, optimizer, world.batches[0]), call, lambda: hypergradient_torch.peak_memory(call))
@@ -280,7 +283,7 @@ def measure_replay(steps: int = 2000) -> dict[str, float]:
 
 
 def tables(results: dict[str, Any], unrolls: list[int]) -> str:
-    """Markdown; a cell that is not measured yet is "-"."""
+    """Markdown; "-" where a row does not apply."""
 
     def share(field: str) -> Callable[[Any, int], float]:
         return lambda row, k: row[field] / results[f"torchopt {k}"][field]
@@ -290,13 +293,16 @@ def tables(results: dict[str, Any], unrolls: list[int]) -> str:
         return float(np.linalg.norm(left - right) / np.linalg.norm(right))
 
     def cosine(row: Any, k: int) -> float:
-        left, right = np.array(row["hypergradient"]), np.array(results[f"mixed {k}"]["hypergradient"])
+        left, right = np.array(row["hypergradient"]), np.array(results[f"{OURS[0]} {k}"]["hypergradient"])
         return float(left @ right / np.linalg.norm(left) / np.linalg.norm(right))
 
     def grid(title: str, form: str, cell: Callable[[Any, int], float], names: Any) -> list[str]:
         def text(name: str, k: int) -> str:
+            row = results.get(f"{name} {k}", {})
+            if "over" in row:
+                return f"over {row['over']:.0f} min"
             try:
-                return form.format(cell(results[f"{name} {k}"], k))
+                return form.format(cell(row, k))
             except KeyError:
                 return "-"
 
@@ -321,6 +327,7 @@ def main() -> None:
     parser.add_argument("--unroll", default=",".join(map(str, UNROLLS)), help="values of K, by comma")
     parser.add_argument("--results", type=Path, help="JSON file to continue")
     parser.add_argument("--write", type=Path, help="page whose tables between the markers are replaced")
+    parser.add_argument("--limit", type=float, default=15, help="minutes for one row; what takes longer is so marked")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
     unrolls = [int(k) for k in options.unroll.split(",")]
@@ -332,16 +339,20 @@ def main() -> None:
         return
     results = json.loads(options.results.read_text()) if options.results and options.results.exists() else {}
     for job in ["ridge", "replay", *(f"{name} {k}" for name in LIBRARIES for k in unrolls)]:
-        if job not in results and "gradients" in job and (k := int(job.split()[-1])) <= STORE_ALL:
-            results[job] = results[f"mixed {k}"]  # the same program
-        if job not in results:
-            command = [sys.executable, __file__, f"--measure={job}"]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            results[job] = row = json.loads(done.stdout.splitlines()[-1])
-            print(job, *(f"{key}={row[key]:.4g}" for key in ("time", "memory", "plain_seconds")
-                         if key in row), file=sys.stderr, flush=True)  # fmt: skip
-            if options.results:
-                options.results.write_text(json.dumps(results))
+        library, _, k = job.rpartition(" ")
+        if job in results or (library in ONLY and int(k) not in ONLY[library]):
+            continue
+        command = [sys.executable, __file__, f"--measure={job}"]
+        try:
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, timeout=60 * options.limit)
+            row = json.loads(done.stdout.splitlines()[-1])
+        except subprocess.TimeoutExpired:
+            row = {"over": options.limit}
+        results[job] = row
+        shown = [f"{key}={row[key]:.4g}" for key in ("time", "memory", "plain_seconds", "over") if key in row]
+        print(job, *shown, file=sys.stderr, flush=True)
+        if options.results:
+            options.results.write_text(json.dumps(results))
     text = tables(results, unrolls)
     print(text)
     if options.write:

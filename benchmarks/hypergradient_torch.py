@@ -1,4 +1,6 @@
-"""The torch libraries that benchmarks/hypergradient_peers.py compares with, each through its own functions.
+"""The torch libraries that hypergradient.py and hypergradient_peers.py compare with, each through its own functions.
+
+    pip install torch optree graphviz && pip install --no-deps --ignore-requires-python betty-ml torchopt higher
 
 torchopt and higher unroll K steps of Adam and keep the whole graph. betty-ml evaluates at theta_K on the last inner
 batch: ``darts`` is what the released code of DreamPRM-Code uses, ``sama`` adds a preconditioner.
@@ -20,23 +22,49 @@ BETTY = {"betty darts": darts, "betty sama": sama}
 
 
 class World:
-    """The decoder, its weights, phi and the batches in torch."""
+    """The decoder, its weights and phi in torch."""
 
-    def __init__(self, case: Any) -> None:
-        self.case, self.batches = case, [tensors(batch) for batch in case.batches]
-        self.meta, self.phi = tensors(case.meta), torch.from_numpy(case.phi.copy()).requires_grad_()
+    def __init__(self, weights: dict[str, Any], frozen: dict[str, Any], phi: Any) -> None:
+        self.weights, self.frozen = ({n: w for n, w in part.items() if w is not None} for part in (weights, frozen))
+        self.frozen, self.phi = tensors(self.frozen), torch.from_numpy(np.array(phi)).requires_grad_()
 
     def params(self) -> list[torch.Tensor]:
         """Fresh leaves, in the order of the names."""
-        return [torch.from_numpy(leaf.copy()).requires_grad_() for leaf in self.case.params.values()]
+        return [leaf.requires_grad_() for leaf in tensors(self.weights).values()]
 
     def loss(self, params: Any, batch: Any) -> torch.Tensor:
         """Inner loss, with soft labels sigmoid(phi_i); outer loss where the batch holds the truth."""
-        scores = problem.logits(
-            torch, dict(zip(self.case.params, params, strict=True)), batch["tokens"], problem.Size.heads
-        )
+        whole = dict(zip(self.weights, params, strict=True)) | self.frozen
+        scores = problem.logits(torch, whole, batch["tokens"], problem.Size.heads)
         labels = batch["truth"] if "truth" in batch else torch.sigmoid(self.phi[batch["index"]])
         return problem.binary_cross_entropy(torch, scores, labels)
+
+    def plain(self, params: Any, optimizer: Any, batch: Any, clip: float | None = None) -> Callable[[], None]:
+        """One plain training step."""
+
+        def step() -> None:
+            optimizer.zero_grad()
+            self.loss(params, batch).backward(inputs=params)
+            if clip is not None:
+                torch.nn.utils.clip_grad_norm_(params, clip)
+            optimizer.step()
+
+        return step
+
+    def betty(self, name: str, params: Any, batch: Any, meta: Any, optimizer: Any) -> np.ndarray:
+        """betty-ml's hypergradient where its engine would call it: after the inner steps, on the last batch."""
+        v = torch.autograd.grad(self.loss(params, meta), params)
+        lower = lower_problem(params, lambda: self.loss(params, batch), optimizer)
+        upper = SimpleNamespace(trainable_parameters=lambda: [self.phi])
+        return BETTY[name](v, lower, upper, False)[0].numpy()
+
+
+class Window(World):
+    """With the batches of the K steps."""
+
+    def __init__(self, case: Any) -> None:
+        super().__init__(case.params, {}, case.phi)
+        self.case, self.batches, self.meta = case, [tensors(batch) for batch in case.batches], tensors(case.meta)
 
     def trained(self, steps: int) -> tuple[list[torch.Tensor], torch.optim.Adam]:
         """Parameters and Adam after the first steps."""
@@ -46,22 +74,12 @@ class World:
             self.plain(params, optimizer, batch)()
         return params, optimizer
 
-    def plain(self, params: Any, optimizer: Any, batch: Any) -> Callable[[], None]:
-        """One plain training step."""
-
-        def step() -> None:
-            optimizer.zero_grad()
-            self.loss(params, batch).backward(inputs=params)
-            optimizer.step()
-
-        return step
-
     def window(self, unroll: int) -> tuple[int, list[Any]]:
         """(steps before, batches of the K steps)."""
         return self.case.warm, self.batches[self.case.warm : self.case.warm + unroll]
 
 
-def torchopt_unrolled(world: World, unroll: int) -> Call:
+def torchopt_unrolled(world: Window, unroll: int) -> Call:
     """``torchopt.adam``, functional."""
     import torchopt
 
@@ -88,7 +106,7 @@ def torchopt_unrolled(world: World, unroll: int) -> Call:
     return call
 
 
-def higher_unrolled(world: World, unroll: int) -> Call:
+def higher_unrolled(world: Window, unroll: int) -> Call:
     """``higher``'s Adam, which copies the state of torch's."""
     import higher
 
@@ -105,10 +123,10 @@ def higher_unrolled(world: World, unroll: int) -> Call:
     return call
 
 
-def betty_approximation(name: str) -> Callable[[World, int], Call]:
+def betty_approximation(name: str) -> Callable[[Window, int], Call]:
     """K plain steps, and then betty-ml's function at the point where its engine would call it."""
 
-    def make(world: World, unroll: int) -> Call:
+    def make(world: Window, unroll: int) -> Call:
         warm, batches = world.window(unroll)
         start, optimizer = world.trained(warm)
         saved = [leaf.detach().clone() for leaf in start], optimizer.state_dict()
@@ -123,14 +141,31 @@ def betty_approximation(name: str) -> Callable[[World, int], Call]:
                 world.plain(start, optimizer, batch)()
             for leaf in start:
                 optimizer.state[leaf]["last_grad"] = leaf.grad
-            v = torch.autograd.grad(world.loss(start, world.meta), start)
-            lower = lower_problem(start, lambda: world.loss(start, batches[-1]), optimizer)
-            upper = SimpleNamespace(trainable_parameters=lambda: [world.phi])
-            return BETTY[name](v, lower, upper, False)[0].numpy()
+            return world.betty(name, start, batches[-1], world.meta, optimizer)
 
         return call
 
     return make
+
+
+def betty_at(name: str, setting: Any, point: Any) -> Call:
+    """betty-ml's function at a point that JAX reached, with the moments of its Adam there."""
+    world = World(point.after, setting.frozen, setting.phi())
+    params, batch, meta = world.params(), tensors(point.batch), tensors(point.meta)
+    optimizer = torch.optim.Adam(params, lr=1.0)
+    adam = next(state for state in point.after_state[1] if hasattr(state, "mu"))
+    trees = {"exp_avg": adam.mu, "exp_avg_sq": adam.nu, "last_grad": point.inner_gradient}
+    for leaf, key in zip(params, world.weights, strict=True):
+        optimizer.state[leaf] = tensors({field: tree[key] for field, tree in trees.items()})
+    return lambda: world.betty(name, params, batch, meta, optimizer)
+
+
+def plain_at(setting: Any, point: Any) -> Callable[[], None]:
+    """Forward, backward, clip and AdamW there: the unit of betty-ml's time."""
+    world = World(point.params, setting.frozen, setting.phi())
+    params = world.params()
+    optimizer = torch.optim.AdamW(params, lr=1e-9, weight_decay=0.0)
+    return world.plain(params, optimizer, tensors(point.batch), clip=1.0)
 
 
 def lower_problem(params: list[torch.Tensor], loss: Callable[[], torch.Tensor], optimizer: Any, **config: Any) -> Any:
@@ -195,11 +230,11 @@ def peak_memory(call: Callable[[], Any]) -> int:
     return int(np.cumsum(sizes).max())
 
 
-def tensors(batch: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    return {name: torch.from_numpy(leaf.copy()) for name, leaf in batch.items()}
+def tensors(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(np.array(leaf)) for name, leaf in batch.items()}
 
 
-def methods() -> dict[str, Callable[[World, int], Call]]:
+def methods() -> dict[str, Callable[[Window, int], Call]]:
     """Name -> (world, K) -> call."""
     unrolled = {"torchopt": torchopt_unrolled, "higher": higher_unrolled}
     return unrolled | {name: betty_approximation(name) for name in BETTY}

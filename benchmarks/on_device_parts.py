@@ -62,7 +62,7 @@ def kernels(options: argparse.Namespace) -> Iterator[Record]:
                 record = {"form": form, "layout": name, "dtype": jnp.dtype(dtype).name, "interpreted": interpret}
                 if form == "cudnn":
                     apply = functools.partial(fused.attention, layout=layout, kind="cudnn", chunk=1)
-                    apply = functools.partial(apply, derivative="reverse")
+                    apply = functools.partial(apply, derivative="once")
                 else:
                     kernel = fused.KERNELS[form](primals[0], device, layout, interpret)
                     assert kernel is not None
@@ -108,7 +108,8 @@ def _difference(found: Any, expected: Any) -> float:
 def steps_3b(options: argparse.Namespace) -> Iterator[Record]:
     """The configuration of the paper: LoRA r=8, plain and bi-level; the exact methods beside each other."""
     changes = {"remat": "dots", "attention": "auto"}
-    yield from _steps(options, "qwen2_5_coder_3b", changes, ("mixed", "reverse", "finite_difference"))
+    methods = ("mixed", "mixed, one forward pass less", "reverse", "finite_difference")
+    yield from _steps(options, "qwen2_5_coder_3b", changes, methods)
     yield from _steps(options, "qwen2_5_coder_3b", changes | {"attention": "chunked"}, ("mixed",))
     yield from _steps(options, "qwen2_5_coder_3b", changes | {"remat": "full"}, ("mixed",))
 
@@ -120,7 +121,8 @@ def steps_1b(options: argparse.Namespace) -> Iterator[Record]:
         "num_kv_heads": 8, "head_dim": 64, "qkv_bias": False, "lora": None,
     }  # fmt: skip
     changes = shape | {"remat": "dots", "attention": "auto"}
-    yield from _steps(options, "qwen2_5_coder_3b", changes, ("mixed", "reverse"), {"master_weights": True})
+    methods = ("mixed", "mixed, one forward pass less", "reverse")
+    yield from _steps(options, "qwen2_5_coder_3b", changes, methods, {"master_weights": True})
     yield from _steps(
         options, "qwen2_5_coder_3b", changes | {"attention": "chunked"}, ("mixed",), {"master_weights": True}
     )
@@ -155,7 +157,9 @@ def _steps(
         settings = dataclasses.replace(settings, row_tokens=32, batch_size=2, meta=meta)
     peak = step_benchmark.device_peak()
     for place, method in enumerate(methods):
-        with_method = dataclasses.replace(settings, meta=dataclasses.replace(settings.meta, method=method))
+        name, _, reuse = method.partition(", ")
+        meta = dataclasses.replace(settings.meta, method=name, reuse_forward=bool(reuse))
+        with_method = dataclasses.replace(settings, meta=meta)
         run = dataclasses.replace(config, train=with_method)
         for step in ("plain step", "bi-level step")[place > 0 :]:  # the plain step is the same for all methods
             record = {"step": step, "method": method, "remat": model.remat, "attention": model.attention}
@@ -195,9 +199,9 @@ def attention(options: argparse.Namespace) -> Iterator[Record]:
             ("einsum", "any"): ("forward", "backward", "tangent"),
             ("chunked", "any"): ("forward", "backward", "tangent"),
             ("auto", "none"): ("forward",),
-            ("auto", "reverse"): ("backward",),
+            ("auto", "once"): ("backward",),
             ("auto", "forward"): ("tangent",),
-            ("cudnn", "reverse"): ("forward", "backward"),
+            ("cudnn", "once"): ("forward", "backward"),
         }
         for (kind, derivative), passes in runs.items():
             if kind == "cudnn" and fused.platform() != "gpu":

@@ -39,7 +39,7 @@ def read_config(path: str) -> Config:
 
 
 def concrete(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Arrays for abstract arguments, made in their shards: small random reals, zeros elsewhere."""
+    """Arrays for abstract arguments, made in their shards: small random reals, True for a flag, zeros elsewhere."""
     leaves, tree = jax.tree.flatten(arguments)
 
     def make() -> list[jax.Array]:
@@ -47,7 +47,7 @@ def concrete(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         return [
             0.02 * jnp.abs(jax.random.normal(key, leaf.shape, leaf.dtype))
             if jnp.issubdtype(leaf.dtype, jnp.floating)
-            else jnp.zeros(leaf.shape, leaf.dtype)
+            else jnp.full(leaf.shape, leaf.dtype == bool and leaf.shape == (), leaf.dtype)
             for key, leaf in zip(keys, leaves, strict=True)
         ]
 
@@ -60,8 +60,6 @@ def measure_step(step: Step, count: int) -> dict[str, float]:
     compiled = jax.jit(step.function, donate_argnums=0).lower(*step.arguments).compile()
     compiling, memory = time.perf_counter() - start, compiled.memory_analysis()
     state, *rest = concrete(step.arguments)
-    if step.name == "bi-level step":
-        rest[-1] = jax.device_put(jnp.asarray(True), step.arguments[-1].sharding)
     times = []
     for _ in range(count + 1):
         start = time.perf_counter()

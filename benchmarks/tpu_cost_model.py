@@ -1,7 +1,7 @@
 """Step times on TPU v5p by the TPU compiler's own cost model, by part, and the share of the peak. No TPU is needed.
 
     pip install libtpu
-    python benchmarks/tpu_cost_model.py [--only=7b,3b] [--steps=plain,bi-level] [--before] [--output=DIR]
+    python benchmarks/tpu_cost_model.py [--only=7b,3b] [--steps=plain,bi-level] [--meta=reuse_forward=True] [--before]
 
 Each step of the trainer is compiled ahead of time by libtpu, with the flags of launch/env.sh, and the compiler's cycles
 are summed (``dreamprm_jax/planning/cost_model.py``). Kernels are compiled alone and counted by the bundles of their
@@ -13,6 +13,7 @@ Minutes a step on one core; with --output every result is kept, and a second cal
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
 import hashlib
 import json
@@ -64,7 +65,13 @@ def flags_of_launcher() -> list[str]:
 
 
 def compile_one(
-    case: Case, step_name: str, changes: dict[str, Any], prefixes: int, folder: Path, key: str
+    case: Case,
+    step_name: str,
+    changes: dict[str, Any],
+    meta: dict[str, Any],
+    prefixes: int,
+    folder: Path,
+    key: str,
 ) -> dict[str, Any]:
     """Compiles one step and sums it. ``folder`` has the seconds of the kernels."""
     sys.path.insert(0, str(REPOSITORY / "benchmarks"))
@@ -86,7 +93,8 @@ def compile_one(
     data, fsdp, tensor = case.mesh
     inspect = dataclasses.replace(config.inspect, topology=case.topology, devices=case.chips)
     mesh_config = dataclasses.replace(config.train.mesh, data=data, fsdp=fsdp, tensor=tensor)
-    config = dataclasses.replace(config, inspect=inspect, train=dataclasses.replace(config.train, mesh=mesh_config))
+    train = dataclasses.replace(config.train, mesh=mesh_config, meta=dataclasses.replace(config.train.meta, **meta))
+    config = dataclasses.replace(config, inspect=inspect, train=train)
     model = dataclasses.replace(decoder_config(dataclasses.replace(config.model, weights="")), **changes)
     mesh = make_mesh(mesh_config, target_devices(config))
     steps = {step.name.removesuffix(" step"): step for step in training_steps(config, model, mesh)}
@@ -120,7 +128,6 @@ def kernel_cycles(width: int, dump: Path) -> dict[str, tuple[int, int]]:
     from dreamprm_jax.config import Config
     from dreamprm_jax.models import fused
     from dreamprm_jax.models.attention import Layout
-    from dreamprm_jax.planning.cost_model import kernel_bundles
     from dreamprm_jax.planning.inspect import target_devices
 
     config = Config(inspect=dataclasses.replace(Config().inspect, topology="v5p:2x2x1", devices=1))
@@ -133,7 +140,7 @@ def kernel_cycles(width: int, dump: Path) -> dict[str, tuple[int, int]]:
         return fused.attention(*x, Layout(segments), "auto", 256, derivative)
 
     def passes(segments: Any, *x: Any) -> Any:
-        gradient = jax.grad(lambda *x: attend(segments, "reverse", *x).astype(jnp.float32).sum(), argnums=(0, 1, 2))
+        gradient = jax.grad(lambda *x: attend(segments, "once", *x).astype(jnp.float32).sum(), argnums=(0, 1, 2))
         return gradient(*x), jax.jvp(lambda *x: attend(segments, "forward", *x), x, x), attend(segments, "none", *x)
 
     with jax.set_mesh(mesh):
@@ -144,6 +151,27 @@ def kernel_cycles(width: int, dump: Path) -> dict[str, tuple[int, int]]:
         found[name] = bundles[1], bundles[2]
     for name in ("splash_mqa_fwd", "splash_mqa_dkv", "splash_mqa_dq"):  # a grid of the pairs
         found[name] = 0, kernel_bundles(dump, name)[1]
+    return found
+
+
+def kernel_bundles(dump: Path, kernel: str) -> dict[int, int]:
+    """Instruction bundles of a kernel by the depth of their loop: 1 for the grid, 2 for the loop in its body.
+
+    A bundle takes a cycle. What the memory makes it wait is not in it.
+
+    Args:
+      dump: folder of ``--xla_jf_dump_to`` with ``--xla_jf_dump_llo_text=true``.
+      kernel: a part of the instruction's name.
+    """
+    files = sorted(
+        path for path in dump.glob("*-final_bundles.txt") if kernel in path.name and "analysis" not in path.name
+    )
+    if not files:
+        raise SystemExit(f"{dump}: no schedule of the kernel {kernel!r}")
+    found: dict[int, int] = {}
+    for line in files[0].read_text(errors="replace").splitlines():
+        if match := re.match(r"\s*0x[0-9a-f]+ +(?:[A-Z]{2})? *: +(>*)", line):
+            found[len(match[1])] = found.get(len(match[1]), 0) + 1
     return found
 
 
@@ -190,6 +218,12 @@ def main() -> None:
         "--flag", action="append", default=[], help="one more flag of libtpu, in the form --flag=--xla_..."
     )
     parser.add_argument("--set", action="append", default=[], help="NAME=VALUE of the decoder's settings")
+    parser.add_argument(
+        "--meta",
+        action="append",
+        default=[],
+        help="NAME=VALUE of config.train.meta: reuse_forward=True, accumulation=2",
+    )
     parser.add_argument("--output", help="folder of the results; those that are there are not computed again")
     parser.add_argument("--kernels-of", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--compile", help=argparse.SUPPRESS)
@@ -202,7 +236,8 @@ def main() -> None:
         return
     if options.compile:
         job = json.loads(options.compile)
-        result = compile_one(CASES[job["case"]], job["step"], job["changes"], job["prefixes"], folder, job["key"])
+        arguments = (job[name] for name in ("step", "changes", "meta", "prefixes"))
+        result = compile_one(CASES[job["case"]], *arguments, folder, job["key"])
         (folder / f"{job['key']}.json").write_text(json.dumps(result))
         return
     names = options.only.split(",")
@@ -212,6 +247,7 @@ def main() -> None:
         end="",
     )
     print(f"{'other':>13}{'GB':>8}")
+    meta = {name: ast.literal_eval(value) for name, value in (item.split("=", 1) for item in options.meta)}
     forms = [("before", BEFORE, [], 1)] if options.before else []
     forms.append(("", None, [*flags_of_launcher(), *options.flag], 4))
     for name in names:
@@ -220,10 +256,18 @@ def main() -> None:
             own |= dict(item.split("=", 1) for item in options.set) if not label else {}
             plain = 0.0
             for step in filter(None, options.steps.split(",")):
-                variant = json.dumps([own, flags, prefixes])
+                own_meta = {} if label else meta
+                variant = json.dumps([own, own_meta, flags, prefixes])
                 key = f"{name}-{step}-{hashlib.sha256(variant.encode()).hexdigest()[:12]}"
                 if not (folder / f"{key}.json").exists():
-                    job = {"case": name, "step": step, "changes": own, "prefixes": prefixes, "key": key}
+                    job = {
+                        "case": name,
+                        "step": step,
+                        "changes": own,
+                        "meta": own_meta,
+                        "prefixes": prefixes,
+                        "key": key,
+                    }
                     in_process([f"--compile={json.dumps(job)}", f"--output={folder}"], flags, {})
                 result = json.loads((folder / f"{key}.json").read_text())
                 plain = plain or result["seconds"]

@@ -5,7 +5,8 @@ Command:  dreamprm run --config=configs/qwen2_5_coder_3b.py --config.policy.base
           dreamprm export --config=configs/qwen2_5_coder_3b.py --workdir=DIR --output=FOLDER, which merges the adapters
 Cost:     dreamprm inspect --config=configs/qwen2_5_coder_3b.py prints it. With 8 rows of 2,048 tokens one device
           needs 45.1 GB according to the TPU compiler (docs/device_figures.md); --config.model.remat=full needs 12.5 GB
-          and a quarter more computation
+          and a quarter more computation. With more than 80 GB,
+          --config.train.meta.reuse_forward=True --config.train.meta.accumulation=2 makes bi-level steps faster
 Expected: the paper reports pass@1 80.9 with o4-mini-high's candidates of 2025-02 and later (131 problems; 79.4 for its
           outcome reward model, one problem is 0.76). Not run yet
 """

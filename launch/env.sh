@@ -61,7 +61,7 @@ setup_venv() {
   fi
   if [ "$(cat "$VENV/.installed$extras" 2>/dev/null)" != "$stamp" ]; then
     echo "launch: installing dreamprm_jax$extras${device[*]:+ and ${device[*]}} with dependencies (once; a few minutes)"
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --editable "$REPO$extras" "${device[@]}"
+    "$VENV/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --editable "$REPO$extras" "${device[@]}"
     echo "$stamp" >"$VENV/.installed$extras"
   else
     echo "launch: using $VENV"

@@ -2,7 +2,7 @@
 # Installs (first time only) and runs lint, spelling, type check, import contracts and tests. Arguments are passed to pytest:
 #   bash launch/test.sh -m "not slow"      the quick tests
 #   bash launch/test.sh tests/sandbox -x   one folder
-# There are two test processes; DREAMPRM_TEST_WORKERS=4 uses four, 0 runs all tests in one.
+# There are three test processes, as many tests wait; DREAMPRM_TEST_WORKERS=8 uses eight, 0 runs all tests in one.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 show_help_if_asked "${BASH_SOURCE[0]}" "$@"
@@ -19,4 +19,4 @@ echo "launch: mypy"
 echo "launch: import-linter"
 "$VENV/bin/lint-imports" --no-logo
 echo "launch: pytest"
-exec "$VENV/bin/python" -m pytest -n "${DREAMPRM_TEST_WORKERS:-2}" --dist loadfile --no-loadscope-reorder "$@"
+exec "$VENV/bin/python" -m pytest -n "${DREAMPRM_TEST_WORKERS:-3}" --dist loadfile --no-loadscope-reorder "$@"

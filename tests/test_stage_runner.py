@@ -240,7 +240,7 @@ def test_other_settings_redo_only_what_depends_on_them(stages, tmp_path, capsys)
     (kept,) = (tmp_path / "old").iterdir()
     assert (kept / "out.txt").read_text(encoding="utf-8") == "300"
     out = capsys.readouterr().out
-    assert "earlier output was made with other settings; kept in" in out
+    assert "earlier output was made with other settings or files; moved to" in out
     assert "an earlier run with these settings had finished; reused" in out
 
 
@@ -275,7 +275,8 @@ def test_a_folder_without_a_marker_is_archived(tmp_path):
     (tmp_path / "train" / "junk").touch()
     folder = StageFolder(tmp_path / "train", "abc")
     assert not folder.is_done()
-    assert folder.open({}) == tmp_path / "old" / "train-1"
+    folder.open({})
+    assert (tmp_path / "old" / "train-1" / "junk").exists()
     assert [path.name for path in (tmp_path / "train").iterdir()] == [STARTED]
     folder.finish({}, 0.5)
     assert folder.is_done()

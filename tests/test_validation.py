@@ -64,6 +64,8 @@ def changed(**values: Any) -> Config:
         ({"policy__kind": "replay"}, "config.policy.path is empty"),
         ({"policy__kind": "server"}, "config.policy.model is empty"),
         ({"policy__extra_body": "{"}, "config.policy.extra_body: not valid JSON"),
+        ({"sandbox__checker": "exakt"}, "config.sandbox.checker: 'exakt' is not one of exact, tokens"),
+        ({"sandbox__checker": "abs=x"}, "config.sandbox.checker: abs=x: needs a number after ="),
         ({"policy__extra_body": "[1]"}, "config.policy.extra_body: must be a JSON object"),
         (
             {"problems__source": "livecodebench", "policy__kind": "replay", "policy__path": "x",
@@ -141,6 +143,28 @@ def test_missing_files_and_packages_are_listed(tmp_path: Path, monkeypatch: pyte
     assert "rows.jsonl" not in str(error.value)
     assert "package ray" in str(error.value)
     check_environment(changed(model__weights="Qwen/Qwen2.5-Coder-3B"))  # a hub id
+
+
+def test_packages_of_programs_must_be_installed() -> None:
+    config = changed(sandbox__packages=("numpy", "no_such_package"))
+    with pytest.raises(DataError, match=r"sandbox\.packages: 'no_such_package' is not installed"):
+        check_environment(config, ("label",))
+    check_environment(config, ("train",))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--config.train.steps=1.5", "config.train.steps=1.5: must be an integer"),
+        ("--config.train.learning_rate=x", "config.train.learning_rate=x: must be a number"),
+        ("--config.evaluate.execute=x", "config.evaluate.execute=x: must be true or false"),
+    ],
+)
+def test_values_of_the_wrong_type_on_the_command_line(override: str, message: str) -> None:
+    from dreamprm_jax.config import load_config
+
+    with pytest.raises(DataError, match=message):
+        load_config("", [override])
 
 
 def snapshot(root: Path) -> dict[str, bytes]:

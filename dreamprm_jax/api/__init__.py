@@ -1,4 +1,4 @@
-"""The package from Python: plain strings, tuples and dicts in, small frozen dataclasses out.
+"""The Python interface: takes plain strings, tuples and dicts, returns small frozen dataclasses.
 
     import dreamprm_jax as dp
 
@@ -45,37 +45,39 @@ def split(code: str, granularity: Granularity = "function") -> tuple[CodeStep, .
     """Splits a program into steps.
 
     Args:
-      code: any text, also one that Python cannot parse.
-      granularity: what a step is: "function", "class", "block" or "line".
+      code: Any text, even if Python cannot parse it.
+      granularity: What a step is: "function", "class", "block" or "line".
 
     Returns:
-      At least one step; their code joined is ``code``.
+      At least one step; their concatenated code is ``code``.
     """
     return tuple(CodeStep(one.name, code[one.start : one.end]) for one in split_steps(code, granularity))
 
 
 def extract(answer: str) -> str:
-    """The program in a model's answer (fences, reasoning and prose removed); "" where it holds none."""
+    """The program in a model's answer (fences, reasoning and prose removed); "" if there is none."""
     return extract_code(answer)
 
 
 def best_of_n(
     scores: Sequence[float | ScoredProgram], passed: Sequence[bool | Judgment], n: int | None = None
 ) -> float:
-    """The expected accuracy of picking the highest score, exact over ties and over all subsets of ``n`` candidates.
+    """The expected accuracy of selecting the highest score, exact over ties and over all subsets of ``n`` candidates.
+
+    The mean over problems is best-of-N accuracy.
 
     Args:
-      scores: of one problem's candidates; NaN ranks last. Their mean over problems is best-of-N accuracy.
-      passed: whether each candidate is correct.
-      n: how many candidates are drawn; None: all.
+      scores: Scores of one problem's candidates; NaN ranks last.
+      passed: Whether each candidate is correct.
+      n: Number of candidates drawn; None: all.
 
     Raises:
-      DataError: where the lengths differ, or ``n`` is not between 1 and the number of candidates.
+      DataError: if the lengths differ, or ``n`` is not between 1 and the number of candidates.
     """
     numbers, outcomes = [float(one) for one in scores], [float(bool(one)) for one in passed]
     count = len(numbers) if n is None else n
     if len(numbers) != len(outcomes) or not 1 <= count <= len(numbers):
         raise DataError(
-            f"{len(numbers)} scores, {len(outcomes)} outcomes, n={count}: lengths must agree and n be within them"
+            f"{len(numbers)} scores, {len(outcomes)} outcomes, n={count}: the lengths must be equal, and n at most that"
         )
     return best_of_k(np.array(numbers), np.array(outcomes), count)

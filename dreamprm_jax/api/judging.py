@@ -1,4 +1,4 @@
-"""Untrusted programs judged by tests that are written as Python values."""
+"""Judges untrusted programs by tests that are written as Python values."""
 
 from __future__ import annotations
 
@@ -56,19 +56,19 @@ def judge(
     """Runs untrusted programs in the sandbox and judges them.
 
     Args:
-      code: one program, or several that are judged side by side.
-      tests: (input, output) pairs, or dicts with these fields. Without ``function`` both are texts: what the program
-        reads and what it must print. With ``function`` the input is the tuple of arguments (or the only argument) and
+      code: One program, or several that are judged concurrently.
+      tests: (input, output) pairs, or dicts with these fields. Without ``function`` both are strings: the program's
+        input and its expected output. With ``function`` the input is the tuple of arguments (or the only argument) and
         the output is the expected return value; all are JSON values. A dict with ``testtype`` is a LiveCodeBench test.
-      function: the function to call, also as a method of a class ``Solution``.
+      function: The function to call, also as a method of a class ``Solution``.
       mode: "faithful" (a plain process), or "lcb" (the official LiveCodeBench verdicts).
-      tier: isolation that must hold (docs/security.md).
-      cpu_seconds: limit per test.
-      memory_bytes: limit per test, of resident memory.
-      checker: how answers are compared, as the setting ``sandbox.checker``: words such as "abs=1e-6, unordered";
+      tier: Required isolation (docs/security.md).
+      cpu_seconds: Limit per test.
+      memory_bytes: Limit of resident memory per test.
+      checker: How answers are compared, as in the setting ``sandbox.checker``: words such as "abs=1e-6, unordered";
         FILE.py:FUNCTION; or a program that defines ``check(given, expected, answer)``, which also runs in the sandbox.
-      packages: third-party packages that the programs may import; None: numpy and sortedcontainers.
-      per_test: report on each judged test (``Judgment.tests``); slower.
+      packages: Third-party packages that the programs may import; None: numpy and sortedcontainers.
+      per_test: Report on each judged test (``Judgment.tests``); slower.
 
     Returns:
       One judgment, or one for each program.
@@ -121,7 +121,7 @@ def _test_case(test: Test, where: str, function: str | None) -> TestCase:
     given, expected = test
     if function is None:
         if not isinstance(given, str) or not isinstance(expected, str):
-            raise DataError(f"{where}: input and output must be texts; to test by values, give function=NAME")
+            raise DataError(f"{where}: input and output must be strings; for other values, give function=NAME")
         return TestCase(given, expected)
     arguments = given if isinstance(given, tuple) else (given,)
     try:

@@ -1,4 +1,4 @@
-"""A reward model that scores programs step by step and picks the best of several."""
+"""A reward model that scores programs step by step and selects the best of several."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
     from dreamprm_jax.scoring.scorer import Scorer
 
 Task = str | Mapping[str, Any] | Problem
-_MAX_CHARACTERS = 1_000_000  # of a program, as `dreamprm score --max-characters`
+_MAX_CHARACTERS = 1_000_000  # maximum size of a program, as in `dreamprm score --max-characters`
 
 
 class RewardModel:
-    """A process reward model, made by ``load_prm``: scores programs step by step and picks the best of several.
+    """A process reward model, created by ``load_prm``: scores programs step by step and selects the best of several.
 
     Attributes:
-      name: of the model.
-      checkpoint: identity of its weights.
-      granularity: what a step is.
+      name: Name of the model.
+      checkpoint: Identity of its weights.
+      granularity: What a step is.
     """
 
     def __init__(self, prm: Prm, scorer: Scorer) -> None:
-        """Wraps a loaded model; ``load_prm`` is the way to make one."""
+        """Wraps a loaded model; use ``load_prm`` to create one."""
         self._prm = prm
         self._scorer = scorer
         self.name = prm.name
@@ -56,17 +56,17 @@ class RewardModel:
         """Scores every step of one program, or of several in one pass.
 
         Args:
-          problem: its statement, or a dict with ``statement`` and, where the problem has them, ``title`` and
-            ``platform`` (LiveCodeBench's names work too). Give all fields that the training problems had.
-          code: one program, or several.
-          aggregator: how the step scores become the program's score: "sum_log_odds", "last", "min", "mean",
-            "product", ... By default as in a run's tables.
+          problem: Its statement, or a dict with ``statement`` and optionally ``title`` and ``platform`` (or
+            LiveCodeBench's field names). Give all fields that the training problems had.
+          code: One program, or several.
+          aggregator: How step scores are reduced to the program's score: "sum_log_odds", "last", "min", "mean",
+            "product", ... By default as in the tables of a run.
 
         Returns:
           One result, or one for each program.
 
         Raises:
-          DataError: naming the program that has no code or does not fit the model's context.
+          DataError: names the program that has no code or exceeds the model's context.
         """
         codes = [code] if isinstance(code, str) else list(code)
         results = []
@@ -84,14 +84,14 @@ class RewardModel:
         tests: Sequence[Test] | None = None,
         function: str | None = None,
     ) -> BestOf:
-        """Picks the candidate with the highest score; a candidate that cannot be scored ranks last.
+        """Selects the candidate with the highest score; a candidate that cannot be scored ranks last.
 
         Args:
-          problem: as in ``score``.
-          candidates: programs, at least one.
-          aggregator: as in ``score``.
-          tests: public tests, as in ``judge``: candidates that pass them all rank above those that do not.
-          function: as in ``judge``.
+          problem: As in ``score``.
+          candidates: Programs, at least one.
+          aggregator: As in ``score``.
+          tests: Public tests, as in ``judge``: candidates that pass them all rank above those that do not.
+          function: As in ``judge``.
 
         Raises:
           DataError: without candidates.
@@ -110,7 +110,7 @@ class RewardModel:
         return BestOf(index, candidates[index], score, programs, judgments)
 
     def _scored(self, problem: Task, codes: list[str], name: str | None) -> list[tuple[ScoredProgram | None, str]]:
-        """(the scored program, or None and why there is none) of each."""
+        """(scored program or None, reason why there is none) for each program."""
         from dreamprm_jax.scoring.inputs import unusable
         from dreamprm_jax.scoring.scorer import Reading, is_finite
 
@@ -158,7 +158,7 @@ def load_prm(model: str | Path, options: PrmOptions | None = None) -> RewardMode
     Args:
       model: RUN/ARM of a run that was trained here, a Hugging Face folder (``dreamprm export``, or a public reward
         model), or the hub id of one.
-      options: overrides of the model's own settings (``scoring.prm.PrmOptions``).
+      options: Overrides of the model's settings (``scoring.prm.PrmOptions``).
 
     Raises:
       DataError: if there is no such model; names the file.

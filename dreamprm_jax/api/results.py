@@ -1,4 +1,4 @@
-"""What the functions of ``dreamprm_jax.api`` return; scored programs color their code in a notebook."""
+"""Return values of ``dreamprm_jax.api``. In a notebook, scored programs show their code colored by the scores."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from dreamprm_jax.sandbox.records import JudgedTest
 
 @dataclass(frozen=True)
 class CodeStep:
-    """One step of a program: with the others in order it makes up the program, byte for byte."""
+    """One step of a program. The steps concatenate to the program, byte for byte."""
 
-    name: str  # qualified name of the function; "" where the program has none
+    name: str  # qualified name of the function; "" if the program has none
     code: str
 
 
 @dataclass(frozen=True)
 class Judgment:
-    """The verdict on one program; true where it passed all tests."""
+    """The verdict on one program; true if it passed all tests."""
 
     passed: bool
     verdict: str  # AC, WA, TLE, MLE, OLE, RE, CE; SANDBOX_ERROR and INVALID_TASK say nothing about the program
     tests_passed: int  # before the first failure
     tests_total: int
-    error: str  # short text; "" where it passed
+    error: str  # short text; "" if it passed
     cpu_seconds: float
-    tests: tuple[JudgedTest, ...] = ()  # with ``per_test``: the judged tests, the first failure being the last
+    tests: tuple[JudgedTest, ...] = ()  # with ``per_test``: the judged tests, of which the last may have failed
 
     def __bool__(self) -> bool:
         return self.passed
@@ -35,9 +35,9 @@ class Judgment:
 
 @dataclass(frozen=True)
 class ScoredStep(CodeStep):
-    """One step with the reward model's reading after it."""
+    """One step with the reward model's score at its end."""
 
-    score: float  # in [0, 1]: how likely the prefix that ends here still becomes a correct program
+    score: float  # in [0, 1]: probability that the prefix up to here can be completed to a correct program
     logit: float
 
     def __repr__(self) -> str:
@@ -49,7 +49,7 @@ class ScoredProgram:
     """One program with the scores of its steps; in a notebook, its code colored by them."""
 
     steps: tuple[ScoredStep, ...]
-    score: float  # the steps' scores as one number in [0, 1]
+    score: float  # the step scores aggregated to one number in [0, 1]
     aggregator: str
 
     @property
@@ -75,13 +75,13 @@ class ScoredProgram:
 
 @dataclass(frozen=True)
 class BestOf:
-    """The candidate that a reward model chose, and the scores of all candidates."""
+    """The candidate that a reward model selected, and the scores of all candidates."""
 
-    index: int  # of the chosen candidate; the first of equals
+    index: int  # of the selected candidate; of tied candidates, the first
     code: str
-    score: float  # NaN where no candidate has a score
-    programs: tuple[ScoredProgram | None, ...] = field(repr=False)  # None: could not be read, and ranks last
-    judgments: tuple[Judgment, ...] | None = field(default=None, repr=False)  # on the tests, where some were given
+    score: float  # NaN if no candidate has a score
+    programs: tuple[ScoredProgram | None, ...] = field(repr=False)  # None: could not be scored, and ranks last
+    judgments: tuple[Judgment, ...] | None = field(default=None, repr=False)  # on the tests, if given
 
     def _repr_html_(self) -> str:
         scores = ", ".join("no score" if one is None else f"{one.score:.2f}" for one in self.programs)

@@ -95,7 +95,7 @@ def approximate(
         hypergradient = gate.run(
             lambda: jax.tree.map(jnp.negative, problem.mixed_partial(end().params, phi, *last, direction))
         )
-    gradient = held_back(signal.gradient, hypergradient)
+    gradient = held_back(signal.gradient, tree_norm(hypergradient))
     after = problem.step(before, Signal(gradient, signal.loss), value_fn(last))
     return Found(
         after, hypergradient, loss, outer_loss, auxes, outer_aux, tree_norm(gradient), v, None,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.optimize import isotonic_regression  # jax depends on scipy
 
 from dreamprm_jax.bilevel.labels import DEFAULT_FLOOR
 
@@ -106,7 +107,8 @@ def corrector_net(
     prefix = np.where(prefix <= np.arange(count)[:, None], prefix, count)
 
     ends = np.append(starts[1:], count)
-    falling = np.concatenate([falling_fit(raw_labels[a:b]) for a, b in zip(starts, ends, strict=True)])
+    programs = [raw_labels[a:b] for a, b in zip(starts, ends, strict=True)]
+    falling = np.concatenate([isotonic_regression(labels, increasing=False).x for labels in programs])
     falling = np.clip(falling, floor, 1.0 - floor)
     before = np.where(place == 0, 1.0, np.concatenate([[1.0], falling[:-1]]))
     # A flat stretch would need s = 1, an infinite logit; a thousandth below leaves the labels where they were.
@@ -120,17 +122,3 @@ def corrector_net(
         hidden,
         seed,
     )
-
-
-def falling_fit(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """The non-increasing sequence nearest to ``values`` in least squares (pool adjacent violators)."""
-    means: list[float] = []
-    sizes: list[int] = []
-    for value in values:
-        means.append(float(value))
-        sizes.append(1)
-        while len(means) > 1 and means[-1] > means[-2]:
-            size = sizes[-1] + sizes[-2]
-            means[-2:] = [(means[-1] * sizes[-1] + means[-2] * sizes[-2]) / size]
-            sizes[-2:] = [size]
-    return np.repeat(means, sizes)

@@ -5,13 +5,15 @@ is grad_phi of jvp(L_in(., phi), theta, u): one forward-mode pass, as phi enters
 adjoint of (theta, s) is carried backward with Hessian-vector products (forward over reverse). docs/bilevel.md derives
 it. Mixed-mode differentiation of unrolled meta-gradients: MixFlow-MG, arXiv 2505.00793.
 
-What is stored of the K steps: up to K = 4 the signals (the gradients). Replaying the optimizer on them restores any
-(theta_k, s_k), for one tree a step where theta, s and g would be four with Adam. For more steps, points (theta_k, s_k)
-by the schedule of ``checkpoints``, from which the steps between are taken again.
+What is stored of the K steps: the signals (the gradients) up to K = 4, or where all of them are smaller than the
+activations. Replaying the optimizer on them restores any (theta_k, s_k), for one tree a step where theta, s and g would
+be four with Adam. Otherwise points (theta_k, s_k) by the schedule of ``checkpoints``, from which the steps between are
+taken again.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -31,7 +33,6 @@ from dreamprm_jax.bilevel.problem import (
     add,
     at,
     floating_leaves,
-    held_back,
     leading,
     tree_norm,
     zeros_of,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
 
 DoMeta = Any  # bool | Bool[Array, ""]
-STORE_ALL = 4  # up to this K every gradient is stored
+STORE_ALL = 4  # up to this K every gradient is stored, whatever its size
 
 
 class Found(NamedTuple):
@@ -68,6 +69,7 @@ class Forward(NamedTuple):
     loss: Float[Array, ""]  # mean over the steps
     aux: PyTree  # [K, M, ...]
     norm: Float[Array, ""]  # of the last gradient
+    mixed_partial: Callable[[PyTree, Array | None], PyTree] | None = None  # of the only step, by what it kept
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def mixed(
     """Inner update, outer gradient, backward pass: each its own phase."""
     unroll = leading(data.inner_batch)
     if checkpoints is None:
-        checkpoints = "gradients" if unroll <= STORE_ALL else default_slots(unroll)
+        checkpoints = default_checkpoints(problem, start, phi, data)
     plan = None if checkpoints == "gradients" else schedule(unroll, checkpoints)
     forward = run_forward(problem, start, phi, data, plan)
     gate = Gate(do_meta, forward.loss)
@@ -127,7 +129,8 @@ def mixed(
         # Phases of their own: g and v need not outlive the optimizer's.
         signal, (batch, key) = at(0, forward.signals), data.step(0)
         u, by_loss = gate.run(lambda: problem.gradient_adjoint(start, signal, adjoint))
-        hypergradient = gate.run(lambda: problem.mixed_partial(start.params, phi, batch, key, u, by_loss))
+        again = functools.partial(problem.mixed_partial, start.params, phi, batch, key)
+        hypergradient = gate.run(lambda: (forward.mixed_partial or again)(u, by_loss))
         before = None
     else:
         if state_adjoint is None:  # nothing reads the state after the last step
@@ -137,11 +140,19 @@ def mixed(
     end = forward.end
     if do_meta is not False and forward.signals is not None:
         # Made anew, so that no phase has to hold theta_K and s_K beside theta, s and its own work.
-        signals = forward.signals._replace(gradient=held_back(forward.signals.gradient, hypergradient))
-        end = end_maker(problem, start, forward._replace(signals=signals))()
+        end = problem.replay(start, forward.signals, unroll, until=tree_norm(hypergradient))
     return Found(
         end, hypergradient, forward.loss, outer_loss, forward.aux, outer_aux, forward.norm, v, before
     )  # fmt: skip
+
+
+def default_checkpoints(problem: Problem, start: Point, phi: PyTree, data: Data) -> int | Literal["gradients"]:
+    """``"gradients"`` where K of them are small: at most as large as what reverse mode keeps of a micro-batch."""
+    unroll = leading(data.inner_batch)
+    tree = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(start.params))
+    if unroll <= STORE_ALL or unroll * tree <= problem.residual_bytes(start.params, phi, *data.step(0)):
+        return "gradients"
+    return default_slots(unroll)
 
 
 def run_forward(problem: Problem, start: Point, phi: PyTree, data: Data, plan: Schedule | None) -> Forward:
@@ -165,10 +176,15 @@ def run_forward(problem: Problem, start: Point, phi: PyTree, data: Data, plan: S
         xs = (data.steps(0, unroll), jnp.asarray(plan.writes))
         (end, points), (losses, norms, aux) = jax.lax.scan(storing, (start, points), xs)
         return Forward(end, None, points, jnp.mean(losses), aux, norms[-1])
+    kept = None
     if unroll == 1:
-        end, (signal, aux) = one(start, data.step(0))
+        if problem.reuse_forward:
+            signal, aux, kept = problem.linearized_gradient(start.params, phi, *data.step(0))
+            end = problem.step(start, signal)
+        else:
+            end, (signal, aux) = one(start, data.step(0))
         signals, aux = jax.tree.map(lambda leaf: leaf[None], (signal, aux))
-        return Forward(end, signals, None, signal.loss, aux, tree_norm(signal.gradient))
+        return Forward(end, signals, None, signal.loss, aux, tree_norm(signal.gradient), kept)
     end, (signals, aux) = jax.lax.scan(one, start, data.steps(0, unroll))
     return Forward(end, signals, None, jnp.mean(signals.loss), aux, tree_norm(at(-1, signals.gradient)))
 
@@ -218,15 +234,10 @@ def _backward(
 ) -> tuple[PyTree, Point | None]:
     """The adjoint pass from (theta_K, s_K): down to step 1, and then step 0."""
 
-    def through(point: Point, signal: Signal, step: Array, adjoint: Adjoint) -> Adjoint:
-        batch, key = data.step(step)
-        params, state, u, by_loss = problem.step_adjoint(point, signal, adjoint.params, adjoint.state)
-        by_gradient, by_phi = problem.hessian_vector(point.params, phi, batch, key, u, by_loss)
-        return Adjoint(add(params, by_gradient), state, add(adjoint.phi, by_phi))
-
     def with_signals(signals: Signal) -> Adjoint:
         def body(adjoint: Adjoint, index: Array) -> tuple[Adjoint, None]:
-            return through(problem.replay(start, signals, index), at(index, signals), index, adjoint), None
+            point, signal = problem.replay(start, signals, index), at(index, signals)
+            return problem.pull_back(point, signal, phi, *data.step(index), adjoint), None
 
         return jax.lax.scan(body, carried, jnp.arange(1, len(signals.loss)), reverse=True)[0]
 
@@ -251,7 +262,7 @@ def _backward(
             point = jax.tree.map(pick, start, points)
             (point, points), _ = jax.lax.scan(advance, (point, points), (steps, writes, jnp.full_like(steps, last)))
             signal, _ = problem.inner_gradient(point.params, phi, *data.step(last))
-            return (points, through(point, signal, last, adjoint)), None
+            return (points, problem.pull_back(point, signal, phi, *data.step(last), adjoint)), None
 
         sweeps = plan.sweeps[:-1]
         longest = max(len(one.writes) for one in sweeps)
@@ -273,12 +284,13 @@ def _backward(
         carried = gate.run(lambda: with_signals(signals))
 
     def first_step() -> tuple[PyTree, Point | None]:
-        params, state, u, by_loss = problem.step_adjoint(start, at(0, signals), carried.params, carried.state)
-        batch, key = data.step(0)
-        if not wants_start:  # no derivative goes further back: the forward-mode pass suffices
-            return add(carried.phi, problem.mixed_partial(start.params, phi, batch, key, u, by_loss)), None
-        by_gradient, by_phi = problem.hessian_vector(start.params, phi, batch, key, u, by_loss)
-        return add(carried.phi, by_phi), Point(add(params, by_gradient), state_cotangent(start.opt_state, state))
+        signal, (batch, key) = at(0, signals), data.step(0)
+        if wants_start:
+            before = problem.pull_back(start, signal, phi, batch, key, carried)
+            return before.phi, Point(before.params, state_cotangent(start.opt_state, before.state))
+        # No derivative goes further back: the forward-mode pass suffices.
+        _, _, u, by_loss = problem.step_adjoint(start, signal, carried.params, carried.state)
+        return add(carried.phi, problem.mixed_partial(start.params, phi, batch, key, u, by_loss)), None
 
     return gate.run(first_step)
 

@@ -57,7 +57,7 @@ class LabelTable:
     """t_i = sigmoid(phi_i), w_i = 1: the labels themselves are learned (DreamPRM-Code, arXiv 2512.15000)."""
 
     floor: float = DEFAULT_FLOOR
-    start: Float[Array, " n"] | None = None  # labels to start at instead of the raw ones
+    start: Float[Array, " n"] | None = None  # labels to start at instead of the raw ones, such as an EM's estimates
     is_table: ClassVar[bool] = True
 
     def init(self, raw_labels: Float[Array, " n"]) -> Float[Array, " n"]:
@@ -88,11 +88,6 @@ class LabelTable:
     def project(self, phi: Float[Array, " n"]) -> Float[Array, " n"]:
         """phi: every logit is allowed."""
         return phi
-
-
-def table_on_em(em_labels: Float[Array, " n"], floor: float = DEFAULT_FLOOR) -> LabelTable:
-    """A label table that starts at the change-point EM's P(recoverable) instead of the Monte-Carlo estimates."""
-    return LabelTable(floor, em_labels)
 
 
 @dataclass(frozen=True)

@@ -136,9 +136,9 @@ def lazy_adam(
 ) -> optax.GradientTransformationExtraArgs:
     """Adam(W) for tables: a row, its moments and its decay move only when the row was in the batch.
 
-    With dense Adam a row drifts on its old momentum through all the batches it is not in, and its second moment is
-    diluted by zeros. ``update`` takes the extra argument ``touched``: bool[n] of ``touched_rows``. Every leaf of the
-    parameters must have n rows. A schedule is read at each row's own count.
+    With dense Adam (arXiv 1412.6980) a row drifts on its old momentum through all the batches it is not in, and its
+    second moment is diluted by zeros. ``update`` takes the extra argument ``touched``: bool[n] of ``touched_rows``.
+    Every leaf of the parameters must have n rows. A schedule is read at each row's own count.
 
     Raises:
       ValueError: from ``update`` without params or with a leaf of another row count than ``touched``.

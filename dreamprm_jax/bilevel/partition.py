@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -57,20 +57,23 @@ def split_batch(batch: PyTree, count: int = 1) -> PyTree:
     """
 
     def cut(leaf: Any) -> Any:
-        if leaf.shape[0] % count:
-            raise ValueError(f"a batch of {leaf.shape[0]} rows does not cut into {count} equal micro-batches")
-        return leaf.reshape(leaf.shape[0] // count, count, *leaf.shape[1:]).swapaxes(0, 1)
+        shape = jnp.shape(leaf)
+        if not shape or shape[0] % count:
+            raise ValueError(f"a leaf of shape {shape} does not cut into {count} equal micro-batches of rows")
+        return leaf.reshape(shape[0] // count, count, *shape[1:]).swapaxes(0, 1)
 
     return jax.tree.map(cut, batch)
 
 
-def stack_batches(batches: Sequence[PyTree], count: int = 1) -> PyTree:
+def stack_batches(batches: Iterable[PyTree], count: int = 1) -> PyTree:
     """Stacks the batches of K inner steps, leaves [B, ...], to [K, count, B / count, ...]: the form of an inner batch.
 
     Raises:
-      ValueError: when ``count`` does not divide B.
+      ValueError: when ``count`` does not divide B, or there is no batch.
     """
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(split_batch(batch, count) for batch in batches))
+    if not (cut := [split_batch(batch, count) for batch in batches]):
+        raise ValueError("no batches: at least one inner step is needed")
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *cut)
 
 
 def _names(path: tuple[Any, ...]) -> tuple[str, ...]:

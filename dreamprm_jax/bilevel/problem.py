@@ -71,6 +71,7 @@ class Problem:
     optimizer: optax.GradientTransformation
     reads_loss: bool = False  # whether the optimizer's update depends on the loss
     evaluation_params: Callable[[PyTree, PyTree], PyTree] | None = None  # (opt_state, params) -> those of outer
+    reuse_forward: bool = False  # K = 1: the tangent pass reads what the inner gradient kept
 
     def inner_value(self, params: PyTree, phi: PyTree, batch: PyTree, key: Any) -> Float[Array, ""]:
         """L_in."""
@@ -84,6 +85,30 @@ class Problem:
             return Signal(gradient, loss), aux
 
         return mean_over_microbatches(one, batch, key)
+
+    def linearized_gradient(
+        self, params: PyTree, phi: PyTree, batch: PyTree, key: Any
+    ) -> tuple[Signal, PyTree, Callable[[PyTree, Array | None], PyTree]]:
+        """``inner_gradient`` of one micro-batch, and (u, by_loss) -> ``mixed_partial`` with no forward pass of its own.
+
+        (L_in, grad_phi L_in) is linearized in theta once. Its transpose gives grad_theta L_in, and applied to u it
+        gives the derivative of grad_phi L_in along u.
+        """
+
+        def by_phi(theta: PyTree) -> tuple[tuple[Array, PyTree], PyTree]:
+            one = jax.value_and_grad(lambda phi: self.inner(theta, phi, at(0, batch), key), has_aux=True)
+            (loss, aux), gradient = one(phi)
+            return (loss, gradient), aux
+
+        (loss, at_theta), along, aux = jax.linearize(by_phi, params, has_aux=True)
+        ones = (jnp.ones_like(loss), jax.tree.map(jnp.zeros_like, at_theta))
+        (gradient,) = jax.linear_transpose(along, params)(ones)
+
+        def mixed_partial(u: PyTree, by_loss: Array | None) -> PyTree:
+            tangent = along(u)[1]
+            return tangent if by_loss is None else jax.tree.map(lambda t, g: t + by_loss * g, tangent, at_theta)
+
+        return Signal(gradient, loss), jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], aux), mixed_partial
 
     def outer_gradient(self, params: PyTree, batch: PyTree, key: Any) -> tuple[Float[Array, ""], PyTree, PyTree]:
         """(loss, aux [M, ...], grad L_out)."""
@@ -137,6 +162,18 @@ class Problem:
 
         return mean_over_microbatches(one, batch, key)[0]
 
+    def residual_bytes(self, params: PyTree, phi: PyTree, batch: PyTree, key: Any) -> int:
+        """Bytes that reverse mode keeps of the tangent loss on one micro-batch, besides its inputs."""
+
+        def residuals(params: PyTree, batch: PyTree) -> list[Array]:
+            return jax.tree.leaves(jax.vjp(lambda theta: self.tangent(theta, phi, batch, key)[0], params)[1])
+
+        jaxpr = jax.make_jaxpr(residuals)(params, at(0, batch)).jaxpr
+        kept = {id(var): var.aval for var in jaxpr.outvars}
+        for var in (*jaxpr.invars, *jaxpr.constvars):
+            kept.pop(id(var), None)
+        return sum(aval.size * aval.dtype.itemsize for aval in kept.values())
+
     def step(self, point: Point, signal: Signal, value_fn: Callable[[PyTree], Array] | None = None) -> Point:
         """One step of the optimizer: ``optimizer_step``."""
         return optimizer_step(self.optimizer, point, signal, value_fn)
@@ -166,20 +203,35 @@ class Problem:
         before, before_state, (u, by_loss) = pull((adjoint, state_adjoint))
         return before, before_state, u, by_loss if self.reads_loss else None
 
-    def replay(self, start: Point, signals: Signal, count: int | Array) -> Point:
+    def pull_back(
+        self, point: Point, signal: Signal, phi: PyTree, batch: PyTree, key: Any, adjoint: Adjoint
+    ) -> Adjoint:
+        """The adjoint before an inner step, from the one after it."""
+        params, state, u, by_loss = self.step_adjoint(point, signal, adjoint.params, adjoint.state)
+        by_gradient, by_phi = self.hessian_vector(point.params, phi, batch, key, u, by_loss)
+        return Adjoint(add(params, by_gradient), state, add(adjoint.phi, by_phi))
+
+    def replay(self, start: Point, signals: Signal, count: int | Array, until: Array | None = None) -> Point:
         """The point after ``count`` steps, from the stacked signals: elementwise work, no forward pass.
 
         A scan over all signals whose steps from ``count`` on do nothing: unlike a loop of ``count`` rounds it has a
-        reverse mode.
+        reverse mode. No step is taken before the number ``until`` is computed.
         """
         total = len(signals.loss)
+
+        def step(point: Point, index: int | Array) -> Point:
+            signal = at(index, signals)
+            if until is not None:  # here and not on the stack, of which that would make a copy
+                signal = signal._replace(gradient=held_back(signal.gradient, until))
+            return self.step(point, signal)
+
         if total == 1 and isinstance(count, int):
-            return self.step(start, at(0, signals)) if count else start
+            return step(start, 0) if count else start
 
         def body(point: Point, index: Array) -> tuple[Point, None]:
             if isinstance(count, int):
-                return self.step(point, at(index, signals)), None
-            return jax.lax.cond(index < count, lambda p: self.step(p, at(index, signals)), lambda p: p, point), None
+                return step(point, index), None
+            return jax.lax.cond(index < count, lambda p: step(p, index), lambda p: p, point), None
 
         return jax.lax.scan(body, start, jnp.arange(count if isinstance(count, int) else total))[0]
 
@@ -239,6 +291,10 @@ def uniform(loss: Callable[..., Any], has_aux: bool, has_rng: bool, frozen: PyTr
     def uniform_loss(params: PyTree, *rest: Any) -> tuple[Array, PyTree]:
         whole = params if frozen is None else merge(params, frozen)
         value = loss(whole, *(rest if has_rng else rest[:-1]))
+        if isinstance(value, tuple | list) != has_aux:
+            wanted = "(scalar, aux)" if has_aux else "a scalar; to return (scalar, aux) pass has_aux=True"
+            shapes = jax.tree.map(jnp.shape, value)
+            raise ValueError(f"has_aux={has_aux}: a loss must return {wanted}; got a value of shapes {shapes}")
         scalar, aux = value if has_aux else (value, None)
         if jnp.shape(scalar) != ():
             raise ValueError(f"a loss must return a scalar, got shape {jnp.shape(scalar)}")
@@ -312,13 +368,13 @@ def tree_norm(tree: PyTree) -> Float[Array, ""]:
     return jnp.sqrt(sum((jnp.sum(jnp.square(leaf)) for leaf in wide), start=jnp.zeros((), jnp.float32)))
 
 
-def held_back(tree: PyTree, until: PyTree) -> PyTree:
-    """``tree`` times a 1 that is computed from ``until``: what reads it cannot be scheduled earlier.
+def held_back(tree: PyTree, until: Float[Array, ""]) -> PyTree:
+    """``tree`` times a 1 that is computed from ``until`` >= 0: what reads it cannot be scheduled earlier.
 
     Compilers remove an ``optimization_barrier`` before they schedule. The update of donated parameters could then run
     before the phases that still read the old ones, and these would be copied.
     """
-    one = 1 - (tree_norm(until) < 0)
+    one = 1 - (until < 0)
     return jax.tree.map(lambda leaf: leaf * one.astype(leaf.dtype), tree)
 
 

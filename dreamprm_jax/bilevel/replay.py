@@ -16,8 +16,9 @@ import optax
 
 from dreamprm_jax.bilevel.checkpoints import NOWHERE, START, schedule
 from dreamprm_jax.bilevel.exact import outer_phase, state_cotangent
+from dreamprm_jax.bilevel.hypergradient import check_batch, check_floating
 from dreamprm_jax.bilevel.partition import PyTree
-from dreamprm_jax.bilevel.problem import Adjoint, Data, Point, Problem, add, floating_leaves, reads_loss, uniform
+from dreamprm_jax.bilevel.problem import Adjoint, Data, Point, Problem, floating_leaves, reads_loss, uniform
 
 if TYPE_CHECKING:
     from jaxtyping import Array, Float, PRNGKeyArray
@@ -63,7 +64,8 @@ def make_replay(
       compiles its parts itself: do not wrap it in ``jax.jit``.
 
     Raises:
-      ValueError: (the function) when ``steps`` is below 1, ``checkpoints`` below 0, or a key is missing.
+      ValueError: (the function) when ``steps`` is below 1, ``checkpoints`` below 0, a key is missing, a leaf is not
+        floating, or a batch lacks an axis.
     """
 
     def problem_of(point: Point, frozen: PyTree | None) -> Problem:
@@ -81,9 +83,7 @@ def make_replay(
     def backward(point: Point, phi: PyTree, frozen: PyTree, batch: PyTree, key: Any, adjoint: Adjoint) -> Adjoint:
         problem = problem_of(point, frozen)
         signal, _ = problem.inner_gradient(point.params, phi, batch, key)
-        params, state, u, by_loss = problem.step_adjoint(point, signal, adjoint.params, adjoint.state)
-        by_gradient, by_phi = problem.hessian_vector(point.params, phi, batch, key, u, by_loss)
-        return Adjoint(add(params, by_gradient), state, add(adjoint.phi, by_phi))
+        return problem.pull_back(point, signal, phi, batch, key, adjoint)
 
     @jax.jit
     def begin(point: Point, phi: PyTree, frozen: PyTree, outer_batch: PyTree, key: Any) -> tuple[Array, Adjoint]:
@@ -109,6 +109,11 @@ def make_replay(
             raise ValueError(f"checkpoints={checkpoints}: must be at least 0")
         if has_rng and rng is None:
             raise ValueError("the losses take a key (has_rng=True): pass rng")
+        check_floating(params, "params")
+        check_floating(meta_params, "meta_params")
+        check_batch(batch(0), "batch(0)", ("M", "B"))
+        check_batch(outer_batch, "outer_batch", ("M", "B"))
+        params, opt_state, meta_params = jax.tree.map(jnp.asarray, (params, opt_state, meta_params))
         outer_key, inner_key = jax.random.split(rng) if has_rng and rng is not None else (None, None)
         plan = schedule(steps, math.ceil(math.log2(steps)) if checkpoints is None else checkpoints)
         start, stored = Point(params, opt_state), {}

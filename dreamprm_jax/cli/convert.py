@@ -1,8 +1,8 @@
-"""Problems: from every supported format (docs/problems.md) to LiveCodeBench rows (.jsonl) or Parquet. With --verify
-each problem's own reference is judged, and problems whose reference fails are left out.
+"""Problems are converted from every supported format (docs/problems.md) to LiveCodeBench rows (.jsonl) or Parquet. With
+--verify, each problem's reference solution is judged, and problems whose reference fails are left out.
 
-Candidates: from every supported format to evalplus samples (.jsonl), the custom evaluator's input of LiveCodeBench
-(.json) or Parquet. Completions, and lists without problem ids, need --problems.
+Candidates are converted from every supported format to evalplus samples (.jsonl), the input of LiveCodeBench's custom
+evaluator (.json) or Parquet. --problems is needed for completions and for lists without problem ids.
 """
 
 from __future__ import annotations
@@ -26,31 +26,31 @@ from dreamprm_jax.sandbox.records import JudgeTask
 from dreamprm_jax.schema import DataError, Problem, Program, Skip, TestedProblem, Verdict
 from dreamprm_jax.storage import atomic_path, write_json, write_records
 
-_SHOWN = 10  # skips that are printed
+_SHOWN = 10  # skipped rows printed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds this command's options."""
-    parser.add_argument("--problems", metavar="FILE", help="problems file or folder")
-    parser.add_argument("--candidates", type=Path, metavar="FILE", help="convert these in place of the problems")
-    parser.add_argument("--output", required=True, type=Path, metavar="FILE", help="its ending names the form")
-    parser.add_argument("--release", default="release_v6", help="release windows to read, where --problems is a folder")
+    """Adds the command's options."""
+    parser.add_argument("--problems", metavar="FILE", help="problems: a file or a folder")
+    parser.add_argument(
+        "--candidates", type=Path, metavar="FILE", help="convert these candidates instead of the problems"
+    )
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="FILE", help="output file; its extension selects the format"
+    )
+    parser.add_argument("--release", default="release_v6", help="release windows to read if --problems is a folder")
     parser.add_argument(
         "--verify",
         action="store_true",
-        help="leave out problems whose reference fails in the sandbox, and write "
-        "the CPU time of the others' as reference_seconds",
+        help="leave out problems whose reference solution fails in the sandbox, and record "
+        "the CPU time of the others as reference_seconds",
     )
     parser.add_argument("--strict", action="store_true", help="stop at the first row that cannot be read")
-    add_judge_arguments(parser.add_argument_group("the judge of --verify"), "faithful")
+    add_judge_arguments(parser.add_argument_group("judge, for --verify"), "faithful")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Converts one file. Returns 0.
-
-    Raises:
-      DataError: on unusable input, or an ending that names no form.
-    """
+    """Converts one file. Returns the exit status."""
     skips: list[Skip] = []
     if args.candidates:
         written = _candidates(args, skips)
@@ -62,7 +62,7 @@ def main(args: argparse.Namespace) -> int:
         print(f"left out: {skip.source}, {skip.row}: {skip.reason}")
     if len(skips) > _SHOWN:
         print(f"left out: {len(skips) - _SHOWN} more")
-    print(f"{written}; {len(skips)} left out; {args.output}")
+    print(f"{written} written to {args.output}; {len(skips)} left out")
     return 0
 
 
@@ -94,7 +94,7 @@ def _problems(args: argparse.Namespace, skips: list[Skip]) -> str:
 def _verified(
     problems: Iterable[TestedProblem], references: dict[str, str], config: SandboxConfig, skips: list[Skip]
 ) -> Iterator[TestedProblem]:
-    """The problems whose reference passes all tests, with its time, and those that have no reference."""
+    """Yields the problems whose reference passes all tests, with its CPU time, and those without a reference."""
     begun: collections.deque[TestedProblem] = collections.deque()
 
     def tasks() -> Iterator[JudgeTask]:
@@ -112,7 +112,7 @@ def _verified(
                 seconds = max(test.cpu_seconds or 0.0 for test in result.tests)
                 yield dataclasses.replace(problem, reference_seconds=round(max(seconds, 0.001), 3))
             else:
-                reason = f"its reference fails here: {result.verdict} {result.error}".rstrip()
+                reason = f"its reference solution fails here: {result.verdict} {result.error}".rstrip()
                 skips.append(Skip("reference", problem.problem_id, reason))
 
 

@@ -1,16 +1,16 @@
-"""Prints the tables of a run's evaluate stage for candidates, verdicts and scores that come from files: best of N with
-intervals and paired tests, public tests, reward hacking, aggregators. No run is needed.
+"""Prints the tables of a run's evaluate stage for candidates, verdicts and scores from files: best of N with intervals
+and paired tests, public tests, reward hacking, aggregators. Needs no run.
 
-Verdicts: the candidates' own (`passed`, or `graded_list` of an eval_all file), or --verdicts from `dreamprm judge`.
-Scores: one or more files of `dreamprm score`, or --prm, which scores the candidates first. Statements, difficulties and
-public tests come from --problems.
+Verdicts come from the candidates file (`passed`, or `graded_list` of an eval_all file) or from --verdicts, written by
+`dreamprm judge`. Scores come from one or more files written by `dreamprm score`, or from --prm, which scores the
+candidates first. Statements, difficulties and public tests come from --problems.
 
   dreamprm judge --problems=FILE --candidates=FILE --output=verdicts.jsonl
   dreamprm score --problems=FILE --candidates=FILE --prm=RUN/ARM --output=scores.parquet
   dreamprm evaluate --problems=FILE --candidates=FILE --verdicts=verdicts.jsonl --scores=scores.parquet --output=results
 
-`dreamprm evaluate --config=FILE` is the stage of a run; with --problems and --candidates it judges a file of candidates
-and prints pass@1.
+`dreamprm evaluate --config=FILE` runs the evaluate stage of a run instead. With --config, --problems and --candidates,
+it judges a file of candidates and prints pass@1.
 """
 
 from __future__ import annotations
@@ -19,52 +19,46 @@ import argparse
 import dataclasses
 from pathlib import Path
 
-from dreamprm_jax.cli.select_best import add_own_arguments, scored_by_prm
+from dreamprm_jax.cli.select_best import add_candidate_arguments, scored_by_prm
 from dreamprm_jax.problems.candidates import read_candidates
 from dreamprm_jax.schema import DataError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds this command's options."""
-    add_own_arguments(parser)
+    """Adds the command's options."""
+    add_candidate_arguments(parser)
     parser.add_argument(
         "--scores", type=Path, action="append", default=[], metavar="FILE",
-        help="of `dreamprm score`; again for each further model to compare",
+        help="file written by `dreamprm score`; repeat the option to compare several models",
     )  # fmt: skip
-    parser.add_argument("--verdicts", type=Path, metavar="FILE", help="of `dreamprm judge`")
-    parser.add_argument("--samples", type=int, default=10000, help="bootstrap samples of the intervals (10000)")
+    parser.add_argument("--verdicts", type=Path, metavar="FILE", help="file written by `dreamprm judge`")
+    parser.add_argument("--samples", type=int, default=10000, help="bootstrap samples")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder for the tables; new or empty")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Evaluates.
-
-    Returns:
-      0.
-
-    Raises:
-      DataError: on unusable input.
-    """
+    """Evaluates the candidates. Returns the exit status."""
     from dreamprm_jax.evaluation.output import skip_counts, write_results
+    from dreamprm_jax.evaluation.printing import results_text
     from dreamprm_jax.evaluation.user_candidates import (
-        evaluate_own,
+        evaluate_user_candidates,
         join,
-        read_own_problems,
         read_scores,
+        read_user_problems,
         read_verdicts,
     )
     from dreamprm_jax.tables import finite
 
     if not args.scores and args.prm is None:
-        raise DataError("give --scores=FILE or --prm=MODEL; or --config=FILE for the stage of a run")
+        raise DataError("give --scores=FILE or --prm=MODEL, or --config=FILE to run the stage of a run")
     if args.samples < 1:
         raise DataError(f"--samples={args.samples}: must be at least 1")
-    made = args.output / "scores.parquet"  # of --prm; a killed command leaves parts of it, from which this one resumes
+    made = args.output / "scores.parquet"  # for --prm; a killed command leaves parts, from which the next resumes
     others = {path.name for path in args.output.glob("*")} - {path.name for path in args.output.glob("scores.*")}
     if others or args.output.is_file():
         raise DataError(f"--output={args.output}: exists and is not an empty folder; name a new one")
     file = read_candidates(args.candidates, args.strict)
-    problems = read_own_problems(args.problems, args.release) if args.problems else {}
+    problems = read_user_problems(args.problems, args.release) if args.problems else {}
     file = file.completed(problems)
     verdicts = read_verdicts(args.verdicts) if args.verdicts else {}
     paths = [*args.scores, *([scored_by_prm(args, made)] if args.prm else [])]
@@ -74,11 +68,11 @@ def main(args: argparse.Namespace) -> int:
             scores[index] = dataclasses.replace(scores[index], model=path.stem)
     candidates, skips = join(file, problems, verdicts, scores)
     if args.strict and skips:
-        raise DataError(f"{skips[0].row}: {skips[0].reason}; without --strict it is counted")
-    results = evaluate_own(
+        raise DataError(f"{skips[0].row}: {skips[0].reason}; without --strict, such rows are only counted")
+    results = evaluate_user_candidates(
         args.candidates.name, candidates, [one.model for one in scores], args.aggregator, args.samples
     )
     results["skipped"] = skip_counts(skips)
-    write_results(args.output, finite(results), candidates, skips)
-    print(f"\nwrote {args.output}")
+    results = write_results(args.output, finite(results), candidates, skips)
+    print(f"{results_text(results)}\nwrote {args.output}")
     return 0

@@ -12,12 +12,12 @@ from dreamprm_jax.schema import DataError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of the command."""
+    """Adds the command's options."""
     parser.add_argument("--prm", type=Path, metavar="RUN/ARM", help="a trained model of a run")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="the folder to write; new or empty")
-    parser.add_argument("--config", metavar="FILE", help="instead of --prm: the run's config file, for its name")
-    parser.add_argument("--workdir", metavar="DIR", help="instead of --prm: folder of the run")
-    parser.add_argument("--arm", default="corrected", help="with --workdir or --config: which model (%(default)s)")
+    parser.add_argument("--config", metavar="FILE", help="instead of --prm: the run's config file")
+    parser.add_argument("--workdir", metavar="DIR", help="instead of --prm: the run's folder")
+    parser.add_argument("--arm", default="corrected", help="with --workdir or --config: the model")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -30,6 +30,6 @@ def main(args: argparse.Namespace) -> int:
     elif path is None and args.config:
         path = workdir_of(args, load_config(args.config, [])) / args.arm
     elif path is None:
-        raise DataError("which model? give --prm=RUN/ARM")
+        raise DataError("no model is given; use --prm=RUN/ARM")
     print(f"wrote {export(trained_arm(path), args.output).resolve()}")
     return 0

@@ -9,7 +9,7 @@ from dreamprm_jax.stages.validation import validate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of the command."""
+    """Adds the command's options."""
     add_config(parser, workdir=False)
 
 

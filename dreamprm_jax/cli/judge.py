@@ -1,8 +1,6 @@
-"""Judges a file of candidate programs on a file of problems, and prints a summary by verdict.
-
-Problems are rows of LiveCodeBench, HumanEval, MBPP, evalplus or BigCodeBench (docs/problems.md); candidates an eval_all
-file, evalplus samples, JSON lines or Parquet (docs/your_own_data.md). Verdicts are written to --output
-as they come; if the command is stopped, the same command resumes.
+"""Problems are rows of LiveCodeBench, HumanEval, MBPP, evalplus or BigCodeBench (docs/problems.md). Candidates are an
+eval_all file, evalplus samples, JSON lines or Parquet (docs/your_own_data.md). Each verdict is written to --output as
+it arrives; after an interruption, the same command resumes.
 """
 
 from __future__ import annotations
@@ -53,27 +51,26 @@ _TESTS = pa.list_(pa.struct(list(_REPORT.items())))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds this command's options."""
-    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
-    parser.add_argument("--problems", required=True, type=Path, help="problems file or folder")
+    """Adds the command's options."""
+    parser.add_argument("--problems", required=True, type=Path, help="problems: a file or a folder")
     parser.add_argument("--candidates", required=True, type=Path, help="candidates file")
-    parser.add_argument("--release", default="release_v6", help="release windows to read, where --problems is a folder")
-    parser.add_argument("--output", type=Path, help="write the verdicts here: .jsonl, as they come, .csv or .parquet")
+    parser.add_argument("--release", default="release_v6", help="release windows to read if --problems is a folder")
+    parser.add_argument("--output", type=Path, help="file for the verdicts: .jsonl, .csv or .parquet")
     parser.add_argument(
         "--resume",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="reuse the verdicts in --output that are of the same programs, tests and settings",
+        help="reuse verdicts in --output that were made with the same programs, tests and settings",
     )
     add_judge_arguments(parser)
     parser.add_argument(
         "--per-test",
         action="store_true",
-        help="add to each row a field tests: verdict, time, memory, exit status or signal, standard error, denied "
-        "system calls, expected and got (cut) of each judged test; slower, and it shows hidden tests",
+        help="add a field `tests` to each row: verdict, time, memory, exit status or signal, standard error, denied "
+        "system calls, expected and actual output (truncated) of each judged test; slower, and reveals hidden tests",
     )
     parser.add_argument("--strict", action="store_true", help="stop at the first row that cannot be read")
-    parser.add_argument("--cache", type=Path, help="folder of verdicts kept by content hash")
+    parser.add_argument("--cache", type=Path, help="folder that caches verdicts by content hash")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -86,7 +83,7 @@ def main(args: argparse.Namespace) -> int:
     if output is not None:
         check_ending(output)
         if output.suffix != ".jsonl":
-            output = output.with_name(f"{output.name}.jsonl")  # the verdicts as they come
+            output = output.with_name(f"{output.name}.jsonl")  # holds the verdicts as they arrive
     file = CandidateStream(args.candidates, args.strict)
     skips: list[Skip] | None = None if args.strict else []
     with tempfile.TemporaryDirectory() as folder:
@@ -119,7 +116,7 @@ def main(args: argparse.Namespace) -> int:
 
 @dataclass
 class _Summary:
-    """What is said at the end: counts, so that memory does not grow with the number of programs."""
+    """The summary printed at the end: only counts, so that memory does not grow with the number of programs."""
 
     counts: Counter[Verdict] = field(default_factory=Counter)
     kept: int = 0
@@ -150,7 +147,7 @@ class _Summary:
         if self.compared:
             lines.append(f"  agree with the file's own verdict: {self.agreed} of {self.compared}")
         seconds, key = self.slowest
-        return [*lines, f"  CPU time {self.cpu_seconds:.1f} s in all, {seconds:.2f} s for {key}"]
+        return [*lines, f"  CPU time {self.cpu_seconds:.1f} s in total, at most {seconds:.2f} s (program {key})"]
 
 
 def _judge(
@@ -163,7 +160,7 @@ def _judge(
     resume: bool,
     per_test: bool,
 ) -> _Summary:
-    """Judges the candidates; every verdict is in ``output`` as soon as those before it are."""
+    """Judges the candidates. Writes each verdict to ``output`` as soon as all earlier ones are written."""
 
     def task(candidate: Candidate) -> JudgeTask:
         problem = problems[candidate.program.problem_id]
@@ -171,7 +168,7 @@ def _judge(
         return JudgeTask.of(problem, program.program_hash, program.code, tests.all_of(problem))
 
     @functools.cache
-    def digest(problem_id: str) -> str:  # of all but the code, which has a hash of its own
+    def digest(problem_id: str) -> str:  # of everything but the code, which has its own hash
         problem = problems[problem_id]
         settings = judge.digest(JudgeTask.of(problem, "", "", ()))
         return content_hash(settings, tests.digest(problem), *["per-test"][:per_test], digits=_DIGEST_DIGITS)
@@ -235,17 +232,17 @@ def _row(key: tuple[str, str, int, str], result: JudgeResult) -> dict[str, Any]:
 
 
 def _short(key: tuple[str, str, int, str]) -> bytes:
-    """A key in little memory."""
+    """A key of 12 bytes, to save memory."""
     return hashlib.sha256(json.dumps(key).encode()).digest()[:12]
 
 
 def _kept(path: Path) -> dict[bytes, tuple[Verdict, float]]:
-    """The labels that an earlier run wrote, with their CPU time."""
+    """The verdicts and CPU times that an earlier run wrote, by key."""
     return {name: found for _, name, found in _read_verdicts(path)}
 
 
 def _lines_of(path: Path, wanted: set[bytes]) -> Iterator[str]:
-    """The lines of these labels, each once."""
+    """The lines with these keys, one for each key."""
     for line, name, _ in _read_verdicts(path):
         if name in wanted:
             wanted.remove(name)
@@ -253,7 +250,7 @@ def _lines_of(path: Path, wanted: set[bytes]) -> Iterator[str]:
 
 
 def _read_verdicts(path: Path) -> Iterator[tuple[str, bytes, tuple[Verdict, float]]]:
-    """Labels as (line, key, what it says). A line that is cut off is left out."""
+    """Yields (line, key, (verdict, CPU seconds)) for each label. Truncated lines are skipped."""
     if not path.exists():
         return
     with open(path, encoding="utf-8", errors="replace") as lines:
@@ -268,12 +265,7 @@ def _read_verdicts(path: Path) -> Iterator[tuple[str, bytes, tuple[Verdict, floa
                 yield line, _short(key), found
 
 
-def _left_out(
-    file: CandidateStream,
-    known: int,
-    problems: dict[str, Problem],
-    skips: list[Skip],
-) -> list[str]:
+def _left_out(file: CandidateStream, known: int, problems: dict[str, Problem], skips: list[Skip]) -> list[str]:
     """What was not judged, and why."""
     numbers = {
         "candidates without usable code (not judged)": file.unusable,

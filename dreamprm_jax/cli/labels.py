@@ -1,7 +1,7 @@
-"""The step labels of a run's training programs, one row per program: prompt, steps, and one label per step.
+"""Each row holds the prompt, the steps and one label per step of one training program.
 
-`dreamprm labels export --run=RUN --format=trl --output=labels.parquet` writes a file that TRL's PRMTrainer (as a
-`datasets.Dataset`) and `dreamprm train --steps=labels.parquet` train on.
+`dreamprm labels export --run=RUN --format=trl --output=labels.parquet` writes a file that both TRL's PRMTrainer (as a
+`datasets.Dataset`) and `dreamprm train --steps=labels.parquet` can train on.
 """
 
 from __future__ import annotations
@@ -14,25 +14,26 @@ from dreamprm_jax.schema import DataError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of the command."""
+    """Adds the command's options."""
     commands = parser.add_subparsers(dest="action", required=True, metavar="export")
-    export = commands.add_parser("export", help="write a run's step labels for other tools", allow_abbrev=False)
+    export = commands.add_parser(
+        "export",
+        help="write a run's step labels for other tools",
+        allow_abbrev=False,
+        formatter_class=parser.formatter_class,
+    )
     export.add_argument("--run", required=True, type=Path, metavar="RUN", help="the run's folder")
-    export.add_argument("--format", choices=FORMATS, default="trl", help="of the rows (%(default)s)")
+    export.add_argument("--format", choices=FORMATS, default="trl", help="row format")
     export.add_argument(
         "--output", required=True, type=Path, metavar="PATH",
-        help="a .jsonl or .parquet file; without an ending the folder of a datasets.Dataset",
+        help="a .jsonl or .parquet file; a path without extension is written as a datasets.Dataset folder",
     )  # fmt: skip
+    export.add_argument("--labels", default="raw", metavar="ARM", help="raw, or an arm that corrected the labels")
     export.add_argument(
-        "--labels", default="raw", metavar="ARM", help="raw, or an arm that corrected the labels (%(default)s)"
-    )
-    export.add_argument(
-        "--threshold",
-        type=float,
-        default=THRESHOLD,
-        help="least label that counts as right (%(default)s)",
-    )
-    export.add_argument("--soft", action="store_true", help="numbers from 0 to 1 as labels (only with trl)")
+        "--threshold", type=float, default=THRESHOLD,
+        help="labels of at least this value count as correct",
+    )  # fmt: skip
+    export.add_argument("--soft", action="store_true", help="write labels as numbers from 0 to 1 (trl only)")
 
 
 def main(args: argparse.Namespace) -> int:

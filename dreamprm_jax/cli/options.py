@@ -22,7 +22,7 @@ def add_config(parser: argparse.ArgumentParser, workdir: bool = True, required: 
 
 
 def config_of(args: argparse.Namespace) -> Config:
-    """The settings that ``--config`` and ``--config.FIELD=VALUE`` give."""
+    """The settings from ``--config`` and ``--config.FIELD=VALUE``."""
     return load_config(args.config, args.overrides)
 
 
@@ -30,19 +30,21 @@ def workdir_of(args: argparse.Namespace, config: Any) -> Path:
     """The folder of the run: ``--workdir``, or runs/NAME of the settings.
 
     Raises:
-      DataError: on an address, which as a path would be a folder of that name on this disk; on a file.
+      DataError: if it is a URL, which would become a local folder of that name, or a file.
     """
     place = args.workdir or f"runs/{config.name}"
     if "://" in place:
-        raise DataError(f"--workdir={place}: a folder of the file system is needed (NFS, Filestore, a mounted bucket)")
+        raise DataError(
+            f"--workdir={place}: must be a folder of a mounted file system (NFS, Filestore, a mounted bucket)"
+        )
     if Path(place).exists() and not Path(place).is_dir():
         raise DataError(f"--workdir={place}: is a file; name a folder")
     return Path(place)
 
 
 def settings_help(values: Any, sections: Collection[str] | None = None) -> str:
-    """The settings of some sections, or all, in groups, with values and descriptions, as ``--help`` shows them."""
-    lines = ["settings, with the values of the given config file, or the defaults without one:"]
+    """The ``--help`` text of the settings in some sections, or in all: grouped, with values and descriptions."""
+    lines = ["settings, with the values of the given config file (default values without one):"]
     group = None
     for name, value, info in leaves(values):
         section = name.partition(".")[0]
@@ -65,7 +67,7 @@ def add_judge_arguments(parser: Any, mode: str = "lcb") -> None:
         parser.add_argument(
             f"--{name.replace('_', '-')}",
             default=",".join(value) if isinstance(value, tuple) else value,
-            help=f"{info.help} (%(default)s)",
+            help=f"{info.help}",
             **({"choices": choices} if choices else {"type": kind}),
         )
 
@@ -75,5 +77,5 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def sandbox_config(args: argparse.Namespace) -> SandboxConfig:
-    """The settings that these options give."""
+    """The settings from the options that ``add_judge_arguments`` adds."""
     return SandboxConfig(**{field.name: getattr(args, field.name) for field in dataclasses.fields(SandboxConfig)})

@@ -1,8 +1,8 @@
 """The commands of ``dreamprm``, and how each is parsed and run.
 
 A command is a module of this package. Its docstring is the description; ``add_arguments(parser)`` adds its options, and
-``main(args)`` runs it and returns the exit status. Modules are imported when they are run, so that ``--help`` is fast
-and the host half never loads jax.
+``main(args)`` runs it and returns the exit status, or raises DataError on unusable input. A module is imported only
+when its command runs, so that ``--help`` is fast and the host half never loads jax.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ class Command:
     """One command.
 
     Attributes:
-      name: As it is typed.
-      module: Of ``dreamprm_jax.cli``.
+      name: As typed.
+      module: Name within ``dreamprm_jax.cli``.
       summary: One line for ``dreamprm --help``.
-      sections: Sections of the settings that ``--config.SECTION.FIELD=VALUE`` may set; None where the command reads no
-        config file.
+      sections: Config sections that ``--config.SECTION.FIELD=VALUE`` may set; None if the command reads no config file.
     """
 
     name: str
@@ -40,15 +39,17 @@ def _sections(*stages: str) -> frozenset[str]:
 
 STAGE_COMMANDS = {
     **{name: Command(name, "stage", stage.summary, _sections(name)) for name, stage in STAGES.items()},
-    "run": Command("run", "stage", "all stages; finished ones are reused, a killed one resumes", _sections(*STAGES)),
+    "run": Command(
+        "run", "stage", "run all stages; reuse finished ones, resume an interrupted one", _sections(*STAGES)
+    ),
 }
 OTHER_COMMANDS = {
     command.name: command
     for command in (
-        Command("validate", "validate", "check a config file and everything that it names", _sections(*STAGES)),
+        Command("validate", "validate", "check a config file and everything it refers to", _sections(*STAGES)),
         Command("status", "status", "show the progress of a run: units, rate, time left, errors"),
-        Command("judge", "judge", "run candidate programs in the sandbox and print their verdicts"),
-        Command("convert", "convert", "convert problems and candidates between the formats of benchmarks"),
+        Command("judge", "judge", "run candidate programs in the sandbox and summarize their verdicts"),
+        Command("convert", "convert", "convert problems and candidates between benchmark formats"),
         Command("score", "score", "with --prm and --candidates: score the steps of given programs"),
         Command("select", "select_best", "select the best candidate of each problem by its scores"),
         Command(
@@ -63,18 +64,18 @@ OTHER_COMMANDS = {
             frozenset({"seed", "policy", "search", "evaluate", "sandbox"}),
         ),
         Command(
-            "stepbench", "stepbench", "make and score a benchmark: which function of a program is the first wrong one?"
+            "stepbench", "stepbench", "make and score a benchmark for locating the first wrong function of a program"
         ),
         Command(
             "plan",
             "plan",
-            "estimate memory, time, price and label cost of a run on chips that you need not have",
+            "estimate memory, time, price and label cost of a run; needs no accelerator",
             _sections("train"),
         ),
         Command(
             "inspect",
             "inspect",
-            "show parameters, shardings, memory and FLOPs of a training step, for devices that you need not have",
+            "show parameters, shardings, memory and FLOPs of a training step; needs no accelerator",
             _sections("train") | {"inspect"},
         ),
         Command("export", "export", "export a trained reward model as a Hugging Face folder"),
@@ -106,17 +107,17 @@ def usage() -> str:
 
 
 def find_command(name: str, arguments: list[str]) -> Command:
-    """The command of that name. ``score`` and ``evaluate`` are stages if a config file is given.
+    """Finds a command by name. ``score`` and ``evaluate`` are stages if a config file is given.
 
     Raises:
-      DataError: if there is none; suggests the nearest name.
+      DataError: if there is none; the message suggests the closest name.
     """
     with_config = any(argument.startswith("--config") for argument in arguments)
     if name in OTHER_COMMANDS and name in STAGE_COMMANDS and not with_config:
         return OTHER_COMMANDS[name]
     known = {**OTHER_COMMANDS, **STAGE_COMMANDS}
     if name not in known:
-        from dreamprm_jax.schema import DataError  # here, as it takes longer to import than --help to print
+        from dreamprm_jax.schema import DataError  # imported here because it is slower than --help
 
         close = difflib.get_close_matches(name, known, 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
@@ -125,13 +126,27 @@ def find_command(name: str, arguments: list[str]) -> Command:
     return known[name]
 
 
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the layout of descriptions, and appends the default value to each help text that names none."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        if (
+            action.default in (None, "", [], argparse.SUPPRESS)
+            or isinstance(action.default, bool)
+            or "(default" in text
+        ):
+            return text
+        return f"{text.removesuffix('.')} (default: %(default)s)"
+
+
 def parser_of(command: Command) -> argparse.ArgumentParser:
     """The parser of a command's own options, without the settings."""
     module = _module(command)
     parser = argparse.ArgumentParser(
         prog=f"dreamprm {command.name}",
         description=f"{command.summary[0].upper()}{command.summary[1:]}.\n\n{module.__doc__}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=_HelpFormatter,
         allow_abbrev=False,
     )
     parser.set_defaults(command=command.name)
@@ -158,7 +173,7 @@ def _module(command: Command) -> Any:
 
 
 def _shown_settings(arguments: list[str]) -> Any:
-    """The settings whose values ``--help`` shows: those of the given config file and overrides, or the defaults."""
+    """The settings that ``--help`` shows: the given config file with its overrides, or the defaults."""
     from dreamprm_jax.config import Config, load_config
 
     names = argparse.ArgumentParser(add_help=False, allow_abbrev=False)

@@ -4,11 +4,11 @@ Candidates: any file or folder of docs/your_own_data.md (JSON lines or Parquet o
 eval_all file, evalplus samples, ...), or - for JSON lines on standard input. The statement comes from --problems (rows
 of docs/problems.md, or {problem_id, statement, title, platform}) or from the row itself. The output has one row per
 candidate: problem_id, program_hash, step_logits, step_scores, model, checkpoint, row (of the input, from 1),
-sample_index. Beside it are OUTPUT's .counts.json and .skipped.jsonl, which names every candidate without a score and
-the reason. After a kill the same command resumes and gives the same bytes.
+sample_index. Two more files are written next to it: OUTPUT's .counts.json, and .skipped.jsonl, which names every
+candidate without a score and the reason. After a kill, the same command resumes and produces the same bytes.
 
-`dreamprm score --config=FILE --workdir=DIR` is the stage of a run instead; `dreamprm score --config=FILE --help` lists
-its settings.
+`dreamprm score --config=FILE --workdir=DIR` runs the score stage of a run instead; with --config=FILE, --help lists the
+settings of that stage.
 """
 
 from __future__ import annotations
@@ -44,76 +44,73 @@ def add_prm_arguments(parser: argparse.ArgumentParser, required: bool = True) ->
     parser = parser.add_argument_group("reward model")  # type: ignore[assignment]
     parser.add_argument(
         "--prm", required=required, type=Path, metavar="FOLDER",
-        help="RUN_FOLDER/ARM, or the Hugging Face folder or hub id of a reward model (`dreamprm export`, or public)",
+        help="RUN_FOLDER/ARM, or a Hugging Face folder or hub id of a reward model (from `dreamprm export`, or public)",
     )  # fmt: skip
     parser.add_argument(
         "--form", choices=FORMS,
-        help="input format of a public model (default: by its head; a language model has none and needs rlhflow or "
-        "math-shepherd; docs/scoring.md)",
+        help="input format of a public model (default: inferred from its head; a language model has no head and needs "
+        "rlhflow or math-shepherd; see docs/scoring.md)",
     )  # fmt: skip
     parser.add_argument("--separator", help="text after each step, where the score is read (default: the form's)")
     parser.add_argument(
         "--labels", metavar="RIGHT,WRONG",
         help="the two labels of a classifier, by name or number, or the two tokens of a language model (default: +,-)",
     )  # fmt: skip
-    parser.add_argument("--max-length", type=int, help="tokens of prompt and program (default: the model's own)")
+    parser.add_argument("--max-length", type=int, help="maximum tokens of prompt and program (default: the model's)")
     parser.add_argument(
         "--overlong", choices=("truncate_statement", "drop", "raise"),
-        help="for longer inputs: cut the beginning of the statement, leave the program out, or stop (default: as in "
-        "the run; truncate_statement for a folder)",
+        help="longer inputs: truncate the beginning of the statement, skip the program, or stop (default: as in the "
+        "run; truncate_statement for a Hugging Face folder)",
     )  # fmt: skip
-    parser.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), help="of the computation (default: the model's own)"
-    )
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="computation dtype (default: the model's)")
     parser.add_argument(
         "--granularity", choices=get_args(Granularity),
-        help="what a step is (default: what the run was trained with; function for a Hugging Face folder)",
+        help="what a step is (default: as in training; function for a Hugging Face folder)",
     )  # fmt: skip
-    parser.add_argument("--row-tokens", type=int, default=8192, help="tokens of a packed row (default: 8192)")
-    parser.add_argument("--batch-tokens", type=int, default=16384, help="tokens of a batch, over all devices (16384)")
-    parser.add_argument("--fsdp", type=int, default=1, help="devices that shard the parameters of one replica (1)")
-    parser.add_argument("--tensor", type=int, default=1, help="devices that shard each layer of one replica (1)")
+    parser.add_argument("--row-tokens", type=int, default=8192, help="tokens per packed row")
+    parser.add_argument("--batch-tokens", type=int, default=16384, help="tokens per batch, over all devices")
+    parser.add_argument("--fsdp", type=int, default=1, help="devices that shard the parameters of one replica")
+    parser.add_argument("--tensor", type=int, default=1, help="devices that shard each layer of one replica")
 
 
 def prm_options(args: argparse.Namespace) -> PrmOptions:
-    """The options of ``add_prm_arguments``. Imports jax."""
+    """The options that ``add_prm_arguments`` adds. Imports jax."""
     from dreamprm_jax.scoring.forms import FormOptions
     from dreamprm_jax.scoring.prm import PrmOptions
 
     labels = tuple(args.labels.split(",")) if args.labels else ()
     if labels and len(labels) != 2:
-        raise DataError(f"--labels={args.labels}: must be two, RIGHT,WRONG")
+        raise DataError(f"--labels={args.labels}: must be two labels, RIGHT,WRONG")
     mesh, form = MeshConfig(-1, args.fsdp, args.tensor), FormOptions(args.form, args.separator, labels)
     return PrmOptions(args.max_length, args.overlong, args.dtype, granularity=args.granularity, mesh=mesh, form=form)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds this command's options."""
-    parser.add_argument("--candidates", required=True, metavar="FILE", help="file, folder of samples, or - for stdin")
-    parser.add_argument("--problems", metavar="FILE", help="statements by id; not needed if every row has its own")
+    """Adds the command's options."""
     parser.add_argument(
-        "--release", default="release_v6", help="release windows, where --problems is a folder or hub id"
+        "--candidates", required=True, metavar="FILE", help="a file, a folder of samples, or - for standard input"
+    )
+    parser.add_argument("--problems", metavar="FILE", help="problem statements; not needed if every row has its own")
+    parser.add_argument(
+        "--release", default="release_v6", help="release windows to read if --problems is a folder or hub id"
     )
     parser.add_argument(
-        "--output",
-        required=True,
-        type=Path,
-        metavar="FILE",
-        help="what to write; its ending is the format: .parquet, .jsonl or .csv",
-    )
+        "--output", required=True, type=Path, metavar="FILE",
+        help="output file; its extension selects the format: .parquet, .jsonl or .csv",
+    )  # fmt: skip
     add_prm_arguments(parser)
-    parser.add_argument("--chunk", type=int, default=4096, help="candidates that are scored and kept together (4096)")
-    parser.add_argument("--max-characters", type=int, default=1_000_000, help="of a program; longer ones are skipped")
+    parser.add_argument("--chunk", type=int, default=4096, help="candidates scored and saved together")
+    parser.add_argument("--max-characters", type=int, default=1_000_000, help="skip longer programs")
     parser.add_argument("--strict", action="store_true", help="stop at the first candidate that cannot be scored")
     parser.add_argument(
         "--shard", default="0/1", metavar="I/N",
-        help="score the I-th of N parts, I from 0; 'auto' takes I and N from SLURM, Open MPI, RANK and WORLD_SIZE, or "
+        help="score part I of N, counted from 0; 'auto' takes I and N from SLURM, Open MPI, RANK and WORLD_SIZE, or "
         "the TPU pod. All processes write to the same --output on a shared disk; the last one joins the parts",
     )  # fmt: skip
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """(index, count) of ``--shard``.
+    """Parses ``--shard`` into (index, count).
 
     Raises:
       DataError: if it is malformed, or ``auto`` finds none of the variables.
@@ -135,10 +132,10 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def check_positive(args: argparse.Namespace, *names: str) -> None:
-    """Checks numbers that must be at least 1.
+    """Checks that numeric options are at least 1.
 
     Raises:
-      DataError: naming the option.
+      DataError: names the option.
     """
     for name in names:
         value = getattr(args, name)
@@ -147,14 +144,7 @@ def check_positive(args: argparse.Namespace, *names: str) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Runs the job.
-
-    Returns:
-      0; 1 if no candidate could be scored.
-
-    Raises:
-      DataError: on unusable input.
-    """
+    """Scores the candidates. Returns 0, or 1 if none could be scored."""
     job, counts = run_job(args)
     if counts is None:
         return 0
@@ -196,7 +186,7 @@ def shown_scores(scores: Sequence[float]) -> str:
 
 
 def run_job(args: argparse.Namespace) -> tuple[ScoreJob, dict[str, Any] | None]:
-    """The job, and its counts; None while other processes still have chunks to do.
+    """Runs the scoring job. Returns it and its counts, which are None while other processes still have chunks to do.
 
     Raises:
       DataError: on unusable input.

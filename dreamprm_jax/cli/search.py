@@ -1,7 +1,7 @@
-"""Lets the policy of a finished run continue the prefixes that its reward model prefers, function by function (beam,
-lookahead, diverse beam), and compares with best-of-N on the same budget of tokens, on the problems of the test window.
-With --prm another reward model chooses; it may be a public one. Writes RUN/search_ARM: results.json, table.txt,
-search.csv, choices.csv. After a kill the same command resumes.
+"""The policy of a finished run continues the prefixes that the run's reward model prefers, one function at a time
+(beam, lookahead, diverse beam). The result is compared with best-of-N on the same token budget, on the problems of the
+test window. With --prm, another reward model chooses; it may be a public one. Writes RUN/search_ARM: results.json,
+table.txt, search.csv, choices.csv. After a kill, the same command resumes.
 """
 
 from __future__ import annotations
@@ -25,18 +25,14 @@ from dreamprm_jax.stages.validation import validate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of the command."""
+    """Adds the command's options."""
     add_config(parser)
-    parser.add_argument("--arm", default="raw", help="which reward model of config.train.arms (default: raw)")
+    parser.add_argument("--arm", default="raw", help="a reward model of config.train.arms")
     add_prm_arguments(parser, required=False)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Searches with one arm of a run.
-
-    Raises:
-      DataError: on an arm that the run does not have, or a run whose train stage has not finished.
-    """
+    """Searches with one arm of a run, or with --prm. Returns the exit status."""
     config = config_of(args)
     root = workdir_of(args, config)
     validate(config)
@@ -46,7 +42,7 @@ def main(args: argparse.Namespace) -> int:
     require_done(config, root, "train")
     name = args.arm if args.prm is None else _foreign_name(args, root)
 
-    def make_scorer() -> ProgramScorer:  # imported when it is needed: the host half never loads jax by itself
+    def make_scorer() -> ProgramScorer:  # imported here: the host half never loads jax
         live = importlib.import_module("dreamprm_jax.scoring.live")
         if args.prm is None:
             return live.load(config, Paths(root), args.arm)
@@ -59,7 +55,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _foreign_name(args: argparse.Namespace, root: Path) -> str:
-    """Name of the results folder: the model's name, and a digest of its files and input format."""
+    """Name of the results folder: the model's name and a digest of its files and input format."""
     files = InputDigests(root).digest_or_value("search.prm", str(args.prm), SettingInfo(reads="path"))
     options = [getattr(args, name) for name in ("form", "separator", "labels", "max_length", "overlong", "dtype")]
     return f"{args.prm.name}-{content_hash(files, canonical_json(options), digits=8)}"

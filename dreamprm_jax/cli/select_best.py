@@ -1,11 +1,11 @@
-"""Candidates: an eval_all file, JSON lines {problem_id, code} or Parquet. Scores: a file of `dreamprm score`,
-or --prm, which scores them first (into OUTPUT.scores.parquet; after a kill the same command resumes).
+"""Candidates: an eval_all file, JSON lines {problem_id, code} or Parquet. Scores: a file written by `dreamprm score`;
+or --prm, which scores the candidates first (into OUTPUT.scores.parquet; after a kill, the same command resumes).
 
   dreamprm select --candidates=FILE --scores=FILE --output=best        # a folder, one program per problem
   dreamprm select --candidates=FILE --scores=FILE --output=best.json   # input of LiveCodeBench's custom evaluator
   dreamprm select --candidates=FILE --problems=FILE --prm=RUN/ARM --public-tests --output=best.csv
 
-A candidate without a score ranks last. With --public-tests the candidates are run in the sandbox, and those that pass
+A candidate without a score ranks last. With --public-tests, the candidates are run in the sandbox, and those that pass
 the public tests rank above those that do not.
 """
 
@@ -19,27 +19,27 @@ from dreamprm_jax.cli.options import add_judge_arguments, sandbox_config
 from dreamprm_jax.cli.score import add_prm_arguments, run_job
 from dreamprm_jax.config import EvaluateConfig
 from dreamprm_jax.problems.candidates import read_candidates
-from dreamprm_jax.schema import DataError, Problem
+from dreamprm_jax.schema import DataError, Problem, Verdict
 from dreamprm_jax.selection.aggregators import AGGREGATORS
 
 SHOWN = 10
 
 
-def add_own_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what ``select`` and ``evaluate`` share: candidates, scores or a model, the aggregator."""
+def add_candidate_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that ``select`` and ``evaluate`` share: candidates, model, aggregator."""
     parser.add_argument("--candidates", required=True, type=Path, metavar="FILE", help=".json, .jsonl or .parquet")
     parser.add_argument("--problems", metavar="FILE", help="LiveCodeBench rows, or {problem_id, statement}")
-    parser.add_argument("--release", default="release_v6", help="release windows, where --problems is a folder")
+    parser.add_argument("--release", default="release_v6", help="release windows to read if --problems is a folder")
     parser.add_argument(
         "--aggregator", choices=tuple(AGGREGATORS), default=EvaluateConfig.aggregator,
-        help="how the step scores become one number (default: %(default)s)",
+        help="how step scores are reduced to one number",
     )  # fmt: skip
-    parser.add_argument("--strict", action="store_true", help="stop at the first candidate that lacks what is needed")
+    parser.add_argument("--strict", action="store_true", help="stop at the first candidate that cannot be used")
     add_prm_arguments(parser, required=False)
 
 
 def scored_by_prm(args: argparse.Namespace, output: Path) -> Path:
-    """The file of scores that ``--prm`` gives the candidates."""
+    """Scores the candidates with ``--prm``. Returns the file of scores."""
     options = vars(args) | {
         "candidates": str(args.candidates), "output": output, "chunk": 4096, "max_characters": 1_000_000,
         "shard": "0/1",
@@ -49,9 +49,11 @@ def scored_by_prm(args: argparse.Namespace, output: Path) -> Path:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds this command's options."""
-    add_own_arguments(parser)
-    parser.add_argument("--scores", type=Path, metavar="FILE", help="of `dreamprm score`, instead of --prm")
+    """Adds the command's options."""
+    add_candidate_arguments(parser)
+    parser.add_argument(
+        "--scores", type=Path, metavar="FILE", help="file written by `dreamprm score`, instead of --prm"
+    )
     parser.add_argument(
         "--output", required=True, type=Path, metavar="PATH",
         help="a folder of programs; .json: LiveCodeBench's custom evaluator input; .parquet, .jsonl or .csv: a table",
@@ -64,25 +66,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Chooses and writes.
-
-    Returns:
-      0; 1 where some problem had no candidate with a score.
-
-    Raises:
-      DataError: on unusable input.
-    """
+    """Selects and writes programs. Returns 0, or 1 if a problem has no candidate with a score."""
     from dreamprm_jax.evaluation.best_programs import check_output, pick, write_chosen
-    from dreamprm_jax.evaluation.user_candidates import by_problem, read_own_problems, read_scores
+    from dreamprm_jax.evaluation.user_candidates import by_problem, read_scores, read_user_problems
 
     if (args.scores is None) == (args.prm is None):
         raise DataError("give either --scores=FILE or --prm=MODEL")
     if args.public_tests and not args.problems:
-        raise DataError("--public-tests: the tests come from --problems=FILE")
+        raise DataError("--public-tests: needs the tests of --problems=FILE")
     check_output(args.output)
     file = read_candidates(args.candidates, args.strict)
     wanted = args.public_tests or (args.problems and file.needs_problems)
-    problems = read_own_problems(args.problems, args.release) if wanted else {}
+    problems = read_user_problems(args.problems, args.release) if wanted else {}
     file = file.completed(problems)
     scores = read_scores(
         args.scores or scored_by_prm(args, args.output.with_name(f"{args.output.name}.scores.parquet"))
@@ -92,7 +87,7 @@ def main(args: argparse.Namespace) -> int:
     if not keys & scores.logits.keys():
         raise DataError(f"no score of {scores.model} belongs to a candidate of {args.candidates}; wrong file?")
     if args.strict and (missing := sorted(keys - scores.logits.keys())):
-        raise DataError(f"{missing[0][0]}, program {missing[0][1]}: no score; without --strict it ranks last")
+        raise DataError(f"{missing[0][0]}, program {missing[0][1]}: no score; without --strict, it ranks last")
     public = _public(args, groups, problems) if args.public_tests else None
     chosen = [pick(name, group, scores, args.aggregator, public) for name, group in groups.items()]
     write_chosen(args.output, chosen)
@@ -103,7 +98,7 @@ def main(args: argparse.Namespace) -> int:
     for one in chosen[:SHOWN]:
         score = "no score" if one.score is None else f"{one.score:.3f}"
         passes = "" if one.passes_public is None else ", public tests " + ("passed" if one.passes_public else "failed")
-        ties = f", {one.tied} equals" if one.tied > 1 else ""
+        ties = f", {one.tied} tied" if one.tied > 1 else ""
         print(f"  {one.problem_id}: candidate {one.sample_index} of {one.candidates}, {score}{passes}{ties}")
     if len(chosen) > SHOWN:
         print(f"  and {len(chosen) - SHOWN} more")
@@ -116,24 +111,28 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _public(args: argparse.Namespace, groups: Mapping, problems: Mapping[str, Problem]) -> dict[tuple[str, str], bool]:
-    """Whether each candidate of a problem with public tests passes them."""
-    from dreamprm_jax.evaluation.best_programs import public_programs
+    """Runs each candidate of a problem with public tests on them. Returns whether it passes."""
     from dreamprm_jax.runs.progress import Progress
     from dreamprm_jax.sandbox import Judge, JudgeTask
 
-    programs = public_programs(groups, (name for name, problem in problems.items() if problem.public_tests))
+    programs = {
+        (name, one.program.program_hash): one.program.code
+        for name, group in groups.items()
+        if name in problems and problems[name].public_tests
+        for one in group
+    }
     if not programs:
         raise DataError(f"{args.problems}: no problem of the candidates has public tests")
     tasks = (
-        JudgeTask.of(problems[name], program.program_hash, program.code, problems[name].public_tests)
-        for name, program in programs
+        JudgeTask.of(problems[name], program_hash, code, problems[name].public_tests)
+        for (name, program_hash), code in programs.items()
     )
     found = {}
     with (
         Judge.from_config(sandbox_config(args)) as judge,
         Progress("public tests", len(programs), "program") as bar,
     ):
-        for (name, program), result in zip(programs, judge.evaluate(tasks), strict=True):
-            found[name, program.program_hash] = result.verdict.value == "AC"
+        for key, result in zip(programs, judge.evaluate(tasks), strict=True):
+            found[key] = result.verdict is Verdict.AC
             bar.add()
     return found

@@ -1,7 +1,6 @@
-"""POST /score_steps, and vLLM's /pooling, /classify and /score; GET / (a page to try it), /health, /models, /metrics.
-
-On SIGTERM the server answers the requests that it has accepted, and ends. Each request is logged on standard error.
-Needs the extra 'serve' (pip install 'dreamprm-jax[serve]').
+"""Endpoints: POST /score_steps, and vLLM's /pooling, /classify and /score; GET / (a page to try the model), /health,
+/models, /metrics. On SIGTERM, the server answers the requests it has accepted and exits. Each request is logged on
+standard error. Needs the extra 'serve' (pip install 'dreamprm-jax[serve]').
 """
 
 from __future__ import annotations
@@ -16,33 +15,31 @@ from dreamprm_jax.cli.score import add_prm_arguments, check_positive, prm_option
 from dreamprm_jax.runs.stop_signals import stops_by_itself
 from dreamprm_jax.schema import DataError
 
-SHUTDOWN_SECONDS = 60.0  # for the requests that have been taken
+SHUTDOWN_SECONDS = 60.0  # for requests that were accepted before SIGTERM
 API_KEY = "DREAMPRM_API_KEY"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of the command."""
+    """Adds the command's options."""
     add_prm_arguments(parser)
-    parser.add_argument("--name", help="of the model, as clients give it (default: the folder's or arm's)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8000, help="0 takes any free one and prints it (default: 8000)")
-    parser.add_argument("--max-body-bytes", type=int, default=16 << 20, help="of a request (default: 16 MiB)")
-    parser.add_argument("--max-request-tokens", type=int, default=1 << 17, help="of a request (default: 131072)")
-    parser.add_argument("--max-batch-requests", type=int, default=256, help="that are scored together (default: 256)")
+    parser.add_argument("--name", help="model name in the API (default: the name of the folder or arm)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=8000, help="0 picks a free port and prints it")
+    parser.add_argument(
+        "--max-body-bytes", type=int, default=16 << 20, help="maximum size of a request (default: 16 MiB)"
+    )
+    parser.add_argument("--max-request-tokens", type=int, default=1 << 17, help="maximum tokens of a request")
+    parser.add_argument("--max-batch-requests", type=int, default=256, help="maximum requests scored together")
     parser.add_argument(
         "--api-key", metavar="KEY",
-        help=f"that requests must bring, as Authorization: Bearer KEY (default: ${API_KEY}, which ps does not show)",
+        help=f"key that requests must send as Authorization: Bearer KEY (default: ${API_KEY}, which ps does not show)",
     )  # fmt: skip
-    parser.add_argument("--no-request-log", action="store_true", help="write no line for each request")
-    parser.add_argument("--max-queue-tokens", type=int, default=1 << 20, help="that may wait (default: 1048576)")
+    parser.add_argument("--no-request-log", action="store_true", help="do not log requests")
+    parser.add_argument("--max-queue-tokens", type=int, default=1 << 20, help="maximum tokens in the queue")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Loads the model and serves it until SIGTERM or SIGINT.
-
-    Raises:
-      DataError: if the extra or the model is missing, or the port is taken.
-    """
+    """Loads the model and serves it until SIGTERM or SIGINT. Returns the exit status."""
     check_positive(
         args, "max_length", "row_tokens", "batch_tokens", "fsdp", "tensor", "max_body_bytes", "max_request_tokens",
         "max_queue_tokens", "max_batch_requests",
@@ -62,12 +59,12 @@ def main(args: argparse.Namespace) -> int:
     try:
         listener = socket.create_server((args.host, args.port))
     except (OSError, OverflowError) as error:
-        raise DataError(f"--host={args.host} --port={args.port}: cannot be listened on ({error})") from error
+        raise DataError(f"--host={args.host} --port={args.port}: cannot listen there ({error})") from error
     with listener:
         prm = load_prm(args.prm, prm_options(args))
         prm = dataclasses.replace(prm, name=args.name or prm.name)
         scorer = Scorer(prm.model, prm.mesh, prm.params, args.row_tokens, args.batch_tokens)
-        scorer.logits([Reading(np.zeros(1, np.int32), np.zeros(1, np.int32))])  # fails now, if it fails
+        scorer.logits([Reading(np.zeros(1, np.int32), np.zeros(1, np.int32))])  # if it fails, then before serving
         log = None if args.no_request_log else _request_log()
         key = args.api_key or os.environ.get(API_KEY, "")
         with Batcher(scorer, args.max_queue_tokens, args.max_batch_requests) as batcher:
@@ -84,7 +81,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _request_log() -> logging.Logger:
-    """A line on standard error for each request."""
+    """A logger that writes one line per request to standard error."""
     log = logging.getLogger("dreamprm.requests")
     log.setLevel(logging.INFO)
     log.propagate = False

@@ -1,4 +1,4 @@
-"""If it is run again, the command reuses finished work and resumes stopped work. Output of other settings is moved to
+"""Run again, the command reuses finished work and resumes interrupted work. Output made with other settings is moved to
 old/ in the run's folder, never deleted.
 """
 
@@ -22,16 +22,16 @@ STEP_OPTIONS = {
     "steps": ("path", "FILE", "train on this file, folder or hub id: TRL, PRM800K, Math-Shepherd or ProcessBench rows"),
     "eval-steps": ("evaluation", "FILE", "held-out solutions to measure step AUROC on"),
     "meta-steps": ("meta", "FILE", "trusted solutions for the learned labels (default: a tenth of the problems)"),
-    "separator": ("separator", "TEXT", "after every step, where the score is read (default: \\n; '' for none)"),
-    "split": ("split", "NAME", "of the data sets (default: train, or the only one)"),
-    "eval-split": ("evaluation_split", "NAME", "of --eval-steps (default: that of --split)"),
+    "separator": ("separator", "TEXT", "text after every step, where the score is read (default: \\n; '' for none)"),
+    "split": ("split", "NAME", "split of the data sets (default: train, or the only one)"),
+    "eval-split": ("evaluation_split", "NAME", "split of --eval-steps (default: that of --split)"),
     "subset": ("subset", "NAME", "configuration of a data set of the hub"),
     "revision": ("revision", "NAME", "branch, tag or commit of the data sets of the hub"),
 }  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of a stage."""
+    """Adds the command's options."""
     command = parser.get_default("command")
     add_config(parser, required=command != "train")
     if command == "train":
@@ -42,22 +42,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             given.add_argument(f"--{option}", metavar=metavar, help=text)
     if command == "evaluate":
         given = parser.add_argument_group("judge a file of programs instead of a run")
-        given.add_argument("--problems", metavar="FILE", help="problems, in any form of docs/problems.md")
-        given.add_argument("--candidates", metavar="FILE", help="programs, in any form of docs/your_own_data.md")
+        given.add_argument("--problems", metavar="FILE", help="problems, in any format of docs/problems.md")
+        given.add_argument("--candidates", metavar="FILE", help="programs, in any format of docs/your_own_data.md")
     if command in ("train", "evaluate"):
-        given.add_argument("--strict", action="store_true", help="a row that cannot be used is an error")
+        given.add_argument("--strict", action="store_true", help="treat a row that cannot be used as an error")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Runs one stage, or all of them."""
+    """Runs one stage, or all stages. Returns the exit status."""
     from dreamprm_jax.stages.runner import run_stage
     from dreamprm_jax.stages.validation import check_environment, validate
 
     if args.command == "evaluate":
         if bool(args.problems) != bool(args.candidates):
-            raise DataError("--problems and --candidates go together")
+            raise DataError("--problems and --candidates: give both or neither")
         if args.strict and not args.problems:
-            raise DataError("--strict: goes with --problems and --candidates")
+            raise DataError("--strict: needs --problems and --candidates")
         args.overrides += ["--config.problems.strict=True"] * args.strict
     config = _with_steps(args) if args.command == "train" else config_of(args)
     if config.train.step_data.path and args.command != "train":
@@ -67,6 +67,8 @@ def main(args: argparse.Namespace) -> int:
         return _evaluate_files(config, args, root)
     if args.command != "run":
         run_stage(config, root, args.command)
+        if args.command == "evaluate" and _is_main(config):
+            print(f"\n{Paths(root).table().read_text(encoding='utf-8')}", end="", flush=True)
         if config.train.step_data.path:
             paths = Paths(root)
             models = ", ".join(str(root / arm) for arm in config.train.arms)
@@ -79,11 +81,8 @@ def main(args: argparse.Namespace) -> int:
     check_environment(config, [name for name in STAGES if not stage_folder(config, root, name).is_done()])
     for name in STAGES:
         run_stage(config, root, name)
-    if config.distributed.mode != "off":
-        from dreamprm_jax.training.distributed import is_main
-
-        if not is_main():
-            return 0
+    if not _is_main(config):
+        return 0
     paths = Paths(root)
     print(f"\n{_closing_text(root, paths)}")
     best = f"{root}/{config.train.arms[-1]}"
@@ -94,8 +93,17 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
+def _is_main(config: Config) -> bool:
+    """Whether this is the first process of the run."""
+    if config.distributed.mode == "off":
+        return True
+    from dreamprm_jax.training.distributed import is_main
+
+    return is_main()
+
+
 def _closing_text(root: Path, paths: Paths) -> str:
-    """The three tables that a reader needs first: best of N, differences, and the time of the stages."""
+    """The three tables to read first: best of N, differences, and the time of each stage."""
     from dreamprm_jax.runs.progress import duration
     from dreamprm_jax.runs.status import run_status
     from dreamprm_jax.tables import text_table
@@ -108,7 +116,7 @@ def _closing_text(root: Path, paths: Paths) -> str:
 
 
 def _with_steps(args: argparse.Namespace) -> Config:
-    """The settings with those of the options for step labels, and the arms that such a file can train."""
+    """Applies the options for step labels to the settings, and selects the arms that such a file can train."""
     for option, (field, _, _) in STEP_OPTIONS.items():
         if (value := getattr(args, option.replace("-", "_"))) is not None:
             text = value.replace("\\n", "\n").replace("\\t", "\t") if field == "separator" else value

@@ -1,4 +1,4 @@
-"""It can be used while the run is in progress, on any machine that sees the folder."""
+"""Works while the run is in progress, on any machine that can read the folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dreamprm_jax.runs.status import format_status
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of the command."""
+    """Adds the command's options."""
     parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run")
 
 

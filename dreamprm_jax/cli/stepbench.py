@@ -1,4 +1,4 @@
-"""StepBench: makes a benchmark of programs with one faulty function each, and scores scorers on it."""
+"""StepBench: makes a benchmark of programs with one faulty function each, and evaluates scorers on it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,74 +29,77 @@ PASSED_ON = {
     "form": "input format of a public model",
     "separator": "text after each step",
     "labels": "RIGHT,WRONG",
-    "max-length": "tokens of an input",
-    "dtype": "of the computation",
+    "max-length": "maximum tokens of an input",
+    "dtype": "computation dtype",
 }
+"""Options of ``score --prm`` that are passed to ``dreamprm score``."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the three commands and their options."""
+    """Adds the three subcommands and their options."""
     commands = parser.add_subparsers(dest="action", required=True, metavar="make|export|score")
+    formatter = parser.formatter_class
 
-    make = commands.add_parser("make", help="make a benchmark", description=_MAKE)
-    make.add_argument("--output", required=True, type=Path, metavar="DIR", help="the benchmark's folder")
-    make.add_argument("--seed", type=int, default=0, help="of inputs, faults and the choice among them (0)")
-    make.add_argument("--size", type=int, default=SIZE, help=f"number of programs, half of them erroneous ({SIZE})")
-    make.add_argument("--workers", type=int, default=0, help="programs that run at a time (one per core)")
-    make.add_argument(
-        "--tier", choices=TIERS, default=SandboxConfig().tier, help="isolation that must hold (%(default)s)"
+    make = commands.add_parser(
+        "make", help="make a benchmark", description=textwrap.fill(_MAKE, 112), formatter_class=formatter
     )
+    make.add_argument("--output", required=True, type=Path, metavar="DIR", help="the benchmark's folder")
+    make.add_argument("--seed", type=int, default=0, help="seed of inputs and faults")
+    make.add_argument("--size", type=int, default=SIZE, help="number of programs, half of them erroneous")
+    make.add_argument("--workers", type=int, default=0, help="concurrent programs (default: one per core)")
+    make.add_argument("--tier", choices=TIERS, default=SandboxConfig().tier, help="required isolation tier")
 
-    export = commands.add_parser("export", help="write the programs without the truth", description=_EXPORT)
+    export = commands.add_parser(
+        "export", help="write the programs without their ground truth", description=textwrap.fill(_EXPORT, 112)
+    )
     export.add_argument("--bench", required=True, type=Path, metavar="DIR", help="the benchmark's folder")
     export.add_argument("--output", required=True, type=Path, metavar="FILE", help="the .jsonl file to write")
 
-    score = commands.add_parser("score", help="the metrics of scores", description=_SCORE)
+    score = commands.add_parser(
+        "score", help="compute metrics from scores", description=textwrap.fill(_SCORE, 112), formatter_class=formatter
+    )
     score.add_argument("--bench", required=True, type=Path, metavar="DIR", help="the benchmark's folder")
     score.add_argument(
-        "--scores", type=Path, nargs="+", default=[], metavar="FILE", help="a scorer's rows, .jsonl or .parquet"
+        "--scores", type=Path, nargs="+", default=[], metavar="FILE", help="rows of a scorer, .jsonl or .parquet"
     )
     score.add_argument(
-        "--prm",
-        type=Path,
-        nargs="+",
-        default=[],
-        metavar="FOLDER",
-        help="a reward model for `dreamprm score`, run first",
-    )
+        "--prm", type=Path, nargs="+", default=[], metavar="FOLDER",
+        help="reward model; `dreamprm score` is run on the benchmark first",
+    )  # fmt: skip
     for option, what in PASSED_ON.items():
-        score.add_argument(f"--{option}", metavar="VALUE", help=f"{what}, for `dreamprm score` of --prm")
+        score.add_argument(f"--{option}", metavar="VALUE", help=f"{what}, for --prm (see `dreamprm score`)")
     score.add_argument(
-        "--logprobs",
-        choices=REDUCTIONS,
-        default="mean",
-        help="how token log-probabilities become a step's score (mean)",
+        "--logprobs", choices=REDUCTIONS, default="mean",
+        help="how token log-probabilities are reduced to a step score",
+    )  # fmt: skip
+    score.add_argument(
+        "--threshold", type=float, help="steps that score below are predicted wrong (default: tuned on dev)"
     )
-    score.add_argument("--threshold", type=float, help="below which a step is called wrong (the best on dev)")
-    score.add_argument("--samples", type=int, default=10_000, help="bootstrap resamples of problems (10000)")
-    score.add_argument("--seed", type=int, default=0, help="of the resampling (0)")
-    score.add_argument("--output", type=Path, metavar="FILE", help="write the figures here, as JSON")
+    score.add_argument("--samples", type=int, default=10_000, help="bootstrap resamples of problems")
+    score.add_argument("--seed", type=int, default=0, help="seed of the resampling")
+    score.add_argument("--output", type=Path, metavar="FILE", help="JSON file for the metrics")
 
 
 _MAKE = (
-    "Makes a benchmark from the CodeI/O references of package reasoning-gym, injecting one fault into one function of "
-    "each. All programs run in the sandbox. The same seed and size give the same bytes. After a kill it resumes."
+    "Makes a benchmark from the CodeI/O references of the package reasoning-gym by injecting one fault into one "
+    "function of each. All programs run in the sandbox. The same seed and size give the same bytes. Resumes after a "
+    "kill."
 )
 _EXPORT = (
     "Writes one JSON line per program: problem_id, program_hash, statement (title, platform), code, step_ends. It is a "
-    "candidates file for `dreamprm score` and `dreamprm judge`, and the input of any scorer of your own. It does not "
-    "say which programs are wrong."
+    "candidates file for `dreamprm score` and `dreamprm judge`, and the input for a scorer of your own. It does not "
+    "reveal which programs are wrong."
 )
 _SCORE = (
-    "Prints accuracy on erroneous programs (the first wrong step is named exactly), on clean ones (no step is called "
-    "wrong) and F1, their harmonic mean, with 95% intervals over problems, beside baselines that read nothing. Rows of "
-    "a scores file have program_hash and one of: step_scores (a number per step), first_wrong (an index or -1), or "
-    "token_logprobs with text_offset (and code_start)."
+    "Prints accuracy on erroneous programs (the first wrong step is predicted exactly), on clean ones (no step is "
+    "predicted wrong) and F1, their harmonic mean, with 95% intervals over problems, next to baselines that do not "
+    "read the programs. Rows of a scores file have program_hash and one of: step_scores (a number per step), "
+    "first_wrong (an index or -1), or token_logprobs with text_offset (and code_start)."
 )
 
 
 def main(args: argparse.Namespace) -> int:
-    """Runs one of the commands. Returns the exit status."""
+    """Runs one of the subcommands. Returns the exit status."""
     return {"make": _make, "export": _export, "score": _score}[args.action](args)
 
 
@@ -141,7 +145,7 @@ def _export(args: argparse.Namespace) -> int:
 
 def _score(args: argparse.Namespace) -> int:
     if args.samples < 1:
-        raise DataError(f"--samples {args.samples}: at least 1")
+        raise DataError(f"--samples {args.samples}: must be at least 1")
     bench = read_bench(args.bench)
     said: dict[str, Said] = {}
     outputs = _outputs(args.prm, BenchPaths(args.bench).scores, _passed_on(args))
@@ -152,10 +156,10 @@ def _score(args: argparse.Namespace) -> int:
     print("\n".join(_report(bench, results, baselines(bench, args.samples, args.seed))))
     for name, one in said.items():
         if one.unknown:
-            print(f"{name}: {one.unknown} rows are of programs that are not in the benchmark")
+            print(f"{name}: {one.unknown} rows are for programs outside the benchmark")
     if args.output is not None:
         write_json(args.output, {result.name: dataclasses.asdict(result) for result in results})
-        print(f"figures written to {args.output}")
+        print(f"metrics written to {args.output}")
     return 0
 
 
@@ -164,9 +168,9 @@ def _passed_on(args: argparse.Namespace) -> dict[str, str]:
 
 
 def _outputs(prms: Sequence[Path], folder: Path, options: Mapping[str, str]) -> dict[Path, Path]:
-    """Where each reward model's scores go: named after its last two folders and how it is asked.
+    """The scores file of each reward model: named after its last two folders and the options passed on.
 
-    Where that is the same for two, their paths tell them apart.
+    A hash of the path is added to names that would be equal.
     """
     places = {prm: prm.resolve() for prm in prms}
     asked = re.sub(r"[^\w.,+-]", "_", "".join(f"-{value}" for value in options.values()))
@@ -179,10 +183,10 @@ def _outputs(prms: Sequence[Path], folder: Path, options: Mapping[str, str]) -> 
 
 
 def _scored_by(prm: Path, args: argparse.Namespace, output: Path) -> Path:
-    """Scores the benchmark's programs with a reward model, in a process of its own: this one stays free of jax.
+    """Scores the benchmark's programs with a reward model, in a subprocess, so that this process does not load jax.
 
     Raises:
-      DataError: where ``dreamprm score`` fails; it has said why.
+      DataError: if ``dreamprm score`` fails; it has printed the reason.
     """
     paths = BenchPaths(args.bench)
     options: dict[str, Any] = {"prm": prm, "candidates": paths.programs, "problems": paths.problems, "output": output}

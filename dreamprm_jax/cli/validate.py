@@ -1,4 +1,4 @@
-"""Checks every setting, every file that settings name and every package that they need; changes nothing."""
+"""Checks every setting, every file that the settings refer to and every package that they need. Changes nothing."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dreamprm_jax.stages.validation import check_environment, validate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the options of the command."""
+    """Adds the command's options."""
     add_config(parser, workdir=False)
 
 
 def main(args: argparse.Namespace) -> int:
-    """Checks the settings. Raises DataError where one is wrong."""
+    """Checks the settings. Returns the exit status."""
     config = config_of(args)
     validate(config)
     check_environment(config)

@@ -1,15 +1,15 @@
 """Statement blocks and physical lines: the step granularities below the function.
 
 A *block* is a group of sibling statements in the body of the module, of a top-level class, or of a function that is a
-step of its own (a top-level function or a method):
+step itself (a top-level function or a method):
 
 - a compound statement (``if``, ``for``, ``while``, ``with``, ``try``, ``match``, a nested ``def`` or ``class``) with
-  all its clauses and all that is inside it is a block;
+  all its clauses and everything inside it is a block;
 - so is a maximal run of simple statements between them;
 - the header of a function or class, its decorators and its docstring belong to the first block of its body.
 
-Comments above a statement belong to its block, comments deeper than its siblings to the block before. Blocks are found
-by logical lines and their indentation alone, so that broken code has them too.
+Comments above a statement belong to its block; comments deeper than its siblings belong to the block before. Blocks are
+found from logical lines and their indentation alone, so that broken code also has them.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ import tree_sitter
 from dreamprm_jax.cof.source_text import indentation, mask, without_comments
 
 _WORD = re.compile(r"([ \t\f\r\n]*)(?:async[ \t]+)?(@|[^\W\d]\w*)?")  # indentation, first word
-# A line that is a logical line for itself where none is open: it has no bracket and no backslash.
+# A line that is a complete logical line if none is open: it has no bracket and no backslash.
 _PLAIN = re.compile(r"([ \t\f]*+)((?:async[ \t]++)?(@|[^\W\d]\w*+)?[^\n()\[\]{}\\]*+)(?:\n|\Z)")
 _BRACKET = re.compile(r"[()\[\]{}]")
 _DOCSTRING = re.compile(r"[rRuUbB]{0,2}[\"']")
 _COMPOUND = {"if", "for", "while", "with", "try", "def", "class"}
 _CLAUSES = {"elif", "else", "except", "finally"}
-# Words that no line inside brackets can begin with: an open bracket above was never meant to reach here.
+# Words that cannot begin a line inside brackets: if one does, an open bracket above was never closed.
 _STATEMENT = re.compile(r"(?:async[ \t]+def|def|class|return|import|while|try|raise|assert|del|pass|break|continue)\b")
 
 
@@ -45,11 +45,11 @@ class _LogicalLine(NamedTuple):
 
 @dataclass
 class _Scope:
-    """A body whose statements are grouped into blocks."""
+    """A body that is divided into blocks."""
 
     kind: Literal["module", "class", "function"]
     header: int  # column of its header, -1 for the module
-    column: int | None = None  # of its statements, known from the first
+    column: int | None = None  # of its statements, known after the first one
 
 
 def line_ends(code: str, text: str) -> list[int]:
@@ -58,7 +58,7 @@ def line_ends(code: str, text: str) -> list[int]:
 
 
 def block_ends(code: str, text: str, root: tree_sitter.Node | None) -> list[int]:
-    """The offset after each block but the last; the arguments are those of ``definitions``."""
+    """The offset after each block but the last; arguments as in ``definitions``."""
     lines = _logical_lines(mask(root, without_comments(text)))
     before: _LogicalLine | None = None
     scopes = [_Scope("module", -1)]
@@ -94,7 +94,7 @@ def block_ends(code: str, text: str, root: tree_sitter.Node | None) -> list[int]
 
 
 def _opens(scope: _Scope, line: _LogicalLine) -> _Scope | None:
-    """The body that the line opens, where its statements are grouped apart."""
+    """The body that the line opens, if its statements form blocks of their own."""
     if line.word == "def" and scope.kind != "function":
         return _Scope("function", line.column)
     if line.word == "class" and scope.kind == "module":
@@ -107,7 +107,7 @@ def _is_docstring(code: str, line: _LogicalLine) -> bool:
 
 
 def _after_comments(text: str, position: int, limit: int, column: int) -> int:
-    """Moves a block's end down over the comments that are deeper than ``column``."""
+    """Moves a block's end down past the comments that are deeper than ``column``."""
     end = position
     for start, stop in _physical_lines(text[position:limit]):
         line = text[position + start : position + stop]
@@ -119,7 +119,7 @@ def _after_comments(text: str, position: int, limit: int, column: int) -> int:
 
 
 def _logical_lines(masked: str) -> Iterator[_LogicalLine]:
-    """Lines as Python's grammar counts them: brackets and backslashes join physical ones, blank ones are none."""
+    """Logical lines of Python's grammar: brackets and backslashes join physical lines; blank lines are skipped."""
     first: int | None = None
     depth = end = stop = 0
     while stop < len(masked):
@@ -156,11 +156,11 @@ def _logical_lines(masked: str) -> Iterator[_LogicalLine]:
 
 def _logical_line(masked: str, start: int, end: int) -> _LogicalLine:
     word = _WORD.match(masked, start)
-    assert word is not None  # it matches nothing, too
+    assert word is not None  # it also matches the empty string
     offset = word.end(1)
     column = offset - start
     if column and "\f" in word[1]:
-        column = offset - 1 - masked.rfind("\f", start, offset)  # a form feed begins the column anew
+        column = offset - 1 - masked.rfind("\f", start, offset)  # a form feed resets the column
     return _LogicalLine(start, end, column, offset, word[2] or "")
 
 

@@ -1,16 +1,15 @@
-"""Takes the program out of a model's answer.
+"""Extracts the program from a model's answer.
 
-The rule, in order:
-1. Reasoning is no part of the answer (``cof.reasoning``); an answer that never leaves it holds no program but what came
-   before.
-2. Of the fenced blocks (``cof.fences``) the one that reads most as a program wins (``cof.reads_as_program``): a program
-   that stands alone before a usage example, sample output or an excerpt of another block. Then a closed block comes
-   before one cut off by the end of the answer, a block tagged as Python before an untagged one before one tagged
-   otherwise, and of equals the last. Text outside of fences competes where it is a program as a whole.
-3. Without any fence the program is what a pair of tags or a JSON object holds, the answer itself if it reads as code,
-   or the part of it that does.
+The rules, in order:
+1. Reasoning is not part of the answer (``cof.reasoning``). If it never ends, only the text before it is searched.
+2. Of the fenced blocks (``cof.fences``), the one that most resembles a program wins (``cof.reads_as_program``): a
+   self-contained program beats a usage example, sample output or an excerpt of another block. Next, a closed block
+   beats one truncated by the end of the answer; then a block tagged as Python beats an untagged one, which beats one
+   with another tag; then the last one wins. Text outside of fences competes if it is a program as a whole.
+3. Without a fence, the program is the content of a pair of tags or of a JSON object, the answer itself if it looks like
+   code, or the part of it that does.
 
-Wherever the rule of LiveCodeBench's evaluator (what lies between the last two lines with a fence) finds a program, this
+Whenever the rule of LiveCodeBench's evaluator (the text between the last two lines with a fence) finds a program, this
 one finds a program too; ``benchmarks/extraction.py`` compares them.
 """
 
@@ -38,14 +37,14 @@ _CONTAINER = re.compile(
     r"(?:[<\[](?P<close>/)?|\\(?:begin|(?P<end>end))\{)(?P<name>\|?[A-Za-z][\w:|.-]*)"
     r"(?:\}(?:\[[^\]\n]*\])?|[^<>\[\]{}\n]*[>\]])"
 )
-_MARKDOWN = 3  # how deep blocks within blocks are read
+_MARKDOWN = 3  # maximum nesting depth of blocks
 
 
 @dataclass(frozen=True)
 class Extraction:
     """A program and where in the answer it was found."""
 
-    code: str  # "" where the answer holds no program
+    code: str  # "" if the answer contains no program
     source: Source
     truncated: bool  # the fence, or the reasoning, was still open at the end of the answer
 
@@ -62,7 +61,7 @@ def extract_code(answer: str) -> str:
 
 
 def extract(answer: str) -> Extraction:
-    """The program in an answer, and how it was found (see the module's rule)."""
+    """The program in an answer, and how it was found (see the rules of this module)."""
     programs: list[Block] | None = None
 
     def is_code(offset: int) -> bool:
@@ -107,7 +106,7 @@ def _best(candidates: Sequence[_Graded]) -> _Graded | None:
 
     best = candidates[max(range(len(candidates)), key=rank)]
     lines = _lines(best.block.code)
-    for one in candidates:  # an excerpt is there to explain the program that it is taken from
+    for one in candidates:  # an excerpt explains the program that it is taken from
         if one.likeness >= best.likeness and not one.block.truncated and lines < _lines(one.block.code):
             best, lines = one, _lines(one.block.code)
     return best
@@ -117,17 +116,17 @@ def _lines(code: str) -> set[str]:
     return {line.strip() for line in code.split("\n") if line.strip()}
 
 
-# ---------------------------------------------------------------- where no block reads as a program
+# ---------------------------------------------------------------- without a block that is a program
 
 
 def _rescued(text: str, candidates: Sequence[_Graded]) -> Iterator[_Graded]:
-    """Programs outside of the blocks, the likeliest place last."""
+    """Programs outside of the blocks, the most likely place last."""
     fences = "```" in text
     bare = [one.block for one in candidates if one.block.source == "bare"]
     if fences:
         yield from _official(text)
         if bare and bare[0].start == 0 and _starts_as_code(bare[0].code):
-            yield _Graded(bare[0], likeness(bare[0].code))  # it continues a fence that the prompt opened
+            yield _Graded(bare[0], likeness(bare[0].code))  # the prompt opened its fence
     yield from (one for one in _in_tags(text) if one.likeness >= Likeness.SNIPPET)
     for part in (text, *(one.block.code for one in candidates)):
         yield from (one for one in _in_json(part) if one.likeness >= Likeness.SNIPPET)
@@ -138,7 +137,7 @@ def _rescued(text: str, candidates: Sequence[_Graded]) -> Iterator[_Graded]:
         yield _bare(whole)
     elif (line := _CODE_LINE.search(whole)) is not None:
         part = whole[line.start() :]
-        if line[0][0] in " \t":  # a code block of Markdown by indentation
+        if line[0][0] in " \t":  # an indented code block of Markdown
             part = re.split(r"^(?=[^\s])", part, maxsplit=1, flags=re.MULTILINE)[0]
         if (found := _bare(textwrap.dedent(part))).likeness >= Likeness.DEFINITIONS:
             yield found
@@ -155,7 +154,7 @@ def _bare(code: str) -> _Graded:
 
 
 def _official(text: str) -> Iterator[_Graded]:
-    """What LiveCodeBench's rule finds: the lines between the last two with a fence."""
+    """The result of LiveCodeBench's rule: the lines between the last two with a fence."""
     lines = text.split("\n")
     fences = [index for index, line in enumerate(lines) if "```" in line]
     if len(fences) > 1:
@@ -165,7 +164,7 @@ def _official(text: str) -> Iterator[_Graded]:
 
 
 def _in_json(text: str) -> Iterator[_Graded]:
-    """The texts of a JSON object, as a server of structured outputs makes it of an answer."""
+    """The strings in a JSON object, the format of answers from servers with structured outputs."""
     if text.lstrip().startswith("{") and text.rstrip().endswith("}"):
         with contextlib.suppress(ValueError, RecursionError):
             value = json.loads(text)
@@ -176,7 +175,7 @@ def _in_json(text: str) -> Iterator[_Graded]:
 
 
 def _in_tags(text: str) -> Iterator[_Graded]:
-    """What stands between a tag and its closing tag, such as ``[PYTHON]`` or ``<answer>``."""
+    """The text between a tag and its closing tag, such as ``[PYTHON]`` or ``<answer>``."""
     opened: dict[str, int] = {}
     for tag in _CONTAINER.finditer(text):
         name = tag["name"]

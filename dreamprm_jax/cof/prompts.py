@@ -1,8 +1,9 @@
 """Chain-of-Function prompts (arXiv 2512.15000, section 3.1), in this project's words.
 
 The policy is asked for a program whose functions are its reasoning steps: first the function that states the plan,
-then the helpers it calls, all at top level, each with a docstring that says what it does and why. A version names the
-exact wording; it travels in every row's sampling parameters, so that programs of different prompts never mix unseen.
+then the helpers it calls, all at top level, each with a docstring that explains what it does and why. A version names
+the exact wording. It is stored in the sampling parameters of every row, so that programs of different prompts can be
+distinguished.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def messages(problem: Problem, version: str = PROMPT_VERSION) -> list[Message]:
     """The chat that asks for a whole program.
 
     Raises:
-      DataError: when the version is unknown.
+      DataError: if the version is unknown.
     """
     return _messages(problem, "", version)
 
@@ -86,13 +87,13 @@ def messages(problem: Problem, version: str = PROMPT_VERSION) -> list[Message]:
 def continuation_messages(problem: Problem, prefix: str, version: str = PROMPT_VERSION) -> list[Message]:
     """The chat that shows a prefix as starter code, for servers that cannot continue a message.
 
-    Nothing forces the model to keep the prefix: completions so made are marked as not forced.
+    Nothing forces the model to keep the prefix: such completions are marked as not forced.
     """
     return _messages(problem, _CONTINUE.format(prefix=prefix.rstrip("\n")), version)
 
 
 def without_system(chat: Sequence[Message]) -> list[Message]:
-    """The chat with the system's words at the head of the first other message, for models without a system role."""
+    """The chat with the system message prepended to the first other message, for models without a system role."""
     system = [message["content"] for message in chat if message["role"] == "system"]
     rest = [message for message in chat if message["role"] != "system"]
     if not system or not rest:
@@ -101,7 +102,7 @@ def without_system(chat: Sequence[Message]) -> list[Message]:
 
 
 def assistant_prefix(prefix: str) -> str:
-    """How the answer begins when a server continues it: the open fence and the steps so far."""
+    """The beginning of an answer that a server continues: the open fence and the steps so far."""
     return FENCE_OPEN + prefix
 
 

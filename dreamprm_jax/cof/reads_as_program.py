@@ -1,4 +1,4 @@
-"""How much a text reads as the Python program that an answer is about."""
+"""Grades how much a text resembles the Python program of an answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 import sys
 import warnings
 
-# What LiveCodeBench's evaluator imports ahead of every program, the node classes of its function-call problems, and
+# Names that LiveCodeBench's evaluator imports before every program, the node classes of its function-call problems, and
 # builtins of Python 2.
 _PRELUDE = """
 List Dict Set Tuple Optional Union Any Callable Iterable Iterator Deque DefaultDict ListNode TreeNode Node defaultdict
@@ -31,23 +31,23 @@ _PYTHON_LINE = re.compile(
     r"|from[ \t]+[\w.]+[ \t]+import\b|for[ \t]+[^\n]+[ \t]in[ \t][^\n]+:[ \t]*$|while[ \t][^\n]+:[ \t]*$)",
     re.MULTILINE,
 )
-# The beginning of a line after a program that is not part of it: three words of a sentence, or a closing mark.
+# Text that ends a program at the beginning of a line: three words of a sentence, or a closing mark.
 _PROSE = re.compile(r"[\"']{3}|\\end\{|</|[*#>_-]*[ ]?[A-Z][^\s()=\[]*(?:[ ]+[^\s()=]+){2}|[*#>_-]*[ ]?[^\x00-\x7f]")
 
 
 class Likeness(enum.IntEnum):
-    """What a text is, in rising order of how likely it is the answer's program."""
+    """The kind of a text, in increasing order of how likely it is the answer's program."""
 
     NONE = 0  # prose, sample data, another language, an interpreter session
     FRAGMENT = 1  # Python that uses names it does not define: a usage example, an explained line; a test harness
-    SNIPPET = 2  # statements that stand alone, without a definition and without input
+    SNIPPET = 2  # self-contained statements, without a definition and without input
     BROKEN = 3  # a program that does not parse or misses a definition
-    DEFINITIONS = 4  # functions or classes that stand alone
-    PROGRAM = 5  # stands alone and reads its input
+    DEFINITIONS = 4  # self-contained functions or classes
+    PROGRAM = 5  # self-contained, and reads its input
 
 
 def likeness(text: str) -> Likeness:
-    """Grades one text. Its syntax is that of the running Python."""
+    """Grades one text, with the syntax of the running Python."""
     tree = parse_python(text)
     if tree is None:
         prompts = re.search(r"^[ \t]*>>>", text, re.MULTILINE)
@@ -75,7 +75,7 @@ def parse_python(text: str) -> ast.Module | None:
 
 
 def without_prose(code: str) -> str:
-    """The program at the start of a text, where prose follows it without a mark between; else the text as it is."""
+    """The program at the beginning of a text, if prose follows it without a separator; otherwise the whole text."""
     error = _parse(code)
     if not isinstance(error, SyntaxError) or not error.lineno:
         return code
@@ -95,7 +95,7 @@ def _parse(text: str) -> ast.Module | Exception:
 
 
 def _names(tree: ast.Module) -> tuple[set[str], set[str], set[str]]:
-    """Names that are read, names that are bound anywhere (and attributes that are read), modules that are imported."""
+    """(names that are read, names bound anywhere and attributes that are read, imported modules)."""
     loaded: set[str] = set()
     bound: set[str] = set()
     modules: set[str] = set()

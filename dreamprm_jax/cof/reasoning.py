@@ -1,8 +1,8 @@
-"""Tells a model's reasoning from its answer, however the reasoning is marked.
+"""Separates a model's reasoning from its answer, for all common markings of reasoning.
 
-A mark is a tag whose name speaks of thinking, in any brackets (``<think>``, ``[THINK]``, ``<|begin_of_thought|>``,
-``<seed:think>``), a channel other than the final one, or one of a few fixed phrases. A mark that opens reasoning stands
-at the start of a line or after another tag.
+A mark is a tag whose name refers to thinking, in any kind of brackets (``<think>``, ``[THINK]``,
+``<|begin_of_thought|>``, ``<seed:think>``), a channel other than the final one, or one of a few fixed phrases. A mark
+that opens reasoning is at the beginning of a line or after another tag.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _STEMS = (
     r"think|thought|reason|reflect|reflexion|scratch|analy[sz]|monolog|cot|chain|deliberat|rational|brainstorm|plan|"
     r"draft|ponder|contemplat|inner|internal|critique|introspect"
 )
-_CORE = re.compile(r"think|thought|reason", re.IGNORECASE)  # what a closing tag without an opening one must say
+_CORE = re.compile(r"think|thought|reason", re.IGNORECASE)  # required in a closing tag without an opening one
 _ANSWERS = r"answer|solution|response|final|output|result|code|program|python|submission"
 _LEFT, _RIGHT = r"(?:<\|?|\[|◁|【|⟨)", r"(?:\|?>|\]|▷|】|⟩)"
 _TAG = re.compile(
@@ -28,7 +28,7 @@ _ANSWER = re.compile(rf"(?:^|[_:.-])(?:{_ANSWERS})", re.IGNORECASE)
 _CHANNEL = re.compile(r"(?:<\|start\|>[^<\n]*)?<\|channel\|?>[ \t]*(?P<name>\w+)[^<\n]*(?:<\|message\|>)?")
 _CHANNEL_END = re.compile(r"<channel\|>")
 _UNUSED = re.compile(r"[<\[]unused\d+[>\]](?:thought)?")
-# How the name of an opening tag becomes that of its closing one; otherwise "/" goes before it.
+# Conversions of the name of an opening tag to that of its closing one; otherwise "/" is put before it.
 _ENDINGS = (
     ("^(?:begin|start)_of_", "end_of_"),
     ("^(?:begin|start)_", "end_"),
@@ -40,9 +40,9 @@ _SUMMARY = re.compile(r"\s*<summary>[^<\n]*(?:think|thought|reason)", re.IGNOREC
 _PHRASES = (
     (re.compile(r"\s*Thinking(?:\.\.\.|…)[ \t]*\n"), re.compile(r"^(?:\.\.\.|…)done thinking\.?", re.MULTILINE)),
     (re.compile(r"\s*Here(?: i|')s my thought process:"), re.compile(r"Here(?: i|')s my response:")),
-    (re.compile(r"\s*analysis(?=[A-Z])"), re.compile(r"assistant[ \t]*final")),  # channels whose marks were dropped
+    (re.compile(r"\s*analysis(?=[A-Z])"), re.compile(r"assistant[ \t]*final")),  # channels whose marks were removed
 )
-# Names that begin an answer in angle brackets and mark no reasoning: those of HTML, and those that say "answer".
+# Names in angle brackets that may begin an answer and mark no reasoning: HTML tags.
 _HTML = "html body div span p br hr b i em strong pre tt ul ol li table h1 h2 h3 h4 details summary s"
 
 
@@ -59,7 +59,7 @@ def without_reasoning(text: str, is_code: Callable[[int], bool]) -> tuple[str, b
 
     Args:
       text: An answer.
-      is_code: Whether the offset lies inside a program; tags there are part of it.
+      is_code: Whether an offset is inside a program, where tags are part of the program.
     """
     for opening, closing in _PHRASES:
         if opened := opening.match(text):
@@ -71,7 +71,7 @@ def without_reasoning(text: str, is_code: Callable[[int], bool]) -> tuple[str, b
     while index < len(marks):
         mark = marks[index]
         if mark.kind == "close" and _CORE.search(mark.name):
-            kept, position = [], mark.end  # the prompt opened the reasoning
+            kept, position = [], mark.end  # the prompt had opened the reasoning
         elif mark.kind in ("open", "toggle"):
             kept.append(text[position : mark.start])
             end = _end(marks, index)
@@ -84,9 +84,9 @@ def without_reasoning(text: str, is_code: Callable[[int], bool]) -> tuple[str, b
 
 
 def closing_mark(prompt: str) -> str:
-    """The mark that ends the reasoning that the end of a prompt has opened; "" where it has opened none."""
+    """The mark that ends the reasoning opened by the end of a prompt; "" if it has opened none."""
     end = prompt.rstrip()
-    if end.endswith("<|start|>assistant"):  # gpt-oss: reasoning is a channel beside that of the answer
+    if end.endswith("<|start|>assistant"):  # gpt-oss: reasoning and answer are separate channels
         return "<|channel|>final<|message|>"
     channel = next((m for m in _CHANNEL.finditer(end) if m.end() == len(end)), None)
     if channel:
@@ -103,7 +103,7 @@ def closing_mark(prompt: str) -> str:
 
 
 def _names_reasoning(tag: re.Match[str]) -> bool:
-    """Whether the name of a tag speaks of thinking; in square brackets only capitals are a tag."""
+    """Whether the name of a tag refers to thinking; in square brackets, only capitals form a tag."""
     return _STEM.search(tag["name"]) is not None and (tag["left"] != "[" or tag["name"].isupper())
 
 
@@ -123,7 +123,7 @@ def _marks(text: str) -> list[_Mark]:
                 closes or _STEM.search((tag["rest"] or "").replace('"', "_")) or _SUMMARY.match(text, tag.end())
             )
         if before == "`":
-            continue  # the tag is only spoken of
+            continue  # the tag is only quoted
         if closes:
             if reasoning:
                 marks.append(_Mark(tag.start(), tag.end(), "close", bare))

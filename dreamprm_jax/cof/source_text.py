@@ -1,4 +1,4 @@
-"""A program's text as the splitter reads it: an ASCII stand-in of the same length, its parse, its masked forms."""
+"""A program's text as the splitter reads it: its ASCII replacement of the same length, its parse, its masked forms."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _TOKEN = re.compile(
 
 
 def parser_text(code: str) -> str:
-    """An ASCII stand-in of the same length, so that the parser's byte offsets are string offsets.
+    """An ASCII replacement of the same length, so that the parser's byte offsets are string offsets.
 
-    A character outside ASCII becomes a letter (identifiers stay identifiers, strings stay strings), which also takes
-    care of lone surrogates; NUL, which would end the parse, likewise. A carriage return alone ends a line, as it does
-    for Python. A byte order mark becomes a form feed, which leaves the indentation at zero.
+    A non-ASCII character becomes a letter (identifiers stay identifiers, strings stay strings), which also handles lone
+    surrogates; so does NUL, which would end the parse. A single carriage return ends a line, as in Python. A byte order
+    mark becomes a form feed, which keeps the indentation at zero.
     """
     head = "\f" + code[1:] if code.startswith("\ufeff") else code
     ascii_text = head.encode("ascii", "replace").decode("ascii") if head.isascii() else _to_letters(head)
@@ -40,15 +40,15 @@ def _to_letters(text: str) -> str:
 
 
 def parse(text: str) -> tree_sitter.Node | None:
-    """The root of the tree of a stand-in text; ``has_error`` where Python could not parse it.
+    """The root of the syntax tree of an ASCII text; ``has_error`` if Python could not parse it.
 
-    None for a text of more than ``RECOVERY_CHARACTERS`` with an error: recovery takes seconds a megabyte there. An
-    error that shows in the number of brackets is found without the parser, which finds it at the text's end.
+    None for a text of more than ``RECOVERY_CHARACTERS`` with an error, because recovery takes seconds per megabyte. An
+    error in the number of brackets is found without the parser, which would find it only at the end of the text.
 
-    None as well for a text without a quote, a definition or a class: nobody asks its tree for anything.
+    Also None for a text without a quote, a definition or a class, whose tree is not needed.
 
-    The tree has no comments. The parser is given none: after each one it would read all those that follow, to find the
-    indentation of the next line, which takes the square of their number. Runs of joined lines likewise.
+    The tree has no comments. The parser is not given any: after each one it would read all following ones to find the
+    indentation of the next line, which takes quadratic time. The same applies to runs of joined lines.
     """
     if _TELLING.search(text) is None:
         return None
@@ -75,14 +75,14 @@ def _balanced(masked: str) -> bool:
 
 
 def without_comments(text: str) -> str:
-    """The text with spaces in place of comments, and of a run of line joins all but the last."""
+    """The text with comments, and all but the last of consecutive line joins, replaced by spaces."""
     return _TOKEN.sub(lambda token: token[0] if token["string"] else " " * len(token[0]), text)
 
 
 def mask(root: tree_sitter.Node | None, text: str) -> str:
-    """``text`` with every string that the parser recognized overwritten, newlines too, so that none ends a line.
+    """``text`` with every string that the parser recognized overwritten, including line breaks, so that none ends one.
 
-    Without a tree, every string that has an end.
+    Without a tree, all closed strings are overwritten.
     """
     if "'" not in text and '"' not in text:
         return text
@@ -104,17 +104,17 @@ def mask(root: tree_sitter.Node | None, text: str) -> str:
 
 
 def line_end(text: str, offset: int) -> int:
-    """The offset after the newline of the line that holds the character before ``offset``."""
+    """The offset after the newline of the line with the character before ``offset``."""
     newline = text.find("\n", max(offset - 1, 0))
     return len(text) if newline < 0 else newline + 1
 
 
 def indentation(line: str) -> int:
-    """How many white characters the line begins with."""
+    """Number of white-space characters at the beginning of the line."""
     return len(line) - len(line.lstrip(" \t\f\r\n"))
 
 
 def identifier_at(code: str, offset: int) -> str:
-    """The identifier after ``offset`` and spaces; "" where there is none."""
+    """The identifier after ``offset`` and spaces; "" if there is none."""
     match = _IDENTIFIER.match(code, offset)
     return match[1] if match else ""

@@ -1,24 +1,23 @@
 """Cuts a program into its steps: the functions of Chain-of-Function (arXiv 2512.15000, section 3.1), or other units.
 
 function (the default)
-  Cut points are the ends of each top-level function and of each method of a top-level class, trailing newline and
-  trailing indented comments included. So a step is one function with everything since the one before: decorators,
+  Cut points are the ends of each top-level function and of each method of a top-level class, including the trailing
+  newline and trailing indented comments. So a step is one function with everything since the one before: decorators,
   comments, imports, constants, a class header. Text after the last function belongs to the last step. Nested
-  functions, and functions under a top-level ``if`` or ``try``, are no steps of their own.
+  functions, and functions under a top-level ``if`` or ``try``, are not separate steps.
 class
-  The same with whole top-level classes in place of their methods; a class without methods counts too.
+  The same with whole top-level classes instead of their methods; a class without methods counts too.
 block
-  Statement blocks: a compound statement with all that is inside it, or a maximal run of simple statements, among the
-  siblings of a body (``cof.blocks`` has the rule).
+  Statement blocks: a compound statement with everything inside it, or a maximal run of simple statements, among the
+  siblings of a body (see ``cof.blocks``).
 line
   Physical lines; blank lines belong to the line below them, those at the end to the last line.
 
-The cuts of function steps are cuts of block steps, and those are cuts of line steps. A program without a cut is one
-step; so is the empty program (one empty step): every program has at least one.
+The cuts of function steps are also cuts of block steps, and those are also cuts of line steps. A program without a cut
+is one step, and so is the empty program: every program has at least one step.
 
-The spans concatenate to the program for any text whatever, and every step but the last ends with a line break. Programs
-that Python cannot parse are cut too, by the parts that an error-tolerant parser (tree-sitter) recognizes and by
-indentation.
+The spans concatenate to the program for any text, and every step but the last ends with a line break. Programs that
+Python cannot parse are also split, with an error-tolerant parser (tree-sitter) and by indentation.
 """
 
 from __future__ import annotations
@@ -36,16 +35,16 @@ def split_steps(code: str, granularity: Granularity = "function") -> list[Step]:
 
     Args:
       code: Any text, parsable or not.
-      granularity: What a step is (see the module's text).
+      granularity: What a step is (see the module's docstring).
 
     Returns:
-      At least one step; ``"".join(code[s.start:s.end] for s in steps) == code``. A step's name is that of the function
-      or class that it is, or that it lies in; "" where there is none.
+      At least one step; ``"".join(code[s.start:s.end] for s in steps) == code``. The name of a step is that of its
+      function or class, or of the one that contains it; "" if there is none.
     """
     text = parser_text(code)
     root = parse(text)
     found = definitions(code, text, root, whole_classes=granularity == "class")
-    cuts = [one.cut for one in found][:-1]  # what follows the last function is part of its step
+    cuts = [one.cut for one in found][:-1]  # text after the last function is part of its step
     if granularity in ("function", "class"):
         names = [one.name for one in found] or [""]
     else:
@@ -58,7 +57,7 @@ def split_steps(code: str, granularity: Granularity = "function") -> list[Step]:
 
 
 def _names(starts: Sequence[int], ends: Sequence[int], found: Sequence[Definition]) -> list[str]:
-    """The function that each step lies in, or begins; both lists are in order."""
+    """The function that contains each step, or begins in it; both lists are in order."""
     names, position = [], 0
     for start, end in zip(starts, ends, strict=True):
         while position < len(found) and found[position].cut <= start:

@@ -59,7 +59,7 @@ class ProblemsConfig:
         "every function; with primitives, also at least one primitive of each problem.",
     )
     made_tests: int = setting(
-        12, "codeio: tests of a problem, made by running its reference solution in the sandbox.", minimum=1
+        12, "codeio: tests of a problem, made by running its reference solution in the sandbox.", minimum=3
     )
 
 

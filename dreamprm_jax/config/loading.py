@@ -15,6 +15,8 @@ from dreamprm_jax.config.setting import leaves
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.user_code import call_file
 
+_TYPES = {int: "an integer", float: "a number", bool: "true or false"}
+
 
 def defaults() -> config_dict.ConfigDict:
     """A ConfigDict with the default of every field, to be modified by a config file."""
@@ -38,7 +40,7 @@ def freeze(settings: config_dict.ConfigDict | dict[str, Any]) -> Config:
     try:
         return dacite.from_dict(Config, values, config=dacite.Config(strict=True, cast=[tuple]))
     except dacite.WrongTypeError as error:
-        raise DataError(f"config: {error.field_path} is {error.value!r}, not {_expected(error.field_type)}") from error
+        raise DataError(f"config.{error.field_path}={error.value!r}: must be {_expected(error.field_type)}") from error
     except dacite.DaciteError as error:
         raise DataError(f"config: {error}") from error
 
@@ -47,8 +49,8 @@ def _expected(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(repr, get_args(kind)))}"
     if get_origin(kind) is tuple:
-        return f"a tuple, each item {_expected(get_args(kind)[0])}"
-    return getattr(kind, "__name__", str(kind))
+        return f"a tuple; each item must be {_expected(get_args(kind)[0])}"
+    return f"of type {getattr(kind, '__name__', kind)}"
 
 
 def check_names(values: dict[str, Any], known: dict[str, Any], prefix: str) -> None:
@@ -85,7 +87,7 @@ def load_settings(path: str, overrides: list[str], defaults: Any) -> config_dict
     Raises:
       DataError: if the file or an override is invalid, naming the file or the field, with the most similar field.
     """
-    from absl import flags, logging
+    from absl import flags
     from ml_collections import config_flags
 
     known = [name for name, _, _ in leaves(defaults)]
@@ -100,11 +102,15 @@ def load_settings(path: str, overrides: list[str], defaults: Any) -> config_dict
     settings = call_file(path, "get_config", "--config") if path else config_dict.ConfigDict(to_dict(defaults))
     if not isinstance(settings, config_dict.ConfigDict):
         raise DataError(f"--config: {path}: needs a function get_config() that returns config.defaults() with changes")
-    logging.set_verbosity(logging.ERROR)  # the checkpoint library logs warnings in normal operation
     values, command_line = flags.FlagValues(), ["dreamprm", *overrides]
     try:
         config_flags.DEFINE_config_dict("config", settings, flag_values=values, sys_argv=command_line)
         values(command_line)
+    except flags.IllegalFlagValueError as error:
+        given, _, reason = str(error).removeprefix("flag --").partition(": ")
+        wanted = {f"config.{name}": _TYPES.get(type(value)) for name, value, _ in leaves(defaults)}
+        rule = wanted.get(given.partition("=")[0])
+        raise DataError(f"{given}: " + (f"must be {rule}" if rule else reason)) from error
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"config: {error}") from error
     return settings

@@ -99,6 +99,12 @@ class MetaConfig:
         1, "Micro-batches of the outer batch (gradient accumulation); the result is that of the whole batch.", minimum=1
     )
     unroll: int = setting(1, "Inner steps that the hypergradient differentiates through (K).", minimum=1)
+    reuse_forward: bool = setting(
+        False,
+        "The tangent pass of the hypergradient reads the activations that the inner gradient kept, instead of "
+        "computing them again. It saves a forward pass, and keeps what model.remat keeps during the outer gradient. "
+        "Has an effect with method mixed, unroll 1 and accumulation 1.",
+    )
     every: int = setting(1, "Inner steps between two outer steps.", minimum=1)
     held_out: bool = setting(
         False,

@@ -16,9 +16,9 @@ from typing import Any
 from dreamprm_jax.config import EngineConfig
 from dreamprm_jax.engine.executors.protocol import Executor, WorkFactory
 from dreamprm_jax.engine.schedule import FinishedUnit, Schedule
-from dreamprm_jax.engine.stop import StopRequest
 from dreamprm_jax.runs.journal import Journal
 from dreamprm_jax.runs.progress import Progress
+from dreamprm_jax.runs.stop_signals import StopRequest
 from dreamprm_jax.schema import DataError
 
 _POLL_SECONDS = 0.5  # latency of SIGTERM while the workers report nothing
@@ -90,12 +90,13 @@ def run_units(
     missing = ((key, payload) for key, payload in units if key not in journal)
     first = next(missing, None)
     before = len(journal)
-    with Progress(description, planned, unit, done, journal.path) as progress:
-        if first is None:
-            return Summary(0, 0, {})
-        in_flight: int | None = None
-        try:
-            with StopRequest(grace_seconds) as stop:
+    waiting = f"no new work; waiting up to {grace_seconds:g} s for work in flight"
+    with StopRequest(waiting, grace_seconds) as stop:
+        with Progress(description, planned, unit, done, journal.path) as progress:
+            if first is None:
+                return Summary(0, 0, {})
+            in_flight: int | None = None
+            try:
                 schedule = Schedule(executor)
                 new = itertools.chain([first], (item for item in missing if item[0] not in schedule))
                 exhausted = False
@@ -112,16 +113,16 @@ def run_units(
                         _commit(finished, journal, progress, find_error)
                     progress.record.worker_deaths = schedule.deaths
                 in_flight = schedule.in_flight
-        finally:
-            executor.close(finished=in_flight == 0)
-    if stop.requested:
-        print(
-            f"stopped with {progress.record.done} of {planned} done, {in_flight} in flight dropped; run the same "
-            "command again to continue",
-            file=sys.stderr,
-            flush=True,
-        )
-        raise SystemExit(stop.exit_status)
+            finally:
+                executor.close(finished=in_flight == 0)
+        if stop.requested:
+            print(
+                f"stopped with {progress.record.done} of {planned} done, {in_flight} in flight dropped; run the same "
+                "command again to continue",
+                file=sys.stderr,
+                flush=True,
+            )
+            raise SystemExit(stop.exit_status)
     record = progress.record
     if record.failed:
         raise DataError(

@@ -1,8 +1,8 @@
-"""Chooses the aggregator on candidates other than those that it is used on.
+"""Chooses the aggregator on held-out problems.
 
-The best of eight aggregators looks too good on the problems that it was picked on. So it is picked on other problems:
-the meta window's, if that has several scored candidates a problem (``evaluate.aggregator = "auto"``), or the test
-window's other folds (``cross_fitted``: the accuracy to expect from choosing on labeled problems of the same kind).
+The best of eight aggregators is biased upwards on the problems on which it was chosen. So it is chosen on other
+problems: those of the meta window, if they have several scored candidates each (``evaluate.aggregator = "auto"``), or
+the other folds of the test window (``cross_fitted``: the accuracy to expect from choosing on similar labeled problems).
 """
 
 from __future__ import annotations
@@ -21,39 +21,39 @@ from dreamprm_jax.selection.aggregators import AGGREGATORS
 from dreamprm_jax.selection.reward_models import DEFAULT_AGGREGATOR, is_outcome_model
 
 MIN_PROBLEMS = 20
-"""Problems with both passing and failing candidates below which nothing is chosen: the choice would be noise."""
+"""Minimum number of problems with both passing and failing candidates; with fewer, the choice would be noise."""
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Which aggregator, and why."""
+class AggregatorChoice:
+    """The chosen aggregator and the reason."""
 
     name: str
     reason: str
-    accuracies: Mapping[str, float]  # of each aggregator where it was chosen; empty where it was not
+    accuracies: Mapping[str, float]  # of each aggregator on the held-out problems; empty if none was chosen
 
 
 def automatic(
     accuracies: Mapping[str, np.ndarray] | None, mixed: int, default: str, where: str, missing: str = ""
-) -> Choice:
+) -> AggregatorChoice:
     """The aggregator with the highest mean accuracy; ties go to the default, then to the order of the mapping.
 
     Args:
-      accuracies: aggregator -> (P,) best-of-N accuracy on each held-out problem, mean over the reward models; None
-        where there is nothing to choose on.
-      mixed: how many of those problems have both passing and failing candidates.
-      default: kept where there is too little to choose on.
-      where: names the held-out candidates.
-      missing: why there are none.
+      accuracies: Aggregator -> (P,) best-of-N accuracy on each held-out problem, averaged over the reward models; None
+        if there are no held-out problems.
+      mixed: Number of those problems with both passing and failing candidates.
+      default: Kept if there are too few.
+      where: Describes the held-out candidates.
+      missing: Why there are none.
     """
     if accuracies is None or mixed < MIN_PROBLEMS:
         reason = missing or f"{where}: {mixed} problems with passing and failing candidates, {MIN_PROBLEMS} are needed"
-        return Choice(default, f"{default} kept, nothing to choose on ({reason})", {})
+        return AggregatorChoice(default, f"{default} kept, nothing to choose on ({reason})", {})
     means = {name: float(np.mean(values)) for name, values in accuracies.items()}
     best = max(means.values())
     ties = [name for name, value in means.items() if value >= best - 1e-12]
     name = default if default in ties else ties[0]
-    return Choice(name, f"chosen on {where}, {mixed} with passing and failing candidates", means)
+    return AggregatorChoice(name, f"chosen on {where}, {mixed} with passing and failing candidates", means)
 
 
 def cross_fitted(accuracies: Sequence[np.ndarray], folds: int = 5, repeats: int = 20, seed: int = 0) -> np.ndarray:
@@ -61,12 +61,12 @@ def cross_fitted(accuracies: Sequence[np.ndarray], folds: int = 5, repeats: int 
 
     Args:
       accuracies: (P,) of each aggregator.
-      folds: parts of the problems.
-      repeats: random partitions that are averaged.
-      seed: of the partitions.
+      folds: Number of folds.
+      repeats: Number of random partitions to average over.
+      seed: Seed of the partitions.
 
     Returns:
-      (P,); their mean is what choosing on other problems is worth.
+      (P,), whose mean estimates the accuracy of choosing on other problems; NaN with fewer problems than folds.
     """
     values = np.stack(accuracies)
     problems = values.shape[1]
@@ -82,14 +82,14 @@ def cross_fitted(accuracies: Sequence[np.ndarray], folds: int = 5, repeats: int 
     return total / repeats
 
 
-def choose_aggregator(config: Config, paths: Paths, skips: list[Skip]) -> Choice:
+def choose_aggregator(config: Config, paths: Paths, skips: list[Skip]) -> AggregatorChoice:
     """The configured aggregator, or for "auto" the one with the best mean accuracy of the PRM arms on the meta window.
 
-    One aggregator for all arms, so that they stay comparable. The meta window's problems are not those of the table,
-    but training has seen their outcomes: a choice there may favor what a model learned by heart.
+    All arms share one aggregator, so that they stay comparable. The meta window's problems are not those of the table,
+    but training has seen their outcomes, so the choice may favor what a model has memorized.
     """
     if config.evaluate.aggregator != "auto":
-        return Choice(config.evaluate.aggregator, "set in the configuration", {})
+        return AggregatorChoice(config.evaluate.aggregator, "set in the configuration", {})
     arms = [arm for arm in config.train.arms if not is_outcome_model(arm)]
     if not arms:
         return automatic(None, 0, DEFAULT_AGGREGATOR, "", "no PRM arm")
@@ -107,7 +107,7 @@ def choose_aggregator(config: Config, paths: Paths, skips: list[Skip]) -> Choice
     return choose_on(candidates, arms, f"{sum(len(one.passed) for one in candidates)} meta candidates")
 
 
-def choose_on(candidates: Sequence[Candidates], arms: Sequence[str], where: str) -> Choice:
+def choose_on(candidates: Sequence[Candidates], arms: Sequence[str], where: str) -> AggregatorChoice:
     """The choice on given candidates."""
     mixed = [one for one in candidates if one.passed.min() < one.passed.max()]
     if not mixed:

@@ -1,4 +1,4 @@
-"""The best candidate of each problem, and how it is written: programs, an eval_all file or a table."""
+"""Selects the best candidate of each problem and writes them as programs, an eval_all file or a table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from dreamprm_jax.evaluation.user_candidates import Key, ScoreFile
 from dreamprm_jax.problems.candidates import Candidate
-from dreamprm_jax.schema import DataError, Program, arrow_schema
+from dreamprm_jax.schema import DataError, arrow_schema
 from dreamprm_jax.selection.aggregators import aggregate, as_probability
 from dreamprm_jax.selection.best_of_n import choose
 from dreamprm_jax.selection.execution_rules import filter_numbers
@@ -23,30 +23,30 @@ from dreamprm_jax.storage import ENDINGS, write_table, write_text
 
 @dataclass(frozen=True)
 class Chosen:
-    """One problem's choice."""
+    """The selected candidate of one problem."""
 
     problem_id: str
     program_hash: str
     sample_index: int
-    score: float | None  # in [0, 1]; None where no candidate has a score
+    score: float | None  # in [0, 1]; None if no candidate has a score
     candidates: int
     scored: int
-    passes_public: bool | None  # None where no public tests were run
-    tied: int  # candidates that rank as high, the chosen one among them
+    passes_public: bool | None  # None if no public tests were run
+    tied: int  # candidates with the highest rank, including this one
     code: str
 
 
 def pick(
     problem_id: str, group: Sequence[Candidate], scores: ScoreFile, aggregator: str, public: Mapping[Key, bool] | None
 ) -> Chosen:
-    """The candidate of a problem with the highest score, the first of equals.
+    """Selects the candidate with the highest score; of tied candidates, the first.
 
     Args:
-      problem_id: of the problem.
-      group: its usable candidates, at least one.
-      scores: of a reward model; a candidate without a score ranks last.
-      aggregator: how the step scores become one number; an outcome model is read at its last step.
-      public: program -> whether it passes the public tests; those that do rank first. None: not run.
+      problem_id: Id of the problem.
+      group: Its usable candidates, at least one.
+      scores: Scores of one reward model; a candidate without a score ranks last.
+      aggregator: Reduces step scores to one number; an outcome model is read at its last step.
+      public: Program -> whether it passes the public tests; those that pass rank first. None: not run.
     """
     programs = [one.program for one in group]
     keys = [(problem_id, program.program_hash) for program in programs]
@@ -71,11 +71,7 @@ def pick(
 
 
 def write_chosen(path: Path, chosen: Sequence[Chosen]) -> None:
-    """Writes a folder of programs, LiveCodeBench's custom evaluator input (.json), or a table, by the path's ending.
-
-    Raises:
-      DataError: where the ending is none of these, or the folder is not empty.
-    """
+    """Writes a folder of programs, LiveCodeBench's custom evaluator input (.json) or a table, according to the path."""
     if path.suffix in ENDINGS:
         table = pa.Table.from_pylist([asdict(one) for one in chosen], arrow_schema(Chosen))
         write_table(path, arrow_schema(Chosen), [table])
@@ -88,9 +84,9 @@ def write_chosen(path: Path, chosen: Sequence[Chosen]) -> None:
 
 
 def check_output(path: Path) -> None:
-    """Raises DataError where ``write_chosen`` could not write there."""
+    """Raises DataError if ``write_chosen`` cannot write to this path."""
     if path.suffix not in (*ENDINGS, ".json", ""):
-        raise DataError(f"--output={path}: a folder, or a file that ends in .json, {', '.join(ENDINGS)}")
+        raise DataError(f"--output={path}: must be a folder or a file ending in .json, {', '.join(ENDINGS)}")
     if not path.suffix and path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise DataError(f"--output={path}: exists and is not an empty folder; name a new one")
 
@@ -107,15 +103,3 @@ def _file_names(problem_ids: Iterable[str]) -> list[str]:
         taken.add(name.lower())
         names.append(name)
     return names
-
-
-def public_programs(groups: Mapping[str, Sequence[Candidate]], has_tests: Iterable[str]) -> list[tuple[str, Program]]:
-    """(problem_id, program) of every distinct candidate of a problem with public tests."""
-    wanted = set(has_tests)
-    distinct = {
-        (problem_id, one.program.program_hash): one.program
-        for problem_id, group in groups.items()
-        if problem_id in wanted
-        for one in group
-    }
-    return [(problem_id, program) for (problem_id, _), program in distinct.items()]

@@ -1,8 +1,8 @@
-"""Judges programs that were written elsewhere: problems and candidates from files, pass@1 and agreement out.
+"""Judges candidates from a file on problems from a file: pass@1, and agreement with the file's own verdicts.
 
 The folder ``evaluate_files`` of the workdir receives ``programs.parquet``, ``outcomes.parquet``, ``results.json``,
-``table.txt``, ``skipped.csv`` and ``eval_all.json`` (LiveCodeBench's format, with our verdicts). Killed and started
-again, it judges only what is missing.
+``table.txt``, ``skipped.csv`` and ``eval_all.json`` (LiveCodeBench's format, with our verdicts). After a kill, only
+missing verdicts are judged.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ def evaluate_files(config: Config, problems: Path, candidates: Path, workdir: Pa
     """Judges a file of candidates and prints pass@1, verdicts, step counts and agreement.
 
     Args:
-      config: ``sandbox`` (the official verdicts are those of mode "lcb"), ``problems.release`` where ``problems`` is
-        a folder in the hub's layout, and ``evaluate.bootstrap_samples``.
-      problems: In any form of ``problems.problem_files``.
-      candidates: In any form of ``problems.candidates``.
+      config: Settings of the run: ``sandbox`` (mode "lcb" gives the official verdicts), ``problems.release`` if
+        ``problems`` is a folder in the hub's layout, and ``evaluate.bootstrap_samples``.
+      problems: In any format of ``problems.problem_files``.
+      candidates: In any format of ``problems.candidates``.
       workdir: The run's folder; finished work in it is reused.
 
     Returns:
-      The figures, as in ``results.json``.
+      The contents of ``results.json``.
 
     Raises:
-      DataError: naming the file, the row and the field; or when no candidate belongs to a known problem.
+      DataError: names the file, the row and the field; also if no candidate belongs to a known problem.
     """
     started, inputs = time.monotonic(), InputDigests(workdir)
     folder = StageFolder(workdir / FOLDER, _fingerprint(config, inputs, problems, candidates))
@@ -87,9 +87,7 @@ def evaluate_files(config: Config, problems: Path, candidates: Path, workdir: Pa
     everything = [*file.usable, *file.unusable]
     granularity = config.label.granularity
     steps = {one.program.program_hash: _count_steps(one.program, granularity) for one in everything}
-    moved = folder.open(to_dict(config), reuse="*.journal")
-    if moved is not None:
-        print(f"earlier output was made with other files or settings; kept in {moved}")
+    folder.open(to_dict(config), reuse="*.journal")
     inputs.save()
     programs = [candidate.program for candidate in known]
     outcomes = _judge(config, rows, tests, programs, folder.path / "outcomes.journal")
@@ -123,7 +121,7 @@ def evaluate_files(config: Config, problems: Path, candidates: Path, workdir: Pa
 def _eval_all(
     file: CandidateFile, problems: Mapping[str, Problem], outcomes: Mapping[str, Outcome]
 ) -> Iterator[dict[str, Any]]:
-    """A row per problem. A candidate without a verdict of ours, or without text to judge, counts as failed there."""
+    """One row per problem. Candidates that were not judged count as failed."""
     programs: dict[str, list[tuple[Program, bool]]] = {}
     for candidate in sorted([*file.usable, *file.unusable], key=lambda one: one.program.sample_index):
         program, outcome = candidate.program, outcomes.get(candidate.program.program_hash)
@@ -136,23 +134,23 @@ def _eval_all(
 def _contents(file: CandidateFile) -> str:
     parts = [f"{len(file.usable)} to judge"]
     if file.duplicates:
-        parts.append(f"of which {file.duplicates} repeat another text and are judged once")
+        parts.append(f"of which {file.duplicates} are duplicates and not judged again")
     if file.unusable:
         parts.append(f"{len(file.unusable)} empty or not text, counted as failed")
     return ", ".join(parts)
 
 
 def _fingerprint(config: Config, inputs: InputDigests, problems: Path, candidates: Path) -> str:
-    """Of the settings that affect the output and of the contents of both files (for the hub: the id)."""
+    """Fingerprint of the settings that affect the output and of the contents of both files (for the hub: the id)."""
     named = (("problems", problems), ("candidates", candidates))
     files = [inputs.digest_or_value(name, str(path), SettingInfo(reads="path")) for name, path in named]
     others = [config.seed, config.evaluate.bootstrap_samples, config.problems.release, config.label.granularity]
-    others += ["strict"] * config.problems.strict  # must fail on rows that an earlier run left out
+    others += ["strict"] * config.problems.strict  # must fail on rows that an earlier run skipped
     return settings_digest(config, {"sandbox"}, inputs, _FORMAT, canonical_json(others), *files)
 
 
 def _count_steps(program: Program, granularity: Granularity) -> int:
-    """How many steps the program has, once it is sure that they make it up."""
+    """The number of steps of the program. Checks that they concatenate to it."""
     steps = split_steps(program.code, granularity)
     if "".join(program.code[step.start : step.end] for step in steps) != program.code:
         raise AssertionError(f"the steps of program {program.program_hash} do not concatenate to it")

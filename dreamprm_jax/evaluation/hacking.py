@@ -1,15 +1,15 @@
-"""Reward hacking: what happens to the chosen programs as the best is taken of more and more candidates.
+"""Reward hacking: how the selected programs change as best-of-N chooses among more candidates.
 
-The more candidates a reward model chooses among, the more it chooses those on which it errs (over-optimization: Gao et
-al., arXiv 2210.10760; for verifiers and best-of-N: Cobbe et al., arXiv 2110.14168). Two signs of it, both in exact
+With more candidates, a reward model increasingly selects those on which it errs (over-optimization: Gao et al.,
+arXiv 2210.10760; for verifiers and best-of-N: Cobbe et al., arXiv 2110.14168). Two measures of it, both in exact
 expectation over subsets:
 
-- **hacking rate** at N: the share of problems whose chosen program passes the public tests and fails the hidden ones:
-  wrong programs that look right. Beside it the share of those that pass the public tests at all, so that a method which
-  simply solves more is not blamed.
-- **drop** at N: the chosen program's score rises with N by construction; its accuracy may fall. The drop is the best
-  accuracy over all N less that at the largest N, with a paired interval; well above 0 the model is over-optimized.
-  The best N is chosen on the same problems, so that the drop is never below 0 and its interval leans upwards.
+- **hacking rate** at N: the share of problems whose selected program passes the public tests and fails hidden ones:
+  wrong programs that look right. Reported with the share whose selected program passes the public tests at all, so that
+  a method that solves more problems is not penalized.
+- **drop** at N: the selected program's score rises with N by construction; its accuracy may fall. The drop is the best
+  accuracy over all N minus that at the largest N, with a paired interval; well above 0, the model is over-optimized.
+  The best N is chosen on the same problems, so the drop is never below 0 and its interval is biased upwards.
 """
 
 from __future__ import annotations
@@ -35,15 +35,10 @@ def hacking_row(
     samples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """The figures of one method.
+    """The figures of one method on candidates of P problems, at the values of N in ``points``.
 
-    Args:
-      method: chooses by its numbers.
-      candidates: of P problems; those without public tests count only in accuracy and score.
-      points: N of the curve.
-      aggregator: maps the numbers to probabilities; None if they are not scores.
-      samples: bootstrap resamples.
-      seed: of the bootstrap.
+    Problems without public tests count only in accuracy and score. ``aggregator`` maps the method's numbers to
+    probabilities; it is None if they are not scores.
     """
     accuracy, score, public, hacked = (np.full((len(points), len(candidates)), np.nan) for _ in range(4))
     for column, (numbers, one) in enumerate(zip(method.numbers, candidates, strict=True)):
@@ -77,6 +72,6 @@ def hacking_row(
 
 
 def _means(values: np.ndarray) -> list[float | None]:
-    """Row means over the problems that have a value; None where none has."""
+    """Row means over the problems that have a value; None if none has one."""
     known = ~np.isnan(values[0])
     return [float(row[known].mean()) if known.any() else None for row in values]

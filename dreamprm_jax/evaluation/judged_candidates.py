@@ -1,4 +1,4 @@
-"""Joins the problems, programs, verdicts and scores of a window into one row per problem; names what is left out."""
+"""Joins the problems, programs, verdicts and scores of a window into one row per problem, and names skipped rows."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ DIFFICULTIES = ("easy", "medium", "hard")
 
 @dataclass(frozen=True)
 class Candidates:
-    """The judged candidates of one problem, n of them. The same text sampled twice is two candidates."""
+    """The n judged candidates of one problem. A text that was sampled twice counts as two candidates."""
 
     problem: Problem
     programs: tuple[Program, ...]
     passed: np.ndarray  # (n,) float64, 0 or 1
-    logits: Mapping[str, tuple[np.ndarray, ...]]  # arm -> step logits of each candidate; empty where it has no score
-    public: np.ndarray | None = None  # (n,) bool: passes the public tests; None where the problem has none
-    log_probability: np.ndarray | None = None  # (n,) mean, as the policy reported it; NaN if not known
+    logits: Mapping[str, tuple[np.ndarray, ...]]  # arm -> step logits of each candidate; empty if it has no score
+    public: np.ndarray | None = None  # (n,) bool: passes the public tests; None if the problem has none
+    log_probability: np.ndarray | None = None  # (n,) per-token mean that the policy reported; NaN if unknown
     exact_log_probability: np.ndarray | None = None  # (n,) of the simulated policy, whose reports are miscalibrated
 
 
@@ -40,9 +40,9 @@ def load_candidates(paths: Paths, window: str, arms: Sequence[str]) -> tuple[lis
 
     Public tests are judged before the hidden ones, so a candidate passes them if it passes at least as many tests.
 
-    Candidates without a verdict, or whose verdict is not a label (SANDBOX_ERROR, INVALID_TASK), are left out: they say
-    nothing about selection. Candidates without a usable score stay in and rank last (``selection.best_of_n``). Both
-    are named in the skips, and so are problems that are left with no candidate.
+    Candidates without a verdict, or whose verdict is not a label (SANDBOX_ERROR, INVALID_TASK), are left out: they are
+    not informative about selection. Candidates without a usable score stay in and rank last (``selection.best_of_n``).
+    Both are named in the skips, as are problems without a remaining candidate.
 
     Returns:
       Problems in the order of their file, and the skips.

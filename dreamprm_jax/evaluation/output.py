@@ -1,7 +1,7 @@
 """Writes the results of a run: results.json, table.txt, a CSV file for each table, and eval_all.json.
 
-``eval_all.json`` has LiveCodeBench's format, so its own scripts read our candidates and verdicts: one row per
-problem, as ``CodeGenerationProblem.insert_output_evaluation`` makes it (commit 28fef95), ordered by ``question_id``.
+``eval_all.json`` is in LiveCodeBench's format, so that its scripts can read our candidates and verdicts: one row per
+problem, as written by ``CodeGenerationProblem.insert_output_evaluation`` (commit 28fef95), sorted by ``question_id``.
 ``lcb_runner.evaluation.compute_scores --eval_all_file FILE`` prints its pass@k, and the custom evaluator takes it as
 ``--custom_output_file`` (``code_list`` by ``question_id``).
 """
@@ -27,18 +27,17 @@ _HACKING = ("accuracy", "score", "passes_public", "hacking_rate", "hacking_rate_
 
 def write_results(
     folder: Path, results: dict[str, Any], candidates: Sequence[Candidates], skips: Sequence[Skip]
-) -> None:
-    """Writes all files of the evaluate folder and prints the tables."""
+) -> dict[str, Any]:
+    """Writes all files of the evaluate folder. Returns the contents of results.json."""
     if (problems := results["selection"]["counts"]["overall"]) < LEAST_PROBLEMS:
-        notes = [*results["notes"], f"{problems} problems: too few for intervals, and for conclusions"]
+        notes = [*results["notes"], f"{problems} problems: too few for intervals or conclusions"]
         results = without_intervals(results, problems) | {"notes": notes}
     _write_tables(folder, results, candidates, skips)
     rows = [eval_all_row(one.problem, [row.code for row in one.programs], list(one.passed > 0)) for one in candidates]
     write_eval_all(folder / "eval_all.json", rows)
     write_json(folder / "results.json", results)
-    text = results_text(results)
-    write_text(folder / "table.txt", text)
-    print(text, end="", flush=True)
+    write_text(folder / "table.txt", results_text(results))
+    return results
 
 
 def skip_counts(skips: Sequence[Skip]) -> list[dict[str, Any]]:
@@ -86,7 +85,7 @@ def _write_tables(
 
 
 def _candidate_rows(candidates: Sequence[Candidates], arms: Sequence[str], aggregator: str) -> list[dict[str, Any]]:
-    """One row for each candidate: verdict, length, and the number by which each arm ranks it."""
+    """One row for each candidate: verdict, length, and the number that each arm ranks it by."""
     numbers = {method.key: method.numbers for method in methods(candidates, arms, aggregator) if method.key in arms}
     return [
         {
@@ -106,11 +105,11 @@ def _candidate_rows(candidates: Sequence[Candidates], arms: Sequence[str], aggre
 def eval_all_row(problem: Problem, codes: Sequence[str], passed: Sequence[bool]) -> dict[str, Any]:
     """One problem with its candidates and their verdicts.
 
-    ``output_list`` holds the programs again: the raw answers are not kept. ``contest_date`` has no time zone, as the
-    official reader compares it with dates that have none.
+    ``output_list`` repeats the programs, since the raw answers are not kept. ``contest_date`` has no time zone, because
+    the official reader compares it with naive dates.
 
     Raises:
-      ValueError: without candidates: ``pass@1`` would be undefined.
+      ValueError: if there are no candidates, since ``pass@1`` would be undefined.
     """
     if not codes or len(codes) != len(passed):
         raise ValueError(f"{problem.problem_id}: {len(codes)} programs and {len(passed)} verdicts")
@@ -125,8 +124,7 @@ def eval_all_row(problem: Problem, codes: Sequence[str], passed: Sequence[bool])
     }
 
 
-def write_eval_all(path: Path, rows: Iterable[dict[str, Any]]) -> int:
-    """Writes the rows, in the order in which the official scripts sort. Returns how many."""
+def write_eval_all(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Writes the rows, sorted as by the official scripts."""
     ordered = sorted(rows, key=lambda row: str(row["question_id"]))
     write_text(path, json.dumps(ordered, indent=4) + "\n")
-    return len(ordered)

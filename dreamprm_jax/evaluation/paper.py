@@ -1,8 +1,8 @@
-"""The paper's own rows (arXiv 2512.15000, table 1), as counts, with the intervals that the paper does not give.
+"""The paper's results (arXiv 2512.15000, table 1) as counts, with intervals, which the paper does not report.
 
-Test problems of LiveCodeBench from 2025-02-01 on; the last four rows choose among programs of o4-mini-high. The counts
-follow from the percentages: 31 easy, 39 medium and 61 hard problems (DeepSeek-R1's are means over several samples).
-Other problems and another policy than those of a run here: to compare sizes of gaps and of intervals, not accuracies.
+Test problems of LiveCodeBench from 2025-02-01 on; the last four rows use programs of o4-mini-high. The counts follow
+from the percentages: 31 easy, 39 medium and 61 hard problems (DeepSeek-R1's are means over several samples). A run of
+this package has other problems and another policy: compare the sizes of gaps and intervals, not accuracies.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ SOLVED: Mapping[str, tuple[float, float, float]] = {
 }
 ALONE = "o4-mini-high alone"
 SELECTING = ("ORM", "PRM-CoF", "DreamPRM-Code")
-"""Rows that choose among the programs of ``ALONE``."""
+"""Rows that select among the programs of ``ALONE``."""
 
 
 def paper_table(results: Mapping[str, Any] | None = None) -> Table:
-    """Easy, medium, hard and overall in percent, with 95% intervals and what each gap means in problems.
+    """Easy, medium, hard and overall in percent, with 95% intervals and each gap as a number of problems.
 
     Args:
-      results: of a run; its rows follow the paper's, in the same format.
+      results: Results of a run; its rows follow the paper's, in the same format.
 
     Returns:
-      The paper's rows with Wilson's interval and the gap to its policy alone; the run's with the bootstrap's and the
+      The paper's rows with Wilson intervals and the gap to its policy alone; the run's with bootstrap intervals and the
       gap to a random choice.
     """
     total = sum(GROUPS)

@@ -1,4 +1,4 @@
-"""Figures of judged candidate files: pass@1 by group, verdicts, steps, agreement with the file's own verdicts."""
+"""Metrics of judged candidate files: pass@1 by group, verdicts, steps, agreement with the file's own verdicts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CONFUSION = (
     ("ours_fail_file_pass", False, True),
     ("ours_fail_file_fail", False, False),
 )
-_SHOWN = 10  # names of programs in the printed text; results.json has all
+_SHOWN = 10  # names of programs to print; results.json has all
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class Judged:
 
     problem: Problem
     sample_index: int
-    verdict: Verdict | None  # None: not judged, as its code is empty or cannot be stored; counts as failed
+    verdict: Verdict | None  # None: not judged, because its code is empty or cannot be stored; counts as failed
     file_passed: bool | None
     steps: int
     has_tests: bool
 
     @property
     def counts(self) -> bool:
-        """Whether it counts in pass@1: the judge's own faults and tasks without tests do not."""
+        """Whether it counts in pass@1; failures of the judge and tasks without tests do not."""
         return self.has_tests if self.verdict is None else self.verdict.is_label
 
     @property
@@ -48,14 +48,7 @@ class Judged:
 
 
 def summarize(judged: Sequence[Judged], skips: Sequence[Skip], samples: int, seed: int) -> dict[str, Any]:
-    """All figures of one file of candidates, JSON-ready.
-
-    Args:
-      judged: Every candidate whose problem is known.
-      skips: What was left out, by name.
-      samples: Bootstrap resamples (of problems) behind the 95% intervals.
-      seed: Of the resampling.
-    """
+    """All metrics of the candidates whose problem is known, JSON-ready; the 95% intervals resample problems."""
     verdicts = Counter(ABSENT if one.verdict is None else one.verdict.value for one in judged)
     step_counts = Counter(one.steps for one in judged)
     return {
@@ -79,7 +72,7 @@ def summarize(judged: Sequence[Judged], skips: Sequence[Skip], samples: int, see
 
 
 def _pass_at_1(judged: Sequence[Judged], samples: int, seed: int) -> dict[str, Any]:
-    """pass@1 over problems: the mean share of a problem's candidates that passed; also by the file's verdicts."""
+    """pass@1 over problems: the mean share of a problem's candidates that passed; also with the file's verdicts."""
     groups: dict[str, list[Judged]] = defaultdict(list)
     for one in judged:
         if one.counts:
@@ -98,7 +91,7 @@ def _pass_at_1(judged: Sequence[Judged], samples: int, seed: int) -> dict[str, A
 
 
 def _pass_at_k(judged: Sequence[Judged], samples: int, seed: int) -> dict[str, Any]:
-    """Unbiased pass@k at k = 1, 2, 4, 5, 8, 10, ..., as far as every problem has k candidates."""
+    """Unbiased pass@k at k = 1, 2, 4, 5, 8, 10, ..., as long as every problem has k candidates."""
     groups: dict[str, list[bool]] = defaultdict(list)
     for one in judged:
         if one.counts:
@@ -119,7 +112,7 @@ def _by_group(judged: Sequence[Judged], key: Callable[[Problem], str], samples: 
 
 
 def _agreement(judged: Sequence[Judged]) -> dict[str, Any] | None:
-    """Confusion of our verdicts with the file's, over the candidates that have both; None where the file has none."""
+    """Confusion matrix of our verdicts and the file's, over candidates that have both; None if the file has none."""
     both = [one for one in judged if one.verdict is not None and one.counts and one.file_passed is not None]
     if not any(one.file_passed is not None for one in judged):
         return None
@@ -187,8 +180,8 @@ def _verdict_line(verdicts: Mapping[str, int]) -> str:
 def _step_line(steps: Mapping[str, Any]) -> str:
     counts = ", ".join(f"{programs} of {count}" for count, programs in steps["programs_by_steps"].items())
     return (
-        f"steps: {steps['programs']} programs cut into {steps['steps']} function steps; the steps of each concatenate "
-        f"to the program, byte for byte, for all {steps['programs']}\n  programs by number of steps: {counts}"
+        f"steps: {steps['programs']} programs split into {steps['steps']} function steps, which concatenate to the "
+        f"programs byte for byte\n  programs by number of steps: {counts}"
     )
 
 
@@ -201,8 +194,8 @@ def _agreement_table(agreement: Mapping[str, Any]) -> str:
         ],
     )
     note = (
-        "  pass here, fail in the file: expected wherever the problems file holds fewer tests than the file's verdicts "
-        "saw\n  fail here, pass in the file: a look at the tests and at the limits is due"
+        "  pass here, fail in the file: expected if the problems file has fewer tests than the file's verdicts used\n"
+        "  fail here, pass in the file: check the tests and the limits"
     )
     names = agreement["ours_fail_file_pass_programs"]
     if names:

@@ -1,4 +1,4 @@
-"""The results as tables of text: printed within 100 columns, and shown in the report."""
+"""The results as text tables, at most 100 columns wide; also shown in the report."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Results = Mapping[str, Any]
 def result_tables(results: Results) -> list[Table]:
     """Every table for which there are results."""
     tables = [_selection(results), _differences(results)]
-    if results["source"] == "livecodebench":  # the paper's rows are of its problems
+    if results["source"] == "livecodebench":  # the benchmark of the paper's rows
         tables.append(paper_table(results))
     tables += [
         _curve(results),
@@ -52,7 +52,7 @@ def results_text(results: Results) -> str:
 
 
 def left_out(results: Results) -> list[str]:
-    """Notes, and a line for each reason for which rows were left out or ranked last."""
+    """Notes, and one line for each reason why rows were left out or ranked last."""
     skipped = [f"{row['count']:6d}  {row['source']}: {row['reason']}" for row in results["skipped"]]
     heading = "left out or ranked last (skipped.csv names each):" if skipped else "nothing left out"
     notes = [line for note in results["notes"] for line in textwrap.wrap(note, 100, subsequent_indent="  ")]
@@ -81,13 +81,13 @@ def _selection(results: Results) -> Table:
         f"Best of {selection['best_of']}, % of problems solved (PRM steps aggregated by: {_aggregator(results)})",
         ["method", *DIFFICULTIES, "overall", "95% interval", "solved", "oracle gap %"],
         rows,
-        "solved: problems in expectation; oracle gap %: share of the way from random to oracle.",
+        "solved: expected number of problems; oracle gap %: closed share of the gap from random to oracle.",
         pinned=1,
     )
 
 
 def _aggregator(results: Results) -> str:
-    """The aggregator; where it was chosen, on what."""
+    """The aggregator, and whether it was chosen automatically."""
     return results["aggregator"] + (", automatic" if results["aggregator_choice"]["accuracies"] else "")
 
 
@@ -108,8 +108,8 @@ def _differences(results: Results) -> Table:
         "Paired differences, same problems",
         ["difference", "points", "95% interval", "problems", "won:lost", "p"],
         rows,
-        "problems: what the gap means in problems; won:lost: problems on which the two differ.\n"
-        "p: McNemar, exact, two-sided; against random: chance that random selection solves as many, exact.\n"
+        "problems: the gap as a number of problems; won:lost: problems on which the two differ. p: exact\n"
+        "two-sided McNemar test; against random: exact probability that random selection solves as many.\n"
         "Intervals: bootstrap over problems.",
     )
 
@@ -144,8 +144,8 @@ def _programs(results: Results) -> Table:
         "Programs: passing or not",
         ["score", "AUROC", "95% interval", "within problem", "~steps", "~characters", "ECE"],
         rows,
-        "~: rank correlation of the score with length, within problems (oracle: of passing itself).\n"
-        "ECE: of the last step's score as the chance that the program passes.",
+        "~: rank correlation with length, within problems (oracle: that of passing). ECE: calibration error\n"
+        "of the last step's score as the probability that the program passes.",
     )
 
 
@@ -157,13 +157,13 @@ def _aggregators(results: Results) -> Table:
         f"Aggregators: best of {results['selection']['best_of']}, %",
         ["aggregator", *(arm_label(arm) if len(grid) <= 3 else arm for arm in grid)],
         [[name, *(percent(grid[arm][name]) for arm in grid)] for name in names],
-        "Not to choose by: picked on these same problems, the best of eight looks too good. Last row:\n"
-        "what choosing is worth: on each fifth of the problems, the aggregator that was best on the others.",
+        "Do not choose an aggregator here: the best of eight on these same problems is biased upwards. Last\n"
+        "row: on each fifth of the problems, the aggregator that was best on the others.",
     )
 
 
 def _strategies(results: Results) -> Table:
-    """Accuracy of each strategy, and the paired gain over what it extends."""
+    """Accuracy of each strategy, and its paired gain over the one that it extends."""
     section = results["strategies"]
     rows = [
         [
@@ -178,11 +178,11 @@ def _strategies(results: Results) -> Table:
         for row in section["table"]
     ]
     lines = [
-        "public + X: X among the candidates that pass the public tests; top m run: the m best are run on",
-        "the public tests, the first pass is taken; vote: programs that print the same on inputs without",
-        "answers form a cluster, the largest (by X: of the highest total) wins. None reads a hidden test.",
-        "gain: over X without executions, or else over a random choice: points, paired interval, problems,",
-        "McNemar's p.",
+        "public + X: X among the candidates that pass the public tests; top m run: the m best are run on the",
+        "public tests and the first that passes is selected; vote: programs with equal outputs on inputs",
+        "without answers form a cluster, the largest wins (by X: the highest total score). No strategy reads",
+        "a hidden test. gain: over X without executions, or over a random choice: points, paired interval,",
+        "problems, McNemar's p.",
     ]
     return Table(
         "strategies",
@@ -212,8 +212,9 @@ def _costs(results: Results) -> Table:
         f"Cost per problem at N = {section['best_of']}",
         ["strategy", "overall %", "run", "forwards", "tokens written", "tokens read"],
         rows,
-        "run: programs executed; forwards: passes of the reward model, all steps of a program in one; tokens,\n"
-        "of the run's tokenizer: written by the policy, read by the reward model (statement and program).",
+        "run: programs executed; forwards: forward passes of the reward model, one per program; tokens,\n"
+        "counted with the run's tokenizer: generated by the policy, read by the reward model (statement and\n"
+        "program).",
     )
 
 
@@ -238,9 +239,10 @@ def _hacking(results: Results) -> Table:
         f"Reward hacking: at N = 1 > at N = {most}, %",
         ["method", "score", "accuracy", "hacked", "of public", "best N", "drop"],
         rows,
-        "score: of the chosen program, as a probability; hacked: chosen programs that pass the public tests\n"
-        "and fail hidden ones; of public: their share of those that pass the public ones; drop: accuracy at\n"
-        f"the best N less that at {most}, paired. Over-optimized: score up, accuracy down (arXiv 2210.10760).",
+        "score: of the selected program, as a probability; hacked: selected programs that pass the public\n"
+        "tests and fail hidden ones; of public: their share of those that pass the public ones; drop:\n"
+        f"accuracy at the best N minus that at {most}, paired. Over-optimized: the score rises and the\n"
+        "accuracy falls (arXiv 2210.10760).",
     )
 
 
@@ -250,7 +252,7 @@ def _from_to(values: list[float | None]) -> str:
 
 
 def _breakdown(results: Results, group: str, title: str) -> Table:
-    """Best of N by platform or by month of the contest: a drop over time shows what a policy had seen before."""
+    """Best of N by platform or contest month; a drop over time indicates contamination of the policy."""
     selection = results["selection"]
     labels = {row["method"]: row["label"] for row in selection["table"]}
     return Table(
@@ -284,7 +286,7 @@ def _steps(results: Results) -> Table:
         ["score", "AUROC", "95% interval", "AP", "before error", "Brier", "ECE", "first-error F1"],
         rows,
         _explanation(
-            results["steps"], "first-error F1: ProcessBench's, threshold from the other half of the problems."
+            results["steps"], "first-error F1: as in ProcessBench; threshold from the other half of problems."
         ),
     )
 
@@ -325,6 +327,6 @@ def _explanation(section: Results, *more: str) -> str:
         for row in section["table"]
         if (gap := row.get("auroc_recoverable_minus_raw"))
     ]
-    lines.append("AUROC, AP: step recoverable or not; before error: up to the first wrong step or not.")
+    lines.append("AUROC, AP: is a step recoverable; before error: AUROC, is it before the first wrong step.")
     lines.append("Brier, ECE: against the true value (Brier recov.: against recoverable).")
     return "\n".join([*lines, *more])

@@ -30,8 +30,8 @@ def program_level(method: Method, candidates: Sequence[Candidates], samples: int
     Returns:
       JSON-ready: ``outcome_auroc`` over all candidates, with its interval over problems; its mean within problems that
       have both passing and failing candidates, which is what selection needs; the mean rank correlation with length
-      within problems (the oracle's row is that of passing itself: what an unbiased score should show); and how many
-      candidates have no score.
+      within problems (in the oracle's row, that of passing, which an unbiased score should match); and the number of
+      candidates without a score.
     """
     numbers, passed = np.concatenate(method.numbers), np.concatenate([one.passed for one in candidates]) > 0
     problem = np.repeat(np.arange(len(candidates)), [len(one.passed) for one in candidates])
@@ -71,7 +71,7 @@ def _within(
     quantity: Callable[[Candidates], np.ndarray],
     statistic: Callable[[np.ndarray, np.ndarray], float],
 ) -> float:
-    """Mean over problems of a statistic of (number, quantity), where it is defined."""
+    """Mean of a statistic of (number, quantity) over the problems on which it is defined."""
     values = []
     for numbers, one in zip(method.numbers, candidates, strict=True):
         scored = ~np.isnan(numbers)

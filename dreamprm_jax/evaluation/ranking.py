@@ -1,4 +1,4 @@
-"""Ways to choose among candidates: random, each trained arm, the oracle."""
+"""Selection methods: random, each trained arm, the oracle."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ RANDOM, ORACLE = "random", "oracle"
 
 @dataclass(frozen=True)
 class Method:
-    """A way to choose: one number for each candidate of each problem."""
+    """A selection method: one number for each candidate of each problem."""
 
     key: str
     label: str
-    numbers: tuple[np.ndarray, ...]  # of each problem: (n,), NaN where there is no score
+    numbers: tuple[np.ndarray, ...]  # one (n,) array per problem; NaN without a score
 
     def accuracies(self, candidates: Sequence[Candidates], k: int) -> np.ndarray:
         """(P,) expected accuracy of best-of-k, with k capped at a problem's number of candidates."""

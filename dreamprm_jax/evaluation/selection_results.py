@@ -30,15 +30,15 @@ def selection_results(
     """All selection figures of one window.
 
     Args:
-      candidates: of P problems.
-      arms: training arms with scores.
-      aggregator: for the PRM arms.
-      samples: bootstrap resamples.
-      seed: of the bootstrap; every figure sees the same resamples.
+      candidates: Candidates of P problems.
+      arms: Training arms with scores.
+      aggregator: Aggregator of the PRM arms.
+      samples: Number of bootstrap resamples.
+      seed: Seed of the bootstrap; all figures use the same resamples.
 
     Returns:
-      JSON-ready: ``counts``, ``table``, ``differences``, ``curve``, ``aggregators``, ``platforms``, ``months``,
-      ``programs``, and how many candidates the best was chosen of.
+      JSON-ready: ``counts``, ``best_of`` (the largest number of candidates), ``table``, ``differences``, ``curve``,
+      ``aggregators``, ``platforms``, ``months`` and ``programs``.
     """
     chosen = methods(candidates, arms, aggregator)
     most = max(len(one.passed) for one in candidates)
@@ -144,7 +144,7 @@ def _differences(chosen: Sequence[Method], final: np.ndarray, replicates: np.nda
 def _breakdown(
     chosen: Sequence[Method], final: np.ndarray, name: str, groups: Sequence[str]
 ) -> list[dict[str, float | str | int]]:
-    """Accuracy of every method in each group of problems; by month, a drop shows what a policy had seen before."""
+    """Accuracy of every method in each group of problems; a drop over months indicates contamination of the policy."""
     group = np.array(groups)
     return [
         {

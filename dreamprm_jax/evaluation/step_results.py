@@ -1,9 +1,9 @@
-"""Step scores and step labels against the exact truth of the procedural benchmark.
+"""Compares step scores and step labels with the exact truth of the procedural benchmark.
 
 Three targets, because a Monte-Carlo label measures recoverability under a policy, not correctness (arXiv 2501.07301):
 ``recoverable`` (some completion of the prefix passes), *before the first error* (no step so far is a wrong variant) and
-``value`` (the chance that the policy's completion passes). The first two are ranked (AUROC), the last is calibrated
-(Brier, ECE).
+``value`` (the probability that the policy's completion passes). The first two are measured by AUROC, the last by
+calibration (Brier, ECE).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ TARGETS = ("recoverable", "before_error")
 
 @dataclass(frozen=True)
 class StepRows:
-    """M steps with their truth, and the numbers to be judged against it."""
+    """M steps with their truth, and the numbers to evaluate against it."""
 
     problem: np.ndarray  # (M,) index of the step's problem
     problems: int
@@ -91,8 +91,8 @@ def score_rows(
 ) -> StepRows:
     """Steps of the test programs that every arm scored, each program once.
 
-    Programs without truth, without a score in some arm, or with another number of steps than their truth are named in
-    ``skips``.
+    Programs without truth, without a score of some arm, or with a different number of steps than their truth are added
+    to ``skips``.
     """
     index = _index(truth)
     programs = []
@@ -123,14 +123,14 @@ def label_rows(
 ) -> StepRows:
     """Labeled training steps with their raw estimate and the label of each arm that changed labels.
 
-    Last steps are not among them (``noisy_steps``). Steps without judged rollouts, without truth or without the label
-    of one of the arms are named in ``skips``, so that all columns are of the same steps.
+    Last steps are excluded (``noisy_steps``). Steps without judged rollouts, without truth or without a label of some
+    arm are added to ``skips``, so that all columns cover the same steps.
 
     Args:
-      labels: the Monte-Carlo estimates.
-      corrected: arm -> its labels; arms that wrote none are not columns.
-      truth: of the same window.
-      skips: receives what is left out.
+      labels: The Monte-Carlo estimates.
+      corrected: Arm -> its labels; an arm without labels is no column.
+      truth: Truth of the same window.
+      skips: Receives what is left out.
     """
     changed = {
         arm: {(row.problem_id, row.program_hash, row.step_index): row.corrected for row in rows}
@@ -161,7 +161,7 @@ def label_rows(
 
 
 def _ranking(rows: StepRows, numbers: Mapping[str, np.ndarray], baseline: str, samples: int, seed: int) -> list[dict]:
-    """AUROC of each column for each target, with intervals, and the paired difference to the baseline column."""
+    """AUROC of each column for each target, with intervals, and the paired difference from the baseline column."""
     replicates = {
         (name, target): auroc_replicates(
             values, getattr(rows, target), rows.problem, rows.problems, min(samples, STEP_BOOTSTRAP), seed
@@ -206,7 +206,7 @@ def _counts(rows: StepRows) -> dict[str, Any]:
 
 
 def _first_error(values: np.ndarray, rows: StepRows) -> dict[str, Any]:
-    """First-error F1 at 0.5, and at a threshold that the other half of the problems chose."""
+    """First-error F1 at threshold 0.5, and at the best threshold of the other half of the problems."""
     ends = np.cumsum(np.bincount(rows.program))[:-1]
     scores = np.split(values, ends)
     fold = np.array([part[0] for part in np.split(rows.problem, ends)]) % 2
@@ -227,7 +227,7 @@ def _first_error(values: np.ndarray, rows: StepRows) -> dict[str, Any]:
 
 
 def step_results(rows: StepRows, arms: Sequence[str], samples: int, seed: int) -> dict[str, Any]:
-    """Step figures of each arm, beside the position baseline: the later the step, the less can still pass."""
+    """Step metrics of each arm, and of the position baseline: later steps are less often recoverable."""
     numbers = {**rows.numbers, POSITION: -rows.step.astype(float)}
     table = _ranking(rows, numbers, BASELINE_ARM, samples, seed)
     for row in table:
@@ -249,9 +249,9 @@ def label_results(rows: StepRows, samples: int, seed: int) -> dict[str, Any]:
 def truth_results(
     config: Config, paths: Paths, candidates: Sequence[Candidates], skips: list[Skip], notes: list[str]
 ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-    """Step figures and label figures; None with a note where there is nothing to compare."""
+    """Step metrics and label metrics; None, with a note, if there is nothing to compare."""
     if reason := why_no_truth(config):
-        notes.append(f"no step or label figures: {reason}")
+        notes.append(f"no step or label metrics: {reason}")
         return None, None
     steps = labels = None
     samples, seed = config.evaluate.bootstrap_samples, config.seed
@@ -259,7 +259,7 @@ def truth_results(
     if len(scored.step):
         steps = step_results(scored, config.train.arms, samples, seed)
     else:
-        notes.append("no step figures: no test program has both its truth and a score from every arm")
+        notes.append("no step metrics: no test program has both its truth and a score from every arm")
     corrected = read_corrected(config, paths)
     if not corrected:
         notes.append("no corrected labels: no arm corrects labels, or it wrote none; only raw labels are evaluated")
@@ -268,12 +268,12 @@ def truth_results(
     if len(labeled.step):
         labels = label_results(labeled, samples, seed)
     else:
-        notes.append("no label figures: no labeled training step has its truth")
+        notes.append("no label metrics: no labeled training step has its truth")
     return steps, labels
 
 
 def with_exact_log_probabilities(config: Config, paths: Paths, candidates: Sequence[Candidates]) -> list[Candidates]:
-    """The candidates of the simulated policy with the log-probabilities that it drew them with."""
+    """Adds the log-probabilities with which the simulated policy sampled its candidates."""
     from dreamprm_jax.policy.simulated import exact_log_probability
     from dreamprm_jax.problems.procedural.compose import Composition
 

@@ -1,8 +1,8 @@
 """Selection beyond ranking by a score: public tests, votes, prune-then-execute, and the cost of each.
 
-The methods of the main table read programs only. The strategies here may also run them: on public tests, whose answers
-are part of the problem, or on inputs without answers. Each is compared with the choice that it extends: a PRM's own
-best of N, or a random choice.
+The methods of the main table only read programs. The strategies here may also run them: on public tests, whose answers
+are part of the problem, or on inputs without answers. Each is compared with the method that it extends: best of N by a
+PRM alone, or a random choice.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ PUBLIC = "public"
 
 Select = Callable[[int, int], tuple[np.ndarray, float]]
 """(index of a problem, k) -> (n,) probability that each candidate is returned if k of them are drawn, and the expected
-number of programs that are run for it."""
+number of programs that are run."""
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """A way to select, and its cost a problem."""
+    """A selection strategy and its cost per problem."""
 
     key: str
     label: str
     base: str  # key of the method or strategy that it extends
     select: Select
-    forwards: bool  # whether a reward model reads every candidate
+    forwards: bool  # whether a reward model scores every candidate
 
 
 def ranking(method: Method, base: str, label: str, forwards: bool, judged: int = 0) -> Strategy:
-    """Best of k by a method's numbers; ``judged`` = 1 if each candidate is run once to know its number."""
+    """Best of k by a method's numbers; ``judged`` = 1 if each candidate must be run once to get its number."""
 
     def select(index: int, k: int) -> tuple[np.ndarray, float]:
         return best_of_k_weights(method.numbers[index], k), float(judged * k)
@@ -58,12 +58,12 @@ def execution_strategies(
     """All strategies for which the inputs exist.
 
     Args:
-      candidates: of P problems.
-      arms: the reward models' methods, as in the main table.
-      aggregator: of the PRM arms' numbers.
-      clusters: of each problem's candidates; None without executions.
-      prune_top: largest number of candidates that prune-then-execute may run.
-      seed: of the subsets, if there are too many to enumerate.
+      candidates: Candidates of P problems.
+      arms: Methods of the reward models, as in the main table.
+      aggregator: Aggregator of the PRM arms.
+      clusters: Clusters of each problem's candidates; None without executions.
+      prune_top: Maximum number of candidates that prune-then-execute may run.
+      seed: Seed of the subsets, if there are too many to enumerate.
     """
     result = []
     for key, label, reported in (
@@ -104,13 +104,13 @@ def passes_public(candidates: Sequence[Candidates]) -> list[np.ndarray]:
 
 
 def public_filter(method: Method, candidates: Sequence[Candidates]) -> Method:
-    """A method behind the public-test filter; problems without public tests keep the method's own order."""
+    """A method with the public-test filter; problems without public tests keep the order of the method."""
     numbers = tuple(map(filter_numbers, method.numbers, passes_public(candidates)))
     return Method(f"public+{method.key}", f"public + {short_label(method.key)}", numbers)
 
 
 def _pruned(method: Method, public: Sequence[np.ndarray], most: int, seed: int) -> Strategy:
-    """The best ``most`` by the arm are run on the public tests, up to the first pass."""
+    """Runs the ``most`` best candidates of an arm on the public tests, up to the first pass."""
 
     def select(index: int, k: int) -> tuple[np.ndarray, float]:
         n = len(public[index])

@@ -1,13 +1,13 @@
 """Results of all selection strategies: accuracy, paired gain over the extended method, cost, reward hacking.
 
-Costs are tokens that the policy writes and the reward model reads per problem, counted with the tokenizer of the reward
-model. A policy with another vocabulary writes other numbers.
+Costs are the tokens per problem that the policy generates and the reward model reads, counted with the reward model's
+tokenizer. The policy's own tokenizer would give other counts.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -26,7 +26,7 @@ from dreamprm_jax.evaluation.strategies import (
     ranking,
 )
 from dreamprm_jax.metrics.statistics import bootstrap_means, mcnemar, percentile_interval
-from dreamprm_jax.models.tokenizer import load_tokenizer
+from dreamprm_jax.models.tokenizer import encode_texts, load_tokenizer
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.runs.progress import progress_of
 from dreamprm_jax.selection.best_of_n import powers_of_two
@@ -46,14 +46,14 @@ def strategy_results(
     """All strategies of one window.
 
     Args:
-      candidates: of P problems.
-      arms: training arms with scores.
-      aggregator: of the PRM arms.
-      clusters: of each problem's candidates by what they print; None where they were not run.
-      tokens: of programs and statements; None where they were not counted.
-      prune_top: programs that prune-then-execute may run.
-      samples: bootstrap resamples, of problems, the same for every row.
-      seed: of the bootstrap.
+      candidates: Candidates of P problems.
+      arms: Training arms with scores.
+      aggregator: Aggregator of the PRM arms.
+      clusters: Clusters of each problem's candidates by output; None if they were not run.
+      tokens: Tokens of programs and statements; None if they were not counted.
+      prune_top: Number of programs that prune-then-execute may run.
+      samples: Number of bootstrap resamples of problems, the same for every row.
+      seed: Seed of the bootstrap.
 
     Returns:
       JSON-ready: ``table``, ``curve`` (accuracy, programs run and tokens at each N), ``prune`` (accuracy by programs
@@ -131,7 +131,7 @@ def _row(
         "solved": float(final[index].sum()),
         "gain": asdict(percentile_interval(float(gap.mean()), replicates[:, index] - replicates[:, base])),
         "gain_problems": float(gap.sum()),
-        # Chances, not 0 or 1: the sign of a difference to them says nothing of its mean.
+        # Their accuracies are probabilities, not 0 or 1: the sign of a difference from them has no meaning.
         "p_value": None if row.base in (RANDOM, PUBLIC) else test.p_value,
         "judged": judged,
         "forwards": float(most if row.forwards else 0),
@@ -142,30 +142,29 @@ def _row(
 
 @dataclass(frozen=True)
 class TokenCosts:
-    """Mean tokens over the problems."""
+    """Tokens of each problem."""
 
-    program: np.ndarray  # (P,) of one candidate
+    program: np.ndarray  # (P,) mean over the problem's candidates
     statement: np.ndarray  # (P,)
 
     def policy(self, k: int) -> float:
-        """Written for k candidates."""
+        """Mean number of tokens generated for k candidates."""
         return float(k * self.program.mean())
 
     def reward_model(self, k: int) -> float:
-        """Read for k candidates, each with the statement before it, all steps in one pass."""
+        """Mean number of tokens read for k candidates, each with its statement, in one pass per program."""
         return float(k * (self.program + self.statement).mean())
 
 
 def token_costs(paths: Paths, candidates: Sequence[Candidates]) -> TokenCosts | None:
-    """Counts with the tokenizer of the train stage; None where there is none."""
+    """Counts tokens with the tokenizer of the train stage; None before that stage."""
     if not paths.tokenizer().exists():
         return None
     tokenizer = load_tokenizer(paths.tokenizer())
 
-    def lengths(texts: list[str]) -> list[int]:
-        clean = [text.encode("utf-8", "replace").decode() for text in texts]
-        return [len(encoding.ids) for encoding in tokenizer.encode_batch_fast(clean, add_special_tokens=False)]
+    def lengths(texts: Iterable[str]) -> list[int]:
+        return [len(ids) for ids in encode_texts(tokenizer, texts)]
 
-    program = [float(np.mean(lengths([program.code for program in one.programs]))) for one in candidates]
-    statement = lengths([one.problem.statement for one in candidates])
+    program = [float(np.mean(lengths(program.code for program in one.programs))) for one in candidates]
+    statement = lengths(one.problem.statement for one in candidates)
     return TokenCosts(np.array(program), np.array(statement, dtype=float))

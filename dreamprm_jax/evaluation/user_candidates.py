@@ -1,4 +1,4 @@
-"""Candidates, verdicts and scores from the user's own files, joined as those of a run are."""
+"""Joins candidates, verdicts and scores from user files into the rows that a run has."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dreamprm_jax.evaluation.aggregator_choice import Choice
+from dreamprm_jax.evaluation.aggregator_choice import AggregatorChoice
 from dreamprm_jax.evaluation.judged_candidates import Candidates, candidate_name
 from dreamprm_jax.evaluation.selection_results import selection_results
 from dreamprm_jax.evaluation.strategy_results import strategy_results
@@ -36,7 +36,7 @@ class ScoreFile:
 
 @dataclass(frozen=True)
 class KnownVerdict:
-    """A verdict from outside of a run."""
+    """A verdict from a file."""
 
     passed: bool
     tests_passed: int | None = None  # before the first failure, public tests first
@@ -46,7 +46,7 @@ def read_scores(path: Path) -> ScoreFile:
     """Reads scores from .parquet, .jsonl or .csv: problem_id, program_hash, step_logits, and model.
 
     Raises:
-      DataError: naming the file, the row and the field; also where several models share the file.
+      DataError: names the file, the row and the field; also if the file has scores of several models.
     """
     found: dict[Key, np.ndarray] = {}
     models: set[str] = set()
@@ -67,10 +67,10 @@ def read_scores(path: Path) -> ScoreFile:
 
 
 def read_verdicts(path: Path) -> dict[Key, KnownVerdict]:
-    """Reads the verdicts that ``dreamprm judge`` wrote; those that say nothing about a program are left out.
+    """Reads verdicts that ``dreamprm judge`` wrote, without those that are not labels.
 
     Raises:
-      DataError: naming the file, the row and the field.
+      DataError: names the file, the row and the field.
     """
     found = {}
     for number, row in enumerate(read_table(path), 1):
@@ -93,15 +93,15 @@ def _field(row: Mapping[str, Any], name: str, where: str) -> Any:
     return row[name]
 
 
-def read_own_problems(path: str, release: str) -> dict[str, Problem]:
-    """Problems by id, with their public tests, difficulty and date where the file has them.
+def read_user_problems(path: str, release: str) -> dict[str, Problem]:
+    """Problems by id, with public tests, difficulty and date if the file has them.
 
     Args:
-      path: LiveCodeBench rows, a run's Parquet, or {problem_id, statement}.
-      release: which release windows to read, of a folder and of the hub.
+      path: LiveCodeBench rows, Parquet of a run, or {problem_id, statement}.
+      release: Release windows to read, if the path is a folder or hub id.
 
     Raises:
-      DataError: naming the file, the row and the field.
+      DataError: names the file, the row and the field.
     """
     file = Path(path)
     if file.suffix == ".parquet" and "public_tests" in column_names(file):
@@ -126,16 +126,16 @@ def join(
     verdicts: Mapping[Key, KnownVerdict],
     scores: Sequence[ScoreFile],
 ) -> tuple[list[Candidates], list[Skip]]:
-    """Candidates with a verdict, a row per problem, as ``judged_candidates.load_candidates`` gives those of a run.
+    """Joins candidates with a verdict into one row per problem, as ``load_candidates`` does for a run.
 
     Args:
-      file: the candidates; one without usable code has failed.
-      problems: by id; for their difficulty, date and public tests. A problem that is not there has none of these.
-      verdicts: by program; they go before the candidates file's own.
-      scores: of one model each.
+      file: The candidates; those without usable code have failed.
+      problems: By id, for difficulty, date and public tests; a problem that is missing here has none of these.
+      verdicts: By program; they take precedence over those of the candidates file.
+      scores: One per model.
 
     Raises:
-      DataError: if no candidate has a verdict, or none of a model's scores belongs to a candidate.
+      DataError: if no candidate has a verdict, or no score of a model belongs to a candidate.
     """
     skips, result = list(file.skips), []
     unusable = {id(one) for one in file.unusable}
@@ -164,10 +164,10 @@ def join(
                     skips.append(Skip(f"scores of {model.model}", candidate_name(program), "no score: ranks last"))
             logits[model.model] = tuple(np.zeros(0) if np.isnan(row).any() else row for row in rows)
         least = len(problem.public_tests)
-        known = [v.passed or (v.tests_passed if v.tests_passed is not None else -1) >= least for _, v in kept]
-        told = least and all(v.passed or v.tests_passed is not None for _, v in kept)
+        passes = [v.passed or (v.tests_passed if v.tests_passed is not None else -1) >= least for _, v in kept]
+        known = least and all(v.passed or v.tests_passed is not None for _, v in kept)
         passed = np.array([float(v.passed) for _, v in kept])
-        result.append(Candidates(problem, programs, passed, logits, np.array(known) if told else None))
+        result.append(Candidates(problem, programs, passed, logits, np.array(passes) if known else None))
     if not result:
         raise DataError("no candidate has a verdict: give --verdicts, or candidates with a field passed or graded_list")
     for model in scores:
@@ -176,11 +176,11 @@ def join(
     return result, skips
 
 
-def evaluate_own(
+def evaluate_user_candidates(
     name: str, candidates: Sequence[Candidates], models: Sequence[str], aggregator: str, samples: int
 ) -> dict[str, Any]:
     """The results of a run's evaluate stage, except those that need a run: votes, costs and exact truth."""
-    choice = Choice(aggregator, "set on the command line", {})
+    choice = AggregatorChoice(aggregator, "set on the command line", {})
     return {
         "name": name,
         "source": "files",

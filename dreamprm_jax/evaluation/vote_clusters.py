@@ -1,7 +1,7 @@
-"""Clusters of the test candidates by what they print, for the votes.
+"""Clusters the test candidates by their outputs, for votes.
 
 Candidates are run in the sandbox on inputs without expected outputs. A journal keeps the results, so that a killed run
-continues. Outputs are stored as hashes of their normalized text: they are untrusted, and only equality matters.
+resumes. Outputs are stored as hashes of their normalized text: they are untrusted, and only equality matters.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ _DIGITS = 16
 
 @dataclass(frozen=True)
 class Execution:
-    """What one program did on the inputs."""
+    """The outputs of one program."""
 
     outputs: tuple[str, ...]  # hash of the output on each input, up to the first on which it failed
     verdict: Verdict  # AC: it ran on all of them
 
     @property
     def ran(self) -> bool:
-        """Whether it gave an output for every input."""
+        """Whether it produced an output for every input."""
         return self.verdict is Verdict.AC
 
 
 def vote_inputs(
     problem: Problem, hidden: Collection[str], composition: Composition | None, count: int, seed: int
 ) -> tuple[TestCase, ...]:
-    """Inputs to vote on: those of the public tests, and on the procedural benchmark ``count`` from its input writer.
+    """Inputs to vote on: those of the public tests and, on the procedural benchmark, ``count`` generated ones.
 
-    The writer replaces the model that writes inputs in AlphaCode (arXiv 2203.07814). No expected output is used, and
-    no hidden input: one that equals an item of ``hidden`` is left out.
+    The generator replaces AlphaCode's input-generation model (arXiv 2203.07814). Expected outputs are not used, nor are
+    hidden inputs: an input in ``hidden`` is left out.
     """
     inputs = {test.input: TestCase(test.input, "", test.testtype) for test in problem.public_tests}
     write = composition.primitives[0].write if composition is not None else None
@@ -65,7 +65,7 @@ def vote_inputs(
 
 
 def normalized(output: str) -> str:
-    """Output as votes compare it: without trailing spaces and outer blank lines."""
+    """The output as compared in votes: without trailing spaces and outer blank lines."""
     return "\n".join(line.rstrip() for line in output.strip().split("\n"))
 
 
@@ -82,13 +82,13 @@ class ExecutionTask:
 def recording_tasks(
     tasks: Iterable[ExecutionTask],
 ) -> tuple[Iterator[JudgeTask], Callable[[JudgeResult], list[str]]]:
-    """Judge tasks that run programs on inputs, and what they recorded.
+    """Judge tasks that run programs on inputs and record the outputs.
 
     A failure on one input ends that program's run.
 
     Returns:
-      The judge tasks, made lazily; and a function from a result to [verdict, hash of the output on each input that the
-      program answered]: ``Execution`` as JSON. It is called once a result.
+      The judge tasks, generated lazily; and a function that maps a result to [verdict, hash of the output on each input
+      that the program answered], an ``Execution`` as JSON. Call it once per result.
     """
     outputs: dict[str, dict[str, str]] = {}
     inputs: dict[str, tuple[TestCase, ...]] = {}
@@ -98,7 +98,7 @@ def recording_tasks(
             seen = outputs[task.key] = {}
 
             def record(given: str, _: str, answer: str, seen: dict[str, str] = seen) -> bool:
-                seen[given] = content_hash(normalized(answer), digits=_DIGITS)  # again, where a run was repeated
+                seen[given] = content_hash(normalized(answer), digits=_DIGITS)  # overwritten if a run is repeated
                 return True
 
             inputs[task.key] = task.inputs
@@ -112,9 +112,9 @@ def recording_tasks(
 
 
 def clusters(executions: Sequence[Execution | None]) -> np.ndarray:
-    """(n,) cluster of each program, numbered as they first occur: equal outputs on every input.
+    """(n,) cluster of each program, numbered by first occurrence: equal outputs on every input share a cluster.
 
-    -1 for a program that failed on an input or was not run: a failure is not an answer that others could share.
+    -1 for a program that failed on an input or was not run: failures share no answer.
     """
     known: dict[tuple[str, ...], int] = {}
     return np.array(
@@ -128,8 +128,8 @@ def execution_clusters(
 ) -> tuple[np.ndarray, ...] | None:
     """The clusters of each problem's candidates (``clusters``), or None with a note.
 
-    Each distinct program of a problem with inputs is run once. A candidate on which the sandbox itself failed is named
-    in ``skips`` and joins no cluster.
+    Each distinct program of a problem with inputs is run once. A candidate on which the sandbox itself failed is added
+    to ``skips`` and joins no cluster.
     """
     if not config.evaluate.execute:
         notes.append("no votes: evaluate.execute is false")

@@ -28,7 +28,7 @@ from typing import Any
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import StepDataConfig
 from dreamprm_jax.labeling.step_sources import step_rows
-from dreamprm_jax.problems.json_rows import check_text, json_type
+from dreamprm_jax.problems.json_rows import check_text, type_error
 from dreamprm_jax.schema import DataError, Granularity, Program, Skip, content_hash
 
 OUTCOME_FIELDS = ("outcome", "passed", "is_correct", "correct", "final_answer_correct")
@@ -159,7 +159,7 @@ def _openr(row: Mapping[str, Any], settings: StepDataConfig) -> list[LabeledStep
 def _labels(row: Mapping[str, Any], name: str, steps: Sequence[str]) -> tuple[float, ...]:
     labels = row[name]
     if not isinstance(labels, list):
-        raise DataError(f"field {name}: a {json_type(labels)} where a list belongs")
+        raise type_error(f"field {name}", labels, "a list")
     if len(steps) != len(labels):
         raise DataError(f"field {name}: {len(labels)} labels for {len(steps)} steps")
     return tuple(_number(value, f"field {name}[{index}]") for index, value in enumerate(labels))
@@ -292,7 +292,7 @@ def _prompt(row: Mapping[str, Any], name: str) -> str:
 def _text(row: Mapping[str, Any], name: str) -> str:
     value = row.get(name)
     if not isinstance(value, str):
-        raise DataError(f"field {name}: a {json_type(value)} where text belongs")
+        raise type_error(f"field {name}", value, "a string")
     return value
 
 
@@ -306,9 +306,9 @@ def _list(row: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
 def _texts(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
     value = row[name]
     if not isinstance(value, list):
-        raise DataError(f"field {name}: a {json_type(value)} where a list of texts belongs")
+        raise type_error(f"field {name}", value, "a list of strings")
     value = [one.get("content") if isinstance(one, dict) else one for one in value]  # of messages
     for index, text in enumerate(value):
         if not isinstance(text, str):
-            raise DataError(f"field {name}[{index}]: a {json_type(text)} where text belongs")
+            raise type_error(f"field {name}[{index}]", text, "a string")
     return tuple(value)

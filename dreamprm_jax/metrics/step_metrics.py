@@ -71,7 +71,7 @@ def auroc_replicates(
 
 
 def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
-    """Area under the precision-recall curve: the sum of precision times gain of recall, with tied scores as one step.
+    """Area under the precision-recall curve: the sum of precision times the increase in recall; ties are one step.
 
     Returns:
       The average precision, or NaN without positives.

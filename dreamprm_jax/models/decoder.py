@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
+from jax.custom_derivatives import linear_call
 from jax.experimental.layout import Layout as DeviceLayout
 from jax.experimental.layout import with_layout_constraint
 from jaxtyping import Array, Float, Int
@@ -85,26 +86,17 @@ def decoder_config(model: ModelConfig) -> DecoderConfig:
         raise DataError(
             f"model.hidden_size={model.hidden_size} must be a multiple of model.num_heads={model.num_heads}"
         )
+    same = (
+        "vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "rope_theta",
+        "rms_norm_eps", "dtype", "matmul_precision", "param_dtype", "remat", "attention", "attention_chunk",
+        "head_hidden",
+    )  # fmt: skip
     return DecoderConfig(
-        vocab_size=model.vocab_size,
-        hidden_size=model.hidden_size,
-        intermediate_size=model.intermediate_size,
-        num_layers=model.num_layers,
-        num_heads=model.num_heads,
-        num_kv_heads=model.num_kv_heads,
+        **{name: getattr(model, name) for name in same},
         head_dim=model.hidden_size // model.num_heads,
-        rope_theta=model.rope_theta,
-        rms_norm_eps=model.rms_norm_eps,
         qkv_bias=model.architecture == "qwen2",
         qk_norm=model.architecture == "qwen3",
         max_positions=model.max_length,
-        dtype=model.dtype,
-        matmul_precision=model.matmul_precision,
-        param_dtype=model.param_dtype,
-        remat=model.remat,
-        attention=model.attention,
-        attention_chunk=model.attention_chunk,
-        head_hidden=model.head_hidden,
         lora=model.lora if model.lora.rank else None,
     )
 
@@ -162,31 +154,38 @@ class Projection(nn.Module):
     use_bias: bool = False
     init_scale: float = 1.0
 
-    @nn.compact
-    def __call__(self, x: Float[Array, "B T *inputs"], deterministic: bool = True) -> Float[Array, "B T *outputs"]:
-        config, lora, dtype = self.config, self.config.lora, jnp.dtype(self.config.dtype)
+    def setup(self) -> None:
+        config, lora = self.config, self.config.lora
         (in_names, in_shape), (out_names, out_shape) = zip(*self.inputs, strict=True), zip(*self.outputs, strict=True)
         count = len(in_shape)
         fan_in = functools.partial(nn.initializers.variance_scaling, mode="fan_in", in_axis=tuple(range(count)))
         outputs = tuple(range(count, count + len(out_shape)))
         init = fan_in(self.init_scale, distribution="truncated_normal", out_axis=outputs)
-        kernel = parameter(self, "kernel", init, in_names + out_names, in_shape + out_shape, config.param_dtype)
-        # Constrained after the cast: its gradient is then reduced and scattered, and never summed on every device.
-        narrow = _constrain(kernel.astype(dtype), *in_names, *out_names)
-        y = jnp.tensordot(x.astype(dtype), narrow, axes=count)
         zeros = nn.initializers.zeros_init()
+        self.names = in_names + out_names
+        self.kernel = parameter(self, "kernel", init, self.names, in_shape + out_shape, config.param_dtype)
         if self.use_bias:
-            bias = parameter(self, "bias", zeros, out_names, out_shape, config.param_dtype)
-            # In float32, as the bias's gradient is a sum over all tokens.
-            y = (y.astype(jnp.float32) + bias.astype(jnp.float32)).astype(dtype)
-        if lora is not None and self.target in lora.targets:
+            self.bias = parameter(self, "bias", zeros, out_names, out_shape, config.param_dtype)
+        self.adapted = lora is not None and self.target in lora.targets
+        if lora is not None and self.adapted:
             # The adapter stays in float32 when the frozen base is narrower: its updates are small.
             init = fan_in(1.0, distribution="normal", out_axis=count)
-            a = parameter(self, "lora_a", init, (*in_names, "lora"), (*in_shape, lora.rank), "float32")
-            b = parameter(self, "lora_b", zeros, ("lora", *out_names), (lora.rank, *out_shape), "float32")
-            x = nn.Dropout(lora.dropout)(x, deterministic=deterministic)
-            low = jnp.tensordot(x.astype(dtype), a.astype(dtype), axes=count)
-            y = y + lora.scale * jnp.tensordot(low, b.astype(dtype), axes=1)
+            self.lora_a = parameter(self, "lora_a", init, (*in_names, "lora"), (*in_shape, lora.rank), "float32")
+            self.lora_b = parameter(self, "lora_b", zeros, ("lora", *out_names), (lora.rank, *out_shape), "float32")
+
+    def __call__(
+        self, x: Float[Array, "B T *inputs"], low: Float[Array, "B T R"] | None
+    ) -> Float[Array, "B T *outputs"]:
+        """The map of ``x``. ``low`` is its product with ``lora_a``, None without an adapter."""
+        dtype = jnp.dtype(self.config.dtype)
+        # Constrained after the cast: its gradient is then reduced and scattered, and never summed on every device.
+        narrow = _constrain(self.kernel.astype(dtype), *self.names)
+        y = jnp.tensordot(x.astype(dtype), narrow, axes=len(self.inputs))
+        if self.use_bias:
+            # In float32, as the bias's gradient is a sum over all tokens.
+            y = (y.astype(jnp.float32) + self.bias.astype(jnp.float32)).astype(dtype)
+        if low is not None and self.config.lora is not None:
+            y = y + self.config.lora.scale * jnp.tensordot(low, self.lora_b.astype(dtype), axes=1)
         return y
 
 
@@ -194,8 +193,9 @@ def _constrain(x: Array, *names: str | None) -> Array:
     x = nn.with_logical_constraint(x, names)
     if names[0] == "batch" and platform() == "tpu" and x.shape[0] > batch_ways():
         # The last axis in the lanes, heads before tokens, as the kernels take them. Left to itself the compiler puts
-        # tokens last in some layers' products, and copies between the two. Not where a device has one row: the 70B
-        # step on 256 chips then took 172 GB of temporaries instead of 14.
+        # tokens last in some layers' products, and copies between the two (3B plain: .914 s instead of .852). The rule
+        # is empirical: with one row a device the same layouts take the 70B step on 256 chips from 14 to 172 GB of
+        # temporaries, and why is not known.
         x = with_layout_constraint(x, DeviceLayout((0, 2, 1, 3) if x.ndim == 4 else (0, 1, 2)))
     return x
 
@@ -219,42 +219,60 @@ def _lookup_tangent(primals: tuple[Array, Array], tangents: tuple[Array, Any]) -
 barrier = jax.lax.optimization_barrier
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def swiglu(
     gate: Float[Array, "*shape"], up: Float[Array, "*shape"], derivative: Derivative = "any"
 ) -> Float[Array, "*shape"]:
     """silu(gate) * up, in float32 inside.
 
-    A barrier keeps the compiler from fusing the derivative into the operands of the products that read it: there it
+    Barriers keep the compiler from fusing the derivative into the operands of the products that read it: there it
     would be computed again for every tile of their output.
     """
+    return (_swiglu if derivative == "any" else _swiglu_once)(gate, up)
+
+
+def _swiglu(gate: Array, up: Array) -> Array:
     wide = gate.astype(jnp.float32)
     return (wide * jax.nn.sigmoid(wide) * up.astype(jnp.float32)).astype(gate.dtype)
 
 
-@swiglu.defjvp
-def _swiglu_tangent(
-    derivative: Derivative, primals: tuple[Array, Array], tangents: tuple[Array, Array]
-) -> tuple[Array, Array]:
-    gate, up = primals
-    if derivative != "forward":  # transposed: a barrier behind the cotangents of gate and up
-        tangents = barrier(tangents)
-    wide_gate, wide_up, dgate, dup = (x.astype(jnp.float32) for x in (gate, up, *tangents))
-    sigmoid = jax.nn.sigmoid(wide_gate)
-    slope = sigmoid * (1.0 + wide_gate * (1.0 - sigmoid))
-    tangent = (slope * wide_up * dgate + wide_gate * sigmoid * dup).astype(gate.dtype)
-    return swiglu(gate, up, derivative), barrier(tangent) if derivative == "forward" else tangent
+@jax.custom_jvp
+def _swiglu_once(gate: Array, up: Array) -> Array:
+    return _swiglu(gate, up)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+@_swiglu_once.defjvp
+def _swiglu_tangent(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    def slopes(primals: tuple[Array, Array]) -> tuple[Array, Array]:
+        wide, up = (x.astype(jnp.float32) for x in primals)
+        sigmoid = jax.nn.sigmoid(wide)
+        return sigmoid * (1.0 + wide * (1.0 - sigmoid)) * up, wide * sigmoid
+
+    def along(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> Array:
+        by_gate, by_up = slopes(primals)
+        dgate, dup = (x.astype(jnp.float32) for x in tangents)
+        return barrier((by_gate * dgate + by_up * dup).astype(primals[0].dtype))
+
+    def back(primals: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+        return barrier(
+            tuple((slope * cotangent.astype(jnp.float32)).astype(cotangent.dtype) for slope in slopes(primals))
+        )
+
+    return _swiglu(*primals), linear_call(along, back, primals, tangents)
+
+
 def read_by_products(x: Array, derivative: Derivative) -> Array:
     """x; a barrier behind the sum of its cotangents keeps the derivative of a norm out of the products' tiles."""
+    return _read_by_products(x) if derivative == "once" else x
+
+
+@jax.custom_jvp
+def _read_by_products(x: Array) -> Array:
     return x
 
 
-@read_by_products.defjvp
-def _read_tangent(derivative: Derivative, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    return primals[0], barrier(tangents[0]) if derivative == "reverse" else tangents[0]
+@_read_by_products.defjvp
+def _read_tangent(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    return primals[0], linear_call(lambda _, x: x, lambda _, x: barrier(x), (), tangents[0])
 
 
 class Block(nn.Module):
@@ -275,12 +293,14 @@ class Block(nn.Module):
         )
         width, mlp = ("head_dim", config.head_dim), ("mlp", config.intermediate_size)
         residual = 1.0 / (2 * config.num_layers)  # variance of what the 2L branches add to the stream: 1 in all
-        fixed = self.deterministic
 
         y = read_by_products(RMSNorm(config, name="attention_norm")(x), config.derivative)
-        q = Projection(config, "q", (stream,), (heads, width), config.qkv_bias, name="q")(y, fixed)
-        k = Projection(config, "k", (stream,), (kv_heads, width), config.qkv_bias, name="k")(y, fixed)
-        v = Projection(config, "v", (stream,), (kv_heads, width), config.qkv_bias, name="v")(y, fixed)
+        q, k, v = self._project(
+            y,
+            Projection(config, "q", (stream,), (heads, width), config.qkv_bias, name="q"),
+            Projection(config, "k", (stream,), (kv_heads, width), config.qkv_bias, name="k"),
+            Projection(config, "v", (stream,), (kv_heads, width), config.qkv_bias, name="v"),
+        )
         if config.qk_norm:
             q, k = RMSNorm(config, name="q_norm")(q), RMSNorm(config, name="k_norm")(k)
         q = _constrain(rotary(q, positions, config), "batch", "length", "heads", None)
@@ -288,16 +308,34 @@ class Block(nn.Module):
         v = _constrain(v, "batch", "length", "kv_heads", None)
         y = attention(q, k, v, layout, config.attention, config.attention_chunk, config.derivative)
         y = _constrain(y, "batch", "length", "heads", None)
-        y = Projection(config, "o", (heads, width), (stream,), config.output_bias, residual, name="o")(y, fixed)
+        (y,) = self._project(
+            y, Projection(config, "o", (heads, width), (stream,), config.output_bias, residual, name="o")
+        )
         x = checkpoint_name(_constrain(x + y, "batch", "length", "activation_embed"), "stream")
 
         y = read_by_products(RMSNorm(config, name="mlp_norm")(x), config.derivative)
-        gate = Projection(config, "gate", (stream,), (mlp,), name="gate")(y, fixed)
-        up = Projection(config, "up", (stream,), (mlp,), name="up")(y, fixed)
+        gate, up = self._project(
+            y,
+            Projection(config, "gate", (stream,), (mlp,), name="gate"),
+            Projection(config, "up", (stream,), (mlp,), name="up"),
+        )
         gate, up = checkpoint_name((gate, up), "mlp")
         y = _constrain(swiglu(gate, up, config.derivative), "batch", "length", "mlp")
-        y = Projection(config, "down", (mlp,), (stream,), init_scale=residual, name="down")(y, fixed)
+        (y,) = self._project(y, Projection(config, "down", (mlp,), (stream,), init_scale=residual, name="down"))
         return _constrain(x + y, "batch", "length", "activation_embed"), None
+
+    def _project(self, x: Array, *projections: Projection) -> list[Array]:
+        """All projections of ``x``. Their adapters share a dropout mask and one product, which is narrow anyway."""
+        lora, adapted = self.config.lora, [each for each in projections if each.adapted]
+        if lora is None or not adapted:
+            return [each(x, None) for each in projections]
+        dtype = jnp.dtype(self.config.dtype)
+        a = jnp.concatenate([each.lora_a for each in adapted], axis=-1).astype(dtype)
+        dropped = nn.Dropout(lora.dropout)(x, deterministic=self.deterministic).astype(dtype)
+        with jax.named_scope(adapted[0].target):
+            low = jnp.split(jnp.tensordot(dropped, a, axes=a.ndim - 1), len(adapted), axis=-1)
+        of = dict(zip((each.target for each in adapted), low, strict=True))
+        return [each(x, of.get(each.target)) for each in projections]
 
 
 REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
@@ -323,29 +361,22 @@ class Decoder(nn.Module):
         self,
         tokens: Int[Array, "B T"],
         positions: Int[Array, "B T"],
-        segments: Int[Array, "B T"] | None = None,
-        branches: Int[Array, "B T"] | None = None,
+        layout: Layout = Layout(),  # noqa: B008
         deterministic: bool = True,
-        reach: Int[Array, "B T"] | None = None,
-        blocks: Int[Array, "B C M"] | None = None,
     ) -> Float[Array, "B T D"]:
         """Runs the decoder.
 
         Args:
           tokens: token ids, below ``vocab_size``.
           positions: rotary positions; they restart at every packed sequence.
-          segments: which packed sequence each token belongs to, 0 for padding. None: one sequence a row, padded on the
-            right.
-          branches: within a segment, 0 for the shared prefix and 1, 2, ... for what follows it. None: no sharing.
+          layout: which tokens see each other.
           deterministic: False draws LoRA dropout from the "dropout" key.
-          reach: rows of prefix trees: the first later place that may not read each token (``models/attention.py``).
-          blocks: with ``reach``, the blocks that hold what each block of the row sees. None: any.
 
         Returns:
           Hidden states after the last norm, in ``config.dtype``.
         """
         config = self.config
-        given = [a for a in (tokens, positions, segments, branches, reach) if a is not None]
+        given = [a for a in (tokens, positions, *layout[:3]) if a is not None]
         chex.assert_rank(given, 2)
         chex.assert_equal_shape(given)
         chex.assert_type(given, int)
@@ -368,5 +399,5 @@ class Decoder(nn.Module):
             length=config.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        x, _ = layers(config, deterministic, name="layers")(x, positions, Layout(segments, branches, reach, blocks))
+        x, _ = layers(config, deterministic, name="layers")(x, positions, layout)
         return RMSNorm(config, name="final_norm")(x)

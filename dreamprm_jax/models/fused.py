@@ -2,12 +2,14 @@
 
 | ``derivative`` | passes | TPU | GPU | elsewhere |
 |---|---|---|---|---|
-| ``reverse`` | the plain step, and the inner and outer gradient of a hypergradient | splash | triton | chunked |
+| ``once`` | a gradient, and the tangent pass that reads what the gradient kept | splash | triton | chunked |
 | ``forward`` | the forward-mode pass of a hypergradient with K = 1, which is never transposed | dual | dual | chunked |
 | ``none`` | scoring | dual | dual | chunked |
 | ``any`` | forward over reverse (K > 1, method="reverse") | chunked | chunked | chunked |
 
-That is ``model.attention="auto"``. Any other value names the form of the reverse passes (and, if it is plain, of all).
+That is ``model.attention="auto"``. Any other value names the form of the gradients (and, if it is plain, of all).
+splash and triton have no forward mode: under ``once`` the tangent of their result is the ``dual`` kernel's
+(``_with_tangent``).
 A kernel that does not take a row's length, a head's width or a dtype gives way to ``chunked``, which gives the same
 numbers. Kernels run on each device's own rows and heads, by the sharding rules in force.
 """
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -24,6 +27,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
+from jax.custom_derivatives import linear_call
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
@@ -31,17 +35,17 @@ from dreamprm_jax.models.attention import Layout, block_attention, chunked_atten
 from dreamprm_jax.models.kernels.dual_attention import TARGETS, Target, dual_attention
 from dreamprm_jax.schema import DataError
 
-Derivative = Literal["any", "reverse", "forward", "none"]
+Derivative = Literal["any", "once", "forward", "none"]
 Kernel = Callable[[Array, Array, Array, Array], Array]  # query, key, value, reach of one device
 # Names of what a backward pass reads, for rematerialization policies: the kernel's results, and query, key and value as
 # the form of attention takes them.
 SAVED, INPUTS = "attention", "attention_inputs"
 
 AUTO: dict[tuple[str, Derivative], str] = {
-    ("tpu", "reverse"): "splash",
+    ("tpu", "once"): "splash",
     ("tpu", "forward"): "dual",
     ("tpu", "none"): "dual",
-    ("gpu", "reverse"): "triton",
+    ("gpu", "once"): "triton",
     ("gpu", "forward"): "dual",
     ("gpu", "none"): "dual",
 }
@@ -65,7 +69,7 @@ def choose(kind: str, derivative: Derivative, device: str) -> str:
     """The form that ``model.attention=kind`` means for these derivatives on this device."""
     if kind in PLAIN:
         return kind
-    if kind == "auto" or derivative != "reverse":
+    if kind == "auto" or derivative != "once":
         return AUTO.get((device, derivative), "chunked")
     return kind
 
@@ -101,7 +105,8 @@ def attention(
         form = "einsum"  # a CPU gains nothing by chunks of short rows
     if form == "cudnn":
         query, key, value = checkpoint_name((query, key, value), INPUTS)
-        return _cudnn(query, key, value, layout)
+        plain = functools.partial(chunked_attention, chunk=chunk)
+        return _with_tangent(_cudnn, plain)(query, key, value, layout)
     kernel = KERNELS[form](query, device, layout) if form in KERNELS else None
     if kernel is not None and (run := _on_shards(kernel, query, key)) is not None:
         reach = reach_of(layout)
@@ -127,8 +132,7 @@ def _on_shards(kernel: Kernel, query: Array, key: Array) -> Kernel | None:
     *_, kv_heads, _ = _axes(("batch", "length", "kv_heads", None))
     if heads != kv_heads:  # a device's query heads would need key heads of another one
         heads = None
-    ways = _ways(mesh, batch)
-    if query.shape[0] % ways or key.shape[2] % _ways(mesh, heads):
+    if query.shape[0] % ways(mesh, batch) or key.shape[2] % ways(mesh, heads):
         return None
     spec, tokens = PartitionSpec(batch, None, heads, None), PartitionSpec(batch, None)
     return jax.shard_map(kernel, in_specs=(spec, spec, spec, tokens), out_specs=spec, check_vma=False)
@@ -142,17 +146,43 @@ def _axes(names: tuple[str | None, ...]) -> tuple[Any, ...]:
 def batch_ways() -> int:
     """Devices that the batch is split over, by the mesh and the rules in force."""
     mesh = jax.sharding.get_abstract_mesh()
-    return 1 if mesh.empty else _ways(mesh, _axes(("batch",))[0])
+    return 1 if mesh.empty else ways(mesh, _axes(("batch",))[0])
 
 
-def _ways(mesh: Any, axes: Any) -> int:
-    ways = 1
-    for axis in (axes,) if isinstance(axes, str) else axes or ():
-        ways *= mesh.shape[axis]
-    return ways
+def ways(mesh: Any, axes: Any) -> int:
+    """Devices along a mesh axis, or several; 1 for None."""
+    return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))
 
 
 # ---------------------------------------------------------------- kernels
+
+
+def _with_tangent(reverse: Callable[..., Array], forward: Callable[..., Array]) -> Callable[..., Array]:
+    """``reverse``, which has only a reverse mode, with ``forward``'s tangent: two functions of the same value.
+
+    Both take (query, key, value, what is not differentiated). One derivative, in either mode: one linearization serves
+    a gradient and a tangent pass.
+    """
+
+    @jax.custom_jvp
+    def attend(query: Array, key: Array, value: Array, rest: Any) -> Array:
+        return reverse(query, key, value, rest)
+
+    @attend.defjvp
+    def tangent(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+        *inputs, rest = primals
+        out, pull = jax.vjp(lambda *inputs: reverse(*inputs, rest), *inputs)
+
+        def along(kept: Any, moved: tuple[Array, ...]) -> Array:
+            inputs, rest, _ = kept
+            return jax.jvp(lambda *inputs: forward(*inputs, rest), tuple(inputs), moved)[1].astype(out.dtype)
+
+        def back(kept: Any, cotangent: Array) -> tuple[Array, ...]:
+            return kept[2](cotangent)
+
+        return out, linear_call(along, back, (inputs, rest, pull), tuple(tangents[:3]))
+
+    return attend
 
 
 def _dual(query: Array, device: str, layout: Layout, interpret: bool = False) -> Kernel | None:
@@ -160,11 +190,7 @@ def _dual(query: Array, device: str, layout: Layout, interpret: bool = False) ->
     target = Target(TARGETS[device].backend, TARGETS[device].block, interpret) if device in TARGETS else None
     if target is None or target.blocks(query.shape[1]) is None or query.shape[3] % 64:
         return None
-    return functools.partial(_call_dual, target)
-
-
-def _call_dual(target: Target, query: Array, key: Array, value: Array, reach: Array) -> Array:
-    return dual_attention(query, key, value, reach, target)
+    return functools.partial(dual_attention, target=target)
 
 
 def _splash(query: Array, device: str, layout: Layout, interpret: bool = False) -> Kernel | None:
@@ -196,7 +222,15 @@ def _call_splash(interpret: bool, query: Array, key: Array, value: Array, reach:
     each = jax.vmap(jax.vmap(one, (0, 0, 0, None)), (0, 0, 0, 0))
     split = jnp.moveaxis(query, 1, 2).reshape(batch, groups, heads // groups, length, width) * width**-0.5
     split, key, value = checkpoint_name((split, jnp.moveaxis(key, 1, 2), jnp.moveaxis(value, 1, 2)), INPUTS)
-    out = each(split, key, value, splash.SegmentIds(reach, reach))
+
+    def forward(split: Array, key: Array, value: Array, reach: Array) -> Array:
+        """The dual kernel on splash's operands, whose queries are scaled."""
+        heads_last = [jnp.moveaxis(x.reshape(batch, -1, length, width), 1, 2) for x in (split, key, value)]
+        out = dual_attention(*heads_last, reach, dataclasses.replace(TARGETS["tpu"], interpret=interpret), 1.0)
+        return jnp.moveaxis(out, 2, 1).reshape(split.shape)
+
+    attend = _with_tangent(lambda *x: each(*x[:3], splash.SegmentIds(x[3], x[3])), forward)
+    out = attend(split, key, value, reach)
     return jnp.moveaxis(out.reshape(batch, heads, length, width), 2, 1).astype(query.dtype)
 
 
@@ -215,9 +249,14 @@ def _call_triton(interpret: bool, query: Array, key: Array, value: Array, reach:
 
     group, width = query.shape[2] // key.shape[2], query.shape[3]
     query, key, value = checkpoint_name((query, key, value), INPUTS)
-    key, value = jnp.repeat(key, group, axis=2), jnp.repeat(value, group, axis=2)
     sizes = BlockSizes(block_q=128, block_k=64, block_q_dkv=32, block_kv_dkv=64, block_q_dq=64, block_kv_dq=32)
-    return mha(query, key, value, reach, width**-0.5, True, sizes, interpret=interpret)
+
+    def reverse(query: Array, key: Array, value: Array, reach: Array) -> Array:
+        key, value = jnp.repeat(key, group, axis=2), jnp.repeat(value, group, axis=2)
+        return mha(query, key, value, reach, width**-0.5, True, sizes, interpret=interpret)
+
+    forward = functools.partial(dual_attention, target=dataclasses.replace(TARGETS["gpu"], interpret=interpret))
+    return _with_tangent(reverse, forward)(query, key, value, reach)
 
 
 KERNELS: dict[str, Callable[..., Kernel | None]] = {"dual": _dual, "splash": _splash, "triton": _triton}

@@ -10,6 +10,7 @@ Axis legend: B batch, T tokens, S steps, D model width (``models/decoder.py`` ha
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, cast
 
 import chex
@@ -18,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from dreamprm_jax.models.attention import Layout
 from dreamprm_jax.models.decoder import Decoder, DecoderConfig, parameter
 
 Params = Any  # nested dict of arrays
@@ -57,27 +59,22 @@ class RewardModel(nn.Module):
         self,
         tokens: Int[Array, "B T"],
         positions: Int[Array, "B T"],
-        segments: Int[Array, "B T"] | None,
         step_index: Int[Array, "B S"],
-        branches: Int[Array, "B T"] | None = None,
+        layout: Layout = Layout(),  # noqa: B008
         deterministic: bool = True,
-        reach: Int[Array, "B T"] | None = None,
-        blocks: Int[Array, "B C M"] | None = None,
     ) -> Float[Array, "B S"]:
-        hidden = self.decoder(tokens, positions, segments, branches, deterministic, reach, blocks)
+        hidden = self.decoder(tokens, positions, layout, deterministic)
         return self.head(jnp.take_along_axis(hidden, step_index[:, :, None], axis=1, mode="clip"))
 
-    def hidden(
-        self, tokens: Array, positions: Array, segments: Array | None, branches: Array | None
-    ) -> Float[Array, "B T D"]:
+    def hidden(self, tokens: Array, positions: Array, layout: Layout) -> Float[Array, "B T D"]:
         """The decoder's hidden states."""
-        return self.decoder(tokens, positions, segments, branches)
+        return self.decoder(tokens, positions, layout)
 
 
 def _boxed_init(config: DecoderConfig, rng: Array) -> Any:
     tokens = jnp.zeros((1, 2), jnp.int32)
     config = dataclasses.replace(config, attention="einsum")  # a fused kernel would want its device and its lengths
-    return RewardModel(config).init(rng, tokens, tokens, tokens, tokens[:, :1])["params"]
+    return RewardModel(config).init(rng, tokens, tokens, tokens[:, :1])["params"]
 
 
 def init_params(config: DecoderConfig, rng: Array) -> Params:
@@ -85,14 +82,19 @@ def init_params(config: DecoderConfig, rng: Array) -> Params:
     return nn.unbox(_boxed_init(config, rng))
 
 
+@functools.lru_cache(maxsize=8)
+def _abstract_boxed(config: DecoderConfig) -> Any:
+    return jax.eval_shape(lambda: _boxed_init(config, jax.random.key(0)))
+
+
 def abstract_params(config: DecoderConfig) -> Params:
     """Shapes and dtypes of ``init_params``, without making anything."""
-    return jax.eval_shape(lambda: init_params(config, jax.random.key(0)))
+    return jax.eval_shape(nn.unbox, _abstract_boxed(config))  # traced: under a mesh, unbox constrains shardings
 
 
 def logical_specs(config: DecoderConfig) -> Any:
     """The pytree of ``init_params`` with, for every leaf, a PartitionSpec of logical axis names."""
-    return nn.get_partition_spec(jax.eval_shape(lambda: _boxed_init(config, jax.random.key(0))))
+    return nn.get_partition_spec(_abstract_boxed(config))
 
 
 def step_logits(
@@ -129,7 +131,7 @@ def step_logits(
     chex.assert_rank(step_index, 2)
     chex.assert_equal_shape_prefix([tokens, step_index], 1)
     rngs = {} if dropout_key is None else {"dropout": dropout_key}
-    inputs = (tokens, positions, segments, step_index, branches, dropout_key is None, reach, blocks)
+    inputs = (tokens, positions, step_index, Layout(segments, branches, reach, blocks), dropout_key is None)
     logits = cast(Array, RewardModel(config).apply({"params": params}, *inputs, rngs=rngs))
     chex.assert_equal_shape([logits, step_index])
     chex.assert_type(logits, jnp.float32)
@@ -146,5 +148,5 @@ def hidden_states(
     branches: Int[Array, "B T"] | None = None,
 ) -> Float[Array, "B T D"]:
     """The decoder's normed hidden states, before any head."""
-    inputs = (tokens, positions, segments, branches)
+    inputs = (tokens, positions, Layout(segments, branches))
     return cast(Array, RewardModel(config).apply({"params": params}, *inputs, method="hidden"))

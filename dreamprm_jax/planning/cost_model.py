@@ -18,13 +18,10 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from dreamprm_jax.models import fused
-from dreamprm_jax.schema import DataError
 
 CLOCK = 1.75e9  # cycles/s of a v5p core
-PARTS = ("projections", "attention", "optimizer", "embedding", "head", "norms", "collectives", "other")
 ICI = 180e9  # bytes/s of a v5p chip: both directions of one axis of the torus (training/chips.py)
 COLLECTIVES = re.compile(r" = (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)\(")
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8}
@@ -212,30 +209,6 @@ def kernel_seconds(
         blocks = -(-length // rows)
         share = rows * keys / math.prod(most)  # of a whole block's work, where a row is shorter than one
         found[name] = heads * share * (blocks * start + causal_pairs(blocks * rows, rows, keys) * pair) / CORES / CLOCK
-    return found
-
-
-def kernel_bundles(dump: Path, kernel: str) -> dict[int, int]:
-    """Instruction bundles of a kernel by the depth of their loop: 1 for the grid, 2 for the loop in its body.
-
-    A bundle takes a cycle. What the memory makes it wait is not in it.
-
-    Args:
-      dump: folder of ``--xla_jf_dump_to`` with ``--xla_jf_dump_llo_text=true``.
-      kernel: a part of the instruction's name.
-
-    Raises:
-      DataError: where the folder has no schedule of the kernel.
-    """
-    files = sorted(
-        path for path in dump.glob("*-final_bundles.txt") if kernel in path.name and "analysis" not in path.name
-    )
-    if not files:
-        raise DataError(f"{dump}: no schedule of the kernel {kernel!r}")
-    found: dict[int, int] = {}
-    for line in files[0].read_text(errors="replace").splitlines():
-        if match := re.match(r"\s*0x[0-9a-f]+ +(?:[A-Z]{2})? *: +(>*)", line):
-            found[len(match[1])] = found.get(len(match[1]), 0) + 1
     return found
 
 

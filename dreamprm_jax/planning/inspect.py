@@ -35,6 +35,7 @@ from dreamprm_jax.training.chips import CHIPS, chip_of
 from dreamprm_jax.training.feed import Batch, row_length
 from dreamprm_jax.training.flops import matrix_flops, useful_flops
 from dreamprm_jax.training.label_table import LabelStart, padded_rows
+from dreamprm_jax.training.loop import make_plain_step
 from dreamprm_jax.training.losses import make_inner_loss
 from dreamprm_jax.training.mesh import (
     RULES,
@@ -48,7 +49,7 @@ from dreamprm_jax.training.mesh import (
 from dreamprm_jax.training.online_label_inference import alive_posterior
 from dreamprm_jax.training.optimizer import make_optimizer
 from dreamprm_jax.training.state import abstract_state, placed, placed_params, without_dropout
-from dreamprm_jax.training.steps import StepInputs, make_bilevel_step, make_plain_step, pass_models
+from dreamprm_jax.training.steps import StepInputs, make_bilevel_step, pass_models
 
 GB = 1e9
 
@@ -124,7 +125,7 @@ def training_steps(config: Config, model: DecoderConfig, mesh: Mesh | AbstractMe
     arms = arm_plans(config.train)
     online = any(plan.labeling in ONLINE for plan in arms)
     infer = functools.partial(alive_posterior, hidden=0.05) if online else None  # any q: the program is the same
-    plain_loss = make_inner_loss(taking(model, "reverse"), None, config.train.outcome_weight, infer=infer)
+    plain_loss = make_inner_loss(taking(model, "once"), None, config.train.outcome_weight, infer=infer)
 
     # Both steps are compiled without LoRA's dropout.
     def plain(state: TrainState, frozen: Any, batch: Batch) -> Any:
@@ -232,11 +233,7 @@ def compiled_lines(step: Step, config: Config, model: DecoderConfig, mesh: Mesh)
 
 
 def predicted_cost(
-    text: str,
-    config: Config,
-    model: DecoderConfig,
-    mesh: Mesh,
-    cycles: Mapping[str, tuple[int, int]] | None = None,
+    text: str, config: Config, model: DecoderConfig, mesh: Mesh, cycles: Mapping[str, tuple[int, int]] | None = None
 ) -> Cost | None:
     """Seconds of a step by the TPU compiler's cost model; None for other chips than a v5p.
 

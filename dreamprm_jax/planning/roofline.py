@@ -1,6 +1,6 @@
 """How long a step takes: arithmetic, memory traffic and collectives, each against what the chip can do.
 
-The volumes are those that the partitioner emits for the steps of ``training/steps.py`` (``tests/planning`` compares
+The volumes are those that the partitioner emits for the steps of ``training`` (``tests/planning`` compares
 them with compiled programs), in units of one pass over parameters or activations:
 
 - fsdp: the parameters are gathered twice a micro-batch (forward; backward, which computes the layer again), and the

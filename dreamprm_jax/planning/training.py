@@ -123,6 +123,8 @@ def advice(config: Config, model: DecoderConfig, work: Work, memory: Memory, fle
         found.append(f"more chips: parameters and optimizer alone take {memory.state:.1f} GB of each")
     if model.remat != "full":
         found.append("--remat=full: keep one tensor a layer, compute the others again")
+    if meta.reuse_forward and work.bilevel:
+        found.append("--config.train.meta.reuse_forward=False: the tangent pass computes its own forward pass")
     if model.attention == "einsum":
         found.append("--config.model.attention=chunked: attention scores of a few query rows at a time")
     if train.batch_size // train.accumulation > 1 or (work.bilevel and meta.batch_size // meta.accumulation > 1):

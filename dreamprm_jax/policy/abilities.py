@@ -43,7 +43,7 @@ class Abilities:
       seeds: Whether equal seeds returned equal texts and different seeds different texts. Long texts may still differ
         in a rerun, because other requests in a server's batch change the last bits of its logits.
       logprobs: Whether it returns log-probabilities of tokens; only tested if the run needs them.
-      usage: Reported token counts: "none", "all choices", or "one choice a request alone".
+      usage: Reported token counts: "none", "all choices", or "only one choice per request".
       cached_tokens: Whether it reports the prompt tokens from its prefix cache.
       refused: Parameters that it rejects and that are not sent; "name=value" if it rejects only that value.
     """
@@ -61,16 +61,16 @@ class Abilities:
         parts = {
             None: ["chat: prefixes are shown, not forced"],
             "yes": ["continues raw prompts"],
-            "unclear": ["its continuation of a raw prompt is no proof that it continues them"],
+            "unclear": ["unclear whether it continues raw prompts"],
         }[self.continues]
-        parts.append("n choices a request" if self.choices else "one choice a request, whatever n")
-        parts.append("seeds honored" if self.seeds else "seeds NOT honored: a rerun gives other texts")
+        parts.append("n choices per request" if self.choices else "one choice per request for any n")
+        parts.append("seeds honored" if self.seeds else "seeds NOT honored: a rerun gives different texts")
         if self.logprobs:
             parts.append("log-probabilities")
         parts.append({"none": "no token counts"}.get(self.usage, f"token counts of {self.usage}"))
-        parts.append("cache hits counted" if self.cached_tokens else "cache hits not told")
+        parts.append("cache hits counted" if self.cached_tokens else "cache hits not reported")
         if self.refused:
-            parts.append(f"does not take {', '.join(self.refused)}")
+            parts.append(f"does not accept {', '.join(self.refused)}")
         return "; ".join(parts)
 
 
@@ -111,7 +111,7 @@ def probe(dialect: Dialect, sampling: dict[str, Any], coding: dict[str, str] | N
         choices=len(first.choices) >= 2,
         seeds="seed" not in dialect.refused and texts[0] == texts[1] != texts[2],
         logprobs="logprobs" in sampling and all(choice.log_probability is not None for choice in first.choices),
-        usage="none" if not first.reports_usage else "one choice a request alone" if full else "all choices",
+        usage="none" if not first.reports_usage else "only one choice per request" if full else "all choices",
         cached_tokens=again.reports_cache,
         refused=dialect.refused,
     )

@@ -47,13 +47,13 @@ class ChatTemplate:
           DataError: if the template is malformed, rejects the messages, or drops a message.
         """
         chats: list[list[Any]] = [list(messages), list(without_system(messages))]
-        failure = "leaves out what the messages say"
+        failure = "omits the content of the messages"
         parts = [[{**m, "content": [{"type": "text", "text": m["content"]}]} for m in chat] for chat in chats]
         for chat in chats + parts:
             try:
                 text = self._rendered(chat)
             except DataError as error:
-                failure = str(error) if failure.startswith("leaves") else failure
+                failure = str(error) if failure.startswith("omits") else failure
                 continue
             if all(_bare(message["content"]) in _bare(text) for message in messages):
                 return _past_reasoning(text)

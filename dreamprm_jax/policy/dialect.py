@@ -59,8 +59,8 @@ class Dialect:
                     raise
                 name = refusal.error.parameter
                 if name is None:
-                    return self._without_the_culprit(sent, refusal)
-                if not self._learn(_ours(name), sent, refusal.error.said):
+                    return self._without_rejected(sent, refusal)
+                if not self._learn(_ours(name), sent, refusal.error.detail):
                     raise
                 continue
             self._proven |= {_key(name, value) for name, value in sent.items()}
@@ -86,7 +86,7 @@ class Dialect:
             sent["extra_body"] = {**sent.get("extra_body", {}), **streamed}  # the client still reads one reply
         return sent
 
-    def _learn(self, name: str, sent: dict[str, Any], said: str) -> bool:
+    def _learn(self, name: str, sent: dict[str, Any], detail: str) -> bool:
         """Records a rejected parameter. Returns whether the request can be sent in another form."""
         with self._lock:
             before = (self.refused, self.most_choices, self.longest, self.shortest)
@@ -103,8 +103,8 @@ class Dialect:
                 return False
             elif name == "n" and sent["n"] > 1:
                 self.most_choices = min(self.most_choices, sent["n"] // 2)
-            elif name == "max_tokens" and not (spelling == name and _RENAMED in said):
-                bound = limit_between(said, sent[spelling])
+            elif name == "max_tokens" and not (spelling == name and _RENAMED in detail):
+                bound = limit_between(detail, sent[spelling])
                 if bound is not None and bound > sent[spelling]:
                     self.shortest = bound
                 elif bound is not None:
@@ -122,7 +122,7 @@ class Dialect:
         if entry not in self.refused:
             self.refused = (*self.refused, entry)
 
-    def _without_the_culprit(self, sent: dict[str, Any], refusal: Refused) -> Reply:
+    def _without_rejected(self, sent: dict[str, Any], refusal: Refused) -> Reply:
         """Retries a request whose error names no parameter, omitting as few untested parameters as possible.
 
         Raises:

@@ -19,14 +19,11 @@ def ask_for_candidates(
     journal: Journal,
     threads: int,
 ) -> None:
-    """Sends the requests whose answers are not in the journal.
+    """Sends the requests, one per problem, whose answers are not in the journal.
 
     Args:
-      policy: The policy.
-      requests: One request for each problem.
       key: Maps a request to its journal key, a hash of everything that the answer depends on.
       journal: Maps keys to [[code, mean log-probability or None, fault], ...].
-      threads: Number of concurrent requests.
 
     Raises:
       DataError: if the policy failed on some problems, after all others are answered, with their number.
@@ -50,7 +47,7 @@ def ask_for_candidates(
     if progress.record.failed:
         raise DataError(
             f"the policy failed on {progress.record.failed} problem(s), first {progress.record.first_failure}; "
-            "what it answered is kept: run the same command again to ask for the rest"
+            "its answers are kept; run the same command again to request the rest"
         )
 
 

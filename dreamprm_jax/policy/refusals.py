@@ -87,13 +87,13 @@ class ServerError:
         parameter; "unusable": invalid key, account or model; "refused": the request is rejected for an unknown reason.
       message: The status, advice, and the server's message.
       parameter: The rejected parameter, by the name that was sent, or ``SYSTEM_ROLE``.
-      said: The server's message, from which ``limit_between`` reads bounds.
+      detail: The server's message, from which ``limit_between`` reads bounds.
     """
 
     meaning: Meaning
     message: str
     parameter: str | None = None
-    said: str = ""
+    detail: str = ""
 
 
 def read_error(status: int, body: str, sent: Collection[str]) -> ServerError:
@@ -104,13 +104,13 @@ def read_error(status: int, body: str, sent: Collection[str]) -> ServerError:
         value = re.sub(r"<[^>]*>", " ", body)  # HTML page of a proxy
     texts = list(_texts(value))
     everything = re.sub(r"\\+", "", " ".join(texts))  # gateways embed JSON in JSON
-    said = re.sub(r"\s+", " ", re.sub(r"\\+", "", _message(value) or everything)).strip()[:400] or "no reason given"
+    detail = re.sub(r"\s+", " ", re.sub(r"\\+", "", _message(value) or everything)).strip()[:400] or "no reason given"
     parameter = _named(value, everything, sent)
     account = _ACCOUNT.search(everything) is not None
 
     def error(meaning: Meaning, advice: str | None = None) -> ServerError:
-        message = f"HTTP {status}, {advice or _ADVICE.get(status, 'the request was refused')}: {said}"
-        return ServerError(meaning, message, parameter if meaning == "parameter" else None, said)
+        message = f"HTTP {status}, {advice or _ADVICE.get(status, 'the request was refused')}: {detail}"
+        return ServerError(meaning, message, parameter if meaning == "parameter" else None, detail)
 
     if status in (401, 402, 451):
         return error("unusable")
@@ -140,11 +140,11 @@ def read_error(status: int, body: str, sent: Collection[str]) -> ServerError:
     return error("refused")
 
 
-def limit_between(said: str, sent: int) -> int | None:
+def limit_between(detail: str, sent: int) -> int | None:
     """The allowed token limit nearest to ``sent``, read from the error message; None if it names none."""
-    plain = re.sub(r"(\d),(\d{3})(?!\d)", r"\1\2", said)
+    plain = re.sub(r"(\d),(\d{3})(?!\d)", r"\1\2", detail)
     numbers = [int(number) for number in re.findall(r"(?<![\w.-])\d{1,9}(?![\w.]*\w)", plain)]
-    if re.search(r"at least|minimum|below|>=|greater than|too (?:small|low)", said, re.IGNORECASE):
+    if re.search(r"at least|minimum|below|>=|greater than|too (?:small|low)", detail, re.IGNORECASE):
         above = [number for number in numbers if number > sent]
         if above:
             return min(above)

@@ -43,7 +43,7 @@ class ReplayPolicy:
             which = " that begin with the prefix" if request.prefix else ""
             raise PolicyError(
                 f"{self.path}: has {len(codes)} program(s) for problem {problem.problem_id}{which}, "
-                f"{request.n} wanted; ask for fewer, or use a policy that can write"
+                f"{request.n} wanted; request fewer, or use a policy that can generate programs"
             )
         return [Completion(code, "stop", forced=True) for code in codes[: request.n]]
 

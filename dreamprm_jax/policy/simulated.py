@@ -63,20 +63,20 @@ class SimulatedPolicy:
         # Rollouts of a prefix share a style, like those of a model at a low temperature; whole programs do not.
         style = _style(composition, prefix, random.Random(key) if prefix else rng)
         plan, text = written.plan, prefix
-        told: list[float] = []
+        reported: list[float] = []
         confidence = random.Random(f"{key}/{index}/confidence")
         if plan is None:
             known, weights = plans(composition), plan_probabilities(composition, self.wrong_rate_scale)
             (place,) = rng.choices(range(len(known)), weights)
             plan = known[place]
-            told.append(_reported(weights, place, confidence))
+            reported.append(_reported(weights, place, confidence))
             text = write_main(composition, plan, style)
         for position in plan.calls[len(written.forms) :]:
             weights = form_probabilities(composition, position, self.wrong_rate_scale)
             (form,) = rng.choices(range(len(weights)), weights)
-            told.append(_reported(weights, form, confidence))
+            reported.append(_reported(weights, form, confidence))
             text += write_helper(composition, position, form, style)
-        mean = sum(told) / len(told) if told else None
+        mean = sum(reported) / len(reported) if reported else None
         return Completion(text if written.closed else text + CALL, "stop", True, mean)
 
     def sampling(self, temperature: float) -> dict[str, Any]:

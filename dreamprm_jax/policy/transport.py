@@ -51,11 +51,7 @@ class Transport:
     """The connection to one server. Thread-safe."""
 
     def __init__(self, config: PolicyConfig, backoff_seconds: float = 0.5):
-        """Opens the client; no request is made yet.
-
-        Args:
-          config: The server's address and limits.
-          backoff_seconds: Maximum wait before the first retry, doubled with each further retry.
+        """Opens the client; no request is made yet. Waits before retries are doubled, from ``backoff_seconds`` on.
 
         Raises:
           DataError: if the ``openai`` package is missing.
@@ -66,7 +62,7 @@ class Transport:
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._gone_since: float | None = None
-        self._told = False
+        self._notified = False
         self._answered = False
         self._client = _client(config)
 
@@ -102,7 +98,7 @@ class Transport:
             try:
                 reply = self._in_thread(parameters)
                 with self._lock:
-                    self._gone_since, self._told, self._answered = None, False, True
+                    self._gone_since, self._notified, self._answered = None, False, True
                 return Reply(
                     reply.choices, reply.usage + Usage(retries=retries), reply.reports_usage, reply.reports_cache
                 )
@@ -153,7 +149,7 @@ class Transport:
         """A hint about a wrong address or model name; "" if there is none."""
         response = getattr(error, "response", None)
         if response is not None and getattr(response, "history", None):
-            return f"; it redirects to {response.url}: set policy.base_url to where that is"
+            return f"; it redirects to {response.url}: set policy.base_url to that address"
         if isinstance(error, WebPage) or getattr(response, "status_code", 0) in (400, 404, 405):
             names: list[str] = []
             with contextlib.suppress(Exception):  # this request only serves the hint
@@ -172,8 +168,8 @@ class Transport:
             if self._gone_since is None:
                 self._gone_since = now
             gone = now - self._gone_since
-            if not self._told and (not self._answered or gone > _QUIET_SECONDS):
-                self._told = True
+            if not self._notified and (not self._answered or gone > _QUIET_SECONDS):
+                self._notified = True
                 limit = f"{self.config.outage_seconds:g} s (policy.outage_seconds)"
                 tqdm.write(f"   waiting for {self.where}, at most {limit}: {message}")
             return gone < self.config.outage_seconds

@@ -1,7 +1,7 @@
-"""Assertions about a function's value as tests that are data, so that no program sees what is expected.
+"""Converts assertions about a function's value to tests that are data, so that no program sees the expected values.
 
-``assert name(arguments) == value`` becomes a test where arguments and value are literals that JSON can hold as they
-are. For any other assertion ``NotLiteral`` says what it does; it can only be run as code (``sandbox.code_tests``).
+``assert name(arguments) == value`` becomes a test if arguments and value are literals that JSON can represent exactly.
+For any other assertion, ``NotLiteral`` says why; it can only be run as code (``sandbox.code_tests``).
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from dreamprm_jax.schema import TestCase
 
 
 class NotLiteral(ValueError):
-    """The check does something that no test case can say; the message names it."""
+    """The check cannot be expressed as test cases; the message says why."""
 
 
 def data_tests(statements: Iterable[ast.stmt], name: str) -> tuple[TestCase, ...]:
-    """One test for each statement, all of which must be assertions about the function ``name``.
+    """One test per statement; all statements must be assertions about the function ``name``.
 
     Raises:
-      NotLiteral: at the first that is none, or where there is none.
+      NotLiteral: if a statement is not such an assertion, or if there is none.
     """
     tests = []
     for statement in statements:
@@ -38,16 +38,16 @@ def data_tests(statements: Iterable[ast.stmt], name: str) -> tuple[TestCase, ...
 
 def _test(condition: ast.expr, name: str) -> TestCase:
     if not isinstance(condition, ast.Compare):
-        raise NotLiteral("an assertion is about truth, not about a value")
+        raise NotLiteral("an assertion compares no value")
     if len(condition.ops) != 1 or not isinstance(condition.ops[0], ast.Eq):
-        raise NotLiteral(f"an assertion compares by {type(condition.ops[0]).__name__}, not by ==")
+        raise NotLiteral(f"an assertion compares with {type(condition.ops[0]).__name__}, not with ==")
     call, wanted = condition.left, condition.comparators[0]
     if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == name):
         raise NotLiteral("an assertion is not about the function's value itself")
     if call.keywords:
         raise NotLiteral("the function is called with keywords")
     if any(isinstance(node, ast.Tuple) for part in (*call.args, wanted) for node in ast.walk(part)):
-        raise NotLiteral("a tuple, which JSON cannot tell from a list")
+        raise NotLiteral("a tuple, which JSON cannot distinguish from a list")
     return json_test(call.args, wanted)
 
 
@@ -55,18 +55,18 @@ def json_test(arguments: Sequence[ast.expr], wanted: ast.expr) -> TestCase:
     """A functional test from literal arguments and a literal expected value; tuples among the arguments become lists.
 
     Raises:
-      NotLiteral: where one is no literal, or JSON cannot hold it.
+      NotLiteral: if one is not a literal, or JSON cannot represent it.
     """
     value = _literal(wanted)
     if isinstance(value, tuple):
-        value = list(value)  # the judge takes a tuple at the top for a list
+        value = list(value)  # the judge treats a top-level tuple as a list
     if _holds_tuple(value):
         raise NotLiteral("a tuple inside the expected value, which no JSON value equals")
     return TestCase("\n".join(_json(_literal(argument)) for argument in arguments), _json(value), "functional")
 
 
 class _Fold(ast.NodeTransformer):
-    """Small whole-number arithmetic (``3 * 19``, ``0**0``) becomes its value."""
+    """Replaces products and small powers of integers (``3 * 19``, ``0**0``) by their value."""
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
         self.generic_visit(node)
@@ -91,7 +91,7 @@ def _json(value: Any) -> str:
     try:
         text = json.dumps(value, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise NotLiteral("an argument or an expected value is no JSON value") from error
+        raise NotLiteral("an argument or an expected value is not a JSON value") from error
     if json.loads(text) != _as_lists(value):
         raise NotLiteral("an argument or an expected value changes when written as JSON")
     return text

@@ -1,19 +1,18 @@
-"""Reads candidate programs that were written elsewhere.
+"""Reads candidate programs from files of this package and of other tools.
 
-A file is a JSON list, JSON lines or Parquet (``json_rows.SUFFIXES``). Its rows are, told apart by their fields:
-- ``{problem_id, code[, passed]}``, this package's, of which ``schema.Program`` is one;
-- ``{question_id, code_list[, graded_list]}``, LiveCodeBench's ``eval_all`` files and the custom evaluator's input, or
-  ``{question_id, output_list}``, raw answers, from which the code is extracted;
-- ``{task_id, solution}`` or ``{task_id, completion}``, the samples of evalplus, HumanEval and BigCodeBench. A
-  completion without a function of its own continues the problem's starter code (``CandidateFile.completed``);
-- a list of programs, as the custom evaluator takes them: one for each problem, by the order of their ids.
-A JSON file may also be the results that evalplus and BigCodeBench write, ``{eval: {task_id: [sample, ...]}}``. A folder
-holds a sample in each file, ``HumanEval_0/0.py``, as evalplus writes them.
+A file is a JSON list, JSON lines or Parquet (``json_rows.SUFFIXES``). The format of a row is recognized by its fields:
+- ``{problem_id, code[, passed]}``: this package's format, which includes ``schema.Program``;
+- ``{question_id, code_list[, graded_list]}``: LiveCodeBench's ``eval_all`` files and the custom evaluator's input; or
+  ``{question_id, output_list}``: raw answers, from which the code is extracted;
+- ``{task_id, solution}`` or ``{task_id, completion}``: samples of evalplus, HumanEval and BigCodeBench. A completion
+  that defines no function continues the problem's starter code (``CandidateFile.completed``);
+- a list of programs, also accepted by the custom evaluator: one list per problem, in the order of the problem ids.
+A JSON file may also hold the results of evalplus or BigCodeBench, ``{eval: {task_id: [sample, ...]}}``. A folder holds
+one sample per file, ``HumanEval_0/0.py``, as written by evalplus.
 
-Code is taken as it is, unless it begins with a fence. One bad cell costs that cell alone: a candidate without code, or
-with a value that is no text or cannot be stored, stays in ``unusable``: it is named, is not judged, and counts as
-failed. A row that names no problem or holds no candidates is named and skipped. Equal texts of one problem are all
-kept, since each is a sample.
+Code is used as it is, unless it begins with a fence. An invalid cell affects only its own candidate: one without code,
+or whose code is not text or cannot be stored, is ``unusable``: it is named, not judged, and counts as failed. A row
+that names no problem or has no candidates is named and skipped. Duplicates within a problem are kept as samples.
 """
 
 from __future__ import annotations
@@ -35,22 +34,23 @@ from dreamprm_jax.problems.json_rows import (
     numbered_values,
     row_suffix,
     skip_or_raise,
+    type_error,
 )
 from dreamprm_jax.schema import DataError, Problem, Program, Skip
 from dreamprm_jax.storage import column_names, iterate_records, write_text
 
-FIELDS = ("code", "solution", "completion", "code_list", "output_list")  # of samples: one, or a list
+FIELDS = ("code", "solution", "completion", "code_list", "output_list")  # each holds one sample or a list of samples
 ID_FIELDS = ("problem_id", "question_id", "task_id")
-_FOLDER = re.compile(r"^(HumanEval|Mbpp|BigCodeBench)_(\d+)$")  # evalplus puts _ for the / of an id
+_FOLDER = re.compile(r"^(HumanEval|Mbpp|BigCodeBench)_(\d+)$")  # evalplus replaces the / of an id by _
 _DEFINES = re.compile(r"^(?:async\s+)?(?:def|class)\s", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One sample of one problem, with what its file says of it."""
+    """One sample of one problem, with the verdict in its file."""
 
     program: Program
-    file_passed: bool | None  # the file's own verdict, where it has one
+    file_passed: bool | None  # the file's own verdict, if it has one
     continues: bool = False  # the code continues the problem's starter code
 
 
@@ -59,43 +59,49 @@ class CandidateFile:
     """All candidates of a file, in its order."""
 
     usable: tuple[Candidate, ...]
-    unusable: tuple[Candidate, ...]  # failed without being judged; named in ``skips``
-    skips: tuple[Skip, ...]  # those, rows without candidates, and verdicts that cannot be read
-    duplicates: int  # candidates whose text an earlier one of the same problem has
-    positions: int = 0  # rows of a file that names no problem: ids are places among the sorted ids of the problems
+    unusable: tuple[Candidate, ...]  # not judged, counted as failed; named in ``skips``
+    skips: tuple[Skip, ...]  # unusable candidates, rows without candidates, unreadable verdicts
+    duplicates: int  # candidates with the text of an earlier one of the same problem
+    positions: int = 0  # rows of a file that names no problem: ids are positions in the sorted problem ids
 
     @property
     def problem_ids(self) -> set[str] | None:
-        """The problems that have candidates; None where the file names none."""
+        """The problems that have candidates; None if the file names none."""
         return None if self.positions else {one.program.problem_id for one in (*self.usable, *self.unusable)}
 
     @property
     def needs_problems(self) -> bool:
-        """Whether ``completed`` has something to do: programs are not whole, or problems not named."""
+        """Whether ``completed`` changes anything: some programs are incomplete, or problems are not named."""
         return bool(self.positions) or any(one.continues for one in self.usable)
 
     def completed(self, problems: Mapping[str, Problem]) -> CandidateFile:
-        """The file with whole programs for named problems.
+        """The file with complete programs and named problems.
 
         Raises:
-          DataError: where problems are needed and there are none, or a file that names none has not one row for each.
+          DataError: if problems are needed and none are given, or their number differs from that of the rows.
         """
         if not self.needs_problems:
             return self
         if not problems:
             raise DataError("the candidates are completions, or name no problem; give their problems (--problems=FILE)")
-        ids = _ids(problems, self.positions)
+        ids = problems_of_rows(problems, self.positions)
         usable, unusable = (
             tuple(_whole(one, problems, ids) for one in group) for group in (self.usable, self.unusable)
         )
         return replace(self, usable=usable, unusable=unusable, positions=0)
 
 
-def _ids(problems: Mapping[str, Problem], positions: int) -> list[str]:
-    """The problems in the order of a file that names none; empty for another file."""
-    ids = row_order(problems) if positions else []
-    if positions != len(ids):
-        raise DataError(f"the candidates name no problem, and have {positions} rows for {len(ids)} problems")
+def problems_of_rows(problems: Mapping[str, Problem], rows: int) -> list[str]:
+    """The problem ids, in order, of a file whose rows name no problem; empty for any other file (``rows`` = 0).
+
+    Raises:
+      DataError: if there is not one problem for each row.
+    """
+    ids = row_order(problems) if rows else []
+    if rows != len(ids):
+        raise DataError(
+            f"its {rows} rows name no problem, and there are {len(ids)} problems; give one for each (--problems=FILE)"
+        )
     return ids
 
 
@@ -109,12 +115,12 @@ def _whole(one: Candidate, problems: Mapping[str, Problem], ids: list[str]) -> C
 
 
 class CandidateStream:
-    """The usable candidates of a file, read again for each iteration, a row in memory at a time.
+    """The usable candidates of a file. Every iteration reads the file again, with one row in memory at a time.
 
     Attributes:
-      counts: usable candidates of each problem.
-      unusable: how many others there are, named in ``skips``.
-      skips: as in ``CandidateFile``.
+      counts: Number of usable candidates of each problem.
+      unusable: Number of other candidates, which are named in ``skips``.
+      skips: As in ``CandidateFile``.
     """
 
     def __init__(self, path: Path, strict: bool = False) -> None:
@@ -131,12 +137,12 @@ class CandidateStream:
 
     @property
     def problem_ids(self) -> set[str] | None:
-        """The problems that have candidates; None where the file names none."""
+        """The problems that have candidates; None if the file names none."""
         return None if self._positions else set(self.counts)
 
     def complete(self, problems: Mapping[str, Problem]) -> None:
-        """From here on gives whole programs for named problems (``CandidateFile.completed``)."""
-        self._ids = _ids(problems, self._positions)
+        """Completes the programs of all later iterations and names their problems (``CandidateFile.completed``)."""
+        self._ids = problems_of_rows(problems, self._positions)
         self._problems = dict(problems)
         if self._ids:
             self.counts = Counter({self._ids[int(place)]: count for place, count in self.counts.items()})
@@ -150,11 +156,11 @@ class CandidateStream:
 
 @dataclass(frozen=True)
 class Cell:
-    """One sample as a row holds it."""
+    """One sample in a row."""
 
-    code: str  # "" where ``fault`` says why there is none
+    code: str  # "" if there is a ``fault``
     passed: bool | None  # the file's verdict
-    fault: str = ""  # of the code: the field, and what is wrong with it
+    fault: str = ""  # of the code: the field and the error
     verdict_fault: str = ""
     continues: bool = False  # the code continues the problem's starter code
 
@@ -164,10 +170,10 @@ def read_candidates(path: Path, strict: bool = False) -> CandidateFile:
 
     Args:
       path: The file or folder.
-      strict: The first row, code or verdict that cannot be read is an error.
+      strict: Whether the first row, code or verdict that cannot be read is an error.
 
     Raises:
-      DataError: naming the file, the row and the field: where the file as a whole cannot be read, or with ``strict``.
+      DataError: names the file, the row and the field, if the file as a whole cannot be read, or with ``strict``.
     """
     skips: list[Skip] = []
     usable, unusable = list[Candidate](), list[Candidate]()
@@ -180,14 +186,14 @@ def read_candidates(path: Path, strict: bool = False) -> CandidateFile:
 
 
 def iterate_candidates(path: Path, skips: list[Skip]) -> Iterator[tuple[Candidate, str]]:
-    """Yields (candidate, why its code is unusable), a row in memory at a time.
+    """Yields (candidate, why its code is unusable or ""), with one row in memory at a time.
 
     Args:
-      path: As ``read_candidates``.
-      skips: Receives those that are unusable, rows without candidates, and verdicts that cannot be read.
+      path: As in ``read_candidates``.
+      skips: Receives unusable candidates, rows without candidates, and verdicts that cannot be read.
 
     Raises:
-      DataError: where the file as a whole cannot be read.
+      DataError: if the file as a whole cannot be read.
     """
     if path.suffix == ".parquet" and {"sampling", "program_hash"} <= set(column_names(path)):
         found: Iterable[tuple[Candidate, str]] = (
@@ -206,7 +212,7 @@ def _check_candidates(path: Path, skips: list[Skip], strict: bool, found: bool) 
     if strict and skips:
         raise DataError(f"{path}, {skips[0].row}: {skips[0].reason}; without --strict it is skipped and counted")
     if not found:
-        raise DataError(f"{path}: holds no candidate" + "".join(f"; {s.row}: {s.reason}" for s in skips[:1]))
+        raise DataError(f"{path}: contains no candidate" + "".join(f"; {s.row}: {s.reason}" for s in skips[:1]))
 
 
 def _unusable(code: str) -> str:
@@ -216,7 +222,7 @@ def _unusable(code: str) -> str:
 
 
 def rows_without_problem(path: Path) -> int:
-    """How many rows a file has whose rows are lists of programs; 0 for any other."""
+    """The number of rows of a file whose rows are lists of programs; 0 for any other file."""
     if path.is_dir() or row_suffix(path) != ".json":
         return 0
     rows = numbered_values(path)
@@ -237,22 +243,22 @@ Row = tuple[int, str, dict[str, Any] | DataError]
 
 
 def candidate_rows(path: Path, columns: Collection[str] | None = None) -> Iterator[Row]:
-    """Yields (number, name, row) of a file or folder of candidates, one in memory at a time.
+    """Yields (number, name, row) of a file or folder of candidates, with one row in memory at a time.
 
-    A list of programs becomes a row whose ``problem_id`` is its place, from 0. The name of a row is "row N", or that of
-    its file in a folder of samples.
+    A list of programs becomes a row whose ``problem_id`` is its position, from 0. The name of a row is "row N" or, in a
+    folder of samples, that of its file.
 
     Args:
       path: The file or folder.
-      columns: The columns of Parquet that are wanted; None for all.
+      columns: Parquet columns to read; None for all.
 
     Raises:
-      DataError: where the file as a whole cannot be read.
+      DataError: if the file as a whole cannot be read.
     """
     if path.is_dir():
         yield from _sample_files(path)
         return
-    listed = None if row_suffix(path) == ".json" else False  # as the first row says
+    listed = None if row_suffix(path) == ".json" else False  # decided by the first row
     for number, row in numbered_values(path, columns):
         name = f"row {number}"
         listed = isinstance(row, list) if listed is None else listed
@@ -263,11 +269,11 @@ def candidate_rows(path: Path, columns: Collection[str] | None = None) -> Iterat
         elif isinstance(row, dict | DataError):
             yield number, name, row
         else:
-            yield number, name, DataError(f"{path}, {name}: a {json_type(row)} where a JSON object belongs")
+            yield number, name, type_error(f"{path}, {name}", row, "a JSON object")
 
 
 def _sample_files(path: Path) -> Iterator[Row]:
-    """Programs as evalplus keeps them, ``HumanEval_0/0.py`` for the first sample of HumanEval/0, as rows."""
+    """Programs as evalplus stores them, ``HumanEval_0/0.py`` for the first sample of HumanEval/0, as rows."""
     files = [file for file in path.glob("*/*.py") if file.stem.isdigit()]
     for number, file in enumerate(sorted(files, key=lambda file: (file.parent.name, int(file.stem))), 1):
         with file_errors(file):
@@ -287,7 +293,7 @@ def _results(samples_of: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _candidates(path: Path, skips: list[Skip]) -> Iterator[tuple[Candidate, str]]:
-    """(candidate, what is wrong with its code); what belongs to no candidate goes to ``skips``."""
+    """Yields (candidate, fault of its code or ""). Errors of rows and of verdicts go to ``skips``."""
     samples: Counter[str] = Counter()
     source = path.name
     for _, name, row in candidate_rows(path):
@@ -304,16 +310,16 @@ def _candidates(path: Path, skips: list[Skip]) -> Iterator[tuple[Candidate, str]
             program = Program.make(problem_id, cell.code, samples[problem_id], Path(source).stem, {"file": source})
             if cell.verdict_fault:
                 name = f"{problem_id}, sample {samples[problem_id]}"
-                skips.append(Skip(source, name, f"{cell.verdict_fault}: the file's verdict is not read"))
+                skips.append(Skip(source, name, f"{cell.verdict_fault}: the file's verdict is ignored"))
             samples[problem_id] += 1
             yield Candidate(program, cell.passed, cell.continues), cell.fault
 
 
 def candidate_id(row: Mapping[str, Any], where: str) -> str:
-    """The problem that a row of candidates belongs to.
+    """The problem id of a row of candidates.
 
     Raises:
-      DataError: where it names none.
+      DataError: if it has none.
     """
     return id_field(row, next((name for name in ID_FIELDS if row.get(name) is not None), ID_FIELDS[0]), where)
 
@@ -322,7 +328,7 @@ def cells_of_row(row: dict[str, Any], where: str) -> list[Cell]:
     """The samples of a row.
 
     Raises:
-      DataError: where the row has no field of samples, or its lists do not fit together.
+      DataError: if the row has no field of samples, or its lists have different lengths.
     """
     held = [name for name in FIELDS if name in row]
     if not held:
@@ -338,14 +344,14 @@ def cells_of_row(row: dict[str, Any], where: str) -> list[Cell]:
             for index, (text, verdict) in enumerate(zip(texts, verdicts or [None] * len(texts), strict=True))
         ]
     elif verdict_name == "graded_list":
-        raise DataError(f"{where}, field {name}: a {json_type(texts)} where a list belongs")
+        raise type_error(f"{where}, field {name}", texts, "a list")
     else:
         cells = [_cell(texts, verdicts, name, verdict_name, False)]
     return [replace(cell, continues=name == "completion" and _continues(cell.code)) for cell in cells]
 
 
 def _continues(code: str) -> bool:
-    """Whether a completion is the rest of a function, rather than the whole of it."""
+    """Whether a completion is the rest of a function, rather than a whole function."""
     return code.lstrip("\r\n")[:1] in (" ", "\t") or _DEFINES.search(code) is None
 
 
@@ -354,16 +360,15 @@ def _cell(text: Any, verdict: Any, name: str, verdict_name: str, is_answer: bool
     if isinstance(verdict, bool) or (isinstance(verdict, int | float) and verdict in (0, 1)):
         passed = bool(verdict)
     elif verdict is not None:
-        verdict_fault = f"field {verdict_name}: a {json_type(verdict)} where true or false belongs"
+        verdict_fault = f"field {verdict_name}: must be true or false, not {json_type(verdict)}"
     if not isinstance(text, str):
-        return Cell("", passed, f"field {name}: a {json_type(text)} where text belongs", verdict_fault)
+        return Cell("", passed, f"field {name}: must be a string, not {json_type(text)}", verdict_fault)
     if is_answer or text.lstrip().startswith(("```", "~~~")):
         text = extract_code(text)
     return Cell(text, passed, verdict_fault=verdict_fault)
 
 
-def write_samples(path: Path, programs: Iterable[Program]) -> int:
-    """Writes programs as evalplus, HumanEval and BigCodeBench take them. Returns how many."""
+def write_samples(path: Path, programs: Iterable[Program]) -> None:
+    """Writes programs in the format of evalplus, HumanEval and BigCodeBench."""
     rows = [json.dumps({"task_id": one.problem_id, "solution": one.code}, ensure_ascii=False) for one in programs]
     write_text(path, "".join(f"{row}\n" for row in rows))
-    return len(rows)

@@ -1,7 +1,7 @@
 """CodeI/O tasks (arXiv 2502.07316) from the package reasoning-gym: statement, reference program, input generator.
 
 The references were written by a language model from real source files; two in three have several functions. They are
-untrusted code: nothing here runs them. ``codeio_tests`` makes tests by running them in the sandbox.
+untrusted code, which is not run here. ``codeio_tests`` makes tests by running them in the sandbox.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DATA_FILE = "reasoning_gym/data/codeio.jsonl.gz"
 ENTRY_POINT = "main_solution"
 GENERATOR = "generate_inputs"
 PUBLIC_TESTS = 3
-# No row has a contest; the date only fills the column, windows are drawn by hash (``undated``).
+# The rows have no dates: this one only fills the column, and windows are drawn by hash.
 DATE = "2025-02-11T00:00:00"
 
 
@@ -30,22 +30,19 @@ DATE = "2025-02-11T00:00:00"
 class Task:
     """One row of the package."""
 
-    task_id: str  # codeio/0042, by its place in the file
+    task_id: str  # codeio/0042, by its position in the file
     description: str
     specification: str  # of input and output
     reference: str  # defines ENTRY_POINT; untrusted
     generator: str  # defines GENERATOR(rng) -> keyword arguments; untrusted
-    rating: int  # of difficulty, by the package's authors (a model's, 1 to 10; 0 where there is none)
+    rating: int  # difficulty from 1 to 10, rated by a model of the package's authors; 0 if missing
 
 
 def read_tasks(path: Path | None = None) -> list[Task]:
-    """All tasks, in the file's order.
-
-    Args:
-      path: the data file; None takes that of the installed package.
+    """All tasks of a data file, by default that of the installed package, in the file's order.
 
     Raises:
-      DataError: where the package or the file is missing, or a row is malformed.
+      DataError: if the package or the file is missing, or a row is malformed.
     """
     path = path or installed_file(DISTRIBUTION, VERSION, DATA_FILE)
     return [_task(row, index, where) for index, (where, row) in enumerate(read_rows(path))]
@@ -72,7 +69,7 @@ def _rating(row: Mapping[str, Any]) -> int:
 
 
 def content_identity(tasks: Iterable[Task]) -> str:
-    """Hash of the tasks' texts, whatever their order: tells whether two installations hold the same data."""
+    """Order-independent hash of the tasks' texts: equal if two installations hold the same data."""
     return content_hash(*sorted(canonical_json(dataclasses.asdict(task)) for task in tasks))
 
 
@@ -82,11 +79,11 @@ class Signature:
 
     text: str  # as written, without the parentheses
     names: tuple[str, ...]
-    required: int  # how many have no default
+    required: int  # number of parameters without a default
 
 
 def signature(task: Task) -> Signature | None:
-    """The entry point's parameters; None where it is missing, unparsable or takes other than positional ones."""
+    """The entry point's parameters; None if it is missing, unparsable or has non-positional parameters."""
     try:
         module = ast.parse(task.reference)
     except (SyntaxError, ValueError, RecursionError):
@@ -102,7 +99,7 @@ def signature(task: Task) -> Signature | None:
 
 
 def problem(task: Task, parameters: Signature, tests: Iterable[TestCase]) -> TestedProblem:
-    """The task as a function-call problem; the reference stays apart."""
+    """The task as a function-call problem, without the reference."""
     cases = tuple(tests)
     return TestedProblem(
         problem_id=task.task_id,

@@ -1,4 +1,4 @@
-"""CodeI/O as a source of problems: tasks in the windows' order, with tests made as they are needed."""
+"""CodeI/O as a source of problems: tasks in the order of the windows, with tests made on demand."""
 
 from __future__ import annotations
 
@@ -7,30 +7,28 @@ from pathlib import Path
 
 from dreamprm_jax.config import Config
 from dreamprm_jax.problems import codeio
-from dreamprm_jax.problems.codeio_tests import MIN_DISTINCT, make_tests
+from dreamprm_jax.problems.codeio_tests import make_tests
 from dreamprm_jax.problems.windows import hash_order
 from dreamprm_jax.runs.journal import Journal
 from dreamprm_jax.runs.progress import Progress
-from dreamprm_jax.schema import DataError, Skip, TestedProblem
+from dreamprm_jax.schema import Skip, TestedProblem
 
 
 def load_codeio(config: Config, excluded: frozenset[str], cache: Path | None) -> tuple[list[TestedProblem], list[Skip]]:
-    """As many problems as the windows want, or all that there are.
+    """Returns as many problems as the windows need, or all problems.
 
-    Beyond what ``codeio_tests`` leaves out, so are tasks whose outputs hold floats that are not rounded: the judge
-    compares by ``==``, and a program that sums in another order would fail.
+    Besides the tasks that ``codeio_tests`` leaves out, tasks whose outputs contain unrounded floats are left out: the
+    judge compares with ``==``, and a program that sums in another order would fail.
 
     Args:
-      config: counts, seed, number of tests, sandbox.
-      excluded: problem ids to leave out.
-      cache: folder of the journal of made tests; None keeps none.
+      config: Counts, seed, number of tests, sandbox.
+      excluded: Problem ids to leave out.
+      cache: Folder of the journal of made tests; None for no journal.
 
     Raises:
-      DataError: where the package is missing, or fewer tests are asked for than outputs must differ.
+      DataError: if the package is missing.
     """
     settings = config.problems
-    if settings.made_tests < MIN_DISTINCT:
-        raise DataError(f"problems.made_tests is {settings.made_tests}; it must be {MIN_DISTINCT} or more")
     wanted = settings.train_count + settings.meta_count + settings.test_count
     tasks = sorted(codeio.read_tasks(), key=lambda task: hash_order(task.task_id, config.seed))
     problems: list[TestedProblem] = []
@@ -50,7 +48,7 @@ def load_codeio(config: Config, excluded: frozenset[str], cache: Path | None) ->
             if made.reason or parameters is None:
                 skips.append(Skip(codeio.DISTRIBUTION, task.task_id, made.reason))
             elif not made.rounded:
-                reason = "an output holds floats that are not rounded, which == cannot compare fairly"
+                reason = "an output contains unrounded floats, which == does not compare reliably"
                 skips.append(Skip(codeio.DISTRIBUTION, task.task_id, reason))
             else:
                 problems.append(codeio.problem(task, parameters, made.tests))

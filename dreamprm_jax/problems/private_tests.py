@@ -1,8 +1,8 @@
 """Reads LiveCodeBench's private tests, in both of their encodings, without executing anything.
 
-The rows hold either a JSON list or base64(zlib(pickle(JSON list as one string))). A pickle is a program, and a
-data file is no place to run one from: the reader here knows the few opcodes that spell one string and refuses every
-other, bounds what is inflated, and checks the result against the schema.
+A row holds either a JSON list or base64(zlib(pickle(JSON list as one string))). A pickle is a program, and a data file
+must not be executed. This reader supports only the opcodes that encode one string and rejects all others, limits the
+decompressed size, and checks the result against the schema.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import binascii
 import zlib
 from typing import Any, Literal
 
-from dreamprm_jax.problems.json_rows import json_type, parse_json, text_field
+from dreamprm_jax.problems.json_rows import parse_json, text_field, type_error
 from dreamprm_jax.schema import DataError, TestCase
 
 DEFAULT_MAX_BYTES = 512 << 20
 
-# pickle opcodes (pickletools.opcodes), and how many bytes of length precede their text
+# pickle opcodes (pickletools.opcodes), and the size of the length field before each text
 _PROTO, _FRAME, _STOP, _MEMOIZE = 0x80, 0x95, ord("."), 0x94
 _PUT, _BINPUT, _LONG_BINPUT = ord("p"), ord("q"), ord("r")
 _UNICODE = ord("V")
@@ -30,13 +30,13 @@ def parse_tests(value: Any, where: str, max_bytes: int = DEFAULT_MAX_BYTES, test
 
     Args:
       value: A JSON list of {input, output, testtype}, or its packed form. Re-uploads of the data hold the list itself,
-        an object of lists (as the package datasets makes it), or null or "" where there are no tests.
-      where: Names the file, the row and the field in errors.
-      max_bytes: The most that a packed form may inflate to.
-      testtype: Of tests that do not say; "": they must.
+        an object of lists (as written by the package datasets), or null or "" if there are no tests.
+      where: File, row and field, for errors.
+      max_bytes: Maximum decompressed size.
+      testtype: Type of tests that have no such field; "": the field is required.
 
     Raises:
-      DataError: when the text is neither form, inflates beyond the bound, or does not fit the schema.
+      DataError: if the text has neither form, exceeds the size, or does not fit the schema.
     """
     rows = value.decode("ascii", "replace") if isinstance(value, bytes) else value
     if isinstance(rows, str):
@@ -46,17 +46,17 @@ def parse_tests(value: Any, where: str, max_bytes: int = DEFAULT_MAX_BYTES, test
         rows = [dict(zip(rows, cells, strict=False)) for cells in zip(*rows.values(), strict=False)]
     rows = [] if rows is None else rows
     if not isinstance(rows, list):
-        raise DataError(f"{where}: a {json_type(rows)} where a list of tests belongs")
+        raise type_error(where, rows, "a list of tests")
     return tuple(_test_case(row, f"{where}, test {index}", testtype) for index, row in enumerate(rows))
 
 
 def _test_case(row: Any, where: str, default: str) -> TestCase:
     if not isinstance(row, dict):
-        raise DataError(f"{where}: a {json_type(row)} where an object with input, output and testtype belongs")
+        raise type_error(where, row, "an object with input, output and testtype")
     given = row.get("testtype") is not None or not default
     testtype = text_field(row, "testtype", where).removeprefix("TestType.").lower() if given else default
     if testtype not in ("stdin", "functional", "code"):
-        raise DataError(f"{where}, field testtype: {testtype!r} is none of 'stdin', 'functional', 'code'")
+        raise DataError(f"{where}, field testtype: must be 'stdin', 'functional' or 'code', not {testtype!r}")
     kind: Literal["stdin", "functional", "code"] = testtype  # type: ignore[assignment]
     return TestCase(text_field(row, "input", where), text_field(row, "output", where), kind)
 
@@ -78,18 +78,19 @@ def _inflate(packed: bytes, where: str, max_bytes: int) -> bytes:
         raise DataError(f"{where}: not zlib data ({error})") from error
     if len(data) > max_bytes:
         raise DataError(
-            f"{where}: inflates to more than {max_bytes:,} bytes; raise problems.max_private_test_bytes if you trust it"
+            f"{where}: decompresses to more than {max_bytes:,} bytes; increase problems.max_private_test_bytes if you "
+            "trust it"
         )
     if not inflater.eof or inflater.unused_data:
-        raise DataError(f"{where}: the zlib data is {'followed by other data' if inflater.eof else 'cut short'}")
+        raise DataError(f"{where}: the zlib data is {'followed by other data' if inflater.eof else 'truncated'}")
     return data
 
 
 def read_pickled_string(data: bytes, where: str) -> str:
-    """The value of a pickle that holds one string and nothing else, of any protocol. Executes nothing.
+    """The value of a pickle of any protocol that holds one string and nothing else. Executes nothing.
 
     Raises:
-      DataError: on any opcode that is not needed to spell one string, and on malformed data.
+      DataError: on any opcode that is not needed to encode one string, and on malformed data.
     """
     position, value = 0, None
     while True:
@@ -100,7 +101,7 @@ def read_pickled_string(data: bytes, where: str) -> str:
         if opcode == _STOP:
             if value is None or position != len(data):
                 raise DataError(
-                    f"{where}: the pickle {'holds no string' if value is None else 'goes on after its end'}"
+                    f"{where}: the pickle {'holds no string' if value is None else 'has data after its end'}"
                 )
             return value
         if opcode in _SKIPPED:
@@ -116,7 +117,7 @@ def read_pickled_string(data: bytes, where: str) -> str:
                 end = start + int.from_bytes(data[position:start], "little")
                 position, encoding = end, "utf-8"
             if end > len(data):
-                raise DataError(f"{where}: the pickle's string is cut short")
+                raise DataError(f"{where}: the pickle's string is truncated")
             try:
                 value = data[start:end].decode(encoding)
             except UnicodeDecodeError as error:
@@ -131,5 +132,5 @@ def read_pickled_string(data: bytes, where: str) -> str:
 def _line_end(data: bytes, position: int, where: str) -> int:
     end = data.find(b"\n", position)
     if end < 0:
-        raise DataError(f"{where}: the pickle is cut short")
+        raise DataError(f"{where}: the pickle is truncated")
     return end

@@ -1,7 +1,7 @@
-"""Problems from files that the user names, in any of the forms that are read.
+"""Reads problems from files that the user names, in any supported format.
 
-A form is known by its fields: LiveCodeBench's rows (``question_id``), this package's own (``problem_id``), and those of
-the benchmarks of functions (``task_id``, see ``function_rows``). A file is JSON lines, a JSON list or Parquet.
+The format is recognized by the fields: LiveCodeBench's rows (``question_id``), this package's own (``problem_id``), and
+those of function-level benchmarks (``task_id``, see ``function_rows``). A file is JSON lines, a JSON list or Parquet.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from dreamprm_jax.sandbox.worker import OFFERED_PACKAGES
 from dreamprm_jax.schema import DataError, Problem, ProblemTests, Skip, TestedProblem
 from dreamprm_jax.storage import column_names, iterate_records, record_from_dict
 
-FORMS = "question_id (LiveCodeBench), task_id (HumanEval, MBPP, evalplus, BigCodeBench), problem_id (this package's)"
-_BESIDE = "hidden_tests.parquet"  # as a run keeps them
+FORMATS = "question_id (LiveCodeBench), task_id (HumanEval, MBPP, evalplus, BigCodeBench) or problem_id (this package)"
+_HIDDEN_TESTS = "hidden_tests.parquet"  # the file's name in a run's folder
 
 
 def iterate_problems(
@@ -34,22 +34,22 @@ def iterate_problems(
     references: dict[str, str] | None = None,
     packages: Collection[str] | None = OFFERED_PACKAGES,
 ) -> Iterator[TestedProblem]:
-    """The problems of a source, a few rows in memory at a time.
+    """Yields the problems of a source, with few rows in memory at a time.
 
     Args:
       path: A file; a folder of files, or one in the layout of LiveCodeBench's dataset; or that dataset's id on the hub,
-        with ``@revision`` for one that is not its newest. With HF_HUB_OFFLINE set the hub's cache is read.
-      release: Which windows of LiveCodeBench to read, of folder and hub (``release_files``).
-      max_bytes: The most that one row's packed tests may inflate to.
+        optionally with ``@revision``. With HF_HUB_OFFLINE, the hub's cache is read.
+      release: Release windows of LiveCodeBench to read from a folder or the hub (``release_files``).
+      max_bytes: Maximum decompressed size of one row's packed tests.
       wants_tests: LiveCodeBench's problems for which it returns False are yielded without their hidden tests, which
         are then not decoded. None decodes all.
-      skips: Receives the rows that cannot be used; without it the first one is an error.
-      references: Receives the reference programs of rows that have one, by problem id.
-      packages: Those that programs may import (``sandbox.packages``): a problem that needs others is a bad row. None:
-        no program runs.
+      skips: Receives the rows that cannot be used; without it, the first one is an error.
+      references: Receives the reference solutions by problem id, if rows have them.
+      packages: Packages that programs may import (``sandbox.packages``): a problem that needs others cannot be used.
+        None: no program is run.
 
     Raises:
-      DataError: naming the file, the row and the field; where there is no problem; where the hub cannot be reached.
+      DataError: names the file, the row and the field; also if there is no problem, or the hub cannot be reached.
     """
     seen: dict[str, str] = {}
     count = len(skips or ())
@@ -68,7 +68,7 @@ def iterate_problems(
             yield problem
     if not seen:
         first = "".join(f"; {skip.row}: {skip.reason}" for skip in (skips or [])[count : count + 1])
-        raise DataError(f"{path}: holds no problem{first}")
+        raise DataError(f"{path}: contains no problem{first}")
 
 
 def load_problems(path: str, release: str = "release_v6", max_bytes: int = DEFAULT_MAX_BYTES) -> list[TestedProblem]:
@@ -83,7 +83,7 @@ def _problem(
     wants_tests: Callable[[Problem], bool] | None,
     packages: Collection[str] | None,
 ) -> tuple[TestedProblem, str]:
-    """A row's problem, and its reference program or ""."""
+    """The problem of a row, and its reference solution or ""."""
     if "question_id" in row:
         return problem_from_row(row, where, max_bytes, wants_tests), ""
     if is_function_row(row):
@@ -91,18 +91,18 @@ def _problem(
         return found.problem, found.reference
     if "problem_id" in row and "private_tests" in row:
         return record_from_dict(TestedProblem, dict(row), where), ""
-    raise DataError(f"{where}: in no known form, which have {FORMS}; it has {', '.join(sorted(row)) or 'no fields'}")
+    raise DataError(f"{where}: unknown format, needs {FORMATS}; the row has {', '.join(sorted(row)) or 'no fields'}")
 
 
 def problem_paths(path: str, release: str) -> list[Path]:
-    """The files of a source (``iterate_problems``), downloaded where it is on the hub."""
+    """The files of a source (``iterate_problems``), downloaded if it is on the hub."""
     local = Path(path)
     if local.is_dir():
         if any((local / name).exists() for name in DATA_FILES):
             return [local / name for name in release_files(release)]
         files = sorted(file for file in local.rglob("*") if file.name.endswith(SUFFIXES))
         if not files:
-            raise DataError(f"{path}: holds no {', '.join(SUFFIXES)} file")
+            raise DataError(f"{path}: contains no {', '.join(SUFFIXES)} file")
         return files
     if local.is_file() or path.endswith(SUFFIXES):
         return [local]
@@ -121,19 +121,19 @@ def read_for_judging(
     skips: list[Skip] | None = None,
     packages: Collection[str] = OFFERED_PACKAGES,
 ) -> tuple[dict[str, Problem], HiddenTests]:
-    """The problems of a source, and their hidden tests in a file, so that few tests are in memory at a time.
+    """The problems of a source, with their hidden tests in a file, so that few tests are in memory at a time.
 
     Args:
-      path: As ``iterate_problems``; or a run's own problems, which have their hidden tests in a file beside them.
-      hidden: The file to write the hidden tests to; kept as it is where it exists.
-      wanted: Problems whose tests are needed, None for all; of the others they are not decoded.
-      release: Which release windows to read, of a folder and of the hub.
-      max_bytes: The most that one row's packed tests may inflate to.
-      skips: Receives the rows that cannot be used; without it the first one is an error.
-      packages: Those that programs may import; a problem that needs others is such a row.
+      path: As in ``iterate_problems``; or a run's problems, whose hidden tests are in a file in the same folder.
+      hidden: The file to write the hidden tests to; an existing file is kept.
+      wanted: Ids of the problems whose tests are needed, None for all; other tests are not decoded.
+      release: Release windows to read from a folder or the hub.
+      max_bytes: Maximum decompressed size of one row's packed tests.
+      skips: Receives the rows that cannot be used; without it, the first one is an error.
+      packages: Packages that programs may import; a problem that needs others cannot be used.
 
     Raises:
-      DataError: naming the file, the row and the field.
+      DataError: names the file, the row and the field.
     """
     there = hidden.exists()
     rows: dict[str, Problem] = {}
@@ -148,11 +148,11 @@ def read_for_judging(
                 yield of_problem
 
     if path.endswith(".parquet") and (names := set(column_names(Path(path)))) >= {"problem_id", "statement"}:
-        beside = Path(path).with_name(_BESIDE)
+        stored = Path(path).with_name(_HIDDEN_TESTS)
         if "private_tests" not in names:
-            if not beside.exists():
-                raise DataError(f"{path}: has no hidden tests, and {beside} is not there; name a file that has them")
-            return {one.problem_id: one for one in iterate_records(Path(path), Problem)}, HiddenTests(beside)
+            if not stored.exists():
+                raise DataError(f"{path}: has no hidden tests, and {stored} does not exist; give a file that has them")
+            return {one.problem_id: one for one in iterate_records(Path(path), Problem)}, HiddenTests(stored)
     found = tests(iterate_problems(path, release, max_bytes, is_wanted, skips, packages=packages))
     if there:
         collections.deque(found, maxlen=0)

@@ -1,4 +1,4 @@
-"""The problems of each window, from whichever source the settings name."""
+"""Loads the problems of each window from the source that the settings name."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from dreamprm_jax.tables import csv_text
 
 WINDOWS = ("train", "meta", "test")
 EXCLUDED = "left out by problems.exclude"
-_REASONS = 20  # that are printed
+_REASONS = 20  # reasons to print
 
 
 def load_windows(
@@ -33,16 +33,16 @@ def load_windows(
 ) -> tuple[dict[str, list[Problem]], list[Composition]]:
     """Problems by window, and the compositions of the procedural benchmark (empty for other sources).
 
-    ``meta`` problems lie in the training window of dates; they give outcomes only, no step labels. What was left out is
-    printed, counted by reason.
+    The dates of ``meta`` problems are in the training window; they give outcomes only, no step labels. Prints how many
+    problems were left out, by reason.
 
     Args:
-      config: all settings.
-      tests: the file to which the hidden tests of all problems are written, while they are read.
-      cache: folder in which tests that take long to make are kept.
+      config: All settings.
+      tests: The file to which the hidden tests of all problems are written while they are read.
+      cache: Folder for tests that are expensive to make.
 
     Raises:
-      DataError: where a window is empty.
+      DataError: if a window is empty.
     """
     settings = config.problems
     excluded = excluded_ids(settings.exclude)
@@ -105,7 +105,7 @@ def load_windows(
 def _packaged(
     config: Config, excluded: frozenset[str], cache: Path | None
 ) -> tuple[Sequence[TestedProblem], list[Skip]]:
-    """Problems of a source that comes as an installed package, and what was left out of it."""
+    """Problems of a source that is an installed package, and those that were left out."""
     if config.problems.source == "codeio":
         return load_codeio(config, excluded, cache)
     if config.problems.source == "humaneval":
@@ -114,10 +114,10 @@ def _packaged(
 
 
 def excluded_ids(path: str) -> frozenset[str]:
-    """The problem ids that ``problems.exclude`` names; none for "".
+    """The problem ids that ``problems.exclude`` names; empty for "".
 
     Raises:
-      DataError: where the file is missing, or has no ids.
+      DataError: if the file is missing, or has no ids.
     """
     if not path:
         return frozenset()
@@ -130,12 +130,12 @@ def excluded_ids(path: str) -> frozenset[str]:
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise DataError(f"problems.exclude {path!r}: cannot be read for problem ids ({error})") from error
     if not ids:
-        raise DataError(f"problems.exclude {path!r}: holds no problem id")
+        raise DataError(f"problems.exclude {path!r}: contains no problem id")
     return frozenset(ids)
 
 
 def _report(total: int, skips: Sequence[Skip], folder: Path | None) -> None:
-    """Prints what was left out, by reason; all of it, by name, goes to a file of the stage's folder."""
+    """Prints how many problems were left out, by reason, and lists all of them in a file of the stage's folder."""
     if not skips:
         return
     reasons = Counter(skip.reason for skip in skips).most_common()
@@ -146,4 +146,4 @@ def _report(total: int, skips: Sequence[Skip], folder: Path | None) -> None:
         print(f"   {sum(count for _, count in reasons[_REASONS:]):>6} for {len(reasons) - _REASONS} other reasons")
     if folder is not None:
         write_text(folder / "skipped_problems.csv", csv_text([dataclasses.asdict(skip) for skip in skips]))
-        print(f"   by name: {folder / 'skipped_problems.csv'}")
+        print(f"   listed in {folder / 'skipped_problems.csv'}")

@@ -1,4 +1,4 @@
-"""Train, meta and test windows: by contest date, so that no test problem was there to learn from; by hash without."""
+"""Train, meta and test windows: by contest date, so that test problems are newer; problems without dates by hash."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def dated_window(config: ProblemsConfig) -> Callable[[Problem], str | None]:
     """Returns a function from a problem to "train" or "test" by its contest date, or None between the two.
 
     Raises:
-      DataError: when a date is malformed or the windows overlap.
+      DataError: if a date is malformed or the windows overlap.
     """
     before = _date(config.train_before, "problems.train_before")
     start = _date(config.test_from, "problems.test_from")
@@ -34,16 +34,16 @@ def dated_window(config: ProblemsConfig) -> Callable[[Problem], str | None]:
 def split_windows(problems: Sequence[Problem], config: ProblemsConfig) -> tuple[dict[str, list[Problem]], list[Skip]]:
     """Splits by contest date: ``contest_date < train_before`` and ``contest_date >= test_from``.
 
-    The paper's dates are the defaults (arXiv 2512.15000: 2024-08-01 and 2025-02-01). Dates without a time are at
-    midnight; time zones are not compared (the rows carry none). ``meta_count`` problems of the training dates, drawn
-    by the hash of their id, form the meta window; they leave the train window.
+    The paper's dates are the defaults (arXiv 2512.15000: 2024-08-01 and 2025-02-01). Dates without a time mean
+    midnight; time zones are not compared (the rows have none). ``meta_count`` problems of the training dates, drawn by
+    a hash of their id, are moved from the train window to the meta window.
 
     Returns:
-      The problems of "train", "meta" and "test", in their order; and the problems between the two dates, which belong
-      to no window.
+      The problems of "train", "meta" and "test", in their order; and the problems between the two dates, which are in
+      no window.
 
     Raises:
-      DataError: when a date is malformed or the windows overlap.
+      DataError: if a date is malformed or the windows overlap.
     """
     window_of = dated_window(config)
     windows: dict[str, list[Problem]] = {"train": [], "meta": [], "test": []}
@@ -62,22 +62,16 @@ def split_windows(problems: Sequence[Problem], config: ProblemsConfig) -> tuple[
 
 
 def hash_order(problem_id: str, seed: int) -> str:
-    """Sorts problems that have no dates: in a random order that depends on nothing but their ids and the seed."""
+    """Sort key of problems without dates: a random order that depends only on the id and the seed."""
     return content_hash("window", str(seed), problem_id)
 
 
 def split_counts(problems: Sequence[Problem], config: ProblemsConfig, seed: int) -> dict[str, list[Problem]]:
     """Splits problems without dates by ``hash_order``: first the test window, then meta, then train.
 
-    ``test_count``, ``meta_count`` and ``train_count`` say how many; where there are fewer problems, they are shares.
-
-    Raises:
-      DataError: where a count is negative.
+    The sizes are ``test_count``, ``meta_count`` and ``train_count``; if there are fewer problems, proportional shares.
     """
     counts = {"test": config.test_count, "meta": config.meta_count, "train": config.train_count}
-    for window, count in counts.items():
-        if count < 0:
-            raise DataError(f"problems.{window}_count is {count}; it must not be negative")
     wanted = sum(counts.values())
     if wanted > len(problems):
         counts = {window: count * len(problems) // wanted for window, count in counts.items()}

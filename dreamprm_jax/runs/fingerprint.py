@@ -33,13 +33,11 @@ def fingerprint(config: Config, stage: str, root: Path | None = None) -> str:
 
 
 def settings_digest(config: Config, sections: set[str], inputs: InputDigests, *parts: str) -> str:
-    """Hash of the settings in ``sections`` that affect the output and differ from the default, and of ``parts``.
+    """Hash of the settings that affect the output and differ from the default, and of further texts.
 
     Args:
-      config: All settings.
       sections: Names of sections, or dotted names of single settings, to include.
       inputs: Digests of the files that settings name.
-      *parts: Further texts to include.
     """
     return content_hash(str(FORMAT), *parts, canonical_json(effective_settings(config, sections, inputs)), digits=16)
 

@@ -7,7 +7,9 @@ to another machine with the run, and large files are hashed once.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from dreamprm_jax.config import SettingInfo
@@ -33,12 +35,7 @@ class InputDigests:
         self._saved = dict(known)
 
     def digest_or_value(self, name: str, value: Any, info: SettingInfo) -> Any:
-        """The content digest of the file, folder or function that a setting names; otherwise the setting's value.
-
-        Args:
-          name: Dotted name of the field.
-          value: Value of the field.
-          info: Metadata of the field.
+        """The content digest of the file, folder or function that the setting ``name`` names; otherwise its value.
 
         Raises:
           DataError: if a file cannot be read.
@@ -50,7 +47,7 @@ class InputDigests:
         if not info.reads or not value:
             return value
         key = f"{name}={value}"
-        found = self._digest(Path(value), info.reads, self._known.get(key, {}).get("files", {}))
+        found = path_digest(Path(value), info.reads, self._known.get(key, {}).get("files", {}))
         if found is not None:
             self._known[key] = found
         return self._known.get(key, {}).get("digest", value)
@@ -61,32 +58,40 @@ class InputDigests:
             write_json(self._path, self._known)
             self._saved = dict(self._known)
 
-    @staticmethod
-    def _digest(path: Path, reads: str, known: dict[str, list[Any]]) -> dict[str, Any] | None:
-        """The digest of a file or folder, or None if it does not exist.
 
-        Files whose size and modification time are in ``known`` are not read again.
-        """
-        try:
-            if path.is_file():
-                files = {"": path}
-            elif path.is_dir():
-                names = _FILES_IN_FOLDER.get(reads)
-                inside = [path / name for name in names] if names else sorted(path.rglob("*"))
-                files = {str(one.relative_to(path)): one for one in inside if one.is_file() and not _hidden(one, path)}
-            else:
-                return None
-            stats = {name: (one.stat().st_size, one.stat().st_mtime_ns) for name, one in files.items()}
-            hashes = {
-                name: known[name][2]
-                if name in known and tuple(known[name][:2]) == stats[name]
-                else _file_hash(str(one.resolve()), *stats[name])
-                for name, one in files.items()
-            }
-        except OSError as error:
-            raise DataError(f"{error.filename or path}: cannot be read ({error.strerror or error})") from error
-        digest = content_hash(*(text for item in sorted(hashes.items()) for text in item))
-        return {"digest": digest, "files": {name: [*stats[name], hashes[name]] for name in files}}
+def path_digest(
+    path: Path, reads: str = "", known: Mapping[str, list[Any]] = MappingProxyType({})
+) -> dict[str, Any] | None:
+    """The digest of a file or folder, or None if it does not exist.
+
+    Args:
+      path: a file or a folder.
+      reads: what the setting that names it reads (``SettingInfo.reads``): which files of a folder count.
+      known: ``files`` of an earlier result; those whose size and modification time are the same are not read again.
+
+    Raises:
+      DataError: if a file cannot be read.
+    """
+    try:
+        if path.is_file():
+            files = {"": path}
+        elif path.is_dir():
+            names = _FILES_IN_FOLDER.get(reads)
+            inside = [path / name for name in names] if names else sorted(path.rglob("*"))
+            files = {str(one.relative_to(path)): one for one in inside if one.is_file() and not _hidden(one, path)}
+        else:
+            return None
+        stats = {name: (one.stat().st_size, one.stat().st_mtime_ns) for name, one in files.items()}
+        hashes = {
+            name: known[name][2]
+            if name in known and tuple(known[name][:2]) == stats[name]
+            else _file_hash(str(one.resolve()), *stats[name])
+            for name, one in files.items()
+        }
+    except OSError as error:
+        raise DataError(f"{error.filename or path}: cannot be read ({error.strerror or error})") from error
+    digest = content_hash(*(text for item in sorted(hashes.items()) for text in item))
+    return {"digest": digest, "files": {name: [*stats[name], hashes[name]] for name in files}}
 
 
 def _hidden(path: Path, root: Path) -> bool:

@@ -34,18 +34,16 @@ class StageFolder:
         """Whether the folder holds the finished output for this fingerprint."""
         return _fingerprint_in(self.path / DONE) == self.fingerprint
 
-    def open(self, settings: dict[str, Any], reuse: str = "") -> Path | None:
+    def open(self, settings: dict[str, Any], reuse: str = "") -> None:
         """Prepares the folder: keeps output of the same fingerprint, archives other output, restores earlier output.
 
-        Temporary files of a killed run are removed. The caller holds the run's lock, so no other process writes here.
+        Prints where other output was moved. Temporary files of a killed run are removed. The caller holds the run's
+        lock, so no other process writes here.
 
         Args:
           settings: All settings of the run, stored in the marker.
           reuse: Glob pattern of files that stay in use when output is archived, such as journals whose keys contain
             everything that their values depend on; empty for none.
-
-        Returns:
-          Folder to which output for other settings was moved, or None.
         """
         moved = None
         for temporary in [*self.path.rglob(TEMPORARY)]:
@@ -53,6 +51,7 @@ class StageFolder:
                 temporary.unlink()
         if self.path.exists() and _fingerprint_in(self.path / STARTED) != self.fingerprint:
             moved = self._archive()
+            print(f"   earlier output was made with other settings or files; moved to {moved}", flush=True)
         if not self.path.exists():
             for earlier in sorted(self._old.glob(f"{self.path.name}-*")):
                 if _fingerprint_in(earlier / STARTED) == self.fingerprint:
@@ -65,7 +64,6 @@ class StageFolder:
                 if not (self.path / journal.name).exists():
                     _link(journal, self.path / journal.name)
         write_json(self.path / STARTED, {"fingerprint": self.fingerprint, "config": settings})
-        return moved
 
     def finish(self, counts: dict[str, int], seconds: float) -> None:
         """Marks the stage as done and stores its counts and its duration."""

@@ -59,7 +59,7 @@ STAGES = {
         ),
         Stage(
             "evaluate", ("evaluate",), ("generate", "label", "train", "score"),
-            "select programs, compare methods with paired statistics, print the table",
+            "select programs and compare the methods with paired statistics",
         ),
         Stage("report", (), ("evaluate",), "write the HTML report"),
     )

@@ -89,7 +89,10 @@ def format_status(root: Path) -> str:
     """The output of ``dreamprm status``."""
     stages = run_status(root)
     pid = owner(root)
-    lines = [f"{root}: " + ("no process works on it here" if pid is None else f"process {pid} works on it")]
+    lines = [
+        f"{root}: "
+        + ("no process on this machine is working on it" if pid is None else f"process {pid} is working on it")
+    ]
     if len(stages) == 1:
         lines.append("trained on given step labels (dreamprm train --steps): there are no other stages")
     for stage in stages:

@@ -7,15 +7,17 @@ the process if it is still running ``GRACE_SECONDS`` later. No work is lost: eve
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from types import FrameType
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 GRACE_SECONDS = 4.0
 _MESSAGE = "\nstopped; run the same command again to continue"
@@ -33,6 +35,75 @@ def stops_by_itself() -> Iterator[None]:
         yield
     finally:
         _self_stopping -= 1
+
+
+class StopRequest:
+    """Context manager in which the first stop signal only sets ``requested``, so that work is finished or saved.
+
+    A second signal raises SystemExit. Inside another StopRequest it shows the same request. A request that ends no
+    context by an exception goes to the handlers from before. Outside the main thread it has no effect, because Python
+    allows signal handlers only there.
+    """
+
+    _received: ClassVar[list[tuple[int, float]]] = []  # (signal, when): there is one process and one list
+
+    def __init__(self, announcement: str, grace_seconds: float = math.inf, *, by_itself: bool = True) -> None:
+        """Sets no handler yet.
+
+        Args:
+          announcement: what the first signal prints.
+          grace_seconds: time that work in flight may take after the signal.
+          by_itself: whether all of it is ``stops_by_itself``.
+        """
+        self.announcement = announcement
+        self.grace_seconds = grace_seconds
+        self._by_itself = by_itself
+        self._outermost = False
+        self._cleanup = ExitStack()
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal was received."""
+        return bool(self._received)
+
+    @property
+    def overdue(self) -> bool:
+        """Whether a signal was received more than ``grace_seconds`` ago."""
+        return self.requested and time.monotonic() > self._received[0][1] + self.grace_seconds
+
+    @property
+    def exit_status(self) -> int:
+        """Exit status of a process that a signal stopped: 130 or 143. 143 too where another process was asked."""
+        return 128 + (self._received[0][0] if self.requested else signal.SIGTERM)
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            if self._by_itself:
+                self._cleanup.enter_context(stops_by_itself())
+            for number in STOP_SIGNALS:
+                previous = signal.signal(number, self._request)
+                self._outermost = not isinstance(getattr(previous, "__self__", None), StopRequest)
+                self._cleanup.callback(signal.signal, number, previous)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._cleanup.close()
+        if self._outermost and self.requested:
+            number = self._received[0][0]
+            self._received.clear()
+            if kind is None:
+                signal.raise_signal(number)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise SystemExit(self.exit_status)
+        self._received.append((number, time.monotonic()))
+        print(f"\n{signal.Signals(number).name}: {self.announcement}", file=sys.stderr, flush=True)
+
+
+def stop_is_requested() -> bool:
+    """Whether a ``StopRequest`` of this process has received a signal."""
+    return bool(StopRequest._received)
 
 
 def run_until_stopped(command: Callable[[], int]) -> NoReturn:

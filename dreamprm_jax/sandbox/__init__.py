@@ -4,52 +4,54 @@
         for result in judge.evaluate(JudgeTask(key, code, tests) for ...):
             ...
 
-**Processes.** The judge (``judge``, ``pool``, ``plan``, ``grading``) lives in the caller's process and starts a worker
-for each core: a fresh interpreter that runs ``inside.zygote``, never forked from the caller, so the caller may hold
-jax, threads and secrets. A worker forks one child for each program. Program and inputs go to the child in a memory
-file, its output and its results come back in two others; the worker, from which the next child is forked, never holds
-any of them. Expected outputs never leave the judge, which compares (``compare``) and takes every byte from a child as
-hostile: results are fixed-size headers (``inside.frames``), values are compared as text (``inside.values``) and never
-decoded.
+**Processes.** The judge (``judge``, ``pool``, ``plan``, ``grading``) runs in the caller's process and starts one worker
+per core: a fresh interpreter that runs ``inside.zygote``. It is never forked from the caller, which may therefore hold
+jax, threads and secrets. A worker forks one child for each program. The program and its inputs go to the child in a
+memory file, and its output and results come back in two others; the worker, from which the next child is forked, never
+holds any of them. Expected outputs never leave the judge, which does the comparison (``compare``) and treats every byte
+from a child as hostile: results are fixed-size headers (``inside.frames``), and values are compared as text
+(``inside.values``) and never decoded.
 
-**Lockdown.** Scrubbed environment, no descriptor but the child's own, no new privileges, no capabilities, landlock
-(reading the standard library without site-packages, shared libraries and two offered packages, numpy and
-sortedcontainers; nothing else), resource limits, and a list of allowed system calls (``inside.seccomp``): no fork,
-exec, socket, signal or opening for writing. As no child can fork, one SIGKILL ends it. The kernel asks the worker
-before each new thread, and beyond 128 at a time the answer is no: no other limit keeps one child from taking all
-process ids of the machine. What a program can still learn is whether a path exists.
+**Lockdown.** Scrubbed environment, no descriptors but the child's own, no new privileges, no capabilities, landlock
+(read access to the standard library without site-packages, shared libraries and two offered packages, numpy and
+sortedcontainers; nothing else), resource limits, and an allowlist of system calls (``inside.seccomp``): no fork, exec,
+socket, signal or opening for writing. Since a child cannot fork, one SIGKILL ends it. The kernel asks the worker before
+each new thread, and the worker refuses more than 128 at a time: no other limit keeps one child from using up all
+process ids of the machine. A program can still find out whether a path exists.
 
 **Tiers.** ``PORTABLE``: all of the above, as any user, also in an unprivileged container (Linux 5.13, Docker's default
-profile). ``FULL``: user, PID, network, IPC, UTS and mount namespaces on top. ``EXTERNAL``: the operator vouches for
-the container around it; the kernel's means are used as far as they are there. ``UNSAFE``: limits only. A judge attacks
-a worker with canaries first (``probe``) and refuses to start where its tier does not hold.
+profile). ``FULL``: also user, PID, network, IPC, UTS and mount namespaces. ``EXTERNAL``: the operator guarantees
+isolation by the container around it; kernel features are used if they are available. ``UNSAFE``: limits only. A judge
+first attacks a worker with canaries (``probe``) and refuses to start if its tier does not hold.
 
-**Modes.** ``lcb`` gives the official LiveCodeBench evaluator's verdicts (``inside.official``), all tests in one process
-as there. Two differences by name: zero tests are INVALID_TASK, and a whole result whose ``__eq__`` accepts everything
-is wrong, where only an element inside a list or dict may still do so. ``faithful`` runs the program as a plain script
-with real descriptors (``inside.script``), or calls its function: an exit status other than 0 is a runtime error, no
-prelude but for functions. The hash seed and the module ``random`` are fixed; ``random.Random()``, numpy's generators,
-``os.urandom`` and ``id`` are not.
+**Modes.** ``lcb`` gives the official LiveCodeBench evaluator's verdicts (``inside.official``), with all tests in one
+process as in that evaluator. There are two deliberate differences: zero tests are INVALID_TASK, and a whole result
+whose ``__eq__`` accepts everything is wrong; only an element inside a list or dict may still do so. ``faithful`` runs
+the program as a plain script with real descriptors (``inside.script``), or calls its function: an exit status other
+than 0 is a runtime error, and there is no prelude except for functions. The hash seed and the module ``random`` are
+fixed; ``random.Random()``, numpy's generators, ``os.urandom`` and ``id`` are not.
 
-**Comparison.** Without more, the official evaluator's; a setting or a problem may ask for another, or for a Python
-checker, which runs in the sandbox as programs do (``checkers``).
+**Comparison.** By default that of the official evaluator. A setting or a problem may select another one, or a Python
+checker, which runs in the sandbox like the programs (``checkers``).
 
-**One child for several tests** (faithful). A fork costs more than most programs: fifteen children cost ten times what
-one does. So the tests of a program run in one child, each in a new ``__main__`` with new streams, if its compiled code
-has no way to leave something behind in a module (``inside.sharing``); otherwise each gets its own. A pass counts at
-once; a failure only counts of a child's first test, and runs again in a fresh child otherwise; a child gets one test's
-limits, so that sharing gives no test more. What is given up: a program that hides state in a module where the check
-does not see it, and that passes a test only thanks to it, passes. It cannot use that to learn an expected output.
+**One child for several tests** (faithful). A fork costs more than most programs: fifteen children cost ten times as
+much as one. So the tests of a program run in one child, each in a new ``__main__`` with new streams, if its compiled
+code cannot leave anything behind in a module (``inside.sharing``); otherwise each gets its own child. A pass counts
+immediately; a failure counts only for a child's first test, and otherwise the test runs again in a fresh child. A child
+gets one test's limits, so that sharing gives no test more. The remaining gap: a program that hides state in a module
+where the check does not see it, and that passes a test only because of that state, passes. It cannot use this to learn
+an expected output.
 
-**Reports on single tests** (``per_test``, off by default). In faithful mode each test then has a child of its own, so
-that time, memory and standard error are its own; in lcb mode they are of the whole process. The verdict is the same.
+**Reports on single tests** (``per_test``, off by default). In faithful mode, each test then has its own child, so that
+time, memory and standard error are those of the test; in lcb mode they are those of the whole process. The verdict is
+the same.
 
-**Memory.** Resident memory decides: looked at while a child runs, and by its peak at the end. A child that the kernel
-killed for lack of memory has no verdict: it is tried again alone, and is a SANDBOX_ERROR then. A control group's limit
-above that one stops what is not resident, where one can be made (``control_group``).
+**Memory.** Resident memory decides: it is sampled while a child runs, and its peak is read at the end. A child that the
+kernel killed for lack of memory has no verdict: it is retried alone, and is a SANDBOX_ERROR if that happens again. If
+control groups are available (``control_group``), a group's higher limit stops what is not resident.
 
-**Time.** CPU time decides, with a looser wall clock that stands still while a program is ready and has no core. What
-exceeded its time and lacked a core is tried again at the end, on a share of the workers.
+**Time.** CPU time decides, with a looser wall-clock limit that is paused while a program is ready but has no core.
+Programs that exceeded their time and lacked a core are retried at the end, on a share of the workers.
 """
 
 from dreamprm_jax.sandbox.checkers import Comparison

@@ -1,12 +1,11 @@
-"""Verdicts kept on disk by content: the same program, tests, mode and limits are not run twice.
+"""Caches verdicts on disk by content: the same program, tests, mode and limits are not run twice.
 
-One SQLite file in the given folder. Several judges, in several processes, may share it. What is kept is what does not
-depend on chance or on the machine's load: labels only, and no time limit exceeded.
+The cache is one SQLite file in the given folder, which several judges in several processes may share. It holds only
+verdicts that do not depend on chance or on the machine's load: labels, except exceeded time limits.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import sqlite3
@@ -14,58 +13,42 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dreamprm_jax.sandbox.records import JudgeResult, JudgeTask, Limits
-from dreamprm_jax.schema import DataError, Verdict
+from dreamprm_jax.schema import DataError, Verdict, content_hash
 
-_VERSION = 7  # counts changes of the judge that can change a verdict
+_VERSION = 7  # incremented by changes of the judge that can change a verdict
 _BUSY_SECONDS = 60.0
 
 
 def task_digest(task: JudgeTask, mode: str, tier: str, limits: Limits, packages: Sequence[str] = ()) -> str:
-    """Identifies everything that a verdict depends on. The task's key is not part of it.
+    """Hash of everything that a verdict depends on, without the task's key.
 
     Args:
-      task: the program and its tests.
+      task: The program and its tests.
       mode: ``faithful`` or ``lcb``.
-      tier: the tier that holds.
-      limits: of one test, the problem's own among them.
-      packages: the third-party packages that the program may import, with their versions.
+      tier: The tier that holds.
+      limits: Limits of one test, including the problem's own.
+      packages: The third-party packages that the program may import, with their versions.
 
     Returns:
       64 hexadecimal digits.
     """
-    digest = hashlib.sha256()
-
-    def add(text: str) -> None:
-        data = text.encode("utf-8", "surrogatepass")
-        digest.update(len(data).to_bytes(8, "little"))
-        digest.update(data)
-
-    add(
-        json.dumps(
-            [
-                _VERSION, mode, tier, limits.cpu_seconds, limits.wall_seconds, limits.memory_bytes,
-                limits.output_bytes, platform.python_version(), platform.machine(), task.checker_name,
-                "" if task.comparison is None else task.comparison.digest, *packages,
-            ]
-        )
-    )  # fmt: skip
-    add(task.func_name or "")
-    add(task.code)
-    for test in task.tests:
-        add(test.testtype)
-        add(test.input)
-        add(test.output)
-    return digest.hexdigest()
+    settings = [
+        _VERSION, mode, tier, limits.cpu_seconds, limits.wall_seconds, limits.memory_bytes, limits.output_bytes,
+        platform.python_version(), platform.machine(), task.checker_name,
+        "" if task.comparison is None else task.comparison.digest, *packages,
+    ]  # fmt: skip
+    tests = [part for test in task.tests for part in (test.testtype, test.input, test.output)]
+    return content_hash(json.dumps(settings), task.func_name or "", task.code, *tests, digits=64)
 
 
 class VerdictCache:
     """The file of verdicts."""
 
     def __init__(self, folder: Path) -> None:
-        """Opens the folder's file, or makes it.
+        """Opens or creates the file in the folder.
 
         Raises:
-          DataError: if the file cannot be opened or is no such file.
+          DataError: if the file cannot be opened or is not a cache of verdicts.
         """
         self._path = folder / "verdicts.sqlite"
         try:
@@ -82,7 +65,7 @@ class VerdictCache:
             raise DataError(f"{self._path}: not usable as a cache of verdicts ({error}); remove it") from error
 
     def get(self, digest: str, task: JudgeTask, mode: str, tier: str) -> JudgeResult | None:
-        """The kept verdict, as the result of this task."""
+        """The cached verdict as the result of this task, or None."""
         row = self._database.execute(
             "SELECT verdict, passed, total, error, cpu, codes FROM verdicts WHERE digest = ?", (digest,)
         ).fetchone()
@@ -92,7 +75,7 @@ class VerdictCache:
         return JudgeResult(task.key, Verdict(verdict), passed, total, error, cpu, mode, tier, tuple(json.loads(codes)))
 
     def put(self, digest: str, result: JudgeResult) -> None:
-        """Keeps a result if it may be kept."""
+        """Caches a result, if that is allowed."""
         if not result.verdict.is_label or result.verdict is Verdict.TLE:
             return
         self._database.execute(

@@ -1,17 +1,17 @@
-"""How answers are compared, where a setting or a problem says so: by options, or by a Python function.
+"""Comparisons of answers that a setting or a problem selects: by options, or by a Python function.
 
 Options are words, separated by commas: ``exact`` (every character counts), ``tokens`` (white space and line ends do
-not), ``unordered`` (lines, or items of a returned list, in any order), ``ignore_case``, ``abs=X`` and ``rel=X``
-(numbers within a tolerance), ``any_of`` (the expected output is a JSON list of which one must match). Without
-``exact`` or ``tokens``, text is compared line by line, white space at the ends of lines aside.
+not count), ``unordered`` (lines, or items of a returned list, in any order), ``ignore_case``, ``abs=X`` and ``rel=X``
+(numbers within a tolerance), ``any_of`` (the expected output is a JSON list of alternatives). Without ``exact`` or
+``tokens``, text is compared line by line, ignoring white space at the ends of lines.
 
-A Python checker is FILE.py:FUNCTION, or a program as text that defines ``check``. It is called with the input, the
-expected output and the program's output (of a function: its value as JSON), all of them text, and returns True or
-False. It runs in the sandbox, as the programs do: no module beside its file can be imported. One fails that raises,
+A Python checker is FILE.py:FUNCTION, or the text of a program that defines ``check``. It is called with the input, the
+expected output and the program's output (of a function: its value as JSON), all as text, and returns True or False. It
+runs in the sandbox like the programs: modules next to its file cannot be imported. A checker fails if it raises,
 prints, exceeds a limit, returns anything else, or tries what the sandbox denies, even if it catches the error.
-Importing zoneinfo and running asyncio's event loop count as such: both make a denied call. Where a checker fails on an
-answer and not on the expected output in its place, the answer is wrong; otherwise there is no verdict (INVALID_TASK).
-A checker must not run the answer: code in it would decide.
+(Importing zoneinfo and running asyncio's event loop are such cases, since both make a denied call.) If a checker fails
+on an answer but not on the expected output in its place, the answer is wrong; otherwise there is no verdict
+(INVALID_TASK). A checker must not run the answer, because code in the answer could then decide.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dreamprm_jax.user_code import is_user_function
 
 _WORDS = ("exact", "tokens", "unordered", "ignore_case", "any_of")
 _TOLERANCES = {"abs": "absolute", "rel": "relative"}
-_CONTEXT = Context(prec=60, traps=[])  # of differences: exact for integers of as many digits
+_CONTEXT = Context(prec=60, traps=[])  # for differences: exact for integers with this many digits
 _LAST = Decimal("Infinity")
 _ENTRY = "__checked__"
 _WRAPPER = """
@@ -51,15 +51,15 @@ class Comparison:
     """How an answer is compared with the expected one.
 
     Attributes:
-      exact: as they are; the other options but ``ignore_case`` and ``any_of`` do not apply.
-      tokens: as sequences of words.
-      unordered: lines, or items of a list, in any order. With a tolerance, both sides are sorted first.
-      ignore_case: upper and lower case are the same.
-      any_of: the expected output is a JSON list of answers.
-      absolute: numbers may differ by this much.
-      relative: numbers may differ by this share of the expected one.
-      code: a checker's program, which then decides alone; "" for none.
-      function: the function to call in it.
+      exact: Compare texts unchanged; only ``ignore_case`` and ``any_of`` can be combined with it.
+      tokens: Compare sequences of words.
+      unordered: Compare lines, or items of a list, in any order. With a tolerance, both sides are sorted first.
+      ignore_case: Ignore case.
+      any_of: The expected output is a JSON list of alternatives.
+      absolute: Absolute tolerance of numbers.
+      relative: Tolerance relative to the expected number.
+      code: Program of a checker, which then decides alone; "" for none.
+      function: The function in ``code`` to call.
     """
 
     exact: bool = False
@@ -74,10 +74,10 @@ class Comparison:
 
     @classmethod
     def parse(cls, text: str, where: str) -> Comparison | None:
-        """Reads a setting or a problem's field; None where it is empty.
+        """Parses a setting or a problem's field; None if it is empty.
 
         Raises:
-          DataError: beginning with ``where``, on an unknown option, a bad number, a file that cannot be read.
+          DataError: prefixed with ``where``, on an unknown option, an invalid number or an unreadable file.
         """
         text = text.strip()
         if not text:
@@ -99,16 +99,16 @@ class Comparison:
                 found[_TOLERANCES[name]] = _tolerance(number, f"{where}: {word}")
             else:
                 raise DataError(
-                    f"{where}: {word[:80]!r} is none of {', '.join(_WORDS)}, abs=X, rel=X, FILE.py:FUNCTION, nor a "
+                    f"{where}: {word[:80]!r} is not one of {', '.join(_WORDS)}, abs=X, rel=X, FILE.py:FUNCTION, or a "
                     "program that defines check(given, expected, answer)"
                 )
         if "exact" in found and found.keys() & {"tokens", "unordered", "absolute", "relative"}:
-            raise DataError(f"{where}: exact goes with ignore_case and any_of alone")
+            raise DataError(f"{where}: exact can be combined only with ignore_case and any_of")
         return cls(**found)
 
     @property
     def digest(self) -> str:
-        """Identifies it, by what it does and not by a file's name."""
+        """Hash of its effect, independent of file names."""
         return content_hash(repr(self), digits=16)
 
     @property
@@ -120,12 +120,12 @@ class Comparison:
         """Whether an answer is right.
 
         Args:
-          answer: standard output, or a returned value as canonical JSON; hostile.
-          expected: the test's output.
-          functional: whether they are values.
+          answer: Standard output, or a returned value as canonical JSON; hostile.
+          expected: The test's output.
+          functional: Whether both are values.
 
         Raises:
-          ValueError: if the expected output is not the JSON that it must be.
+          ValueError: if the expected output is not the required JSON.
         """
         same = self._same_values if functional else self._same_text
         wanted = expected_value(expected) if functional or self.any_of else expected
@@ -147,12 +147,12 @@ class Comparison:
 
     def _same_text(self, answer: str, expected: Any) -> bool:
         if not isinstance(expected, str):
-            raise ValueError("any_of needs a JSON list of texts")
+            raise ValueError("any_of needs a JSON list of strings")
         answer, expected = self._fold(answer), self._fold(expected)
         if self.exact or answer == expected:
             return answer == expected
         answer, expected = answer.strip(), expected.strip()
-        if answer.count("\n") != expected.count("\n") and not self.tokens:  # before millions of lines are made
+        if answer.count("\n") != expected.count("\n") and not self.tokens:  # before a list of millions of lines is made
             return False
         if self.tokens and not self.unordered:
             words, wanted = answer.split(maxsplit=len(expected.split())), expected.split()
@@ -206,9 +206,9 @@ def _tolerance(text: str, where: str) -> float:
     try:
         number = float(text)
     except ValueError as error:
-        raise DataError(f"{where}: no number after =") from error
+        raise DataError(f"{where}: needs a number after =") from error
     if not (math.isfinite(number) and number >= 0):
-        raise DataError(f"{where}: a tolerance is finite, and not negative")
+        raise DataError(f"{where}: a tolerance must be finite and not negative")
     return number
 
 
@@ -221,5 +221,5 @@ def _number(text: str) -> Decimal | None:
 
 
 def _order(words: list[str]) -> list[tuple[Decimal, str]]:
-    """Sorts numbers by value, so that two sides that differ within a tolerance are sorted alike."""
+    """Sorts numbers by value, so that two sides that differ within a tolerance are sorted in the same way."""
     return [(_LAST, word) if (number := _number(word)) is None else (number, "") for word in words]

@@ -1,9 +1,9 @@
-"""Tests that are Python code, as benchmarks of functions have them (assertions, ``unittest`` cases).
+"""Tests that are Python code, as in function-level benchmarks (assertions, ``unittest`` cases).
 
-A test's ``input`` is the code. It runs after the program, in the program's namespace and in a process of its own, and
-passes where it raises nothing; an assertion that fails is a wrong answer, any other exception a runtime error. Unlike
-other tests, the program shares its process with what is expected, as in the benchmarks' own evaluators: a program that
-searches for it can find it.
+A test's ``input`` is the code. It runs after the program, in the program's namespace and in a separate process, and
+passes if it raises nothing; a failed assertion is a wrong answer, any other exception a runtime error. Unlike with
+other tests, the program shares its process with the expected values, as in the benchmarks' own evaluators: a program
+that searches for them can find them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dreamprm_jax.sandbox.records import JudgeTask
 from dreamprm_jax.schema import TestCase
 
 _CALL = "__dreamprm_run_test__"
-# ``exec`` has each test run in a process of its own (``inside.sharing``).
+# ``exec`` makes each test run in its own process (``inside.sharing``).
 _HARNESS = f"""
 
 def {_CALL}(source):
@@ -33,6 +33,6 @@ def has_code_tests(task: JudgeTask) -> bool:
 
 
 def as_calls(task: JudgeTask) -> JudgeTask:
-    """The task as functional tests of a function, added to the program, that runs a test."""
+    """The task as functional tests of a function that is appended to the program and runs a test."""
     tests = tuple(TestCase(json.dumps(test.input), "true", "functional") for test in task.tests)
     return dataclasses.replace(task, code=task.code + _HARNESS, func_name=_CALL, tests=tests)

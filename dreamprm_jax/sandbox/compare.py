@@ -1,6 +1,6 @@
-"""Whether an output is right: the official evaluator's comparison, on hostile text.
+"""Compares outputs as the official evaluator does, on hostile text.
 
-Output: surrounding white space aside, as many lines as expected, and each line equal as text or, token by token, as
+Output, without surrounding white space: as many lines as expected, and each line equal as text or, token by token, as
 decimal numbers without tolerance (``testing_util.grade_stdio`` at commit 28fef95). Values: Python's ``==`` with the
 expected JSON value (``grade_call_based``), on the canonical text of ``inside.values``.
 """
@@ -22,23 +22,25 @@ _COUNT = re.compile(rf"{values.COUNT}(\d{{1,18}}){values.COUNT}")
 
 
 class Signalling(ArithmeticError):
-    """A comparison that fails with an error, there as in Python: of a signalling NaN, of an array."""
+    """A comparison that raises an error, as in Python: with a signalling NaN, or an array."""
 
 
 def output_mismatch(output: str, expected: str) -> str | None:
     """Compares a program's standard output with the expected one.
 
     Returns:
-      None if the output is right, otherwise where it is not, in words that hold neither text.
+      None if the output is right, otherwise the place of the difference, without any of the two texts.
 
     Raises:
-      Signalling: if a signalling NaN meets a number.
+      Signalling: if a signalling NaN is compared with a number.
     """
     if output == expected:
         return None
     output, expected = output.strip(), expected.strip()
     count, expected_count = output.count("\n") + 1, expected.count("\n") + 1
-    if count != expected_count:  # counted first: millions of short lines would take twenty times their text's memory
+    if (
+        count != expected_count
+    ):  # counted first: a list of millions of short lines takes twenty times the memory of the text
         return f"{count} lines instead of {expected_count}"
     lines, expected_lines = output.split("\n"), expected.split("\n")
     for number, (line, expected_line) in enumerate(zip(lines, expected_lines, strict=True), 1):
@@ -50,11 +52,11 @@ def output_mismatch(output: str, expected: str) -> str | None:
 
 def _same_numbers(line: str, expected: str) -> bool:
     expected_tokens = expected.split()
-    tokens = line.split(maxsplit=len(expected_tokens))  # one more than expected at most, however many there are
+    tokens = line.split(maxsplit=len(expected_tokens))  # at most one more than expected
     if len(tokens) != len(expected_tokens):
         return False
     try:
-        # all of both lines first: one token that is no number makes the line wrong
+        # both lines as a whole: one token that is not a number makes the line wrong
         pairs = list(zip(map(Decimal, tokens), map(Decimal, expected_tokens), strict=True))
     except (InvalidOperation, ValueError):
         return False
@@ -89,18 +91,18 @@ def _inner(value: list[Any] | dict[str, Any]) -> Any:
 def value_matches(encoded: str, expected: Any, wildcards: bool = False) -> bool:
     """Whether the canonical text of a result equals the expected value.
 
-    Never builds an object from ``encoded``: the text is followed along the expected value.
+    Never builds an object from ``encoded``: the text is matched along the expected value.
 
     Args:
-      encoded: what the child sent.
-      expected: the decoded expected value.
-      wildcards: accept a nested element that claims to equal everything, as the official evaluator does; a whole
-        result that claims it is refused.
+      encoded: Text sent by the child.
+      expected: The decoded expected value.
+      wildcards: Accept a nested element that claims to equal everything, as the official evaluator does; a whole
+        result that does so is rejected.
     """
     right = values.canonical(expected, 1 << 62)
     if encoded == right and values.OPAQUE not in right:
         return True
-    # a NaN is written as what equals nothing, and equals nothing; where no special text stands, the texts decide
+    # a NaN is written as OPAQUE, which equals nothing; without special texts, the comparison of texts decides
     special = (values.OPAQUE, values.ERROR, values.MARK, values.WILDCARD if wildcards else values.MARK)
     if not any(text in encoded for text in special):
         return False
@@ -108,7 +110,7 @@ def value_matches(encoded: str, expected: Any, wildcards: bool = False) -> bool:
 
 
 def _follow(text: str, at: int, expected: Any, wildcards: bool) -> int:
-    """The position after the text of ``expected`` at ``at``, -1 where something else stands there."""
+    """The position after the text of ``expected`` at ``at``, or -1 if the text there differs."""
     if text.startswith(values.WILDCARD, at):
         return at + 1 if wildcards and at else -1
     if text.startswith(values.SIGNALLING, at) and not isinstance(expected, (int, float)):
@@ -149,12 +151,12 @@ def _numpy_equals(token: str, kind: str, expected: Any) -> bool:
     """Whether a NumPy value of one element equals ``expected``, by NumPy's promotion (NEP 50).
 
     Args:
-      token: canonical text of the element.
+      token: Canonical text of the element.
       kind: ``i`` for an integer or bool; ``e``, ``f``, ``d`` for a float of 2, 4 or 8 bytes; ``o`` for any other.
-      expected: a decoded JSON value.
+      expected: A decoded JSON value.
 
     Raises:
-      Signalling: if the comparison has other than one element, or its number is too large.
+      Signalling: if the comparison does not have exactly one element, or its number is too large.
     """
     in_list = isinstance(expected, list)
     while isinstance(expected, list):

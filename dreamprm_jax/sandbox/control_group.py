@@ -1,11 +1,11 @@
-"""A memory control group for each worker, where one can be made: a limit that also counts the kernel's memory.
+"""A memory control group for each worker, if available: a limit that also counts the kernel's memory.
 
-A child's verdict comes from its resident memory in any case, so that it is the same on machines without such a group.
-The group's limit lies above that one. It stops what resident memory does not show (socket buffers, files in memory)
-and what fills memory between two looks. Its peak is the true one.
+A child's verdict always comes from its resident memory, so that it is the same on machines without such a group. The
+group's limit is higher. It stops what resident memory does not show (socket buffers, files in memory) and what fills
+memory between two samples. Its peak is exact.
 
-Used are a cgroup v2 whose ``memory`` controller is on for children of this process's own group, or can be turned on,
-and a cgroup v1. A v2 group that holds processes cannot turn it on: start the command in a leaf of its own.
+Supported are cgroup v2, if the ``memory`` controller is or can be enabled for children of this process's own group, and
+cgroup v1. A v2 group that contains processes cannot enable it: start the command in a leaf of its own.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import NamedTuple
 
 _PREFIX = "dreamprm-judge-"
 _SLACK_BYTES = 64 << 20  # for the worker itself and the kernel's own memory
-_STEP_BYTES = 4 << 20  # of limits: one that stays the same is not written again
-_END_SECONDS = 2.0  # until the processes of an ended worker have left their group
+_STEP_BYTES = 4 << 20  # granularity of limits: an unchanged limit is not written again
+_END_SECONDS = 2.0  # time for the processes of a stopped worker to leave their group
 _numbers = itertools.count()
 
 
 class _Interface(NamedTuple):
-    """Names of files in a group."""
+    """Names of the files of a group."""
 
     limit: str
     peak: str  # can be reset by a write: v1, and v2 from Linux 6.12 on
@@ -37,7 +37,7 @@ _VERSION_1 = _Interface("memory.limit_in_bytes", "memory.max_usage_in_bytes", "m
 
 
 def own_group(membership: Path = Path("/proc/self/cgroup"), mounts: Path = Path("/proc/mounts")) -> Path | None:
-    """The folder of this process's group that limits memory, if groups can be made in it."""
+    """The folder of this process's memory control group, if groups can be created in it."""
     try:
         lines = [line.split(":", 2) for line in membership.read_text().splitlines()]
         mounted = [line.split() for line in mounts.read_text().splitlines()]
@@ -72,7 +72,7 @@ class ControlGroup:
     """The group of one worker and its children."""
 
     def __init__(self, base: Path) -> None:
-        """Makes a group in ``base``, and removes those that a killed judge left there.
+        """Creates a group in ``base``, and removes those that a killed judge left there.
 
         Raises:
           OSError: if that is not allowed.
@@ -95,11 +95,11 @@ class ControlGroup:
             return -1
 
     def add(self, pid: int) -> None:
-        """Moves a process into the group; children are born in it."""
+        """Moves a process into the group; its children start in it."""
         (self._folder / "cgroup.procs").write_text(str(pid))
 
     def begin(self, memory_bytes: int, wants_peak: bool) -> None:
-        """Before a child starts: what it may use, files in memory included, and whether ``peak`` will be asked."""
+        """Sets the limit for the next child, including files in memory. ``wants_peak``: ``peak`` will be called."""
         with contextlib.suppress(OSError, ValueError):
             limit = -(-memory_bytes // _STEP_BYTES) * _STEP_BYTES + _SLACK_BYTES
             if limit != self._limit:
@@ -118,7 +118,7 @@ class ControlGroup:
             return False
 
     def peak(self) -> int | None:
-        """The most memory since ``begin``, beyond that of the worker, in bytes; None where the kernel does not tell."""
+        """Peak memory in bytes since ``begin``, beyond that of the worker; None if the kernel does not report it."""
         try:
             return max(0, int(os.pread(self._peak, 100, 0)) - self._before)
         except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Reads what one child leaves behind and compares it, test by test, as far as it has come."""
+"""Reads the results of one child and compares them test by test, as they arrive."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Failure:
     code: int  # the official one
 
 
-_SHOWN_BYTES = 4004  # at most of 1,001 characters
+_SHOWN_BYTES = 4004  # bytes of at most 1,001 characters
 
 
 class Grader:
@@ -30,28 +30,28 @@ class Grader:
     def __init__(self, task: JudgeTask, functional: bool, official: bool, first: int, output_bytes: int) -> None:
         self.task = task
         self.first = first
-        self.position = first  # the test to come; all before it have passed
+        self.position = first  # the next test; all before it have passed
         self.failure: Failure | None = None  # of the test at ``position``
-        self.answers: list[str] = []  # from ``first`` on, for a checker that runs in the sandbox
-        self.shown: list[str] = []  # the starts of the answers, where the task asks for reports
-        self.exit_status: int | None = None  # of the last test, as the child says
-        self.ended = False  # the child said that it runs no further test
+        self.answers: list[str] = []  # of the tests from ``first`` on, for a checker that runs in the sandbox
+        self.shown: list[str] = []  # beginnings of the answers, if the task requests reports
+        self.exit_status: int | None = None  # of the last test, according to the child
+        self.ended = False  # the child reported that it runs no further test
         self.output_file = self.result_file = -1
         self._functional = functional
         self._official = official
         self._output_bytes = output_bytes
         self._output_start = 0
         self._consumed = 0
-        self._wanted = 0  # size of the result file from which on there is something new to read
+        self._wanted = 0  # size of the result file at which the next frame is complete
 
     def open(self) -> None:
-        """Makes the files that the child will write."""
+        """Creates the files that the child will write."""
         self.output_file = os.memfd_create("stdout", os.MFD_CLOEXEC)
         self.result_file = os.memfd_create("results", os.MFD_CLOEXEC)
 
     def close(self) -> None:
         """Releases the files, if there are any."""
-        if self.task.per_test and self.output_file >= 0 and not self.shown:  # a script that did not end well
+        if self.task.per_test and self.output_file >= 0 and not self.shown:  # a script that failed
             self._show(_read(self.output_file, 0, _SHOWN_BYTES).decode("utf-8", "replace"))
         for descriptor in (self.output_file, self.result_file):
             if descriptor >= 0:
@@ -64,7 +64,7 @@ class Grader:
             return
         size = os.fstat(self.result_file).st_size
         if size < self._wanted:
-            return  # a long frame that is still written is not read again and again
+            return  # a long frame that is still being written is not read repeatedly
         try:
             found, used, missing = frames.parse(_read(self.result_file, self._consumed, size))
         except frames.FrameError as error:
@@ -79,7 +79,7 @@ class Grader:
             self.ended = self.ended or frame.last
 
     def exited_early(self) -> None:
-        """Grades the test at ``position`` of a faithful script that ended its process by itself, with status 0."""
+        """Grades the test at ``position`` of a faithful script that exited by itself, with status 0."""
         self._grade_output(os.fstat(self.output_file).st_size)
 
     def _show(self, answer: str) -> None:
@@ -91,7 +91,7 @@ class Grader:
         if frame.test != self.position - self.first or self.ended or self.position >= len(self.task.tests):
             self.failure = Failure(Verdict.RE, "result frames out of order", -4)
         elif frame.status == frames.BAD_INPUT and self._functional and not self._valid_input():
-            self.failure = Failure(Verdict.INVALID_TASK, "the test's input is not one JSON value a line", -4)
+            self.failure = Failure(Verdict.INVALID_TASK, "the test's input is not one JSON value per line", -4)
         elif frame.status != frames.OK:
             self.failure = _failure(frame)
         elif self._functional:
@@ -102,7 +102,7 @@ class Grader:
             self._grade_output(frame.output_end)
 
     def _valid_input(self) -> bool:
-        """Whether the task is as it should be: a child's word for the contrary is not enough."""
+        """Whether the input is valid. The child's report of bad input is not trusted."""
         try:
             for line in self.task.tests[self.position].input.split("\n"):
                 json.loads(line)
@@ -156,7 +156,7 @@ class Grader:
             self.failure = Failure(Verdict.RE, str(error), -4)
             return
         except RecursionError:
-            self.failure = Failure(Verdict.INVALID_TASK, "the expected output is nested too deep", -4)
+            self.failure = Failure(Verdict.INVALID_TASK, "the expected output is nested too deeply", -4)
             return
         if right:
             self.position += 1
@@ -171,7 +171,7 @@ class Grader:
                 right = self.task.checker(test.input, test.output, answer)
             elif comparison is None:
                 return False
-            elif comparison.code:  # which runs in the sandbox, when the child has ended
+            elif comparison.code:  # it runs in the sandbox after the child has ended
                 self.answers.append(answer)
                 right = True
             else:
@@ -179,7 +179,7 @@ class Grader:
         except Exception as error:
             if self.task.checker is None:
                 self.failure = Failure(Verdict.INVALID_TASK, f"test {self.position}, expected output: {error}", -4)
-            else:  # the checker met text that it did not expect
+            else:  # the checker cannot handle this text
                 self.failure = Failure(Verdict.WA, safe_text(f"the checker failed: {type(error).__name__}"), -2)
             return True
         if right is True:
@@ -209,7 +209,7 @@ def ending_failure(reply: jobs.Reply, official: bool) -> Failure:
 
 
 def _exit_status(frame: frames.Frame) -> int | None:
-    """A plain process's exit status; the frame is hostile."""
+    """Exit status of a plain process. The frame is hostile."""
     if frame.status == frames.EXITED:
         return int(frame.payload) if frame.payload.isdigit() and len(frame.payload) <= 3 else None
     return {frames.OK: 0, frames.RAISED: 1, frames.MEMORY: 1, frames.COMPILE: 1}.get(frame.status)

@@ -1,4 +1,4 @@
-"""The judge: takes tasks, gives results in their order. It owns a pool of workers and drives the plans of the tasks."""
+"""The judge takes tasks and yields results in their order. It owns a pool of workers and drives the tasks' plans."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ from dreamprm_jax.sandbox.records import MODES, TIERS, JudgeResult, JudgeTask, L
 from dreamprm_jax.sandbox.worker import OFFERED_PACKAGES
 from dreamprm_jax.schema import DataError
 
-_STARTED_PER_WORKER = 4  # tasks begun at a time
+_STARTED_PER_WORKER = 4  # tasks started at a time
 _WINDOW_PER_WORKER = 256  # results that wait for an earlier one
 
 
 @dataclass(frozen=True)
 class _Started:
-    """A task that has begun."""
+    """A task that has been started."""
 
     index: int
     plan: Plan
-    digest: str  # "" where the result is not to be cached
+    digest: str  # "" if the result must not be cached
 
 
 _Item = tuple[_Started, Run]
 
 
 class _Queue:
-    """The runs to start. Retries begin when nothing else is left to start, and hold new tasks back until they end."""
+    """The runs to start. Retries start when nothing else is left to start, and delay new tasks until they end."""
 
     def __init__(self) -> None:
         self.retrying = False
@@ -53,7 +53,7 @@ class _Queue:
         self._alone: collections.deque[_Item] = collections.deque()
 
     def add(self, task: _Started, run: Run) -> None:
-        """Takes a run in."""
+        """Adds a run."""
         if run.turn == "share":
             self._share.append((task, run))
         elif run.turn == "alone":
@@ -64,7 +64,7 @@ class _Queue:
             self._ready.append((task, run))
 
     def begun(self) -> int:
-        """How many runs wait for a worker, retries aside."""
+        """Number of runs that wait for a worker, without retries."""
         return len(self._ready) + len(self._pausing)
 
     def empty(self) -> bool:
@@ -72,12 +72,7 @@ class _Queue:
         return not (self._ready or self._pausing or self._share or self._alone)
 
     def next(self, running: int, retry_width: int) -> _Item | None:
-        """The run to start now, if there is one.
-
-        Args:
-          running: how many run.
-          retry_width: how many retries may run at a time.
-        """
+        """The run to start now, or None; at most ``retry_width`` retries run at the same time."""
         while self._pausing and self._pausing[0][0] <= time.monotonic():
             self._ready.append(heapq.heappop(self._pausing)[2])
         if not self.retrying:
@@ -97,8 +92,8 @@ class _Queue:
 class Judge:
     """Runs untrusted programs and judges them. A context manager; ``close`` leaves no process behind.
 
-    Nothing is forked from the calling process: every worker is an interpreter of its own, so the caller may hold jax,
-    threads or secrets. One ``evaluate`` at a time.
+    Nothing is forked from the calling process: every worker is a separate interpreter, so the caller may hold jax,
+    threads or secrets. Only one ``evaluate`` at a time.
     """
 
     def __init__(
@@ -118,19 +113,19 @@ class Judge:
 
         Args:
           mode: ``faithful`` (a real process with real descriptors) or ``lcb`` (the official evaluator's verdicts).
-          tier: what must hold: ``FULL``, ``PORTABLE``, ``EXTERNAL`` or ``UNSAFE``.
-          limits: what one test may use.
-          workers: programs that run at a time; 0 for one a core.
-          cache: folder of verdicts kept by content hash, or None.
-          retry_share: the share of the workers that, after all others, try again what exceeded its time and lacked a
-            core meanwhile; at least one worker. 0: nothing is tried again for lack of time.
+          tier: Required isolation: ``FULL``, ``PORTABLE``, ``EXTERNAL`` or ``UNSAFE``.
+          limits: Limits of one test.
+          workers: Number of concurrent programs; 0 for one per core.
+          cache: Folder of cached verdicts, or None.
+          retry_share: Share of the workers, at least one, that finally retry programs which exceeded their time while
+            they lacked a core. 0: no such retries.
           hash_seed: PYTHONHASHSEED of the programs; fixed, so that the same program gets the same verdict. Another one
-            shows whether a program depends on it. Its verdicts are not cached.
-          comparison: how answers are compared where the task does not say; None: as the official evaluator does.
-          per_test: report on each judged test (``JudgeResult.tests``), each of which then has a process of its own in
-            mode faithful. Slower, and no verdict is taken from the cache.
-          packages: third-party packages that programs may import, by the names by which they do; the dependencies of
-            a package are named too. Their versions count in the cache.
+            shows whether a program depends on it; its verdicts are not cached.
+          comparison: How answers are compared if the task has no comparison; None: as in the official evaluator.
+          per_test: Report on each judged test (``JudgeResult.tests``), each of which then has its own process in mode
+            faithful. Slower, and no verdict is taken from the cache.
+          packages: Import names of the third-party packages that programs may import, including their dependencies.
+            Their versions are part of the cache key.
 
         Raises:
           SandboxUnavailable: if the tier does not hold on this machine.
@@ -139,8 +134,8 @@ class Judge:
         """
         if mode not in MODES or tier not in TIERS or workers < 0 or not 0 <= retry_share <= 1:
             raise DataError(
-                f"sandbox mode {mode!r}, tier {tier!r}, workers {workers}, retry_share {retry_share}: the mode is one "
-                f"of {', '.join(MODES)}, the tier one of {', '.join(TIERS)}, workers 0 or more, the share from 0 to 1"
+                f"sandbox mode {mode!r}, tier {tier!r}, workers {workers}, retry_share {retry_share}: the mode must be "
+                f"one of {', '.join(MODES)}, the tier one of {', '.join(TIERS)}, workers at least 0, the share 0 to 1"
             )
         if not sys.platform.startswith("linux"):
             raise SandboxUnavailable(f"the sandbox needs Linux, not {sys.platform}; use a container or another machine")
@@ -160,7 +155,7 @@ class Judge:
 
     @classmethod
     def from_config(cls, config: SandboxConfig, cache: Path | None = None, per_test: bool = False) -> Judge:
-        """The judge that a run's settings ask for."""
+        """The judge for the settings of a run."""
         limits = Limits(
             config.cpu_seconds, config.wall_seconds, config.memory_bytes, config.output_bytes, config.reference_factor
         )
@@ -186,14 +181,14 @@ class Judge:
         self.close()
 
     def close(self) -> None:
-        """Ends all workers and whatever still runs in them."""
+        """Ends all workers and the programs that still run in them."""
         self._pool.close()
         if self._cache is not None:
             self._cache.close()
             self._cache = None
 
     def digest(self, task: JudgeTask) -> str:
-        """Identifies everything that the task's verdict depends on here (see ``cache.task_digest``)."""
+        """Hash of everything that the task's verdict depends on (see ``cache.task_digest``)."""
         task = self._completed(task)
         return task_digest(task, self.mode, self.tier, self.limits.of(task.limits), self._pool.offer.versions())
 
@@ -205,16 +200,16 @@ class Judge:
         return dataclasses.replace(task, comparison=self._comparison)
 
     def worker_pids(self) -> set[int]:
-        """Process ids of the workers. Each leads a session; all that a worker starts is in that session."""
+        """Process ids of the workers. Each leads a session that contains all processes it starts."""
         return self._pool.pids()
 
     def evaluate(self, tasks: Iterable[JudgeTask]) -> Iterator[JudgeResult]:
-        """Judges tasks as they come.
+        """Judges tasks as they arrive.
 
-        Takes tasks ahead of the results it gives, by a bounded number; memory does not grow with their count.
+        Reads a bounded number of tasks ahead of the results, so memory does not grow with their count.
 
         Yields:
-          One result a task, in the order of the tasks.
+          One result per task, in the order of the tasks.
         """
         if self._busy:
             raise RuntimeError("this judge is evaluating already; finish or close that iteration first")
@@ -278,7 +273,7 @@ class Judge:
         return max(1, int(self._retry_share * self._pool.width))
 
     def _known(self, task: JudgeTask) -> tuple[str, JudgeResult | None]:
-        """The task's digest ("" where it is not to be cached) and the kept result, if there is one."""
+        """The task's digest ("" if it must not be cached), and the cached result or None."""
         if self._cache is None or (task.checker is not None and not task.checker_name):
             return "", None
         digest = self.digest(task)

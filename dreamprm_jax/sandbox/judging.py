@@ -1,4 +1,4 @@
-"""The loop that judges programs into a journal: resumable, one result a program, the sandbox's own faults not kept."""
+"""The loop that judges programs into a journal: it can be resumed, and failures of the sandbox are not committed."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ def judge_into(
     description: str,
     visible: bool = True,
 ) -> dict[str, Any]:
-    """Judges the tasks that the journal does not have, and commits the value of each result as it comes.
+    """Judges the tasks that the journal does not have, and commits the value of each result as it arrives.
 
     Args:
-      journal: one entry a task.
-      judge: the judge, or a function that starts one, which is called only if there is something to judge and whose
+      journal: Holds one entry per task.
+      judge: The judge; or a function that starts one, which is called only if there is something to judge, and whose
         judge is closed at the end.
-      tasks: consumed lazily, so that tests may be read from disk as they are needed. The key of each, which comes once,
-        names everything that its verdict depends on.
-      value: from a result to what is stored: any JSON.
-      planned: the number of tasks, those in the journal included; for progress.
-      done: the number of tasks that are in the journal.
-      description: of the progress bar.
-      visible: False where the caller shows progress of its own.
+      tasks: Consumed lazily, so that tests can be read from disk on demand. Keys must be unique and identify everything
+        that the verdict depends on.
+      value: Maps a result to the value to commit, any JSON.
+      planned: Number of tasks, including those in the journal; for progress.
+      done: Number of tasks in the journal.
+      description: Description in the progress bar.
+      visible: False if the caller shows progress itself.
 
     Returns:
-      Task key -> value, of the tasks on which the sandbox itself failed. They are not committed, so that the next run
-      judges them again.
+      Task key -> value, of the tasks on which the sandbox itself failed. They are not committed, so the next run judges
+      them again.
     """
     missing = (task for task in tasks if task.key not in journal)
     first = next(missing, None)
@@ -64,7 +64,7 @@ def judge_into(
 
 
 def outcome_values(result: JudgeResult) -> list[Any]:
-    """The fields of ``schema.Outcome`` after the program's: what a journal keeps of a verdict."""
+    """The fields of ``schema.Outcome`` after the program hash, as stored in a journal."""
     return [
         result.verdict.value,
         result.tests_passed,

@@ -1,16 +1,16 @@
-"""How one task is judged: which tests run in which child, what is believed, what is run again.
+"""The plan for judging one task: which tests run in which child, which results count, and what is run again.
 
-A plan is a generator. It yields the runs it wants, is sent what came of each, and returns the result; whoever drives
-it (``judge``) owns processes and time, and nothing here does.
+A plan is a generator. It yields runs, is sent the outcome of each, and returns the result. The driver (``judge``) owns
+processes and time; the plan owns neither.
 
 Rules in faithful mode:
 - Several tests may share a child (``inside.sharing``), within the limits of a single test, so that no test gets more.
-- A pass counts at once. A failure counts only of the first test of a child, whose process nothing has touched before;
-  any other failing test runs again, first in a child of its own.
-In lcb mode all tests run in one child, as they do officially, and its alarm limits each test.
+- A pass counts immediately. A failure counts only for the first test of a child, whose process no other test has used;
+  any other failed test runs again, as the first test of another child.
+In lcb mode all tests run in one child, as in the official evaluator, and its alarm limits each test.
 
-In both modes a run is tried again (``_Tries``) if what happened is not the program's doing: the sandbox failed, the
-kernel killed the child for lack of memory, or the program exceeded its time and had to wait for a core meanwhile.
+In both modes a run is retried (``_Tries``) if the program did not cause the failure: the sandbox failed, the kernel
+killed the child for lack of memory, or the program exceeded its time and had to wait for a core.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from dreamprm_jax.schema import TestCase, Verdict
 
 _ATTEMPTS = 6  # children started for one run while the sandbox itself fails
 _PAUSE_SECONDS = 0.1  # before the second attempt; doubled before each further one
-_LACKED_A_CORE = 0.05  # the share of a run's time without a core from which on its time limit is tried again
-_SHARED_TESTS = 64  # tests sent to one child: each holds a descriptor there
-_SHARED_BYTES = 64 << 20  # and their inputs together
-_FRAME_BYTES = 1 << 20  # room for frames beside the output
-_PATIENCE = 4.0  # times its wall time that a child has which others keep from a core
-_OFFICIAL_OUTPUTS = 4  # lcb mode: the one child may leave this many tests' largest outputs
-_OFFICIAL_GRACE = 5  # seconds beyond (limit + 1) a test, as in compute_code_generation_metrics
+_LACKED_A_CORE = 0.05  # share of a run's time without a core above which an exceeded time limit is retried
+_SHARED_TESTS = 64  # tests sent to one child, where each needs a descriptor
+_SHARED_BYTES = 64 << 20  # total size of their inputs
+_FRAME_BYTES = 1 << 20  # space for frames, in addition to the output
+_PATIENCE = 4.0  # maximum duration of a child that lacks a core, as a multiple of its wall time
+_OFFICIAL_OUTPUTS = 4  # lcb mode: the single child may write the largest output of this many tests
+_OFFICIAL_GRACE = 5  # seconds in addition to (limit + 1) per test, as in compute_code_generation_metrics
 
 
 @dataclass(frozen=True)
 class Run:
     """One child to run."""
 
-    job: Callable[[], bytes]  # packs the job file, when a worker is free
+    job: Callable[[], bytes]  # packs the job file once a worker is free
     request: jobs.Request
     grader: Grader
     numpy: bool  # in a worker that has numpy loaded
@@ -53,12 +53,12 @@ class Run:
     pause_seconds: float = 0.0  # before it starts
 
 
-Turn = Literal["now", "share", "alone"]  # at once; at the end, on a share of the workers; at the end, one at a time
+Turn = Literal["now", "share", "alone"]  # immediately; at the end, on a share of the workers; at the end, alone
 Plan = Generator[Run, jobs.Reply, JudgeResult]
 
 
 class _Tries:
-    """The tries of one run: whether an ending calls for another one, and when."""
+    """The attempts of one run: whether its ending requires another one, and when."""
 
     def __init__(self, retry: bool, wall_seconds: float = math.inf) -> None:
         self._retry, self._wall_seconds = retry, wall_seconds
@@ -67,7 +67,7 @@ class _Tries:
         self.pause_seconds = 0.0
 
     def sandbox_failed(self, reply: jobs.Reply) -> Failure | None:
-        """What to say if the sandbox failed once too often; None if the run is to be tried again or did not fail."""
+        """The failure to report if the sandbox failed too often; None if the run is retried or it did not fail."""
         self.pause_seconds = 0.0
         if reply.ending == jobs.FAILED:
             self._failed += 1
@@ -81,10 +81,10 @@ class _Tries:
         return None
 
     def lacked_a_core(self, failure: Failure | None, reply: jobs.Reply) -> bool:
-        """Whether a time limit exceeded is tried again.
+        """Whether an exceeded time limit is retried.
 
-        CPU time is only spent on a core, and a worker leaves out of the wall time what a child waited for one: those
-        limits are final, unless the worker lost patience. The official clock leaves out nothing.
+        CPU time is spent only on a core, and a worker subtracts the time that a child waited for a core from the wall
+        time: those limits are final, unless the worker stopped waiting. The official clock subtracts nothing.
         """
         if not self._retry or failure is None or failure.verdict is not Verdict.TLE or self._starved > 1:
             return False
@@ -99,23 +99,15 @@ class _Tries:
 
 
 def killed_from_outside(reply: jobs.Reply) -> bool:
-    """Whether somebody else sent SIGKILL: the program cannot, and a worker says why it does."""
+    """Whether another process sent SIGKILL: the program cannot, and a worker reports why it did."""
     return reply.ending == jobs.SIGNALLED and reply.value == signal.SIGKILL
 
 
 def judge_task(task: JudgeTask, mode: str, tier: str, limits: Limits, retry: bool = True) -> Plan:
-    """The plan for one task.
-
-    Args:
-      task: the program and its tests.
-      mode: ``faithful`` or ``lcb``.
-      tier: the tier that holds, for the result.
-      limits: of one test.
-      retry: whether a program is tried again that exceeded its time and lacked a core meanwhile.
-    """
+    """The plan for one task; with ``retry``, a program that exceeded its time while it lacked a core is retried."""
     total = len(task.tests)
     draft = JudgeResult(task.key, Verdict.AC, 0, total, "", 0.0, mode, tier)
-    if has_code_tests(task):  # which the official evaluator of LiveCodeBench does not know
+    if has_code_tests(task):  # LiveCodeBench's official evaluator does not have such tests
         task, mode = as_calls(task), "faithful"
     problem = task_problem(task, mode == "lcb")
     if problem is not None:
@@ -126,7 +118,7 @@ def judge_task(task: JudgeTask, mode: str, tier: str, limits: Limits, retry: boo
 
 
 def task_problem(task: JudgeTask, official: bool = False) -> str | None:
-    """Why the task cannot be judged, if so."""
+    """Why the task cannot be judged; None if it can."""
     if not task.tests:
         return "the task has no tests"
     types = {test.testtype for test in task.tests}
@@ -141,7 +133,7 @@ def task_problem(task: JudgeTask, official: bool = False) -> str | None:
             try:
                 compare.expected_value(test.output)
             except (ValueError, RecursionError):
-                return f"test {index}: the expected output is not JSON, or nested too deep"
+                return f"test {index}: the expected output is not JSON, or nested too deeply"
     return None
 
 
@@ -164,7 +156,7 @@ def _faithful(task: JudgeTask, limits: Limits, draft: JudgeResult, retry: bool, 
                 return _finish(draft, passed, cpu, sandbox_failure)
             if reply.ending == jobs.FAILED or killed_from_outside(reply):
                 continue
-            if reply.ending == jobs.MEMORY_LIMIT:  # of which test is only known where there is one
+            if reply.ending == jobs.MEMORY_LIMIT:  # the test is known only if there is just one
                 if count == 1:
                     failure = ending_failure(reply, official=False)
                     return _finish(_reported(draft, task, grader, reply, failure), passed, cpu, failure)
@@ -176,14 +168,14 @@ def _faithful(task: JudgeTask, limits: Limits, draft: JudgeResult, retry: bool, 
         finally:
             grader.close()
         refusal = yield from _check(task, grader, draft, retry)
-        if grader.position == passed:  # nothing passed: the failure is of a child's first test
+        if grader.position == passed:  # no test passed: the failure is that of a child's first test
             failure = refusal or grader.failure or Failure(Verdict.RE, "no result", -4)
             if tries.lacked_a_core(failure, reply):
                 continue
             return _finish(_reported(draft, task, grader, reply, failure), passed, cpu, failure)
         draft = _reported(draft, task, grader, reply, None)
         if grader.position < passed + count:
-            shared = False  # it does not share, or its failure needs a child of its own
+            shared = False  # the program cannot share a child, or its failure must be confirmed in another child
         passed, tries = grader.position, _Tries(retry, limits.wall_seconds)
         if refusal is not None and not refusal.verdict.is_label:
             return _finish(draft, passed, cpu, refusal)
@@ -196,7 +188,7 @@ def _check(
     """Runs the task's Python checker, if it has one, on the answers of a child that has ended.
 
     Returns:
-      Why a test does not pass, which is then the one at ``grader.position``; None if the checker accepts all.
+      Why the test at ``grader.position`` (which is set to it) does not pass; None if the checker accepts all answers.
     """
     if task.comparison is None or not task.comparison.code or not grader.answers:
         return None
@@ -209,17 +201,17 @@ def _check(
         )
         return _faithful(JudgeTask("checker", code, tests, function), Limits(), draft, retry, kills=True)
 
-    said = yield from checked(zip(task.tests[grader.first :], grader.answers, strict=False))
-    if said.verdict is Verdict.AC:
+    outcome = yield from checked(zip(task.tests[grader.first :], grader.answers, strict=False))
+    if outcome.verdict is Verdict.AC:
         return None
-    grader.position = grader.first + said.tests_passed
+    grader.position = grader.first + outcome.tests_passed
     wrong = Failure(Verdict.WA, "the checker says no", 0 if task.tests[0].testtype == "functional" else -2)
-    if said.verdict is Verdict.WA:
+    if outcome.verdict is Verdict.WA:
         return wrong
-    text = f"test {grader.position}: {said.verdict} {said.error}"
-    if said.verdict is Verdict.SANDBOX_ERROR:
-        return Failure(said.verdict, f"the checker failed on {text}", -4)
-    # one that decides on the expected output itself is sound: what it fails on is the answer
+    text = f"test {grader.position}: {outcome.verdict} {outcome.error}"
+    if outcome.verdict is Verdict.SANDBOX_ERROR:
+        return Failure(outcome.verdict, f"the checker failed on {text}", -4)
+    # a checker that can judge the expected output itself works: then the answer caused the failure
     test = task.tests[grader.position]
     if (yield from checked([(test, test.output)])).verdict in (Verdict.AC, Verdict.WA):
         return dataclasses.replace(wrong, error=f"the checker fails on the answer, {text}")
@@ -227,7 +219,7 @@ def _check(
 
 
 def _grade_ending(task: JudgeTask, grader: Grader, reply: jobs.Reply, first: int) -> None:
-    """A child that ended before its last test said how it went."""
+    """Grades a child that ended before its last test."""
     script = task.tests[0].testtype == "stdin"
     if script and (reply.ending, reply.value) == (jobs.EXITED, 0) and grader.position == first:
         grader.exited_early()
@@ -276,7 +268,7 @@ def _reported(
 ) -> JudgeResult:
     """The draft with reports on the tests of one child: those that passed and, if it failed, the one after them.
 
-    ``own``: the child is that of one test.
+    ``own``: whether the child ran a single test.
     """
     if not task.per_test:
         return draft
@@ -289,11 +281,11 @@ def _reported(
         )
         tests.append(JudgedTest(verdict, error, escaped_text(task.tests[index].output), escaped_text(answer)))
     if tests:
-        told = reply.ending in (jobs.EXITED, jobs.CANCELLED) and grader.exit_status is not None
+        reported = reply.ending in (jobs.EXITED, jobs.CANCELLED) and grader.exit_status is not None
         tests[-1] = dataclasses.replace(
             tests[-1],
-            exit_status=grader.exit_status if told else reply.value if reply.ending == jobs.EXITED else None,
-            signal=None if told or reply.ending == jobs.EXITED else reply.value,
+            exit_status=grader.exit_status if reported else reply.value if reply.ending == jobs.EXITED else None,
+            signal=None if reported or reply.ending == jobs.EXITED else reply.value,
             stderr=escaped_text(reply.stderr),
             denied=None if reply.denied == jobs.NO_LOG else tuple(reply.denied.splitlines()),
         )
@@ -312,7 +304,7 @@ def _finish(
 ) -> JudgeResult:
     codes: tuple[int, ...] = ()
     if official:
-        whole = failure is not None and failure.error.startswith("!")  # one code for the whole program
+        whole = failure is not None and failure.error.startswith("!")  # a single code for the whole program
         codes = (() if whole else (1,) * passed) + (() if failure is None else (failure.code,))
     return dataclasses.replace(
         draft,
@@ -325,7 +317,7 @@ def _finish(
 
 
 def _shareable(task: JudgeTask, first: int) -> int:
-    """How many of the tests from ``first`` on are sent to one child."""
+    """Number of tests from ``first`` on to send to one child."""
     size = 0
     for count, test in enumerate(task.tests[first : first + _SHARED_TESTS]):
         size += len(test.input)
@@ -353,7 +345,7 @@ def _run(task: JudgeTask, limits: Limits, mode: int, first: int, count: int, tri
 
     cpu, wall, files = limits.cpu_seconds, limits.wall_seconds, limits.output_bytes + _FRAME_BYTES
     longest = _PATIENCE * wall
-    if official:  # whose own clock is that on the wall
+    if official:  # its own clock measures wall time
         cpu = wall = longest = _official_seconds(limits, count)
         files = limits.output_bytes * min(count, _OFFICIAL_OUTPUTS) + _FRAME_BYTES
     kind = jobs.RUN_REPORTING if task.per_test else jobs.RUN

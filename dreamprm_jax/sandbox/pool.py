@@ -1,4 +1,4 @@
-"""The judge's workers, and the programs that run in them at this moment. No threads: time passes in ``wait``."""
+"""The judge's workers, and the programs that currently run in them. No threads: time passes in ``wait``."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from dreamprm_jax.sandbox.worker import OFFERED_PACKAGES, Worker, find_offer
 
 Item = TypeVar("Item")
 
-_WRITTEN_FILES = 2  # by a child: output and results
-_INPUTS_KEPT = 5  # copies of its inputs, in files and memory
-_LOOK_SECONDS = 0.03  # how often a running child's finished tests are compared
-_ANSWER_SECONDS = 30.0  # beyond the longest that a child may take: then the worker itself hangs
-_REST_SECONDS = 0.05  # of a slot whose worker failed; doubled for each further failure in a row
+_WRITTEN_FILES = 2  # files written by a child: output and results
+_INPUTS_KEPT = 5  # copies of a child's inputs, in files and memory
+_LOOK_SECONDS = 0.03  # interval at which finished tests of running children are compared
+_ANSWER_SECONDS = 30.0  # beyond the maximum duration of a child; after that, the worker itself hangs
+_REST_SECONDS = 0.05  # pause of a slot whose worker failed; doubled for each consecutive failure
 _LONGEST_REST_SECONDS = 5.0
 
 
 class _Kind(NamedTuple):
-    """What a worker is made for."""
+    """The purpose of a worker."""
 
-    numpy: bool  # which it has loaded then
-    reports: bool  # on single tests
+    numpy: bool  # numpy is preloaded
+    reports: bool  # reports on single tests
 
 
 _PLAIN = _Kind(numpy=False, reports=False)
@@ -51,17 +51,17 @@ class _Running(Generic[Item]):
 
 
 class _Slot(Generic[Item]):
-    """A place for one running program, with its workers, of one kind each."""
+    """A place for one running program, with one worker of each kind."""
 
     def __init__(self) -> None:
         self.workers: dict[_Kind, Worker] = {}
         self.running: _Running[Item] | None = None
-        self.failures = 0  # in a row
+        self.failures = 0  # consecutive
         self.rests_until = 0.0
 
 
 class Pool(Generic[Item]):
-    """Runs children, each for an item of the caller's."""
+    """Runs children, each for an item of the caller."""
 
     def __init__(self, tier: str, width: int, hash_seed: int = 0, packages: Sequence[str] = OFFERED_PACKAGES) -> None:
         """Starts ``width`` plain workers, without waiting for them.
@@ -76,17 +76,17 @@ class Pool(Generic[Item]):
         self._slots: list[_Slot[Item]] = [_Slot() for _ in range(width)]
         self._selector = selectors.DefaultSelector()
         self._number = 0
-        self._failed: list[tuple[Item, jobs.Reply]] = []  # what could not be started
+        self._failed: list[tuple[Item, jobs.Reply]] = []  # runs that could not be started
         for slot in self._slots:
             self._worker(slot, _PLAIN)
 
     @property
     def width(self) -> int:
-        """How many programs may run at a time."""
+        """Maximum number of concurrent programs."""
         return len(self._slots)
 
     def first_worker(self) -> Worker:
-        """A worker that is ready, to be probed.
+        """A worker that is ready, for the probe.
 
         Raises:
           SandboxUnavailable: if it could not lock itself down.
@@ -100,23 +100,23 @@ class Pool(Generic[Item]):
         return {worker.pid for slot in self._slots for worker in slot.workers.values()}
 
     def running(self) -> int:
-        """How many programs run."""
+        """Number of running programs."""
         return sum(slot.running is not None for slot in self._slots)
 
     def failed(self) -> bool:
-        """Whether ``wait`` has a run to give back that could not be started."""
+        """Whether ``wait`` will return a run that could not be started."""
         return bool(self._failed)
 
     def free(self) -> int:
-        """How many programs can be started now."""
+        """Number of programs that can be started now."""
         now = time.monotonic()
         return sum(slot.running is None and slot.rests_until <= now for slot in self._slots)
 
     def start(self, item: Item, run: Run) -> None:
-        """Starts a child in a free slot; there must be one. If that fails, ``wait`` says so."""
+        """Starts a child in a free slot, which must exist. If that fails, ``wait`` returns the failure."""
         now = time.monotonic()
         slot = next(slot for slot in self._slots if slot.running is None and slot.rests_until <= now)
-        self._number = secrets.randbits(63)  # a program can see it, and a count would tell how often it ran before
+        self._number = secrets.randbits(63)  # programs can see it, and a counter would reveal earlier runs
         worker = None
         try:
             worker = self._worker(slot, _Kind(run.numpy, run.request.kind == jobs.RUN_REPORTING))
@@ -140,14 +140,14 @@ class Pool(Generic[Item]):
         )
 
     def wait(self) -> Iterator[tuple[Item, jobs.Reply]]:
-        """Waits a moment for children to end; compares what the others have finished so far."""
+        """Waits briefly for children to end, and compares finished tests of the others."""
         failed, self._failed = self._failed, []
         yield from failed
         for key, _ in self._selector.select(_LOOK_SECONDS):
             worker: Worker = key.fileobj  # type: ignore[assignment]
             slot: _Slot[Item] = key.data
             if slot.running is None or slot.running.worker is not worker:
-                if not self._greets(worker):  # it could not start, said something unasked, or ended
+                if not self._greets(worker):  # it could not start, sent an unexpected message, or ended
                     self._discard(slot, worker)
                     self._rest(slot)
                 continue
@@ -172,7 +172,7 @@ class Pool(Generic[Item]):
                     self._cancel(running)
 
     def abandon(self) -> None:
-        """Ends the children that run, with their workers."""
+        """Ends the running children with their workers."""
         self._failed.clear()
         for slot in self._slots:
             if slot.running is not None:
@@ -214,7 +214,7 @@ class Pool(Generic[Item]):
             os.close(source)
 
     def _greets(self, worker: Worker) -> bool:
-        """Whether what an idle worker has to say is that it serves."""
+        """Whether the message of an idle worker is that it is ready."""
         if worker.started:
             return False
         try:
@@ -224,7 +224,7 @@ class Pool(Generic[Item]):
         return True
 
     def _rest(self, slot: _Slot[Item]) -> None:
-        """Leaves a slot alone for a while: what keeps it from working, such as a full process table, may pass."""
+        """Pauses a slot: the cause of its failure, such as a full process table, may be temporary."""
         rest = min(_REST_SECONDS * 2**slot.failures, _LONGEST_REST_SECONDS)
         slot.failures = min(slot.failures + 1, 16)
         slot.rests_until = time.monotonic() + rest
@@ -254,7 +254,7 @@ class Pool(Generic[Item]):
 
 
 def _explained(reply: jobs.Reply | None, group: ControlGroup | None, running: _Running[Item]) -> jobs.Reply | None:
-    """A worker's reply (None: it ended) with what its control group knows."""
+    """A worker's reply (None: it ended), completed with data of its control group."""
     if group is None:
         return reply
     killed = reply is not None and (reply.ending, reply.value) == (jobs.SIGNALLED, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Canary attacks: before the first program, one worker must withstand what its tier promises to withstand."""
+"""Canary attacks: before the first program, one worker must withstand what its tier promises to deny."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ _PROMISED = {
 
 
 def check_worker(worker: Worker, tier: str) -> None:
-    """Attacks a worker. Warns of what tier EXTERNAL leaves to the container around it.
+    """Attacks a worker. Warns which attacks tier EXTERNAL leaves to the container.
 
     Raises:
-      SandboxUnavailable: naming what the tier promises and did not hold.
+      SandboxUnavailable: names the attacks that the tier promises to deny and did not.
     """
     task = JudgeTask("canary", _PROGRAM, (schema.TestCase("", ""),))
     grader = Grader(task, functional=False, official=False, first=0, output_bytes=1 << 20)
@@ -93,8 +93,8 @@ def check_worker(worker: Worker, tier: str) -> None:
     if lacking:
         reasons = "; ".join(f"{name}: {why}" for name, why in worker.hello().items() if isinstance(why, str))
         warnings.warn(
-            f"sandbox tier EXTERNAL: the container around must deny programs {', '.join(lacking)}, as the kernel does "
-            f"not do so here ({reasons or 'no reason is known'})",
+            f"sandbox tier EXTERNAL: the surrounding container must deny programs {', '.join(lacking)}, because the "
+            f"kernel does not ({reasons or 'for an unknown reason'})",
             stacklevel=3,
         )
 

@@ -1,4 +1,4 @@
-"""What the judge takes and gives."""
+"""The judge's inputs and outputs."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from dreamprm_jax.schema import DataError
 MODES = ("faithful", "lcb")
 TIERS = ("FULL", "PORTABLE", "EXTERNAL", "UNSAFE")
 
-_SHORTEST_SECONDS = 1.0  # of a limit that a reference's time gives: a short time is mostly noise
+_SHORTEST_SECONDS = 1.0  # minimum of a limit derived from a reference's time: short times are mostly noise
 
 # checker(input, expected output, the program's output or its value as canonical JSON) -> right or wrong
 Checker = Callable[[str, str, str], bool]
 
 
 class SandboxUnavailable(DataError):
-    """This machine does not hold the asked tier; the message says what is missing."""
+    """This machine does not support the required tier; the message says what is missing."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one test may use."""
+    """Limits of one test."""
 
     cpu_seconds: float = 6.0
-    wall_seconds: float = 12.0  # of a program that waits; one that others keep from a core has up to four times as long
+    wall_seconds: float = 12.0  # of a program that waits; a program that lacks a core has up to four times as long
     memory_bytes: int = 1 << 30  # resident, beyond the worker's own
     output_bytes: int = 16 << 20
-    reference_factor: float = 0.0  # CPU time as a multiple of a reference's, where that is known; 0: not used
+    reference_factor: float = 0.0  # CPU time as a multiple of the reference's, if that is known; 0: not used
 
     def __post_init__(self) -> None:
         for name in ("cpu_seconds", "wall_seconds", "memory_bytes", "output_bytes"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value > 0):
-                raise DataError(f"sandbox limit {name} is {value!r}; it must be a positive number")
+                raise DataError(f"sandbox limit {name} ={value!r}: must be a positive number")
         if not (math.isfinite(self.reference_factor) and self.reference_factor >= 0):
-            raise DataError(f"sandbox limit reference_factor is {self.reference_factor!r}; it must not be negative")
+            raise DataError(f"sandbox limit reference_factor={self.reference_factor!r}: must not be negative")
 
     def of(self, problem: ProblemLimits) -> Limits:
-        """These limits, with a problem's own in place of the general ones; its wall time grows with its CPU time."""
+        """These limits, overridden by a problem's own; the wall time is scaled with the CPU time."""
         if problem == ProblemLimits():
             return self
         cpu = problem.cpu_seconds
@@ -64,11 +64,11 @@ class Limits:
 
 @dataclass(frozen=True)
 class ProblemLimits:
-    """What a problem says of its tests' limits. 0: nothing."""
+    """The limits of a problem's tests. 0: not given."""
 
     cpu_seconds: float = 0.0
     memory_bytes: int = 0
-    reference_seconds: float = 0.0  # CPU time of a right program on its slowest test
+    reference_seconds: float = 0.0  # CPU time of a correct program on its slowest test
 
 
 @dataclass(frozen=True)
@@ -76,15 +76,15 @@ class JudgeTask:
     """One program and the tests to judge it by.
 
     Attributes:
-      key: comes back in the result; any text.
-      code: the program.
-      tests: in judging order; the first failure ends the judging.
-      func_name: the function to call, for functional tests.
-      checker: decides instead of the comparison. The package's own: it runs in the judge, on hostile text.
-      checker_name: identifies the checker in the cache; results of an unnamed checker are not cached.
-      comparison: how answers are compared; None: as the judge does.
-      limits: the problem's own, of one test.
-      per_test: report on each judged test (``JudgeResult.tests``).
+      key: Returned in the result; any text.
+      code: The program.
+      tests: In judging order; the first failure ends the judging.
+      func_name: The function to call, for functional tests.
+      checker: Replaces the comparison. Only for checkers of this package: it runs in the judge, on hostile text.
+      checker_name: Identifies the checker in the cache; results of an unnamed checker are not cached.
+      comparison: How answers are compared; None: the judge's comparison.
+      limits: The problem's own limits of one test.
+      per_test: Report on each judged test (``JudgeResult.tests``).
     """
 
     key: str
@@ -99,10 +99,10 @@ class JudgeTask:
 
     @classmethod
     def of(cls, problem: schema.Problem, key: str, code: str, tests: tuple[schema.TestCase, ...]) -> JudgeTask:
-        """A program for a problem, with what the problem says of its checker and its limits.
+        """A task for a problem's program, with the problem's checker and limits.
 
         Raises:
-          DataError: naming the problem, if its checker cannot be read.
+          DataError: names the problem, if its checker cannot be read.
         """
         comparison = Comparison.parse(problem.checker, f"problem {problem.problem_id}, field checker")
         limits = ProblemLimits(problem.cpu_seconds, problem.memory_bytes, problem.reference_seconds)
@@ -111,26 +111,27 @@ class JudgeTask:
 
 @dataclass(frozen=True)
 class JudgedTest:
-    """What came of one test. Texts are cut, and what is not printable in them is escaped.
+    """The result of one test. Texts are truncated, and unprintable characters in them are escaped.
 
-    In lcb mode all tests run in one process, as they do officially: time, memory, standard error and the way it ended
-    are known of the whole, and stand with the last test, with the time and memory only if it is the one test.
+    In lcb mode all tests run in one process, as in the official evaluator: time, memory, standard error and the way it
+    ended are known only for the whole process. They are stored with the last test; time and memory only if there is a
+    single test.
 
     Attributes:
-      verdict: of this test.
-      error: as in ``JudgeResult``.
-      cpu_seconds: of the process.
-      wall_seconds: of the process, time without a core included.
-      peak_bytes: resident memory at its highest, beyond the worker's own (as ``Limits.memory_bytes`` counts); 0 for a
-        small program, which shares most of its memory with the worker. Where the worker has a control group
-        (``control_group``), that group's peak, which counts the kernel's memory and files in memory too.
-      exit_status: of a program that ended by itself; an uncaught exception is 1.
-      signal: that ended the process: 9 at a limit.
-      stderr: the first kilobyte.
-      expected: the start of the expected output.
-      got: the start of standard output, or of the returned value as JSON.
-      denied: system calls that the sandbox denied, with their first three arguments ("..." for a pointer) and how often
-        if more than once; at most 40. None if the kernel did not let them be seen.
+      verdict: Verdict on this test.
+      error: As in ``JudgeResult``.
+      cpu_seconds: CPU time of the process.
+      wall_seconds: Wall time of the process, including time without a core.
+      peak_bytes: Peak resident memory beyond the worker's own (as ``Limits.memory_bytes`` counts); 0 for a small
+        program, which shares most of its memory with the worker. If the worker has a control group
+        (``control_group``), the group's peak, which includes the kernel's memory and files in memory.
+      exit_status: Exit status of a program that ended by itself; 1 for an uncaught exception.
+      signal: Signal that ended the process; 9 at a limit.
+      stderr: The first kilobyte.
+      expected: The beginning of the expected output.
+      got: The beginning of standard output, or of the returned value as JSON.
+      denied: System calls that the sandbox denied, with their first three arguments ("..." for a pointer) and their
+        number if above one; at most 40. None if the kernel does not reveal them.
     """
 
     verdict: schema.Verdict
@@ -151,13 +152,13 @@ class JudgeResult:
     """The verdict on one task.
 
     Attributes:
-      tests_passed: tests passed before the first failure.
-      error: short printable text; "" when accepted. Never holds an expected output.
-      cpu_seconds: of all children that ran for this task.
+      tests_passed: Number of tests passed before the first failure.
+      error: Short printable text; "" when accepted. Never contains an expected output.
+      cpu_seconds: CPU time of all children that ran for this task.
       mode: ``faithful`` or ``lcb``.
-      tier: the tier that held.
+      tier: The tier that held.
       codes: lcb mode only: the official result list (1 passed, 0 or -2 wrong, -3 time limit, -4 error).
-      tests: the judged tests, the first failure being the last; empty unless the task asks (``per_test``).
+      tests: The judged tests, of which the last may have failed; empty unless the task requests them (``per_test``).
     """
 
     key: str
@@ -173,12 +174,12 @@ class JudgeResult:
 
 
 def escaped_text(text: str, length: int = 1000) -> str:
-    """The start of hostile text, with all that is not printable escaped but line ends and tabs."""
+    """The beginning of hostile text, with all unprintable characters except line breaks and tabs escaped."""
     shown = (char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text[:length])
     return "".join(shown) + "..." * (len(text) > length)
 
 
 def safe_text(text: str, length: int = 200) -> str:
-    """Hostile text made fit for a log: printable, one line, short."""
+    """Hostile text made safe for a log: printable, one line, short."""
     shown = "".join(char if char.isprintable() else " " for char in text[: 4 * length])
     return shown[: length - 3] + "..." if len(shown) > length else shown

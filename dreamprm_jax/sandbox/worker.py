@@ -1,4 +1,4 @@
-"""The judge's end of one worker: starts the fresh interpreter, sends jobs, reads replies, ends it."""
+"""The judge's side of one worker: starts the interpreter, sends jobs, reads replies, ends it."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ sys.path.pop(0)
 main()
 """
 _START_SECONDS = 60.0
-# third-party packages that programs may import unless a setting says otherwise, where they are installed
+# third-party packages that programs may import by default, if they are installed
 OFFERED_PACKAGES = ("numpy", "sortedcontainers")
 _LIBRARY_FOLDERS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
-# of a library folder: shared libraries, the folder of an architecture, and data of the C library
+# allowed entries of a library folder: shared libraries, architecture folders, and data of the C library
 _LIBRARY_ENTRY = re.compile(r".*\.so(\.[\d.]+)?|.*-linux-(gnu|musl).*|gconv|locale")
 _INSTALLED_PACKAGES = ("site-packages", "dist-packages")
 _SYSTEM_PATHS = (
@@ -59,13 +59,13 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Offer:
-    """What a worker lets programs read."""
+    """What programs in a worker can read."""
 
-    packages: dict[str, str]  # third-party package to its folder, or to its one file
+    packages: dict[str, str]  # third-party package -> its folder or single file
     readable: tuple[str, ...]
 
     def versions(self) -> tuple[str, ...]:
-        """The packages as ``name==version``, or with their folder where the version is not known."""
+        """The packages as ``name==version``, or with their folder if the version is unknown."""
         return tuple(f"{name}=={_version(name, folder)}" for name, folder in sorted(self.packages.items()))
 
 
@@ -73,12 +73,12 @@ def find_offer(names: Sequence[str] = OFFERED_PACKAGES) -> Offer:
     """The standard library and the offered packages of this interpreter.
 
     Raises:
-      DataError: if a name is that of no installed package; those offered by default may be missing.
+      DataError: if a name is not that of an installed package; default packages may be missing.
     """
     base = {"base": sys.base_prefix, "platbase": sys.base_exec_prefix}
     stdlib = [sysconfig.get_path(name, vars=base) for name in ("stdlib", "platstdlib")]
     packages: dict[str, str] = {}
-    # entry by entry, as a rule cannot leave out a part of a folder
+    # entry by entry, because a landlock rule cannot exclude a part of a folder
     readable = [*_SYSTEM_PATHS]
     for library in dict.fromkeys(map(os.path.realpath, stdlib)):
         readable += _entries(library, lambda name: name not in _INSTALLED_PACKAGES)
@@ -92,11 +92,12 @@ def find_offer(names: Sequence[str] = OFFERED_PACKAGES) -> Offer:
             if name in OFFERED_PACKAGES:
                 continue
             raise DataError(
-                f"sandbox packages: {name!r} is not installed, or is no package with an __init__.py: give the names by "
-                "which programs import them, those of their dependencies too"
+                f"sandbox.packages: {name!r} is not installed, or is not a package with an __init__.py; give import "
+                "names, including those of the dependencies"
             )
         path = Path(spec.origin).resolve()
-        path = path.parent if spec.submodule_search_locations else path  # beside a lone file lie all other packages
+        if spec.submodule_search_locations:  # a single file shares its folder with all other packages
+            path = path.parent
         packages[name] = str(path)
         readable += [str(path), f"{path}.libs"]
     return Offer(packages, tuple(dict.fromkeys(readable)))
@@ -106,14 +107,14 @@ def find_offer(names: Sequence[str] = OFFERED_PACKAGES) -> Offer:
 def _version(name: str, folder: str) -> str:
     try:
         return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:  # the distribution has another name than the package
+    except importlib.metadata.PackageNotFoundError:  # the distribution and the package have different names
         for other in importlib.metadata.packages_distributions().get(name, ()):
             return f"{other} {importlib.metadata.version(other)}"
         return folder
 
 
 def _entries(folder: str, wanted: Callable[[str], bool]) -> list[str]:
-    """Paths of the wanted entries of a folder; none where it cannot be listed."""
+    """Paths of the wanted entries of a folder; none if it cannot be listed."""
     try:
         return [f"{folder}/{name}" for name in sorted(os.listdir(folder)) if wanted(name)]
     except OSError:
@@ -149,7 +150,7 @@ class Worker:
         }
         self._tier = tier
         self._hello: dict[str, Any] | None = None
-        # not by the command line: it is short, and programs can see it
+        # not on the command line, which is limited in size and visible to programs
         with theirs, os.fdopen(os.memfd_create("settings"), "w+") as handle:
             json.dump(settings, handle)
             handle.seek(0)
@@ -180,15 +181,15 @@ class Worker:
 
     @property
     def started(self) -> bool:
-        """Whether it has said that it serves."""
+        """Whether it has reported that it is ready."""
         return self._hello is not None
 
     def fileno(self) -> int:
-        """The control socket, readable when a reply is there."""
+        """The control socket, readable when a reply has arrived."""
         return self._socket.fileno()
 
     def hello(self) -> dict[str, Any]:
-        """Waits for the worker to be ready; its account of the lockdown.
+        """Waits until the worker is ready. Returns its report on the lockdown.
 
         Raises:
           SandboxUnavailable: if the tier's lockdown failed, with the reason.
@@ -216,7 +217,7 @@ class Worker:
         socket.send_fds(self._socket, [request.pack()], descriptors)
 
     def receive(self) -> Reply | None:
-        """The reply that is there; None if the worker is gone."""
+        """The reply that has arrived; None if the worker is gone."""
         try:
             data = self._socket.recv(1 << 16)
         except OSError:
@@ -229,7 +230,7 @@ class Worker:
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
         try:
-            self._process.wait(timeout=2.0)  # it sees the end of the socket, kills its child and leaves
+            self._process.wait(timeout=2.0)  # it sees that the socket is closed, kills its child and exits
         except subprocess.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, 9)

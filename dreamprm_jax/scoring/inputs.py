@@ -20,11 +20,11 @@ from dreamprm_jax.problems.candidates import (
     candidate_id,
     candidate_rows,
     cells_of_row,
-    row_order,
+    problems_of_rows,
     rows_without_problem,
 )
 from dreamprm_jax.problems.function_rows import is_function_row, read_function_row
-from dreamprm_jax.problems.json_rows import check_text, is_unicode, json_type, read_rows, reason_of, skip_or_raise
+from dreamprm_jax.problems.json_rows import check_text, is_unicode, read_rows, reason_of, skip_or_raise, type_error
 from dreamprm_jax.problems.problem_files import problem_paths
 from dreamprm_jax.schema import DataError, Problem, Program, Skip, content_hash
 
@@ -71,11 +71,10 @@ def read_items(path: Path, problems: Mapping[str, Problem], source: str, max_cha
       DataError: where the file as a whole cannot be read.
     """
     samples: Counter[str] = Counter()
-    ids: list[str] = []
-    if listed := rows_without_problem(path):
-        ids = row_order(problems)
-        if len(ids) != listed:
-            raise DataError(f"{path}: its {listed} rows name no problem; give --problems with one problem for each")
+    try:
+        ids = problems_of_rows(problems, rows_without_problem(path))
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
     for number, where, row in candidate_rows(path, _COLUMNS):
         try:
             if isinstance(row, DataError):
@@ -110,15 +109,15 @@ def _given_steps(row: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 
 def unusable(code: str, max_characters: int) -> str:
-    """Why a text is no program that can be scored; "" where it is one."""
+    """Why a program cannot be scored; "" if it can."""
     if not code.strip():
         return "empty program"
     if len(code) > max_characters:
         return f"{len(code)} characters, more than {max_characters}"
     if "\0" in code:
-        return "holds a NUL character, which no Python program can"
+        return "contains a NUL character, which no Python program may contain"
     if not is_unicode(code):
-        return "holds a lone surrogate, which has no UTF-8 form"
+        return "contains a lone surrogate, which has no UTF-8 form"
     return ""
 
 
@@ -191,5 +190,5 @@ def _problem(row: Mapping[str, Any], problems: Mapping[str, Problem], where: str
 def _text(row: Mapping[str, Any], name: str, where: str) -> str:
     value, prefix = row[name], f"{where}, " if where else ""
     if not isinstance(value, str):
-        raise DataError(f"{prefix}field {name}: a {json_type(value)} where text belongs")
+        raise type_error(f"{prefix}field {name}", value, "a string")
     return check_text(value, f"{prefix}field {name}")

@@ -20,17 +20,18 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from dreamprm_jax.engine.concurrent import concurrent_map
+from dreamprm_jax.runs.input_digests import path_digest
 from dreamprm_jax.runs.locks import locked
+from dreamprm_jax.runs.progress import Progress
 from dreamprm_jax.schema import DataError, Problem, Score, Skip, arrow_schema, canonical_json, content_hash
 from dreamprm_jax.scoring.inputs import Item, read_items
 from dreamprm_jax.scoring.prm import Prm
 from dreamprm_jax.scoring.scorer import NOT_FINITE, ProgramReading, Reading, Scorer, is_finite, score_row
 from dreamprm_jax.storage import atomic_path, file_hash, read_json, write_json, write_rows, write_text
 
-FORMAT = 1  # raise when the output changes meaning
+FORMAT = 2  # raise when the output changes meaning
 JOB, BYTES = "job", "output sha256"  # in the counts: the fingerprint of the job, and of the output that it wrote
 # Score rows, and where in the input each program is.
 SCHEMA = pa.schema(
@@ -141,13 +142,12 @@ class ScoreJob:
             "overlong": limits.overlong, "dtype": limits.dtype, "attention": limits.attention,
             "granularity": self.prm.granularity, "source": options.source,
         }  # fmt: skip
-        path = options.candidates
-        files = sorted(path.glob("*/*.py")) if path.is_dir() else [path]
-        candidates = content_hash(*(f"{file.relative_to(path)} {file_hash(file)}" for file in files))
+        candidates = path_digest(options.candidates)
+        assert candidates is not None, f"{options.candidates} was there a moment ago"
         prompts = content_hash(
             *(f"{p.problem_id}\0{p.platform}\0{p.title}\0{p.statement}" for p in options.problems.values())
         )
-        return content_hash(canonical_json(settings), candidates, prompts)
+        return content_hash(canonical_json(settings), candidates["digest"], prompts)
 
     def _is_done(self) -> bool:
         if not self.output.exists():
@@ -191,14 +191,14 @@ class ScoreJob:
                 if chunk.index % shard.count != shard.index:
                     continue
                 if self._record(chunk.index).exists():
-                    bar.update(len(chunk.items))
+                    progress.add(units=len(chunk.items))
                 else:
                     yield chunk
 
-        with tqdm(desc=f"score {self.prm.name}", unit="program", smoothing=0.05) as bar:
+        with Progress(f"score {self.prm.name}", None, "program") as progress:
             # While the devices score one chunk a thread reads and tokenises the next.
             for chunk, prepared in concurrent_map(self._prepare, mine(), threads=1, max_pending=2):
-                self._finish(chunk, prepared, bar)
+                self._finish(chunk, prepared, progress)
         return seen
 
     def _chunks(self) -> Iterator[_Chunk]:
@@ -249,12 +249,14 @@ class ScoreJob:
         kept = Counter({"statements truncated on the left": counts["statements truncated on the left"]})
         return _Prepared(rows, skips, kept)
 
-    def _finish(self, chunk: _Chunk, prepared: _Prepared, bar: tqdm[Any]) -> None:
+    def _finish(self, chunk: _Chunk, prepared: _Prepared, progress: Progress) -> None:
         """Scores a chunk and commits it: first its scores, then its record."""
         before, start = Counter(self.scorer.summary()), time.perf_counter()
-        logits = self.scorer.logits([scored.reading for _, scored in prepared.rows], bar.update)
+        logits = self.scorer.logits(
+            [scored.reading for _, scored in prepared.rows], lambda count: progress.add(units=count)
+        )
         seconds = time.perf_counter() - start
-        bar.update(len(prepared.skips))
+        progress.add(units=len(prepared.skips))
         rows, skips = [], list(prepared.skips)
         for (item, scored), values in zip(prepared.rows, logits, strict=True):
             if is_finite(values):

@@ -25,6 +25,10 @@ SHORTEST_ROW = 64  # rows are 64, 96, 128, 192, 256, ... tokens long: few length
 BLOCK = 32  # tokens of a block of attention
 BLOCK_COUNTS = tuple(n << k for k in range(2, 24) for n in (2, 3))  # that a block attends to: 8, 12, 16, 24, ...
 LEAST_SHARED = 16  # tokens in common from which two neighbors make one tree
+COMPILATION = 8192  # tokens that a processor computes while it compiles one shape
+# Cost of attention to one key on a CPU, over that of as much arithmetic in large products: a key read in place, and one
+# that is copied block by block. A fit to the timings of docs/scoring.md.
+IN_PLACE, GATHERED = 3.0, 4.0
 
 Tokens = Int[np.ndarray, " t"]
 Tree = tuple[int, ...]  # sequences that share beginnings, sorted, as indices
@@ -57,7 +61,9 @@ class _Row:
     places: dict[int, Tokens]
 
 
-def pack(sequences: Sequence[Tokens], row_tokens: int, batch_tokens: int, ways: int = 1) -> list[Packed]:
+def pack(
+    sequences: Sequence[Tokens], row_tokens: int, batch_tokens: int, ways: int = 1, *, share: bool = True
+) -> list[Packed]:
     """Packs sequences into batches of rows.
 
     Args:
@@ -66,15 +72,19 @@ def pack(sequences: Sequence[Tokens], row_tokens: int, batch_tokens: int, ways: 
         get longer rows.
       batch_tokens: tokens of a batch (more, where one row for each of the ``ways`` has more).
       ways: the shards of a batch; rows are a multiple of it.
+      share: prefix trees in long rows. False: each sequence whole, in the shortest row that has room for it.
     """
     if not sequences:
         return []
-    order, shared = shared_lengths(sequences)
     lengths = [len(tokens) for tokens in sequences]
-    most = max(SHORTEST_ROW, 1 << (max(1, batch_tokens // ways).bit_length() - 1))  # a batch has a row for each way
-    distinct = sum(lengths) - sum(common for common in shared if common >= LEAST_SHARED)
-    room = min(row_tokens, most, row_length(distinct))
-    trees = grow_trees(order, shared, lengths, room)
+    if share:
+        order, shared = shared_lengths(sequences)
+        most = max(SHORTEST_ROW, 1 << (max(1, batch_tokens // ways).bit_length() - 1))  # a batch has a row for each way
+        distinct = sum(lengths) - sum(common for common in shared if common >= LEAST_SHARED)
+        room = min(row_tokens, most, row_length(distinct))
+        trees = grow_trees(order, shared, lengths, room)
+    else:
+        room, trees = SHORTEST_ROW, [(length, (index,)) for index, length in enumerate(lengths)]
     batches = []
     for length, forests in sorted(fill_rows(trees, room).items()):
         rows = sorted((_lay_out(forest, length, sequences) for forest in forests), key=lambda row: row.seen)
@@ -84,6 +94,25 @@ def pack(sequences: Sequence[Tokens], row_tokens: int, batch_tokens: int, ways: 
             batches.append(_collate(rows[start : start + size], size, length))
             start += size
     return batches
+
+
+def work(batches: Sequence[Packed], per_key: float, blockwise: bool) -> float:
+    """What the batches cost, in tokens without attention, compilation included.
+
+    Args:
+      batches: of ``pack``.
+      per_key: arithmetic of a token's attention to one key, over that of all its other products.
+      blockwise: whether attention reads the listed blocks alone, by ``models.attention.block_attention``; kernels read
+        all blocks up to the diagonal.
+    """
+    total = float(COMPILATION * len({packed.shape for packed in batches}))
+    for packed in batches:
+        length = packed.tokens.shape[1]
+        keys = length / 2
+        if blockwise:
+            keys = IN_PLACE * length if packed.blocks is None else GATHERED * BLOCK * packed.blocks.shape[2]
+        total += packed.tokens.size * (1 + per_key * keys)
+    return total
 
 
 def row_length(size: int) -> int:

@@ -98,9 +98,7 @@ def load_prm(path: Path, options: PrmOptions) -> Prm:
         path = pretrained.weights_folder(str(path))
     if (path / "config.json").is_file():
         values = read_json(path / "config.json")
-        if isinstance(values, dict) and "model_type" in values:
-            return _from_folder(path, options)
-        if isinstance(values, dict) and "architectures" in values:
+        if isinstance(values, dict) and ("model_type" in values or "architectures" in values):
             return _from_folder(path, options)  # which says what is missing
         if isinstance(values, dict) and "train" in values:
             arms = ", ".join(str(path / arm) for arm in values["train"].get("arms", ()))
@@ -152,11 +150,8 @@ def _from_folder(folder: Path, options: PrmOptions) -> Prm:
 
 
 def _limited(model: ModelConfig, options: PrmOptions) -> ModelConfig:
-    changes: dict[str, Any] = {
-        name: value
-        for name in ("max_length", "overlong", "dtype", "attention")
-        if (value := getattr(options, name)) is not None
-    }
+    given = {name: getattr(options, name) for name in ("max_length", "overlong", "dtype", "attention")}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(model, **changes)
 
 

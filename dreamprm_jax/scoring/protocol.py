@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from dreamprm_jax.problems.json_rows import json_type
+from dreamprm_jax.problems.json_rows import type_error
 from dreamprm_jax.schema import DataError, Program, Step
 from dreamprm_jax.scoring.inputs import inline_problem, unusable
 from dreamprm_jax.scoring.prm import Prm
@@ -80,7 +80,7 @@ def parse_steps(body: Mapping[str, Any], prm: Prm) -> Steps:
     for index, code in enumerate(codes):
         where = name if name == "code" else f"codes[{index}]"
         if not isinstance(code, str):
-            raise DataError(f"{where}: a {json_type(code)} where text belongs")
+            raise type_error(where, code, "a string")
         if reason := unusable(code, len(code)):
             raise DataError(f"{where}: {reason}")
     programs = [Program.make(problem.problem_id, code, index, "", {}) for index, code in enumerate(codes)]

@@ -14,9 +14,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dreamprm_jax.models.decoder import DecoderConfig
+from dreamprm_jax.models.fused import platform
+from dreamprm_jax.models.kernels.dual_attention import TARGETS
 from dreamprm_jax.models.reward import Params, step_logits
 from dreamprm_jax.schema import DataError, Program, Score
-from dreamprm_jax.scoring.packing import Packed, pack, row_length
+from dreamprm_jax.scoring.packing import Packed, pack, row_length, work
 from dreamprm_jax.selection.aggregators import sigmoid
 from dreamprm_jax.training.mesh import activate, batch_sharding, batch_ways
 
@@ -102,7 +104,7 @@ class Scorer:
             progress(len(packed.places))
 
         with activate(self.model, self.mesh):
-            for packed in pack([r.tokens for r in readings], self.row_tokens, self.batch_tokens, ways):
+            for packed in self._pack([r.tokens for r in readings], ways):
                 self._count(packed, readings)
                 arrays = jax.device_put((packed.tokens, packed.positions, packed.reach, packed.blocks), sharding)
                 waiting.append((packed, _token_logits(self.model, self.params, *arrays)))
@@ -111,6 +113,15 @@ class Scorer:
             while waiting:
                 collect()
         return results
+
+    def _pack(self, sequences: Sequence[np.ndarray], ways: int) -> list[Packed]:
+        """Prefix trees, or a row a sequence: what costs less on this device. It depends on the sequences alone."""
+        model = self.model
+        layer = model.hidden_size * model.head_dim * 2 * (model.num_heads + model.num_kv_heads)
+        layer += 3 * model.hidden_size * model.intermediate_size
+        per_key, plain = 2 * model.num_heads * model.head_dim / layer, platform() not in TARGETS
+        forms = [pack(sequences, self.row_tokens, self.batch_tokens, ways, share=share) for share in (True, False)]
+        return min(forms, key=lambda batches: work(batches, per_key, plain))
 
     def summary(self) -> dict[str, int]:
         """The counts and the number of compilations so far."""

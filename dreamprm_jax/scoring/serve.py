@@ -1,18 +1,7 @@
-"""Serves a reward model over HTTP.
+"""Serves a reward model over HTTP: docs/scoring.md lists paths, answers and errors.
 
-  POST /score_steps  {problem: {statement, title, platform}, code | codes} -> span and score of every step, total score
-  POST /pooling      vLLM's schemas: {model, input | messages, ...} -> one [score] a token, or a step
-  POST /classify     the same requests -> the last score
-  POST /score        {model, text_1, text_2}: prompts and programs -> one score a pair
-  GET  /             a page that scores a pasted program and colors its steps
-  GET  /health       200 while it serves
-  GET  /v1/models    the model's name and context
-  GET  /metrics      counters and times, as Prometheus reads them
-
-All POST paths are behind /v1 too. Requests that come in together are scored together. Errors are JSON with the reason:
-400 malformed, 401 no or another key, 404 unknown model or path, 413 too large, 429 queue full (with Retry-After), 500
-the device's error. SIGTERM ends the server after it has answered what it has taken. Needs the extra 'serve' (pip
-install 'dreamprm-jax[serve]').
+Requests that come in together are scored together. SIGTERM ends the server after it has answered what it has taken.
+Needs the extra 'serve'.
 """
 
 from __future__ import annotations

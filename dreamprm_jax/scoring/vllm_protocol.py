@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float
 
 from dreamprm_jax.models.tokenizer import encode_steps
-from dreamprm_jax.problems.json_rows import is_unicode, json_type
+from dreamprm_jax.problems.json_rows import is_unicode, type_error
 from dreamprm_jax.schema import DataError, Program
 from dreamprm_jax.scoring.forms import without
 from dreamprm_jax.scoring.inputs import unusable
@@ -149,7 +149,7 @@ def _inputs(body: Mapping[str, Any], prm: Prm, keep: int | None) -> list[np.ndar
                 raise DataError(f"input {index}: token ids must be from 0 to {prm.model.vocab_size - 1}")
             tokens = np.asarray(item, np.int32)
         else:
-            raise DataError(f"input {index}: a {json_type(item)} where text or a list of token ids belongs")
+            raise type_error(f"input {index}", item, "a string or a list of token ids")
         if not len(tokens):
             raise DataError(f"input {index}: empty")
         inputs.append(tokens if keep is None else tokens[-keep:])
@@ -212,7 +212,7 @@ def _is_id(value: Any) -> bool:
 
 def _check_text(text: str, where: str) -> None:
     if not is_unicode(text):
-        raise DataError(f"{where}: holds a lone surrogate, which has no UTF-8 form")
+        raise DataError(f"{where}: contains a lone surrogate, which has no UTF-8 form")
 
 
 def response(request: Request, logits: Sequence[Float[np.ndarray, " s"]], prm: Prm) -> dict[str, Any] | Packed:

@@ -1,17 +1,16 @@
-"""Function-level search with a live policy: the reward model decides which prefixes are worth continuing.
+"""Function-level search with a live policy: the reward model decides which prefixes to continue.
 
-A policy completes prefixes (``policy.protocol``), always to whole programs; the steps after the prefix are what it
-proposes. Every completion is a candidate and is read once: as the reward model is causal, one pass gives the value of
-all its prefixes. So no completion and no score is discarded.
+The policy (``policy.protocol``) completes each prefix to a whole program; the steps after the prefix are its proposals.
+Every completion is a candidate and is scored once: the reward model is causal, so one forward pass gives the values of
+all prefixes. No completion and no score is discarded.
 
-- ``best_of_n``: whole programs from nothing; the baseline on the same budget.
-- ``beam``: after each function the ``width`` prefixes with the best scores are kept and completed again.
-- ``lookahead``: a prefix is scored where its completions are ``lookahead`` steps further, the mean over them (arXiv
-  2408.03314, lookahead search).
-- ``diverse_beam``: ``width`` subtrees that each keep their own best child (diverse verifier tree search).
+- ``best_of_n`` samples whole programs; the baseline on the same budget.
+- ``beam`` keeps the ``width`` prefixes with the best scores after each function and completes them again.
+- ``lookahead`` scores a prefix by its completions ``lookahead`` steps further, averaged (arXiv 2408.03314).
+- ``diverse_beam`` searches ``width`` subtrees that each keep their own best child (diverse verifier tree search).
 
-A search that ends with tokens left starts another round, as best-of-N draws more programs. The budget
-counts every token that the policy writes; a completion that would exceed it is dropped and ends the search.
+A search that finishes below its budget starts another round, as best-of-N samples more programs. The budget counts
+every token that the policy generates; a completion that would exceed it is dropped and ends the search.
 
 A search is a generator: it yields requests, receives the completions, and returns its candidates. The driver
 (``search.driver``) owns the policy, the scorer and the batching over problems.
@@ -36,21 +35,21 @@ class ProgramScorer(Protocol):
     """Scores programs; the device half implements it."""
 
     def __call__(self, items: Sequence[tuple[Problem, str]]) -> list[np.ndarray]:
-        """Step logits of each (problem, program or prefix), as many as it has steps; empty for one it cannot read."""
+        """Returns the step logits of each (problem, program or prefix), one per step; empty if it cannot be scored."""
 
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How to search.
+    """Settings of one search.
 
     Attributes:
       method: ``best_of_n``, ``beam``, ``lookahead`` or ``diverse_beam``.
-      width: prefixes kept after a step.
-      expansions: completions asked for each of them.
-      lookahead: steps beyond the prefix at which ``lookahead`` reads its value.
-      tokens: the most that the policy may write for one problem.
-      temperature: of the policy.
-      aggregator: of step logits, over the steps up to the one that is read.
+      width: Prefixes kept after each step.
+      expansions: Completions requested for each of them.
+      lookahead: Steps beyond the prefix at which ``lookahead`` reads its value.
+      tokens: Maximum number of tokens that the policy may generate per problem.
+      temperature: Sampling temperature of the policy.
+      aggregator: Aggregator of the step logits up to the step that is read.
     """
 
     method: str = "beam"
@@ -66,60 +65,53 @@ METHODS = ("best_of_n", "beam", "lookahead", "diverse_beam")
 
 
 @dataclass(frozen=True)
-class Written:
-    """One completion of a prefix, and the reward model's logits of the whole program."""
+class ScoredCompletion:
+    """One completion of a prefix, with the reward model's logits of the whole program."""
 
     code: str
     steps: tuple[Step, ...]
-    logits: np.ndarray  # (steps,), empty where the reward model could not read it
-    tokens: int  # written after the prefix
+    logits: np.ndarray  # (steps,), empty if the reward model could not score it
+    tokens: int  # generated after the prefix
 
 
 @dataclass(frozen=True)
-class Candidate:
+class SearchCandidate:
     """One distinct program of a search."""
 
     code: str
     number: float  # aggregated over all steps; NaN without logits
-    order: int  # when it was written
 
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found and what it cost."""
+    """The result of one search and its cost. The reward model scored each candidate once."""
 
-    candidates: tuple[Candidate, ...]  # in the order in which they were written, each text once
-    written: int  # completions within the budget, repeats included
-    tokens: int  # written by the policy, within the budget
-    forwards: int  # programs read by the reward model
-    rounds: int
+    candidates: tuple[SearchCandidate, ...]  # distinct programs, in the order of generation
+    tokens: int  # generated by the policy, within the budget
 
 
-Search = Generator[list[CompletionRequest], list[list[Written]], SearchResult]
+Search = Generator[list[CompletionRequest], list[list[ScoredCompletion]], SearchResult]
 
 
 def search(problem: Problem, settings: SearchSettings, seed: Callable[..., int]) -> Search:
-    """Searches one problem. ``seed`` derives a request's seed from text parts.
+    """Searches one problem. ``seed`` derives the seed of a request from text parts.
 
     Raises:
       ValueError: for an unknown method.
     """
     if settings.method not in METHODS:
-        raise ValueError(f"unknown search method {settings.method!r}; choose among {', '.join(METHODS)}")
+        raise ValueError(f"unknown search method {settings.method!r}; choose one of {', '.join(METHODS)}")
     state = _Pool(settings.tokens)
     rounds = 0
     while not state.exhausted and rounds < MAX_ROUNDS:
         before = state.tokens
         yield from _round(problem, settings, state, lambda *parts, r=rounds: seed(str(r), *parts))
         rounds += 1
-        if state.tokens == before:  # the policy has nothing (more) to write
+        if state.tokens == before:  # the policy generated nothing (more)
             break
-    numbers = aggregate([written.logits for written in state.programs.values()], settings.aggregator)
-    candidates = tuple(
-        Candidate(code, float(number), order)
-        for order, (code, number) in enumerate(zip(state.programs, numbers, strict=True))
-    )
-    return SearchResult(candidates, state.written, state.tokens, len(state.programs), rounds)
+    numbers = aggregate([one.logits for one in state.programs.values()], settings.aggregator)
+    candidates = (SearchCandidate(code, float(number)) for code, number in zip(state.programs, numbers, strict=True))
+    return SearchResult(tuple(candidates), state.tokens)
 
 
 class _Pool:
@@ -128,31 +120,29 @@ class _Pool:
     def __init__(self, budget: int) -> None:
         self.budget = budget
         self.tokens = 0
-        self.written = 0
         self.exhausted = False
-        self.programs: dict[str, Written] = {}
+        self.programs: dict[str, ScoredCompletion] = {}
 
-    def add(self, answers: Sequence[Sequence[Written]]) -> list[Written]:
-        """Takes completions as long as they fit into the budget. Returns those that it took."""
+    def add(self, answers: Sequence[Sequence[ScoredCompletion]]) -> list[ScoredCompletion]:
+        """Adds completions as long as they fit into the budget. Returns those it added."""
         taken = []
-        for one in (written for answer in answers for written in answer):
+        for one in (completion for answer in answers for completion in answer):
             if self.exhausted or self.tokens + one.tokens > self.budget:
                 self.exhausted = True
                 break
             self.tokens += one.tokens
-            self.written += 1
             self.programs.setdefault(one.code, one)
             taken.append(one)
         return taken
 
-    def below(self, prefix: str) -> list[Written]:
-        """Every program that begins with a prefix, whichever request it came from."""
+    def below(self, prefix: str) -> list[ScoredCompletion]:
+        """All programs that begin with a prefix, from any request."""
         return [one for code, one in self.programs.items() if code.startswith(prefix)]
 
 
 def _round(
     problem: Problem, settings: SearchSettings, pool: _Pool, seed: Callable[..., int]
-) -> Generator[list[CompletionRequest], list[list[Written]], None]:
+) -> Generator[list[CompletionRequest], list[list[ScoredCompletion]], None]:
     """One round, from whole programs to the last step."""
     count = settings.width * settings.expansions
     first = pool.add((yield [_request(problem, "", count, settings, seed)]))
@@ -174,8 +164,8 @@ def _request(
     return CompletionRequest(problem, prefix, count, settings.temperature, own)
 
 
-def _first_beams(settings: SearchSettings, first: Sequence[Written], pool: _Pool) -> list[str]:
-    """The prefixes of one step to continue."""
+def _first_beams(settings: SearchSettings, first: Sequence[ScoredCompletion], pool: _Pool) -> list[str]:
+    """The one-step prefixes to continue."""
     if settings.method != "diverse_beam":
         return [prefix for prefix, _ in _children(settings, first, 0)[: settings.width]]
     beams: list[str] = []
@@ -197,17 +187,17 @@ def _next_beams(settings: SearchSettings, beams: Sequence[str], depth: int, pool
 
 
 def _append_new(chosen: list[str], children: Sequence[tuple[str, float]]) -> None:
-    """Takes the best child that no other subtree has taken."""
+    """Appends the best child that no other subtree has chosen."""
     for prefix, _ in children:
         if prefix not in chosen:
             chosen.append(prefix)
             return
 
 
-def _children(settings: SearchSettings, programs: Sequence[Written], depth: int) -> list[tuple[str, float]]:
+def _children(settings: SearchSettings, programs: Sequence[ScoredCompletion], depth: int) -> list[tuple[str, float]]:
     """Distinct prefixes that end after step ``depth``, with their values, best first.
 
-    A program that has no step after it is complete: it is a candidate and not a prefix. One without logits is neither.
+    A program without a further step is complete and has no such prefix; a program without logits has none either.
     """
     values: dict[str, list[float]] = {}
     for one in programs:
@@ -222,6 +212,6 @@ def _children(settings: SearchSettings, programs: Sequence[Written], depth: int)
     return sorted(ranked, key=lambda item: -item[1])  # stable: earlier ones win ties
 
 
-def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Best first; candidates without a number last; ties in the order of writing."""
-    return sorted(candidates, key=lambda one: (np.isnan(one.number), -np.nan_to_num(one.number), one.order))
+def ranked(candidates: Sequence[SearchCandidate]) -> list[SearchCandidate]:
+    """Best first, candidates without a number last; ties keep their order."""
+    return sorted(candidates, key=lambda one: (np.isnan(one.number), -np.nan_to_num(one.number)))

@@ -1,4 +1,4 @@
-"""Drives searches over many problems: calls the policy in threads and scores all new programs in one call."""
+"""Runs the searches of many problems: calls the policy in threads and scores all new programs in one call."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dreamprm_jax.cof.splitter import Granularity, split_steps
 from dreamprm_jax.engine.concurrent import concurrent_map
 from dreamprm_jax.policy.protocol import Completion, CompletionRequest, Policy, request_seed
 from dreamprm_jax.schema import Problem
-from dreamprm_jax.search.algorithms import ProgramScorer, Search, SearchResult, SearchSettings, Written, search
+from dreamprm_jax.search.algorithms import ProgramScorer, ScoredCompletion, Search, SearchResult, SearchSettings, search
 
 TokenCounter = Callable[[Sequence[str]], list[int]]
 """Texts -> how many tokens each has."""
@@ -19,7 +19,7 @@ TokenCounter = Callable[[Sequence[str]], list[int]]
 
 @dataclass
 class _Running:
-    """One problem's search: the generator, and the requests that it waits for."""
+    """The search of one problem: its generator and its pending requests."""
 
     problem: Problem
     steps: Search
@@ -39,25 +39,25 @@ def run_searches(
 ) -> Iterator[tuple[Problem, SearchResult]]:
     """Searches every problem.
 
-    The first programs of a problem are the same for every method (the seeds do not name it), so that methods are
-    compared on the same draws.
+    The first programs of a problem are the same for every method (seeds do not depend on the method), so that methods
+    are compared on the same samples.
 
     Args:
-      problems: to search.
-      settings: of the search.
-      policy: writes.
-      scorer: reads whole programs; called once a level for all problems that search together.
-      count_tokens: of what the policy wrote.
-      seed: of the run.
-      threads: requests to the policy at a time.
-      together: problems that search at a time.
-      granularity: what a step is.
+      problems: Problems to search.
+      settings: Settings of the searches.
+      policy: Generates completions.
+      scorer: Scores whole programs; called once per level for all concurrent searches.
+      count_tokens: Counts tokens of generated text.
+      seed: Seed of the run.
+      threads: Number of concurrent requests to the policy.
+      together: Number of concurrent searches.
+      granularity: What a step is.
 
     Yields:
-      (problem, result), those that search together as they end.
+      (problem, result), in the order in which the searches end.
 
     Raises:
-      PolicyError: where the policy failed; results yielded before stand.
+      PolicyError: if the policy failed; results yielded so far are valid.
     """
     waiting = list(reversed(problems))
     running: list[_Running] = []
@@ -88,10 +88,10 @@ def _answers(
     cache: dict[tuple[str, str], np.ndarray],
     threads: int,
     granularity: Granularity,
-) -> list[list[list[Written]]]:
+) -> list[list[list[ScoredCompletion]]]:
     requests = [request for one in running for request in one.requests]
     completions: list[list[Completion]] = [
-        [one for one in answer if not one.fault]  # an answer that the server cut off is not a program
+        [one for one in answer if not one.fault]  # a truncated answer is not a program
         for _, answer in concurrent_map(policy.complete, requests, threads)
     ]
     new: dict[tuple[str, str], Problem] = {}
@@ -108,10 +108,10 @@ def _answers(
         for completion in answer
     ]
     tokens = iter(count_tokens(texts))
-    written = iter(
+    scored = iter(
         [
             [
-                Written(
+                ScoredCompletion(
                     completion.code,
                     tuple(split_steps(completion.code, granularity)),
                     cache[request.problem.problem_id, completion.code],
@@ -122,4 +122,4 @@ def _answers(
             for request, answer in zip(requests, completions, strict=True)
         ]
     )
-    return [[next(written) for _ in one.requests] for one in running]
+    return [[next(scored) for _ in one.requests] for one in running]

@@ -1,9 +1,8 @@
-"""Judges the choices of searches: on public tests as far as the budget allows, then on all tests for evaluation."""
+"""Judges the programs that searches select: on public tests within the budget, then on all tests for evaluation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,43 +14,34 @@ from dreamprm_jax.runs.journal import Journal
 from dreamprm_jax.sandbox import Judge, JudgeTask
 from dreamprm_jax.sandbox.judging import judge_into
 from dreamprm_jax.schema import DataError, Problem, Verdict, program_hash
-from dreamprm_jax.search.algorithms import Candidate
+from dreamprm_jax.search.algorithms import SearchCandidate, SearchResult
 from dreamprm_jax.search.results import BASELINE, MethodOutcome
 
 Place = tuple[str, str]  # problem id, code
-
-
-@dataclass(frozen=True)
-class Found:
-    """What one search found for one problem."""
-
-    candidates: list[Candidate]  # best first
-    tokens: int
-    forwards: int
 
 
 def judge_searches(
     config: Config,
     problems: Sequence[Problem],
     tests: HiddenTests,
-    found: Mapping[str, Mapping[str, Found]],
+    found: Mapping[str, Mapping[str, SearchResult]],
     journal_path: Path,
 ) -> tuple[list[MethodOutcome], list[dict[str, Any]]]:
-    """The outcome of every method, and a row for each of its choices.
+    """The outcome of every method, and one row per selected program.
 
     All programs of best-of-N are also judged: their mean is the accuracy of a random choice among distinct programs,
-    their maximum the best that any choice can reach.
+    their maximum that of the oracle.
 
     Args:
-      config: ``search.judged`` candidates of a problem may be run on its public tests, best first, up to the first
-        pass, which is then chosen; ``sandbox`` says how.
-      problems: that were searched.
-      tests: their hidden tests.
-      found: method -> problem id -> its search.
-      journal_path: keeps verdicts.
+      config: ``search.judged``: the number of candidates of a problem that may be run on its public tests, best first;
+        the first that passes is selected. ``sandbox``: settings of the judge.
+      problems: The searched problems.
+      tests: Their hidden tests.
+      found: Method -> problem id -> search result, best candidate first.
+      journal_path: Keeps the verdicts.
 
     Raises:
-      DataError: where the sandbox failed; what it judged is kept.
+      DataError: if the sandbox failed; the verdicts so far are kept.
     """
     most = config.search.judged
     with Journal(journal_path) as journal, Judge.from_config(config.sandbox) as judge:
@@ -63,7 +53,7 @@ def judge_searches(
             for candidate in searches[problem.problem_id].candidates[:most]
         ]
         passes_public = _judge(judge, journal, tests, public, public_only=True)
-        chosen: dict[str, list[tuple[Candidate | None, int]]] = {
+        chosen: dict[str, list[tuple[SearchCandidate | None, int]]] = {
             method: [
                 prune_then_execute(searches[one.problem_id].candidates, one.problem_id, most, passes_public)
                 for one in problems
@@ -97,12 +87,12 @@ def judge_searches(
 
 
 def prune_then_execute(
-    candidates: Sequence[Candidate], problem_id: str, most: int, passes_public: Mapping[Place, bool]
-) -> tuple[Candidate | None, int]:
-    """Prune-then-execute: the first of the ``most`` best that passes the public tests, else the best.
+    candidates: Sequence[SearchCandidate], problem_id: str, most: int, passes_public: Mapping[Place, bool]
+) -> tuple[SearchCandidate | None, int]:
+    """Prune-then-execute: the first of the ``most`` best candidates that passes the public tests, else the best one.
 
     Returns:
-      The choice, None without candidates; and how many were run.
+      The selected candidate (None without candidates), and the number of programs run.
     """
     runs = 0
     for candidate in candidates[:most]:
@@ -115,19 +105,16 @@ def prune_then_execute(
     return (candidates[0] if candidates else None), runs
 
 
-def _outcome(method: str, solved: Sequence[float], own: Sequence[Found], runs: Sequence[int]) -> MethodOutcome:
-    return MethodOutcome(
-        method,
-        np.array(solved),
-        np.array([one.tokens for one in own], dtype=float),
-        np.array([len(one.candidates) for one in own], dtype=float),
-        np.array([one.forwards for one in own], dtype=float),
-        np.array(runs, dtype=float),
-    )
+def _outcome(method: str, solved: Sequence[float], own: Sequence[SearchResult], runs: Sequence[int]) -> MethodOutcome:
+    count = np.array([len(one.candidates) for one in own], dtype=float)  # each is scored once
+    tokens = np.array([one.tokens for one in own], dtype=float)
+    return MethodOutcome(method, np.array(solved), tokens, count, count, np.array(runs, dtype=float))
 
 
-def _pool(problems: Sequence[Problem], own: Sequence[Found], passed: Mapping[Place, bool]) -> list[MethodOutcome]:
-    """A random one of best-of-N's distinct programs, and the best of them in hindsight."""
+def _pool(
+    problems: Sequence[Problem], own: Sequence[SearchResult], passed: Mapping[Place, bool]
+) -> list[MethodOutcome]:
+    """Reference methods on best-of-N's distinct programs: a random choice, and the oracle."""
     values = [
         [float(passed[problem.problem_id, candidate.code]) for candidate in one.candidates] or [0.0]
         for problem, one in zip(problems, own, strict=True)
@@ -146,7 +133,7 @@ def _pool(problems: Sequence[Problem], own: Sequence[Found], passed: Mapping[Pla
 def _judge(
     judge: Judge, journal: Journal, tests: HiddenTests, programs: Sequence[tuple[Problem, str]], public_only: bool
 ) -> dict[Place, bool]:
-    """Whether each program passes; a task that cannot be judged counts as failed, for every method alike."""
+    """Whether each program passes. A task that cannot be judged counts as failed, for all methods alike."""
     kind = "public" if public_only else "all"
     keys = {
         (problem.problem_id, code): f"{kind}/{program_hash(problem.problem_id, code)}" for problem, code in programs

@@ -1,11 +1,11 @@
-"""Aggregators: the step logits of one program -> one number by which candidates are ranked.
+"""Aggregators reduce the step logits of one program to one number, by which candidates are ranked.
 
-Which aggregator is best depends on what the labels estimate. A label that is a value (the chance that the prefix can
-still pass) is read off the last step; one that is a step's own correctness is multiplied along the program, or its
-minimum taken (Lightman et al., arXiv 2305.20050); Monte-Carlo noise can turn the best choice from min to max (MiPS,
-arXiv 2402.02658). Sums and products favor short programs; the length-normalized forms do not.
+Which aggregator is best depends on what the labels estimate. If a label is a value (the probability that the prefix can
+still pass), the last step is read. If it is the correctness of one step, scores are multiplied along the program, or
+their minimum is taken (Lightman et al., arXiv 2305.20050). Monte-Carlo noise can change the best choice from min to max
+(MiPS, arXiv 2402.02658). Sums and products favor short programs; the length-normalized forms do not.
 
-All forms work on logits, so that scores which saturate to 1.0 in floating point still rank.
+All aggregators work on logits, so that scores that saturate to 1.0 in floating point can still be ranked.
 """
 
 from __future__ import annotations
@@ -81,12 +81,12 @@ def aggregate(step_logits: Sequence[Sequence[float] | np.ndarray], name: str) ->
     """Aggregates the step logits of N programs.
 
     Args:
-      step_logits: one sequence of logits a program; lengths may differ.
-      name: a key of ``AGGREGATORS``.
+      step_logits: One sequence of logits per program; lengths may differ.
+      name: A key of ``AGGREGATORS``.
 
     Returns:
-      (N,) float64; only the order within one aggregator has a meaning. A program without steps, or with a logit that is
-      NaN, gets NaN: it has no score, and ``best_of_n`` ranks it last.
+      (N,) float64, comparable only within one aggregator. NaN for a program without steps or with a NaN logit: it has
+      no score, and ``best_of_n`` ranks it last.
 
     Raises:
       KeyError: for an unknown aggregator.
@@ -103,11 +103,11 @@ def aggregate(step_logits: Sequence[Sequence[float] | np.ndarray], name: str) ->
 
 
 def as_probability(numbers: np.ndarray, name: str) -> np.ndarray:
-    """Aggregated numbers on the scale of a probability, for weighted votes and for comparison with accuracy.
+    """Maps aggregated numbers to probabilities, for weighted votes and for comparison with accuracy.
 
     Args:
-      numbers: as ``aggregate`` gives them; NaN stays NaN.
-      name: the aggregator that gave them.
+      numbers: Output of ``aggregate``; NaN stays NaN.
+      name: The aggregator that was used.
     """
     result = np.array(numbers, dtype=np.float64)
     known = ~np.isnan(result)

@@ -1,12 +1,12 @@
-"""Best-of-N: choose the candidate with the highest number, in exact expectation over ties and over subsets.
+"""Best-of-N: selects the candidate with the highest number, in exact expectation over ties and over subsets.
 
-A selection is a vector of weights over a problem's candidates: the chance that each is the one returned. Its accuracy
-is the weighted mean of the candidates' outcomes. Ties are broken uniformly at random, which the weights express
-exactly; so constant numbers give random selection, and numbers equal to the outcomes give the oracle, whose best-of-k
-is the unbiased pass@k.
+A selection is a vector of weights over a problem's candidates: the probability that each is returned. Its accuracy is
+the weighted mean of the candidates' outcomes. Ties are broken uniformly at random, which the weights express exactly;
+so constant numbers give random selection, and numbers equal to the outcomes give the oracle, whose best-of-k is the
+unbiased pass@k.
 
-A candidate without a number (NaN: the reward model could not read it) ranks below every candidate that has one, as a
-reranker in use would never return it; where no candidate has one, the choice is uniform.
+A candidate without a number (NaN: the reward model could not score it) ranks below every candidate that has one, since
+a deployed reranker would never return it. If no candidate has a number, the choice is uniform.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ def subset_shares(members: np.ndarray, total: int, k: int) -> np.ndarray:
 
 
 def best_of_k_weights(numbers: np.ndarray, k: int) -> np.ndarray:
-    """The chance that each candidate is returned when the best of a random subset of k is.
+    """The probability that each candidate is returned as the best of a random subset of size k.
 
     Averages over all C(n, k) subsets in closed form: with b candidates strictly below a tie group of g, the best of a
-    subset falls in the group with probability [C(b + g, k) - C(b, k)] / C(n, k), and then on each member alike.
+    subset falls in the group with probability [C(b + g, k) - C(b, k)] / C(n, k), and is each member with equal chance.
 
     Args:
-      numbers: (n,) one per candidate, higher is better, NaN for none.
+      numbers: (n,) one per candidate, higher is better, NaN if it has none.
       k: subset size, 1 <= k <= n.
 
     Returns:
@@ -63,7 +63,7 @@ def best_of_k(numbers: np.ndarray, passed: np.ndarray, k: int) -> float:
     """Exact expected accuracy of best-of-k over all size-k subsets of the candidates, ties averaged.
 
     Args:
-      numbers: (n,) one per candidate, higher is better, NaN for none.
+      numbers: (n,) one per candidate, higher is better, NaN if it has none.
       passed: (n,) outcomes, 0 or 1.
       k: subset size, 1 <= k <= n.
     """
@@ -71,7 +71,7 @@ def best_of_k(numbers: np.ndarray, passed: np.ndarray, k: int) -> float:
 
 
 def choose(numbers: np.ndarray) -> np.ndarray:
-    """Indices of the candidates that best-of-N may return: more than one where they tie."""
+    """Indices of the candidates that best-of-N may return: more than one if they tie."""
     return np.flatnonzero(best_of_k_weights(numbers, len(numbers)) > 0)
 
 

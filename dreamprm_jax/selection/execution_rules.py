@@ -5,8 +5,8 @@ averaged. No rule reads a hidden test. The filter and prune-then-execute compare
 the public tests. A vote groups programs by their outputs (AlphaCode, arXiv 2203.07814; MBR-exec, arXiv 2204.11454), so
 it needs no expected output.
 
-``best_of_n`` has a closed form for ranking by a number of each candidate. Here the choice depends on which other
-candidates were drawn, so the subsets are enumerated; if there are too many, a seeded sample stands for all.
+``best_of_n`` has a closed form because the number of a candidate does not depend on the other candidates. Here the
+choice depends on which others were drawn, so the subsets are enumerated; if there are too many, they are sampled.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Rule = Callable[[np.ndarray], np.ndarray]
 
 
 def levels(numbers: np.ndarray) -> np.ndarray:
-    """(n,) int: 1 for the lowest number, and so on, equal numbers alike; 0 for NaN (no score)."""
+    """(n,) int dense ranks: 1 for the lowest number; equal numbers share a rank; 0 for NaN (no score)."""
     numbers = np.asarray(numbers, dtype=np.float64)
     known = ~np.isnan(numbers)
     result = np.zeros(len(numbers), dtype=int)
@@ -32,14 +32,14 @@ def levels(numbers: np.ndarray) -> np.ndarray:
 
 
 def filter_numbers(numbers: np.ndarray, passes_public: np.ndarray) -> np.ndarray:
-    """Public-test filter, then ``numbers``: each candidate that passes the public tests ranks above all that do not.
+    """Ranks by a public-test filter, then by ``numbers``: candidates that pass the public tests rank above all others.
 
     Args:
       numbers: (n,) higher is better; NaN (no score) is the lowest of its group, as in best-of-N.
       passes_public: (n,) bool.
 
     Returns:
-      (n,) ranks as floats; only their order has a meaning.
+      (n,) ranks as floats, of which only the order matters.
     """
     return levels(numbers) + np.asarray(passes_public, dtype=bool) * (len(numbers) + 1.0)
 
@@ -50,13 +50,13 @@ def vote_rule(
     numbers: np.ndarray | None = None,
     eligible: np.ndarray | None = None,
 ) -> Rule:
-    """The cluster with the largest total weight wins; within it the highest number, or any member.
+    """The cluster with the largest total weight wins; within it the member with the highest number, or any member.
 
     Args:
-      clusters: (n,) cluster of each candidate; -1 for one that failed to run, which wins only if all failed.
-      weights: (n,) votes of each candidate, at least 0, NaN counts as 0; None: one vote each.
-      numbers: (n,) decide within the winning cluster; None: uniform.
-      eligible: (n,) bool, a public-test filter before the vote; where no drawn candidate passes it, all vote.
+      clusters: (n,) cluster of each candidate; -1 if it failed to run: it wins only if all failed.
+      weights: (n,) votes of each candidate, at least 0; NaN counts as 0. None: one vote each.
+      numbers: (n,) rank the members of the winning cluster. None: uniform choice.
+      eligible: (n,) bool, a public-test filter before the vote; if no drawn candidate passes it, all vote.
     """
     count = len(clusters)
     votes = np.ones(count) if weights is None else np.nan_to_num(np.asarray(weights, dtype=np.float64))
@@ -65,7 +65,7 @@ def vote_rule(
     bins = int(clusters.max()) + 2  # cluster -1 is bin 0
 
     def rule(drawn: np.ndarray) -> np.ndarray:
-        # Those who vote: the first of these groups that has a member.
+        # The voters: the last of these groups that is not empty, or all drawn candidates.
         allowed = np.ones(drawn.shape, dtype=bool)
         for group in (ran[drawn], may[drawn], (may & ran)[drawn]):
             allowed = np.where(group.any(axis=1, keepdims=True), group, allowed)
@@ -96,13 +96,13 @@ def prune(
     Args:
       numbers: (n,) higher is better, NaN ranks last.
       passes_public: (n,) bool.
-      most: largest number of programs to run, one for all subsets or (S,).
+      most: Maximum number of programs to run, for all subsets or (S,).
       drawn: (S, k) indices of the candidates in each subset.
 
     Returns:
       (S, k) probability that each candidate is returned, and (S,) expected number of programs run.
     """
-    level, most = levels(numbers), np.reshape(most, (-1, 1))  # a column: one row a subset
+    level, most = levels(numbers), np.reshape(most, (-1, 1))  # a column, one row per subset
     rank = level.max() - level  # 0 is the best group of equal numbers
     bins = int(rank.max()) + 1
     passing = np.asarray(passes_public, dtype=bool)[drawn]
@@ -120,19 +120,19 @@ def prune(
             break
         executions += np.where(running, all_fail, 0.0)
         all_fail *= np.where(running, np.maximum(size - passes - t, 0) / np.maximum(size - t, 1), 1.0)
-    # Groups above the best one with a pass change nothing, those below it are not run: one entry is below 1.
+    # Groups above the best one with a pass change nothing, and groups below it are not run: one entry is below 1.
     none_found = all_fail.min(axis=1, keepdims=True)
     deciding = reached & (passes > 0)
     hit = (1.0 - none_found) / np.maximum(passes, 1)
     top = cell == cell.min(axis=1, keepdims=True)
-    rest = top & ~(passing & (most > 0))  # what may be the best where no program that was run passes
+    rest = top & ~(passing & (most > 0))  # candidates to return if no program that was run passes
     fallback = none_found / np.maximum(rest.sum(axis=1, keepdims=True), 1)
     weights = np.where(passing & deciding.ravel()[cell], hit.ravel()[cell], 0.0) + np.where(rest, fallback, 0.0)
     return weights, executions.sum(axis=1)
 
 
 LIMIT = 1000
-"""Subsets that are enumerated; if there are more, as many are drawn."""
+"""Maximum number of subsets to enumerate; if there are more, this many are sampled."""
 
 
 @functools.lru_cache(maxsize=64)  # the same for every rule, and for every problem with n candidates
@@ -157,12 +157,12 @@ def subsets(n: int, k: int, limit: int = LIMIT, seed: int = 0) -> np.ndarray:
 
 
 def mean_weights(drawn: np.ndarray, weights: np.ndarray, n: int) -> np.ndarray:
-    """Mean probability over S subsets that each candidate is returned.
+    """The probability, averaged over S subsets, that each candidate is returned.
 
     Args:
       drawn: (S, k) indices of the candidates in each subset.
       weights: (S, k) probability that each is returned from that subset.
-      n: number of candidates.
+      n: Number of candidates.
 
     Returns:
       (n,).

@@ -6,7 +6,7 @@ from dreamprm_jax.config import EvaluateConfig
 
 BASELINE_ARM = "raw"
 DEFAULT_AGGREGATOR: str = EvaluateConfig.aggregator
-"""Goes with the default labels (docs/label_correction.md)."""
+"""Matches the default labels (docs/label_correction.md)."""
 LABELS = {
     "orm": "ORM",
     "raw": "PRM, raw labels",
@@ -24,16 +24,16 @@ def arm_label(arm: str) -> str:
 
 
 def short_label(arm: str) -> str:
-    """The name of a training arm within a longer one."""
+    """The name of a training arm within a longer label."""
     label = arm_label(arm)
     return f"PRM ({label.removeprefix('PRM, ').removesuffix(' labels')})" if label.startswith("PRM, ") else label
 
 
 def is_outcome_model(arm: str) -> bool:
-    """Whether an arm is trained only on outcomes; its scores of steps before the last mean nothing."""
+    """Whether an arm is trained only on outcomes; its scores of steps before the last are meaningless."""
     return arm == "orm" or arm.startswith("orm_")
 
 
 def arm_aggregator(arm: str, aggregator: str = DEFAULT_AGGREGATOR) -> str:
-    """The aggregator for one arm: an outcome model reads the complete program, so only its last step counts."""
+    """The aggregator for one arm: an outcome model is read at the last step only."""
     return "last" if is_outcome_model(arm) else aggregator

@@ -7,9 +7,10 @@ from dataclasses import asdict
 from typing import Any
 
 from dreamprm_jax.config import Config
-from dreamprm_jax.evaluation.aggregator_choice import Choice, choose_aggregator
+from dreamprm_jax.evaluation.aggregator_choice import AggregatorChoice, choose_aggregator
 from dreamprm_jax.evaluation.judged_candidates import Candidates, load_candidates
 from dreamprm_jax.evaluation.output import skip_counts, write_results
+from dreamprm_jax.evaluation.printing import left_out
 from dreamprm_jax.evaluation.selection_results import selection_results
 from dreamprm_jax.evaluation.step_results import truth_results, with_exact_log_probabilities
 from dreamprm_jax.evaluation.strategy_results import strategy_results, token_costs
@@ -26,8 +27,8 @@ def evaluate(config: Config, paths: Paths) -> dict[str, int]:
 
     Writes ``results.json``, ``table.txt``, a CSV file for each table, ``candidates.csv`` (every candidate with its
     aggregated score from each arm), ``skipped.csv`` and ``eval_all.json`` (LiveCodeBench's format) into the evaluate
-    folder, and prints the tables. For execution votes the candidates are run on inputs without answers; a journal
-    stores the results of these runs.
+    folder, and prints the notes on the tables. For execution votes the candidates are run on inputs without answers; a
+    journal stores the results of these runs.
 
     Returns:
       Counts of rows read and rows skipped.
@@ -68,18 +69,19 @@ def evaluate(config: Config, paths: Paths) -> dict[str, int]:
         "skipped": skip_counts(skips),
         "notes": notes,
     }
-    write_results(paths.results().parent, finite(results), candidates, skips)
+    results = write_results(paths.results().parent, finite(results), candidates, skips)
+    print("".join(f"   {line}\n" for line in left_out(results)), end="", flush=True)
     return {
         "problems": len(candidates),
         "candidates": sum(len(one.passed) for one in candidates),
-        "test_steps_with_truth": steps["counts"]["steps"] if steps else 0,
-        "train_steps_with_truth": labels["counts"]["steps"] if labels else 0,
+        "test steps with truth": steps["counts"]["steps"] if steps else 0,
+        "train steps with truth": labels["counts"]["steps"] if labels else 0,
         "skipped": len(skips),
     }
 
 
 def _selection_notes(
-    config: Config, selection: dict[str, Any], candidates: Sequence[Candidates], choice: Choice
+    config: Config, selection: dict[str, Any], candidates: Sequence[Candidates], choice: AggregatorChoice
 ) -> list[str]:
     """Notes below the main table."""
     notes = []

@@ -66,9 +66,8 @@ def _run(config: Config, root: Path, stage: Stage, group: ProcessGroup) -> bool:
     _log(main, f"== {stage.name}: {stage.summary}")
     barrier = group.barrier if stage.runs_on_all_processes else ProcessGroup().barrier
     with run_lock(root) if main else contextlib.nullcontext():
-        if main and (moved := folder.open(to_dict(config), reuse="*.journal")) is not None:
-            _log(main, f"   earlier output was made with other settings; kept in {moved}")
         if main:
+            folder.open(to_dict(config), reuse="*.journal")
             record_run(config, root)
         barrier(f"{stage.name} opened")
         if folder.is_done():

@@ -133,14 +133,7 @@ def _readings(
 
 
 def score_programs(scorer: Scorer, name: str, checkpoint: str, programs: Sequence[ProgramReading]) -> list[Score]:
-    """Score rows in the order of ``programs``.
-
-    Args:
-      scorer: The model.
-      name: Name of the model, stored in the rows.
-      checkpoint: Identity of the parameters, stored in the rows.
-      programs: Tokenized prompts and programs.
-    """
+    """Score rows in the order of ``programs``; ``checkpoint`` identifies the model's parameters in the rows."""
     with Progress(f"score {name}", len(programs), "program") as progress:
         logits = scorer.logits([p.reading for p in programs], lambda count: progress.add(units=count))
     return [score_row(p.program, values, name, checkpoint) for p, values in zip(programs, logits, strict=True)]

@@ -113,7 +113,7 @@ class _Trainer:
     def train_on_outcomes(self) -> None:
         """Trains the outcome reward model."""
         data, settings = self.data, self.config.train
-        loss = make_outcome_loss(taking(data.model, "reverse"), settings.loss)
+        loss = make_outcome_loss(taking(data.model, "once"), settings.loss)
         arm, none = Arm(ORM, loss, 0, settings.warmup_steps + settings.steps), np.zeros(0, np.float32)
         train_arm(
             self.setup, arm, ArmData(data.inner, data.outer, none, self.config.seed, data.measured), self._first_state,
@@ -135,7 +135,7 @@ class _Trainer:
         rows = (data.held_out if plan.held_out else data.inner).relabeled(labels)
         arm_data = ArmData(rows, data.outer, table, self.config.seed, data.measured)
 
-        model = taking(data.model, "reverse")
+        model = taking(data.model, "once")
         loss = make_inner_loss(model, None, settings.outcome_weight, plan.loss, settings.labels.gce_q, infer)
         if settings.warmup_steps and plan.warmup not in self._warmed_up:
             arm = Arm(plan.warmup, loss, 0, settings.warmup_steps)
@@ -214,8 +214,8 @@ class _Trainer:
         if model.lora is not None:
             counts["trainable parameters"] = sum(leaf.size for leaf in trained)
         counts["packed rows"] = len(data.inner.rows)
-        counts["tokens a row"] = data.inner.shape.tokens
-        counts["packing efficiency, percent"] = round(100 * data.inner.packing_efficiency)
+        counts["tokens per row"] = data.inner.shape.tokens
+        counts["% packing efficiency"] = round(100 * data.inner.packing_efficiency)
 
 
 def _write_labels(path: Path, source: LabelSource, labels: Labels, method: str) -> None:

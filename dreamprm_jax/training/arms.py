@@ -10,14 +10,7 @@ from jaxtyping import Float
 from dreamprm_jax.bilevel.corrector_net import corrector_net
 from dreamprm_jax.bilevel.labels import LabelTable, Parametrisation, WeightTable
 from dreamprm_jax.config import LabelsConfig, TrainConfig
-from dreamprm_jax.labeling.correction.methods import (
-    CORRECTED,
-    LEARNED,
-    ORM,
-    LabelSource,
-    fixed_labels,
-    step_features,
-)
+from dreamprm_jax.labeling.correction.methods import CORRECTED, LEARNED, ORM, LabelSource, fixed_labels, step_features
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.training.losses import LossKind
 from dreamprm_jax.user_code import call_user_function, is_user_function

@@ -16,6 +16,8 @@ from absl import logging
 
 from dreamprm_jax.schema import DataError
 
+logging.set_verbosity(logging.ERROR)  # orbax logs warnings in normal operation
+
 
 class TrainState(NamedTuple):
     """The state between two steps. The data cursor is the step itself (``feed.PackedRows``)."""
@@ -64,7 +66,6 @@ class Checkpoints:
 
 def _reading(shardings: Any) -> ocp.CheckpointManagerOptions:
     """Options of a reader; one that reads onto its own devices waits for no other process."""
-    logging.set_verbosity(logging.ERROR)  # orbax warns of what read_only implies
     options = ocp.CheckpointManagerOptions(read_only=True)
     here = jax.process_index()
     if jax.process_count() > 1 and all(leaf.is_fully_addressable for leaf in jax.tree.leaves(shardings)):

@@ -22,11 +22,10 @@ from jax.experimental import multihost_utils
 
 from dreamprm_jax.config import DistributedConfig
 from dreamprm_jax.runs.process_group import ProcessGroup
-from dreamprm_jax.runs.stop_signals import STOP_SIGNALS
+from dreamprm_jax.runs.stop_signals import StopRequest, stop_is_requested
 from dreamprm_jax.schema import DataError
 
 FAREWELL_SECONDS = 3.0
-_requests: list[int] = []  # stop signals received: there is one process and one list
 
 
 def initialize(config: DistributedConfig) -> None:
@@ -95,32 +94,9 @@ def to_host(tree: Any) -> Any:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def _record(number: int, frame: Any) -> None:
-    if not _requests:
-        print("\nstopping after this step; a second signal stops at once", file=sys.stderr, flush=True)
-    _requests.append(number)
-
-
-@contextmanager
-def stop_requests() -> Iterator[list[int]]:
-    """A list that receives the number of each stop signal (SIGTERM, Ctrl-C), so that work is saved before it stops.
-
-    Inside another it is the same list. A request that nothing inside acted on goes to the handlers from before.
-    """
-    previous: list[Any] = [signal.signal(number, _record) for number in STOP_SIGNALS]
-    try:
-        yield _requests
-    except BaseException:
-        if previous[0] is not _record:
-            _requests.clear()
-        raise
-    finally:
-        for number, handler in zip(STOP_SIGNALS, previous, strict=True):
-            signal.signal(number, handler)
-    if previous[0] is not _record and _requests:
-        first = _requests[0]
-        _requests.clear()
-        signal.raise_signal(first)
+def keep_stop_signals() -> StopRequest:
+    """Keeps stop signals until all processes have agreed to stop; while XLA compiles, the process ends all the same."""
+    return StopRequest("stopping after this step; a second signal stops at once", by_itself=False)
 
 
 def stop_if_any_was_asked() -> None:
@@ -129,7 +105,7 @@ def stop_if_any_was_asked() -> None:
     Raises:
       SystemExit: then.
     """
-    if jax.process_count() > 1 and multihost_utils.process_allgather(np.asarray(bool(_requests))).any():
+    if jax.process_count() > 1 and multihost_utils.process_allgather(np.asarray(stop_is_requested())).any():
         raise SystemExit(143)
 
 
@@ -152,7 +128,7 @@ def process_group(config: DistributedConfig, stops_in_sync: bool) -> Iterator[Pr
         stop_if_any_was_asked()
 
     try:
-        with stop_requests() if stops_in_sync else nullcontext():
+        with keep_stop_signals() if stops_in_sync else nullcontext():
             yield ProcessGroup(jax.process_index(), stoppable_barrier)
     except BaseException as error:
         if jax.process_count() == 1 or (stops_in_sync and isinstance(error, SystemExit)):

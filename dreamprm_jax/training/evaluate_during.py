@@ -31,10 +31,7 @@ class EvaluationSet(NamedTuple):
 
 
 def evaluation_set(
-    examples: Sequence[Example],
-    row_tokens: int,
-    batch_size: int,
-    recoverable: Mapping[StepPlace, bool] | None = None,
+    examples: Sequence[Example], row_tokens: int, batch_size: int, recoverable: Mapping[StepPlace, bool] | None = None
 ) -> EvaluationSet:
     """Packs programs into batches of one shape.
 

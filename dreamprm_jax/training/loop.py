@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import signal
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,11 +12,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Float
 
 from dreamprm_jax.bilevel.labels import Parametrisation
 from dreamprm_jax.bilevel.partition import merge
+from dreamprm_jax.bilevel.problem import mean_over_microbatches, tree_norm
 from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.models.fused import taking
 from dreamprm_jax.runs.progress import Progress
@@ -27,7 +28,7 @@ from dreamprm_jax.training import distributed
 from dreamprm_jax.training.checkpoint import Checkpoints, TrainState
 from dreamprm_jax.training.evaluate_during import EvaluationSet, label_figures, meta_figures
 from dreamprm_jax.training.examples import NO_LABEL
-from dreamprm_jax.training.feed import Batch, PackedRows
+from dreamprm_jax.training.feed import Batch, PackedRows, check_batch
 from dreamprm_jax.training.flops import useful_flops
 from dreamprm_jax.training.global_batch import flag_per_device, from_every_process, step_batch, whole_batches
 from dreamprm_jax.training.guard import FiniteGuard, all_finite
@@ -46,7 +47,7 @@ from dreamprm_jax.training.steps import (
     StepResult,
     draws_dropout,
     make_bilevel_step,
-    make_plain_step,
+    with_axes,
 )
 from dreamprm_jax.training.throughput import Throughput, short
 
@@ -147,7 +148,7 @@ def train_arm(setup: Setup, arm: Arm, data: ArmData, start: Callable[[], TrainSt
         stop_agreed: Any = False  # whether any process was asked to stop before the last step
         with (
             activate(model, mesh),
-            distributed.stop_requests() as requests,
+            distributed.keep_stop_signals() as stop_request,
             ExitStack() as after_compilation,
             MetricsWriter(folder, first, main, config.wandb_project) as writer,
             ProfilerWindow(folder / "profile", config.profile_from, config.profile_steps * main) as profiler,
@@ -162,7 +163,7 @@ def train_arm(setup: Setup, arm: Arm, data: ArmData, start: Callable[[], TrainSt
                     outer = step_batch(data.outer, [step], config.meta.accumulation, mesh)
                 key = jax.random.fold_in(jax.random.key(data.seed), step) if draws_dropout(model) else None
                 inputs = StepInputs(batch, outer, jnp.asarray(does_meta(step)), setup.frozen, key, labels)
-                asked = flag_per_device(bool(requests), mesh)
+                asked = flag_per_device(stop_request.requested, mesh)
                 (state, metrics, move), finite, stop = compiled(state, inputs, asked)
                 if step == first:  # from here on there is a state to save before a signal ends the process
                     after_compilation.enter_context(stops_by_itself())
@@ -170,7 +171,7 @@ def train_arm(setup: Setup, arm: Arm, data: ArmData, start: Callable[[], TrainSt
                 clock.dispatched(stride, metrics)
                 following, last = step + stride, step + stride >= arm.last_step
                 # One process stops at once; several after the step at which all of them have read the flag.
-                stopping = bool(requests) if jax.process_count() == 1 else bool(stop_agreed)
+                stopping = stop_request.requested if jax.process_count() == 1 else bool(stop_agreed)
                 stop_agreed = stop
 
                 logging = last or step % config.log_every < stride
@@ -200,8 +201,39 @@ def train_arm(setup: Setup, arm: Arm, data: ArmData, start: Callable[[], TrainSt
                 if measuring or saving:
                     clock.restart()
                 if stopping:
-                    raise SystemExit(128 + (requests[0] if requests else signal.SIGTERM))
+                    raise SystemExit(stop_request.exit_status)
     return state
+
+
+def make_plain_step(inner_loss: Loss, optimizer: optax.GradientTransformation, accumulation: int = 1) -> StepFunction:
+    """One first-order step on the inner loss, over ``accumulation`` micro-batches.
+
+    Optimizers with extra arguments get ``value``, ``grad`` and ``value_fn``, the loss as a function of the parameters.
+    """
+    optimizer = optax.with_extra_args_support(optimizer)
+
+    def step(state: TrainState, inputs: StepInputs) -> StepResult:
+        check_batch(inputs.batch, leading=int(accumulation > 1))
+        batch = with_axes(inputs.batch, accumulation)
+
+        def loss_of(params: Any, batch: Batch, key: Array | None) -> Float[Array, ""]:
+            whole = params if inputs.frozen is None else merge(params, inputs.frozen)
+            return inner_loss(whole, state.phi, batch, *(() if key is None else (key,)))
+
+        def mean_loss(params: Any) -> Float[Array, ""]:
+            return mean_over_microbatches(lambda *micro: (loss_of(params, *micro), None), batch, inputs.key)[0]
+
+        (loss, gradient), _ = mean_over_microbatches(
+            lambda *micro: (jax.value_and_grad(loss_of)(state.params, *micro), None), batch, inputs.key
+        )
+        updates, opt_state = optimizer.update(
+            gradient, state.opt_state, state.params, value=loss, grad=gradient, value_fn=mean_loss
+        )
+        params = optax.apply_updates(state.params, updates)
+        metrics = {"inner_loss": loss, "gradient_norm": tree_norm(gradient)}
+        return StepResult(state._replace(params=params, opt_state=opt_state), metrics, None)
+
+    return step
 
 
 def compile_step(setup: Setup, arm: Arm, shapes: TrainState) -> Any:

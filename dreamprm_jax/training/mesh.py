@@ -21,6 +21,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 
 from dreamprm_jax.config import MeshConfig
 from dreamprm_jax.models.decoder import DecoderConfig
+from dreamprm_jax.models.fused import ways
 from dreamprm_jax.models.reward import logical_specs
 from dreamprm_jax.schema import DataError
 
@@ -125,11 +126,6 @@ def abstract_mesh(config: MeshConfig, device_count: int) -> AbstractMesh:
 # ---------------------------------------------------------------- rules
 
 
-def _ways(mesh: Mesh | AbstractMesh, rule: Rule) -> int:
-    axes = (rule,) if isinstance(rule, str) else rule or ()
-    return math.prod(mesh.shape[axis] for axis in axes)
-
-
 def logical_rules(config: DecoderConfig, mesh: Mesh | AbstractMesh) -> Rules:
     """``RULES`` for this model on this mesh: an axis that its mesh axes do not divide is replicated.
 
@@ -142,7 +138,7 @@ def logical_rules(config: DecoderConfig, mesh: Mesh | AbstractMesh) -> Rules:
         "kv_heads": config.num_kv_heads,
         "mlp": config.intermediate_size,
     }
-    return tuple((name, rule if sizes.get(name, 0) % _ways(mesh, rule) == 0 else None) for name, rule in RULES)
+    return tuple((name, rule if sizes.get(name, 0) % ways(mesh, rule) == 0 else None) for name, rule in RULES)
 
 
 def mesh_spec(names: Sequence[str | None], rules: Rules) -> PartitionSpec:
@@ -214,7 +210,7 @@ def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
 
 def batch_ways(mesh: Mesh | AbstractMesh) -> int:
     """data x fsdp: the shards of a batch."""
-    return _ways(mesh, BATCH_AXES)
+    return ways(mesh, BATCH_AXES)
 
 
 def check_divisible(mesh: Mesh | AbstractMesh, count: int, field: str) -> None:
@@ -223,9 +219,9 @@ def check_divisible(mesh: Mesh | AbstractMesh, count: int, field: str) -> None:
     Raises:
       DataError: naming ``field`` where they do not.
     """
-    ways = batch_ways(mesh)
-    if count % ways:
-        raise DataError(f"{field}={count} must be a multiple of data x fsdp = {ways}, the shards of a batch")
+    shards = batch_ways(mesh)
+    if count % shards:
+        raise DataError(f"{field}={count} must be a multiple of data x fsdp = {shards}, the shards of a batch")
 
 
 @contextlib.contextmanager

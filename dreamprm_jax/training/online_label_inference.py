@@ -23,9 +23,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from dreamprm_jax.training.examples import NO_LABEL
-from dreamprm_jax.training.feed import Batch, PackedRows
+from dreamprm_jax.training.feed import Batch, PackedRows, score_all_steps
 from dreamprm_jax.training.losses import Targets
-from dreamprm_jax.training.score_all_steps import score_all_steps
 
 SMALLEST_HAZARD = 1e-3
 _UNLIKELY = 1e-30  # the least chance that counts may give a state

@@ -26,6 +26,7 @@ from dreamprm_jax.training.arms import ArmPlan
 from dreamprm_jax.training.evaluate_during import EvaluationSet, evaluation_set
 from dreamprm_jax.training.examples import DROPPED_TOKENS, Example, Window, build_examples
 from dreamprm_jax.training.feed import PackedRows, row_length
+from dreamprm_jax.training.losses import Loss
 
 WINDOWS = ("train", "meta", "test")
 Truth = Callable[[str], list[StepTruth]]  # of a window's steps

@@ -1,4 +1,4 @@
-"""The two training steps as pure functions: first-order on the inner loss, and bi-level on both."""
+"""What a training step reads and gives, and the bi-level step as a pure function (the plain one: ``loop.py``)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from jaxtyping import Array, Bool, Float
 from dreamprm_jax.bilevel import optimizers
 from dreamprm_jax.bilevel.hypergradient import make_meta_gradient
 from dreamprm_jax.bilevel.labels import Parametrisation
-from dreamprm_jax.bilevel.partition import merge
-from dreamprm_jax.bilevel.problem import mean_over_microbatches, tree_norm
 from dreamprm_jax.config import MetaConfig, TrainConfig
 from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.models.fused import taking
@@ -77,44 +75,19 @@ def pass_models(model: DecoderConfig, meta: MetaConfig) -> tuple[DecoderConfig, 
     """
     if meta.method == "reverse":
         return model, model
-    return taking(model, "reverse"), taking(model, "forward" if meta.unroll == 1 else "any")
+    return taking(model, "once"), taking(model, "forward" if meta.unroll == 1 else "any")
 
 
-def _with_axes(batch: Any, *sizes: int) -> Any:
+def reuses_forward(config: TrainConfig) -> bool:
+    """Whether the tangent pass reads the activations of the inner gradient."""
+    meta = config.meta
+    return meta.reuse_forward and meta.method == "mixed" and meta.unroll == 1 and config.accumulation == 1
+
+
+def with_axes(batch: Any, *sizes: int) -> Any:
     """The batch with every leading axis that ``bilevel`` expects: those of size 1 are left out of ``StepInputs``."""
     given = sum(size > 1 for size in sizes)
     return jax.tree.map(lambda leaf: leaf.reshape(*sizes, *leaf.shape[given:]), batch)
-
-
-def make_plain_step(inner_loss: Loss, optimizer: optax.GradientTransformation, accumulation: int = 1) -> StepFunction:
-    """One first-order step on the inner loss, over ``accumulation`` micro-batches.
-
-    Optimizers with extra arguments get ``value``, ``grad`` and ``value_fn``, the loss as a function of the parameters.
-    """
-    optimizer = optax.with_extra_args_support(optimizer)
-
-    def step(state: TrainState, inputs: StepInputs) -> StepResult:
-        check_batch(inputs.batch, leading=int(accumulation > 1))
-        batch = _with_axes(inputs.batch, accumulation)
-
-        def loss_of(params: Any, batch: Batch, key: Array | None) -> Float[Array, ""]:
-            whole = params if inputs.frozen is None else merge(params, inputs.frozen)
-            return inner_loss(whole, state.phi, batch, *(() if key is None else (key,)))
-
-        def mean_loss(params: Any) -> Float[Array, ""]:
-            return mean_over_microbatches(lambda *micro: (loss_of(params, *micro), None), batch, inputs.key)[0]
-
-        (loss, gradient), _ = mean_over_microbatches(
-            lambda *micro: (jax.value_and_grad(loss_of)(state.params, *micro), None), batch, inputs.key
-        )
-        updates, opt_state = optimizer.update(
-            gradient, state.opt_state, state.params, value=loss, grad=gradient, value_fn=mean_loss
-        )
-        params = optax.apply_updates(state.params, updates)
-        metrics = {"inner_loss": loss, "gradient_norm": tree_norm(gradient)}
-        return StepResult(state._replace(params=params, opt_state=opt_state), metrics, None)
-
-    return step
 
 
 def make_bilevel_step(
@@ -145,6 +118,7 @@ def make_bilevel_step(
         tangent_loss=tangent_loss,
         method=meta.method,
         has_rng=draws_dropout(model),
+        reuse_forward=reuses_forward(config),
     )
     meta_optimizer = make_meta_optimizer(config, labels)
 
@@ -153,7 +127,7 @@ def make_bilevel_step(
         assert start is not None, "this step needs the labels that phi started from"
         check_batch(batch, leading=(meta.unroll > 1) + (config.accumulation > 1))
         check_batch(outer, leading=int(meta.accumulation > 1))
-        batches = _with_axes(batch, meta.unroll, config.accumulation), _with_axes(outer, meta.accumulation)
+        batches = with_axes(batch, meta.unroll, config.accumulation), with_axes(outer, meta.accumulation)
         point = (state.params, state.opt_state, state.phi)
         result = meta_gradient(*point, *batches, do_meta=do_meta, rng=inputs.key, frozen=inputs.frozen)
         touched = optimizers.touched_rows(batch.label_index, len(start.values), batch.label_mask) & do_meta

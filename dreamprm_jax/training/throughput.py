@@ -29,9 +29,8 @@ class Throughput:
           flops: of one step on all devices.
         """
         chip = chip_of(devices[0].device_kind)
-        self._shortest = (
-            None if chip is None else flops / (chip.peak_flops * len(devices))
-        )  # seconds of a step at the peak
+        # seconds of a step at the peak
+        self._shortest = None if chip is None else flops / (chip.peak_flops * len(devices))
         self._tokens, self._steps, self._since = tokens, 0, 0.0
 
     def dispatched(self, steps: int, result: Any) -> None:

@@ -26,6 +26,7 @@ from dreamprm_jax.models.reward import Params, RewardHead, hidden_states, init_p
 from dreamprm_jax.training.checkpoint import TrainState
 from dreamprm_jax.training.feed import Batch, PackedRows
 from dreamprm_jax.training.label_table import LabelStart
+from dreamprm_jax.training.loop import make_plain_step
 from dreamprm_jax.training.losses import (
     batch_logits,
     elementwise_loss,
@@ -36,12 +37,7 @@ from dreamprm_jax.training.losses import (
 )
 from dreamprm_jax.training.online_label_inference import alive_posterior
 from dreamprm_jax.training.optimizer import make_meta_optimizer, make_optimizer
-from dreamprm_jax.training.steps import (
-    LabelMove,
-    StepInputs,
-    make_bilevel_step,
-    make_plain_step,
-)
+from dreamprm_jax.training.steps import LabelMove, StepInputs, make_bilevel_step
 
 Inner = Literal["adamw", "sgd"]
 Outer = Literal["last", "mean", "sum"]

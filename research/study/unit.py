@@ -38,10 +38,9 @@ from dreamprm_jax.training.arms import make_parametrisation
 from dreamprm_jax.training.checkpoint import TrainState
 from dreamprm_jax.training.evaluate_during import label_figures
 from dreamprm_jax.training.examples import Example
-from dreamprm_jax.training.feed import PackedRows
+from dreamprm_jax.training.feed import PackedRows, score_all_steps
 from dreamprm_jax.training.online_label_inference import alive_posterior, inferred_labels
 from dreamprm_jax.training.optimizer import make_optimizer
-from dreamprm_jax.training.score_all_steps import score_all_steps
 from dreamprm_jax.training.steps import LabelMove, StepInputs
 from research.study.arms import ORM, REFINED, RELEASE, ArmSpec, parse_arm, same_everywhere
 from research.study.fit import Extras, Fitter, batches, reader

@@ -1,4 +1,4 @@
-"""The example of docs/bilevel.md, run as it is printed."""
+"""The examples of docs/bilevel.md, run as they are printed."""
 
 import re
 from pathlib import Path
@@ -8,6 +8,13 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 PAGE = Path(__file__).parents[2] / "docs" / "bilevel.md"
+
+
+def test_the_first_lines_find_the_outlier() -> None:
+    names: dict[str, Any] = {}
+    exec(compile(PAGE.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0], str(PAGE), "exec"), names)
+    hypergradient = np.abs(names["result"].hypergradient)
+    assert hypergradient[2] > 5 * hypergradient[:2].max()
 
 
 def test_the_example_beats_no_correction() -> None:

@@ -10,8 +10,9 @@ import optax
 import pytest
 from optax import contrib
 
-from dreamprm_jax.bilevel import HypergradientWarning, MetaGradientResult, Point, make_meta_gradient, make_replay
+from dreamprm_jax.bilevel import HypergradientWarning, MetaGradientResult, Point, exact, make_meta_gradient, make_replay
 from dreamprm_jax.bilevel.checkpoints import START, default_slots, schedule
+from dreamprm_jax.bilevel.problem import Data, Problem, uniform
 
 TIGHT = 1e-9
 LEARNED_RATE = optax.inject_hyperparams(optax.adamw)(learning_rate=0.05, weight_decay=0.1, eps_root=1e-16)
@@ -92,12 +93,35 @@ def test_chained_windows_equal_one_long_window() -> None:
         assert toy.relative_error(total, whole.hypergradient) < TIGHT
 
 
+@pytest.mark.parametrize(
+    "make", [toy.OPTIMIZERS["adamw"], lambda: optax.polyak_sgd(scaling=0.1)], ids=["adamw", "polyak"]
+)
+def test_reusing_the_forward_pass_does_not_change_the_result(make: Any) -> None:
+    with jax.enable_x64(True):
+        same(call(make(), 1, reuse_forward=True), call(make(), 1, method="reverse"))
+
+
 @pytest.mark.parametrize("checkpoints", [0, 1, 2, 5, "gradients"])
 def test_checkpoints_do_not_change_the_result(checkpoints: Any) -> None:
     optimizer = toy.OPTIMIZERS["adamw"]()
     with jax.enable_x64(True):
         options = {"start_gradient": True}
         same(call(optimizer, 5, checkpoints=checkpoints, **options), call(optimizer, 5, method="reverse", **options))
+
+
+def test_gradients_are_stored_where_they_are_smaller_than_the_activations() -> None:
+    """At K = 8: not with few rows, whatever the size of the frozen weights."""
+
+    def inner(params: Any, phi: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.mean(jnp.square(jnp.tanh(x @ params["kernel"]) @ params["base"] - phi))
+
+    params, frozen = {"kernel": jnp.ones((3, 4)), "base": None}, {"kernel": None, "base": jnp.ones((4, 10))}
+    problem = Problem(inner, uniform(inner, False, False, frozen), inner, optax.sgd(0.1))
+    for rows, expected in ((1, default_slots(8)), (1000, "gradients")):
+        data = Data(jnp.ones((8, 1, rows, 3)), None, None, None)
+        assert exact.default_checkpoints(problem, Point(params, ()), jnp.zeros(10), data) == expected
+    # tanh and its slope, and twice the error
+    assert problem.residual_bytes(params, jnp.zeros(10), jnp.ones((1, 1, 3)), None) <= 4 * (4 + 4 + 10)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 9, 32])
@@ -217,6 +241,8 @@ def test_replay_equals_the_unrolled_window(steps: int) -> None:
         assert toy.relative_error(floats(found.start_gradient), floats(same_window.start_gradient)) < TIGHT
         assert found.stored <= 1 + np.ceil(np.log2(steps))
         assert found.inner_steps <= (1 + np.log2(steps)) * steps + 1
+        with pytest.raises(ValueError, match=r"batch\(0\) has shape \(\): expected \[M, B, ...\]"):
+            make_replay(toy.small_inner, toy.small_outer, optimizer, lambda step: jnp.ones(()))(*start, phi, outer, 1)
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,8 @@ from dreamprm_jax.bilevel import (
     lazy_adam,
     make_meta_gradient,
     optimizers,
-    table_on_em,
     touched_rows,
 )
-from dreamprm_jax.bilevel.corrector_net import falling_fit
 
 RAW = np.array([0.0, 0.25, 0.5, 1.0])
 
@@ -33,8 +31,8 @@ def test_label_table_starts_at_the_estimates() -> None:
     assert (weights == 1.0).all()
 
 
-def test_table_on_em_starts_elsewhere() -> None:
-    table = table_on_em(np.array([1.0, 0.9, 0.1, 0.0]))
+def test_label_table_may_start_elsewhere() -> None:
+    table = LabelTable(start=np.array([1.0, 0.9, 0.1, 0.0]))
     np.testing.assert_allclose(table.labels(table.init(RAW), RAW), [0.98, 0.9, 0.1, 0.02], rtol=1e-6)
     with pytest.raises(ValueError, match=r"start has shape \(4,\)"):
         table.init(RAW[:3])
@@ -92,11 +90,6 @@ def test_corrector_net_has_an_exact_hypergradient() -> None:
     )
     assert toy.relative_error(mixed, reverse) < 2e-6
     assert min(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(mixed)) > 0
-
-
-def test_falling_fit() -> None:
-    np.testing.assert_allclose(falling_fit(np.array([3.0, 1.0, 2.0, 4.0, 0.0])), [3.0, 7 / 3, 7 / 3, 7 / 3, 0.0])
-    np.testing.assert_allclose(falling_fit(np.array([1.0, 2.0, 3.0])), [2.0, 2.0, 2.0])
 
 
 def test_lazy_adam_moves_only_the_rows_of_the_batch() -> None:

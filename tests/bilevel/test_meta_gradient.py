@@ -14,7 +14,15 @@ import numpy as np
 import optax
 import pytest
 
-from dreamprm_jax.bilevel import CG, MetaGradientResult, make_meta_gradient, optimizers, partition, split_batch
+from dreamprm_jax.bilevel import (
+    CG,
+    MetaGradientResult,
+    make_meta_gradient,
+    optimizers,
+    partition,
+    split_batch,
+    stack_batches,
+)
 
 OPTIMIZER = toy.OPTIMIZERS["adamw"]()
 
@@ -51,7 +59,7 @@ def test_accumulation_gives_the_hypergradient_of_the_whole_batch(unroll: int) ->
 def test_split_batch_gives_every_device_a_share() -> None:
     batch = {"x": jnp.arange(6)}
     np.testing.assert_array_equal(split_batch(batch, 2)["x"], [[0, 2, 4], [1, 3, 5]])
-    with pytest.raises(ValueError, match="6 rows does not cut into 4"):
+    with pytest.raises(ValueError, match=r"shape \(6,\) does not cut into 4"):
         split_batch(batch, 4)
 
 
@@ -119,6 +127,7 @@ def test_what_was_asked_wrongly_is_named() -> None:
         make_meta_gradient(toy.inner_loss, toy.outer_loss, OPTIMIZER, method="magic")  # type: ignore[arg-type]
     for options, message in (
         ({"checkpoints": -1}, "checkpoints=-1"),
+        ({"checkpoints": "all"}, "checkpoints='all'"),
         ({"method": "sama", "start_gradient": True}, "only mixed and reverse"),
         ({"method": "mixed", "solver": CG()}, "only method='implicit'"),
     ):
@@ -136,6 +145,29 @@ def test_what_was_asked_wrongly_is_named() -> None:
         run(outer=lambda params, batch: toy.logits(params, batch["x"]))()
     with pytest.raises(ValueError, match="pass rng"):
         run(noisy_inner, noisy_outer, has_aux=True, has_rng=True)()
+    with pytest.raises(ValueError, match=r"pass has_aux=True; got a value of shapes \(\(\), {}\)"):
+        run(outer=lambda params, batch: (toy.outer_loss(params, batch), {}))()
+    with pytest.raises(ValueError, match=r"has_aux=True: a loss must return \(scalar, aux\)"):
+        run(has_aux=True)()
+    with pytest.raises(ValueError, match="must be an optax"):
+        make_meta_gradient(toy.inner_loss, toy.outer_loss, optax.adam)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="outer_batch has no leaves"):
+        run()(outer_batch=())
+    with pytest.raises(ValueError, match="no batches"):
+        stack_batches([])
+
+
+def test_numpy_arrays_and_python_numbers_without_jit() -> None:
+    """A scalar problem by hand, uncompiled: w' = w - 0.1 d/dw mean (w - phi x)^2 twice, outer loss w''."""
+    x, optimizer = np.ones((2, 1, 3), np.float32), optax.sgd(0.1)
+    run = make_meta_gradient(
+        lambda w, phi, x: ((w - phi * x) ** 2).mean(), lambda w, x: (w * x).mean(), optimizer, start_gradient=True
+    )
+    result = run(0.0, optimizer.init(0.0), 0.5, x, x[0])
+    # w'' = 0.64 w + 0.36 phi
+    np.testing.assert_allclose(
+        (result.params, result.hypergradient, result.start_gradient.params), (0.18, 0.36, 0.64), rtol=1e-6
+    )
 
 
 def test_shardings_are_kept() -> None:

@@ -29,6 +29,7 @@ from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import CorrectedLabel
 from dreamprm_jax.storage import read_json, read_records
 from research.study import __main__ as study
+from research.study.codeio_heads import HeadSettings
 from research.study.settings import StudySettings, freeze_study
 
 NAMES = [str(path.relative_to(REPOSITORY)) for path in documents()]
@@ -92,9 +93,11 @@ def test_every_command_exists_with_its_flags_and_fields(name):
 @pytest.mark.parametrize("name", [*NAMES, *SCRIPTS])
 def test_every_field_that_is_named_exists(name):
     text = (REPOSITORY / name).read_text(encoding="utf-8")
+    settings: Config | HeadSettings | StudySettings = Config()
+    if name.startswith("research/configs/"):
+        settings = HeadSettings() if "HeadSettings" in text else StudySettings()
     for field in set(re.findall(r"config\.((?:[a-z_0-9]+\.)+[a-z_0-9]+)\b(?![(.])", text)):
         if not field.endswith((".py", ".json", ".yaml")):
-            settings = StudySettings() if name.startswith("research/configs/") else Config()
             assert known(field, settings), f"{name}: config.{field}"
     sections = "|".join(to_dict(Config()))
     for field in (
@@ -225,7 +228,7 @@ def shown_help(*names: str, scored: bool) -> str:
     return shown.getvalue() + " --help"
 
 
-def known(field: str, settings: Config | StudySettings | None = None) -> bool:
+def known(field: str, settings: Config | HeadSettings | StudySettings | None = None) -> bool:
     """Whether a dotted name is a setting or a section of settings."""
     value = to_dict(settings or Config())
     for part in field.split("."):
@@ -314,7 +317,7 @@ def test_quickstart(shell, tmp_path):
 
 @pytest.mark.slow
 def test_your_own_data(shell, tmp_path):
-    small = SMALL_MODEL | {"train.arms": "('raw',)"}
+    small = SMALL_MODEL | {"train.arms": "('raw',)", "policy.max_tokens": 48}
     _, judged, served, replayed, _ = run_page("your_own_data", shell, tmp_path, small, FIRST_STAGES)
     written, committed = tmp_path / "my_problems.jsonl", REPOSITORY / "configs" / "data" / "own_problems.jsonl"
     assert [json.loads(line) for line in written.open()] == [json.loads(line) for line in committed.open()]

@@ -56,7 +56,7 @@ def test_a_running_run(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (record,) = run_status(root)[1].work
         assert driver.poll() is None
         driver.kill()
-    assert lines[0] == f"{root}: process {os.getpid()} works on it"
+    assert lines[0] == f"{root}: process {os.getpid()} is working on it"
     assert lines[1] == "generate   done        1:05  7 train problems"
     assert lines[2] == "label      started"
     assert lines[3].startswith("  toy: ")
@@ -71,7 +71,7 @@ def test_a_stopped_run(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(DataError):
         drive(root / "label", 4, factory, workers=1)
     lines = status(capsys, root)
-    assert lines[0] == f"{root}: no process works on it here"
+    assert lines[0] == f"{root}: no process on this machine is working on it"
     assert lines[3].startswith("  toy: 2 of 4 units (50.0 %), stopped ")
     assert lines[3].endswith("ago; run the same command again to continue")
     assert lines[4] == "    latest run: 2 done, 3 worker processes replaced"

@@ -22,7 +22,7 @@ def path(tmp_path):
         eval_all_row(problem, [f"print({i})\n" for i in range(3)], passed)
         for problem, passed in zip(PROBLEMS, PASSED, strict=True)
     ]
-    assert write_eval_all(tmp_path / "eval_all.json", reversed(rows)) == 4
+    write_eval_all(tmp_path / "eval_all.json", reversed(rows))
     return tmp_path / "eval_all.json"
 
 

@@ -116,7 +116,7 @@ def test_steps_that_the_arm_did_not_correct_are_named(copy, config):
     kept = [row for row in rows if row.step_index < last[row.program_hash] and row != missing]
     write_records(copy.corrected_labels("corrected"), CorrectedLabel, kept)
     counts = evaluate(config, copy)
-    assert counts["train_steps_with_truth"] == len(kept)
+    assert counts["train steps with truth"] == len(kept)
     assert read_json(copy.results())["skipped"] == [
         {"source": "corrected_labels", "reason": "no label from corrected", "count": 1}
     ]
@@ -177,7 +177,7 @@ def test_real_problems_have_no_truth_and_the_output_says_so(copy, without_truth,
     results = read_json(copy.results())
     assert results["steps"] is None
     assert results["labels"] is None
-    assert counts["test_steps_with_truth"] == 0
+    assert counts["test steps with truth"] == 0
     assert "no exact truth" in capsys.readouterr().out
     assert not copy.truth("test").exists()
 

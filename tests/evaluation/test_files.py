@@ -107,7 +107,7 @@ def test_every_candidate_is_accounted_for(mixed, tmp_path, capsys):
         ("judge", "invalid task (the task has no tests)", 1),
     }
     text = capsys.readouterr().out
-    assert "8 programs cut into 9 function steps; the steps of each concatenate to the program, byte for byte" in text
+    assert "8 programs split into 9 function steps, which concatenate to the programs byte for byte" in text
     folder = tmp_path / "run" / "evaluate_files"
     assert (folder / "table.txt").read_text() in text
     assert json.loads((folder / "results.json").read_text()) == results
@@ -184,22 +184,33 @@ def test_strict_makes_an_error_of_a_row_that_was_left_out(tmp_path, capsys):
         shown = capsys.readouterr()
         assert ("error" in shown.err, f"{rows}, row 3" in shown.err) == (status == 2, status == 2), shown.err
     assert cli.main([*arguments[:3], "--strict"]) == 2
-    assert "--strict: goes with --problems and --candidates" in capsys.readouterr().err
+    assert "--strict: needs --problems and --candidates" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_all_real_programs_run_through(tmp_path):
+def test_real_programs_run_through(tmp_path):
+    """Every fourth of the real problems, and all that are odd: seven without tests, six answers without code."""
     if not SHARED.exists():
         pytest.skip(f"{SHARED} is not here: the 880 real problems and programs are read from it")
-    config = Config(sandbox=SandboxConfig(mode="lcb"))
-    rows, programs = SHARED / "problems.jsonl", SHARED / "candidates_o1_mini.json"
-    results = evaluate_files(config, rows, programs, tmp_path)
-    assert (results["candidates"], results["problems"]) == (880, 880)
-    assert (results["steps"]["programs"], results["steps"]["steps"]) == (880, 942)
+    every = [json.loads(line) for line in (SHARED / "problems.jsonl").read_text(encoding="utf-8").splitlines()]
+    answered = {row["question_id"]: row for row in json.loads((SHARED / "candidates_o1_mini.json").read_text("utf-8"))}
+    empty = {key for key, row in answered.items() if not row["code_list"][0].strip()}
+    chosen = [
+        row
+        for index, row in enumerate(every)
+        if index % 4 == 0 or row["public_test_cases"] == "[]" or row["question_id"] in empty
+    ]
+    rows, programs = files(tmp_path, chosen, [answered[row["question_id"]] for row in chosen])
+    results = evaluate_files(Config(sandbox=SandboxConfig(mode="lcb")), rows, programs, tmp_path)
+    assert (results["candidates"], results["problems"]) == (len(chosen), len(chosen))
+    assert results["steps"]["programs"] == len(chosen) < results["steps"]["steps"]
     assert (results["verdicts"]["INVALID_TASK"], results["verdicts"]["-"]) == (4, 6)
-    assert results["agreement"]["compared"] == 870
-    assert results["agreement"]["ours_pass_file_pass"] >= 585  # 592 measured; a busy machine may add time limits
-    assert results["pass_at_1"]["all"]["file"] == pytest.approx(598 / 876)
+    agreement = results["agreement"]
+    assert agreement["compared"] == len(chosen) - 10
+    passes = agreement["ours_pass_file_pass"] + agreement["ours_fail_file_pass"]
+    assert agreement["ours_fail_file_pass"] <= 6  # 1 measured; a busy machine may add time limits
+    judged = len(chosen) - results["verdicts"]["INVALID_TASK"]
+    assert results["pass_at_1"]["all"]["file"] == pytest.approx(passes / judged)
 
 
 def test_pass_at_k_and_an_eval_all_file_that_is_read_again(tmp_path):

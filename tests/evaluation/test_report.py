@@ -305,8 +305,8 @@ def test_conclusions_follow_from_the_results(page, run_folder):
         row["overall"]["estimate"] for row in results["selection"]["table"] if row["method"] == arm
     ))  # fmt: skip
     assert f"The best of 3 reward models here, {'ORM' if best == 'orm' else f'PRM ({best})'}, solves" in told
-    assert "Without a reward model the best choice is by" in told
-    assert "Step by step," in told
+    assert "Without a reward model, the best strategy is" in told
+    assert "At the level of steps," in told
     assert told.split(". ")[0] in page[1]
     few = results | {"selection": results["selection"] | {"counts": {"overall": 3}}}
     assert conclusions(few) == [
@@ -314,7 +314,7 @@ def test_conclusions_follow_from_the_results(page, run_folder):
     ]
     worse = [row | {"low": -0.3, "high": -0.1, "estimate": -0.2} for row in results["selection"]["differences"]]
     told = " ".join(conclusions(results | {"selection": results["selection"] | {"differences": worse}}))
-    assert "Differences in selection that exclude zero, in points: ORM - PRM, raw labels: -20.0" in told
+    assert "Differences in selection whose interval excludes zero, in points: ORM - PRM, raw labels: -20.0" in told
 
 
 def test_the_viewer_is_cut_at_its_limit_and_its_json_ends_no_script(run_folder, config):
@@ -358,5 +358,6 @@ def test_the_cost_of_the_policy_is_that_of_its_tokens(tmp_path):
     priced = run_facts(tmp_path, EvaluateConfig(price_prompt=2.0, price_completion=10.0)).costs
     assert priced is not None
     assert (
-        "cost 6.00: 2,000,000 prompt tokens at 2 a million, and 200,000 completion tokens at 10." in priced.explanation
+        "cost 6.00: 2,000,000 prompt tokens at 2 per million, and 200,000 completion tokens at 10."
+        in priced.explanation
     )

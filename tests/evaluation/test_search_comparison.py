@@ -16,8 +16,8 @@ from dreamprm_jax.problems.procedural.compose import Composition
 from dreamprm_jax.problems.procedural.truth import Valuer
 from dreamprm_jax.problems.procedural.writing import read
 from dreamprm_jax.runs.paths import Paths
-from dreamprm_jax.schema import DataError, Outcome, Program, TestedProblem
-from dreamprm_jax.search.algorithms import Candidate
+from dreamprm_jax.schema import Outcome, Program, TestedProblem
+from dreamprm_jax.search.algorithms import SearchCandidate
 from dreamprm_jax.search.comparison import search_window
 from dreamprm_jax.search.judged_choices import prune_then_execute
 from dreamprm_jax.search.results import MethodOutcome, search_results, search_table
@@ -127,7 +127,7 @@ def test_public_tests_choose_among_the_best_and_are_counted(folder, settings):
 
 
 def test_choosing_by_public_tests_by_hand():
-    a, b, c = (Candidate(code, 0.0, 0) for code in "abc")
+    a, b, c = (SearchCandidate(code, 0.0) for code in "abc")
     known = {("p", "a"): False, ("p", "b"): True, ("p", "c"): True}
     assert prune_then_execute([a, b, c], "p", 2, known) == (b, 2)
     assert prune_then_execute([a, b, c], "p", 1, known) == (a, 1)
@@ -165,12 +165,12 @@ def test_mistakes_are_named(folder, settings, tmp_path, capsys):
     ):
         assert main([*command, f"--arm={arm}"]) == 2
         assert message in capsys.readouterr().err
-    unknown = dataclasses.replace(settings, search=dataclasses.replace(settings.search, methods=("mcts",)))
-    with pytest.raises(DataError, match="unknown mcts; choose among best_of_n, beam"):
-        search_window(unknown, folder, "raw", lambda: Exact(folder))
-    narrow = dataclasses.replace(settings, search=dataclasses.replace(settings.search, width=0))
-    with pytest.raises(DataError, match=r"config.search.width is 0; it must be at least 1"):
-        search_window(narrow, folder, "raw", lambda: Exact(folder))
+    for setting, message in (
+        ("methods=('mcts',)", "config.search.methods="),
+        ("width=0", "config.search.width=0: must be at least 1"),
+    ):
+        assert main([*command, "--arm=raw", f"--config.search.{setting}"]) == 2
+        assert message in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["search", "--workdir", str(tmp_path)])
 

@@ -17,7 +17,7 @@ def get_config() -> config_dict.ConfigDict:
     config.model.update(
         vocab_size=1000, hidden_size=16, intermediate_size=32, num_layers=1, num_heads=2, num_kv_heads=1
     )
-    config.train.update(arms=("corrected",), warmup_steps=4, steps=24, batch_size=4, log_every=1, checkpoint_every=100)
+    config.train.update(arms=("raw",), warmup_steps=4, steps=24, batch_size=4, log_every=1, checkpoint_every=100)
     config.train.meta.batch_size = 4
     config.model.tokenizer_pieces = "lines"
     config.score.update(row_tokens=512, batch_tokens=1024)

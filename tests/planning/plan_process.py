@@ -71,13 +71,11 @@ def moved(config, layout: Layout) -> list[dict[str, int]]:
 def memory() -> dict[str, float]:
     layout, model, devices = Layout(4, 2, 1), decoder_config(CONFIG.model), jax.devices()
     config = dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, mesh=MeshConfig(4, 2, 1)))
-    found = {
-        str(count): step_memory(CONFIG, model, layout, CHIPS["v5p"], devices[:count]).temporaries for count in (2, 4, 8)
-    }
+    few, all_ = (step_memory(CONFIG, model, layout, CHIPS["v5p"], devices[:count]) for count in (2, 8))
     mesh = make_mesh(config.train.mesh, devices)
     compiled = compile_step(training_steps(config, model, mesh)[-1], model, mesh).memory_analysis()
-    planned = step_memory(CONFIG, model, layout, CHIPS["v5p"], devices[:2])
-    return {**found, "arguments": planned.state, "compiled arguments": compiled.argument_size_in_bytes / GB}
+    arguments = {"arguments": few.state, "compiled arguments": compiled.argument_size_in_bytes / GB}
+    return {"2": few.temporaries, "8": all_.temporaries, **arguments}
 
 
 if __name__ == "__main__":

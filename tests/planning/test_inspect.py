@@ -88,7 +88,11 @@ def test_report_of_a_mesh_that_is_not_here():
         train=dataclasses.replace(CONFIG.train, mesh=MeshConfig(1, 2, 4)),
         inspect=InspectConfig(devices=8, memory_gb=1.0, labels=1000),
     )
-    tight = dataclasses.replace(config, inspect=InspectConfig(devices=8, memory_gb=1e-4, labels=1000))
+    tight = dataclasses.replace(
+        config,
+        train=dataclasses.replace(config.train, arms=("raw",)),
+        inspect=InspectConfig(devices=8, memory_gb=1e-4, labels=1000),
+    )
     done = run(config, tight)
     assert done.returncode == 1, done.stderr[-2000:]
     text = done.stdout

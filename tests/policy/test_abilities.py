@@ -67,7 +67,7 @@ def test_it_is_asked_once_printed_once_and_kept_with_the_stage(server, tmp_path,
         list(pool.map(policy.complete, [REQUEST] * 4))
     printed = capsys.readouterr().out
     assert printed.count("\n") == 1
-    assert "one choice a request, whatever n; seeds honored; token counts of all choices" in printed
+    assert "one choice per request for any n; seeds honored; token counts of all choices" in printed
     assert policy.usage.requests == 8  # the probe's own are not counted
     assert json.loads((tmp_path / "server.json").read_text())["choices"] is False
     again = ServerPolicy(policy.config, tmp_path)

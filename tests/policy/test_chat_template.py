@@ -92,7 +92,7 @@ def test_kinds_of_templates(tmp_path, source, rendered):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("{{ messages | length }}", "leaves out what the messages say"),
+        ("{{ messages | length }}", "omits the content of the messages"),
         ("{% for %}", "TemplateSyntaxError"),
         ("{{ raise_exception('only one system turn') }}", "only one system turn"),
         ("{{ messages.__class__.__mro__ }}", "SecurityError"),

@@ -69,7 +69,7 @@ def test_failed_problems_are_asked_for_again_alone(tmp_path, tiny_config, monkey
         generate_stage, "make_policy", lambda config, compositions, folder: Flaky.from_file(compositions)
     )
     with pytest.raises(
-        DataError, match=r"failed on 1 problem\(s\), first procedural-0-00004: rate limit; what it answered"
+        DataError, match=r"failed on 1 problem\(s\), first procedural-0-00004: rate limit; its answers are kept"
     ):
         run_stage(tiny_config, tmp_path, "generate")
     assert len(asked) == 9

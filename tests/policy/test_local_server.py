@@ -63,7 +63,7 @@ def settings(server: LocalServer, **changes: object) -> PolicyConfig:
 
 def test_what_llama_cpp_can_do(server, tmp_path):
     policy = ServerPolicy(settings(server, logprobs=True), tmp_path)
-    assert policy.abilities == Abilities(usage="one choice a request alone")
+    assert policy.abilities == Abilities(usage="only one choice per request")
     assert read_json(tmp_path / "server.json")["continues"] == "yes"
 
 

@@ -23,7 +23,7 @@ def test_a_beam_has_the_server_continue_prefixes(server):
     settings = SearchSettings("beam", width=2, expansions=2, tokens=2000)
     ((_, result),) = run_searches([PROBLEM], settings, policy, scorer, lambda texts: [len(t) for t in texts], 0)
     assert 0 < result.tokens <= 2000
-    assert result.forwards == len(result.candidates) >= 2
+    assert len(result.candidates) >= 2
     assert ranked(result.candidates)[0].number == max(one.number for one in result.candidates)
     address = policy.config.base_url.removesuffix("/v1")
     with urllib.request.urlopen(f"{address}/log/{policy.config.model}") as reply:

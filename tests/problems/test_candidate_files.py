@@ -83,9 +83,9 @@ def test_empty_and_unstorable_candidates_are_named_and_kept_apart(tmp_path):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ([], "holds no candidate"),
+        ([], "contains no candidate"),
         ({"pass@1": 0.5}, "row 1: field problem_id: missing; the row has pass@1"),
-        ([3], "row 1: a number where a JSON object belongs"),
+        ([3], "row 1: must be a JSON object, not a number"),
     ],
 )
 def test_malformed_files_name_file_row_and_field(tmp_path, value, message):
@@ -100,17 +100,29 @@ def test_malformed_files_name_file_row_and_field(tmp_path, value, message):
     ("row", "name", "reason"),
     [
         ({"code": A}, "row 2", "field problem_id: missing"),
-        ({"question_id": 3.5, "code": A}, "row 2", "field question_id: a number where text belongs"),
+        ({"question_id": 3.5, "code": A}, "row 2", "field question_id: must be a string, not a number"),
         ({"question_id": " ", "code": A}, "row 2", "field question_id: empty"),
-        ({"task_id": "HumanEval/1", "solution": None}, "HumanEval/1, sample 0", "field solution: a null where text"),
+        (
+            {"task_id": "HumanEval/1", "solution": None},
+            "HumanEval/1, sample 0",
+            "field solution: must be a string, not null",
+        ),
         ({"question_id": None, "code": A}, "row 2", "field problem_id: missing"),
         ({"question_id": "p"}, "row 2", "has none of the fields"),
-        ({"question_id": "p", "code_list": None}, "row 2", "field code_list: a null where a list belongs"),
+        ({"question_id": "p", "code_list": None}, "row 2", "field code_list: must be a list, not null"),
         ({"question_id": "p", "code_list": [A], "graded_list": []}, "row 2", "field graded_list: must be a list of 1"),
-        ({"question_id": "p", "code_list": [None]}, "p, sample 0", "field code_list[0]: a null where text belongs"),
-        ({"question_id": "p", "output_list": [3]}, "p, sample 0", "field output_list[0]: a number where text belongs"),
-        ({"question_id": "p", "code": 1}, "p, sample 0", "field code: a number where text belongs"),
-        ({"question_id": "p", "code": A, "passed": "yes"}, "p, sample 0", "field passed: a string where true or false"),
+        ({"question_id": "p", "code_list": [None]}, "p, sample 0", "field code_list[0]: must be a string, not null"),
+        (
+            {"question_id": "p", "output_list": [3]},
+            "p, sample 0",
+            "field output_list[0]: must be a string, not a number",
+        ),
+        ({"question_id": "p", "code": 1}, "p, sample 0", "field code: must be a string, not a number"),
+        (
+            {"question_id": "p", "code": A, "passed": "yes"},
+            "p, sample 0",
+            "field passed: must be true or false, not a string",
+        ),
     ],
 )
 def test_one_bad_cell_is_a_named_skip_and_with_strict_an_error(tmp_path, row, name, reason):
@@ -142,8 +154,8 @@ def test_lines_that_do_not_parse_are_named_skips(tmp_path):
     assert summary(found) == [("p", 0, A, None), ("7", 0, B, None)]
     assert [(skip.row, skip.reason.split("(")[0].strip()) for skip in found.skips] == [
         ("row 3", "not valid JSON"),
-        ("row 4", "field problem_id: a number where text belongs"),
-        ("row 6", "a string where a JSON object belongs"),
+        ("row 4", "field problem_id: must be a string, not a number"),
+        ("row 6", "must be a JSON object, not a string"),
         ("row 7", "not valid JSON"),
     ]
     with pytest.raises(DataError, match=r"c\.jsonl, row 3: not valid JSON"):
@@ -186,7 +198,7 @@ def test_a_folder_of_samples(tmp_path):
     assert summary(found) == [("BigCodeBench/7", 0, C, None), ("HumanEval/0", 0, A, None), ("HumanEval/0", 1, B, None)]
     assert [skip.row for skip in found.skips] == ["HumanEval/0, sample 2"]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no candidate"):
+    with pytest.raises(DataError, match="contains no candidate"):
         read_candidates(tmp_path / "empty")
 
 
@@ -199,7 +211,7 @@ def test_lists_of_programs_are_by_the_order_of_ids(tmp_path):
     assert [(p, s, c) for p, s, c, _ in summary(found)] == [("p", 0, A), ("p", 1, B), ("q", 0, C)]
     assert found.unusable[0].program.problem_id == "r"
     assert found.problem_ids == {"p", "q", "r"}
-    with pytest.raises(DataError, match="4 rows for 2 problems"):
+    with pytest.raises(DataError, match="its 4 rows name no problem, and there are 2"):
         read_candidates(path).completed({"p": DOUBLE, "q": DOUBLE})
 
 

@@ -19,10 +19,10 @@ from dreamprm_jax.schema import DataError, Verdict
 SANDBOX = SandboxConfig(workers=2)
 NUMBERS = "def generate_inputs(rng: Random):\n    return {'n': rng.randint(0, 50)}\n"
 BY_CHANCE = "the outputs are not deterministic"
-CLOCK = "reads the clock: two runs of one day may agree, and another day's differ"
+CLOCK = "reads the clock: runs on different days may differ"
 FEW_INPUTS = "fewer than 3 different inputs that are JSON arguments"
 FAILS = "the reference fails on a generated input: "
-NO_JSON = "an output is no JSON value"
+NO_JSON = "an output is not a JSON value"
 
 
 def returning(value: str) -> str:
@@ -68,7 +68,7 @@ REFERENCES = {
     "opens": (returning("open('/tmp/x', 'w')"), NUMBERS, FAILS + "RE PermissionError"),
     "endless": ("def main_solution(n):\n    while True: pass\n", NUMBERS, FAILS + "TLE"),
     "keywords": (
-        "def main_solution(*, n):\n    return n\n", NUMBERS, "the entry point takes other than positional parameters",
+        "def main_solution(*, n):\n    return n\n", NUMBERS, "the entry point has non-positional parameters",
     ),
     "nothing": ("def main_solution():\n    return 1\n", NUMBERS, "the entry point takes no parameter"),
 }  # fmt: skip
@@ -167,7 +167,7 @@ def test_reading_the_file(tmp_path):
     path.write_bytes(gzip.compress((json.dumps(row) + "\n" + json.dumps({**row, "difficulty": None}) + "\n").encode()))
     assert read_tasks(path) == [Task("codeio/0000", "d", "s", "c", "g", 8), Task("codeio/0001", "d", "s", "c", "g", 0)]
     path.write_bytes(gzip.compress(b'{"task_description": 3}\n'))
-    with pytest.raises(DataError, match=r"row 1, field task_description: a number where text belongs"):
+    with pytest.raises(DataError, match=r"row 1, field task_description: must be a string, not a number"):
         read_tasks(path)
     path.write_bytes(b"not gzip")
     with pytest.raises(DataError, match="cannot be read"):

@@ -42,11 +42,11 @@ CHECKS = {
     "": PLAIN,
     "the check has more than assertions: For": PLAIN
     + "    for i in range(3):\n        assert candidate([i]) == [2 * i]\n",
-    "an assertion compares by Lt, not by ==": PLAIN + "    assert abs(candidate([1])[0] - 2) < 1e-6\n",
-    "an assertion is about truth, not about a value": PLAIN + "    assert not candidate([])\n",
+    "an assertion compares with Lt, not with ==": PLAIN + "    assert abs(candidate([1])[0] - 2) < 1e-6\n",
+    "an assertion compares no value": PLAIN + "    assert not candidate([])\n",
     "an assertion is not about the function's value itself": PLAIN + "    assert list(candidate([1])) == [2]\n",
     "an argument or an expected value is not a literal": PLAIN + "    assert candidate(list(range(3))) == [0, 2, 4]\n",
-    "a tuple, which JSON cannot tell from a list": PLAIN + "    assert candidate((1, 2)) == [2, 4]\n",
+    "a tuple, which JSON cannot distinguish from a list": PLAIN + "    assert candidate((1, 2)) == [2, 4]\n",
     "the function is called with keywords": PLAIN + "    assert candidate([1], by=3) == [3]\n",
     "the check asserts nothing": "def check(candidate):\n    assert True\n",
 }
@@ -212,16 +212,16 @@ def test_bigcodebench_problems(judge):
         (humaneval(entry_point="missing"), "(task_id HumanEval/0): the prompt does not define missing"),
         (humaneval(entry_point="a b"), "field entry_point: 'a b' is not a function's name"),
         (humaneval(prompt="def f(:"), "not a Python program"),
-        (humaneval(canonical_solution=None), "field canonical_solution: a null where text belongs"),
+        (humaneval(canonical_solution=None), "field canonical_solution: must be a string, not null"),
         (evalplus(base_input={"x": 1}), "field base_input: not a list of lists of arguments"),
         (evalplus(task_id="Mbpp/3"), "lose tuples and sets; read its Parquet rows"),
-        (mbpp(test_list="assert add(1, 2) == 3"), "field test_list: a string where a list of texts belongs"),
+        (mbpp(test_list="assert add(1, 2) == 3"), "field test_list: must be a list of strings, not a string"),
         (mbpp(test_list=[], challenge_test_list=[]), "field test_list: empty"),
         (mbpp(test_list=["assert other(1)"], challenge_test_list=[]), "calls no function that field code defines"),
         (mbpp(test_list=["assert ("]), "(task_id Mbpp/2): not a Python program"),
         (bigcodebench(canonical_solution="    import pandas as pd, seaborn.x\n"), "needs pandas, seaborn; sandbox"),
         (bigcodebench(test="x = 1\n"), "field test: has no test method"),
-        (bigcodebench(task_id=True), "field task_id: a boolean where text belongs"),
+        (bigcodebench(task_id=True), "field task_id: must be a string, not a boolean"),
     ],
 )  # fmt: skip
 def test_rows_that_cannot_be_used_say_why(row, message):
@@ -245,7 +245,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 @pytest.mark.parametrize("name", ["p.jsonl", "p.jsonl.gz", "p.json", "p.parquet"])
 def test_every_kind_of_file_gives_the_same_problems(tmp_path, name):
-    rows = [humaneval(0), humaneval(1, CHECKS["an assertion is about truth, not about a value"])]
+    rows = [humaneval(0), humaneval(1, CHECKS["an assertion compares no value"])]
     expected = [read(row).problem for row in rows]
     assert load_problems(str(write(tmp_path / name, rows))) == expected
     assert load_problems(str(tmp_path)) == expected  # the folder
@@ -262,12 +262,12 @@ def test_one_bad_row_is_a_named_skip(tmp_path):
     assert [(skip.source, *skip.row.split()[:2]) for skip in skips] == rows
     assert skips[1].row == "row 5 (task_id BigCodeBench/0)"
     for skip, word in zip(
-        skips, ("is also at", "needs torch", "in no known form", "field code", "valid JSON"), strict=True
+        skips, ("is also at", "needs torch", "unknown format", "field code", "valid JSON"), strict=True
     ):
         assert word in skip.reason
     with pytest.raises(DataError, match=r"p\.jsonl, row 3: .*HumanEval/0' is also at"):
         list(iterate_problems(str(path)))
-    with pytest.raises(DataError, match=r"holds no problem; row 1: in no known form"):
+    with pytest.raises(DataError, match=r"contains no problem; row 1: unknown format"):
         list(iterate_problems(str(write(tmp_path / "q.jsonl", [{"task_id": "x"}])), skips=[]))
 
 
@@ -295,8 +295,8 @@ def test_problems_are_converted_verified_and_judged(tmp_path, capsys):
     output = tmp_path / "converted.jsonl"
     assert main(["convert", f"--problems={plain}", "--verify", "--workers=1", f"--output={output}"]) == 0
     said = capsys.readouterr().out
-    assert "left out: reference, BigCodeBench/1: its reference fails here: RE" in said
-    assert "3 problems (tests: 2 functional, 1 code); 1 left out" in said
+    assert "left out: reference, BigCodeBench/1: its reference solution fails here: RE" in said
+    assert f"3 problems (tests: 2 functional, 1 code) written to {output}; 1 left out" in said
     problems = load_problems(str(output))
     assert all(0 < problem.reference_seconds < 5 for problem in problems)  # measured
     problems = [dataclasses.replace(problem, reference_seconds=0.0) for problem in problems]

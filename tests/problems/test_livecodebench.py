@@ -77,10 +77,10 @@ def test_rows_of_re_uploads(tmp_path):
         assert found.public_tests == (TestCase("2\n", "4\n"),)
         assert (found.contest_date, found.func_name) == ("2024-01-01T00:00:00", None)
     for changes, message in (
-        ({"private_test_cases": 3}, "a number where a list"),
-        ({"question_content": None}, "field question_content: a null"),
-        ({"contest_date": -1}, "field contest_date: a number"),
-        ({"metadata": [1]}, "a list where a JSON"),
+        ({"private_test_cases": 3}, "must be a list of tests, not a number"),
+        ({"question_content": None}, "field question_content: must be a string, not null"),
+        ({"contest_date": -1}, "field contest_date: must be a string, not a number"),
+        ({"metadata": [1]}, "must be a JSON object, not a list"),
     ):
         with pytest.raises(DataError, match=message):
             load_problems(str(write(tmp_path / "bad.jsonl", [row(1, **changes)])))
@@ -158,16 +158,16 @@ def test_unknown_releases(release):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"question_content": None}, "field question_content: a null where text belongs"),
+        ({"question_content": None}, "field question_content: must be a string, not null"),
         ({"question_id": " "}, "field question_id: empty"),
         ({"contest_date": "May"}, "(question_id abc2_a), field contest_date: 'May' is not an ISO 8601 date"),
         ({"public_test_cases": "x"}, "(question_id abc2_a), field public_test_cases: neither"),
-        ({"private_test_cases": 3}, "field private_test_cases: a number where a list of tests belongs"),
-        ({"metadata": "[]"}, "(question_id abc2_a), field metadata: a list where a JSON object belongs"),
+        ({"private_test_cases": 3}, "field private_test_cases: must be a list of tests, not a number"),
+        ({"metadata": "[]"}, "(question_id abc2_a), field metadata: must be a JSON object, not a list"),
         ({"metadata": '{"func_name": "a b"}'}, "field metadata: func_name 'a b' is not a function's name"),
         ({"public_test_cases": FUNCTIONAL}, "field metadata: the tests call a function, but no func_name is given"),
         ({"question_id": "abc1_a"}, "problem 'abc1_a' is also at"),
-        ({"question_title": "\ud800"}, "field question_title: holds a lone surrogate"),
+        ({"question_title": "\ud800"}, "field question_title: contains a lone surrogate"),
     ],
 )
 def test_malformed_rows_name_file_row_and_field(tmp_path, changes, message):
@@ -181,10 +181,10 @@ def test_malformed_rows_name_file_row_and_field(tmp_path, changes, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "holds no problem"),
+        (b"", "contains no problem"),
         (b"\n{\n", "row 2: not valid JSON"),
-        (b"[]", "row 1: a list where a JSON object belongs"),
-        (b"{}", "row 1: in no known form"),
+        (b"[]", "row 1: must be a JSON object, not a list"),
+        (b"{}", "row 1: unknown format"),
         (b'{"question_id": "a"}', "row 1, field question_title: missing"),
         (b'{"a": "\xff"}', "row 1: not valid JSON (UnicodeDecodeError"),
     ],

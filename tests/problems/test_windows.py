@@ -75,5 +75,3 @@ def test_counts_are_shares_where_there_are_fewer_problems():
     problems = [problem(number, "2025-01-01") for number in range(50)]
     windows = split_counts(problems, ProblemsConfig(train_count=200, meta_count=100, test_count=100), seed=0)
     assert {window: len(rows) for window, rows in windows.items()} == {"train": 26, "meta": 12, "test": 12}
-    with pytest.raises(DataError, match=r"problems\.meta_count is -1"):
-        split_counts(problems, ProblemsConfig(meta_count=-1), seed=0)

@@ -78,7 +78,7 @@ def test_the_default_tier_refuses_and_names_the_way_out(lacking: str, named: str
 )
 def test_external_works_and_says_what_it_lacks(lacking: str, open_to: str, why: str) -> None:
     warned, judged, *others = outcome("EXTERNAL", lacking)
-    assert "the container around must deny programs" in warned
+    assert "the surrounding container must deny programs" in warned
     assert open_to in warned
     assert why in warned
     assert [judged, others[1]] == ["judged"] * 2

@@ -1,5 +1,6 @@
 """Packed scoring: every token once after its own prefix, nothing lost, equal to separate passes."""
 
+import functools
 from collections import Counter
 
 import jax
@@ -119,7 +120,11 @@ def model():
     return make_mesh(MeshConfig()), params | {"head": jax.tree.map(lambda leaf: 40 * leaf, params["head"])}
 
 
-def test_logits_equal_separate_passes(model):
+def pack_in(row_tokens, share, sequences, ways):
+    return pack(sequences, row_tokens, 2048, ways, share=share)
+
+
+def test_logits_equal_separate_passes(model, monkeypatch):
     """To 1e-4, the issue's bound, and to float32's rounding: with and without blocks, in one row or many."""
     mesh, params = model
     rng = np.random.default_rng(2)
@@ -132,18 +137,31 @@ def test_logits_equal_separate_passes(model):
     separate = [np.asarray(one(row[None]))[0][r.ends] for row, r in zip(padded, readings, strict=True)]
     assert np.ptp(np.concatenate(separate)) > 1
     blocked = set()
-    for row_tokens in (256, 2048):
+    for row_tokens, share in ((256, True), (2048, True), (2048, False)):
         scorer = Scorer(MODEL, mesh, params, row_tokens, 2048)
+        monkeypatch.setattr(scorer, "_pack", functools.partial(pack_in, row_tokens, share))
         done = []
         for got, wanted in zip(scorer.logits(readings, done.append), separate, strict=True):
             np.testing.assert_allclose(got, wanted, atol=1e-5)
         assert sum(done) == len(readings)
         summary = Counter(scorer.summary())
         assert summary["tokens"] == sum(map(len, sequences))
-        assert summary["tokens computed"] < 0.7 * summary["tokens"]
+        assert (summary["tokens computed"] < 0.7 * summary["tokens"]) == share
         assert summary["compilations"] == len(scorer.shapes)
         blocked |= {shape[2] > 0 for shape in scorer.shapes}
     assert blocked == {True, False}
+
+
+def test_the_cheaper_form_is_taken(model):
+    mesh, params = model
+    scorer, rng = Scorer(MODEL, mesh, params, 2048, 4096), np.random.default_rng(0)
+    prompt = rng.integers(1, 64, 400)
+    for common, shared in ((prompt, True), (prompt[:0], False)):
+        sequences = [np.concatenate([common, rng.integers(1, 64, 60)]).astype(np.int32) for _ in range(48)]
+        batches = scorer._pack(sequences, 1)
+        check(sequences, batches)
+        assert (sum(packed.distinct for packed in batches) < sum(map(len, sequences))) == shared
+        assert all(packed.tokens.shape[1] == 64 and packed.blocks is None for packed in batches) == (not shared)
 
 
 def test_a_batch_is_as_long_as_its_distinct_tokens():

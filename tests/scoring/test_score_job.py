@@ -123,18 +123,18 @@ def test_scores_that_are_not_finite_are_counted_skips_and_with_strict_an_error(
 
 HOSTILE = [
     ("{this is no JSON", "not valid JSON"),
-    ("[1, 2]", "a list where a JSON object belongs"),
+    ("[1, 2]", "must be a JSON object, not a list"),
     ({"code": "x = 1"}, "field problem_id: missing"),
     ({"problem_id": "nobody", "code": "x = 1"}, "'nobody' is not in the problems file"),
     ({"problem_id": "P"}, "has none of the fields code"),
-    ({"problem_id": "P", "code": 7}, "field code: a number where text belongs"),
+    ({"problem_id": "P", "code": 7}, "field code: must be a string, not a number"),
     ({"problem_id": "P", "code": ""}, "field code: empty program"),
-    ({"problem_id": "P", "code": "x = 1\0"}, "field code: holds a NUL character"),
-    ({"problem_id": "P", "code": "x = '\ud800'"}, "field code: holds a lone surrogate"),
+    ({"problem_id": "P", "code": "x = 1\0"}, "field code: contains a NUL character"),
+    ({"problem_id": "P", "code": "x = '\ud800'"}, "field code: contains a lone surrogate"),
     ({"problem_id": "P", "code": "x = 1\n" * 33_333}, "longer than the model's context of 1024 tokens"),
     ({"problem_id": "P", "code": "a" * 200_000}, "longer than the model's context of 1024 tokens"),
     ({"problem_id": "P", "code": "b" * 200_001}, "200001 characters, more than 200000"),
-    ({"problem_id": "P\0", "code": "x = 1"}, "field problem_id: holds a NUL character"),
+    ({"problem_id": "P\0", "code": "x = 1"}, "field problem_id: contains a NUL character"),
 ]
 
 
@@ -231,7 +231,7 @@ def test_parquet_with_other_columns_and_nulls(tmp_path):
     assert (first.row, first.code, first.problem) == (1, "x = 1", problem)
     assert [skip.row for skip in others] == ["row 2", "row 3"]
     assert "problem_id: missing" in others[0].reason
-    assert "a null where text belongs" in others[1].reason
+    assert "must be a string, not null" in others[1].reason
 
 
 def test_a_job_without_any_finite_score_fails(prm_folder, problems_file, candidates_file, tmp_path, capsys):
@@ -302,14 +302,7 @@ def test_killed_and_run_again_ends_with_the_same_bytes(prm_folder, problems_file
     def command(output):
         options = {"prm": prm_folder, "problems": problems_file, "candidates": candidates_file, "output": output}
         fixed = ["--chunk=1", "--row-tokens=512", "--batch-tokens=512"]
-        return [
-            sys.executable,
-            "-m",
-            "dreamprm_jax.cli",
-            "score",
-            *(f"--{k}={v}" for k, v in options.items()),
-            *fixed,
-        ]
+        return [sys.executable, "-m", "dreamprm_jax.cli", "score", *(f"--{k}={v}" for k, v in options.items()), *fixed]
 
     subprocess.run(command(tmp_path / "whole.parquet"), check=True, capture_output=True)
     output = tmp_path / "killed.parquet"

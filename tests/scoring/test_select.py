@@ -81,7 +81,7 @@ def test_public_tests_come_before_the_score(files, tmp_path, capsys):
     assert run("select", files, tmp_path, "none.jsonl", *options, f"--checker={checker}:none") == 0
     assert "0 choices pass the public tests" in capsys.readouterr().out
     assert run("select", files, tmp_path, "other.jsonl", "--public-tests") == 2
-    assert "come from --problems" in capsys.readouterr().err
+    assert "needs the tests of --problems" in capsys.readouterr().err
 
 
 def test_an_aggregator_and_a_candidate_without_a_score(files, tmp_path, capsys):

@@ -143,7 +143,7 @@ def test_errors_are_json_that_say_why(server, written):
         ("POST", "/score_steps", long, 413, "codes[0]: longer than the model's context of 1024 tokens"),
         ("POST", "/pooling", {"input": "x" * 24_001}, 413, "24001 characters in one request; at most 24000"),
         ("POST", "/score_steps", {**good, "codes": [""]}, 400, "codes[0]: empty program"),
-        ("POST", "/score_steps", {**good, "codes": ["x\0"]}, 400, "codes[0]: holds a NUL character"),
+        ("POST", "/score_steps", {**good, "codes": ["x\0"]}, 400, "codes[0]: contains a NUL character"),
         ("POST", "/score_steps", {"code": "x = 1"}, 400, "problem: a statement, or an object with statement"),
         ("POST", "/score_steps", b"x" * 400_001, 413, "larger than 400000 bytes"),
         ("GET", "/nowhere", None, 404, "GET /nowhere: Not Found"),

@@ -144,7 +144,7 @@ def test_bad_use(folder, tmp_path, capsys):
     shown = capsys.readouterr().err
     assert "no StepBench here" in shown
     assert "must end in .jsonl" in shown
-    assert "--samples 0: at least 1" in shown
+    assert "--samples 0: must be at least 1" in shown
     BenchPaths(folder).truth.unlink()
     with pytest.raises(DataError, match=r"truth\.parquet: no such file"):
         read_bench(folder)

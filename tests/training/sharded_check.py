@@ -23,13 +23,7 @@ from dreamprm_jax.models.hf_export import export_model
 from dreamprm_jax.models.hf_import import Checkpoint, load_params
 from dreamprm_jax.models.pretrained import make_params
 from dreamprm_jax.models.reward import init_params, step_logits
-from dreamprm_jax.training.mesh import (
-    activate,
-    batch_sharding,
-    make_mesh,
-    parameter_shardings,
-    replicated,
-)
+from dreamprm_jax.training.mesh import activate, batch_sharding, make_mesh, parameter_shardings, replicated
 
 CONFIG = DecoderConfig(
     vocab_size=64,

@@ -45,25 +45,26 @@ def test_a_request_is_kept_and_one_that_nobody_acted_on_goes_on():
     seen = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
     try:
-        with distributed.stop_requests() as outer:
-            with distributed.stop_requests() as requests:
-                assert not requests
+        with distributed.keep_stop_signals() as outer:
+            with distributed.keep_stop_signals() as inner:
+                assert not inner.requested
                 os.kill(os.getpid(), signal.SIGTERM)
-                assert len(requests) == 1
-            assert outer == requests == [signal.SIGTERM]  # the outer work still has to act on it
+                assert inner.requested
+            assert outer.requested  # the outer work still has to act on it
+            assert outer.exit_status == 143
             assert not seen
         assert seen == [signal.SIGTERM]
         with pytest.raises(SystemExit):
             _act_on_a_request()
         assert seen == [signal.SIGTERM]  # acted on
-        with distributed.stop_requests() as requests:
-            assert not requests
+        with distributed.keep_stop_signals() as again:
+            assert not again.requested
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
 def _act_on_a_request():
-    with distributed.stop_requests():
+    with distributed.keep_stop_signals():
         os.kill(os.getpid(), signal.SIGTERM)
         raise SystemExit(143)
 

@@ -23,13 +23,13 @@ from dreamprm_jax.stages.score import score_programs
 from dreamprm_jax.training.checkpoint import TrainState
 from dreamprm_jax.training.feed import Shape, collate
 from dreamprm_jax.training.label_table import LabelStart
-from dreamprm_jax.training.loop import Arm, train_arm
+from dreamprm_jax.training.loop import Arm, make_plain_step, train_arm
 from dreamprm_jax.training.losses import batch_logits, make_inner_loss, make_outer_loss
 from dreamprm_jax.training.mesh import make_mesh
 from dreamprm_jax.training.optimizer import make_meta_optimizer, make_optimizer
 from dreamprm_jax.training.parameters import trained_params
 from dreamprm_jax.training.state import Setup
-from dreamprm_jax.training.steps import StepInputs, make_bilevel_step, make_plain_step
+from dreamprm_jax.training.steps import StepInputs, make_bilevel_step
 
 LABELS = LabelTable(0.02)
 

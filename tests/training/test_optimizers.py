@@ -15,13 +15,7 @@ from dreamprm_jax.models.reward import abstract_params
 from dreamprm_jax.training import optimizer as optimizer_module
 from dreamprm_jax.training.loop import Arm, train_arm
 from dreamprm_jax.training.losses import make_inner_loss
-from dreamprm_jax.training.mesh import (
-    abstract_mesh,
-    make_mesh,
-    optimizer_shardings,
-    parameter_shardings,
-    replicated,
-)
+from dreamprm_jax.training.mesh import abstract_mesh, make_mesh, optimizer_shardings, parameter_shardings, replicated
 from dreamprm_jax.training.state import Setup, state_from_params
 
 

@@ -223,5 +223,5 @@ def test_export_of_what_is_not_there(root, tmp_path, capsys):
         assert cli.main(["export", f"--prm={path}", f"--output={tmp_path / 'out'}"]) == 2
         assert message in capsys.readouterr().err
     assert cli.main(["export", f"--output={tmp_path / 'out'}"]) == 2
-    assert "which model? give --prm=RUN/ARM" in capsys.readouterr().err
+    assert "no model is given; use --prm=RUN/ARM" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -3,8 +3,7 @@
 import numpy as np
 
 from dreamprm_jax.labeling.correction.methods import LabelSource, step_key
-from dreamprm_jax.training.feed import PackedRows
-from dreamprm_jax.training.score_all_steps import score_all_steps
+from dreamprm_jax.training.feed import PackedRows, score_all_steps
 from research.study.reading import examples, structure_vocabulary
 from research.study.regimes import REGIMES
 from research.study.world import Sizes, draw_labels, make_world

@@ -16,11 +16,12 @@ from dreamprm_jax.models.reward import abstract_params
 from dreamprm_jax.training.checkpoint import TrainState
 from dreamprm_jax.training.global_batch import step_batch
 from dreamprm_jax.training.label_table import LabelStart
+from dreamprm_jax.training.loop import make_plain_step
 from dreamprm_jax.training.losses import make_inner_loss
 from dreamprm_jax.training.mesh import abstract_mesh, make_mesh, optimizer_shardings, parameter_shardings
 from dreamprm_jax.training.online_label_inference import alive_posterior
 from dreamprm_jax.training.optimizer import make_meta_optimizer, make_optimizer
-from dreamprm_jax.training.steps import StepInputs, make_bilevel_step, make_plain_step
+from dreamprm_jax.training.steps import StepInputs, make_bilevel_step
 
 LABELS = LabelTable(0.02)
 
@@ -99,6 +100,25 @@ def test_hypergradient_over_micro_batches_is_that_of_the_batch(micro, warm, data
     np.testing.assert_allclose(split.label_move.direction, whole.label_move.direction, atol=1e-4 * scale)
     np.testing.assert_array_equal(split.label_move.touched, whole.label_move.touched)
     assert 0 < int(whole.label_move.touched.sum()) < len(data.raw)
+
+
+@pytest.mark.parametrize("remat", ["none", "dots"])
+def test_the_tangent_pass_may_read_what_the_inner_gradient_kept(micro, warm, data, settings, remat):
+    """One linearization of the inner loss gives the gradient and the hypergradient of separate passes."""
+    mesh, optimizer = make_mesh(MeshConfig()), make_optimizer(settings)
+    inputs = StepInputs(step_batch(data.inner, [2], 1, mesh), step_batch(data.outer, [6], 1, mesh), True)
+    inputs = inputs._replace(labels=LabelStart(jnp.asarray(data.raw), jnp.int32(len(data.raw))))
+    loss = make_inner_loss(dataclasses.replace(micro, derivative="once", remat=remat), LABELS, 0.7)
+
+    def run(reuse):
+        config = dataclasses.replace(settings, meta=dataclasses.replace(settings.meta, unroll=1, reuse_forward=reuse))
+        return jax.jit(make_bilevel_step(micro, loss, LABELS, optimizer, config))(warm, inputs)
+
+    separate, shared = run(False), run(True)
+    scale = float(jnp.abs(separate.label_move.direction).max())
+    assert scale > 1e-6
+    np.testing.assert_allclose(shared.label_move.direction, separate.label_move.direction, atol=1e-5 * scale)
+    chex.assert_trees_all_close(shared.state.params, separate.state.params, atol=2e-6)
 
 
 @pytest.mark.parametrize("method", ["first_order", "sama"])

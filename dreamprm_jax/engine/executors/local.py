@@ -52,7 +52,7 @@ class LocalExecutor:
           threads: Concurrent units in each.
 
         Raises:
-          DataError: if the factory cannot be sent.
+          DataError: if the factory cannot be pickled.
         """
         self.size = workers or len(os.sched_getaffinity(0))
         self.threads = self.suspects = threads  # an answer that was sent arrives even if the worker then dies

@@ -1,1 +1,1 @@
-"""The report: one self-contained HTML file, and the plots beside it."""
+"""The report: one self-contained HTML file, and the plots next to it."""

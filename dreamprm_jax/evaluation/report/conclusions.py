@@ -1,4 +1,4 @@
-"""What a run shows, in a few sentences made from its results."""
+"""Summarizes the results of a run in a few sentences."""
 
 from __future__ import annotations
 
@@ -14,11 +14,7 @@ WITHOUT_MODEL = ("public", "vote", "public_vote", "logprob")
 
 
 def conclusions(results: Mapping[str, Any]) -> list[str]:
-    """Two to four sentences.
-
-    Args:
-      results: as in results.json.
-    """
+    """Two to four sentences about the contents of results.json."""
     selection = results["selection"]
     problems = selection["counts"]["overall"]
     rows = {row["method"]: row for row in selection["table"]}
@@ -54,7 +50,7 @@ def _against_random(best: Mapping[str, Any], rows: Mapping[str, Any], selection:
 
 
 def excludes_zero(row: Mapping[str, Any]) -> bool:
-    """Whether an interval is given and does not hold zero."""
+    """Whether an interval is given and does not contain zero."""
     return row["low"] is not None and (row["low"] > 0 or row["high"] < 0)
 
 
@@ -64,23 +60,23 @@ def _between_models(differences: list[Mapping[str, Any]]) -> list[str]:
         return []
     clear = [row for row in paired if excludes_zero(row)]
     if not clear:
-        return ["No difference in selection between the reward models excludes zero."]
+        return ["The intervals of all differences in selection between the reward models contain zero."]
     told = "; ".join(
         f"{row['label']}: {signed(100 * row['estimate'])} {percent_interval(row, sign=True)}" for row in clear
     )
-    return [f"Differences in selection that exclude zero, in points: {told}."]
+    return [f"Differences in selection whose interval excludes zero, in points: {told}."]
 
 
 def _without_model(results: Mapping[str, Any], arms: list[Mapping[str, Any]]) -> list[str]:
-    """The best choice without a reward model beside the best with one and executions."""
+    """Compares the best strategy without a reward model with the best combination."""
     table = results["strategies"]["table"]
     free = [row for row in table if row["method"] in WITHOUT_MODEL]
     if not free or not arms:
         return []
     best = max(free, key=lambda row: row["overall"]["estimate"])
     reading = max(row["overall"]["estimate"] for row in arms)
-    verb = "solves more than every reward model alone" if best["overall"]["estimate"] > reading else "solves less"
-    sentence = f"Without a reward model the best choice is by {best['label']}: {_solves(best)}, which {verb}"
+    verb = "more than every reward model alone" if best["overall"]["estimate"] > reading else "less"
+    sentence = f"Without a reward model, the best strategy is {best['label']}: it solves {_solves(best)}, {verb}"
     combined = [row for row in table if "+" in row["method"]]
     if combined:
         top = max(combined, key=lambda row: row["overall"]["estimate"])
@@ -98,9 +94,9 @@ def _steps(results: Mapping[str, Any]) -> list[str]:
         return []
     best = max(scores, key=lambda row: row["auroc_recoverable"]["estimate"])
     sentence = (
-        f"Step by step, {short_label(best['key'])} tells best whether a prefix can still be saved: AUROC "
+        f"At the level of steps, {short_label(best['key'])} best predicts whether a prefix is recoverable: AUROC "
         f"{number(best['auroc_recoverable']['estimate'])} {interval(best['auroc_recoverable'])}"
     )
     if gap := best.get("auroc_recoverable_minus_raw"):
-        sentence += f", {signed(gap['estimate'], 3)} {interval(gap)} on raw labels"
+        sentence += f", {signed(gap['estimate'], 3)} {interval(gap)} over raw labels"
     return [sentence + "."]

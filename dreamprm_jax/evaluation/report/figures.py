@@ -24,14 +24,9 @@ def draw_figures(
     candidates: Sequence[Candidates],
     truth: Sequence[StepTruth] | None,
 ) -> dict[str, Markup]:
-    """Draws each figure for which there is data, saves it beside the report, and returns its SVG for the page.
+    """Draws each figure for which there is data, saves it next to the report, and returns its SVG for the page.
 
-    Args:
-      config: of the run.
-      paths: of the run.
-      results: as in results.json.
-      candidates: of the test window.
-      truth: of the test window's steps, if it is known.
+    ``candidates`` and ``truth`` (None if unknown) are those of the test window.
     """
     from dreamprm_jax.evaluation.report import plots, plots_labels, plots_selection  # matplotlib takes a second
 

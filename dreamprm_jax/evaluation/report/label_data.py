@@ -1,4 +1,4 @@
-"""What the label plots show, read from the rows of a run."""
+"""Data of the label plots, read from the rows of a run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def label_plot(
     corrected: Mapping[str, Sequence[CorrectedLabel]],
     truth: Sequence[StepTruth] | None,
 ) -> LabelPlot | None:
-    """Joins the rows of the same steps, last steps left out as in the tables; None where no step is left."""
+    """Joins the rows of the same steps, without last steps as in the tables; None if no step is left."""
     after = {
         arm: {(row.program_hash, row.step_index): row.corrected for row in rows}
         for arm, rows in corrected.items()
@@ -67,7 +67,7 @@ TRAINING_QUANTITIES = {
     "meta_step_auroc": "step AUROC, meta set",
     "meta_outcome_auroc": "outcome AUROC, meta set",
 }
-"""Quantities of metrics.jsonl that the report draws, those that the run has."""
+"""Quantities of metrics.jsonl that the report plots, if the run has them."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class TrainingCurve:
 
 
 def training_curves(paths: Paths, arms: Sequence[str]) -> list[TrainingCurve]:
-    """What training wrote of its labels and of its reward model, for every quantity that some arm has."""
+    """One curve for every quantity of training that some arm has."""
     rows = {arm: _metrics(paths.arm(arm) / "metrics.jsonl") for arm in arms}
     curves = []
     for name, title in TRAINING_QUANTITIES.items():
@@ -94,7 +94,7 @@ def _metrics(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("}\n")]  # the last may be torn by a kill
+    return [json.loads(line) for line in lines if line.endswith("}\n")]  # a kill may truncate the last line
 
 
 @dataclass(frozen=True)
@@ -110,13 +110,13 @@ class StepProfile:
 
 
 def step_profile(rows: StepRows, title: str, quantity: str, label: str) -> StepProfile | None:
-    """The profile of some numbers around the first wrong step; None where no program has a wrong step.
+    """The profile of some numbers around the first wrong step; None if no program has a wrong step.
 
     Args:
-      rows: steps with truth.
-      title: of the panel.
-      quantity: what the numbers are.
-      label: ``arm`` names columns as training arms, anything else is put after the column's name.
+      rows: Steps with truth.
+      title: Title of the panel.
+      quantity: Name of the quantity.
+      label: ``arm``: columns are named as training arms. Anything else is appended to the name of the column.
     """
     first_wrong = rows.first_wrong[rows.program]
     offset = np.where(first_wrong >= 0, rows.step - first_wrong, NEAR + 1)

@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 
 @dataclasses.dataclass(frozen=True)
 class RunFacts:
-    """What a run's folder says of how it was made."""
+    """How a run was made, according to its folder."""
 
     costs: Table | None  # time and counts of each finished stage
     versions: list[tuple[str, str]]  # commit, command, packages
@@ -49,13 +49,13 @@ def run_facts(root: Path, prices: EvaluateConfig) -> RunFacts:
         for stage in done
     ]
     total = duration(sum(stage.seconds or 0.0 for stage in done))
-    title = f"Time of the stages: {total} in all"
-    note = "Of the last run of each stage: one that was stopped took longer in all." + _price(done, prices)
+    title = f"Time of the stages: {total} in total"
+    note = "Of the last run of each stage; an interrupted stage took longer in total." + _price(done, prices)
     return RunFacts(Table("time", title, ["stage", "time", "what it wrote"], rows, note) if done else None, versions)
 
 
 def _price(stages: Sequence[StageStatus], prices: EvaluateConfig) -> str:
-    """What the policy's tokens cost, as a sentence; "" if no price is set."""
+    """What the policy's tokens cost, as a sentence; "" without prices."""
     if not prices.price_prompt and not prices.price_completion:
         return ""
     prompt, completion = (
@@ -63,8 +63,8 @@ def _price(stages: Sequence[StageStatus], prices: EvaluateConfig) -> str:
     )
     price = (prompt * prices.price_prompt + completion * prices.price_completion) / 1e6
     return (
-        f" The policy's tokens cost {price:,.2f}: {prompt:,} prompt tokens at {prices.price_prompt:g} a million, and "
-        f"{completion:,} completion tokens at {prices.price_completion:g}. Cached prompt tokens count in full."
+        f" The policy's tokens cost {price:,.2f}: {prompt:,} prompt tokens at {prices.price_prompt:g} per million, and "
+        f"{completion:,} completion tokens at {prices.price_completion:g}. Cached prompt tokens are counted in full."
     )
 
 
@@ -77,16 +77,16 @@ def render(
     outcomes: Mapping[str, Outcome],
     facts: RunFacts,
 ) -> tuple[str, dict[str, int]]:
-    """The page, and counts of what is on it.
+    """Renders the page. Returns it, and counts of its contents.
 
     Args:
-      config: of the run.
-      results: as in results.json.
-      candidates: of the test window.
-      truth: of the test window's steps, if it is known.
-      figures: name -> SVG.
-      outcomes: verdicts by program hash.
-      facts: of the run's folder.
+      config: Settings of the run.
+      results: The contents of results.json.
+      candidates: Candidates of the test window.
+      truth: Truth of the test window's steps, if it is known.
+      figures: Name -> SVG.
+      outcomes: Verdicts by program hash.
+      facts: How the run was made.
     """
     arms, aggregator = config.train.arms, results["aggregator"]
     labels = [row["label"] for row in results["selection"]["programs"] if row["method"] in arms]
@@ -135,7 +135,7 @@ def _plain(value: Any) -> Any:
 
 
 def _tiles(results: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """(name, figure, explanation) of the figures that come first."""
+    """(name, figure, explanation) of the figures at the top of the page."""
     selection = results["selection"]
     table = {row["method"]: row for row in selection["table"]}
     tiles = [
@@ -147,14 +147,18 @@ def _tiles(results: dict[str, Any]) -> list[tuple[str, str, str]]:
             label = table[row["method"]]["label"]
             overall = percent(table[row["method"]]["overall"]["estimate"])
             tiles.append(
-                (label, f"{overall}%", f"{signed(100 * row['estimate'])} on random: {signed(row['problems'])} problems")
+                (
+                    label,
+                    f"{overall}%",
+                    f"{signed(100 * row['estimate'])} over random: {signed(row['problems'])} problems",
+                )
             )
     tiles.append(("oracle", f"{percent(table['oracle']['overall']['estimate'])}%", f"pass@{selection['best_of']}"))
     return tiles
 
 
 def _problem_table(candidates: Sequence[Candidates], arms: Sequence[str], aggregator: str) -> Table:
-    """One row per problem: how many candidates pass, and whether each arm's pick does."""
+    """One row per problem: how many candidates pass, and whether the one that each arm selects does."""
     chosen = methods(candidates, arms, aggregator)[1:-1]
     most = max(len(one.passed) for one in candidates)
     accuracies = [method.accuracies(candidates, most) for method in chosen]
@@ -174,5 +178,5 @@ def _problem_table(candidates: Sequence[Candidates], arms: Sequence[str], aggreg
         "All problems",
         ["problem", "title", "difficulty", "passing", *(method.label for method in chosen)],
         rows,
-        "1.00: the pick passes; fractions where tied candidates differ. candidates.csv has every candidate.",
+        "1.00: the selected candidate passes; fractions if tied candidates differ. candidates.csv has every candidate.",
     )

@@ -1,8 +1,8 @@
 """The report's figures. Imported only by the report, because importing matplotlib takes a second.
 
-Figures are made without pyplot (no global state), with text kept as text, and give the same bytes for the same data: no
-date, ids from a fixed salt. ``inline`` turns one into SVG that takes the page's text color, so that it reads on a
-light and on a dark page. Color-blind readers can tell the colors apart, and each method has its own marker.
+Figures are made without pyplot (no global state), keep text as text, and are byte-identical for the same data: no date,
+ids from a fixed salt. ``inline`` converts a figure to SVG in the page's text color, readable on light and dark pages.
+The colors are color-blind safe, and each method has its own marker.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def panel_figure(panels: int, height: float = 3.5, width: float = 9.0) -> tuple[
 
 
 def panel_grid(panels: int, legend: bool = False, height: float = 2.9) -> tuple[Figure, list[Axes]]:
-    """Panels in rows of three, the places that are left over empty."""
+    """Panels in rows of three, with unused places left empty."""
     rows = -(-panels // 3)
     figure = Figure(figsize=(9.0, height * rows + 0.4 * legend), layout="constrained")
     axes = figure.subplots(rows, 3, squeeze=False).ravel().tolist()
@@ -85,7 +85,7 @@ def panel_grid(panels: int, legend: bool = False, height: float = 2.9) -> tuple[
 
 
 def add_legend(axes: Axes) -> None:
-    """A legend inside the axes where few curves leave room for it, below them otherwise."""
+    """A legend inside the axes if there are few curves, below them otherwise."""
     entries = len(axes.get_legend_handles_labels()[1])
     if entries <= 5:
         axes.legend(loc="best")
@@ -120,7 +120,7 @@ def best_of_n_curve(results: Mapping[str, Any]) -> Figure:
 
 
 def reliability(results: Mapping[str, Any]) -> Figure:
-    """Mean target in bins of the score: the true value of a step, or the outcome of a program where there is none."""
+    """Mean target in bins of the score: the true value of a step or, if unknown, the outcome of a program."""
     if results["steps"]:
         rows = [row for row in results["steps"]["table"] if "reliability" in row]
         curves = {row["key"]: row["reliability"] for row in rows}
@@ -165,7 +165,7 @@ def png(figure: Figure) -> bytes:
 
 
 def inline(text: str, name: str) -> str:
-    """SVG for the page: its text color, no background, ids of its own, no XML prologue, no metadata."""
+    """SVG for the page: in its text color, without background, XML prologue and metadata, with unique ids."""
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = text.replace(INK, "currentColor").replace(PAPER, "none")

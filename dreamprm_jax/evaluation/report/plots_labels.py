@@ -26,13 +26,13 @@ from dreamprm_jax.selection.reward_models import short_label
 MOST_ARMS = 4
 """Arms whose labels are drawn; further arms are only in the tables."""
 MOST_POINTS = 1500
-"""Steps in a scatter panel, drawn at random from more: the page carries every point."""
+"""Maximum number of steps in a scatter panel, a random sample: the page contains every point."""
 
 
 def labels_before_after(labels: LabelPlot) -> Figure:
     """Each arm's labels against the raw ones, and the distribution of the raw labels and of each arm's.
 
-    Colored by the truth where there is one.
+    Colored by the truth if it is known.
     """
     groups = [group for group in _groups(labels.recoverable, len(labels.raw)) if group[3].any()]
     changed = dict(list(labels.changed.items())[:MOST_ARMS])
@@ -104,7 +104,7 @@ def step_profiles(profiles: Sequence[StepProfile]) -> Figure:
 
 
 def training_plot(curves: Sequence[TrainingCurve]) -> Figure:
-    """One panel a quantity, one line an arm, over the optimizer steps."""
+    """One panel per quantity, one line per arm, over the optimizer steps."""
     arms = list(dict.fromkeys(arm for curve in curves for arm in curve.arms))
     with matplotlib.rc_context(SETTINGS):
         figure, panels = panel_grid(len(curves))

@@ -1,4 +1,4 @@
-"""The report's figures of selection: what it costs, how aggregators compare, how the score and the truth part."""
+"""The report's figures of selection: cost, aggregators, reward hacking."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BASELINES = {
 
 
 def cost_curve(results: Mapping[str, Any]) -> Figure | None:
-    """Accuracy by programs run (prune-then-execute, filter, votes) and by tokens written (N); None without either."""
+    """Accuracy by programs run (prune-then-execute, filter, votes) and by tokens generated (N); None without either."""
     section = results["strategies"]
     rows = section["curve"]
     has_tokens = any(row["policy_tokens"] is not None for row in rows)
@@ -62,7 +62,7 @@ def cost_curve(results: Mapping[str, Any]) -> Figure | None:
             ticks = sorted({row["policy_tokens"] for row in rows})
             axes.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])
             axes.minorticks_off()
-            axes.set(xlabel="tokens written per problem", ylabel="problems solved, %")
+            axes.set(xlabel="tokens generated per problem", ylabel="problems solved, %")
             axes.set_title("candidates")
             add_legend(axes)
         return figure
@@ -81,23 +81,15 @@ def aggregator_grid(results: Mapping[str, Any]) -> Figure | None:
     with matplotlib.rc_context(SETTINGS):
         figure = Figure(figsize=(9.0, 1.5 + 0.42 * len(grid)), layout="constrained")
         axes = figure.subplots()
-        axes.pcolormesh(
-            values, cmap="cividis", edgecolors=PAPER, linewidth=2
-        )  # an image would not pass the page's policy
+        # Not an image: the page's content security policy forbids images.
+        axes.pcolormesh(values, cmap="cividis", edgecolors=PAPER, linewidth=2)
         axes.invert_yaxis()
         middle = (np.nanmin(values) + np.nanmax(values)) / 2
         for row, column in np.ndindex(*values.shape):
             if np.isfinite(values[row, column]):
                 ink = "#ffffff" if values[row, column] < middle else "#000000"
-                axes.text(
-                    column + 0.5,
-                    row + 0.5,
-                    f"{values[row, column]:.1f}",
-                    ha="center",
-                    va="center",
-                    color=ink,
-                    fontsize=9,
-                )
+                text = f"{values[row, column]:.1f}"
+                axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", color=ink, fontsize=9)
         axes.set_xticks(np.arange(len(names)) + 0.5, [_broken(name) for name in names])
         axes.set_yticks(np.arange(len(grid)) + 0.5, [short_label(arm) for arm in grid])
         axes.tick_params(length=0)
@@ -108,7 +100,7 @@ def aggregator_grid(results: Mapping[str, Any]) -> Figure | None:
 
 
 def reward_hacking(results: Mapping[str, Any]) -> Figure:
-    """The chosen program's score beside its accuracy, and the share that passes only the public tests, over N."""
+    """Score and accuracy of the selected program, and the share that passes only the public tests, over N."""
     rows = results["strategies"]["hacking"]
     arms = results["arms"]
     scored = [row for row in rows if row["score"][0] is not None]
@@ -117,33 +109,17 @@ def reward_hacking(results: Mapping[str, Any]) -> Figure:
         figure, panels = panel_figure(2 if hacked else 1, height=3.9, width=9.4)
         for row in scored:
             color, marker = style(row["method"], arms)
-            axes, name = panels[0], short_label(row["method"])
-            axes.plot(
-                row["n"], _percent(row["score"]), ":", color=color, marker=marker, markersize=4, label=f"{name}, score"
-            )
-            axes.plot(
-                row["n"],
-                _percent(row["accuracy"]),
-                "-",
-                color=color,
-                marker=marker,
-                markersize=4,
-                label=f"{name}, solved",
-            )
-        panels[0].set_title("score of the chosen program and the truth")
+            name = short_label(row["method"])
+            for quantity, values, dash in (("score", row["score"], ":"), ("solved", row["accuracy"], "-")):
+                label = f"{name}, {quantity}"
+                panels[0].plot(row["n"], _percent(values), dash, color=color, marker=marker, markersize=4, label=label)
+        panels[0].set_title("score and accuracy of the selected program")
         for row in hacked:
             method = row["method"].removeprefix("public+")
             color, marker = style(method, arms) if method not in (RANDOM, ORACLE) else (INK, "")
             dash = "--" if row["method"].startswith("public+") else "-"
-            panels[1].plot(
-                row["n"],
-                _percent(row["hacking_rate"]),
-                dash,
-                color=color,
-                marker=marker,
-                markersize=4,
-                label=row["label"],
-            )
+            rates = _percent(row["hacking_rate"])
+            panels[1].plot(row["n"], rates, dash, color=color, marker=marker, markersize=4, label=row["label"])
         if hacked:
             panels[1].set_title("pass the public tests, fail hidden ones")
             panels[1].set_ylim(bottom=0)

@@ -21,7 +21,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
     table.tBodies[0].append(...rows.map(([, row]) => row));
   }));
 }
-// Show the rows that hold every word of the search.
+// Show the rows that contain every word of the search.
 for (const search of document.querySelectorAll("input.search")) {
   const rows = search.parentElement.querySelectorAll("tbody tr");
   search.addEventListener("input", () => {
@@ -77,7 +77,7 @@ const programOf = (program, open) => {
   fill();
   return details;
 };
-const FIRST = 30; // candidates that are shown before one asks for all
+const FIRST = 30; // candidates shown before "Show all"
 const show = () => {
   const place = Number(chooser.value);
   const problem = data.problems[place];
@@ -105,7 +105,7 @@ data.problems.forEach((problem, index) => {
   option.value = index;
   chooser.append(option);
 });
-// The address names the problem: #problem=ID. Links, the chooser and the arrows go by it.
+// The address names the problem: #problem=ID. Links, the chooser and the arrows set it.
 const places = new Map(data.problems.map((problem, index) => [problem.id, index]));
 const address = (place) => `#problem=${encodeURIComponent(data.problems[place].id)}`;
 const problemInAddress = () => {

@@ -1,8 +1,7 @@
-"""What the page's viewer shows: every candidate of every problem, its code colored by step scores.
+"""Data of the page's viewer: every candidate of every problem, with its code colored by step scores.
 
-Programs and statements are untrusted text. The script makes text nodes of them; ``visible`` also shows what that leaves
-invisible or active: control characters (which browsers drop) and bidirectional overrides (which reorder the code that
-is read, "Trojan Source").
+Programs and statements are untrusted text. The script inserts them as text nodes only; ``visible`` also exposes control
+characters, which browsers drop, and bidirectional overrides, which reorder displayed code ("Trojan Source").
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from dreamprm_jax.selection.best_of_n import choose
 from dreamprm_jax.selection.reward_models import arm_aggregator
 
 MAX_CHARACTERS, MAX_STEPS = 20_000, 100
-"""Characters of one program or statement, and steps of one program, that the page shows; the files hold the rest."""
+"""Maximum characters of a program or statement, and steps of a program, on the page; the files hold the rest."""
 VIEWER_CHARACTERS = 6_000_000
-"""Characters of programs and statements that the page holds, over all problems; the files hold the rest."""
+"""Maximum characters of all programs and statements on the page; the files hold the rest."""
 
 _CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
 _HIDDEN = {
@@ -61,7 +60,7 @@ def color(score: float | None) -> str:
 
 
 def problem_titles(problems: Sequence[Problem]) -> list[str]:
-    """A title for each problem; one that several share is replaced by what the statement asks for."""
+    """A title for each problem; a shared title is replaced by the beginning of the task."""
     shared = Counter(problem.title for problem in problems)
     titles = []
     for problem in problems:
@@ -85,18 +84,18 @@ def viewer_data(
     """All problems for the page's viewer, as JSON.
 
     Args:
-      candidates: of the test window.
-      arms: reward models with scores.
-      aggregator: of the PRM arms.
-      truth: of the steps, where it is known.
-      outcomes: verdicts by program hash, for the verdict's code and the number of tests.
-      granularity: what a step is.
-      limit: characters of programs and statements on the page.
+      candidates: Candidates of the test window.
+      arms: Reward models with scores.
+      aggregator: Aggregator of the PRM arms.
+      truth: Truth of the steps, if it is known.
+      outcomes: Verdicts by program hash, for the verdict and the number of tests.
+      granularity: What a step is.
+      limit: Maximum characters of programs and statements on the page.
 
     Returns:
-      ``problems`` in their order, as many as fit into ``limit``; ``left_out``: how many do not. A program has the
-      number by which each arm picks, as a probability, and the arms that pick it. A step is [code, name, scores of the
-      arms, true value or null, 0 | 1 wrong | 2 first wrong].
+      ``problems`` in their order, as many as fit into ``limit``; ``left_out``: the number of others. A program has the
+      number that each arm selects by, as a probability, and the arms that select it. A step is [code, name, scores of
+      the arms, true value or null, 0 | 1 wrong | 2 first wrong].
     """
     picking = {method.key: method for method in methods(candidates, arms, aggregator) if method.key in arms}
     known = {(row.program_hash, row.step_index): row for row in truth or ()}
@@ -167,7 +166,7 @@ def _steps(
     known: Mapping[tuple[str, int], StepTruth],
     granularity: Granularity,
 ) -> list[list[Any]]:
-    """The program as the splitter cuts it. An arm whose scores do not fit the cut shows none."""
+    """The steps of the program. An arm with a different number of scores shows none."""
     steps: list[list[Any]] = []
     cut = split_steps(code, granularity)
     for step in cut:

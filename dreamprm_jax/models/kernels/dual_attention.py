@@ -59,13 +59,14 @@ def _halves(size: int) -> list[int]:
     return [size >> shift for shift in range(8) if size >> shift >= 16]
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4, 5))
 def dual_attention(
     query: Float[Array, "B T N H"],
     key: Float[Array, "B T K H"],
     value: Float[Array, "B T K H"],
     reach: Int[Array, "B T"],
     target: Target,
+    scale: float | None = None,
 ) -> Float[Array, "B T N H"]:
     """Grouped-query attention with a forward-mode derivative, and no reverse mode.
 
@@ -75,19 +76,26 @@ def dual_attention(
       value: of the same dtype.
       reach: key k is read by the queries k, ..., reach[k] - 1. At least k + 1.
       target: how to compile it.
+      scale: of the scores; 1 / sqrt(H) by default.
     """
-    return _run(target, reach, (query, key, value), None)[0]
+    return _run(target, scale, reach, (query, key, value), None)[0]
 
 
 @dual_attention.defjvp
-def _tangent(target: Target, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
+def _tangent(
+    target: Target, scale: float | None, primals: tuple[Any, ...], tangents: tuple[Any, ...]
+) -> tuple[Array, Array]:
     query, key, value, reach = primals
-    out, tangent = _run(target, reach, (query, key, value), tangents[:3])
+    out, tangent = _run(target, scale, reach, (query, key, value), tangents[:3])
     return out, tangent
 
 
 def _run(
-    target: Target, reach: Array, primals: tuple[Array, Array, Array], tangents: tuple[Array, ...] | None
+    target: Target,
+    scale: float | None,
+    reach: Array,
+    primals: tuple[Array, Array, Array],
+    tangents: tuple[Array, ...] | None,
 ) -> tuple[Array, ...]:
     """(output,) or (output, its tangent): the kernel on a grid of batch, query heads and query blocks."""
     batch, length, heads, width = primals[0].shape
@@ -110,7 +118,7 @@ def _run(
     products = 2 * 3 ** (count - 1)  # matrix products of a block, each of 2 * rows * keys * width
     flops = products * batch * heads * length * (length + rows) * width
     outputs = pl.pallas_call(
-        functools.partial(_kernel, keys=keys, scale=width**-0.5, dual=count == 2),
+        functools.partial(_kernel, keys=keys, scale=scale or width**-0.5, dual=count == 2),
         grid=(batch, heads, length // rows),
         in_specs=[first_spec, reach_spec, *[query_spec, key_spec, key_spec] * count],
         out_specs=[query_spec] * count,

@@ -156,15 +156,15 @@ def phrase(composition: Composition, position: int, paraphrase: int) -> str:
 
 
 def _statement(composition: Composition, rng: random.Random) -> str:
-    said = [phrase(composition, i, rng.randrange(2)) for i in range(composition.length)]
+    phrases = [phrase(composition, i, rng.randrange(2)) for i in range(composition.length)]
     opening = rng.choice(("The input is {}.", "You are given {}.", "Read {}."))
-    stages = said[1:-2]
+    stages = phrases[1:-2]
     links = rng.choice(
         (("First", "then", "after that"), ("Start so:", "next", "finally"), ("Begin as follows:", "then", "next"))
     )
     middle = " ".join(f"{links[i] if i == 0 else links[i].capitalize() + ','} {text}." for i, text in enumerate(stages))
-    ending = said[-2][0].upper() + said[-2][1:] + ". " + said[-1][0].upper() + said[-1][1:] + "."
-    return f"{opening.format(said[0])} {middle} {ending}"
+    ending = phrases[-2][0].upper() + phrases[-2][1:] + ". " + phrases[-1][0].upper() + phrases[-1][1:] + "."
+    return f"{opening.format(phrases[0])} {middle} {ending}"
 
 
 def compose(
@@ -212,7 +212,7 @@ def compose(
                 made = sum(len(names) == DIFFICULTY_STAGES[difficulty] + 3 for names in used)
                 raise DataError(
                     f"config.problems: the procedural benchmark has no more {difficulty} problems after {made} of them, "
-                    f"and {window}_count={count} needs more; ask for fewer problems in all"
+                    f"and {window}_count={count} needs more; request fewer problems in total"
                 )
             used.add(names)
             date = datetime.date.fromisoformat(start) + datetime.timedelta(days=index * days // max(count, 1))

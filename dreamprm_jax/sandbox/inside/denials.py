@@ -1,7 +1,7 @@
-"""File accesses that the kernel denies a checker: it has no verdict then, even if it catches the error.
+"""File accesses that the kernel denies a checker: such a checker gives no verdict, even if it catches the error.
 
-Landlock can only deny, and not kill as the system-call filter does, so each path that Python code opens or lists is
-tried first. What a library opens by itself, such as sqlite3, is not seen.
+Landlock can only deny an access, not kill the process as the system-call filter does. So each path that Python code
+opens or lists is tried first. Paths that a library opens by itself, such as sqlite3, are not seen.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _LISTS = ("os.listdir", "os.scandir")
 
 
 def watch() -> None:
-    """Watches this process from here on."""
+    """Starts watching this process."""
     trying = False
 
     def look(event: str, arguments: tuple[Any, ...]) -> None:
@@ -29,7 +29,7 @@ def watch() -> None:
         except PermissionError:
             denied.append(repr(path))
         except (OSError, ValueError):
-            pass  # the access itself will say so
+            pass  # the access itself will raise it
         finally:
             trying = False
 

@@ -1,8 +1,8 @@
 """A log of the system calls that one child is denied, for reports on single tests.
 
-The child's filter asks its worker in place of denying by itself (``SECCOMP_RET_USER_NOTIF``), and the worker writes the
-call down and denies it. A kernel has one such listener a process, so a worker that logs calls has no ``ThreadWatch``:
-here new threads ask the same listener.
+The child's filter asks its worker instead of denying calls itself (``SECCOMP_RET_USER_NOTIF``); the worker logs the
+call and denies it. A process can have only one such listener, so a worker that logs calls has no ``ThreadWatch``: here
+new threads ask the same listener.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import time
 from . import jobs, lockdown, seccomp
 from .lockdown import HasThreads
 
-_DISTINCT = 40  # calls that are told apart
+_DISTINCT = 40  # maximum number of distinct calls in the log
 _START_SECONDS = 10.0
 _PAUSE_SECONDS = 0.0002
 _LISTENS, _DEAF = b"y", b"n"
-# calls that programs try, as ``seccomp.ALLOWED``
+# denied calls that programs try, in the format of ``seccomp.ALLOWED``
 DENIED = """
     vfork 58 -; fork 57 -; execve 59 221; execveat 322 281; kill 62 129; tkill 200 130; rt_sigqueueinfo 129 138;
     rt_tgsigqueueinfo 297 240; pidfd_send_signal 424 424; pidfd_open 434 434; pidfd_getfd 438 438; socket 41 198;
@@ -47,33 +47,33 @@ class DeniedCalls(lockdown.Listener):
     """The log of one child. ``install`` in the child, ``begin`` in the worker, both before the program starts."""
 
     def __init__(self, log_filter: lockdown.Filter) -> None:
-        """Before the fork."""
+        """Call this before the fork."""
         super().__init__(-1)
         self._filter = log_filter
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._calls: dict[str, int] = {}
 
     def install(self) -> bool:
-        """In the child: puts the filter on this thread. Returns False where the kernel does not allow a listener.
+        """In the child: installs the filter on this thread. Returns False if the kernel does not allow a listener.
 
         Raises:
-          OSError: if the worker did not take the listener.
+          OSError: if the worker did not receive the listener.
         """
         self._ours.close()
-        # the one thread without the filter, which passes the listener on; the program starts when it has ended
+        # the only thread without the filter; it passes the listener on, and the program starts after it has ended
         lock = _thread.allocate_lock()
         lock.acquire()
         _thread.start_new_thread(self._pass_on, (lock,))
         try:
             self.descriptor = self._filter.install(listens=True)
-        except OSError:  # there is another listener, or none can be had, as in gVisor
+        except OSError:  # there is another listener, or none is supported, as in gVisor
             self.descriptor = -1
         lock.release()
-        said = self._theirs.recv(1)
+        answer = self._theirs.recv(1)
         self._theirs.close()
-        if not said:
-            raise OSError("the listener was not taken")
-        return said == _LISTENS
+        if not answer:
+            raise OSError("the worker did not receive the listener")
+        return answer == _LISTENS
 
     def _pass_on(self, lock: _thread.LockType) -> None:
         lock.acquire()
@@ -84,24 +84,24 @@ class DeniedCalls(lockdown.Listener):
         os.close(self.descriptor)
 
     def begin(self, child: HasThreads) -> None:
-        """In the worker: takes the listener, and lets the child go on when it has one thread."""
+        """In the worker: receives the listener, and lets the child continue once it has a single thread."""
         self._theirs.close()
         self._ours.settimeout(_START_SECONDS)
         try:
-            said, descriptors, _, _ = socket.recv_fds(self._ours, 1, 1)
+            answer, descriptors, _, _ = socket.recv_fds(self._ours, 1, 1)
             self.descriptor = descriptors[0] if descriptors else -1
             deadline = time.monotonic() + _START_SECONDS
             while child.status()[1] > 1:
                 if time.monotonic() > deadline:
                     raise TimeoutError
                 time.sleep(_PAUSE_SECONDS)
-            self._ours.send(said)
-        except OSError:  # it has ended, or hangs
+            self._ours.send(answer)
+        except OSError:  # the child has ended, or hangs
             pass
         self._ours.close()
 
     def decide(self, number: int, arguments: tuple[int, ...], child: HasThreads) -> int:
-        """Threads are counted; all else is written down and denied."""
+        """Counts threads; logs and denies all other calls."""
         if _NAMES.get(number) == "clone" and seccomp.is_thread(arguments[0]):
             return super().decide(number, arguments, child)
         text = f"{_NAMES.get(number, f'call {number}')}({', '.join(map(_shown, arguments[:3]))})"
@@ -110,7 +110,7 @@ class DeniedCalls(lockdown.Listener):
         return errno.EPERM
 
     def close(self) -> str:
-        """In the worker, at the end: one call a line, or ``jobs.NO_LOG`` if they could not be listened to."""
+        """In the worker, at the end: returns one call per line, or ``jobs.NO_LOG`` without a listener."""
         if self.descriptor < 0:
             return jobs.NO_LOG
         os.close(self.descriptor)

@@ -1,4 +1,4 @@
-"""Opening /dev/null for writing, which the system-call filter denies as it does for every file."""
+"""Opening /dev/null for writing, which the system-call filter denies as for every file."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-NULL_FD = 253  # of a child: /dev/null, open for reading and writing
+NULL_FD = 253  # a child's descriptor of /dev/null, open for reading and writing
 
 
 def install() -> None:
-    """Lets ``open`` and ``os.open`` answer for /dev/null with a duplicate of a descriptor that is open already."""
+    """Makes ``open`` and ``os.open`` return a duplicate of an open descriptor for /dev/null."""
     os.open = _answering(os.open, lambda real, *args, **more: os.dup(NULL_FD))
     opened = _answering(io.open, lambda real, *args, **more: real(os.dup(NULL_FD), *args, **more))
     io.open = builtins.open = opened

@@ -1,7 +1,7 @@
-"""Forks without the handlers of Python modules, which would cost each child a quarter of its page faults.
+"""Forks without the fork handlers of Python modules, which cost each child a quarter of its page faults.
 
-``threading`` resets its locks in a forked child, and ``random`` its seed. Neither is needed in a child of a worker:
-only the thread that forks uses these modules, and the seed is fixed.
+``threading`` resets its locks in a forked child, and ``random`` its seed. A child of a worker needs neither: only the
+thread that forks uses these modules, and the seed is fixed.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ _register = os.register_at_fork
 
 
 def ignore_handlers() -> None:
-    """Has modules that are imported from here on register no handler."""
+    """Keeps modules that are imported after this call from registering handlers."""
     os.register_at_fork = lambda **handlers: None
 
 
 def renumber() -> None:
-    """In a child: the main thread's native id, which no handler changes either."""
+    """In a child: corrects the main thread's native id, which a handler would do."""
     threading: Any = sys.modules.get("threading")
     if threading is not None:
         threading._main_thread._native_id = os.getpid()

@@ -1,7 +1,7 @@
-"""The records that a child leaves for the judge, and their parser. Every byte the parser sees is hostile.
+"""The records that a child writes for the judge, and their parser. Every byte that the parser reads is hostile.
 
-A child appends one frame per finished test to its result file. A frame says how the test ended, where the program's
-standard output ended at that moment, and carries a message or a value.
+A child appends one frame per finished test to its result file. A frame states how the test ended and the size of the
+program's standard output at that moment, and carries a message or a value.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ EXITED = 3  # sys.exit with a status other than 0
 COMPILE = 4  # does not compile
 TIMEOUT = 5  # the official evaluator's alarm went off
 TOO_LARGE = 6  # the value is larger than the output limit
-BAD_INPUT = 7  # the test's input is not what a functional test needs
+BAD_INPUT = 7  # the test's input is invalid for a functional test
 
 _STATUSES = range(8)
 _HEADER = struct.Struct("<4sIBBQI")
@@ -44,10 +44,10 @@ def pack(frame: Frame) -> bytes:
 
 
 def parse(data: bytes, start: int = 0) -> tuple[list[Frame], int, int]:
-    """Reads the complete frames of ``data`` from ``start`` on.
+    """Parses the complete frames of ``data``, beginning at ``start``.
 
     Returns:
-      The frames, the offset after the last complete one, and how many bytes the next frame needs at least.
+      The frames, the offset after the last complete one, and the minimum number of bytes missing for the next frame.
 
     Raises:
       FrameError: on a wrong magic number, an unknown status or a flag that is neither 0 nor 1.

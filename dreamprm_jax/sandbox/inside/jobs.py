@@ -1,4 +1,4 @@
-"""What the judge sends to a worker: a header on the control socket, and a job file by descriptor."""
+"""The messages from the judge to a worker: a header on the control socket, and a job file by descriptor."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import NamedTuple
 RUN, CANCEL, RUN_REPORTING = 1, 2, 3
 EXITED, SIGNALLED, CPU_LIMIT, WALL_LIMIT, MEMORY_LIMIT, CANCELLED, FAILED = range(7)
 
-SEED = 20241215  # of the module ``random``: a program's verdict does not depend on chance
+SEED = 20241215  # of the module ``random``, so that verdicts do not depend on chance
 FAITHFUL, OFFICIAL = 0, 1
 SCRIPT, FUNCTION = 0, 1
 
-# one of these is in any program with an object that does something when the interpreter clears it
+# every program with an object that acts when the interpreter clears it contains one of these
 _ACTING = (
     "yield", "async", "open", "detach", "Buffered", "Wrapper", "weakref", "attr", "vars", "globals", "exec", "eval",
     "type(",
 )  # fmt: skip
 _HARMLESS = ("__name__", "__main__", "__init__")
 
-STDERR_BYTES = 1000  # of standard error that are kept, where asked
-NO_LOG = "-"  # in place of the denied calls, where they could not be written down
+STDERR_BYTES = 1000  # of standard error that are kept, if requested
+NO_LOG = "-"  # replaces the denied calls if they could not be logged
 _LOG_BYTES = 3000
 
 _REQUEST = struct.Struct("<IQdddQQ")
@@ -34,9 +34,9 @@ class Request(NamedTuple):
     number: int
     cpu_seconds: float = 0.0
     wall_seconds: float = 0.0  # of a child that waits
-    longest_seconds: float = 0.0  # of one that others keep from a core
+    longest_seconds: float = 0.0  # of a child that lacks a core
     memory_bytes: int = 0
-    file_bytes: int = 0  # largest size of a file that the child writes
+    file_bytes: int = 0  # maximum size of a file that the child writes
 
     def pack(self) -> bytes:
         """The message's bytes."""
@@ -49,18 +49,18 @@ class Request(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """How a child ended. The error, or what is kept of standard error, follows the message."""
+    """How a child ended. The error, or the kept part of standard error, follows the message."""
 
     number: int
     ending: int
     value: int  # exit status or signal
     cpu_seconds: float
     wall_seconds: float = 0.0
-    peak_kib: int = 0  # resident memory at its highest, beyond the worker's own
-    waited_seconds: float = 0.0  # how long the child was ready to run and had no core
+    peak_kib: int = 0  # peak resident memory beyond the worker's own
+    waited_seconds: float = 0.0  # time that the child was ready to run but had no core
     error: str = ""  # for FAILED
-    stderr: str = ""  # its start, for RUN_REPORTING; hostile
-    denied: str = NO_LOG  # system calls, one a line, for RUN_REPORTING
+    stderr: str = ""  # its beginning, for RUN_REPORTING; hostile
+    denied: str = NO_LOG  # system calls, one per line, for RUN_REPORTING
 
     def pack(self) -> bytes:
         """The message's bytes."""
@@ -87,18 +87,18 @@ def ends_quietly(code: str) -> bool:
 class Job(NamedTuple):
     """The job file: how to run the program, its code, and the inputs of consecutive tests.
 
-    The child counts these tests from 0: their place among the program's tests would tell it how earlier ones went.
+    The child counts these tests from 0: their position among all tests would reveal the results of earlier ones.
     """
 
     mode: int
     kind: int
     timeout: int  # official mode: seconds of the alarm
-    value_limit: int  # largest encoded value
+    value_limit: int  # maximum size of the encoded value
     code: bytes
     function: bytes
     inputs: list[bytes]
-    ends_quietly: bool = False  # known without a look at the compiled code
-    kills: bool = False  # a denied system call ends the process, and a denied file the test
+    ends_quietly: bool = False  # known without inspecting the compiled code
+    kills: bool = False  # a denied system call kills the process, and a denied file fails the test
 
     def pack(self) -> bytes:
         """The file's bytes."""

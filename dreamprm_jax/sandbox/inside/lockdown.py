@@ -1,7 +1,7 @@
-"""What the kernel takes away from a worker and its children, through ctypes: no compiled part, no dependency.
+"""Removes rights of a worker and its children, with ctypes: no compiled code, no dependency.
 
-A worker gives up privileges, file access (landlock) and, where asked, its namespaces once, at its start; its children
-inherit that. Each child adds resource limits and the system-call filter before it sees a byte of the program.
+A worker gives up privileges, file access (landlock) and, for some tiers, its namespaces once, when it starts; its
+children inherit this. Each child adds resource limits and the system-call filter before it sees a byte of the program.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _SYS_SECCOMP = {seccomp.X86_64: 317, seccomp.AARCH64: 277}
 _SECCOMP_SET_MODE_FILTER, _SECCOMP_NEW_LISTENER, _SECCOMP_CONTINUE = 1, 1 << 3, 1
 _NOTIF_RECV, _NOTIF_SEND, _NOTIF_BYTES = 0xC0502100, 0xC0182101, 80  # linux/seccomp.h
 _NOTIF = struct.Struct("<QIIiIQ6Q")  # struct seccomp_notif
-THREADS = 128  # that one child may have at a time
+THREADS = 128  # maximum number of concurrent threads of one child
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446  # the same on every architecture
 _LANDLOCK_READ_FILE, _LANDLOCK_READ_DIR = 1 << 2, 1 << 3
 # rights known to each version of the landlock interface: files, network (4), scopes (6)
@@ -52,42 +52,42 @@ def _prctl(option: int, first: int, second: int = 0) -> int:
 
 
 def die_with_parent() -> None:
-    """Has the kernel kill this process when its parent dies."""
+    """Makes the kernel kill this process when its parent dies."""
     _check(_prctl(_PR_SET_PDEATHSIG, _SIGKILL), "prctl(PDEATHSIG)")
 
 
 def not_dumpable() -> None:
-    """Closes /proc/PID of this process to others of the same user, and forbids tracing it."""
+    """Hides /proc/PID of this process from other processes of the same user, and forbids tracing it."""
     _check(_prctl(_PR_SET_DUMPABLE, 0), "prctl(DUMPABLE)")
 
 
 def no_new_privileges() -> None:
-    """Makes set-uid programs and file capabilities powerless from here on."""
+    """Disables set-uid programs and file capabilities from now on."""
     _check(_prctl(_PR_SET_NO_NEW_PRIVS, 1), "prctl(NO_NEW_PRIVS)")
 
 
 def drop_capabilities() -> None:
-    """Gives up every capability, for good: root is then an ordinary owner of root's files."""
+    """Gives up every capability permanently: root is then an ordinary owner of root's files."""
     for capability in range(64):
         if _prctl(_PR_CAPBSET_DROP, capability) < 0:
-            break  # beyond the last capability, or no right to drop: then there is none to keep either
+            break  # beyond the last capability, or no right to drop, in which case there are none to keep
     header = ctypes.create_string_buffer(struct.pack("<Ii", 0x20080522, 0))
     data = ctypes.create_string_buffer(24)
     _check(_libc.syscall(_SYS_CAPSET[MACHINE], header, data), "capset")
 
 
 def landlock_version() -> int:
-    """Version of the kernel's landlock interface, 0 where there is none."""
+    """Version of the kernel's landlock interface, 0 if there is none."""
     version = _libc.syscall(_LANDLOCK_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint(1))
     return max(0, int(version))
 
 
 def restrict_files(readable: Iterable[str], writable: Iterable[str] = ()) -> None:
-    """Restricts the calling thread, and all that it starts, to some files; no TCP, no abstract socket of others.
+    """Restricts the calling thread, and everything it starts, to some files; no TCP, no abstract sockets of others.
 
     Args:
-      readable: files, and folders with all below them. One that is not there is left out.
-      writable: files that may be used in every way.
+      readable: Files, and folders with everything below them. Missing ones are ignored.
+      writable: Files with all access rights.
 
     Raises:
       OSError: if the kernel has no landlock.
@@ -115,7 +115,7 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
-        return  # not there: nothing to allow
+        return  # missing: nothing to allow
     if not os.path.isdir(path):
         rights &= _LANDLOCK_OF_FILES
     rule = struct.pack("<Qi", rights, descriptor)
@@ -129,13 +129,13 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
 
 
 def first_to_go() -> None:
-    """Has the kernel choose this process and its children before any other when memory runs out."""
+    """Makes the kernel kill this process and its children before any other when memory runs out."""
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as handle:
         handle.write("1000")
 
 
 def unshare_namespaces() -> None:
-    """Moves this process into new user, network, IPC, UTS and mount namespaces; children into a new PID namespace."""
+    """Moves this process into new user, network, IPC, UTS and mount namespaces, its children into a new PID one."""
     flags = _CLONE_NEWUSER | _CLONE_NEWNET | _CLONE_NEWIPC | _CLONE_NEWUTS | _CLONE_NEWNS | _CLONE_NEWPID
     uid, gid = os.geteuid(), os.getegid()
     _check(_libc.unshare(flags), "unshare(user, net, ipc, uts, mount, pid)")
@@ -155,10 +155,10 @@ def limit_resources(cpu_seconds: int, memory_bytes: int, output_bytes: int) -> N
 
 
 def limit_worker() -> None:
-    """Limits that are the same for every child."""
+    """Sets the limits that are the same for every child."""
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_MEMLOCK, 0)
-    with contextlib.suppress(ValueError):  # gVisor does not let it be set; it has no message queues either
+    with contextlib.suppress(ValueError):  # gVisor does not allow this limit, but has no message queues either
         _limit(resource.RLIMIT_MSGQUEUE, 0)
     _limit(resource.RLIMIT_NOFILE, 256)
 
@@ -171,20 +171,20 @@ def _limit(kind: int, value: int) -> None:
 
 
 class HasThreads(Protocol):
-    """A process, as ``usage.ChildUsage``."""
+    """A process, such as ``usage.ChildUsage``."""
 
     def status(self) -> tuple[int, int]:
         """Returns (resident bytes, number of threads)."""
 
 
 class Listener:
-    """Decides on system calls about which a filter asks."""
+    """Decides about the system calls that a filter reports."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
 
     def answer(self, child: HasThreads) -> None:
-        """Takes one question and answers it: the call goes on, or fails."""
+        """Receives and answers one request: the call continues, or fails."""
         question = bytearray(_NOTIF_BYTES)
         try:
             fcntl.ioctl(self.descriptor, _NOTIF_RECV, question)
@@ -193,11 +193,11 @@ class Listener:
             flags = 0 if error else _SECCOMP_CONTINUE
             fcntl.ioctl(self.descriptor, _NOTIF_SEND, struct.pack("<8sqiI", question[:8], 0, -error, flags))
         except OSError as gone:
-            if gone.errno != errno.ENOENT:  # the asking process was killed, or a signal took it out of its wait
+            if gone.errno != errno.ENOENT:  # the calling process was killed, or a signal interrupted its wait
                 raise
 
     def decide(self, number: int, arguments: tuple[int, ...], child: HasThreads) -> int:
-        """Returns 0, or the error that the call fails with: here EAGAIN for a thread too many."""
+        """Returns 0, or the error with which the call fails: here EAGAIN if there are too many threads."""
         try:
             return 0 if child.status()[1] < THREADS else errno.EAGAIN
         except OSError:
@@ -205,7 +205,7 @@ class Listener:
 
 
 class ThreadWatch(Listener):
-    """Decides on each thread that a child wants to start. Made once in the worker, for all of its children."""
+    """Decides about each new thread of a child. Created once in the worker, for all its children."""
 
     def __init__(self) -> None:
         if MACHINE not in _SYS_SECCOMP:
@@ -215,7 +215,7 @@ class ThreadWatch(Listener):
 
 
 def _listen(program: Any) -> int:
-    """Installs a filter on this thread. Returns the descriptor that its questions come by."""
+    """Installs a filter on this thread. Returns the descriptor on which its requests arrive."""
     flags = ctypes.c_uint(_SECCOMP_NEW_LISTENER)
     call = ctypes.c_uint(_SECCOMP_SET_MODE_FILTER)
     return _check(_libc.syscall(_SYS_SECCOMP[MACHINE], call, flags, program), "seccomp(NEW_LISTENER)")
@@ -238,7 +238,7 @@ class Filter:
         )
 
     def install(self, listens: bool = False) -> int:
-        """Puts the filter on this thread and those that it starts. It cannot be taken off.
+        """Installs the filter on this thread and the threads it starts. It cannot be removed.
 
         Returns:
           A listener's descriptor with ``listens``, else 0.

@@ -1,9 +1,9 @@
-"""LiveCodeBench mode: runs a program the way the official evaluator does, oddities included.
+"""LiveCodeBench mode: runs a program in the same way as the official evaluator, including its peculiarities.
 
 Follows lcb_runner/evaluation/testing_util.py of the LiveCodeBench repository at commit 28fef95 in everything that a
 program can notice: the prelude, the code moved into a function, the replaced ``sys.stdin`` and ``sys.stdout``, the
-alarm of six seconds a test, the disabled functions. All tests share one process, as they do there. The comparison is
-the judge's.
+alarm of six seconds per test, the disabled functions. All tests share one process, as there. The judge does the
+comparison.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _DISABLED_MODULES = ("ipdb", "joblib", "resource", "psutil", "tkinter")
 
 
 class TimeoutException(Exception):
-    """The alarm went off (the name is the official one: programs may see it)."""
+    """The alarm went off. The name is the official one, because programs may see it."""
 
 
 def _on_alarm(signum: int, frame: FrameType | None) -> None:
@@ -50,16 +50,11 @@ def _on_alarm(signum: int, frame: FrameType | None) -> None:
 
 
 def run(job: Job, module: ModuleType) -> None:
-    """Runs the tests of a job in order and reports each.
-
-    Args:
-      job: the program and its tests.
-      module: what ``prepare`` made.
-    """
+    """Runs the tests of a job in order and reports each; ``module`` is the result of ``prepare``."""
     signal.signal(signal.SIGALRM, _on_alarm)
     sys.set_int_max_str_digits(50_000)
     if b"multiprocessing" in job.code or b"concurrent" in job.code:
-        import multiprocessing  # noqa: F401  # loaded there; it cannot be once ``os.getcwd`` is disabled
+        import multiprocessing  # noqa: F401  # loaded there; impossible after ``os.getcwd`` is disabled
     _disable()
     try:
         if job.kind == FUNCTION:
@@ -83,11 +78,11 @@ def _disable() -> None:
 
 
 def prepare() -> ModuleType:
-    """The module that a program's code runs in, with the prelude's names: made in the worker, used once by a child."""
+    """The module in which a program runs, with the prelude's names: created in the worker, used once by a child."""
     sys.argv[:] = ["main.py"]
     random.seed(SEED)
     sys.__stdin__ = io.TextIOWrapper(io.BytesIO())  # type: ignore[misc]
-    sys.__stdin__.close()  # as multiprocessing leaves it
+    sys.__stdin__.close()  # as in a process of multiprocessing
     module = ModuleType("tmp_sol", "")
     exec(PRELUDE, module.__dict__)
     return module
@@ -97,7 +92,7 @@ def _compile(code: str, module: ModuleType, timeout: int) -> Any:
     signal.alarm(timeout)
     try:
         sys.setrecursionlimit(50_000)  # as the prelude does
-        # the prelude stands before the code there: one statement keeps ``from __future__`` as wrong as it is there
+        # the evaluator puts the prelude before the code: one statement makes ``from __future__`` fail in the same way
         exec(compile("import sys\n" + code, "<string>", "exec", dont_inherit=True), module.__dict__)
         return module.Solution() if "class Solution" in code else module
     finally:
@@ -110,7 +105,7 @@ def _call_based(job: Job, module: ModuleType) -> None:
     if method is None:
         raise TypeError("cannot unpack non-iterable NoneType object")
     texts = [text.decode("utf-8", "surrogatepass") for text in job.inputs]
-    for text in texts:  # all of them first, as they do; but not kept, so that no test finds another's arguments
+    for text in texts:  # all of them first, as there; but not kept, so that no test finds another's arguments
         _arguments(text)
     for index, text in enumerate(texts):
         arguments = _arguments(text)
@@ -190,13 +185,13 @@ def _as_function(code: str) -> str:
 
 
 class MockBuffer:
-    """The official stand-in for ``sys.stdin.buffer``: every ``readline`` is the first line again."""
+    """The official replacement of ``sys.stdin.buffer``: every ``readline`` returns the first line."""
 
     def __init__(self, inputs: str) -> None:
         self.inputs = inputs.encode("utf-8")
 
     def read(self, *args: Any) -> bytes:
-        """All of the input, whatever was read before."""
+        """All of the input, regardless of what was read before."""
         return self.inputs
 
     def readline(self, *args: Any) -> bytes:
@@ -205,7 +200,7 @@ class MockBuffer:
 
 
 class MockStdinWithBuffer:
-    """The official stand-in for ``sys.stdin``."""
+    """The official replacement of ``sys.stdin``."""
 
     def __init__(self, inputs: str) -> None:
         self.inputs = inputs
@@ -213,7 +208,7 @@ class MockStdinWithBuffer:
         self.buffer = MockBuffer(inputs)
 
     def read(self, *args: Any) -> str:
-        """All of the input, whatever was read before."""
+        """All of the input, regardless of what was read before."""
         return self.inputs
 
     def readline(self, *args: Any) -> str:
@@ -229,12 +224,12 @@ class MockStdinWithBuffer:
 
 
 def _mocked_open(inputs: str) -> Any:
-    """The official ``builtins.open``: every file holds the input. (The name that the prelude binds is the real one.)"""
+    """The official ``builtins.open``: every file contains the input. (The prelude binds the name of the real one.)"""
     real: Any = open
     mock: list[Any] = []
 
     def opened(*args: Any, **more: Any) -> Any:
-        if not mock:  # the module is loaded only for the few programs that come here
+        if not mock:  # the module is loaded only for the few programs that need it
             builtins.open = real
             from unittest.mock import mock_open
 
@@ -247,7 +242,7 @@ def _mocked_open(inputs: str) -> Any:
 
 def _call(method: Any, inputs: str) -> None:
     lines = iter(inputs.split("\n"))
-    stdin: Any = sys.stdin  # the real one: programs that bound it by ``from sys import stdin`` see these three
+    stdin: Any = sys.stdin  # the real one: programs with ``from sys import stdin`` see these three
     stdin.readline = lambda *args: next(lines)
     stdin.readlines = lambda *args: inputs.split("\n")
     stdin.read = lambda *args: inputs

@@ -1,4 +1,4 @@
-"""The third-party packages that programs may import: those named, wherever they lie, and nothing beside them."""
+"""The third-party packages that programs may import: the named ones, wherever they are installed, and no others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import ModuleType
 
 
 class OfferedPackages:
-    """An import finder for a fixed set of packages; a folder of installed packages is never searched."""
+    """An import finder for a fixed set of packages; folders of installed packages are never searched."""
 
     def __init__(self, folders: dict[str, str]) -> None:
         self._folders = folders
@@ -32,16 +32,12 @@ class OfferedPackages:
 
 
 def offer(folders: dict[str, str]) -> None:
-    """Makes packages importable.
-
-    Args:
-      folders: package name to its folder, or to its one file.
-    """
+    """Makes packages importable, each given by its name and its folder or single file."""
     sys.meta_path.append(OfferedPackages(folders))
 
 
 class _ListedFolder(FileFinder):
-    """The finder of a folder that was listed once and may not be listed again."""
+    """The finder of a folder that is listed once and cannot be listed again."""
 
     def invalidate_caches(self) -> None:
         """Keeps the listing."""
@@ -52,11 +48,7 @@ class _ListedFolder(FileFinder):
 
 
 def keep_listings(readable: Collection[str]) -> None:
-    """Lists the folders of ``sys.path`` now that only entries of which will be readable.
-
-    Args:
-      readable: what a program will be able to read.
-    """
+    """Lists the folders of ``sys.path`` before access is restricted to ``readable``."""
     for folder in sys.path:
         if os.path.isdir(folder) and folder not in readable:
             finder = _ListedFolder(folder, *_bootstrap_external._get_supported_file_loaders())  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""How a child tells the judge how a test ended."""
+"""The child's reports to the judge on finished tests."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 
 from . import frames
 
-OUTPUT_FD = 254  # an early duplicate of the program's standard output, which it may close
-RESULT_FD = 255  # a file that only grows; the judge reads it. High, as a program's own descriptors start at 3
+OUTPUT_FD = 254  # an early duplicate of standard output, which the program may close
+RESULT_FD = 255  # append-only file that the judge reads. High, since a program's own descriptors start at 3
 
 
 def report(test: int, status: int, payload: bytes = b"", last: bool = False) -> None:
@@ -19,7 +19,7 @@ def report(test: int, status: int, payload: bytes = b"", last: bool = False) -> 
 
 
 def describe(error: BaseException) -> bytes:
-    """The error's type and the start of its message, without trusting either."""
+    """The error's type and the beginning of its message; neither is trusted."""
     try:
         text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         return text[:300].encode("utf-8", "backslashreplace")

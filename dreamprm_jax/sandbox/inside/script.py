@@ -20,7 +20,7 @@ from . import denials, frames, sharing, values
 from .jobs import FUNCTION, SEED, Job
 from .report import describe, report, status_of
 
-_RECURSION_LIMIT = 1000  # a plain interpreter's; the official prelude's for functions
+_RECURSION_LIMIT = 1000  # as in a plain interpreter; for functions, as in the official prelude
 _PRELUDE_RECURSION_LIMIT = 50_000
 
 
@@ -28,10 +28,10 @@ def run(job: Job, inputs: list[int], prelude: dict[str, Any]) -> None:
     """Runs the tests of a job in order and reports each.
 
     Args:
-      job: the program and its tests.
-      inputs: descriptors that hold the tests' standard input, at their start.
-      prelude: the builtins of a function's module: Python's own and the official prelude's names. Found there, they
-        need not be copied for each test, which would touch hundreds of shared pages.
+      job: The program and its tests.
+      inputs: Descriptors of the tests' standard input, positioned at the beginning.
+      prelude: Builtins of a function's module: Python's own and the official prelude's names. As builtins they need not
+        be copied for each test, which would touch hundreds of shared pages.
     """
     try:
         code = compile(job.code, "solution.py", "exec", dont_inherit=True)
@@ -47,7 +47,7 @@ def run(job: Job, inputs: list[int], prelude: dict[str, Any]) -> None:
         count = 1
         for stdin in inputs[1:]:
             os.close(stdin)
-        # whether other tests were sent along would tell the program which test this is
+        # the presence of other tests would tell the program which test this is
         del inputs[1:], job.inputs[1:]
     for position in range(count):
         limit = _PRELUDE_RECURSION_LIMIT if job.kind == FUNCTION else _RECURSION_LIMIT
@@ -61,14 +61,14 @@ def run(job: Job, inputs: list[int], prelude: dict[str, Any]) -> None:
             status, payload = frames.EXITED, b"120"
         try:
             report(position, status, payload, last=position + 1 == count)
-        except OSError:  # the program closed the file: the process's own exit status says how it ended
+        except OSError:  # the program closed the file: the exit status of the process shows how it ended
             if status != frames.OK:
                 raise
 
 
 def _fresh_state(stdin: int, recursion_limit: int, again: bool) -> None:
     os.dup2(stdin, 0)
-    # as a plain interpreter opens them in a C.UTF-8 locale: no translation of line ends, on reading either
+    # as a plain interpreter opens them in a C.UTF-8 locale: without translation of line ends, also for reading
     names = (("stdin", 0, "surrogateescape"), ("stdout", 1, "surrogateescape"), ("stderr", 2, "backslashreplace"))
     for name, descriptor, errors in names:
         access = "w" if descriptor else "r"
@@ -81,7 +81,7 @@ def _fresh_state(stdin: int, recursion_limit: int, again: bool) -> None:
         setattr(sys, f"__{name}__", stream)
     sys.argv = ["solution.py"]
     sys.setrecursionlimit(recursion_limit)
-    if again:  # what an earlier test may have changed
+    if again:  # state that an earlier test may have changed
         sys.set_int_max_str_digits(sys.int_info.default_max_str_digits)
         decimal.setcontext(decimal.Context())
         random.seed(SEED)
@@ -102,7 +102,7 @@ def _script(code: CodeType) -> tuple[int, bytes]:
 
 
 def _uncaught(error: BaseException) -> tuple[int, bytes]:
-    """An exception's way out: through ``sys.excepthook``, which may exit by itself."""
+    """Passes an exception to ``sys.excepthook``, which may exit by itself."""
     status, payload = status_of(error), describe(error)
     try:
         sys.excepthook(type(error), error, error.__traceback__)
@@ -138,7 +138,7 @@ def _call(code: CodeType, job: Job, text: bytes, prelude: dict[str, Any]) -> tup
         solution = module.__dict__.get("Solution")
         function = getattr(solution(), name) if hasattr(solution, name) else module.__dict__[name]  # type: ignore[misc]
         result = function(*arguments)
-        if denials.denied:  # of a checker
+        if denials.denied:  # for a checker
             return frames.RAISED, f"PermissionError: {denials.denied[0]}".encode("utf-8", "backslashreplace")[:300]
         return frames.OK, values.canonical(result, job.value_limit).encode("ascii")
     except values.TooLarge:
@@ -150,18 +150,18 @@ def _call(code: CodeType, job: Job, text: bytes, prelude: dict[str, Any]) -> tup
 
 
 def _end_of_process(clear: bool) -> bool:
-    """What the interpreter does at its end (``Py_FinalizeEx``), short of tearing itself down.
+    """Does what the interpreter does at its end (``Py_FinalizeEx``), without destroying the interpreter.
 
     Args:
-      clear: whether to end the program's objects as well: open files are written out, ``__del__`` runs.
+      clear: Whether to clear the program's objects as well: open files are flushed, ``__del__`` runs.
 
     Returns:
       Whether standard output was flushed; if not, a plain interpreter's exit status is 120.
     """
-    for name in ("stderr", "stdout"):  # after the script, whatever becomes of it
+    for name in ("stderr", "stdout"):  # after the script, in any case
         _call_quietly(getattr(sys, name, None), "flush")
-    if _thread._count() or "concurrent.futures.thread" in sys.modules:  # what else the call does is for naught
-        _call_quietly(sys.modules.get("threading"), "_shutdown")  # joins the threads that are not daemons
+    if _thread._count() or "concurrent.futures.thread" in sys.modules:  # otherwise the call has no effect
+        _call_quietly(sys.modules.get("threading"), "_shutdown")  # joins non-daemon threads
     _call_quietly(atexit, "_run_exitfuncs")
     flushed = _flush(getattr(sys, "stdout", None))
     _flush(getattr(sys, "stderr", None))
@@ -175,14 +175,14 @@ def _end_of_process(clear: bool) -> bool:
 
 
 def _call_quietly(owner: Any, method: str, *args: Any, **more: Any) -> None:
-    try:  # noqa: SIM105  # contextlib's class costs every program ten page faults
+    try:  # noqa: SIM105  # contextlib's class costs each program ten page faults
         getattr(owner, method)(*args, **more)
     except BaseException:
         pass
 
 
 def _flush(stream: Any) -> bool:
-    """CPython's ``flush_std_files``: a stream that does not say whether it is closed is open."""
+    """CPython's ``flush_std_files``: a stream without a readable ``closed`` counts as open."""
     try:
         if stream is None or stream.closed:
             return True
@@ -196,11 +196,11 @@ def _flush(stream: Any) -> bool:
 
 
 class _Witness:
-    """Lives as long as the globals that it is put into."""
+    """Lives as long as the globals that contain it."""
 
 
 def _clear_main() -> None:
-    """Drops the program's globals; if something else holds them, clears them as CPython does in the end."""
+    """Drops the program's globals; if something else references them, clears them, as CPython finally does."""
     main = sys.modules.pop("__main__", None)
     if not isinstance(main, ModuleType):
         return

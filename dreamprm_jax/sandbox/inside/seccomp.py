@@ -1,9 +1,9 @@
 """The system-call filter of a child, as classic BPF, for x86-64 and aarch64.
 
-An allow-list: what a Python program needs to compute, read its inputs and write its output. No fork, no exec, no
-socket that could reach anybody, no signal to another process, no opening of files for writing, no new limits but the
-stack's. Whatever is not listed fails with EPERM; ``clone3`` fails with ENOSYS, so that the C library falls back to
-``clone``, whose flags can be seen.
+An allowlist: the calls that a Python program needs to compute, read its inputs and write its output. No fork, no exec,
+no socket that can reach another process, no signal to another process, no opening of files for writing, no new limits
+except for the stack. All other calls fail with EPERM; ``clone3`` fails with ENOSYS, so that the C library falls back to
+``clone``, whose flags the filter can inspect.
 
 The numbers come from the kernel's tables (arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h).
 """
@@ -18,7 +18,7 @@ X86_64 = "x86_64"
 AARCH64 = "aarch64"
 _AUDIT_ARCH = {X86_64: 0xC000003E, AARCH64: 0xC00000B7}
 
-# allowed calls: name, number on x86-64, number on aarch64; - where the architecture has no such call
+# allowed calls: name, number on x86-64, number on aarch64; - if the architecture lacks the call
 ALLOWED = """
     read 0 63; write 1 64; open 2 -; close 3 57; stat 4 -; fstat 5 80; lstat 6 -; poll 7 -; lseek 8 62; mmap 9 222;
     mprotect 10 226; munmap 11 215; brk 12 214; rt_sigaction 13 134; rt_sigprocmask 14 135; rt_sigreturn 15 139;
@@ -37,7 +37,7 @@ ALLOWED = """
 
 
 def numbers(table: str, machine: str) -> dict[str, int]:
-    """The calls of such a table that the machine has, with their numbers."""
+    """The numbers of a table's calls on a machine, without calls that it lacks."""
     rows = (row.split() for row in table.split(";"))
     found = {row[0]: row[1 if machine == X86_64 else 2] for row in rows}
     return {name: int(value) for name, value in found.items() if value != "-"}
@@ -45,8 +45,8 @@ def numbers(table: str, machine: str) -> dict[str, int]:
 
 _LOAD, _JEQ, _JGE, _JSET, _RET, _AND = 0x20, 0x15, 0x35, 0x45, 0x06, 0x54
 _ALLOW = 0x7FFF0000
-KILLS = 0x80000000  # the process
-ASKS = 0x7FC00000  # the listener
+KILLS = 0x80000000  # kills the process
+ASKS = 0x7FC00000  # asks the listener
 DENIES = 0x00050000 | errno.EPERM
 _ENOSYS = 0x00050000 | errno.ENOSYS
 _NR, _ARCH, _ARGS = 0, 4, 16
@@ -62,7 +62,7 @@ _AF_UNIX, _SOCK_STREAM, _SOCK_TYPE_MASK = 1, 1, 0xF
 
 
 class Instruction(NamedTuple):
-    """One classic BPF instruction; jumps count instructions from the next one."""
+    """One classic BPF instruction; jump distances are relative to the next one."""
 
     code: int
     if_true: int
@@ -71,7 +71,7 @@ class Instruction(NamedTuple):
 
 
 def is_thread(flags: int) -> bool:
-    """Whether these flags of ``clone`` are those of a thread that a program may start."""
+    """Whether these ``clone`` flags start a thread that a program may start."""
     return bool(flags & _CLONE_THREAD and flags & _CLONE_FILES and not flags & _CLONE_NEW)
 
 
@@ -80,10 +80,10 @@ def build(machine: str, pid: int, denial: int = DENIES) -> bytes:
 
     Args:
       machine: ``x86_64`` or ``aarch64``.
-      pid: the process's own id: the only one that ``tgkill`` may name (``abort`` uses it). SIGKILL is denied even
-        there, so that a SIGKILL always comes from outside the program.
-      denial: what becomes of a denied call: ``DENIES``; ``KILLS``: it ends the process with SIGSYS, but for opening a
-        file, as /dev/null is answered for otherwise; ``ASKS``: a listener decides, on new threads too.
+      pid: The process's own id, the only target allowed for ``tgkill`` (used by ``abort``). SIGKILL is denied even for
+        it, so that a SIGKILL always comes from outside the program.
+      denial: The effect of a denied call: ``DENIES``; ``KILLS``: it kills the process with SIGSYS, except for opening a
+        file, because /dev/null is handled separately; ``ASKS``: a listener decides, also about new threads.
 
     Returns:
       An array of ``struct sock_filter``.
@@ -99,7 +99,7 @@ def instructions(machine: str, pid: int, denial: int = DENIES) -> list[Instructi
         Instruction(_RET, 0, 0, KILLS),
         Instruction(_LOAD, 0, 0, _NR),
     ]
-    if machine == X86_64:  # the x32 interface shares the architecture's name
+    if machine == X86_64:  # the x32 interface has the same architecture name
         program += [Instruction(_JGE, 0, 1, 0x40000000), Instruction(_RET, 0, 0, DENIES)]
     guarded = {
         "open": _flags_clear(1, _OPEN_FOR_WRITING),
@@ -123,13 +123,13 @@ def instructions(machine: str, pid: int, denial: int = DENIES) -> list[Instructi
                 body[-1] = Instruction(_RET, 0, 0, ASKS)
             program += [Instruction(_JEQ, 0, len(body), value), *body]
     allowed = {value for name, value in listed.items() if name not in guarded}
-    # a search tree, and no list: the kernel follows the program once for each call that there is, for each child
+    # a search tree instead of a list: the kernel evaluates the program once for each existing call, for each child
     borders = sorted(value for value in allowed | {each + 1 for each in allowed} if _flips(value, allowed))
     return program + _denying(_search(borders, False), denial)
 
 
 def _denying(body: list[Instruction], denial: int) -> list[Instruction]:
-    """The same with another answer in place of EPERM."""
+    """The same instructions with another result instead of EPERM."""
     return [each._replace(k=denial) if each == (_RET, 0, 0, DENIES) else each for each in body]
 
 
@@ -138,12 +138,7 @@ def _flips(value: int, allowed: set[int]) -> bool:
 
 
 def _search(borders: list[int], allowed: bool) -> list[Instruction]:
-    """Decides by the call's number, from each border on by the contrary of what was decided before it.
-
-    Args:
-      borders: ascending.
-      allowed: what is decided before the first border.
-    """
+    """Decides by the call's number: ``allowed`` below the first of the ascending borders, flipping at each border."""
     if not borders:
         return [Instruction(_RET, 0, 0, _ALLOW if allowed else DENIES)]
     middle = len(borders) // 2
@@ -155,8 +150,8 @@ def _search(borders: list[int], allowed: bool) -> list[Instruction]:
 def thread_watch(machine: str) -> bytes:
     """A worker's own filter, which its children inherit: each new thread asks the worker first.
 
-    Without it one child could take every process id of the machine: a thread needs no memory of its address space, and
-    the limit on processes does not bind root. ``instructions`` still decides what else ``clone`` may do.
+    Without it, one child could use up all process ids of the machine: a thread needs no memory of its address space,
+    and the limit on processes does not apply to root. ``instructions`` still decides what else ``clone`` may do.
     """
     clone = numbers(ALLOWED, machine)["clone"]
     program = [
@@ -196,7 +191,7 @@ def _one_of(argument: int, values: tuple[int, ...]) -> list[Instruction]:
 
 
 def _reads_or_stack() -> list[Instruction]:
-    """Reading any limit (no new one is given), and setting this process's own stack, as deep recursions do."""
+    """Allows reading any limit (without a new one), and setting this process's own stack, as deep recursions do."""
     return [
         Instruction(_LOAD, 0, 0, _low(2)),
         Instruction(_JEQ, 0, 2, 0),
@@ -212,7 +207,7 @@ def _reads_or_stack() -> list[Instruction]:
 
 
 def _stream_pair() -> list[Instruction]:
-    """Two ends of one local stream (asyncio makes one): a stream reaches nobody else, unlike datagrams."""
+    """Allows a pair of local stream sockets (asyncio creates one): unlike datagrams, it reaches no other process."""
     return [
         Instruction(_LOAD, 0, 0, _low(0)),
         Instruction(_JEQ, 0, 3, _AF_UNIX),
@@ -236,7 +231,7 @@ def _own_signal(pid: int) -> list[Instruction]:
 
 
 def _no_address() -> list[Instruction]:
-    """Sending on a socket that is connected already (asyncio wakes its loop so): the address is a null pointer."""
+    """Allows sending on a connected socket (asyncio wakes its loop this way): the address is a null pointer."""
     return [
         Instruction(_LOAD, 0, 0, _low(4)),
         Instruction(_JEQ, 0, 2, 0),
@@ -248,7 +243,7 @@ def _no_address() -> list[Instruction]:
 
 
 def _thread_only() -> list[Instruction]:
-    """A thread that shares the descriptor table: a table of its own could hold socket buffers outside every limit."""
+    """Allows threads that share the descriptor table: a separate one could hold socket buffers beyond all limits."""
     return [
         Instruction(_LOAD, 0, 0, _low(0)),
         Instruction(_JSET, 2, 0, _CLONE_NEW),

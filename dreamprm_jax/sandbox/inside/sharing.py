@@ -1,11 +1,11 @@
-"""Whether several tests of one program may run in one child, one after the other.
+"""Decides whether several tests of one program may run in one child, one after the other.
 
-A fork costs more than most programs, so the tests of a program share a child where nothing can pass from one test to
-the next: every test executes the compiled code in a new ``__main__`` with new standard streams, and the state of the
-interpreter that programs commonly touch is put back. What remains is state that a program leaves inside a module. This
-check reads the compiled code for any way to do that and, where it finds one, has each test run in a child of its own.
-It need not hold against malice: a failure is only believed of the first test of a child, and a program that never sees
-the expected outputs gains nothing from remembering an earlier test.
+A fork costs more than most programs, so the tests of a program share a child if nothing can pass from one test to the
+next: every test executes the compiled code in a new ``__main__`` with new standard streams, and the interpreter state
+that programs commonly change is restored. What remains is state that a program leaves inside a module. This check
+inspects the compiled code for any way to do that; if it finds one, each test runs in its own child. It need not resist
+attacks: a failure counts only for the first test of a child, and a program that never sees the expected outputs gains
+nothing from remembering an earlier test.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _REACHING_NAMES = """
     set_coroutine_origin_tracking_depth intern _clear_type_cache setdlopenflags
     close detach truncate seek fileno reconfigure register
 """
-# modules without state that outlives a test, or whose state is put back
+# modules without state that outlives a test, or whose state is restored
 _STATELESS = frozenset(_STATELESS_NAMES.split())
-# names, whether of attributes or globals, that reach the interpreter, other frames or raw descriptors
+# names of attributes or globals that give access to the interpreter, other frames or raw descriptors
 _REACHING = frozenset(_REACHING_NAMES.split())
 
 
@@ -37,7 +37,7 @@ def _opcodes(*names: str) -> frozenset[int]:
     return frozenset(opcode for name in names if (opcode := dis.opmap.get(name)) is not None)
 
 
-_CO_GENERATOR = 0x20  # of ``inspect``, which a worker has no room for: what it holds makes its forks slower
+_CO_GENERATOR = 0x20  # from ``inspect``, which is not imported because larger workers fork more slowly
 _CACHE = dis.opmap.get("CACHE", -1)
 _EXTENDED = dis.opmap["EXTENDED_ARG"]
 _IMPORT_NAME = dis.opmap["IMPORT_NAME"]
@@ -51,7 +51,7 @@ _WITHIN_IMPORT = _opcodes("IMPORT_FROM", "SWAP", "POP_TOP")
 
 
 def may_share(code: CodeType) -> bool:
-    """Whether the program leaves nothing behind that a later test could see."""
+    """Whether the program leaves no state that a later test could see."""
     nested = list(_nested(code))
     for part in nested:
         if not _REACHING.isdisjoint(part.co_names) or part.co_name == "__del__":
@@ -76,7 +76,7 @@ def _nested(code: CodeType) -> Iterator[CodeType]:
 
 
 def _imports(code: CodeType) -> Iterator[tuple[str, str]]:
-    """Yields (module, name that it or a part of it is bound to)."""
+    """Yields (module, name to which it or a part of it is bound)."""
     if _IMPORT_NAME not in code.co_code[::2]:
         return
     module = ""
@@ -88,7 +88,7 @@ def _imports(code: CodeType) -> Iterator[tuple[str, str]]:
         elif module and opcode in _NAME_STORES:
             yield module, code.co_names[argument]
         elif module and opcode in _LOCAL_STORES:
-            yield module, ""  # a local name: any attribute that the program sets may then be the module's
+            yield module, ""  # a local name: every attribute that the program sets may then belong to the module
         elif module and opcode not in _WITHIN_IMPORT:
             yield module, module
             module = ""

@@ -1,4 +1,4 @@
-"""The standard error of a child, where a report on its test is asked for; /dev/null otherwise."""
+"""The standard error of a child, if a report on its test is requested; /dev/null otherwise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from . import jobs
 
 
 class StandardError:
-    """A pipe from the child, of which the start is kept and the rest is dropped."""
+    """A pipe from the child; the beginning is kept and the rest is dropped."""
 
     def __init__(self, wanted: bool) -> None:
         self.start = b""
@@ -29,7 +29,7 @@ class StandardError:
             self._writer = -1
 
     def read(self) -> bool:
-        """Reads what is there. Returns whether more may come."""
+        """Reads the available data. Returns whether more may follow."""
         try:
             data = os.read(self.reader, 1 << 16) if self.reader >= 0 else b""
         except BlockingIOError:

@@ -1,4 +1,4 @@
-"""What the kernel says about one child while it runs: its memory, its threads, how long it had no core."""
+"""Kernel data about a running child: its memory, its threads, and the time it had no core."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _NANOSECONDS = 1e9
 
 
 class OpenThread:
-    """A thread that reads /proc, started before the worker gives up reading it.
+    """A thread that reads /proc, started before the worker loses access to it.
 
-    Landlock binds the thread that calls it and what that starts. So the worker's main thread, which forks the
-    children, is bound once for all of them, and this one, which forks nothing, is not.
+    Landlock restricts the thread that calls it and everything that thread starts. The worker's main thread, which forks
+    the children, is restricted once for all of them; this thread, which forks nothing, is not.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class OpenThread:
         _thread.start_new_thread(self._serve, ())
 
     def __call__(self, call: Callable[[], Any]) -> Any:
-        """What the call returns, or the OSError that it raises."""
+        """Returns the result of the call, or raises its OSError."""
         self._calls.put(call)
         answer, error = self._answers.get()
         if error is not None:
@@ -45,13 +45,13 @@ class OpenThread:
 
 
 class ChildEnd:
-    """A descriptor that is readable when the child has ended: a pidfd, or a pipe where the kernel has none (gVisor)."""
+    """A descriptor that is readable when the child has ended: a pidfd, or a pipe if the kernel has none (gVisor)."""
 
-    pipe: tuple[int, int] | None = None  # made once, and written to at SIGCHLD
+    pipe: tuple[int, int] | None = None  # created once, and written at SIGCHLD
 
     @classmethod
     def prepare(cls) -> None:
-        """Sees which of the two there is. To be called once, in the worker."""
+        """Finds out which of the two is available. To be called once, in the worker."""
         try:
             os.close(os.pidfd_open(os.getpid()))
         except OSError:
@@ -61,7 +61,7 @@ class ChildEnd:
 
     @classmethod
     def leave(cls) -> None:
-        """In the child: gives up what ``prepare`` made."""
+        """In the child: undoes ``prepare``."""
         if cls.pipe is not None:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -76,7 +76,7 @@ class ChildEnd:
         self.descriptor = os.pidfd_open(pid) if self.pipe is None else self.pipe[0]
 
     def reached(self) -> bool:
-        """Whether the child has ended, now that the descriptor is readable; the signal may be of an earlier child."""
+        """Whether the child has ended, once the descriptor is readable; the signal may be that of an earlier child."""
         if self.is_pidfd:
             return True
         with contextlib.suppress(BlockingIOError):
@@ -84,13 +84,13 @@ class ChildEnd:
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def close(self) -> None:
-        """Forgets the child."""
+        """Stops watching the child."""
         if self.is_pidfd:
             os.close(self.descriptor)
 
 
 class ChildUsage:
-    """Reads /proc for one child. Its process id there is looked up once, and only if something is asked."""
+    """Reads /proc for one child. Its process id there is looked up once, on first use."""
 
     def __init__(self, end: ChildEnd, ask: OpenThread) -> None:
         """Watches the process of ``end``."""
@@ -100,7 +100,7 @@ class ChildUsage:
         self._waited = 0.0
 
     def status(self) -> tuple[int, int]:
-        """Returns (resident bytes, swapped memory included; number of threads).
+        """Returns (resident bytes including swapped memory, number of threads).
 
         Raises:
           OSError: if /proc cannot be read.
@@ -110,7 +110,7 @@ class ChildUsage:
         return size << 10, int(fields.get(b"Threads", b"0"))
 
     def waited(self) -> float:
-        """Seconds that the child's threads were ready to run and had no core; 0 on a kernel that does not count it.
+        """Seconds that the child's threads were ready to run but had no core; 0 if the kernel does not count it.
 
         Threads that ended since the last call are missing, so the largest sum so far is returned.
         """
@@ -123,7 +123,7 @@ class ChildUsage:
         return sum(int(_read(f"{tasks}/{thread}/schedstat").split()[1]) for thread in os.listdir(tasks)) / _NANOSECONDS
 
     def _find(self) -> str:
-        """The child's folder in /proc, which may be that of an outer namespace, where the child has another id."""
+        """The child's folder in /proc, which may belong to an outer namespace in which the child has another id."""
         if not self._folder:
             pid = self.end.pid
             if self.end.is_pidfd:

@@ -1,9 +1,9 @@
-"""Canonical text of a value: equal texts exactly where Python's ``==`` between a result and a JSON value holds.
+"""Canonical text of a value: two texts are equal exactly if Python's ``==`` between a result and a JSON value holds.
 
-Both sides of a functional test are brought to this form, the result inside the child and the expected value in the
-judge, so that the judge compares two strings and never builds an object from hostile bytes. Values whose equality is
-not that of a JSON value carry a mark that the comparison understands: NumPy's promotion makes ``float32(0.1)`` equal
-to 0.1 but not to [0.1], and an array of two elements equal to nothing, not even unequal.
+Both sides of a functional test are converted to this form, the result inside the child and the expected value in the
+judge, so that the judge compares two strings and never builds an object from hostile bytes. Values that compare
+differently from JSON values carry a mark that the comparison understands: NumPy's promotion makes ``float32(0.1)``
+equal to 0.1 but not to [0.1], and an array of two elements can be neither equal nor unequal to anything.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Any
 
 OPAQUE = "?"  # equal to nothing
 WILDCARD = "*"  # claims to be equal to everything (official mode only)
-ERROR = "!"  # cannot be compared: an error
-SIGNALLING = "!#"  # cannot be compared with a number
-COUNT = "\x02"  # around the length of a list or dict that holds an error, which a difference in length forestalls
+ERROR = "!"  # the comparison raises an error
+SIGNALLING = "!#"  # the comparison with a number raises an error
+COUNT = "\x02"  # around the length of a list or dict that contains an error, which a different length prevents
 MARK = "\x01"  # after the text of a NumPy value of one element, before one letter: its kind
 
 
@@ -31,26 +31,26 @@ class Ambiguous(Exception):
 
 
 def without_marks(encoded: str) -> str:
-    """The text with NumPy's values as plain ones, for a checker."""
+    """The text with NumPy values as plain ones, for a checker."""
     return re.sub(MARK + ".", "", encoded)
 
 
 def canonical(value: Any, limit: int, wildcards: bool = False) -> str:
     """The canonical text of ``value``.
 
-    Numbers that are equal have one text (True, 1 and 1.0 are ``1``), a top-level tuple counts as a list, a nested one
-    does not. Whatever can equal no JSON value becomes ``?``. Types of the standard library, NumPy and sortedcontainers
-    count as their own ``==`` has it.
+    Equal numbers have one text (True, 1 and 1.0 are ``1``); a top-level tuple counts as a list, a nested one does not.
+    A value that can equal no JSON value becomes ``?``. Types of the standard library, NumPy and sortedcontainers follow
+    their own ``==``.
 
     Args:
-      value: what the function returned, or a decoded JSON value.
-      limit: largest text, in characters.
-      wildcards: give a nested element whose ``__eq__`` accepts everything the text ``*``, as the official evaluator
-        would accept it.
+      value: The function's result, or a decoded JSON value.
+      limit: Maximum size of the text, in characters.
+      wildcards: Write ``*`` for a nested element whose ``__eq__`` accepts everything, which the official evaluator
+        would accept.
 
     Raises:
       TooLarge: if the text exceeds ``limit``.
-      Ambiguous: if the whole result cannot be compared: an array of other than one element.
+      Ambiguous: if the whole result cannot be compared: an array that does not have exactly one element.
     """
     parts: list[str] = []
     _Writer(parts, limit, wildcards).write(list(value) if isinstance(value, tuple) else value, top=True)
@@ -215,7 +215,7 @@ def _rounded(value: Any) -> float:
     return number if value == number else float("nan")
 
 
-# where an equality comes from, and the plain value that is equal to the same JSON values
+# origin of an equality, and the conversion to a plain value that equals the same JSON values
 _EQUALITIES: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     *(
         ("builtins", base.__name__, lambda value, base=base: _plain(base, value))

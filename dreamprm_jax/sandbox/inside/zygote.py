@@ -1,7 +1,7 @@
-"""A worker: a small interpreter that forks one locked-down child for every program, and watches over it.
+"""A worker: a small interpreter that forks one locked-down child for each program and supervises it.
 
-It never holds a program, an input or an output: those go from the judge to the child by descriptor. Started by path in
-a fresh interpreter (``worker.Worker``), with its settings as JSON on standard input.
+It never holds a program, an input or an output: those go from the judge to the child by descriptor. It is started by
+path in a fresh interpreter (``worker.Worker``), with its settings as JSON on standard input.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from .report import OUTPUT_FD, RESULT_FD
 from .stderr import StandardError
 from .usage import ChildEnd, ChildUsage, OpenThread, resident_bytes
 
-_POLL_SECONDS = 0.25  # a child with several threads spends its CPU time faster than the clock runs
+_POLL_SECONDS = 0.25  # short, since a child with several threads spends its CPU time faster than wall time
 _SHORTEST_POLL_SECONDS = 0.005
-_FILL_BYTES_A_SECOND = 8 << 30  # how fast a child may fill memory: the closer to its limit, the sooner the next look
+_FILL_BYTES_PER_SECOND = 8 << 30  # maximum rate at which a child fills memory; determines the next sample
 _RESERVED_BYTES = 64 << 30  # address space beyond the memory limit: thread stacks and sparse arrays are only reserved
-_INPUTS_KEPT = 3  # copies of its inputs that a child holds for this package's own sake
-_LOOK_SECONDS = 0.5  # beyond its wall time: how often a child is asked whether it still computes
-_COMPUTES = 0.05  # the share of a core from which on it does
-_HAD_A_CORE = 0.9  # the share from which on nobody held it up
-_UNWATCHED_POLL_SECONDS = 0.02  # where the kernel does not ask before a new thread
+_INPUTS_KEPT = 3  # copies of its inputs that this package keeps in a child
+_LOOK_SECONDS = 0.5  # interval of checks whether a child beyond its wall time still computes
+_COMPUTES = 0.05  # minimum share of a core of a child that computes
+_HAD_A_CORE = 0.9  # minimum share of a core of a child that did not lack one
+_UNWATCHED_POLL_SECONDS = 0.02  # if the kernel does not ask before a new thread
 _INPUT_FD = 180  # the first of the tests' inputs, above the program's own descriptors
 _READY = b"R"
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
 def main() -> None:
-    """Reads the settings, locks the worker down, says how that went, serves until the judge closes the socket."""
+    """Reads the settings, locks the worker down, reports the result, serves until the judge closes the socket."""
     settings = json.load(sys.stdin)
     control = socket.socket(fileno=settings["control"])
     try:
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 class _Ending(NamedTuple):
-    """How the watch over a child ended."""
+    """How the supervision of a child ended."""
 
     reason: int | None  # why it was killed; None: it ended by itself
     wall_seconds: float
@@ -107,10 +107,10 @@ class Worker:
         control.send(json.dumps(hello).encode())
 
     def _give_up_rights(self, readable: list[str], hello: dict[str, Any]) -> None:
-        """Takes away what the kernel can take away; under ``lock == "require"`` anything missing is an error.
+        """Removes all rights that the kernel can remove; with ``lock == "require"``, anything missing is an error.
 
-        The one exception is the watch on threads, which the kernel refuses where another watch exists, as in some
-        containers: a child's threads are counted from time to time then.
+        The one exception is the watch on threads, which the kernel refuses if another watch exists, as in some
+        containers: a child's threads are then counted periodically.
         """
 
         def start_open_thread() -> None:
@@ -135,7 +135,7 @@ class Worker:
             "filter": build_filter,
             "threads": watch_threads,
         }
-        if self.reports:  # whose children have a listener each
+        if self.reports:  # each child has its own listener
             del steps["threads"]
         for name, step in steps.items():
             try:
@@ -159,7 +159,7 @@ class Worker:
                 self.control.send(reply.pack())
 
     def run(self, request: Request, descriptors: list[int]) -> Reply:
-        """Forks, waits for the end or a limit, and says which it was."""
+        """Forks, waits for the end or a limit, and reports which occurred."""
         memory = request.memory_bytes + _INPUTS_KEPT * os.fstat(descriptors[0]).st_size
         stderr = StandardError(request.kind == jobs.RUN_REPORTING)
         log = DeniedCalls(self.asking_filter) if self.reports and self.filter is not None else None
@@ -191,9 +191,9 @@ class Worker:
         if not note.startswith(_READY) and reason is None and not (signalled and value == signal.SIGKILL):
             reason, value, error = jobs.FAILED, status, note.decode() or "child not ready"
         elif self.own_resident and used.ru_maxrss << 10 > self.own_resident + memory:
-            reason = jobs.MEMORY_LIMIT  # its peak fell between two looks: what counts must not depend on them
+            reason = jobs.MEMORY_LIMIT  # its peak was between two samples, on which the verdict must not depend
         elif signalled and value == signal.SIGKILL and reason is None and cpu >= request.cpu_seconds:
-            reason = jobs.CPU_LIMIT  # the kernel's own limit, where this process came too late
+            reason = jobs.CPU_LIMIT  # the kernel's own limit, if this process was late
         if reason is None:
             reason = jobs.SIGNALLED if signalled else jobs.EXITED
         elif reason == jobs.SIGNALLED:
@@ -203,7 +203,7 @@ class Worker:
         return Reply(request.number, reason, value, cpu, wall, peak, waited, error, text, denied)
 
     def note(self) -> bytes:
-        """What the child said about its lockdown, before it saw the program."""
+        """The child's message about its lockdown, written before it saw the program."""
         try:
             return os.read(self.ready_read, 4096)
         except BlockingIOError:
@@ -219,9 +219,9 @@ class Worker:
     ) -> _Ending:
         """Waits for the child's end; kills it at a limit or on request.
 
-        Time that a child was ready to run and had no core does not count against its wall limit. One that computes at
-        its wall limit, and had less than its share of a core so far, goes on to its CPU limit: on a virtual machine
-        the host may take the core, which the kernel does not count. Both end at ``longest_seconds``.
+        Time that a child was ready to run but had no core does not count towards its wall limit. A child that computes
+        at its wall limit, but had less than its share of a core so far, continues to its CPU limit: on a virtual
+        machine the host may take the core, which the kernel does not count. Both end at ``longest_seconds``.
         """
         end = usage.end
         pid, ended = end.pid, end.descriptor
@@ -278,10 +278,10 @@ class Worker:
                 return _Ending(reason, now - started, waited)
 
     def look(self, usage: ChildUsage, resident_limit: int) -> tuple[int | None, float]:
-        """Looks at a child's memory and threads. Returns (why it must end, if it must; seconds until the next look)."""
+        """Samples a child's memory and threads. Returns (why it must end or None, seconds until the next sample)."""
         if not self.own_resident:
             return None, _POLL_SECONDS
-        usage.waited()  # of threads that may have ended at the next look
+        usage.waited()  # includes threads that may have ended at the next sample
         try:
             resident, threads = usage.status()
         except OSError:
@@ -293,12 +293,12 @@ class Worker:
         return None, self.pause(resident_limit - resident)
 
     def pause(self, room: int) -> float:
-        """Seconds in which a child cannot fill ``room`` bytes."""
+        """A time in seconds in which a child cannot fill ``room`` bytes."""
         longest = _POLL_SECONDS if self.threads is not None or self.filter is None else _UNWATCHED_POLL_SECONDS
-        return min(max(room / _FILL_BYTES_A_SECOND, _SHORTEST_POLL_SECONDS), longest)
+        return min(max(room / _FILL_BYTES_PER_SECOND, _SHORTEST_POLL_SECONDS), longest)
 
     def child(self, request: Request, memory: int, descriptors: list[int], log: DeniedCalls | None) -> None:
-        """The forked child: locks itself down, runs the job, ends. Never returns."""
+        """The forked child: locks itself down, runs the job, exits. Never returns."""
         status = 1
         try:
             lockdown.die_with_parent()
@@ -333,10 +333,10 @@ class Worker:
 
 
 def _take(descriptors: list[int], keeps_stderr: bool) -> tuple[Job, list[int]]:
-    """Reads the job file and puts every descriptor in its place.
+    """Reads the job file and moves every descriptor to its number.
 
-    0 to 2 are the standard ones; what the program need not see lies as high as descriptors go, so that the first file
-    that it opens is 3, as in a plain process. /dev/null is the child's own: its flags are shared by all that hold it.
+    0 to 2 are the standard ones; those that the program need not see have high numbers, so that the first file that it
+    opens is 3, as in a plain process. /dev/null is opened again, because its flags are shared by all that hold it.
     """
     source, output, result = descriptors
     size = os.fstat(source).st_size
@@ -364,7 +364,7 @@ def _take(descriptors: list[int], keeps_stderr: bool) -> tuple[Job, list[int]]:
             while view:
                 view = view[os.write(stdin, view) :]
             os.lseek(stdin, 0, os.SEEK_SET)
-        fcntl.fcntl(stdin, fcntl.F_ADD_SEALS, _SEALS)  # its memory counts against no limit
+        fcntl.fcntl(stdin, fcntl.F_ADD_SEALS, _SEALS)  # its memory counts towards no limit
         inputs.append(os.dup2(stdin, _INPUT_FD + len(inputs)))
         os.close(stdin)
     return job, inputs
@@ -386,7 +386,7 @@ def _virtual_memory() -> int:
 
 
 def _own_resident() -> int:
-    """This process's resident memory; 0 where /proc does not tell: address space is what is limited then."""
+    """This process's resident memory; 0 without /proc, in which case the address space is limited."""
     try:
         return resident_bytes()
     except (OSError, KeyError):
