@@ -235,9 +235,17 @@ def _heads() -> list[str]:
     return [
         f"the best head is ahead of it by {number(max(step.values()) - step['position'])}",
         f"differs by {signed(min(best))} to {signed(max(best))} from a random one for the default in the four regimes",
+        f"({_position('3 steps')} and {_position('4 steps')})",
         f"mean log-probability gains {signed(float(language['best_of_8_gain']))}",
         f"its step-AUROC over all programs is {number(float(language['step_auroc']))}",
     ]
+
+
+def _position(group: str) -> str:
+    rows = rows_of("real_code", "measures.csv")
+    return next(
+        number(float(row["step_auroc"])) for row in rows if (row["scorer"], row["group"]) == ("position", group)
+    )
 
 
 def _fewer_steps() -> dict[str, str]:
