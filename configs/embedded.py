@@ -1,7 +1,7 @@
 """The whole system on two CPU cores, offline, on the procedural benchmark with exact truth.
 
 Command:  dreamprm run --config=configs/embedded.py --workdir=runs/embedded   (or: bash launch/local.sh)
-Cost:     18 CPU minutes with installation
+Cost:     20 CPU minutes with installation, on two busy cores
 Expected: README.md, its first table
 """
 
@@ -24,7 +24,7 @@ def get_config() -> config_dict.ConfigDict:
 
     config.model.tokenizer_pieces = "lines"  # a third of the tokens and of the time of "words"
     config.train.row_tokens = 384
-    config.train.warmup_steps = 195
-    config.train.steps = 105
+    config.train.warmup_steps = 260
+    config.train.steps = 140
     config.train.arms = ("orm", "raw", "closure", "corrected")  # corrected: undetected_fault_online, the default
     return config

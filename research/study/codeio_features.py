@@ -39,7 +39,8 @@ class LanguageModel:
         folder = name or str(smollm2_folder())
         self.tokenizer: Any = AutoTokenizer.from_pretrained(folder)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).to(device).eval()
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+        self.model: Any = model.to(device).eval()
 
     def read(self, prompt: str, programs: Sequence[Sequence[str]]) -> list[StepFeatures]:
         """The features of every program (its step texts) after the prompt."""
@@ -51,7 +52,8 @@ class LanguageModel:
             for steps in programs
         ]
         found: dict[int, StepFeatures] = {}
-        cache, before, states, chances = DynamicCache(), [], None, None
+        before: list[int] = []
+        cache, states, chances = DynamicCache(), None, None
         for index in sorted(range(len(programs)), key=lambda index: encoded[index]["input_ids"]):
             ids = encoded[index]["input_ids"]
             common = next((at for at, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b), len(before))

@@ -8,6 +8,7 @@ are averaged.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from dreamprm_jax.config import SandboxConfig
 from dreamprm_jax.labeling.correction.methods import ONLINE, fault_evidence
 from dreamprm_jax.problems.codeio import Task, read_tasks
 from dreamprm_jax.runs.locks import run_lock
-from dreamprm_jax.schema import DataError
+from dreamprm_jax.schema import DataError, canonical_json, content_hash
 from dreamprm_jax.storage import read_json, write_json
 from dreamprm_jax.training.feed import Batch
 from dreamprm_jax.training.losses import elementwise_loss, outcome_loss, step_loss
@@ -34,7 +35,7 @@ from research.study.arms import ORM
 from research.study.codeio import CodeioSettings, draw_programs
 from research.study.codeio_features import StepFeatures, features_of
 from research.study.codeio_files import labeled_rows, prompts_of
-from research.study.codeio_measure import LOGPROB, Measured, Scores, baselines, write_measures
+from research.study.codeio_measure import LOGPROB, Scores, baselines, write_measures
 from research.study.codeio_variants import read_variants
 from research.study.regimes import regime
 
@@ -93,7 +94,7 @@ def run(settings: HeadSettings, folder: Path, tasks: list[Task] | None = None) -
     sandbox = SandboxConfig(tier=own.tier, workers=own.workers)
     problems, _ = read_variants(folder / "work", own.limits, own.data_seed, sandbox, tasks)
     fold = {one.problem_id: place % settings.folds for place, one in enumerate(problems)}
-    data: Measured = {}
+    data: dict[str, tuple[list[dict[str, Any]], dict[str, Scores]]] = {}
     with run_lock(folder):
         for name in settings.regimes:
             drawn = [draw_programs(problems, own, regime(name), seed) for seed in own.seeds]
@@ -103,18 +104,28 @@ def run(settings: HeadSettings, folder: Path, tasks: list[Task] | None = None) -
                 folds = make_folds(settings, rows, features, fold)
             scores: dict[str, Scores] = baselines(rows) | {LOGPROB: [one.logprob for one in features]}
             for arm in tqdm(settings.arms, desc=f"heads, {name}", unit="arm"):
-                path = folder / "results" / name / f"{arm}.json"
+                path = folder / "results" / _identity(settings) / name / f"{arm}.json"
                 if not path.exists():
                     labels = rows if arm == "clean" else labeled_rows(
                         drawn, problems, prompts_of(tasks), "raw" if arm == ORM else arm
                     )  # fmt: skip
-                    hidden = np.mean([fault_evidence(one.source)[1] for one in drawn]) if arm in ONLINE else None
+                    hidden = float(np.mean([fault_evidence(one.source)[1] for one in drawn])) if arm in ONLINE else None
                     found = cross_validated(settings, arm, labels, folds, hidden)
                     write_json(path, {row["program_hash"]: one.tolist() for row, one in zip(rows, found, strict=True)})
                 kept = read_json(path)
                 scores[arm] = [np.array(kept[row["program_hash"]]) for row in rows]
-            data |= {name: (rows, scores)}
+            data[name] = (rows, scores)
     return write_measures(folder, data, MEMBERS, own.bootstrap_samples)
+
+
+def _identity(settings: HeadSettings) -> str:
+    """Of all settings that change a head's scores: results of others are not read."""
+    values = dataclasses.asdict(settings)
+    for name in ("name", "regimes", "arms"):
+        del values[name]
+    for name in ("name", "regimes", "labelings", "bootstrap_samples", "workers", "tier"):
+        del values["programs"][name]
+    return content_hash(canonical_json(values))[:12]
 
 
 def _features(folder: Path, rows: Sequence[Mapping[str, Any]], model: str) -> list[StepFeatures]:
@@ -145,9 +156,9 @@ def make_folds(
     made = []
     for held_out in range(settings.folds):
         train, test = np.flatnonzero(folds != held_out), np.flatnonzero(folds == held_out)
-        hidden = [np.concatenate([features[index].hidden for index in part]).astype(np.float32)
+        hidden = [np.concatenate([features[index].hidden for index in part.tolist()]).astype(np.float32)
                   for part in (train, test)]  # fmt: skip
-        simple = [np.concatenate([_simple(features[index]) for index in part]) for part in (train, test)]
+        simple = [np.concatenate([_simple(features[index]) for index in part.tolist()]) for part in (train, test)]
         project = _projection(hidden[0], settings.components)
         center, scale = simple[0].mean(axis=0), simple[0].std(axis=0)
         inputs = [np.concatenate([project(states), (others - center) / scale], axis=1).astype(np.float32)

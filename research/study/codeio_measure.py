@@ -69,7 +69,7 @@ def run(
     """
     here = folder / regime
     rows = read_test(here / "test.jsonl")
-    scorers: dict[str, OptionalScores] = dict(baselines(rows))
+    scorers: dict[str, OptionalScores] = {name: list(scores) for name, scores in baselines(rows).items()}
     if logprobs:
         scorers[LOGPROB] = _log_probabilities(rows, Path(logprobs))
     for text in prm:

@@ -203,7 +203,8 @@ def test_scorers_are_measured_by_length_and_operator(made, tasks):
             tokens = list(range(len(row["code"])))  # one a character
             file.write(json.dumps({"program_hash": row["program_hash"], "token_logprobs": [-0.5] * len(tokens),
                                    "text_offset": tokens}) + "\n")  # fmt: skip
-    markdown, csv_file = codeio_measure.run(settings, folder, logprobs=str(logprobs))
+    markdown, csv_file, compared = codeio_measure.run(settings, folder, logprobs=str(logprobs))
+    assert not compared.read_text().strip()  # no reward model among the scorers
     figures = {(row["scorer"], row["group"]): row for row in csv.DictReader(csv_file.open())}
     assert float(figures["mean log-probability", "all"]["step_auroc"]) == 0.5
     places = np.concatenate([-np.arange(len(one)) for one in exact])

@@ -1,10 +1,12 @@
 """Reward heads on a frozen language model: its features, and heads that learn where there is something to learn."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from research.study.codeio_features import LAYERS, LanguageModel, StepFeatures, features_of
-from research.study.codeio_heads import HeadSettings, cross_validated, make_folds
+from research.study.codeio_heads import HeadSettings, _identity, cross_validated, make_folds
 from research.study.codeio_measure import comparisons
 
 
@@ -88,3 +90,9 @@ def test_heads_find_the_fault_that_the_features_show(arm):
     (same,) = comparisons(truth, {"noise": noise}, [("noise", "noise")], samples=50)
     assert same["difference"] == 0.0
     assert same["p"] == 1.0
+
+
+def test_results_of_other_settings_are_not_read():
+    settings = HeadSettings()
+    assert _identity(dataclasses.replace(settings, arms=("raw",), regimes=("k1",))) == _identity(settings)
+    assert _identity(dataclasses.replace(settings, width=8)) != _identity(settings)
