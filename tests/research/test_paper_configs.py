@@ -23,10 +23,11 @@ SMALL = {
     "model.num_layers": 1,
     "model.num_heads": 2,
     "model.num_kv_heads": 1,
-    "model.max_length": 512,
-    "train.row_tokens": 512,
+    "model.max_length": 2048,
+    "train.row_tokens": 2048,
     "train.warmup_steps": 2,
     "train.steps": 8,  # one outer update where there is one for eight inner ones
+    "train.log_every": 1,
     "train.arms": "('corrected',)",
     "evaluate.bootstrap_samples": 100,
 }
