@@ -134,7 +134,7 @@ def test_errors_are_json_that_say_why(server, written):
         ("POST", "/pooling", {}, 400, "either input or messages"),
         ("POST", "/pooling", {"input": ""}, 400, "input 0: empty"),
         ("POST", "/pooling", {"input": [[1, 10**9]]}, 400, "token ids must be from 0 to 511"),
-        ("POST", "/pooling", {"input": ["a", 3]}, 400, "input 1: a number where text"),
+        ("POST", "/pooling", {"input": ["a", 3]}, 400, "input 1: must be a string or a list of token ids"),
         ("POST", "/pooling", {"input": "\ud800"}, 400, "lone surrogate"),
         ("POST", "/pooling", {"input": "a", "task": "embed"}, 400, "task: 'embed' is not served"),
         ("POST", "/pooling", {"messages": [{"role": "user", "content": "x"}] * 2}, 400, "must be the assistant's"),
