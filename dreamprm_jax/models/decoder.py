@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, cast
 
 import chex
@@ -86,11 +86,8 @@ def decoder_config(model: ModelConfig) -> DecoderConfig:
         raise DataError(
             f"model.hidden_size={model.hidden_size} must be a multiple of model.num_heads={model.num_heads}"
         )
-    same = (
-        "vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "rope_theta",
-        "rms_norm_eps", "dtype", "matmul_precision", "param_dtype", "remat", "attention", "attention_chunk",
-        "head_hidden",
-    )  # fmt: skip
+    names = [{field.name for field in fields(kind)} for kind in (DecoderConfig, ModelConfig)]
+    same = set.intersection(*names) - {"lora"}  # all settings that both have
     return DecoderConfig(
         **{name: getattr(model, name) for name in same},
         head_dim=model.hidden_size // model.num_heads,

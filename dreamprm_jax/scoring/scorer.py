@@ -20,6 +20,7 @@ from dreamprm_jax.models.reward import Params, step_logits
 from dreamprm_jax.schema import DataError, Program, Score
 from dreamprm_jax.scoring.packing import Packed, pack, row_length, work
 from dreamprm_jax.selection.aggregators import sigmoid
+from dreamprm_jax.training.flops import layer_elements
 from dreamprm_jax.training.mesh import activate, batch_sharding, batch_ways
 
 
@@ -117,9 +118,8 @@ class Scorer:
     def _pack(self, sequences: Sequence[np.ndarray], ways: int) -> list[Packed]:
         """Prefix trees, or a row a sequence: what costs less on this device. It depends on the sequences alone."""
         model = self.model
-        layer = model.hidden_size * model.head_dim * 2 * (model.num_heads + model.num_kv_heads)
-        layer += 3 * model.hidden_size * model.intermediate_size
-        per_key, plain = 2 * model.num_heads * model.head_dim / layer, platform() not in TARGETS
+        per_key = 2 * model.num_heads * model.head_dim / layer_elements(model)
+        plain = platform() not in TARGETS
         forms = [pack(sequences, self.row_tokens, self.batch_tokens, ways, share=share) for share in (True, False)]
         return min(forms, key=lambda batches: work(batches, per_key, plain))
 

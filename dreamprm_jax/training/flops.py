@@ -16,6 +16,12 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from dreamprm_jax.models.decoder import DecoderConfig
 
 
+def layer_elements(model: DecoderConfig) -> int:
+    """Elements of all kernels of one layer, adapters left out."""
+    heads = 2 * (model.num_heads + model.num_kv_heads) * model.head_dim
+    return model.hidden_size * (heads + 3 * model.intermediate_size)
+
+
 def useful_flops(
     model: DecoderConfig, row_tokens: int, rows: float, outer_rows: float = 0.0, tangent_rows: float = 0.0
 ) -> float:
@@ -31,8 +37,7 @@ def useful_flops(
       outer_rows: of the outer batch, on average over the steps.
       tangent_rows: of the inner batch's forward-mode pass, likewise.
     """
-    heads = (2 * model.num_heads + 2 * model.num_kv_heads) * model.head_dim
-    kernels = 2.0 * model.num_layers * model.hidden_size * (heads + 3 * model.intermediate_size)
+    kernels = 2.0 * model.num_layers * layer_elements(model)
     attention = 2.0 * model.num_layers * model.num_heads * model.head_dim * row_tokens
     trained = (2 if model.lora is not None else 3) * kernels + 3 * attention
     return row_tokens * ((rows + outer_rows) * trained + tangent_rows * 2 * (kernels + attention))

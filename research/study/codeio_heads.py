@@ -90,7 +90,7 @@ def run(settings: HeadSettings, folder: Path, tasks: list[Task] | None = None) -
       DataError: where a package is missing, or another process works in the folder.
     """
     tasks = read_tasks() if tasks is None else tasks
-    own = settings.programs
+    own, prompts = settings.programs, prompts_of(tasks)
     sandbox = SandboxConfig(tier=own.tier, workers=own.workers)
     problems, _ = read_variants(folder / "work", own.limits, own.data_seed, sandbox, tasks)
     fold = {one.problem_id: place % settings.folds for place, one in enumerate(problems)}
@@ -98,7 +98,7 @@ def run(settings: HeadSettings, folder: Path, tasks: list[Task] | None = None) -
     with run_lock(folder):
         for name in settings.regimes:
             drawn = [draw_programs(problems, own, regime(name), seed) for seed in own.seeds]
-            rows = labeled_rows(drawn, problems, prompts_of(tasks), "clean")
+            rows = labeled_rows(drawn, problems, prompts, "clean")
             if not data:
                 features = _features(folder, rows, settings.model)
                 folds = make_folds(settings, rows, features, fold)
@@ -106,9 +106,8 @@ def run(settings: HeadSettings, folder: Path, tasks: list[Task] | None = None) -
             for arm in tqdm(settings.arms, desc=f"heads, {name}", unit="arm"):
                 path = folder / "results" / _identity(settings) / name / f"{arm}.json"
                 if not path.exists():
-                    labels = rows if arm == "clean" else labeled_rows(
-                        drawn, problems, prompts_of(tasks), "raw" if arm == ORM else arm
-                    )  # fmt: skip
+                    labeling = "raw" if arm == ORM else arm
+                    labels = rows if arm == "clean" else labeled_rows(drawn, problems, prompts, labeling)
                     hidden = float(np.mean([fault_evidence(one.source)[1] for one in drawn])) if arm in ONLINE else None
                     found = cross_validated(settings, arm, labels, folds, hidden)
                     write_json(path, {row["program_hash"]: one.tolist() for row, one in zip(rows, found, strict=True)})
