@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from dreamprm_jax.evaluation.paper import GROUPS, SOLVED
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import write_text
-from dreamprm_jax.tables import markdown_table
+from dreamprm_jax.tables import markdown_table, percent
 from research.study import embedded
 from research.study.results import Row
 from research.study.statistics import LEVEL, Member, family
@@ -24,7 +25,9 @@ from research.study.tables import mean, number, paired, signed
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "research" / "results"
-DOCUMENTS = tuple(ROOT / name for name in ("docs/label_correction.md", "docs/experiments.md", "README.md"))
+DOCUMENTS = tuple(
+    ROOT / name for name in ("docs/label_correction.md", "docs/experiments.md", "docs/reproduction.md", "README.md")
+)
 _TABLE = re.compile(r"(<!-- table: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 DEFAULT, BEST = "undetected_fault_online", "best_of_n_sum_log_odds"
 
@@ -254,6 +257,15 @@ def _real_code() -> str:
     return "\n".join(markdown_table(["step-AUROC", *(f"`{regime}`" for regime in regimes)], lines))
 
 
+def _paper() -> str:
+    """The paper's results on LiveCodeBench, in percent."""
+    lines = []
+    for name, solved in SOLVED.items():
+        shares = [percent(count / size) for count, size in zip(solved, GROUPS, strict=True)]
+        lines.append([name, *shares, percent(sum(solved) / sum(GROUPS)), f"{sum(solved):.0f}"])
+    return "\n".join(markdown_table(["method", "easy", "medium", "hard", "overall", "problems"], lines))
+
+
 OLD = ("label_table:meta=same,rate=0.1", "undetected_fault", DEFAULT, "clean", "clean:target=value")
 OTHERS = ("raw_with_outcome", "outcome", "orm", "closure", "scan", "nait", "self_training", "undetected_fault", DEFAULT)
 EMBEDDED = ("embedded", "embedded_answers", "embedded_differences", "questions")  # of research/results/embedded
@@ -264,6 +276,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "faithful": _faithful,
     "choosing": _choosing,
     "codeio": _codeio,
+    "paper": _paper,
     "real_code": _real_code,
     "embedded": embedded.table,
     "embedded_answers": embedded.answers,
