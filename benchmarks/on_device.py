@@ -132,6 +132,11 @@ def main() -> int:
     ]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
     environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
+    if options.toy:  # compilation is nearly all of it
+        environment["JAX_PLATFORMS"] = "cpu"
+        environment.setdefault(
+            "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+        )
     failed = 0
     for place, name in enumerate(names):
         left = end - time.monotonic()

@@ -1,61 +1,72 @@
-"""Step times on TPU v5p by the TPU compiler's own cost model, by part, and the share of the peak. No TPU is needed.
+"""Step times on TPU v5p by the TPU compiler's own cost model, before and after the work on speed. No TPU is needed.
 
     pip install libtpu
-    python benchmarks/tpu_cost_model.py [--only=7b,3b] [--steps=plain,bi-level] [--meta=reuse_forward=True] [--before]
+    python benchmarks/tpu_cost_model.py [--only=7b,3b,70b] [--forms=before,after] [--output=DIR]
 
-Each step of the trainer is compiled ahead of time by libtpu, with the flags of launch/env.sh, and the compiler's cycles
-are summed (``dreamprm_jax/planning/cost_model.py``). Kernels are compiled alone and counted by the bundles of their
-schedule. ``--before`` compiles the same steps without: plain attention by whole chunks, ``remat="full"``, no flags.
-``--flag=`` and ``--set=`` try others. MFU counts every matrix product of the model once, and half of the score matrix.
-Minutes a step on one core; with --output every result is kept, and a second call goes on from there.
+Prints the table of docs/device_figures.md. ``before`` is commit 606a43a, checked out in the output folder; ``after`` is
+this working tree. Each runs its own ``dreamprm inspect`` with the TPU flags of its launch/env.sh: libtpu compiles the
+training steps ahead of time, and the cycles that it schedules for are summed (``dreamprm_jax/planning/cost_model.py``).
+Kernels are compiled alone and counted by the instruction bundles of their schedule. MFU counts every matrix product of
+the model once, and half of the score matrix.
+
+A step takes 2 to 20 minutes on one core. Compiled programs are kept in the output folder by the digest of what is given
+to the compiler, so that a call that was killed continues there, and a later commit compiles only what it changed.
+``--set`` and ``--flag`` try other settings and flags on the working tree.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import dataclasses
+import gzip
 import hashlib
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 import tempfile
+import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from dreamprm_jax.training.chips import CHIPS
-
 REPOSITORY = Path(__file__).resolve().parents[1]
-PEAK = CHIPS["v5p"].peak_flops
+BEFORE = "606a43a"
+REUSE = ("--config.train.meta.reuse_forward=True", "--config.train.meta.accumulation=2")
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A row of the table: a configuration on a topology."""
+    """Rows of the table: a configuration on a topology, and the steps that are compiled."""
 
     title: str
     config: str
-    topology: str
-    chips: int
-    mesh: tuple[int, int, int]
-    changes: tuple[tuple[str, Any], ...] = (("attention", "auto"), ("remat", "dots"))
+    settings: tuple[str, ...]
+    bilevel: bool = True
 
 
 CASES = {
-    "7b": Case("7B full, v5p 2x2x2", "qwen2_5_coder_7b", "v5p:2x2x2", 8, (1, 8, 1)),
-    "3b": Case("3B LoRA r=8, 1 v5p", "qwen2_5_coder_3b", "v5p:2x2x1", 1, (1, 1, 1)),
+    "7b": Case("7B full, v5p 2x2x2, 2 x 4,096 tokens per chip", "qwen2_5_coder_7b", ("--config.model.weights=",)),
+    "3b": Case(
+        "3B LoRA r=8, one v5p, 8 x 2,048 tokens",
+        "qwen2_5_coder_3b",
+        ("--config.model.weights=", "--config.inspect.topology=v5p:2x2x1", "--config.inspect.devices=1"),
+    ),
     "70b": Case(
-        "70B full, v5p-512", "llama3_70b", "v5p:8x8x4", 256, (1, 256, 1), (("attention", "auto"), ("remat", "full"))
+        "70B full, v5p-512, 4,096 tokens per chip",
+        "llama3_70b",
+        ("--config.model.weights=", "--config.inspect.topology=v5p:8x8x4"),
+        bilevel=False,
     ),
 }
-BEFORE = (("attention", "chunked"), ("remat", "full"))
+PARTS = ("projections", "attention", "collectives", "optimizer")
 
 
-def flags_of_launcher() -> list[str]:
+def launcher_flags(checkout: Path) -> list[str]:
     """TPU_FLAGS of launch/env.sh."""
-    text = (REPOSITORY / "launch" / "env.sh").read_text()
+    text = (checkout / "launch" / "env.sh").read_text()
     found = re.search(r"^TPU_FLAGS=\((.*?)^\)", text, re.MULTILINE | re.DOTALL)
     assert found is not None
     return re.findall(r"^\s+(--\S+)", found[1], re.MULTILINE)
@@ -64,62 +75,47 @@ def flags_of_launcher() -> list[str]:
 # ---------------------------------------------------------------- in a process of its own: flags are read once
 
 
-def compile_one(
-    case: Case,
-    step_name: str,
-    changes: dict[str, Any],
-    meta: dict[str, Any],
-    prefixes: int,
-    folder: Path,
-    key: str,
-) -> dict[str, Any]:
-    """Compiles one step and sums it. ``folder`` has the seconds of the kernels."""
-    sys.path.insert(0, str(REPOSITORY / "benchmarks"))
-    from step import read_config
-
-    from dreamprm_jax.models import attention
-    from dreamprm_jax.models.decoder import decoder_config
-    from dreamprm_jax.planning.inspect import (
-        compile_step,
-        predicted_cost,
-        step_useful_flops,
-        target_devices,
-        training_steps,
-    )
-    from dreamprm_jax.training.mesh import make_mesh
-
-    attention.PREFIXES = prefixes
-    config = read_config(str(REPOSITORY / "configs" / f"{case.config}.py"))
-    data, fsdp, tensor = case.mesh
-    inspect = dataclasses.replace(config.inspect, topology=case.topology, devices=case.chips)
-    mesh_config = dataclasses.replace(config.train.mesh, data=data, fsdp=fsdp, tensor=tensor)
-    train = dataclasses.replace(config.train, mesh=mesh_config, meta=dataclasses.replace(config.train.meta, **meta))
-    config = dataclasses.replace(config, inspect=inspect, train=train)
-    model = dataclasses.replace(decoder_config(dataclasses.replace(config.model, weights="")), **changes)
-    mesh = make_mesh(mesh_config, target_devices(config))
-    steps = {step.name.removesuffix(" step"): step for step in training_steps(config, model, mesh)}
-    useful = step_useful_flops(steps["plain"], config, model) / case.chips
-    compiled = compile_step(steps[step_name], model, mesh)
-    measured = json.loads((folder / "kernels.json").read_text())
-    cycles = {name: by[str(model.head_dim)] for name, by in measured.items()}
-    text = compiled.as_text()
-    (folder / f"{key}.hlo").write_text(text)
-    cost = predicted_cost(text, config, model, mesh, cycles)
-    assert cost is not None
-    memory = compiled.memory_analysis()
-    return {
-        "seconds": cost.seconds,
-        "parts": dict(cost.parts),
-        "phases": dict(cost.phases),
-        "kernels": dict(cost.kernels),
-        "unknown_loops": cost.unknown_loops,
-        "useful_flops": useful,  # of the plain step
-        "memory_gb": (memory.argument_size_in_bytes + memory.temp_size_in_bytes) / 1e9,
-    }
+def digest(lowered: Any, *more: str) -> str:
+    """Of what the compiler is given."""
+    given = [lowered.as_text(), os.environ["LIBTPU_INIT_ARGS"], metadata.version("libtpu"), *more]
+    return hashlib.sha256("\0".join(given).encode()).hexdigest()[:16]
 
 
-def kernel_cycles(width: int, dump: Path) -> dict[str, tuple[int, int]]:
-    """Each kernel's cycles by the bundles that libtpu makes of it (``planning.cost_model.KERNEL_CYCLES``)."""
+def inspect(folder: Path, name: str, count: int, arguments: list[str]) -> None:
+    """``dreamprm inspect`` of the package on the path, until ``count`` steps are compiled.
+
+    Compiled programs are written to ``folder``, or read from there. NAME.json lists their digests.
+    """
+    import jax
+
+    compile_it, found = jax.stages.Lowered.compile, []
+
+    def compile_once(self: Any, compiler_options: Any = None, **_: Any) -> Any:
+        key = digest(self, *(item for item in arguments if item.startswith(("--config=", "--config.inspect."))))
+        if not (folder / f"{key}.json").exists():
+            start = time.time()
+            compiled = compile_it(self, compiler_options)
+            memory = compiled.memory_analysis()
+            (folder / f"{key}.hlo.gz").write_bytes(gzip.compress(compiled.as_text().encode(), 3))
+            size = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+            (folder / f"{key}.json").write_text(json.dumps({"bytes": size, "compile_seconds": time.time() - start}))
+        found.append(key)
+        if len(found) == count:
+            (folder / f"{name}.json").write_text(json.dumps(found))
+            raise SystemExit(0)
+        raise MemoryError("kept for the sum of its cycles")  # inspect goes on with the next step
+
+    jax.stages.Lowered.compile = compile_once  # type: ignore[method-assign]
+    sys.argv = ["dreamprm", "inspect", *arguments]
+    runpy.run_module("dreamprm_jax.cli", run_name="__main__")
+    raise SystemExit(f"inspect compiled {len(found)} of {count} steps")
+
+
+def kernel_cycles(folder: Path, name: str, width: int, dump: Path) -> None:
+    """Each kernel's cycles by the bundles that libtpu makes of it (``planning.cost_model.KERNEL_CYCLES``).
+
+    Written to ``folder`` by their digest, or read from there; NAME.json holds the digest.
+    """
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -133,7 +129,7 @@ def kernel_cycles(width: int, dump: Path) -> dict[str, tuple[int, int]]:
     config = Config(inspect=dataclasses.replace(Config().inspect, topology="v5p:2x2x1", devices=1))
     mesh = Mesh(np.asarray(target_devices(config)), ("chip",))
     whole = NamedSharding(mesh, PartitionSpec())
-    query, key = (jax.ShapeDtypeStruct((1, 2048, heads, width), jnp.bfloat16, sharding=whole) for heads in (4, 2))
+    query, keys = (jax.ShapeDtypeStruct((1, 2048, heads, width), jnp.bfloat16, sharding=whole) for heads in (4, 2))
     segments = jax.ShapeDtypeStruct((1, 2048), jnp.int32, sharding=whole)
 
     def attend(segments: Any, derivative: fused.Derivative, *x: Any) -> Any:
@@ -144,14 +140,19 @@ def kernel_cycles(width: int, dump: Path) -> dict[str, tuple[int, int]]:
         return gradient(*x), jax.jvp(lambda *x: attend(segments, "forward", *x), x, x), attend(segments, "none", *x)
 
     with jax.set_mesh(mesh):
-        jax.jit(passes).lower(segments, query, key, key).compile()
+        lowered = jax.jit(passes).lower(segments, query, keys, keys)
+        target = digest(lowered)
+        (folder / f"{name}.json").write_text(json.dumps([target]))
+        if (folder / f"{target}.json").exists():
+            return
+        lowered.compile()
     found = {}
-    for name in ("dual_attention", "forward_attention"):  # a loop over keys inside the grid of rows
-        bundles = kernel_bundles(dump, name)
-        found[name] = bundles[1], bundles[2]
-    for name in ("splash_mqa_fwd", "splash_mqa_dkv", "splash_mqa_dq"):  # a grid of the pairs
-        found[name] = 0, kernel_bundles(dump, name)[1]
-    return found
+    for kernel in ("dual_attention", "forward_attention"):  # a loop over keys inside the grid of rows
+        bundles = kernel_bundles(dump, kernel)
+        found[kernel] = bundles[1], bundles[2]
+    for kernel in ("splash_mqa_fwd", "splash_mqa_dkv", "splash_mqa_dq"):  # a grid of the pairs
+        found[kernel] = 0, kernel_bundles(dump, kernel)[1]
+    (folder / f"{target}.json").write_text(json.dumps(found))
 
 
 def kernel_bundles(dump: Path, kernel: str) -> dict[int, int]:
@@ -175,104 +176,157 @@ def kernel_bundles(dump: Path, kernel: str) -> dict[int, int]:
     return found
 
 
-def in_process(arguments: list[str], flags: list[str], extra: dict[str, str]) -> None:
-    """This script again, with libtpu's flags."""
-    environment = {**os.environ, "LIBTPU_INIT_ARGS": " ".join(flags), "JAX_PLATFORMS": "cpu", **extra}
-    path = [str(REPOSITORY), *environment.get("PYTHONPATH", "").split(os.pathsep)]
-    environment["PYTHONPATH"] = os.pathsep.join(part for part in path if part)
-    subprocess.run([sys.executable, str(Path(__file__)), *arguments], env=environment, check=True)
-
-
 # ---------------------------------------------------------------- the table
 
 
-def measure_kernels(folder: Path) -> None:
-    """kernels.json: cycles of every kernel of this libtpu, by head width."""
-    if not (folder / "kernels.json").exists():
-        found: dict[str, dict[int, Any]] = {}
-        for width in (64, 128):
-            with tempfile.TemporaryDirectory() as dump:
-                flags = [f"--xla_jf_dump_to={dump}", "--xla_jf_dump_llo_text=true"]
-                in_process([f"--kernels-of={width}", f"--dump={dump}", f"--output={folder}"], flags, {})
-            for name, cycles in json.loads((folder / "width.json").read_text()).items():
-                found.setdefault(name, {})[width] = cycles
-        (folder / "kernels.json").write_text(json.dumps(found))
-    print(f"kernels, cycles by head width: {(folder / 'kernels.json').read_text()}", flush=True)
+def worker(folder: Path, name: str, checkout: Path, flags: list[str], *arguments: str) -> list[dict[str, Any]]:
+    """Runs ``name`` in a process with libtpu's flags and the package of ``checkout``. Returns its records.
+
+    Raises:
+      RuntimeError: with the last line of its log.
+    """
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "LIBTPU_INIT_ARGS": " ".join(flags),
+        "PYTHONPATH": str(checkout),
+        "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0",  # line numbers are no part of the program
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    }
+    start, log = time.time(), folder / f"{name}.log"
+    command = [sys.executable, str(Path(__file__).resolve()), f"--output={folder}", f"--worker={name}", *arguments]
+    with log.open("w") as file:
+        failed = subprocess.run(
+            command, env=environment, cwd=checkout, stdout=file, stderr=subprocess.STDOUT
+        ).returncode
+    if failed:
+        last = (log.read_text().strip().splitlines() or [f"status {failed}"])[-1]
+        raise RuntimeError(f"{name}: {last[:300]} ({log})")
+    print(f"{name}: {time.time() - start:.0f} s", file=sys.stderr, flush=True)
+    keys = json.loads((folder / f"{name}.json").read_text())
+    return [json.loads((folder / f"{key}.json").read_text()) | {"key": key} for key in keys]
 
 
-def row(title: str, result: dict[str, Any], plain: float) -> str:
-    """One line of the table."""
-    seconds, parts = result["seconds"], result["parts"]
-    mfu = f"{100 * result['useful_flops'] / PEAK / seconds:.1f}%" if plain == seconds else f"{seconds / plain:.2f} x"
-    named = [parts.get(part, 0.0) for part in ("projections", "attention", "collectives", "optimizer")]
-    figures = "".join(f"{value:>13.3f}" for value in (*named, seconds - sum(named)))
-    return f"{title:<36}{seconds:>9.3f}{mfu:>9}{figures}{result['memory_gb']:>8.1f}"
+def measure_kernels(folder: Path) -> dict[str, dict[int, tuple[int, int]]]:
+    """Cycles of every kernel of this libtpu, by name and head width."""
+    found: dict[str, dict[int, tuple[int, int]]] = {}
+    for width in (64, 128):
+        with tempfile.TemporaryDirectory() as dump:
+            flags = [f"--xla_jf_dump_to={dump}", "--xla_jf_dump_llo_text=true"]
+            [cycles] = worker(folder, f"kernels-{width}", REPOSITORY, flags, f"--dump={dump}", f"--width={width}")
+        for name in cycles.keys() - {"key"}:
+            found.setdefault(name, {})[width] = cycles[name]
+    return found
 
 
-def main() -> None:
+def checkout_of(folder: Path, revision: str) -> Path:
+    """A work tree of a commit."""
+    target = folder / revision
+    if not target.exists():
+        subprocess.run(["git", "worktree", "add", "--force", "--detach", target, revision], cwd=REPOSITORY, check=True)
+    return target
+
+
+class Sums:
+    """Sums compiled programs of one case."""
+
+    def __init__(self, case: Case, folder: Path, kernels: dict[str, dict[int, tuple[int, int]]]) -> None:
+        from step import read_config
+
+        from dreamprm_jax.models.decoder import decoder_config
+        from dreamprm_jax.planning.cost_model import kernel_seconds
+        from dreamprm_jax.training.chips import CHIPS
+        from dreamprm_jax.training.flops import useful_flops
+
+        config = read_config(str(REPOSITORY / "configs" / f"{case.config}.py"))
+        train, model = config.train, decoder_config(dataclasses.replace(config.model, weights=""))
+        assert train.mesh.tensor == 1, "a device has every head"
+        cycles = {name: by[model.head_dim] for name, by in kernels.items()}
+        self.kernels = kernel_seconds(model.num_heads, model.head_dim, train.row_tokens, cycles)
+        self.folder = folder
+        chips = max(1, train.mesh.fsdp)
+        self.floor = useful_flops(model, train.row_tokens, train.batch_size) / chips / CHIPS["v5p"].peak_flops
+
+    def cells(self, program: dict[str, Any], plain: float | None) -> tuple[float, str, list[str]]:
+        """Seconds; MFU, or times plain; seconds of the parts, and GB."""
+        from dreamprm_jax.planning.cost_model import module_cost
+
+        text = gzip.decompress((self.folder / f"{program['key']}.hlo.gz").read_bytes()).decode()
+        cost = module_cost(text, self.kernels)
+        if cost.unknown_loops:
+            print(f"{program['key']}: {cost.unknown_loops} loops of unknown length count once", file=sys.stderr)
+        rate = f"{100 * self.floor / cost.seconds:.1f} %" if plain is None else f"{cost.seconds / plain:.2f} x"
+        parts = [f"{cost.parts.get(part, 0.0):.3f}" for part in PARTS]
+        return cost.seconds, rate, [*parts, f"{program['bytes'] / 1e9:.1f}"]
+
+
+def rows(case: Case, name: str, options: argparse.Namespace, folder: Path, kernels: Any) -> int:
+    """Prints the rows of a case. Returns how many steps did not compile."""
+    sums, failed = Sums(case, folder, kernels), 0
+    forms = {
+        "before": (lambda: checkout_of(folder, BEFORE), (), []),
+        "after": (lambda: REPOSITORY, tuple(f"--config.{item}" for item in options.set), options.flag),
+    }
+    found: dict[tuple[str, str], tuple[float, str, list[str]]] = {}
+    for form in options.forms.split(","):
+        checkout, settings, flags = forms[form][0](), *forms[form][1:]
+        variants = {"": ()} | ({", reuse_forward, accumulation=2": REUSE} if case.bilevel and form == "after" else {})
+        plain = None
+        for label, more in variants.items():
+            arguments = (f"--config=configs/{case.config}.py", *case.settings, *settings, *more)
+            job = f"{name}-{form}{'-reuse' * bool(more)}"
+            count = f"--steps={1 + case.bilevel}"
+            try:
+                programs = worker(folder, job, checkout, launcher_flags(checkout) + flags, count, "--", *arguments)
+            except RuntimeError as error:
+                failed += 1
+                print(error, file=sys.stderr, flush=True)
+                continue
+            for step, program in zip(("plain", "bi-level K=1"), programs, strict=False):
+                cells = sums.cells(program, plain)
+                plain = plain or cells[0]
+                if step != "plain" or not label:
+                    found[step + label, form] = cells
+    for step in dict.fromkeys(step for step, _ in found):
+        title = case.title if step == "plain" else "the same"
+        both = [found.get((step, form)) for form in ("before", "after")]
+        speed = [cell for each in both for cell in ([f"{each[0]:.3f}", each[1]] if each else ["-", "-"])]
+        last = both[1] or both[0]
+        print("| " + " | ".join([f"{title}, {step}", *speed, *(last[2] if last else [])]) + " |", flush=True)
+    return failed
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="7b,3b,70b", help="rows of the table, by comma")
-    parser.add_argument("--steps", default="plain,bi-level")
-    parser.add_argument("--before", action="store_true", help="also without kernels, flags and remat policy")
+    parser.add_argument("--only", default=",".join(CASES), help="cases, by comma (default: all)")
+    parser.add_argument("--forms", default="before,after", help="by comma (default: both)")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="as in --set=model.remat=full")
+    parser.add_argument("--flag", action="append", default=[], help="of libtpu, as in --flag=--xla_...=true")
     parser.add_argument(
-        "--flag", action="append", default=[], help="one more flag of libtpu, in the form --flag=--xla_..."
+        "--output", default=str(REPOSITORY / "runs" / "tpu_cost_model"), help="folder of compiled programs"
     )
-    parser.add_argument("--set", action="append", default=[], help="NAME=VALUE of the decoder's settings")
-    parser.add_argument(
-        "--meta",
-        action="append",
-        default=[],
-        help="NAME=VALUE of config.train.meta: reuse_forward=True, accumulation=2",
-    )
-    parser.add_argument("--output", help="folder of the results; those that are there are not computed again")
-    parser.add_argument("--kernels-of", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--compile", help=argparse.SUPPRESS)
-    parser.add_argument("--dump", help=argparse.SUPPRESS)
+    for name in ("worker", "dump"):
+        parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
+    for name in ("width", "steps"):
+        parser.add_argument(f"--{name}", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("arguments", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    folder = Path(options.output or tempfile.mkdtemp())
+    folder = Path(options.output).resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    if options.kernels_of:
-        (folder / "width.json").write_text(json.dumps(kernel_cycles(options.kernels_of, Path(options.dump))))
-        return
-    if options.compile:
-        job = json.loads(options.compile)
-        arguments = (job[name] for name in ("step", "changes", "meta", "prefixes"))
-        result = compile_one(CASES[job["case"]], *arguments, folder, job["key"])
-        (folder / f"{job['key']}.json").write_text(json.dumps(result))
-        return
-    names = options.only.split(",")
-    measure_kernels(folder)
-    print(
-        f"{'':<36}{'seconds':>9}{'MFU':>9}{'projections':>13}{'attention':>13}{'collectives':>13}{'optimizer':>13}",
-        end="",
-    )
-    print(f"{'other':>13}{'GB':>8}")
-    meta = {name: ast.literal_eval(value) for name, value in (item.split("=", 1) for item in options.meta)}
-    forms = [("before", BEFORE, [], 1)] if options.before else []
-    forms.append(("", None, [*flags_of_launcher(), *options.flag], 4))
-    for name in names:
-        for label, changes, flags, prefixes in forms:
-            own = dict(changes or CASES[name].changes)
-            own |= dict(item.split("=", 1) for item in options.set) if not label else {}
-            plain = 0.0
-            for step in filter(None, options.steps.split(",")):
-                own_meta = {} if label else meta
-                variant = json.dumps([own, own_meta, flags, prefixes])
-                key = f"{name}-{step}-{hashlib.sha256(variant.encode()).hexdigest()[:12]}"
-                if not (folder / f"{key}.json").exists():
-                    job = {
-                        "case": name,
-                        "step": step,
-                        "changes": own,
-                        "meta": own_meta,
-                        "prefixes": prefixes,
-                        "key": key,
-                    }
-                    in_process([f"--compile={json.dumps(job)}", f"--output={folder}"], flags, {})
-                result = json.loads((folder / f"{key}.json").read_text())
-                plain = plain or result["seconds"]
-                print(row(" ".join((CASES[name].title, step, label)).strip(), result, plain), flush=True)
+    if options.width:
+        kernel_cycles(folder, options.worker, options.width, Path(options.dump))
+        return 0
+    if options.worker:
+        inspect(folder, options.worker, options.steps, options.arguments)
+        return 0
+    kernels = measure_kernels(folder)
+    print(f"kernels, cycles of a row block and of a pair of blocks, by head width: {json.dumps(kernels)}\n")
+    print("| step | before, s | before | after, s | after | " + " | ".join(PARTS) + " | GB |")
+    print("|" + "---|" * 10, flush=True)
+    return min(1, sum(rows(CASES[name], name, options, folder, kernels) for name in options.only.split(",")))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -48,7 +48,6 @@ def get_config() -> config_dict.ConfigDict:
     config.train.checkpoint_every = 30
     config.train.evaluate_every = 30
     config.train.batch_size = 2
-    config.train.meta.batch_size = 2
     config.score.row_tokens = 512
     config.score.batch_tokens = 2048
     return config

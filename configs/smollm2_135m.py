@@ -38,6 +38,5 @@ def get_config() -> config_dict.ConfigDict:
     config.train.warmup_steps = 40
     config.train.steps = 40
     config.train.learning_rate = 5e-4
-    config.train.meta.batch_size = 4
     config.train.checkpoint_every = 20
     return config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from dreamprm_jax.cli.main import main
 from dreamprm_jax.config import Config, freeze, leaves, to_dict
 from dreamprm_jax.schema import DataError
+from dreamprm_jax.stages.ignored_settings import NEEDS, ignored_settings
 from dreamprm_jax.stages.validation import check_environment, validate
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -193,8 +195,57 @@ def test_a_failed_start_changes_nothing(tmp_path: Path, tiny_config: Config, ove
 
 
 def test_validate_command(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["validate", f"--config={REPOSITORY / 'configs/embedded.py'}"]) == 0
-    assert capsys.readouterr().out.endswith("embedded.py: valid\n")
+    config = f"--config={REPOSITORY / 'configs/embedded.py'}"
+    assert main(["validate", config, "--config.train.profile_from=3"]) == 0
+    note, last = capsys.readouterr().out.splitlines()
+    assert note == "note: config.train.profile_from: no effect without config.train.profile_steps"
+    assert last.endswith("embedded.py: valid")
+
+
+TABLE = {"train__arms": ("label_table",)}
+
+
+@pytest.mark.parametrize(
+    ("values", "notes"),
+    [
+        ({}, []),
+        ({**TABLE, "train__meta__reuse_forward": True}, []),
+        (
+            {**TABLE, "train__meta__reuse_forward": True, "train__meta__unroll": 2},
+            ["reuse_forward: .*train.meta.unroll=1"],
+        ),
+        (
+            {**TABLE, "train__meta__reuse_forward": True, "train__accumulation": 2},
+            ["reuse_forward: .*train.accumulation=1"],
+        ),
+        (
+            {"train__meta__every": 2, "train__meta__unroll": 2},
+            ["train.meta.unroll, config.train.meta.every: .*=label_table"],
+        ),
+        ({"train__arms": ("orm", "gce"), "train__labels__gce_q": 0.5}, []),
+        (
+            {"train__labels__gce_q": 0.5, "model__lora__alpha": 8.0},
+            ["alpha: .*config.model.lora.rank$", "q: .*loss=gce"],
+        ),
+        (
+            {"train__step_data__evaluation": "x"},
+            ["step_data.evaluation: no effect without config.train.step_data.path"],
+        ),
+    ],
+)
+def test_settings_without_effect_are_named(values: dict[str, Any], notes: list[str]) -> None:
+    found = ignored_settings(changed(**values))
+    assert len(found) == len(notes), found
+    for line, note in zip(found, notes, strict=True):
+        assert re.search(note, line), line
+
+
+def test_conditions_name_settings() -> None:
+    names = [name for name, _, _ in leaves(Config())]
+    for parts, other, _ in NEEDS:
+        assert other in names
+        for part in parts.split():
+            assert any(name == part or name.startswith(f"{part}.") for name in names), part
 
 
 def test_ranges_of_every_number() -> None:

@@ -74,6 +74,25 @@ def pack(
       ways: the shards of a batch; rows are a multiple of it.
       share: prefix trees in long rows. False: each sequence whole, in the shortest row that has room for it.
     """
+    batches = []
+    for length, forests, sizes in _groups(sequences, row_tokens, batch_tokens, ways, share):
+        rows = sorted((_lay_out(forest, length, sequences) for forest in forests), key=lambda row: row.seen)
+        for size in sizes:
+            batches.append(_collate(rows[:size], size, length))
+            rows = rows[size:]
+    return batches
+
+
+def whole_shapes(sequences: Sequence[Tokens], batch_tokens: int, ways: int = 1) -> list[tuple[int, ...]]:
+    """The shapes of ``pack`` with ``share=False``. A row's longest sequence sees nearly all blocks."""
+    groups = _groups(sequences, SHORTEST_ROW, batch_tokens, ways, share=False)
+    return [(size, length, 0) for length, _, sizes in groups for size in sizes]
+
+
+def _groups(
+    sequences: Sequence[Tokens], row_tokens: int, batch_tokens: int, ways: int, share: bool
+) -> list[tuple[int, list[list[Tree]], list[int]]]:
+    """(tokens of a row, the trees of each row, rows of each batch), the shortest rows first."""
     if not sequences:
         return []
     lengths = [len(tokens) for tokens in sequences]
@@ -85,33 +104,27 @@ def pack(
         trees = grow_trees(order, shared, lengths, room)
     else:
         room, trees = SHORTEST_ROW, [(length, (index,)) for index, length in enumerate(lengths)]
-    batches = []
-    for length, forests in sorted(fill_rows(trees, room).items()):
-        rows = sorted((_lay_out(forest, length, sequences) for forest in forests), key=lambda row: row.seen)
-        full = max(ways, batch_tokens // length // ways * ways)
-        start = 0
-        for size in batch_sizes(len(rows), full, ways):
-            batches.append(_collate(rows[start : start + size], size, length))
-            start += size
-    return batches
+    return [
+        (length, rows, [*batch_sizes(len(rows), max(ways, batch_tokens // length // ways * ways), ways)])
+        for length, rows in sorted(fill_rows(trees, room).items())
+    ]
 
 
-def work(batches: Sequence[Packed], per_key: float, blockwise: bool) -> float:
-    """What the batches cost, in tokens without attention, compilation included.
+def work(shapes: Sequence[tuple[int, ...]], per_key: float, blockwise: bool) -> float:
+    """What batches cost, in tokens without attention, compilation included.
 
     Args:
-      batches: of ``pack``.
+      shapes: of the batches (``Packed.shape``).
       per_key: arithmetic of a token's attention to one key, over that of all its other products.
       blockwise: whether attention reads the listed blocks alone, by ``models.attention.block_attention``; kernels read
         all blocks up to the diagonal.
     """
-    total = float(COMPILATION * len({packed.shape for packed in batches}))
-    for packed in batches:
-        length = packed.tokens.shape[1]
+    total = float(COMPILATION * len(set(shapes)))
+    for rows, length, blocks in shapes:
         keys = length / 2
         if blockwise:
-            keys = IN_PLACE * length if packed.blocks is None else GATHERED * BLOCK * packed.blocks.shape[2]
-        total += packed.tokens.size * (1 + per_key * keys)
+            keys = GATHERED * BLOCK * blocks if blocks else IN_PLACE * length
+        total += rows * length * (1 + per_key * keys)
     return total
 
 

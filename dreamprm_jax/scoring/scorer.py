@@ -18,7 +18,7 @@ from dreamprm_jax.models.fused import platform
 from dreamprm_jax.models.kernels.dual_attention import TARGETS
 from dreamprm_jax.models.reward import Params, step_logits
 from dreamprm_jax.schema import DataError, Program, Score
-from dreamprm_jax.scoring.packing import Packed, pack, row_length, work
+from dreamprm_jax.scoring.packing import Packed, pack, row_length, whole_shapes, work
 from dreamprm_jax.selection.aggregators import sigmoid
 from dreamprm_jax.training.flops import layer_elements
 from dreamprm_jax.training.mesh import activate, batch_sharding, batch_ways
@@ -120,8 +120,11 @@ class Scorer:
         model = self.model
         per_key = 2 * model.num_heads * model.head_dim / layer_elements(model)
         plain = platform() not in TARGETS
-        forms = [pack(sequences, self.row_tokens, self.batch_tokens, ways, share=share) for share in (True, False)]
-        return min(forms, key=lambda batches: work(batches, per_key, plain))
+        trees = pack(sequences, self.row_tokens, self.batch_tokens, ways)
+        whole = whole_shapes(sequences, self.batch_tokens, ways)
+        if work([packed.shape for packed in trees], per_key, plain) <= work(whole, per_key, plain):
+            return trees
+        return pack(sequences, self.row_tokens, self.batch_tokens, ways, share=False)
 
     def summary(self) -> dict[str, int]:
         """The counts and the number of compilations so far."""

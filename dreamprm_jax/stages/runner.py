@@ -21,6 +21,7 @@ from dreamprm_jax.runs.process_group import ProcessGroup
 from dreamprm_jax.runs.progress import duration
 from dreamprm_jax.runs.stage_folder import require_done, stage_folder
 from dreamprm_jax.runs.stage_graph import Stage, stage_of
+from dreamprm_jax.stages.ignored_settings import ignored_settings
 from dreamprm_jax.stages.validation import check_environment, validate
 from dreamprm_jax.storage import write_json
 
@@ -64,6 +65,8 @@ def _run(config: Config, root: Path, stage: Stage, group: ProcessGroup) -> bool:
         return False
     check_environment(config, (stage.name,))
     _log(main, f"== {stage.name}: {stage.summary}")
+    for note in ignored_settings(config, stage.sections):
+        _log(main, f"   note: {note}")
     barrier = group.barrier if stage.runs_on_all_processes else ProcessGroup().barrier
     with run_lock(root) if main else contextlib.nullcontext():
         if main:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dreamprm_jax.config import Config, ModelConfig, SettingInfo, TrainConfig, leaves
+from dreamprm_jax.config import Config, ModelConfig, SettingInfo, leaves
 from dreamprm_jax.labeling.correction.methods import CORRECTED, FIXED, LEARNED, ONLINE, ORM, WITH_COUNTS, WITHOUT_COUNTS
 from dreamprm_jax.labeling.exact_truth import why_no_truth
 from dreamprm_jax.problems.livecodebench import release_files
@@ -20,6 +20,7 @@ from dreamprm_jax.runs.stage_graph import STAGES
 from dreamprm_jax.sandbox.checkers import Comparison
 from dreamprm_jax.sandbox.worker import find_offer
 from dreamprm_jax.schema import DataError
+from dreamprm_jax.stages.ignored_settings import labelings_of, without_effect
 from dreamprm_jax.user_code import is_user_function
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -149,7 +150,7 @@ def _training(config: Config) -> Iterator[str]:
         yield f"config.train.labels.method: no labeling {method!r}; choose among {choices}"
     if train.optimizer != "adamw" and not is_user_function(train.optimizer):
         yield f"config.train.optimizer={train.optimizer!r}: must be 'adamw' or FILE.py:FUNCTION"
-    labelings = _labelings(train)
+    labelings = labelings_of(train)
     if "stored" in labelings and not train.labels.stored:
         yield "config.train.labels.stored is empty; set it to the file of labels for the labeling 'stored'"
     if labelings & {"clean", "calibrator"} and not train.labels.clean_labels and (reason := why_no_truth(config)):
@@ -174,19 +175,10 @@ def _training(config: Config) -> Iterator[str]:
         yield f"config.train.mesh={sizes}: sizes are 1 or more, and at most one is -1"
 
 
-def _labelings(train: TrainConfig) -> set[str]:
-    return {train.labels.method if arm == CORRECTED else arm for arm in train.arms}
-
-
 def _missing_files(config: Config, sections: set[str]) -> Iterator[str]:
-    unread = {  # field -> whether other settings disable it
-        "problems.path": config.problems.source not in ("livecodebench", "file"),
-        "policy.path": config.policy.kind != "replay",
-        "policy.chat_template": config.policy.kind != "server",
-        "train.labels.stored": "stored" not in _labelings(config.train),
-    }
+    unread = without_effect(config)
     for name, value, info in leaves(config):
-        if name.split(".")[0] not in sections or not info.reads or unread.get(name):
+        if name.split(".")[0] not in sections or not info.reads or name in unread:
             continue
         for item in value if isinstance(value, tuple) else (value,):
             if info.reads == "function":

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dreamprm_jax.config import MeshConfig
 from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.models.reward import init_params, step_logits
-from dreamprm_jax.scoring.packing import BLOCK, batch_sizes, pack, row_length
+from dreamprm_jax.scoring.packing import BLOCK, batch_sizes, pack, row_length, whole_shapes
 from dreamprm_jax.scoring.scorer import Reading, Scorer
 from dreamprm_jax.training.mesh import make_mesh
 
@@ -162,6 +162,13 @@ def test_the_cheaper_form_is_taken(model):
         check(sequences, batches)
         assert (sum(packed.distinct for packed in batches) < sum(map(len, sequences))) == shared
         assert all(packed.tokens.shape[1] == 64 and packed.blocks is None for packed in batches) == (not shared)
+
+
+@pytest.mark.parametrize("longest", [40, 300, 3000])
+def test_shapes_of_whole_sequences_follow_from_their_lengths(longest):
+    rng = np.random.default_rng(longest)
+    sequences = [rng.integers(1, 64, int(rng.integers(1, longest + 1))).astype(np.int32) for _ in range(40)]
+    assert whole_shapes(sequences, 4096, 2) == [packed.shape for packed in pack(sequences, 64, 4096, 2, share=False)]
 
 
 def test_a_batch_is_as_long_as_its_distinct_tokens():
