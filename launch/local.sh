@@ -11,6 +11,12 @@ show_help_if_asked "${BASH_SOURCE[0]}" "$@"
 
 setup_venv ""
 cd "$REPO"
-[ "$(detect_device)" = cpu ] || set_device_flags # a single CPU device needs no flags
+if [ "$(detect_device)" = cpu ]; then # a single CPU device needs no flags
+  # Every step takes and frees the same temporaries: glibc keeps them, which saves a step's page faults. Same results.
+  export MALLOC_ARENA_MAX="${MALLOC_ARENA_MAX:-1}" MALLOC_MMAP_THRESHOLD_="${MALLOC_MMAP_THRESHOLD_:-4294967296}"
+  export MALLOC_TRIM_THRESHOLD_="${MALLOC_TRIM_THRESHOLD_:-17179869184}"
+else
+  set_device_flags
+fi
 echo "launch: dreamprm run --config=configs/embedded.py $*"
 exec "$VENV/bin/dreamprm" run --config=configs/embedded.py "$@"

@@ -3,7 +3,7 @@
 | format | fields of a row |
 |---|---|
 | TRL's stepwise supervision | ``prompt, completions, labels`` (true, false, 0 to 1 or null), maybe an outcome; also |
-| | under the names ``question``, ``problem``, ``instruction``; ``steps``; ``rewards`` |
+| | under the names ``question``, ``problem``, ``instruction``; ``steps``; ``rewards``; maybe ``rollouts`` |
 | PRM800K | ``question.problem``, ``label.steps[].completions[].rating``, ``chosen_completion`` |
 | OpenR | ``question, process`` (steps with five line breaks between), ``label`` (a list of ``+`` and ``-``) |
 | Math-Shepherd | ``input`` with ``ки`` after each step, ``label`` with ``+`` or ``-`` in its place |
@@ -47,12 +47,14 @@ class LabeledSteps:
       steps: their texts, in order.
       labels: one a step: 1 right, 0 wrong, between them a soft label, NaN none.
       outcome: of the whole solution: 1 right, 0 wrong, NaN unknown.
+      rollouts: of each step; its label is the share of them that passed. Empty: not counted.
     """
 
     prompt: str
     steps: tuple[str, ...]
     labels: tuple[float, ...]
     outcome: float = math.nan
+    rollouts: tuple[int, ...] = ()
 
     @property
     def problem_id(self) -> str:
@@ -146,9 +148,25 @@ def _parse(row: Any, settings: StepDataConfig) -> list[LabeledSteps]:
 
 def _trl(row: Mapping[str, Any], settings: StepDataConfig) -> list[LabeledSteps]:
     steps = _texts(row, _first(row, STEPS))
-    return [
-        LabeledSteps(_prompt(row, _first(row, PROMPTS)), steps, _labels(row, _first(row, LABELS), steps), _outcome(row))
-    ]
+    labels, outcome = _labels(row, _first(row, LABELS), steps), _outcome(row)
+    rollouts = _rollouts(row, labels, outcome)
+    return [LabeledSteps(_prompt(row, _first(row, PROMPTS)), steps, labels, outcome, rollouts)]
+
+
+def _rollouts(row: Mapping[str, Any], labels: Sequence[float], outcome: float) -> tuple[int, ...]:
+    """The counts of rollouts, where the row has any; every label must be a share of them."""
+    if (counts := row.get("rollouts")) is None:
+        return ()
+    if not isinstance(counts, list) or len(counts) != len(labels):
+        raise DataError(f"field rollouts: must be a list of {len(labels)} counts, one for each step")
+    if math.isnan(outcome):
+        raise DataError(f"field rollouts: needs an outcome of the solution too ({', '.join(OUTCOME_FIELDS)})")
+    for index, (count, label) in enumerate(zip(counts, labels, strict=True)):
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+            raise DataError(f"field rollouts[{index}]: {count!r} is not a count")
+        if math.isfinite(label) and not (count and abs(label * count - round(label * count)) < 0.005 * count):
+            raise DataError(f"field rollouts[{index}]: label {label:g} is not a share of {count} rollouts")
+    return tuple(counts)
 
 
 def _openr(row: Mapping[str, Any], settings: StepDataConfig) -> list[LabeledSteps]:

@@ -1,15 +1,16 @@
 """Training on solutions whose steps others labeled (``dreamprm train --steps``): their examples.
 
 A solution is read as the trained model will be asked: the prompt, then each of the file's steps followed by the
-separator, at whose last token the score is read. Every labeled step is a row of the label table, a program's last one
-too. The outcome term is there where the file has outcomes.
+separator, at whose last token the score is read. Every labeled step is a row of the label table. The last step of a
+solution is one too, unless the file has counts of rollouts: then its label is the outcome, as in a run's own labels.
+The outcome term is there where the file has outcomes.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,13 +19,21 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dreamprm_jax.config import Config, StepDataConfig
-from dreamprm_jax.labeling.correction.methods import GivenLabels, GivenStep
+from dreamprm_jax.labeling.correction.methods import (
+    WITHOUT_COUNTS,
+    GivenLabels,
+    GivenStep,
+    LabelSource,
+    StepKey,
+    counted_step,
+    step_key,
+)
 from dreamprm_jax.labeling.step_files import LabeledSteps, SteppedProgram, read_steps
 from dreamprm_jax.models import pretrained
 from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.runs.progress import Progress
-from dreamprm_jax.schema import DataError, Problem, Skip, StepLabel, canonical_json
+from dreamprm_jax.schema import DataError, Outcome, Problem, Skip, StepLabel, Verdict, canonical_json
 from dreamprm_jax.scoring.forms import FormReader, own_reader
 from dreamprm_jax.scoring.scorer import Reading
 from dreamprm_jax.storage import write_text
@@ -77,33 +86,44 @@ def load_step_data(config: Config, paths: Paths, arms: list[ArmPlan], counts: Co
     distributed.main_first("tokenizer", lambda: make_tokenizer(config, model, paths, texts))
     reader = own_reader(data.separator, paths.tokenizer())
 
-    steps: list[GivenStep] = []
     row_tokens = row_length(settings.row_tokens)
     limited = dataclasses.replace(config, model=row_limits(config))
-    examples = _examples(train, limited, reader, counts, steps)
-    if not examples:
+    fitting = _read_examples(train, limited, reader, counts)
+    if not fitting:
         raise DataError(f"{data.path}: holds no solution to train on; {paths.skipped_steps()} says why")
-    outer = _examples(meta, limited, reader, counts, None if data.meta else [])
+    source = _label_source([one for one, _ in fitting])
+    if isinstance(source, GivenLabels):
+        for plan in arms:
+            if plan.start not in WITHOUT_COUNTS:
+                raise DataError(
+                    f"arm {plan.arm}: {plan.start} needs counts of rollouts: the field rollouts in every row of "
+                    f"{data.path}; without them choose among {', '.join(['orm', *WITHOUT_COUNTS])}"
+                )
+    table = {step_key(step): place for place, step in enumerate(source.steps)}
+    examples = [_example(one, reading, table) for one, reading in fitting]
+    # The step labels of meta solutions are in no table: their outcomes alone are learned from, unless they are trusted.
+    read_meta = _read_examples(meta, limited, reader, counts)
+    outer = [_example(one, reading, None if data.meta else {}) for one, reading in read_meta]
     if learned and not outer:
         raise DataError(
             f"arm {learned[0]} needs trusted solutions: none of {data.path} has an outcome (fields outcome, passed, "
             "is_correct or correct) in its meta share; give --meta-steps, or leave the arm out of config.train.arms"
         )
     counts["train solutions"], counts["meta solutions"] = len(examples), len(outer)
-    counts["labeled steps"] = len(steps)
+    counts["labeled steps"] = len(source.steps)
     everything = examples if data.meta else examples + outer
     if "orm" in settings.arms and not any(np.isfinite(one.outcome) for one in everything):
         raise DataError(f"{data.path}: arm orm trains on outcomes, and no solution has one; leave it out")
     measured, read = None, _read_examples(evaluation, config, reader, counts)
     counts["evaluation solutions"] = len(read)
     if settings.evaluate_every:
-        rows = [_example(one, reading, []) for one, reading in read]
+        rows = [_example(one, reading, None) for one, reading in read]
         truth = {
             (_program(one).program_hash, index): one.labels[index] >= 0.5 for one, _ in read for index in one.known
         }
         size = settings.batch_size // settings.accumulation
-        fitting = [one for one in rows if len(one.tokens) <= row_tokens] or outer
-        measured = evaluation_set(fitting[: settings.evaluate_programs or None], row_tokens, size, truth)
+        short = [one for one in rows if len(one.tokens) <= row_tokens] or outer
+        measured = evaluation_set(short[: settings.evaluate_programs or None], row_tokens, size, truth)
         measured = measured._replace(dropped_tokens=counts[DROPPED_TOKENS])
     inner = PackedRows(everything, row_tokens, settings.batch_size, config.seed)
     held_out = inner
@@ -112,7 +132,6 @@ def load_step_data(config: Config, paths: Paths, arms: list[ArmPlan], counts: Co
     outer_rows = inner
     if outer:
         outer_rows = PackedRows(outer, row_tokens, settings.meta.batch_size, config.seed + 1)
-    source = GivenLabels(cast(Sequence[StepLabel], steps), {})
     loss = trusted_loss(model, settings.loss) if data.meta else None
     return StepData(RunData(model, source, examples, inner, outer_rows, held_out, measured, loss), read)
 
@@ -161,26 +180,32 @@ def _read_examples(
     return found
 
 
-def _examples(
-    rows: Sequence[LabeledSteps],
-    config: Config,
-    reader: FormReader,
-    counts: Counter[str],
-    steps: list[GivenStep] | None,
-) -> list[Example]:
-    """Examples; their labeled steps are appended to ``steps``. With None the labels are fixed and in no table."""
-    return [_example(one, reading, steps) for one, reading in _read_examples(rows, config, reader, counts)]
+def _label_source(rows: Sequence[LabeledSteps]) -> LabelSource:
+    """The labels of all steps; with counts and outcomes if every solution has them."""
+    keyed = [(one, _program(one).program_hash) for one in rows]
+    if not all(one.rollouts for one in rows):
+        given = [GivenStep(one.problem_id, key, step, one.labels[step]) for one, key in keyed for step in one.known]
+        return GivenLabels(cast(Sequence[StepLabel], given), {})
+    labels, outcomes = [], {}
+    for one, key in keyed:
+        for step, (share, count) in enumerate(zip(one.labels, one.rollouts, strict=True)):
+            passes, count = (round(share * count), count) if np.isfinite(share) else (0, 0)
+            labels.append(counted_step((one.problem_id, key, step), passes, count, "given"))
+        verdict = Verdict.AC if one.outcome else Verdict.WA
+        outcomes[key] = Outcome(one.problem_id, key, verdict, int(one.outcome), 1, "", 0.0, "faithful", "PORTABLE")
+    return LabelSource(labels, outcomes)
 
 
-def _example(one: LabeledSteps, reading: Reading, steps: list[GivenStep] | None) -> Example:
-    index = np.full(len(one.steps), NO_LABEL, np.int32)
-    raw, program = np.zeros(len(one.steps), np.float32), _program(one)
-    for step in one.known:
-        index[step] = 0 if steps is None else len(steps)
-        raw[step] = one.labels[step]
-        if steps is not None:
-            steps.append(GivenStep(one.problem_id, program.program_hash, step, one.labels[step]))
-    return Example(one.problem_id, program.program_hash, reading.tokens, reading.ends, index, raw, one.outcome)
+def _example(one: LabeledSteps, reading: Reading, table: Mapping[StepKey, int] | None) -> Example:
+    """An example whose steps have the rows of the label table; with None their labels are fixed, and in no table."""
+    program, labels = _program(one).program_hash, np.array(one.labels, np.float32)
+    if table is None:
+        index = np.where(np.isfinite(labels), 0, NO_LABEL).astype(np.int32)
+    else:
+        rows = [table.get((one.problem_id, program, step), NO_LABEL) for step in range(len(one.steps))]
+        index = np.array(rows, np.int32)
+    raw = np.where((index != NO_LABEL) & np.isfinite(labels), labels, np.float32(0))
+    return Example(one.problem_id, program, reading.tokens, reading.ends, index, raw, one.outcome)
 
 
 def trusted_loss(model: DecoderConfig, kind: LossKind) -> Loss:

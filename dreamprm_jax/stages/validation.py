@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dreamprm_jax.config import Config, ModelConfig, SettingInfo, leaves
-from dreamprm_jax.labeling.correction.methods import CORRECTED, FIXED, LEARNED, ONLINE, ORM, WITHOUT_COUNTS
+from dreamprm_jax.labeling.correction.methods import CORRECTED, FIXED, LEARNED, ONLINE, ORM, WITH_COUNTS, WITHOUT_COUNTS
 from dreamprm_jax.labeling.exact_truth import why_no_truth
 from dreamprm_jax.problems.livecodebench import release_files
 from dreamprm_jax.problems.windows import dated_window
@@ -156,11 +156,11 @@ def _training(config: Config) -> Iterator[str]:
     if labelings & {"clean", "calibrator"} and not train.labels.clean_labels and (reason := why_no_truth(config)):
         yield f"config.train.labels.clean_labels: labelings clean and calibrator need a file: {reason}"
     if train.step_data.path:
-        for name in sorted(labelings - {ORM, *WITHOUT_COUNTS}):
+        for name in sorted(labelings - {ORM, *WITHOUT_COUNTS, *WITH_COUNTS}):
             if not is_user_function(name):
                 yield (
-                    f"config.train.arms: {name} needs counts of rollouts, which a file of step labels lacks; choose "
-                    f"among {', '.join([ORM, *WITHOUT_COUNTS])}"
+                    f"config.train.arms: {name} needs what a file of step labels lacks; choose among "
+                    f"{', '.join([ORM, *WITHOUT_COUNTS])} or, with counts of rollouts, {', '.join(WITH_COUNTS)}"
                 )
     for prefix, section in (("", train), ("meta.", train.meta)):
         if section.accumulation >= 1 and section.batch_size % section.accumulation:

@@ -11,7 +11,6 @@ from research.study.presets import text
 
 
 def get_config() -> config_dict.ConfigDict:
-    """Settings of the study."""
     config = text()
     config.name = "study_choosing"
     config.sizes.test = 300

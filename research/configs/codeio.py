@@ -13,5 +13,4 @@ from research.study.codeio import CodeioSettings
 
 
 def get_config() -> config_dict.ConfigDict:
-    """Settings of the study."""
     return config_dict.ConfigDict(dataclasses.asdict(CodeioSettings()))

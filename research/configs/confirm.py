@@ -1,6 +1,7 @@
 """Confirmation of the finalists with the embedded text reward model, on ten seeds.
 
 Command:  python -m research.study --config=research/configs/confirm.py --workdir=runs/study_confirm
+Longer:   --config.recipe.steps=900 --config.seeds="(1000,1001,1002)" --config.regimes="('k1',)" (study_confirm_long)
 Cost:     75 to 100 seconds of one core an arm: two and a half hours on two cores; resumable arm by arm
 Expected: docs/label_correction.md
 """
@@ -11,7 +12,6 @@ from research.study.presets import text
 
 
 def get_config() -> config_dict.ConfigDict:
-    """Settings of the study."""
     config = text()
     config.name = "study_confirm"
     config.seeds = tuple(range(1000, 1010))

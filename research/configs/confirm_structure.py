@@ -11,7 +11,6 @@ from research.study.presets import structural
 
 
 def get_config() -> config_dict.ConfigDict:
-    """Settings of the study."""
     config = structural()
     config.name = "study_confirm_structure"
     config.seeds = tuple(range(2000, 2010))  # 1000 to 1009 were looked at before the method was final

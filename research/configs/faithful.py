@@ -13,7 +13,6 @@ PAPER = "label_table:two_stages=1,rate={rate},outer={outer}"
 
 
 def get_config() -> config_dict.ConfigDict:
-    """Settings of the study."""
     config = structural()
     config.name = "study_faithful"
     config.seeds = (100, 101)

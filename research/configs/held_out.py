@@ -12,7 +12,6 @@ from research.study.presets import structural
 
 
 def get_config() -> config_dict.ConfigDict:
-    """Settings of the study."""
     config = structural()
     config.name = "study_held_out"
     config.sizes.held_out = "mistakes"

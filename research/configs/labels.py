@@ -13,5 +13,4 @@ from research.study.label_grid import LabelGridSettings
 
 
 def get_config() -> config_dict.ConfigDict:
-    """Settings of the grid."""
     return config_dict.ConfigDict(dataclasses.asdict(LabelGridSettings()))

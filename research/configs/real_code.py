@@ -2,7 +2,7 @@
 
 Command:  python -m research.study codeio-heads --config=research/configs/real_code.py --workdir=runs/study_real_code
 Cost:     about 20 minutes of one core, most of it to read the programs once; resumable problem by problem
-Expected: docs/label_correction.md
+Expected: docs/experiments.md
 """
 
 import dataclasses
@@ -13,7 +13,6 @@ from research.study.codeio_heads import HeadSettings
 
 
 def get_config() -> config_dict.ConfigDict:
-    """Settings of the study."""
     config = config_dict.ConfigDict(dataclasses.asdict(HeadSettings()))
     config.programs.limits.problems = 136
     return config

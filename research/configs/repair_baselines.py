@@ -11,7 +11,6 @@ from research.study.presets import structural
 
 
 def get_config() -> config_dict.ConfigDict:
-    """Settings of the study."""
     config = structural()
     config.name = "study_repair_baselines"
     config.seeds = (100, 101)

@@ -11,7 +11,6 @@ from research.study.presets import structural
 
 
 def get_config() -> config_dict.ConfigDict:
-    """Settings of the study."""
     config = structural()
     config.name = "study_repair_confirm"
     config.seeds = tuple(range(4000, 4005))

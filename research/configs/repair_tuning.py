@@ -13,7 +13,6 @@ CELLS = ("k1", "k4_repair5", "k16_repair5", "weak_tests_repair5")
 
 
 def get_config() -> config_dict.ConfigDict:
-    """Settings of the study."""
     config = structural()
     config.name = "study_repair_tuning"
     config.seeds = (100,)

@@ -7,17 +7,27 @@ every figure that is in neither, so that none can be added, or grow old, unseen.
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
+from collections.abc import Sequence
 
+from dreamprm_jax.cli.plan import add_arguments as add_plan_options
+from dreamprm_jax.config import load_config
+from dreamprm_jax.planning.duration import run_steps
+from dreamprm_jax.planning.labels import Assumptions, label_cost
+from dreamprm_jax.planning.plan import ASSUMED, LIVECODEBENCH_TEST, LIVECODEBENCH_TRAIN
 from dreamprm_jax.tables import percent
 from research.study.document import (
     BEST,
+    CHOICE_CELLS,
     DEFAULT,
+    HEAD,
     REPAIR_CELLS,
     RESULTS,
     ROOT,
     aggregator_members,
+    choice_members,
     count,
     label_moves,
     label_table,
@@ -27,15 +37,16 @@ from research.study.document import (
     span,
     without_tables,
 )
-from research.study.results import Row
-from research.study.statistics import family
+from research.study.statistics import Tested, family
 from research.study.tables import mean, number, paired, signed
 
-DOCUMENTS = ("docs/label_correction.md", "docs/experiments.md", "docs/choosing.md", "README.md")
+DOCUMENTS = (
+    "docs/label_correction.md", "docs/experiments.md", "docs/reproduction.md", "docs/choosing.md", "README.md",
+)  # fmt: skip
 GIVEN = ROOT / "research" / "given_figures.txt"
-# Decimals, numbers with thousands separators, percents and points; not in names, versions, dates and code.
+# Decimals, integers of two digits or more, percents and points; not in names, versions, dates and code.
 _FIGURE = re.compile(
-    r"(?<![\w.:/-])[+-]?(?:\d{1,3}(?:,\d{3})+|\d*\.\d+|\d+(?= ?%| points))(?![\w/]*\d|\.\d)"
+    r"(?<![\w.:/-])[+-]?(?:\d{1,3}(?:,\d{3})+|\d*\.\d+|\d+(?= ?%| points)|\d{2,}(?!\w|,\d|-))(?![\w/]*\d|\.\d)"
 )  # fmt: skip
 _NO_PROSE = re.compile(r"```.*?```|`[^`]*`|\]\([^()]*\)|\d{4}\.\d{5}", re.DOTALL)  # the last: arXiv
 
@@ -73,9 +84,11 @@ def claims() -> dict[str, list[str]]:
         ],
         "docs/experiments.md": [
             *_heads(),
+            f"{len(rows_of('embedded', 'choices.csv'))} test problems, 8 candidates each",
             f"solves {fewer['orm']} % by the outcome model, {fewer['raw']} % by raw, {fewer['closure']} % by `closure` "
             f"and {fewer['corrected']} % by default labels",
         ],
+        "docs/reproduction.md": _reproduction(),
         "README.md": [
             f"{_head_gains()} on CodeI/O programs",
             f"default labels solve {fewer['corrected']} % and `closure` {fewer['closure']} %",
@@ -104,12 +117,77 @@ def _repair() -> list[str]:
         f"reaches {span(shares, digits=2)} of what exact labels gain",
         f"`closure` is {number(step['closure'][0].difference.mean)} behind at one rollout and "
         f"{number(step['closure'][2].difference.mean)} at four",
+        f"over all {len(tested)} members of family R",
         f"with it {span([one.difference.mean for one in repaired])}",
         f"rises by {points([one.difference.mean for one in best['raw']])} points over raw",
         f"{count(one.certain for one in best['raw'])} of six cells remains certain",
         f"the gain in best of 8 is certain in {count(one.certain for one in best['closure'])} cell",
         f"by {points([one.difference.mean for one in aggregators])} points, certain in all "
         f"{count(one.certain for one in aggregators)} cells",
+    ]
+
+
+def _reproduction() -> list[str]:
+    """Costs and settings of the paper's configurations, and the weights of the released code."""
+    from research.study.arms import parse_arm
+    from research.study.faithful import WARM_BATCH, WARM_EPOCHS
+    from research.study.release import SMOOTHING, ReleaseSettings
+
+    paper, table, weights = (
+        load_config(str(ROOT / "configs" / f"{name}.py"), [])
+        for name in ("qwen2_5_coder_3b", "paper/label_table", "paper/weight_table")
+    )
+    options = argparse.ArgumentParser()
+    add_plan_options(options)
+    plan = options.parse_args(["--chip=h100", "--chips=1", "--config="])
+    learners = LIVECODEBENCH_TRAIN - paper.problems.meta_count
+    assumed = {name: getattr(plan, name) for name in ASSUMED}
+    cost = label_cost(paper, Assumptions(learners, paper.problems.meta_count, LIVECODEBENCH_TEST, **assumed))
+    steps, (slow, fast) = run_steps(paper.train), (run_steps(one.train).bilevel for one in (table, weights))
+    train, meta, lora = paper.train, paper.train.meta, paper.model.lora
+    release = ReleaseSettings()
+    updates = release.iterations // release.accumulation
+    outer = updates // release.accumulation
+    rates = [_short(one.train.meta.learning_rate, 1) for one in (table, weights)]
+    faithful = {str(row["arm"]): row for row in rows_of("faithful")}
+    tried = sorted({arm.rate for arm in map(parse_arm, faithful) if arm.labeling == "label_table"})
+    shrunk = faithful["release_weight_table"]
+    untouched, mean_weight = (number(float(shrunk[f"mean_weight{end}"])) for end in ("_untouched", ""))
+    return [
+        f"| {cost.rollouts:,.0f} rollouts, {cost.generated_tokens / 1e6:.1f} M tokens written, "
+        f"{cost.prompt_tokens / 1e6:.1f} M read; half a GPU hour | {LIVECODEBENCH_TRAIN} problems before "
+        f"{paper.problems.train_before} less {paper.problems.meta_count} for the meta set, one program each, "
+        f"{plan.functions:.0f} functions, {plan.functions - 1:.0f} of them rolled out {paper.label.rollouts} times, "
+        f"{plan.program_tokens:.0f} tokens a program, a server that writes {plan.decode_rate:,.0f} tokens/s |",
+        f"| {cost.judged:,.0f} programs, {cost.judge_hours:.1f} CPU core hours | every completion differs, "
+        f"{plan.judge_seconds} CPU seconds a program",
+        f"{steps.plain:,} plain and {steps.bilevel} bi-level steps of {train.batch_size} x {train.row_tokens:,} tokens",
+        f"| {LIVECODEBENCH_TEST} x {paper.generate.test_programs} candidates",
+        f"| {LIVECODEBENCH_TEST * paper.generate.test_programs:,} answers",
+        f"on, {LIVECODEBENCH_TEST} problems",
+        f"One problem is {100 / LIVECODEBENCH_TEST:.2f} points",
+        f"T={paper.generate.temperature} for problems before {paper.problems.train_before}; "
+        f"{paper.label.rollouts} completions of each function prefix at T={paper.label.temperature}",
+        f"| of one sample each, {release.accumulation} an update: {updates:,} | {train.steps:,} of {train.batch_size} "
+        f"packed rows (3B), which hold more samples | {updates:,} of {release.accumulation} samples |",
+        f"| {release.iterations:,} iterations |",
+        f"| {outer}, each the mean of {release.accumulation} hypergradients of one training sample | "
+        f"`meta.every={meta.every}`: {steps.bilevel} (3B), each one hypergradient of the last inner batch; {slow} "
+        f"(`label_table`), {fast} (`weight_table`) |",
+        f"Adam, decay {number(release.meta_weight_decay)} |",
+        f"(3B); {rates[0]} (`label_table`), {rates[1]} (`weight_table`) |",
+        f"{_short(tried[0], 1)} and {tried[1]:.0f} for the label table",
+        f"{slow} and {fast} outer updates at this size",
+        f"L2 of {_short(release.weight_decay)}, clip {release.clip_norm:.0f} |",
+        f"after {release.rising} rising ones",
+        f"warm-up of {WARM_EPOCHS} epochs on steps and meta outcomes, {WARM_BATCH} an update",
+        f"labels smoothed by {_short(SMOOTHING, 1)} |",
+        f"r {lora.rank}, alpha {lora.alpha:.0f}, {' '.join(lora.targets)} | dropout {_short(lora.dropout)},",
+        f"| {paper.label.rollouts} at T={_short(paper.label.temperature, 1)} | prefix shown as starter code, top_p "
+        f"{_short(paper.policy.top_p)} | prefix forced, top_p {_short(paper.policy.top_p)},",
+        f"L2 of {number(release.meta_weight_decay)} into a full step of {_short(release.meta_learning_rate)}. After "
+        f"{outer} updates",
+        f"from 1 to {untouched}, and their mean over all samples is {mean_weight}",
     ]
 
 
@@ -172,19 +250,34 @@ def _label_table() -> list[str]:
 
 
 def _choosing() -> list[str]:
-    rows = {str(row["arm"]): row for row in rows_of("choosing")}
-    head = rows[f"{DEFAULT}:value_head=1"]
-
-    def gap(one: Row, figure: str, other: Row, base: str) -> str:
-        return f"{100 * (float(one[figure]) - float(other[base])):.1f}"
-
-    learned = "best_of_n_learned"
+    """Family T, and the tuning seed on which its arms were chosen."""
+    rows = rows_of("choosing_confirm")
+    tested = family(rows, choice_members())
+    width = len(CHOICE_CELLS)
+    by_sum, head_by_sum, learned, head_learned = (tested[place * width : (place + 1) * width] for place in range(4))
+    exact = [paired(rows, cell, "clean", "raw", BEST).mean for cell in CHOICE_CELLS]
+    step = [paired(rows, cell, DEFAULT, "raw", "step_auroc").mean for cell in CHOICE_CELLS]
+    seeds = count([True] * len({row["seed"] for row in rows}))
+    tuned = {str(row["arm"]): float(row[BEST]) for row in rows_of("choosing")}
+    gap = {arm: signed(value - tuned["raw"]) for arm, value in tuned.items()}
     return [
-        f"Exact labels gain only {gap(rows['clean'], BEST, rows['raw'], BEST)} points by the sum",
-        f"the second head by {gap(head, BEST, rows[DEFAULT], BEST)} points",
-        f"that arm is {gap(head, learned, rows['raw'], BEST)} points above raw labels by the sum, "
-        f"{gap(head, learned, rows['raw'], learned)} above raw labels that choose in the same way",
+        f"on {seeds} held-out seeds {_range(by_sum)} points, where exact labels gain {points(exact)}",
+        f"Family T: {seeds} held-out seeds",
+        f"over all {len(tested)} members of family T",
+        f"its step-AUROC rises by {span(step)} over raw labels, but best of 8 by the sum of log-odds changes by "
+        f"{_range(by_sum)} points, with the second head by {_range(head_by_sum)}; by the learned choice by "
+        f"{_range(learned)} and {_range(head_learned)}",
+        f"is reached in {count(one.difference.mean >= 0.03 and one.difference.low > 0 for one in by_sum)} regime",
+        f"{count(one.certain for one in tested)} member is certain",
+        f"Exact labels gain {points(exact)} points by the sum",
+        f"the default was at {gap[DEFAULT]}, with a tenth of the tokens hidden (`mask=0.1`) at "
+        f"{gap[f'{DEFAULT}:mask=0.1']}, with the second head at {gap[HEAD]} and exact labels at {gap['clean']}",
     ]
+
+
+def _range(members: Sequence[Tested]) -> str:
+    means = [100 * one.difference.mean for one in members]
+    return f"{min(means):+.1f} to {max(means):+.1f}"
 
 
 def _held_out() -> list[str]:
@@ -233,6 +326,7 @@ def _heads() -> list[str]:
             for row in rows}  # fmt: skip
     language = next(row for row in rows if row["scorer"] == "mean log-probability")
     return [
+        f"p < .05 after Holm's correction over all {len(rows_of('real_code', 'comparisons.csv'))})",
         f"the best head is ahead of it by {number(max(step.values()) - step['position'])}",
         f"differs by {signed(min(best))} to {signed(max(best))} from a random one for the default in the four regimes",
         f"({_position('3 steps')} and {_position('4 steps')})",
@@ -254,5 +348,5 @@ def _fewer_steps() -> dict[str, str]:
     return {str(row["method"]): percent(float(row["overall.estimate"])) for row in rows}
 
 
-def _short(value: float) -> str:
-    return f"{value:.2f}".removeprefix("0")
+def _short(value: float, digits: int = 2) -> str:
+    return f"{value:.{digits}f}".removeprefix("0")

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from dreamprm_jax.config import LabelsConfig
-from dreamprm_jax.labeling.correction.methods import FIXED, LabelSource, StepKey, fixed_labels, step_key
+from dreamprm_jax.labeling.correction.methods import FIXED, LabelSource, StepKey, counted_step, fixed_labels, step_key
 from dreamprm_jax.metrics.statistics import percentile_interval, resampled_counts
 from dreamprm_jax.metrics.step_metrics import auroc_replicates
 from dreamprm_jax.policy.protocol import request_seed
@@ -26,7 +26,6 @@ from research.study.codeio_variants import Limits, Variants
 from research.study.measures import label_measures
 from research.study.regimes import Regime, regime
 from research.study.results import Row
-from research.study.world import drawn_label
 
 BASELINE = "raw"
 TRUE_VALUE = "true_value"  # a reference, not a labeling: what infinitely many rollouts of the writing policy give
@@ -178,7 +177,7 @@ def draw_programs(problems: Sequence[Variants], settings: CodeioSettings, here: 
                     clean[key] = float(recoverable)
                 rollouts = 1 if step == last else here.rollouts
                 passes = int(passed) if step == last else int(rng.binomial(rollouts, chances[step]))
-                labels.append(drawn_label(key, passes, rollouts, f"variants/{here.name}"))
+                labels.append(counted_step(key, passes, rollouts, f"variants/{here.name}"))
     return Drawn(LabelSource(labels, outcomes, clean, settings.clean_problems), truth, choices, draws)
 
 

@@ -1,8 +1,9 @@
 """``python -m research.study codeio-files``: CodeI/O variants as files of step labels, to train on real code.
 
-One file a labeling, in TRL's form (prompt, completions, labels, outcome), of the same programs; and test.jsonl of
-held-out problems, whose labels are the exact recoverability. ``dreamprm train --steps=FILE`` trains on the former, and
-``codeio-measure`` measures on the latter, on a CPU or an accelerator: the files need neither sandbox nor package.
+train.jsonl has the shares of rollouts that passed and their counts, in TRL's form (prompt, completions, labels,
+rollouts, outcome), so that ``dreamprm train --steps`` trains every labeling that needs counts and outcomes alone;
+train_clean.jsonl the same programs with the exact recoverability; test.jsonl programs of held-out problems with theirs.
+``codeio-measure`` measures on the latter. The files need neither sandbox nor package.
 
 With ``--operators=seen`` training programs hold faults of one half of the mutation operators only (``seen``).
 """
@@ -26,10 +27,10 @@ from research.study.codeio_variants import Variants, read_variants
 from research.study.regimes import regime as named
 
 DESCRIPTION = """\
-Writes WORKDIR/REGIME/train_LABELING.jsonl and test.jsonl from the CodeI/O variants of `python -m research.study codeio`
-(the same --config and --workdir go on from its verdicts). Every fourth problem is held out.
+Writes WORKDIR/REGIME/train.jsonl, train_clean.jsonl and test.jsonl from the CodeI/O variants of
+`python -m research.study codeio` (the same --config and --workdir go on from its verdicts). Every fourth
+problem is held out.
 """
-LABELINGS = ("raw", "raw_with_outcome", "outcome", "closure", "closure_mixture", "scan", "em", "undetected_fault")
 HELD_OUT_EVERY = 4
 
 
@@ -68,20 +69,23 @@ def run(
     held_out = {one.problem_id for one in test}
     train = [one for one in problems if one.problem_id not in held_out]
     drawn = [draw_programs(train, settings, here, seed) for seed in settings.seeds]
-    written = []
-    for name in (*LABELINGS, "clean"):
-        written.append(folder / regime / f"train_{name}.jsonl")
-        _write(written[-1], drawn, train, prompts, name, operators == "seen")
-    written.append(folder / regime / "test.jsonl")
-    _write(written[-1], [draw_programs(test, settings, here, seed) for seed in settings.seeds], test, prompts, "clean")
-    tests = [json.loads(line) for line in written[-1].read_text(encoding="utf-8").splitlines()]
-    programs = [
+    tests = labeled_rows([draw_programs(test, settings, here, seed) for seed in settings.seeds], test, prompts, "clean")
+    files = {
+        "train": labeled_rows(drawn, train, prompts, "raw"),
+        "train_clean": labeled_rows(drawn, train, prompts, "clean"),
+    }
+    if operators == "seen":
+        files = {name: [row for row in rows if all(map(seen, filter(None, row["operators"])))]
+                 for name, rows in files.items()}  # fmt: skip
+    files["test"] = tests
+    files["test_programs"] = [  # for benchmarks/stepbench_logprobs.py
         {"program_hash": row["program_hash"], "statement": row["prompt"], "code": "".join(row["completions"])}
         for row in tests
     ]
-    written.append(folder / regime / "test_programs.jsonl")  # for benchmarks/stepbench_logprobs.py
-    write_text(written[-1], "".join(json.dumps(row) + "\n" for row in programs))
-    return written
+    written = {folder / regime / f"{name}.jsonl": rows for name, rows in files.items()}
+    for path, rows in written.items():
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    return list(written)
 
 
 def prompts_of(tasks: Sequence[Task]) -> dict[str, str]:
@@ -95,23 +99,10 @@ def labeled_rows(
     """Each program once, as the first seed that drew it labels it; ``draws``: how often the seeds drew it."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for one in drawn:
-        rows = _rows(one, problems, prompts, _labels(one, name)) | rows
+        rows = _rows(one, problems, prompts, _labels(one, name), name != "raw") | rows
     for key, row in rows.items():
         row["draws"] = sum(one.draws[key] for one in drawn)
     return list(rows.values())
-
-
-def _write(
-    path: Path,
-    drawn: Sequence[Drawn],
-    problems: Sequence[Variants],
-    prompts: dict[str, str],
-    name: str,
-    seen_only: bool = False,
-) -> None:
-    rows = labeled_rows(drawn, problems, prompts, name)
-    kept = [row for row in rows if not seen_only or all(map(seen, filter(None, row["operators"])))]
-    write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
 
 
 def _labels(drawn: Drawn, name: str) -> dict[StepKey, float]:
@@ -125,9 +116,10 @@ def _labels(drawn: Drawn, name: str) -> dict[StepKey, float]:
 
 
 def _rows(
-    drawn: Drawn, problems: Sequence[Variants], prompts: dict[str, str], labels: dict[StepKey, float]
+    drawn: Drawn, problems: Sequence[Variants], prompts: dict[str, str], labels: dict[StepKey, float], exact: bool
 ) -> dict[tuple[str, str], dict[str, Any]]:
     by_id, rows = {one.problem_id: one for one in problems}, {}
+    counts = {step_key(row): 1 if exact else row.rollouts for row in drawn.source.labels}
     for (problem_id, code), choice in drawn.choices.items():
         texts = [steps[variant] for steps, variant in zip(by_id[problem_id].texts, choice, strict=True)]
         values = [labels[problem_id, code, step] for step in range(len(choice))]
@@ -138,6 +130,7 @@ def _rows(
             "completions": texts,
             "labels": [round(value, 4) if np.isfinite(value) else None for value in values],
             "outcome": bool(by_id[problem_id].passed()[choice]),
+            "rollouts": [counts[problem_id, code, step] for step in range(len(choice))],
             "operators": [names[variant] for names, variant in zip(by_id[problem_id].operators, choice, strict=True)],
         }
     return rows

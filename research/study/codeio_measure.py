@@ -5,11 +5,8 @@ truth: step-AUROC, first-error F1 (threshold from the other half of the problems
 the sum of log-odds; over all programs, by their number of steps, and by whether training may have seen the mutation
 operators of their faults (``codeio-files --operators=seen``). Intervals are bootstraps over problems.
 
-With an accelerator (the files are made before, on any machine with the sandbox; ARM: raw, closure, ... of the files):
-
-    python -m research.study codeio-files --config=research/configs/codeio.py --workdir=DIR
-    dreamprm train --steps=DIR/k4_repair20/train_ARM.jsonl --config=configs/smollm2_135m.py --workdir=RUN
-    python -m research.study codeio-measure --config=research/configs/codeio.py --workdir=DIR --prm ARM=RUN/raw
+A name that ``--prm`` gives several times is one scorer: its figures are means over these models (seeds of training).
+docs/experiments.md has the commands for an accelerator.
 """
 
 from __future__ import annotations
@@ -43,20 +40,24 @@ Writes measures.md, measures.csv and comparisons.csv in WORKDIR/REGIME.
 SETTINGS = CodeioSettings
 OPTIONS: dict[str, dict[str, Any]] = {
     "--regime": {"default": "k4_repair20", "help": "whose test.jsonl is read (default: %(default)s)"},
-    "--prm": {"action": "append", "default": [], "metavar": "NAME=FOLDER", "help": "a reward model; may be repeated"},
+    "--prm": {"action": "append", "default": [], "metavar": "NAME=FOLDER", "help": "a reward model; may be repeated, "
+              "with the same name for other seeds"},
     "--logprobs": {"default": "", "metavar": "FILE", "help": "what benchmarks/stepbench_logprobs.py wrote for "
                    "test_programs.jsonl"},
 }  # fmt: skip
 BEST_OF = 8
 LOGPROB = "mean log-probability"
+DEFAULT = "undetected_fault_online"
 # Family C of research/comparisons.md.
 MEMBERS = (
-    *((name, "raw") for name in ("closure", "closure_mixture", "undetected_fault", "outcome", "clean")),
+    *((name, "raw") for name in ("closure", "closure_mixture", "undetected_fault", DEFAULT, "outcome", "orm", "clean")),
+    (DEFAULT, "closure"),
     ("raw", "position"),
 )
 Scores = list[Float[np.ndarray, " steps"]]  # of each program; higher is better
 OptionalScores = list[Float[np.ndarray, " steps"] | None]
-Measured = Mapping[str, tuple[Sequence[Mapping[str, Any]], Mapping[str, Scores]]]
+Scorers = Mapping[str, Sequence[Scores]]  # by name: one or several models, whose figures are averaged
+Measured = Mapping[str, tuple[Sequence[Mapping[str, Any]], Scorers]]
 
 
 def run(
@@ -69,17 +70,18 @@ def run(
     """
     here = folder / regime
     rows = read_test(here / "test.jsonl")
-    scorers: dict[str, OptionalScores] = {name: list(scores) for name, scores in baselines(rows).items()}
+    scorers: dict[str, list[OptionalScores]] = {name: [list(scores)] for name, scores in baselines(rows).items()}
     if logprobs:
-        scorers[LOGPROB] = _log_probabilities(rows, Path(logprobs))
+        scorers[LOGPROB] = [_log_probabilities(rows, Path(logprobs))]
     for text in prm:
         name, equals, model = text.partition("=")
         if not equals:
             raise DataError(f"--prm {text!r}: NAME=FOLDER expected")
-        scorers[name] = _model_scores(rows, model)
-    scored = [all(scores[index] is not None for scores in scorers.values()) for index in range(len(rows))]
-    kept = {name: [one for one, fits in zip(scores, scored, strict=True) if one is not None and fits]
-            for name, scores in scorers.items()}  # fmt: skip
+        scorers.setdefault(name, []).append(_model_scores(rows, model))
+    every = list(itertools.chain(*scorers.values()))
+    scored = [all(scores[index] is not None for scores in every) for index in range(len(rows))]
+    kept = {name: [[one for one, fits in zip(scores, scored, strict=True) if one is not None and fits]
+                   for scores in models] for name, models in scorers.items()}  # fmt: skip
     if left_out := len(rows) - sum(scored):
         print(f"{left_out} of {len(rows)} programs are too long for a scorer, and are not measured")
     data = {regime: (list(itertools.compress(rows, scored)), kept)}
@@ -91,7 +93,7 @@ def write_measures(folder: Path, data: Measured, members: Sequence[tuple[str, st
 
     Args:
       folder: where measures.md, measures.csv and comparisons.csv are written.
-      data: by regime: programs, as in test.jsonl, and by scorer the scores of their steps.
+      data: by regime: programs, as in test.jsonl, and by scorer its models' scores of their steps.
       members: (scorer, other scorer), in every regime; those without scores are left out. All are one family.
       samples: of the bootstrap.
 
@@ -101,8 +103,8 @@ def write_measures(folder: Path, data: Measured, members: Sequence[tuple[str, st
     found: list[Row] = []
     compared: list[Row] = []
     for regime, (rows, scorers) in data.items():
-        for name, scores in scorers.items():
-            found += [{"regime": regime} | row for row in measure(name, rows, scores, samples)]
+        for name, models in scorers.items():
+            found += [{"regime": regime} | row for row in measure(name, rows, models, samples)]
         there = [pair for pair in members if set(pair) <= set(scorers)]
         compared += [{"regime": regime} | row for row in comparisons(rows, scorers, there, samples)]
     corrected = holm([row["p"] for row in compared])
@@ -118,7 +120,7 @@ def write_measures(folder: Path, data: Measured, members: Sequence[tuple[str, st
 
 def comparisons(
     rows: Sequence[Mapping[str, Any]],
-    scorers: Mapping[str, Scores],
+    scorers: Scorers,
     members: Sequence[tuple[str, str]],
     samples: int,
 ) -> list[Row]:
@@ -126,18 +128,28 @@ def comparisons(
     names = {key: place for place, key in enumerate(dict.fromkeys(row["problem_id"] for row in rows))}
     problem = np.repeat([names[row["problem_id"]] for row in rows], [len(row["labels"]) for row in rows])
     truth = np.concatenate([np.array(row["labels"]) > 0.5 for row in rows])
-    flat = {name: np.concatenate(scorers[name]) for pair in members for name in pair}
-    drawn = {name: auroc_replicates(one, truth, problem, len(names), samples, seed=0) for name, one in flat.items()}
+    compared = {name: scorers[name] for pair in members for name in pair}
+    drawn = {name: _step_aurocs(models, truth, problem, len(names), samples) for name, models in compared.items()}
     found: list[Row] = []
     for one, other in members:
-        shifts = drawn[one] - drawn[other]
+        (value_one, drawn_one), (value_other, drawn_other) = drawn[one], drawn[other]
+        shifts = drawn_one - drawn_other
         shifts = shifts[np.isfinite(shifts)]
-        value = percentile_interval(auroc(flat[one], truth) - auroc(flat[other], truth), shifts)
+        value = percentile_interval(value_one - value_other, shifts)
         beyond = min(np.count_nonzero(shifts <= 0), np.count_nonzero(shifts >= 0))
         p = min(1.0, 2 * (beyond + 1) / (len(shifts) + 1))
         ends = {"difference": value.estimate, "low": value.low, "high": value.high}
         found.append({"scorer": one, "less": other} | ends | {"p": p})
     return found
+
+
+def _step_aurocs(
+    models: Sequence[Scores], truth: np.ndarray, problem: np.ndarray, problems: int, samples: int
+) -> tuple[float, Float[np.ndarray, " samples"]]:
+    """Step-AUROC, mean over the models, of all programs and of resampled problems."""
+    flat = [np.concatenate(scores) for scores in models]
+    drawn = [auroc_replicates(one, truth, problem, problems, samples, seed=0) for one in flat]
+    return float(np.mean([auroc(one, truth) for one in flat])), np.mean(drawn, axis=0)
 
 
 def comparison_table(rows: Sequence[Row]) -> str:
@@ -206,40 +218,43 @@ GROUPS: dict[str, Callable[[Mapping[str, Any]], bool]] = {
 }
 
 
-def measure(name: str, rows: Sequence[Mapping[str, Any]], scores: Scores, samples: int) -> list[Row]:
-    """A row a group of programs that is not empty. Programs without a fault are in both groups of operators."""
+def measure(name: str, rows: Sequence[Mapping[str, Any]], models: Sequence[Scores], samples: int) -> list[Row]:
+    """A row a group of programs that is not empty: means over the models.
+
+    Programs without a fault are in both groups of operators.
+    """
     found: list[Row] = []
     for group, belongs in GROUPS.items():
         places = [index for index, row in enumerate(rows) if belongs(row)]
         if places:
             chosen = [rows[index] for index in places]
-            figures = _figures(chosen, [scores[index] for index in places], samples)
+            figures = _figures(chosen, [[scores[index] for index in places] for scores in models], samples)
             found.append({"scorer": name, "group": group, "programs": len(places)} | figures)
     return found
 
 
-def _figures(rows: Sequence[Mapping[str, Any]], scores: Scores, samples: int) -> Row:
+def _figures(rows: Sequence[Mapping[str, Any]], models: Sequence[Scores], samples: int) -> Row:
     names = {key: place for place, key in enumerate(dict.fromkeys(row["problem_id"] for row in rows))}
     problem = np.array([names[row["problem_id"]] for row in rows])
     labels = [np.array(row["labels"]) > 0.5 for row in rows]
-    flat, truth = np.concatenate(scores), np.concatenate(labels)
+    truth = np.concatenate(labels)
     of_step = np.repeat(problem, [len(one) for one in labels])
     figures: Row = {"problems": len(names), "steps": len(truth)}
     if truth.any() and not truth.all():
-        replicates = auroc_replicates(flat, truth, of_step, len(names), samples, seed=0)
-        value = percentile_interval(auroc(flat, truth), replicates[np.isfinite(replicates)])
+        whole, replicates = _step_aurocs(models, truth, of_step, len(names), samples)
+        value = percentile_interval(whole, replicates[np.isfinite(replicates)])
         figures |= {"step_auroc": value.estimate, "step_auroc_low": value.low, "step_auroc_high": value.high}
     first = np.array([-1 if one.all() else int(np.argmin(one)) for one in labels])
-    figures["first_error_f1"] = _first_error_f1(scores, first, problem)
-    totals = aggregate(scores, "sum_log_odds")
+    figures["first_error_f1"] = float(np.mean([_first_error_f1(scores, first, problem) for scores in models]))
+    totals = [aggregate(scores, "sum_log_odds") for scores in models]
     solved = []
     for place in range(len(names)):
         own = np.flatnonzero(problem == place).tolist()
         drawn = np.repeat(own, [rows[index]["draws"] for index in own])
         passed = np.array([float(rows[index]["outcome"]) for index in drawn.tolist()])
         if len(drawn) >= BEST_OF and 0.0 < passed.mean() < 1.0:
-            weights = best_of_k_weights(totals[drawn], BEST_OF)
-            solved.append(float(weights @ passed) - float(passed.mean()))
+            found = [float(best_of_k_weights(total[drawn], BEST_OF) @ passed) for total in totals]
+            solved.append(float(np.mean(found)) - float(passed.mean()))
     if solved:
         gain = bootstrap_interval(np.array(solved), samples, seed=0)
         figures |= {"best_of_8_gain": gain.estimate, "best_of_8_low": gain.low, "best_of_8_high": gain.high}

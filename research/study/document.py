@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
+from dreamprm_jax.evaluation.paper import GROUPS, SOLVED
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import write_text
-from dreamprm_jax.tables import markdown_table
+from dreamprm_jax.tables import markdown_table, percent
 from research.study import embedded
 from research.study.results import Row
 from research.study.statistics import LEVEL, Member, family
@@ -24,9 +25,12 @@ from research.study.tables import mean, number, paired, signed
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "research" / "results"
-DOCUMENTS = tuple(ROOT / name for name in ("docs/label_correction.md", "docs/experiments.md", "README.md"))
+DOCUMENTS = tuple(
+    ROOT / name for name in ("docs/label_correction.md", "docs/experiments.md", "docs/reproduction.md", "README.md")
+)
 _TABLE = re.compile(r"(<!-- table: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-DEFAULT, BEST = "undetected_fault_online", "best_of_n_sum_log_odds"
+DEFAULT, HEAD = "undetected_fault_online", "undetected_fault_online:value_head=1"
+BEST, LEARNED = "best_of_n_sum_log_odds", "best_of_n_learned"
 
 
 def rewrite(arguments: Sequence[str] = ()) -> list[Path]:
@@ -44,8 +48,6 @@ def with_tables(text: str, name: str = "") -> str:
     """The text with every table made anew. Raises DataError on a table that nobody makes."""
 
     def made(found: re.Match[str]) -> str:
-        if found["name"] in EMBEDDED and not embedded.known():
-            return found[0]
         if found["name"] not in TABLES:
             raise DataError(f"{name}: no table {found['name']!r}; there are {', '.join(TABLES)}")
         return found[1] + TABLES[found["name"]]() + "\n" + found[3]
@@ -98,21 +100,32 @@ def label_moves(study: str, arm: str) -> list[float]:
     return [mean(rows, regime, arm, "label_moved") for regime in dict.fromkeys(row["regime"] for row in rows)]
 
 
+def choice_members() -> list[Member]:
+    """Family T of research/comparisons.md."""
+    ways = ((BEST, BEST), (LEARNED, LEARNED), (LEARNED, BEST))
+    return [
+        Member(regime, arm, figure, "raw", base)
+        for figure, base in ways
+        for arm in (DEFAULT, HEAD)
+        for regime in CHOICE_CELLS
+    ]
+
+
 def _choosing() -> str:
-    """The text model's choice on one tuning seed: two ways to choose, each less raw labels by the sum of log-odds."""
-    rows = rows_of("choosing")
-    base = next(float(row[BEST]) for row in rows if row["arm"] == "raw")
-    lines = []
-    for row in rows:
-        cells = [f"`{row['arm']}`", number(float(row["step_auroc"])), number(float(row["best_of_n_last"]))]
-        for name in ("sum_log_odds", "learned"):
-            value = float(row[f"best_of_n_{name}"])
-            ends = ", ".join(signed(float(row[f"{name}_minus_raw_{end}"])) for end in ("low", "high"))
-            same = row["arm"] == "raw" and name == "sum_log_odds"
-            cells.append(number(value) if same else f"{number(value)}: {signed(value - base)} [{ends}]")
-        lines.append(cells)
-    header = ["", "step-AUROC", "best of 8, last", "best of 8, sum of log-odds", "best of 8, learned on meta outcomes"]
-    return "\n".join(markdown_table(header, lines))
+    """Family T, and how exact labels choose."""
+    rows = rows_of("choosing_confirm")
+    texts = [one.text() for one in family(rows, choice_members())]
+    titles = [
+        f"{arm}{way}"
+        for way in (", sum of log-odds", ", learned choice", ", learned choice - `raw`, sum")
+        for arm in ("default", "second head")
+    ]
+    width = len(CHOICE_CELLS)
+    lines = [["`raw`, sum of log-odds: its mean", *(number(mean(rows, cell, "raw", BEST)) for cell in CHOICE_CELLS)]]
+    lines += [[title, *texts[place * width : (place + 1) * width]] for place, title in enumerate(titles)]
+    clean = [paired(rows, cell, "clean", "raw", BEST).text() for cell in CHOICE_CELLS]
+    lines.append(["exact labels, sum of log-odds (in no family)", *clean])
+    return "\n".join(markdown_table(["best of 8, less `raw`", *(f"`{cell}`" for cell in CHOICE_CELLS)], lines))
 
 
 def span(values: Sequence[float], digits: int = 3) -> str:
@@ -143,6 +156,7 @@ def aggregator_members() -> list[Member]:
     return [Member(regime, DEFAULT, BEST, DEFAULT, "best_of_n_last") for regime in REPAIR_CELLS]
 
 
+CHOICE_CELLS = ("k1", "k4_repair5", "weak_tests_repair5")
 REPAIR_CELLS = ("k1", "k1_repair5", "k4", "k4_repair5", "k16_repair5", "weak_tests_repair5")
 
 
@@ -162,10 +176,13 @@ def _questions() -> str:
     tested = family(rows_of("repair_confirm"), repair_members())
     width = len(REPAIR_CELLS)
     step, choice = tested[:width], tested[3 * width : 4 * width]
+    text = family(rows_of("choosing_confirm"), choice_members())[: len(CHOICE_CELLS)]  # the default's, by the sum
+    certain = sum(one.certain and one.difference.mean > 0 for one in text)
+    text_model = count([True] * certain) if certain else "none"
     return embedded.questions(
         f"gains in {count(one.difference.mean > 0 for one in step)} of six cells of noise, certain in "
         f"{count(one.certain for one in step)}",
-        f"it is certain in {count(one.certain for one in choice)}",
+        f"in {count(one.certain for one in choice)}, with a text model in {text_model}",
         f"Not measurably: its step scores are within {number(label_table())} AUROC of those from raw labels, where it "
         f"moved labels by {span(label_moves('confirm_structure', 'label_table:meta=same'))}.",
     )
@@ -254,9 +271,17 @@ def _real_code() -> str:
     return "\n".join(markdown_table(["step-AUROC", *(f"`{regime}`" for regime in regimes)], lines))
 
 
+def _paper() -> str:
+    """The paper's results on LiveCodeBench, in percent."""
+    lines = []
+    for name, solved in SOLVED.items():
+        shares = [percent(count / size) for count, size in zip(solved, GROUPS, strict=True)]
+        lines.append([name, *shares, percent(sum(solved) / sum(GROUPS)), f"{sum(solved):.0f}"])
+    return "\n".join(markdown_table(["method", "easy", "medium", "hard", "overall", "problems"], lines))
+
+
 OLD = ("label_table:meta=same,rate=0.1", "undetected_fault", DEFAULT, "clean", "clean:target=value")
 OTHERS = ("raw_with_outcome", "outcome", "orm", "closure", "scan", "nait", "self_training", "undetected_fault", DEFAULT)
-EMBEDDED = ("embedded", "embedded_answers", "embedded_differences", "questions")  # of research/results/embedded
 TABLES: dict[str, Callable[[], str]] = {
     "families": _families,
     "labels_auroc": _labels,
@@ -264,6 +289,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "faithful": _faithful,
     "choosing": _choosing,
     "codeio": _codeio,
+    "paper": _paper,
     "real_code": _real_code,
     "embedded": embedded.table,
     "embedded_answers": embedded.answers,

@@ -69,11 +69,6 @@ def _arms(row: Row) -> list[str]:
     return [arm for arm in ARMS if arm in row]
 
 
-def known() -> bool:
-    """Whether figures of a run are kept."""
-    return (KEPT / "choices.csv").exists()
-
-
 def table() -> str:
     """The first table that the job prints, as a block of text."""
     lines = (KEPT / "table.txt").read_text(encoding="utf-8").splitlines()

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from dreamprm_jax.labeling.correction.methods import StepKey
+from dreamprm_jax.labeling.correction.methods import counted_step
 from dreamprm_jax.policy.protocol import CompletionRequest, request_seed
 from dreamprm_jax.policy.simulated import SimulatedPolicy
 from dreamprm_jax.problems.procedural.compose import Composition, HeldOut, compose
@@ -169,25 +169,5 @@ def draw_labels(world: World, regime: Regime, window: str, programs: Sequence[Kn
             rollouts = 1 if last else regime.rollouts
             passes = int(one.passed) if last else int(rng.binomial(rollouts, min(float(passing), 1.0)))
             key = (one.program.problem_id, one.program.program_hash, step)
-            labels.append(drawn_label(key, passes, rollouts, f"simulated/{regime.name}"))
+            labels.append(counted_step(key, passes, rollouts, f"simulated/{regime.name}"))
     return labels
-
-
-def drawn_label(key: StepKey, passes: int, rollouts: int, policy: str) -> StepLabel:
-    """The label stage's row for counts that were drawn: what the labelings read is in it, provenance is not."""
-    return StepLabel(
-        *key,
-        start=0,
-        end=0,
-        passes=passes,
-        rollouts=rollouts,
-        infrastructure_errors=0,
-        unforced=0,
-        posterior_alpha=1.0 + passes,
-        posterior_beta=1.0 + rollouts - passes,
-        policy=policy,
-        sampling="{}",
-        mode="faithful",
-        tier="PORTABLE",
-        config_hash="",
-    )

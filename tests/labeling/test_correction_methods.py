@@ -12,6 +12,7 @@ from dreamprm_jax.labeling.correction.change_point import change_point_em
 from dreamprm_jax.labeling.correction.methods import (
     FIXED,
     LabelSource,
+    counted_step,
     fixed_labels,
     read_labels,
     step_features,
@@ -19,13 +20,12 @@ from dreamprm_jax.labeling.correction.methods import (
 )
 from dreamprm_jax.schema import CorrectedLabel, DataError, Outcome, StepLabel, Verdict
 from dreamprm_jax.storage import write_records
-from research.study.world import drawn_label
 
 SETTINGS = LabelsConfig()
 
 
 def row(program: str, step: int, passes: int, rollouts: int) -> StepLabel:
-    return drawn_label((f"problem-{program[0]}", program, step), passes, rollouts, "synthetic")
+    return counted_step((f"problem-{program[0]}", program, step), passes, rollouts, "synthetic")
 
 
 def verdict(program: str, value: Verdict) -> Outcome:

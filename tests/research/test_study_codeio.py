@@ -170,8 +170,9 @@ def test_files_of_step_labels_are_read_by_the_trainer(made, tasks):
     settings = dataclasses.replace(SETTINGS, clean_problems=1)
     paths = codeio_files.run(settings, folder, tasks=list(tasks.values()))
     read = {path.stem: list(read_steps(str(path), StepDataConfig(strict=True))) for path in paths[:-1]}
-    raw, clean, test = read["train_raw"], read["train_clean"], read["test"]
-    assert len(raw) == len(clean) == len(read["train_undetected_fault"]) > 10
+    raw, clean, test = read["train"], read["train_clean"], read["test"]
+    assert len(raw) == len(clean) > 10
+    assert {one.rollouts[:-1] for one in raw} == {(4,) * (len(one.steps) - 1) for one in raw}
     assert not {one.prompt for one in raw} & {one.prompt for one in test}
     for one, true in zip(raw, clean, strict=True):
         assert one.steps == true.steps
@@ -192,8 +193,11 @@ def test_scorers_are_measured_by_length_and_operator(made, tasks):
     rows = codeio_measure.read_test(test)
     assert sum(row["draws"] for row in rows) == settings.programs * len(settings.seeds)  # of one held-out problem
     exact = [np.array(row["labels"], float) for row in rows]
-    (everything, *groups) = codeio_measure.measure("exact", rows, exact, samples=50)
+    (everything, *groups) = codeio_measure.measure("exact", rows, [exact], samples=50)
     assert everything["step_auroc"] == 1.0
+    inverse = [-one for one in exact]
+    (both, *_) = codeio_measure.measure("exact and its inverse", rows, [exact, inverse], samples=50)
+    assert both["step_auroc"] == 0.5  # the mean over both, not that of their mean scores
     assert everything["group"] == "all"
     assert {row["group"] for row in groups} >= {"operators seen", "operators unseen"}
     logprobs = folder / "logprobs.jsonl"

@@ -83,11 +83,11 @@ def test_heads_find_the_fault_that_the_features_show(arm):
     scores = cross_validated(settings, arm, rows, make_folds(settings, rows, features, fold), hidden)
     truth = [dict(row, labels=(np.array(row["labels"]) > 0.5).tolist()) for row in rows]
     noise = [rng.normal(size=3) for _ in rows]
-    (found,) = comparisons(truth, {arm: scores, "noise": noise}, [(arm, "noise")], samples=200)
+    (found,) = comparisons(truth, {arm: [scores], "noise": [noise]}, [(arm, "noise")], samples=200)
     assert found["low"] > 0.25
     assert found["low"] <= found["difference"] <= found["high"]
     assert found["p"] == pytest.approx(2 / 201)
-    (same,) = comparisons(truth, {"noise": noise}, [("noise", "noise")], samples=50)
+    (same,) = comparisons(truth, {"noise": [noise]}, [("noise", "noise")], samples=50)
     assert same["difference"] == 0.0
     assert same["p"] == 1.0
 

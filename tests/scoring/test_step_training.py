@@ -10,13 +10,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from dreamprm_jax.cli.main import main
-from dreamprm_jax.labeling.correction.methods import read_labels
+from dreamprm_jax.config import load_config
+from dreamprm_jax.labeling.correction.methods import fixed_labels, read_labels
 from dreamprm_jax.labeling.step_files import SteppedProgram
 from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.runs.trained import trained_arm
 from dreamprm_jax.schema import Problem
 from dreamprm_jax.scoring.prm import PrmOptions, load_prm
+from dreamprm_jax.scoring.step_training import load_step_data
 from dreamprm_jax.storage import read_json
+from dreamprm_jax.training.arms import arm_plans
+from dreamprm_jax.training.examples import NO_LABEL
 
 SMALL = {
     "model.hidden_size": 16, "model.intermediate_size": 24, "model.num_layers": 1, "model.num_heads": 2,
@@ -159,6 +163,65 @@ def test_trusted_steps_make_the_outer_problem(tmp_path):
     assert moved - {0.0, 1.0, 0.02, 0.98}
     metrics = (tmp_path / "run" / "train" / "label_table" / "metrics.jsonl").read_text().splitlines()
     assert json.loads(metrics[-1])["hypergradient_norm"] > 0
+
+
+def loaded(folder, path, arms):
+    values = SMALL | {"train.step_data.path": path, "train.arms": arms, "train.evaluate_every": 0}
+    config = load_config("", [f"--config.{name}={value}" for name, value in values.items()])
+    paths = Paths(folder)
+    paths.skipped_steps().parent.mkdir(parents=True)
+    return load_step_data(config, paths, arm_plans(config.train), Counter()).run, config
+
+
+def test_meta_solutions_have_outcomes_and_no_step_label(files, tmp_path):
+    """Each row of the label table belongs to one step of one training solution."""
+    run, _ = loaded(tmp_path / "run", files[0], "('label_table',)")
+    used = [index for one in run.inner.examples for index in one.label_index.tolist() if index != NO_LABEL]
+    assert sorted(used) == list(range(len(run.source.steps)))
+    outer = [one for one in run.inner.examples if one.problem_id not in {train.problem_id for train in run.train}]
+    assert outer
+    assert all((one.label_index == NO_LABEL).all() and np.isfinite(one.outcome) for one in outer)
+
+
+COUNTED = [
+    {"prompt": "a", "completions": ["x", "y", "z"], "labels": [0.25, 0, 1], "rollouts": [4, 4, 1], "outcome": True},
+    {"prompt": "b", "completions": ["x", "y", "w"], "labels": [0.5, None, 0], "rollouts": [4, 0, 1], "outcome": False},
+    {"prompt": "c", "completions": ["v"], "labels": [1], "rollouts": [1], "outcome": True},
+]
+
+
+def test_counts_of_rollouts_give_the_labelings_of_a_run(tmp_path):
+    run, config = loaded(tmp_path / "run", write(tmp_path / "s.jsonl", COUNTED), "('closure','undetected_fault')")
+    assert [(one.passes, one.rollouts) for one in run.source.steps] == [(1, 4), (0, 4), (2, 4), (0, 0)]
+    np.testing.assert_array_equal(fixed_labels("closure", run.source, config.train.labels)[:3], [1.0, 1.0, 1.0])
+    assert np.isfinite(fixed_labels("undetected_fault", run.source, config.train.labels)).all()
+    assert [one.label_index.tolist() for one in run.train] == [[0, 1, NO_LABEL], [2, 3, NO_LABEL], [NO_LABEL]]
+    assert [one.outcome for one in run.train] == [1.0, 0.0, 1.0]
+
+
+@pytest.mark.slow
+def test_the_default_labeling_trains_on_counts(tmp_path):
+    steps = write(tmp_path / "s.jsonl", COUNTED)
+    settings = {"train.arms": "('orm','closure','undetected_fault_online')", "train.warmup_steps": 1}
+    assert command(tmp_path / "run", f"--steps={steps}", **settings, **{"train.evaluate_every": 0}) == 0
+    labels = read_labels(Paths(tmp_path / "run").corrected_labels("undetected_fault_online"))
+    assert len(labels) == 4
+    assert all(0 <= value <= 1 for value in labels.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rollouts": [4, 4]}, "must be a list of 3 counts"),
+        ({"rollouts": [4, -1, 1]}, "-1 is not a count"),
+        ({"rollouts": [3, 4, 1]}, "label 0.25 is not a share of 3 rollouts"),
+        ({"outcome": None}, "needs an outcome"),
+    ],
+)
+def test_counts_that_cannot_be_are_told(change, message, tmp_path, capsys):
+    steps = write(tmp_path / "s.jsonl", [COUNTED[0] | change])
+    assert command(tmp_path / "run", f"--steps={steps}", "--strict", **{"train.arms": "('raw',)"}) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,11 @@ FIXED = {
 ONLINE = {"undetected_fault_online": "undetected_fault, whose hazards are those of the reward model in training"}
 # Labelings for labels without counts of rollouts (`dreamprm train --steps`).
 WITHOUT_COUNTS = ("raw", "gce", "smoothing", "label_table", "weight_table")
+# Those that need counts and outcomes alone.
+WITH_COUNTS = (
+    "soft", "hard", "beta_shrink", "em", "undetected_fault", "closure", "raw_with_outcome", "closure_mixture",
+    "outcome", "scan", "undetected_fault_online", "table_on_em",
+)  # fmt: skip
 # Labelings learned by the outer problem -> the fixed labeling of the warm-up and of the initial table.
 LEARNED = {"label_table": "raw", "weight_table": "raw", "corrector_net": "raw", "table_on_em": "em"}
 
@@ -92,6 +97,26 @@ class GivenLabels(LabelSource):
     def steps(self) -> list[StepLabel]:
         """All labels."""
         return list(self.labels)
+
+
+def counted_step(key: StepKey, passes: int, rollouts: int, policy: str) -> StepLabel:
+    """A row of the label stage for counts that others made, without its provenance."""
+    return StepLabel(
+        *key,
+        start=0,
+        end=0,
+        passes=passes,
+        rollouts=rollouts,
+        infrastructure_errors=0,
+        unforced=0,
+        posterior_alpha=1.0 + passes,
+        posterior_beta=1.0 + rollouts - passes,
+        policy=policy,
+        sampling="{}",
+        mode="faithful",
+        tier="PORTABLE",
+        config_hash="",
+    )
 
 
 def noisy_steps(labels: Sequence[StepLabel]) -> list[StepLabel]:
