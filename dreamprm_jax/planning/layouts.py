@@ -80,20 +80,18 @@ def layouts(fleet: Fleet) -> Iterator[Layout]:
         tensor *= 2
 
 
-def kept_elements(model: DecoderConfig) -> int:
-    """Elements of a token that a layer keeps on the device for the backward pass, by ``model.remat``."""
+def kept_elements(model: DecoderConfig) -> tuple[int, int]:
+    """Elements of a token that a layer keeps for the backward pass: on the device, and in host memory."""
     stream, attended = model.hidden_size, model.num_heads * model.head_dim
     inputs, mlp = attended + 2 * model.num_kv_heads * model.head_dim, 2 * model.intermediate_size
-    return (
-        stream
-        + {
-            "full": 0,
-            "attention": attended,
-            "offload": attended + stream,
-            "dots": attended + stream + inputs + mlp,
-            "none": 4 * stream + 3 * (attended + inputs) + 3 * mlp,
-        }[model.remat]
-    )
+    device = {
+        "full": 0,
+        "attention": attended,
+        "offload": attended + stream,
+        "dots": attended + stream + inputs + mlp,
+        "none": 4 * stream + 3 * (attended + inputs) + 3 * mlp,
+    }[model.remat]
+    return stream + device, inputs + mlp if model.remat == "offload" else 0
 
 
 def rough_bytes(model: DecoderConfig, layout: Layout, work: Work) -> float:
@@ -110,7 +108,7 @@ def rough_bytes(model: DecoderConfig, layout: Layout, work: Work) -> float:
     per_layer = (work.parameters - model.vocab_size * model.hidden_size) / model.num_layers
     state = (12 * work.trainable + 4 * work.parameters) / shards
     gradients = 4 * trees * work.trainable / shards
-    kept = 4 * tokens * model.num_layers * kept_elements(model) / layout.tensor
+    kept = 4 * tokens * model.num_layers * kept_elements(model)[0] / layout.tensor
     working = 4 * (
         2 * per_layer / layout.tensor
         + model.vocab_size * model.hidden_size / layout.tensor
@@ -126,6 +124,11 @@ class Candidate:
     layout: Layout
     model: DecoderConfig
     work: Work  # of the dearest step
+
+    @property
+    def size(self) -> float:
+        """Bytes a device, by ``rough_bytes``."""
+        return rough_bytes(self.model, self.layout, self.work)
 
 
 def ranked(
@@ -157,7 +160,7 @@ def ranked(
         raise DataError(_no_layout(fleet, model, batches))
 
     def order(candidate: Candidate) -> tuple[bool, float]:
-        size = rough_bytes(candidate.model, candidate.layout, candidate.work)
+        size = candidate.size
         fits = size <= memory
         time = step_time(candidate.work, candidate.layout, fleet, efficiency).serial
         return (not fits, time if fits else size)

@@ -6,6 +6,7 @@ them with compiled programs), in units of one pass over parameters or activation
 - fsdp: the parameters are gathered twice a micro-batch (forward; backward, which computes the layer again), and the
   gradient of what trains is reduced and scattered once. A bi-level step does that for the inner and for the outer
   batch, and gathers the parameters once more, with the tangent of what trains, for its forward-mode pass.
+- offload: what goes to host memory is written and read once; its time is part of the memory traffic's.
 - tensor: the stream is reduced 7 times a layer in a plain step (8 where attention's output is computed again), 6 times
   in the forward-mode pass.
 - data: the gradient's shards are reduced once a micro-batch, first inside each domain.
@@ -47,6 +48,7 @@ class Work:
       stream: elements of the residual stream of the inner and of the outer batch (rows x tokens x model width).
       micro: micro-batches of the inner and of the outer batch.
       remat: setting of the model.
+      offloaded: elements that a layer writes to host memory and reads again.
     """
 
     flops: float
@@ -58,6 +60,7 @@ class Work:
     stream: tuple[int, int]
     micro: tuple[int, int]
     remat: str
+    offloaded: int = 0
 
 
 @dataclass(frozen=True)
@@ -132,11 +135,12 @@ def step_time(work: Work, layout: Layout, fleet: Fleet, efficiency: float) -> St
     shards = layout.fsdp * layout.tensor
     # Parameters are written where they are gathered and read there; AdamW reads and writes 7 float32 a parameter.
     traffic = 2 * moved.gathered + 7 * 4 * work.trainable / shards
+    to_host = 2 * work.offloaded * work.layers * work.width / fleet.count
     inside = max(1, fleet.domain // shards)  # replicas of a shard in one domain: they share its way out
     across = layout.data // inside
     return StepTime(
         compute=work.flops / (fleet.count * chip.peak_flops * efficiency),
-        memory=traffic / chip.memory_bandwidth,
+        memory=traffic / chip.memory_bandwidth + to_host / chip.host_bandwidth,
         fsdp=(moved.gathered + moved.reduced) * _away(layout.fsdp) / _fsdp_bandwidth(layout, fleet),
         tensor=2 * moved.stream * _away(layout.tensor) / chip.fast_bandwidth,
         data_fast=2 * moved.shards * _away(min(inside, layout.data)) / chip.fast_bandwidth,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -12,7 +13,15 @@ from dreamprm_jax.models.decoder import DecoderConfig
 from dreamprm_jax.planning.duration import run_steps
 from dreamprm_jax.planning.fleet import Fleet
 from dreamprm_jax.planning.inspect import GB, target_devices, target_model
-from dreamprm_jax.planning.layouts import MOST_SHARDS, Batches, Candidate, objection, parse_layout, ranked
+from dreamprm_jax.planning.layouts import (
+    MOST_SHARDS,
+    Batches,
+    Candidate,
+    kept_elements,
+    objection,
+    parse_layout,
+    ranked,
+)
 from dreamprm_jax.planning.memory import USABLE, Memory, step_memory, step_works
 from dreamprm_jax.planning.roofline import Work, step_time
 from dreamprm_jax.schema import DataError
@@ -20,7 +29,9 @@ from dreamprm_jax.training.arms import arm_plans
 from dreamprm_jax.training.chips import CHIPS
 
 TRIES = 3  # meshes and policies that the compiler is asked about
-POLICIES = ("dots", "full")  # of ``model.remat``, that ``auto`` chooses among; each is traced
+# Of ``model.remat``, that ``auto`` chooses among, and the one with the same matrix products, which is traced: fused
+# attention, whose results ``attention`` keeps, is none of them. ``none`` saves no product beside ``dots``.
+POLICIES = {"dots": "dots", "offload": "dots", "attention": "full", "full": "full"}
 
 
 def plan_training(
@@ -49,9 +60,9 @@ def plan_training(
     batches = Batches.of(config.train, any(plan.learned for plan in arm_plans(config.train)))
     if wanted is not None and (why := objection(wanted, fleet, model, batches)):
         raise DataError(f"--mesh={mesh}: {why}")
-    policies: tuple[Any, ...] = POLICIES if remat == "auto" else (remat,)
+    policies: Any = POLICIES if remat == "auto" else (remat,)
     models = [dataclasses.replace(model, remat=policy) for policy in policies]
-    works_of = {each.remat: step_works(config, each) for each in models}
+    works_of = _works(config, models)
     usable = USABLE * fleet.chip.memory_gb * GB
     choices = [(each, works_of[each.remat][-1]) for each in models]
     candidates = ranked(fleet, choices, batches, usable, efficiency, wanted)
@@ -101,17 +112,39 @@ def plan_training(
     }
 
 
+def _works(config: Config, models: Iterable[DecoderConfig]) -> dict[str, list[Work]]:
+    """The work of the plain and the bi-level step, by policy of rematerialization."""
+    traced: dict[str, list[Work]] = {}
+    works_of = {}
+    for model in models:
+        like: Any = POLICIES.get(model.remat, model.remat)
+        if like not in traced:
+            traced[like] = step_works(config, dataclasses.replace(model, remat=like))
+        to_host = kept_elements(model)[1]
+        works_of[model.remat] = [
+            dataclasses.replace(
+                work,
+                remat=model.remat,
+                offloaded=to_host * sum(work.stream[: 1 + work.bilevel]) // model.hidden_size,
+            )
+            for work in traced[like]
+        ]
+    return works_of
+
+
 def _first_that_fits(
     config: Config, candidates: list[Candidate], fleet: Fleet, devices: list[jax.Device], whole: bool
 ) -> tuple[Candidate, Memory]:
-    """The first that surely fits, else one that may, else that with the least memory; of the first few."""
+    """The first that surely fits, else one that may, else that with the least memory; of a few, each smaller."""
     found: list[tuple[Candidate, Memory]] = []
-    for candidate in candidates[:TRIES]:
+    while candidates and len(found) < TRIES:
+        candidate = candidates[0]
         some = devices if whole else devices[: candidate.layout.fsdp * candidate.layout.tensor]
         memory = step_memory(config, candidate.model, candidate.layout, fleet.chip, some)
         if memory.fits == "yes":
             return candidate, memory
         found.append((candidate, memory))
+        candidates = [other for other in candidates if other.size < candidate.size]
     return min(found, key=lambda pair: (pair[1].fits == "no", pair[1].most))
 
 

@@ -22,6 +22,7 @@ class Chip:
         float  # bytes/s a chip, one collective: ICI, both directions of one torus axis; NVLink, one direction
     )
     slow_bandwidth: float  # bytes/s a chip, between domains: the data-center network, InfiniBand
+    host_bandwidth: float  # bytes/s a chip, to and from the memory of its host: PCIe
     domain: int  # chips in the largest domain
     price: float  # US dollars a chip-hour, about what was listed on demand in 2025; --price has another
 
@@ -32,14 +33,15 @@ class Chip:
 
 
 # Data sheets of the makers; interconnects of TPUs as in "How to Scale Your Model" (jax-ml.github.io/scaling-book): ICI
-# twice its figure for a link and direction, the data-center network a chip. GPUs have a 400 Gb/s port each (A100: 200).
+# twice its figure for a link and direction, the data-center network and PCIe a chip. GPUs have a 400 Gb/s port each
+# (A100: 200).
 _ALL = (
-    Chip("v5e", 197e12, 16, 0.82e12, 90e9, 3.125e9, 256, 1.20),
-    Chip("v5p", 459e12, 95, 2.77e12, 180e9, 6.25e9, 8960, 4.20),
-    Chip("v6e", 918e12, 32, 1.64e12, 180e9, 12.5e9, 256, 2.70),
-    Chip("a100", 312e12, 80, 2.04e12, 300e9, 25e9, 8, 2.00),
-    Chip("h100", 989e12, 80, 3.35e12, 450e9, 50e9, 8, 3.00),
-    Chip("h200", 989e12, 141, 4.80e12, 450e9, 50e9, 8, 3.50),
+    Chip("v5e", 197e12, 16, 0.82e12, 90e9, 3.125e9, 16e9, 256, 1.20),
+    Chip("v5p", 459e12, 95, 2.77e12, 180e9, 6.25e9, 16e9, 8960, 4.20),
+    Chip("v6e", 918e12, 32, 1.64e12, 180e9, 12.5e9, 32e9, 256, 2.70),
+    Chip("a100", 312e12, 80, 2.04e12, 300e9, 25e9, 32e9, 8, 2.00),
+    Chip("h100", 989e12, 80, 3.35e12, 450e9, 50e9, 64e9, 8, 3.00),
+    Chip("h200", 989e12, 141, 4.80e12, 450e9, 50e9, 64e9, 8, 3.50),
 )
 CHIPS = {chip.name: chip for chip in _ALL}
 _KINDS = {"v5 lite": "v5e", "v5e": "v5e", "v5": "v5p", "v6": "v6e", "a100": "a100", "h100": "h100", "h200": "h200"}

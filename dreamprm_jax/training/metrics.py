@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -35,12 +36,10 @@ class MetricsWriter:
         self._files: list[IO[str]] = []
         if not writes:
             return
-        from tensorboardX import SummaryWriter  # here, as it takes seconds where torch is installed
-
         self._run = _wandb_run(wandb_project, folder) if wandb_project else None
         folder.mkdir(parents=True, exist_ok=True)
         self._files = [_reopened(folder / name, first_step) for name in ("metrics.jsonl", "speed.jsonl")]
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
+        self._board = _summary_writer()(str(folder / "tensorboard"), purge_step=first_step)
 
     def write(self, step: int, values: dict[str, float], speed: dict[str, float] | None = None) -> None:
         """Writes the values of a step, and its speed where that was measured."""
@@ -81,6 +80,19 @@ def _reopened(path: Path, first_step: int) -> IO[str]:
     kept = [line for line in lines if line.endswith("}\n") and json.loads(line)["step"] < first_step]
     write_text(path, "".join(kept))
     return open(path, "a", encoding="utf-8")
+
+
+def _summary_writer() -> type:
+    """TensorBoard's writer, without torch: tensorboardX imports it where it is installed, which takes seconds."""
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # `import torch` raises ImportError
+    try:
+        from tensorboardX import SummaryWriter
+    finally:
+        if hidden:
+            del sys.modules["torch"]
+    return SummaryWriter
 
 
 def _wandb_run(project: str, folder: Path) -> Any:

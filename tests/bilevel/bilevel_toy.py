@@ -137,11 +137,6 @@ def warm_state(optimizer: optax.GradientTransformation, params: Any) -> Any:
     return jax.tree.map(warm, optimizer.init(params))
 
 
-def quick_jit(function: Any) -> Any:
-    """jax.jit without the compiler's slow optimizations: these programs run once."""
-    return jax.jit(function, compiler_options={"xla_backend_optimization_level": 0})
-
-
 def cosine(left: jax.Array, right: jax.Array) -> float:
     """Between two vectors."""
     return float(left @ right / (jnp.linalg.norm(left) * jnp.linalg.norm(right)))

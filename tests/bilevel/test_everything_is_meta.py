@@ -23,13 +23,13 @@ def call(optimizer: Any, unroll: int, inner: Any = toy.small_inner, phi: Any = N
     given = {"end_gradient": options.pop("end_gradient", None)}
     usual, batch, held = toy.small_data(unroll)
     run = make_meta_gradient(inner, toy.small_outer, optimizer, **options)
-    compiled = toy.quick_jit(lambda point, phi, given: run(*point, phi, batch, held, **given))
+    compiled = jax.jit(lambda point, phi, given: run(*point, phi, batch, held, **given))
     return compiled(warmed(optimizer), usual if phi is None else phi, given)
 
 
 def warmed(optimizer: Any) -> Point:
     """Three steps on random gradients."""
-    update = toy.quick_jit(optax.with_extra_args_support(optimizer).update)
+    update = jax.jit(optax.with_extra_args_support(optimizer).update)
     point = Point(toy.small_params(), optimizer.init(toy.small_params()))
     for step in range(3):
         rng = np.random.default_rng(step)
@@ -64,7 +64,7 @@ def test_cotangents_of_the_start(unroll: int) -> None:
         same(mixed, reverse)
         assert jax.tree.structure(mixed.start_gradient.opt_state) == jax.tree.structure(mixed.opt_state)
         phi, batch, held = toy.small_data(unroll)
-        run = toy.quick_jit(make_meta_gradient(toy.small_inner, toy.small_outer, LEARNED_RATE, start_gradient=True))
+        run = jax.jit(make_meta_gradient(toy.small_inner, toy.small_outer, LEARNED_RATE, start_gradient=True))
 
         def at(rate: float) -> MetaGradientResult:
             moved = state._replace(hyperparams=state.hyperparams | {"learning_rate": jnp.asarray(rate)})
@@ -82,13 +82,13 @@ def test_chained_windows_equal_one_long_window() -> None:
     with jax.enable_x64(True):
         phi, batches, outer = toy.small_data(4)
         one, two = batches[:2], batches[2:]
-        run = toy.quick_jit(make_meta_gradient(toy.small_inner, toy.small_outer, optimizer, start_gradient=True))
+        run = jax.jit(make_meta_gradient(toy.small_inner, toy.small_outer, optimizer, start_gradient=True))
         start = warmed(optimizer)
         whole = run(*start, phi, batches, outer)
         middle = run(*start, phi, one, outer, do_meta=jnp.array(False))
         late = run(middle.params, middle.opt_state, phi, two, outer)
         zero = make_meta_gradient(toy.small_inner, lambda params, batch: 0.0 * params["scale"][0], optimizer)
-        early = toy.quick_jit(zero)(*start, phi, one, outer, end_gradient=late.start_gradient)
+        early = jax.jit(zero)(*start, phi, one, outer, end_gradient=late.start_gradient)
         total = early.hypergradient + late.hypergradient
         assert toy.relative_error(total, whole.hypergradient) < TIGHT
 
@@ -214,12 +214,12 @@ def test_vmap_over_phi_and_reverse_mode_through_the_hypergradient() -> None:
             run = make_meta_gradient(toy.small_inner, toy.small_outer, optimizer, **options)
             return run(*start, phi, batch[:unroll], held).hypergradient
 
-        many, alone = toy.quick_jit(jax.vmap(of))(phis), toy.quick_jit(of)
+        many, alone = jax.jit(jax.vmap(of))(phis), jax.jit(of)
         for row, phi in zip(many, phis, strict=True):
             assert toy.relative_error(row, alone(phi)) < TIGHT
 
         def squares(unroll: int, **options: Any) -> jax.Array:
-            return toy.quick_jit(jax.grad(lambda phi: jnp.sum(jnp.square(of(phi, unroll, **options)))))(phis[0])
+            return jax.jit(jax.grad(lambda phi: jnp.sum(jnp.square(of(phi, unroll, **options)))))(phis[0])
 
         assert toy.relative_error(squares(2), squares(2, method="reverse")) < 1e-7
         assert toy.relative_error(squares(3, checkpoints=1), squares(3, method="reverse")) < 1e-7
@@ -236,7 +236,7 @@ def test_replay_equals_the_unrolled_window(steps: int) -> None:
         run = make_meta_gradient(
             toy.small_inner, toy.small_outer, optimizer, start_gradient=True, checkpoints="gradients"
         )
-        same_window = toy.quick_jit(run)(*start, phi, batches, outer)
+        same_window = jax.jit(run)(*start, phi, batches, outer)
         assert toy.relative_error(found.hypergradient, same_window.hypergradient) < TIGHT
         assert toy.relative_error(floats(found.start_gradient), floats(same_window.start_gradient)) < TIGHT
         assert found.stored <= 1 + np.ceil(np.log2(steps))

@@ -40,7 +40,7 @@ def test_mixed_equals_reverse(unroll: int) -> None:
     """Compiled, with frozen leaves, in both precisions; benchmarks/hypergradient_optimizers.py tries all optimizers."""
     for dtype, tolerance in TOLERANCE.items():
         with jax.enable_x64(dtype == "float64"):
-            mixed, reverse = mixed_and_reverse("clip+adamw+schedule", unroll, lora=True, run=toy.quick_jit)
+            mixed, reverse = mixed_and_reverse("clip+adamw+schedule", unroll, lora=True, run=jax.jit)
             assert mixed.hypergradient.dtype == dtype
             assert_same(mixed, reverse, tolerance)
 
@@ -60,7 +60,7 @@ def test_finite_difference_of_the_whole_chain(unroll: int) -> None:
     optimizer = toy.OPTIMIZERS["clip+adamw+schedule"]()
     with jax.enable_x64(True):
         state = toy.warm_state(optimizer, toy.params())
-        run = toy.quick_jit(make_meta_gradient(toy.inner_loss, toy.outer_loss, optimizer))
+        run = jax.jit(make_meta_gradient(toy.inner_loss, toy.outer_loss, optimizer))
 
         def at(phi: jax.Array) -> MetaGradientResult:
             return run(toy.params(), state, phi, toy.inner_batch(unroll), toy.outer_batch())
@@ -108,7 +108,7 @@ def test_finite_at_exactly_zero_gradients(method: str) -> None:
         "eps_root": optax.adamw(0.05, eps_root=1e-16),
         "safe": optimizers.adamw(0.05),
     }.items():
-        run = toy.quick_jit(make_meta_gradient(toy.inner_loss, toy.outer_loss, optimizer, method=method))
+        run = jax.jit(make_meta_gradient(toy.inner_loss, toy.outer_loss, optimizer, method=method))
         results[name] = run(
             trainable, optimizer.init(trainable), toy.phi(), toy.inner_batch(), toy.outer_batch(), frozen=frozen
         )
@@ -131,7 +131,7 @@ def test_finite_where_the_whole_gradient_is_zero() -> None:
         return jnp.mean(jnp.square(params["w"] * batch - 1.0))
 
     params = {"w": jnp.full(4, 0.5)}
-    result = toy.quick_jit(make_meta_gradient(inner_loss, outer_loss, optimizer))(
+    result = jax.jit(make_meta_gradient(inner_loss, outer_loss, optimizer))(
         params, optimizer.init(params), jnp.zeros(4), jnp.ones((1, 1, 4)), jnp.ones((1, 4))
     )
     assert float(result.norms.inner_gradient) == 0.0
@@ -157,7 +157,7 @@ def test_bfloat16_points_the_same_way() -> None:
     params = toy.params()
     arguments = (params, toy.warm_state(optimizer, params), toy.phi(), toy.inner_batch(rows=64), toy.outer_batch(64))
     full, low = (
-        toy.quick_jit(make_meta_gradient(inner, outer, optimizer))(*arguments).hypergradient
+        jax.jit(make_meta_gradient(inner, outer, optimizer))(*arguments).hypergradient
         for inner, outer in (
             (toy.inner_loss, toy.outer_loss),
             (half(toy.inner_loss), half(toy.outer_loss)),
@@ -172,7 +172,7 @@ def test_approximations_are_what_they_say() -> None:
     with jax.enable_x64(True):
         params = toy.params()
         results = {
-            method: toy.quick_jit(make_meta_gradient(toy.inner_loss, toy.outer_loss, optimizer, method=method))(
+            method: jax.jit(make_meta_gradient(toy.inner_loss, toy.outer_loss, optimizer, method=method))(
                 params, optimizer.init(params), toy.phi(), toy.inner_batch(), toy.outer_batch()
             ).hypergradient
             for method in ("mixed", "finite_difference", "first_order")
@@ -182,7 +182,7 @@ def test_approximations_are_what_they_say() -> None:
         # at the same point they are one: a rate so small that theta' = theta
         slow = optax.sgd(1e-9)
         exact, first = (
-            toy.quick_jit(make_meta_gradient(toy.inner_loss, toy.outer_loss, slow, method=method))(
+            jax.jit(make_meta_gradient(toy.inner_loss, toy.outer_loss, slow, method=method))(
                 params, slow.init(params), toy.phi(), toy.inner_batch(), toy.outer_batch()
             ).hypergradient
             for method in ("mixed", "first_order")

@@ -83,7 +83,7 @@ def test_corrector_net_has_an_exact_hypergradient() -> None:
     optimizer = toy.OPTIMIZERS["adamw"]()
     state = toy.warm_state(optimizer, toy.params())
     mixed, reverse = (
-        toy.quick_jit(make_meta_gradient(inner_loss, toy.outer_loss, optimizer, method=method))(
+        jax.jit(make_meta_gradient(inner_loss, toy.outer_loss, optimizer, method=method))(
             toy.params(), state, phi, toy.inner_batch(), toy.outer_batch()
         ).hypergradient
         for method in ("mixed", "reverse")

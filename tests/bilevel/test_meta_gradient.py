@@ -29,7 +29,7 @@ OPTIMIZER = toy.OPTIMIZERS["adamw"]()
 
 def run(inner: Any = toy.inner_loss, outer: Any = toy.outer_loss, unroll: int = 1, **options: Any) -> Any:
     """The compiled function with its usual arguments bound, to be overridden by keyword."""
-    compiled = toy.quick_jit(make_meta_gradient(inner, outer, OPTIMIZER, **options))
+    compiled = jax.jit(make_meta_gradient(inner, outer, OPTIMIZER, **options))
 
     def call(**override: Any) -> MetaGradientResult:
         params = override.pop("params", toy.params())

@@ -1,7 +1,9 @@
 """The sum of a compiled module's cycles, and the tables of a device's figures."""
 
-import importlib
+import gzip
+import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +54,23 @@ def test_loops_count_as_often_as_they_run():
     assert cost.unknown_loops == 0
     one = module_cost(MODULE.replace("[2,4,8,8]", "[4,8,8]"), {"splash_mqa_fwd": 1e-3})
     assert one.parts["attention"] == pytest.approx(28e-3)  # a device's only row
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
+def test_compiled_programs_are_kept_and_read_again(tmp_path):
+    """The worker of the benchmark: ``dreamprm inspect``, here on a CPU device. A second call compiles nothing."""
+    job = [sys.executable, "benchmarks/tpu_cost_model.py", f"--output={tmp_path}", "--worker=job", "--steps=1", "--"]
+    job += ["--config=configs/embedded.py", "--config.inspect.devices=1", "--config.train.arms=('raw',)"]
+    environment = os.environ | {"LIBTPU_INIT_ARGS": "", "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0"}
+    written = []
+    for _ in range(2):
+        subprocess.run(job, cwd=REPOSITORY, env=environment, check=True)
+        [key] = json.loads((tmp_path / "job.json").read_text())
+        written.append((key, (tmp_path / f"{key}.json").stat().st_mtime_ns))
+        assert json.loads((tmp_path / f"{key}.json").read_text())["bytes"] > 1e6
+        assert b"ENTRY" in gzip.decompress((tmp_path / f"{key}.hlo.gz").read_bytes())
+    assert written[0] == written[1]
 
 
 def test_bundles_by_depth(tmp_path):

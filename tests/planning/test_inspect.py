@@ -3,7 +3,6 @@
 import dataclasses
 import importlib.util
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -74,10 +73,8 @@ sys.exit([main(freeze(config)) for config in json.loads(sys.argv[1])][-1])
 
 def run(*configs):
     """Runs inspect in a process of its own, as jax fixes its devices at its start. The status is the last one's."""
-    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"  # sizes do not depend on them
-    environment = os.environ | {"XLA_FLAGS": flags}
     command = [sys.executable, "-c", SCRIPT, json.dumps([to_dict(config) for config in configs])]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
 @pytest.mark.slow

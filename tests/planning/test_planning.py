@@ -16,7 +16,7 @@ from dreamprm_jax.models.decoder import decoder_config
 from dreamprm_jax.planning.duration import Steps, run_steps
 from dreamprm_jax.planning.fleet import make_fleet
 from dreamprm_jax.planning.labels import Assumptions, label_cost
-from dreamprm_jax.planning.layouts import Batches, layouts, objection, parse_layout, ranked
+from dreamprm_jax.planning.layouts import Batches, kept_elements, layouts, objection, parse_layout, ranked
 from dreamprm_jax.planning.memory import step_works
 from dreamprm_jax.planning.roofline import Layout, Work, step_time, volume
 from dreamprm_jax.schema import DataError
@@ -95,17 +95,28 @@ def test_ranking_takes_the_fastest_that_fits_and_says_what_a_batch_must_be():
         parse_layout("2x16")
 
 
-@pytest.mark.parametrize(("memory", "policy"), [(1e12, "none"), (2e11, "dots"), (4.9e10, "full"), (1.0, "full")])
+@pytest.mark.parametrize(
+    ("memory", "policy"),
+    [(1e12, "none"), (2e11, "dots"), (7e10, "offload"), (4.97e10, "attention"), (4.9e10, "full"), (1.0, "full")],
+)
 def test_the_policy_is_the_fastest_that_fits(memory, policy):
     """Of rematerialization; the less is kept the more is computed."""
-    flops = {"none": 3.0, "dots": 3.1, "full": 4.0}
-    models = [
-        (dataclasses.replace(LLAMA, remat=remat), dataclasses.replace(WORK, remat=remat, flops=count * 4e17))
-        for remat, count in flops.items()
-    ]
-    found = ranked(make_fleet(CHIPS["v5p"], 256), models, ROWS, memory, 0.5, Layout(1, 256, 1))
+    flops = {"none": 3.0, "dots": 3.1, "offload": 3.1, "attention": 3.9, "full": 4.0}
+    models, fleet, layout = [], make_fleet(CHIPS["v5p"], 256), Layout(1, 256, 1)
+    for remat, count in flops.items():
+        model = dataclasses.replace(LLAMA, remat=remat)
+        offloaded = kept_elements(model)[1] * 2 * 256 * 4096
+        models.append((model, dataclasses.replace(WORK, remat=remat, flops=count * 4e17, offloaded=offloaded)))
+    found = ranked(fleet, models, ROWS, memory, 0.5, layout)
     assert found[0].model.remat == policy
-    assert len(found) == 3
+    assert len(found) == 5
+
+
+def test_transfers_to_the_host_take_time():
+    fleet, layout = make_fleet(CHIPS["v5p"], 256), Layout(1, 256, 1)
+    work = dataclasses.replace(WORK, remat="offload", offloaded=256 * 10**9)
+    extra = step_time(work, layout, fleet, 0.5).memory - step_time(WORK, layout, fleet, 0.5).memory
+    assert extra == pytest.approx(2 * 80 * 2e9 / 16e9)  # written and read; 80 layers of 10^9 elements a chip
 
 
 # ---------------------------------------------------------------- what a step moves and how long it takes
