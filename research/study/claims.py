@@ -286,7 +286,7 @@ def _range(members: Sequence[Tested]) -> str:
 def _held_out() -> list[str]:
     return [
         f"step-AUROC {_gains('held_out_mistakes')}",
-        f"structural model on two seeds {_gains('held_out_mistakes_structure')}",
+        f"structural model on three seeds {_gains('held_out_mistakes_structure')}",
         f"With held-out primitives {_gains('held_out_primitives')}",
     ]
 
