@@ -69,7 +69,7 @@ def get_config() -> config_dict.ConfigDict:
     config.train.labels.method = "label_table"  # the paper; the package's default is undetected_fault_online
     config.train.meta.learning_rate = 1e-2
     config.train.meta.weight_decay = 0.002
-    config.train.meta.every = 8  # 156 outer updates
+    config.train.meta.every = 8  # 157 outer updates
     config.train.meta.batch_size = 8
     config.train.checkpoint_every = 500
     config.evaluate.aggregator = "last"  # the paper; the package's default is the sum of log-odds
