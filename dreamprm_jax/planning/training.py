@@ -115,7 +115,7 @@ def plan_training(
 def _works(config: Config, models: Iterable[DecoderConfig]) -> dict[str, list[Work]]:
     """The work of the plain and the bi-level step, by policy of rematerialization."""
     traced: dict[str, list[Work]] = {}
-    works_of = {}
+    works_of: dict[str, list[Work]] = {}
     for model in models:
         like: Any = POLICIES.get(model.remat, model.remat)
         if like not in traced:
