@@ -36,7 +36,7 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Requirements of setup.py that no part imports.
-UNUSED = {"datasets", "huggingface-hub", "jinja2", "matplotlib", "tensorboardx", "transformers"}
+UNUSED = {"datasets", "huggingface-hub", "jinja2", "matplotlib", "transformers"}
 
 # In falling order of worth, with their shares of the time.
 PARTS = {"kernels": 1.0, "steps_3b": 2.2, "steps_1b": 1.6, "attention": 0.8, "scoring": 1.0, "training": 1.4}
