@@ -2,6 +2,7 @@
 
 import gc
 import os
+from importlib import metadata
 from pathlib import Path
 
 import hypothesis
@@ -13,16 +14,20 @@ from dreamprm_jax.problems.procedural.compose import compose
 # Set before any test module imports jax; subprocesses inherit it.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# Tests execute each program a few times at most, so it is compiled without slow optimizations. XLA's fusion emitters
-# alone take two thirds of the compile time of a bi-level step.
-# Fake devices are threads; XLA's default timeout for their rendezvous, 40 seconds, is short on a busy machine.
-os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-    " --xla_cpu_collective_call_warn_stuck_timeout_seconds=60 --xla_cpu_collective_call_terminate_timeout_seconds=600",
-)
-# Property tests have no deadline, for the same reason.
+XLA_FLAGS = [
+    # Tests execute each program a few times at most, so it is compiled without slow optimizations.
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_parallel_codegen_split_count=1",
+    # Fake devices are threads; the default timeout for their rendezvous, 40 seconds, is short on a busy machine.
+    "--xla_cpu_collective_call_warn_stuck_timeout_seconds=60",
+    "--xla_cpu_collective_call_terminate_timeout_seconds=600",
+]
+# XLA ends a process on a flag that it does not know.
+if tuple(map(int, metadata.version("jaxlib").split(".")[:2])) < (0, 11):
+    XLA_FLAGS.append("--xla_cpu_use_fusion_emitters=false")  # they take two thirds of a bi-level step's compile time
+os.environ.setdefault("XLA_FLAGS", " ".join(XLA_FLAGS))
+# Property tests have no deadline, as machines may be busy.
 hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("busy")
 # Tracing makes many objects and little garbage; with Python's defaults the collector takes a tenth of the time.
