@@ -13,7 +13,7 @@ from dreamprm_jax.config import Config, EvaluateConfig, SandboxConfig
 from dreamprm_jax.evaluation.candidate_files import evaluate_files
 from dreamprm_jax.problems.livecodebench import problem_from_row
 from dreamprm_jax.runs.paths import Paths
-from dreamprm_jax.sandbox import Comparison, Judge, JudgeResult, JudgeTask, Limits
+from dreamprm_jax.sandbox import Comparison, Judge, JudgeResult, JudgeTask, Limits, plan
 from dreamprm_jax.sandbox.records import ProblemLimits
 from dreamprm_jax.schema import DataError, Outcome, Problem, StepLabel, TestCase, TestedProblem, Verdict
 from dreamprm_jax.stages.runner import run_stage
@@ -231,8 +231,8 @@ def check(given, expected, answer):
     assert result.verdict is Verdict.AC, result
 
 
-@pytest.mark.slow
-def test_a_checker_that_hangs_gives_no_verdict(judge: Judge) -> None:
+def test_a_checker_that_hangs_gives_no_verdict(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "Limits", lambda: Limits(cpu_seconds=0.3, wall_seconds=1.0))  # of the checker
     result = one(judge, "print(1, 4)", "def check(given, expected, answer):\n    while True: pass\n")
     assert (result.verdict, "TLE" in result.error) == (Verdict.INVALID_TASK, True)
 
