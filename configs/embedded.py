@@ -1,7 +1,7 @@
 """The whole system on two CPU cores, offline, on the procedural benchmark with exact truth.
 
 Command:  dreamprm run --config=configs/embedded.py --workdir=runs/embedded   (or: bash launch/local.sh)
-Cost:     20 CPU minutes with installation, on two busy cores
+Cost:     15 CPU minutes with installation, on two idle cores
 Expected: README.md, its first table
 """
 
