@@ -46,13 +46,15 @@ def run_part(name: str, options: argparse.Namespace) -> None:
     """Runs one part and writes its records as they come."""
     import jax
     import on_device_parts
+    import on_device_training
 
     device = jax.devices()[0]
     versions = {"jax": jax.__version__, "python": sys.version.split()[0]}
     header = {"part": name, "device": device.device_kind, "devices": len(jax.devices()), **versions, "toy": options.toy}
     records: list[dict[str, Any]] = []
     target = Path(options.output) / f"{name}.json"
-    for record in getattr(on_device_parts, name)(options):
+    module = on_device_training if name == "training" else on_device_parts
+    for record in getattr(module, name)(options):
         records.append(record)
         _write(target, header | {"records": records, "complete": False})
         print(json.dumps(record), flush=True)
