@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import email.utils
+import math
 import os
 import random
 import re
@@ -92,9 +93,8 @@ class Transport:
           ContextOverflow: if the model's context is too short.
           Refused: if the server rejects the request.
         """
-        retries, failures, since = 0, 0, time.monotonic()
+        retries, failures, refused_since = 0, 0, math.inf
         while True:
-            asked = time.monotonic()
             try:
                 reply = self._in_thread(parameters)
                 with self._lock:
@@ -105,9 +105,10 @@ class Transport:
             except Exception as error:
                 last = error
             meaning, message = self._meaning(last, parameters)
-            since = since if retries else asked
-            waiting = meaning == "gone" and time.monotonic() - since < self.config.outage_seconds
-            waiting = waiting and self._waits_for_server(message)
+            now, waiting = time.monotonic(), False
+            if meaning == "gone":  # both limits count from failures, as an answer may take longer than they allow
+                refused_since = min(refused_since, now)
+                waiting = self._waits_for_server(now, message) and now - refused_since < self.config.outage_seconds
             failures += not waiting
             if failures > self.config.max_retries:
                 if isinstance(last, NoChoices):
@@ -161,10 +162,9 @@ class Transport:
                 return f"; most servers' address ends in /v1: try policy.base_url={self.config.base_url.rstrip('/')}/v1"
         return ""
 
-    def _waits_for_server(self, message: str) -> bool:
-        """Whether to keep waiting for an unavailable server. Prints a notice once."""
+    def _waits_for_server(self, now: float, message: str) -> bool:
+        """Whether to keep waiting for a server that is unavailable at time ``now``. Prints a notice once."""
         with self._lock:
-            now = time.monotonic()
             if self._gone_since is None:
                 self._gone_since = now
             gone = now - self._gone_since

@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import ThreadingHTTPServer
 from typing import Any
 
+import httpx
+import openai
 import pytest
 from openai_server import Handler
 
@@ -146,6 +148,26 @@ def test_a_server_that_comes_back_is_waited_for_and_one_that_does_not_is_given_u
         short.complete(REQUEST)
     with pytest.raises(PolicyError, match="failed 1 times"):  # it is not waited for anew
         short.complete(REQUEST)
+
+
+def test_a_server_that_goes_away_during_a_long_answer_is_waited_for():
+    server = listen()
+    url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    settings: dict[str, Any] = {"base_url": url, "max_retries": 0, "outage_seconds": 0.5}
+    policy = ServerPolicy(PolicyConfig(kind="server", model="plain", **settings), None, Abilities(), 0.05)
+    once, attempts = policy._transport._once, []
+
+    def broken_off(parameters: dict[str, Any]) -> Any:
+        attempts.append(1)
+        if len(attempts) == 1:
+            time.sleep(0.7)  # longer than an outage may last
+            raise openai.APIConnectionError(message="Connection reset.", request=httpx.Request("POST", url))
+        return once(parameters)
+
+    policy._transport._once = broken_off  # type: ignore[method-assign]
+    assert len(policy.complete(REQUEST)) == 2
+    server.shutdown()
+    server.server_close()
 
 
 def test_requests_at_a_time_are_bounded(server):
