@@ -45,7 +45,7 @@ def run_schedule(config: TrainConfig) -> optax.Schedule:
 
 def learning_rate_schedule(rate: float, total: int) -> optax.Schedule:
     """A linear rise over a twentieth of the steps, then a cosine decay to a tenth of the rate."""
-    rise = min(max(1, total // 20), total)
+    rise = min(max(1, total // 20), total - 1)
     return optax.warmup_cosine_decay_schedule(0.0, rate, rise, total, 0.1 * rate)
 
 

@@ -89,3 +89,11 @@ def test_training_with_any_optimizer_saves_and_goes_on(name, micro, micro_params
     for before, after in ((micro_params, half.params), (half.params, whole.params)):
         pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
         assert 1e-6 < max(float(np.abs(a - b).max()) for a, b in pairs) < 2.0
+
+
+@pytest.mark.parametrize("total", [1, 2, 19, 400])
+def test_the_learning_rate_reaches_its_peak_however_few_the_steps(total):
+    schedule = optimizer_module.learning_rate_schedule(0.5, total)
+    rates = [float(schedule(step)) for step in range(total)]
+    assert max(rates) == 0.5
+    assert rates[-1] >= 0.05
