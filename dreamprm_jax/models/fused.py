@@ -50,7 +50,8 @@ AUTO: dict[tuple[str, Derivative], str] = {
     ("gpu", "none"): "dual",
 }
 PLAIN = ("einsum", "chunked")
-SHORT = 1024  # tokens of a row whose whole score matrix is small
+SHORT = 384  # tokens of a row for which a CPU saves little by chunks, each group of which is a loop to compile
+CPU_CHUNKS = 8  # at least, of longer rows on a CPU: their scores stay in its cache
 
 
 def taking(model: Any, derivative: Derivative) -> Any:
@@ -101,8 +102,9 @@ def attention(
     chex.assert_equal_shape_prefix([query, key], 2)
     device = platform()
     form = choose(kind, derivative, device)
-    if kind == "auto" and query.shape[1] <= SHORT and device not in TARGETS and layout.blocks is None:
-        form = "einsum"  # a CPU gains nothing by chunks of short rows
+    if kind == "auto" and device not in TARGETS and layout.blocks is None:
+        length = query.shape[1]
+        form, chunk = ("einsum", chunk) if length <= SHORT else (form, min(chunk, length // CPU_CHUNKS))
     if form == "cudnn":
         query, key, value = checkpoint_name((query, key, value), INPUTS)
         plain = functools.partial(chunked_attention, chunk=chunk)
