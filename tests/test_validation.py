@@ -47,6 +47,34 @@ def changed(**values: Any) -> Config:
         ({"train__meta__accumulation": 3}, "config.train.meta.accumulation=3: must divide meta.batch_size=8"),
         ({"train__master_weights": True}, "config.train.master_weights is for trainable bfloat16 parameters"),
         ({"train__mesh__fsdp": 0}, "at most one is -1"),
+        (
+            {"train__arms": ("label_table",), "train__meta__every": 1000},
+            "config.train.meta.every=1000: no outer step in 300 steps; must be at most 300",
+        ),
+        ({"train__adam_b2": 1.0}, "config.train.adam_b2=1.0: must be at most 0.999999"),
+        ({"seed": 2**63}, "config.seed=9223372036854775808: must be at most 9223372036854775807"),
+        ({"model__vocab_size": 256}, "config.model.vocab_size=256: must be at least 257"),
+        ({"sandbox__memory_bytes": 1}, "config.sandbox.memory_bytes=1: must be at least 1048576"),
+        ({"policy__timeout_seconds": 1e300}, "config.policy.timeout_seconds=1e+300: must be at most 1e+09"),
+        (
+            {"policy__kind": "server", "policy__model": "m", "policy__base_url": "localhost:8000"},
+            "config.policy.base_url='localhost:8000': must start with http:// or https://",
+        ),
+        (
+            {"label__strategy": "adaptive", "label__rollouts": 1},
+            "config.label.min_rollouts=2: must be at most rollouts=1 and max_rollouts=16",
+        ),
+        ({"label__strategy": "binary_search", "label__judge_share": 0.5}, "config.label.judge_share=0.5: must be 1"),
+        ({"label__count_program": True}, "config.label.temperature=0.3 must be equal, or count_program=False"),
+        (
+            {"label__count_program": True, "generate__candidates": "x.jsonl"},
+            "config.label.count_program needs programs by the policy, not those of config.generate.candidates",
+        ),
+        ({"distributed__mode": "explicit"}, "config.distributed.coordinator_address='': must be host:port"),
+        (
+            {"distributed__mode": "explicit", "distributed__coordinator_address": "h:1"},
+            "config.distributed.process_id=-1: must be from 0 to num_processes - 1",
+        ),
         ({"train__arms": ("stored",)}, "config.train.labels.stored is empty"),
         (
             {"train__arms": ("clean",), "problems__source": "leetcode", "policy__kind": "replay", "policy__path": "x"},
@@ -231,6 +259,41 @@ TABLE = {"train__arms": ("label_table",)}
             {"train__step_data__evaluation": "x"},
             ["step_data.evaluation: no effect without config.train.step_data.path"],
         ),
+        (
+            {"problems__source": "livecodebench", "problems__test_count": 5, "evaluate__vote_inputs": 3},
+            ["problems.test_count: .*=procedural or file", "vote_inputs: .*problems.source=procedural$"],
+        ),
+        (
+            {
+                "generate__candidates": "x",
+                "generate__temperature": 0.5,
+                "policy__kind": "replay",
+                "label__temperature": 0.5,
+            },
+            ["generate.temperature, config.label.temperature: .*=simulated or server"],
+        ),
+        (
+            {"generate__candidates": "x", "generate__temperature": 0.5},
+            ["temperature: .*config.generate.candidates=''$"],
+        ),
+        (
+            {"policy__kind": "server", "policy__continuation": "chat", "policy__prefix_end": "before_newline"},
+            ["prefix_end: .*continuation=completions"],
+        ),
+        ({"train__arms": ("weight_table",), "train__labels__floor": 0.1}, ["floor: .*=label_table or corrector_net"]),
+        ({"train__labels__method": "own.py:f", "train__labels__floor": 0.1, "train__labels__corrector_hidden": 8}, []),
+        (
+            {
+                "train__arms": ("clean",),
+                "train__labels__clean_labels": "x",
+                "train__labels__clean_target": "recoverable",
+            },
+            ["clean_target: .*clean_labels=''$"],
+        ),
+        ({"model__attention": "einsum", "model__attention_chunk": 64}, ["attention_chunk: .*=auto or chunked"]),
+        ({"model__attention_chunk": 64}, []),
+        ({"model__weights": "smollm2", "model__tokenizer_pieces": "lines"}, ["tokenizer_pieces: .*weights=''$"]),
+        ({"distributed__compile_cache": "x"}, ["compile_cache: .*mode=auto or explicit"]),
     ],
 )
 def test_settings_without_effect_are_named(values: dict[str, Any], notes: list[str]) -> None:

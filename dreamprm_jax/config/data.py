@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from dreamprm_jax.config.setting import setting
+from dreamprm_jax.config.setting import LONGEST, setting
 from dreamprm_jax.schema import Granularity
 
 
@@ -98,12 +98,15 @@ class PolicyConfig:
     logprobs: bool = setting(
         False, "server: request log-probabilities of the sampled tokens; their mean is stored in the program's row."
     )
-    timeout_seconds: float = setting(300.0, "server: time limit of one request.", above=0.0, affects_output=False)
+    timeout_seconds: float = setting(
+        300.0, "server: time limit of one request.", above=0.0, maximum=LONGEST, affects_output=False
+    )
     max_retries: int = setting(5, "server: maximum retries of a failed request.", minimum=0, affects_output=False)
     outage_seconds: float = setting(
         300.0,
         "server: how long to wait for a server that does not respond, for example while it loads or restarts.",
         minimum=0.0,
+        maximum=LONGEST,
         affects_output=False,
     )
     concurrency: int = setting(16, "server: concurrent requests of each process.", minimum=1, affects_output=False)
@@ -196,8 +199,8 @@ class SandboxConfig:
         minimum=0.0,
         maximum=1.0,
     )
-    cpu_seconds: float = setting(6.0, "CPU time of one test.", above=0.0)
-    wall_seconds: float = setting(12.0, "Wall time of one test.", above=0.0)
+    cpu_seconds: float = setting(6.0, "CPU time of one test.", above=0.0, maximum=LONGEST)
+    wall_seconds: float = setting(12.0, "Wall time of one test.", above=0.0, maximum=LONGEST)
     reference_factor: float = setting(
         0.0,
         "CPU time of one test as a multiple of the problem's reference_seconds, which dreamprm convert --verify "
@@ -237,4 +240,5 @@ class EngineConfig:
         3.0,
         "Seconds that units in flight may take after SIGTERM or Ctrl-C; unfinished units are repeated by the next run.",
         minimum=0.0,
+        maximum=LONGEST,
     )

@@ -37,7 +37,7 @@ class ModelConfig:
         reads="path",
     )
     architecture: Literal["qwen2", "qwen3", "llama"] = setting("qwen2", "Architecture of the decoder.")
-    vocab_size: int = setting(4096, "Vocabulary size of the trained tokenizer.", minimum=2)
+    vocab_size: int = setting(4096, "Vocabulary size of the trained tokenizer.", minimum=257)
     tokenizer_pieces: Literal["words", "lines"] = setting("words", "lines: tokens may span words (superword BPE).")
     hidden_size: int = setting(128, "Width of the residual stream.", minimum=1)
     intermediate_size: int = setting(384, "Width of the feed-forward layers.", minimum=1)
@@ -206,7 +206,7 @@ class TrainConfig:
     learning_rate: float = setting(1e-3, "Peak learning rate.", above=0.0)
     weight_decay: float = setting(0.01, "Decoupled weight decay.", minimum=0.0)
     clip_norm: float = setting(1.0, "Gradients are clipped to this global norm.", above=0.0)
-    adam_b2: float = setting(0.98, "Adam's decay of the second moment.", minimum=0.0, maximum=1.0)
+    adam_b2: float = setting(0.98, "Adam's decay of the second moment.", minimum=0.0, maximum=0.999999)
     master_weights: bool = setting(
         False, "Keep float32 copies of bfloat16 parameters (model.param_dtype) for the updates."
     )

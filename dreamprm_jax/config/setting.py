@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 Reads = Literal["", "path", "problem_ids", "tokenizer", "function"]
 _KEY = "setting"
+LONGEST = 1e9  # seconds, thirty years: what the timers of the system take
 
 
 @dataclass(frozen=True)

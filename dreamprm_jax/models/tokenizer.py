@@ -20,7 +20,7 @@ from dreamprm_jax.storage import atomic_path, read_json, write_json
 
 PAD = "<|pad|>"
 SETTINGS = "tokenizer_config.json"
-SMALLEST_VOCABULARY = 257  # every byte, and PAD
+SMALLEST_VOCABULARY = 257  # every byte, and PAD; also the minimum of the setting model.vocab_size
 
 # What a token may not cross, as the regular expression of a whole piece. Digits always stand alone.
 PIECES = {

@@ -66,7 +66,7 @@ class ServerPolicy:
         self.config = config
         self.name = config.model
         self._chat = config.continuation == "chat"
-        self._template = load_chat_template(config.chat_template)
+        self._template = load_chat_template("" if self._chat else config.chat_template)
         self._extra = _extra_body(config.extra_body)
         self._folder = folder
         self._log = UsageLog(folder)

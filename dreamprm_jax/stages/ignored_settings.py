@@ -19,7 +19,12 @@ NEEDS: tuple[tuple[str, str, tuple[object, ...] | Literal[True]], ...] = (
         "problems.source",
         ("livecodebench",),
     ),
-    ("problems.private_tests problems.held_out", "problems.source", ("procedural",)),
+    (
+        "problems.train_count problems.test_count",
+        "problems.source",
+        ("procedural", "file", "codeio", "humaneval", "leetcode"),
+    ),
+    ("problems.private_tests problems.held_out evaluate.vote_inputs", "problems.source", ("procedural",)),
     ("problems.made_tests", "problems.source", ("codeio",)),
     ("policy.wrong_rate_scale", "policy.kind", ("simulated",)),
     ("policy.path", "policy.kind", ("replay",)),
@@ -30,19 +35,27 @@ NEEDS: tuple[tuple[str, str, tuple[object, ...] | Literal[True]], ...] = (
         "policy.kind",
         ("server",),
     ),
+    ("policy.chat_template policy.prefix_end", "policy.continuation", ("completions",)),
+    ("generate.temperature label.temperature", "policy.kind", ("simulated", "server")),
+    ("generate.temperature", "generate.candidates", ("",)),
     ("label.min_rollouts label.max_rollouts label.decided label.posterior", "label.strategy", ("adaptive",)),
     ("engine.address", "engine.executor", ("ray",)),
     ("model.lora.alpha model.lora.targets model.lora.dropout", "model.lora.rank", True),
+    ("model.tokenizer_pieces", "model.weights", ("",)),
+    ("model.attention_chunk", "model.attention", ("auto", "chunked", "splash", "triton", "cudnn")),
     ("model.matmul_precision", "model.dtype", ("float32",)),
     ("train.labels.method", "train.arms", (CORRECTED,)),
-    ("train.labels.floor train.meta", "train.arms", _LEARNED),
+    ("train.meta", "train.arms", _LEARNED),
+    ("train.labels.floor", "train.arms", tuple(name for name in _LEARNED if name != "weight_table")),
     ("train.labels.smoothing", "train.arms", ("smoothing",)),
     ("train.labels.gce_q", "train.loss", ("gce",)),
-    ("train.labels.corrector_hidden", "train.arms", ("corrector_net",)),
+    ("train.labels.corrector_hidden", "train.arms", ("corrector_net", _LEARNED[-1])),
     ("train.labels.clean_labels train.labels.clean_target", "train.arms", ("clean", "calibrator")),
+    ("train.labels.clean_target", "train.labels.clean_labels", ("",)),
     ("train.labels.clean_problems", "train.arms", ("calibrator",)),
     ("train.labels.stored", "train.arms", ("stored",)),
     ("train.step_data", "train.step_data.path", True),
+    ("train.step_data.meta_share", "train.step_data.meta", ("",)),
     ("train.step_data.evaluation_split", "train.step_data.evaluation", True),
     ("train.meta.reuse_forward", "train.meta.method", ("mixed",)),
     ("train.meta.reuse_forward", "train.meta.unroll", (1,)),
@@ -56,6 +69,7 @@ NEEDS: tuple[tuple[str, str, tuple[object, ...] | Literal[True]], ...] = (
         "distributed.mode",
         ("explicit",),
     ),
+    ("distributed.compile_cache", "distributed.mode", ("auto", "explicit")),
 )
 
 
@@ -75,7 +89,8 @@ def without_effect(config: Config) -> dict[str, str]:
     for names, other, allowed in NEEDS:
         if any(values[other]) if allowed is True else not values[other].isdisjoint(allowed):
             continue
-        needs = f"config.{other}" + ("" if allowed is True else f"={' or '.join(map(str, allowed))}")
+        wanted = "" if allowed is True else "=" + " or ".join(str(one) or "''" for one in allowed)
+        needs = f"config.{other}{wanted}"
         for name in values:
             if any(name == part or name.startswith(f"{part}.") for part in names.split()):
                 found.setdefault(name, needs)

@@ -14,8 +14,10 @@ from typing import Any
 from dreamprm_jax.config import Config, ModelConfig, SettingInfo, leaves
 from dreamprm_jax.labeling.correction.methods import CORRECTED, FIXED, LEARNED, ONLINE, ORM, WITH_COUNTS, WITHOUT_COUNTS
 from dreamprm_jax.labeling.exact_truth import why_no_truth
+from dreamprm_jax.labeling.rollouts.allocation import check_strategy
 from dreamprm_jax.problems.livecodebench import release_files
 from dreamprm_jax.problems.windows import dated_window
+from dreamprm_jax.runs.process_group import check_processes
 from dreamprm_jax.runs.stage_graph import STAGES
 from dreamprm_jax.sandbox.checkers import Comparison
 from dreamprm_jax.sandbox.worker import find_offer
@@ -23,6 +25,7 @@ from dreamprm_jax.schema import DataError
 from dreamprm_jax.stages.ignored_settings import labelings_of, without_effect
 from dreamprm_jax.user_code import is_user_function
 
+_LARGEST = 2**63 - 1  # integers that numpy and jax take
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -77,12 +80,17 @@ def _limit(value: float, info: SettingInfo) -> str:
     if not math.isfinite(value):
         return "finite"
     if info.minimum is not None and value < info.minimum:
-        return f"at least {info.minimum:g}"
+        return f"at least {_shown(info.minimum)}"
     if info.above is not None and value <= info.above:
-        return f"above {info.above:g}"
-    if info.maximum is not None and value > info.maximum:
-        return f"at most {info.maximum:g}"
+        return f"above {_shown(info.above)}"
+    maximum = _LARGEST if info.maximum is None and isinstance(value, int) else info.maximum
+    if maximum is not None and value > maximum:
+        return f"at most {_shown(maximum)}"
     return ""
+
+
+def _shown(limit: float) -> str:
+    return str(limit) if isinstance(limit, int) else f"{limit:g}"
 
 
 def _combinations(config: Config) -> Iterator[str]:
@@ -100,12 +108,22 @@ def _combinations(config: Config) -> Iterator[str]:
         yield "config.policy.path is empty; set it to the replay policy's file of programs"
     if policy.kind == "server" and not policy.model:
         yield "config.policy.model is empty; set it to the name of the model that the server serves"
+    if policy.kind == "server" and not policy.base_url.startswith(("http://", "https://")):
+        yield f"config.policy.base_url={policy.base_url!r}: must start with http:// or https://"
     if policy.extra_body:
         yield from _json_object("config.policy.extra_body", policy.extra_body)
     if not is_user_function(config.sandbox.checker):
         yield from _error_of(lambda: Comparison.parse(config.sandbox.checker, "config.sandbox.checker"))
-    if label.min_rollouts > label.max_rollouts and label.strategy == "adaptive":
-        yield f"config.label.min_rollouts={label.min_rollouts}: must be at most max_rollouts={label.max_rollouts}"
+    yield from _error_of(lambda: check_strategy(label))
+    if label.count_program and policy.kind != "replay":
+        if config.generate.candidates:
+            yield "config.label.count_program needs programs by the policy, not those of config.generate.candidates"
+        elif config.generate.temperature != label.temperature:
+            yield (
+                f"config.label.count_program: config.generate.temperature={config.generate.temperature} and "
+                f"config.label.temperature={label.temperature} must be equal, or count_program=False"
+            )
+    yield from _error_of(lambda: check_processes(config.distributed))
 
 
 def _error_of(check: Any) -> Iterator[str]:
@@ -168,6 +186,11 @@ def _training(config: Config) -> Iterator[str]:
                 f"config.train.{prefix}accumulation={section.accumulation}: must divide "
                 f"{prefix}batch_size={section.batch_size}"
             )
+    learned = any(name in LEARNED or is_user_function(name) for name in labelings)
+    unroll, every = max(train.meta.unroll, 1), max(train.meta.every, 1)
+    first, count = train.warmup_steps // unroll, -(-train.steps // unroll)  # in calls of ``unroll`` steps
+    if learned and train.steps > 0 and -(-first // every) * every >= first + count:
+        yield f"config.train.meta.every={every}: no outer step in {train.steps} steps; must be at most {count}"
     if train.master_weights and (model.param_dtype != "bfloat16" or model.lora.rank):
         yield "config.train.master_weights is for trainable bfloat16 parameters (config.model.param_dtype, no LoRA)"
     sizes = (train.mesh.data, train.mesh.fsdp, train.mesh.tensor)

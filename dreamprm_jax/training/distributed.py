@@ -21,7 +21,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from dreamprm_jax.config import DistributedConfig
-from dreamprm_jax.runs.process_group import ProcessGroup
+from dreamprm_jax.runs.process_group import ProcessGroup, check_processes
 from dreamprm_jax.runs.stop_signals import StopRequest, stop_is_requested
 from dreamprm_jax.schema import DataError
 
@@ -38,6 +38,7 @@ def initialize(config: DistributedConfig) -> None:
     """
     if config.mode == "off" or jax.distributed.is_initialized():
         return
+    check_processes(config)
     arguments: dict[str, Any] = {}
     if config.mode == "explicit":
         arguments = {
@@ -45,15 +46,6 @@ def initialize(config: DistributedConfig) -> None:
             "num_processes": config.num_processes,
             "process_id": config.process_id,
         }
-        if ":" not in config.coordinator_address:
-            raise DataError(
-                f"config.distributed.coordinator_address={config.coordinator_address!r}: must be host:port of process 0"
-            )
-        if not 0 <= config.process_id < config.num_processes:
-            raise DataError(
-                f"config.distributed.process_id={config.process_id}: must be from 0 to num_processes - 1, and "
-                f"num_processes is {config.num_processes}"
-            )
     if config.compile_cache:
         jax.config.update("jax_compilation_cache_dir", config.compile_cache)
     # Preemption is this module's: jax's own service would take SIGTERM away from it.

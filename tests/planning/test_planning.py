@@ -237,7 +237,7 @@ def config_file(tmp_path):
         "from dreamprm_jax.config import defaults\n"
         "def get_config():\n"
         "    config = defaults()\n"
-        "    config.model.update(vocab_size=64, hidden_size=16, intermediate_size=32, num_layers=1, num_heads=2)\n"
+        "    config.model.update(vocab_size=320, hidden_size=16, intermediate_size=32, num_layers=1, num_heads=2)\n"
         "    config.model.update(num_kv_heads=1, dtype='bfloat16')\n"
         "    config.train.update(batch_size=2, row_tokens=64, arms=('orm', 'raw', 'label_table'))\n"
         "    config.train.meta.batch_size = 2\n"

@@ -28,6 +28,24 @@ class Counts(Protocol):
     failures: int
 
 
+def check_strategy(settings: LabelConfig) -> None:
+    """Checks the settings of a strategy together.
+
+    Raises:
+      DataError: if they are inconsistent, naming the field.
+    """
+    batch, most = settings.min_rollouts, settings.max_rollouts
+    if settings.strategy == "adaptive" and batch > min(settings.rollouts, most):
+        raise DataError(
+            f"config.label.min_rollouts={batch}: must be at most rollouts={settings.rollouts} and max_rollouts={most}"
+        )
+    if settings.strategy != "fixed" and settings.judge_share < 1.0:
+        raise DataError(
+            f"config.label.judge_share={settings.judge_share}: must be 1 with label.strategy={settings.strategy!r}, "
+            "which reads every verdict; only 'fixed' can leave some out"
+        )
+
+
 def rounds(settings: LabelConfig, counts: Sequence[Counts], verdict: Verdict) -> Iterator[Round]:
     """The rounds of ``settings.strategy``.
 
@@ -35,12 +53,7 @@ def rounds(settings: LabelConfig, counts: Sequence[Counts], verdict: Verdict) ->
       settings: Strategy and budget.
       counts: Counts of every step that can be rolled out, updated by the caller between rounds.
       verdict: Verdict of the program itself.
-
-    Raises:
-      DataError: if settings are inconsistent.
     """
-    if settings.rollouts < 1:
-        raise DataError(f"config.label.rollouts={settings.rollouts} must be 1 or more")
     if settings.strategy == "adaptive":
         return _adaptive(settings, counts, verdict)
     if settings.strategy == "binary_search":
@@ -70,11 +83,6 @@ def _adaptive(settings: LabelConfig, counts: Sequence[Counts], verdict: Verdict)
     which the correctors use, is unaffected.
     """
     batch, most = settings.min_rollouts, settings.max_rollouts
-    if not 1 <= batch <= min(settings.rollouts, most):
-        raise DataError(
-            f"config.label: min_rollouts={batch} must be at least 1, and at most rollouts={settings.rollouts} and "
-            f"max_rollouts={most}"
-        )
     budget = settings.rollouts * len(counts)
     if counts:
         yield [(step, batch) for step in range(len(counts))]

@@ -25,10 +25,10 @@ from typing import Any
 
 from dreamprm_jax.cof.splitter import split_steps
 from dreamprm_jax.config import LabelConfig
-from dreamprm_jax.labeling.rollouts.allocation import rounds
+from dreamprm_jax.labeling.rollouts.allocation import check_strategy, rounds
 from dreamprm_jax.labeling.rollouts.identity import identity, prefixes_passed
 from dreamprm_jax.policy.protocol import Completion, CompletionRequest, request_seed
-from dreamprm_jax.schema import DataError, Problem, Program, Verdict, content_hash
+from dreamprm_jax.schema import Problem, Program, Verdict, content_hash
 
 
 @dataclass
@@ -136,11 +136,7 @@ def estimate_program(
     Raises:
       DataError: if settings are inconsistent.
     """
-    if not 0.0 < settings.judge_share <= 1.0 or (settings.judge_share < 1.0 and settings.strategy != "fixed"):
-        raise DataError(
-            f"config.label.judge_share={settings.judge_share} must be above 0 and at most 1, and 1 with "
-            f"config.label.strategy={settings.strategy!r}, unless that is 'fixed': the others look at every verdict"
-        )
+    check_strategy(settings)
     prefixes = [program.code[: step.end] for step in split_steps(program.code, settings.granularity)[:-1]]
     seen = _Seen(len(prefixes), verdict, identity(program.code, settings.identical), settings.count_program)
     tallies = seen.tallies()
