@@ -224,25 +224,35 @@ def read_table(path: Path) -> list[dict[str, Any]]:
     """
     check_ending(path, "file")
     if path.suffix == ".parquet":
-        with open_parquet(path) as file:
-            return file.read().to_pylist()
+        try:
+            with open_parquet(path) as file:
+                return file.read().to_pylist()
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"{path}: damaged ({error})") from error
     rows: list[dict[str, Any]] = []
     try:
-        with open(path, encoding="utf-8", newline="") as handle:
+        with open(path, encoding="utf-8-sig", newline="") as handle:
             if path.suffix == ".csv":
                 csv.field_size_limit(sys.maxsize)
                 return list(csv.DictReader(handle))
             for number, line in enumerate(handle, 1):
                 if line.strip():
-                    row = json.loads(line)
-                    if not isinstance(row, dict):
-                        raise DataError(f"{path}, row {number}: must be a JSON object")
-                    rows.append(row)
+                    rows.append(_json_object(line, f"{path}, row {number}"))
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
-    except (json.JSONDecodeError, UnicodeDecodeError, csv.Error) as error:
+    except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}, after row {len(rows)}: cannot be read ({error})") from error
     return rows
+
+
+def _json_object(line: str, where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:  # ValueError: syntax, integers beyond Python's limit
+        raise DataError(f"{where}: not valid JSON ({error})") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: must be a JSON object")
+    return row
 
 
 def column_names(path: Path) -> list[str]:

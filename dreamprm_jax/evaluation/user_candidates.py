@@ -55,7 +55,7 @@ def read_scores(path: Path) -> ScoreFile:
         logits = _field(row, "step_logits", where)
         try:
             values = np.asarray(json.loads(logits) if isinstance(logits, str) else logits, dtype=np.float64)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise DataError(f"{where}, field step_logits: must be a list of numbers ({error})") from error
         found[str(_field(row, "problem_id", where)), str(_field(row, "program_hash", where))] = values.ravel()
         models.add(str(row.get("model") or path.stem))
@@ -75,12 +75,15 @@ def read_verdicts(path: Path) -> dict[Key, KnownVerdict]:
     found = {}
     for number, row in enumerate(read_table(path), 1):
         where = f"{path}, row {number}"
+        name, passed = str(_field(row, "verdict", where)), row.get("tests_passed")
         try:
-            verdict = Verdict(str(_field(row, "verdict", where)))
-            passed = row.get("tests_passed")
-            tests_passed = None if passed in (None, "") else int(passed)
+            verdict = Verdict(name)
         except ValueError as error:
-            raise DataError(str(error) if str(error).startswith(where) else f"{where}: {error}") from error
+            raise DataError(f"{where}, field verdict: {name!r}; must be one of {', '.join(Verdict)}") from error
+        try:
+            tests_passed = None if passed in (None, "") else int(passed)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise DataError(f"{where}, field tests_passed: {passed!r} is no number of tests") from error
         if verdict.is_label:
             key = str(_field(row, "problem_id", where)), str(_field(row, "program_hash", where))
             found[key] = KnownVerdict(verdict is Verdict.AC, tests_passed)

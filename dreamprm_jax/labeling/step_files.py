@@ -162,7 +162,7 @@ def _rollouts(row: Mapping[str, Any], labels: Sequence[float], outcome: float) -
     if math.isnan(outcome):
         raise DataError(f"field rollouts: needs an outcome of the solution too ({', '.join(OUTCOME_FIELDS)})")
     for index, (count, label) in enumerate(zip(counts, labels, strict=True)):
-        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count < 2**31:
             raise DataError(f"field rollouts[{index}]: {count!r} is not a count")
         if math.isfinite(label) and not (count and abs(label * count - round(label * count)) < 0.005 * count):
             raise DataError(f"field rollouts[{index}]: label {label:g} is not a share of {count} rollouts")
@@ -225,12 +225,9 @@ def _prm800k(row: Mapping[str, Any], settings: StepDataConfig) -> list[LabeledSt
     labels: list[float] = []
     found: list[LabeledSteps] = []
     for number, step in enumerate(_list(label, "steps")):
-        completions, chosen = step.get("completions") or [], step.get("chosen_completion")
-        rated = [
-            (_text(one, "text"), _rating(one.get("rating"), settings.neutral, number))
-            for one in completions
-            if isinstance(one, dict)
-        ]
+        completions = [] if step.get("completions") is None else _list(step, "completions")
+        rated = [(_text(one, "text"), _rating(one.get("rating"), settings.neutral, number)) for one in completions]
+        chosen = step.get("chosen_completion")
         for index, (text, value) in enumerate(rated):
             if index != chosen and math.isfinite(value) and (len(rated) > 1 or steps):
                 found.append(LabeledSteps(prompt, (*steps, text), (*[math.nan] * len(steps), value)))
@@ -272,7 +269,7 @@ def _number(value: Any, where: str) -> float:
     if isinstance(value, str):  # a word, or what ``datasets`` makes of a column of both booleans and numbers
         if value.lower() in _WORDS:
             return _WORDS[value.lower()]
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             value = json.loads(value)
     if value is None or value == IGNORED or (isinstance(value, float) and math.isnan(value)):
         return math.nan

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dreamprm_jax.problems.assertions import NotLiteral, data_tests
-from dreamprm_jax.problems.json_rows import id_field, text_field, type_error
+from dreamprm_jax.problems.json_rows import check_text, id_field, text_field, type_error
 from dreamprm_jax.sandbox.worker import OFFERED_PACKAGES
 from dreamprm_jax.schema import DataError, TestCase, TestedProblem
 
@@ -105,7 +105,7 @@ def read_function_row(
         if "base_input" in row:
             return _evalplus(row, where)
         return _mbpp(row, where) if "test_list" in row else _humaneval(row, where)
-    except SyntaxError as error:
+    except (SyntaxError, RecursionError, MemoryError) as error:  # the latter two: nested too deeply
         raise DataError(f"{where}: not a Python program ({error})") from error
 
 
@@ -185,7 +185,8 @@ def opening(prompt: str, name: str, where: str) -> tuple[str, str]:
 
 def _mbpp(row: Mapping[str, Any], where: str) -> FunctionProblem:
     reference = text_field(row, "code", where).replace("\r\n", "\n")
-    setup = [row.get("test_setup_code") or "", *_texts(row, "test_imports", where)]
+    own = text_field(row, "test_setup_code", where) if row.get("test_setup_code") else ""
+    setup = [own, *_texts(row, "test_imports", where)]
     assertions = [*_texts(row, "test_list", where), *_texts(row, "challenge_test_list", where)]
     if not assertions:
         raise DataError(f"{where}, field test_list: empty")
@@ -210,7 +211,7 @@ def _texts(row: Mapping[str, Any], name: str, where: str) -> list[str]:
     values = [] if values is None else values
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise type_error(f"{where}, field {name}", values, "a list of strings")
-    return values
+    return [check_text(value, f"{where}, field {name}") for value in values]
 
 
 def _called(assertions: Sequence[str], reference: str, where: str) -> str:

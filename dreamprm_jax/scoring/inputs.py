@@ -90,7 +90,7 @@ def read_items(path: Path, problems: Mapping[str, Problem], source: str, max_cha
         for index, cell in enumerate(cells):
             name = where if len(cells) == 1 else f"{where}, candidate {index}"
             sample = row.get("sample_index")
-            if not isinstance(sample, int) or isinstance(sample, bool):
+            if not isinstance(sample, int) or isinstance(sample, bool) or not 0 <= sample < 2**63:
                 sample = samples[problem.problem_id]
             samples[problem.problem_id] += 1
             code = problem.starter_code + cell.code if cell.continues else cell.code

@@ -119,7 +119,9 @@ def test_process_bench_says_nothing_of_what_follows_the_first_error(tmp_path):
         (TRL | {"labels": [True]}, "field labels: 1 labels for 2 steps"),
         (TRL | {"labels": [True, 2]}, "field labels[1]: 2 is neither"),
         (TRL | {"labels": [True, "maybe"]}, "field labels[1]: 'maybe' is neither"),
+        (TRL | {"labels": [True, "[" * 100_000]}, "field labels[1]: '[[["),
         (TRL | {"labels": [None, None]}, "has no label"),
+        (TRL | {"outcome": True, "rollouts": [10**400, 1]}, "field rollouts[0]: 1000"),
         (TRL | {"completions": ["a", 3]}, "field completions[1]: must be a string, not a number"),
         (TRL | {"completions": ["a", " "]}, "step 1: is empty"),
         (TRL | {"completions": [], "labels": []}, "has no step"),
@@ -128,6 +130,7 @@ def test_process_bench_says_nothing_of_what_follows_the_first_error(tmp_path):
         (BENCH | {"label": 3}, "field label: 3 is neither -1 nor the index"),
         (prm800k(rated(("a", 7), chosen=0)), "rating 7 is not -1, 0 or 1"),
         (prm800k(rated(("a", 1), chosen=0), finish="bad_problem"), "'bad_problem'"),
+        (prm800k({"completions": 5}), "field completions: a list of JSON objects belongs here"),
         (SHEPHERD | {"input": "no tag"}, "has no ки"),
     ],
 )

@@ -141,7 +141,7 @@ HOSTILE = [
 def write_hostile(path, problem_id, good):
     """Two good candidates around hostile ones; the last is a duplicate of the first."""
     rows = [
-        {"problem_id": problem_id, "code": good},
+        {"problem_id": problem_id, "code": good, "sample_index": 10**30},  # not one of 64 bits: counted instead
         *(row for row, _ in HOSTILE),
         {"problem_id": problem_id, "code": good},
     ]

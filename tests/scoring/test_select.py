@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from dreamprm_jax.cli import main as cli
-from dreamprm_jax.evaluation.user_candidates import read_scores
+from dreamprm_jax.evaluation.user_candidates import read_scores, read_verdicts
 from dreamprm_jax.schema import DataError, program_hash
 from dreamprm_jax.selection.best_of_n import best_of_k
 from dreamprm_jax.storage import read_json, read_table
@@ -160,14 +160,39 @@ def test_what_is_missing_is_named(files, tmp_path, capsys):
     with pytest.raises(DataError, match=r"scores.jsonl, row 1, field step_logits: missing"):
         read_scores(scores)
     scores.write_text('{"problem_id": "p/0", "program_hash": "x", "step_logits": ["a"]}\n')
-    with pytest.raises(DataError, match=r"row 1, field step_logits: must be a list of numbers"):
+    with pytest.raises(DataError, match=r"field step_logits: must be a list of numbers"):
         read_scores(scores)
     scores.write_text("{\n")
-    with pytest.raises(DataError, match=r"scores.jsonl, after row 0: cannot be read"):
+    with pytest.raises(DataError, match=r"scores.jsonl, row 1: not valid JSON"):
         read_scores(scores)
     for command in ("select", "evaluate"):
         assert cli.main([command, f"--candidates={candidates}", f"--output={tmp_path / 'o.csv'}"]) == 2
         assert "--scores" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("read", "row", "message"),
+    [
+        (read_scores, {"step_logits": [10**400]}, "field step_logits: must be a list of numbers"),
+        (read_scores, {"step_logits": "[" * 100_000}, "field step_logits: must be a list of numbers"),
+        (read_scores, "[" * 100_000, "not valid JSON"),
+        (read_scores, "1" * 5000, "not valid JSON"),
+        (read_scores, "[1]", "must be a JSON object"),
+        (read_verdicts, {"verdict": "OK"}, "field verdict: 'OK'; must be one of AC, WA"),
+        (read_verdicts, {"verdict": "AC", "tests_passed": []}, r"field tests_passed: \[\] is no number of tests"),
+        (read_verdicts, {"verdict": "AC", "tests_passed": float("inf")}, "field tests_passed: inf is no number"),
+    ],
+)
+def test_a_row_that_cannot_be_used_is_named_with_its_field(read, row, message, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(row if isinstance(row, str) else json.dumps({"problem_id": "p", "program_hash": "h"} | row))
+    with pytest.raises(DataError, match=rf"rows\.jsonl, row 1.*{message}"):
+        read(path)
+
+
+def test_a_table_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "scores.csv").write_text("\ufeffproblem_id,program_hash,step_logits\np,h,[1.0]\n", encoding="utf-8")
+    assert list(read_scores(tmp_path / "scores.csv").logits) == [("p", "h")]
 
 
 def test_few_problems_have_no_interval(files, tmp_path, capsys):
