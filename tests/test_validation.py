@@ -36,6 +36,7 @@ def changed(**values: Any) -> Config:
     [
         ({"train__arms": ("raw", "labeltable")}, "config.train.arms: unknown arm 'labeltable'; choose among orm"),
         ({"train__arms": ()}, "config.train.arms is empty"),
+        ({"name": ""}, "config.name is empty"),
         ({"train__arms": ("raw", "raw")}, "config.train.arms: raw, raw: an item is repeated"),
         ({"train__labels__method": "ems"}, "config.train.labels.method: no labeling 'ems'"),
         ({"train__optimizer": "adam"}, "config.train.optimizer='adam': must be 'adamw' or FILE.py:FUNCTION"),
@@ -50,6 +51,10 @@ def changed(**values: Any) -> Config:
         (
             {"train__arms": ("label_table",), "train__meta__every": 1000},
             "config.train.meta.every=1000: no outer step in 300 steps; must be at most 300",
+        ),
+        (
+            {"train__labels__method": "own.py:f", "train__meta__unroll": 301},
+            "config.train.meta.unroll=301: must be at most train.steps=300",
         ),
         ({"train__adam_b2": 1.0}, "config.train.adam_b2=1.0: must be at most 0.999999"),
         ({"seed": 2**63}, "config.seed=9223372036854775808: must be at most 9223372036854775807"),

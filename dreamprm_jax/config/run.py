@@ -122,7 +122,9 @@ class InspectConfig:
 class Config:
     """All settings of one run."""
 
-    name: str = setting("run", "Name of the run; its folder is runs/NAME by default.", affects_output=False)
+    name: str = setting(
+        "run", "Name of the run; its folder is runs/NAME by default.", nonempty=True, affects_output=False
+    )
     seed: int = setting(0, "Seed of all random number generators.", minimum=0)
     problems: ProblemsConfig = section(ProblemsConfig)
     policy: PolicyConfig = section(PolicyConfig)

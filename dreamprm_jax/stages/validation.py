@@ -67,7 +67,7 @@ def _ranges(config: Config) -> Iterator[str]:
     for name, value, info in leaves(config):
         values = value if isinstance(value, tuple) else (value,)
         if info.nonempty and not value:
-            yield f"config.{name} is empty; at least one item is required"
+            yield f"config.{name} is empty" + ("; at least one item is required" if isinstance(value, tuple) else "")
         if isinstance(value, tuple) and len(set(value)) < len(value):
             yield f"config.{name}: {', '.join(map(str, value))}: an item is repeated"
         for item in values:
@@ -188,6 +188,8 @@ def _training(config: Config) -> Iterator[str]:
             )
     learned = any(name in LEARNED or is_user_function(name) for name in labelings)
     unroll, every = max(train.meta.unroll, 1), max(train.meta.every, 1)
+    if learned and unroll > train.steps > 0:
+        yield f"config.train.meta.unroll={unroll}: must be at most train.steps={train.steps}"
     first, count = train.warmup_steps // unroll, -(-train.steps // unroll)  # in calls of ``unroll`` steps
     if learned and train.steps > 0 and -(-first // every) * every >= first + count:
         yield f"config.train.meta.every={every}: no outer step in {train.steps} steps; must be at most {count}"
