@@ -60,6 +60,7 @@ def changed(**values: Any) -> Config:
         ({"seed": 2**63}, "config.seed=9223372036854775808: must be at most 9223372036854775807"),
         ({"model__vocab_size": 256}, "config.model.vocab_size=256: must be at least 257"),
         ({"sandbox__memory_bytes": 1}, "config.sandbox.memory_bytes=1: must be at least 1048576"),
+        ({"sandbox__output_bytes": 1 << 51}, "config.sandbox.output_bytes=2251799813685248: must be at most 112589990"),
         ({"policy__timeout_seconds": 1e300}, "config.policy.timeout_seconds=1e+300: must be at most 1e+09"),
         (
             {"policy__kind": "server", "policy__model": "m", "policy__base_url": "localhost:8000"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from dreamprm_jax.config.setting import LONGEST, setting
+from dreamprm_jax.config.setting import LONGEST, MOST_BYTES, setting
 from dreamprm_jax.schema import Granularity
 
 
@@ -207,8 +207,8 @@ class SandboxConfig:
         "measures; at least 1 second. Applies to problems with that field and without cpu_seconds. 0: not used.",
         minimum=0.0,
     )
-    memory_bytes: int = setting(1 << 30, "Memory of one program.", minimum=1 << 20)
-    output_bytes: int = setting(16 << 20, "Output of one test.", minimum=1)
+    memory_bytes: int = setting(1 << 30, "Memory of one program.", minimum=1 << 20, maximum=MOST_BYTES)
+    output_bytes: int = setting(16 << 20, "Output of one test.", minimum=1, maximum=MOST_BYTES)
     checker: str = setting(
         "",
         "Comparison of answers: words among exact, tokens, unordered, ignore_case, any_of, abs=X, rel=X; or "

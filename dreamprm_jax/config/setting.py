@@ -9,7 +9,9 @@ from typing import Any, Literal
 
 Reads = Literal["", "path", "problem_ids", "tokenizer", "function"]
 _KEY = "setting"
-LONGEST = 1e9  # seconds, thirty years: what the timers of the system take
+# Upper limits that the system's timers and counters take.
+LONGEST = 1e9  # seconds
+MOST_BYTES = 1 << 50
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from dreamprm_jax.config.setting import LONGEST, MOST_BYTES
 from dreamprm_jax.problems.json_rows import id_field, parse_json, text_field, type_error
 from dreamprm_jax.problems.private_tests import DEFAULT_MAX_BYTES, parse_tests
 from dreamprm_jax.sandbox.checkers import Comparison
@@ -108,9 +109,9 @@ def problem_from_row(
         func_name=func_name,
         public_tests=parse_tests(row["public_test_cases"], f"{where}, field public_test_cases", max_bytes, kind),
         checker="" if row.get("checker") is None else text_field(row, "checker", where),
-        cpu_seconds=float(_positive(row, "cpu_seconds", (int, float), where)),
-        memory_bytes=int(_positive(row, "memory_bytes", (int,), where)),
-        reference_seconds=float(_positive(row, "reference_seconds", (int, float), where)),
+        cpu_seconds=float(_positive(row, "cpu_seconds", (int, float), LONGEST, where)),
+        memory_bytes=int(_positive(row, "memory_bytes", (int,), MOST_BYTES, where)),
+        reference_seconds=float(_positive(row, "reference_seconds", (int, float), LONGEST, where)),
     )
     Comparison.parse(problem.checker, f"{where}, field checker")  # raises if it is invalid
     if wants_tests is None or wants_tests(problem):
@@ -121,13 +122,13 @@ def problem_from_row(
     return problem
 
 
-def _positive(row: Mapping[str, Any], name: str, types: tuple[type, ...], where: str) -> Any:
+def _positive(row: Mapping[str, Any], name: str, types: tuple[type, ...], most: float, where: str) -> Any:
     """A limit given by the row; 0 if it has none."""
     value = row.get(name)
     if value is None:
         return 0
-    if type(value) not in types or not 0 < value < 1 << 60:
-        raise DataError(f"{where}, field {name}: must be a positive number, not {value!r}")
+    if type(value) not in types or not 0 < value <= most:
+        raise DataError(f"{where}, field {name}: must be a positive number, at most {most:.0f}, not {value!r}")
     return value
 
 

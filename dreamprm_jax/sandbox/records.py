@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from dreamprm_jax import schema
+from dreamprm_jax.config.setting import LONGEST, MOST_BYTES
 from dreamprm_jax.sandbox.checkers import Comparison
 from dreamprm_jax.schema import DataError
 
@@ -36,9 +37,9 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in ("cpu_seconds", "wall_seconds", "memory_bytes", "output_bytes"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise DataError(f"sandbox limit {name} ={value!r}: must be a positive number")
+            value, most = getattr(self, name), MOST_BYTES if name.endswith("bytes") else LONGEST
+            if not 0 < value <= most:
+                raise DataError(f"sandbox limit {name}={value!r}: must be a positive number, at most {most:.0f}")
         if not (math.isfinite(self.reference_factor) and self.reference_factor >= 0):
             raise DataError(f"sandbox limit reference_factor={self.reference_factor!r}: must not be negative")
 
@@ -48,9 +49,9 @@ class Limits:
             return self
         cpu = problem.cpu_seconds
         if not cpu and (scaled := self.reference_factor * problem.reference_seconds):
-            cpu = max(scaled, _SHORTEST_SECONDS)
+            cpu = min(max(scaled, _SHORTEST_SECONDS), LONGEST)
         cpu, memory = cpu or self.cpu_seconds, problem.memory_bytes or self.memory_bytes
-        wall = self.wall_seconds * cpu / self.cpu_seconds
+        wall = min(self.wall_seconds * cpu / self.cpu_seconds, LONGEST)
         return dataclasses.replace(self, cpu_seconds=cpu, wall_seconds=wall, memory_bytes=memory)
 
     def check_references(self, problems: Iterable[schema.Problem], source: object) -> None:

@@ -252,9 +252,20 @@ def test_a_problem_brings_its_checker_and_limits(tmp_path: Path, judge: Judge) -
     hungry = "x = bytearray(b'x') * (200 << 20)\nimport time\ntime.sleep(0.5)\nprint(1 / 3)"
     (result,) = judge.evaluate([JudgeTask.of(problem, "key", hungry, problem.tests)])
     assert result.verdict is Verdict.MLE
-    for name, value in {"checker": "exakt", "cpu_seconds": -1, "memory_bytes": 1.5, "reference_seconds": "1"}.items():
+    wrong = [("checker", "exakt"), ("cpu_seconds", -1), ("cpu_seconds", 1e300), ("memory_bytes", 1.5)]
+    for name, value in [*wrong, ("memory_bytes", 10**20), ("reference_seconds", "1")]:
         with pytest.raises(DataError, match=f"row 1.*{name}"):
             problem_from_row(row | {name: value}, "row 1")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "most"),
+    [("cpu_seconds", 1e300, "1000000000"), ("wall_seconds", float("nan"), "1000000000"), ("wall_seconds", 0, ""),
+     ("memory_bytes", 1 << 63, "1125899906842624"), ("output_bytes", 10**20, "1125899906842624")],
+)  # fmt: skip
+def test_limits_that_no_system_takes_are_named(name: str, value: float, most: str) -> None:
+    with pytest.raises(DataError, match=f"sandbox limit {name}=.*: must be a positive number, at most {most}"):
+        Limits(**{name: value})
 
 
 def test_a_reference_s_time_limits_a_problem(tmp_path: Path) -> None:
@@ -264,6 +275,7 @@ def test_a_reference_s_time_limits_a_problem(tmp_path: Path) -> None:
         found = limits.of(ProblemLimits(cpu, 0, reference))
         assert (found.cpu_seconds, found.wall_seconds) == (expected, 2 * expected)
     assert Limits().of(ProblemLimits(reference_seconds=0.5)) == Limits()
+    assert dataclasses.replace(limits, cpu_seconds=1e-9).of(ProblemLimits(1e9, 0, 0.0)).wall_seconds == 1e9
     with pytest.raises(DataError, match="reference_factor"):
         Limits(reference_factor=-1.0)
     problem = Problem("p", "", "", "", "", "2024-01-01", "easy")
