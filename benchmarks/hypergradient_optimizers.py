@@ -2,10 +2,10 @@
 
     python benchmarks/hypergradient_optimizers.py [--results FILE] [--write docs/bilevel.md] [NAME ...]
 
-Each optimizer first takes six steps. Then, in float64, at K = 1, 2 and 5, without and with a frozen parameter, two
-micro-batches, auxiliaries and keys (dropout): ``mixed`` against ``reverse``, and against a central difference of
-L_out(theta_K(phi)), of fourth order, in one direction of phi. Figures are the largest relative differences of the six
-cases. ``--results`` keeps them in a file; optimizers that it names are not tried again.
+Each optimizer first takes six steps. Then ``mixed`` is compared with ``reverse``, and with a fourth-order central
+difference of L_out(theta_K(phi)) in one direction of phi: in float64, at K = 1, 2 and 5, without and with a frozen
+parameter, two micro-batches, auxiliary outputs and keys (dropout). Figures are the largest relative differences of the
+six cases. ``--results`` keeps them in a file; optimizers in this file are not tried again.
 """
 
 from __future__ import annotations
