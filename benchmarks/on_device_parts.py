@@ -162,7 +162,7 @@ def _steps(
 
 
 def _measured(measure: Callable[[], Record]) -> Record:
-    """The measurement, or the error if the device or compiler fails (mostly for memory), so that the rest still runs."""
+    """The measurement, or the error if the device or compiler fails (mostly for memory), so that the rest runs."""
     try:
         return measure()
     except Exception as error:
