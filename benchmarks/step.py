@@ -1,9 +1,9 @@
-"""Training steps at a configuration's shape: seconds, tokens per second, utilization of the device.
+"""Times training steps of a configuration: seconds, tokens per second, utilization of the device.
 
     python benchmarks/step.py --config=configs/qwen2_5_coder_3b.py [--attention=cudnn] [--steps=10] [--peak-tflops=989]
 
-Made-up weights in the configuration's shape (time does not depend on their values), the trainer's own steps, on
-the configuration's mesh. MFU is of ``training/flops.useful_flops``. ``--attention`` overrides the configuration's.
+Runs the trainer's own steps with made-up weights of the configuration's shape (the time does not depend on their
+values), on the configuration's mesh. MFU counts ``training/flops.useful_flops``. ``--attention`` overrides the setting.
 """
 
 from __future__ import annotations
