@@ -78,8 +78,7 @@ def decoder_config(model: ModelConfig) -> DecoderConfig:
     """The decoder with the shape given in the settings, for random initialization.
 
     Raises:
-      DataError: if the settings name pretrained weights (use ``models.pretrained.model_config``), or the shape is
-        impossible.
+      DataError: if the settings name pretrained weights (``models.pretrained.model_config``), or an impossible shape.
     """
     if model.weights:
         raise DataError(f"model.weights={model.weights!r}: this stage makes random parameters only; set it to ''")
