@@ -1,8 +1,8 @@
-"""Tables of what ``on_device.py`` measured, as docs/device_figures.md.
+"""Makes a page of tables from the measurements of ``on_device.py``.
 
     python benchmarks/device_figures.py DIR [DIR...] [--output=FILE]
 
-Each DIR is the output folder of one run; a part that a run did not get to is left out.
+Each DIR is the output folder of one run. Parts that a run did not reach are left out.
 """
 
 from __future__ import annotations

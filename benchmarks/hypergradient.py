@@ -1,13 +1,13 @@
-"""Hypergradients against each other: time, memory, direction, and what they are for: finding wrong labels.
+"""Compares methods of computing hypergradients: time, memory, direction, and how well they find wrong labels.
 
     python benchmarks/hypergradient.py [--rounds 15] [--quick]
 
-Time: CPU seconds of one call (all threads), methods interleaved, median over rounds; in units of the plain training
-step of the same framework, equal batches for both levels. Memory: temporaries of the compiled program, in units of the
-plain step's; "trees" is what exceeds the plain step, in trees of trained parameters. Cosine: to the exact hypergradient
-at warmed points, mean and lowest over batches. AUC: of finding the flipped labels by the sum of each example's
-hypergradients over four passes.
-betty-ml is measured where it is installed, through its own functions, at the points where it would call them.
+Time: CPU seconds of one call (all threads), with methods interleaved, as the median over rounds, in units of the plain
+training step of the same framework, with equal batches for both levels. Memory: temporaries of the compiled program, in
+units of the plain step's; "trees" is the excess over the plain step, in trees of trained parameters. Cosine: to the
+exact hypergradient after a warm-up, mean and minimum over batches. AUC: for finding the flipped labels by the sum of
+each example's hypergradients over four passes.
+betty-ml is measured if it is installed, through its own functions, at the points where it would call them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ META_BATCHES = 4  # size of the outer batch there, in inner batches (times are t
 
 @dataclass(frozen=True)
 class Point:
-    """Where hypergradients are compared: everything one call needs, and what torch needs to stand at the same place."""
+    """A point in training where hypergradients are compared: the inputs of a call, and the state that torch needs."""
 
     params: Any
     opt_state: Any
@@ -51,7 +51,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to train: which leaves, which optimizer."""
+    """One training setup: the trained leaves and the optimizer."""
 
     name: str
     trainable: Any
@@ -72,7 +72,7 @@ class Setting:
         return problem.binary_cross_entropy(jnp, scores, batch["truth"])
 
     def phi(self) -> jax.Array:
-        """The label table at its start: noisy labels clipped to [0.05, 0.95]."""
+        """The initial label table: noisy labels clipped to [0.05, 0.95], as logits."""
         labels = jnp.clip(jnp.asarray(self.train.noisy), 0.05, 0.95)
         return jnp.log(labels) - jnp.log1p(-labels)
 
@@ -112,7 +112,7 @@ def settings(size: problem.Size) -> list[Setting]:
 
 
 def compile_all(setting: Setting) -> dict[str, tuple[Any, tuple[Any, ...]]]:
-    """Every timed program with its arguments. The flag makes ``memory_analysis`` speak of one schedule."""
+    """Every timed program with its arguments. The compiler flag makes ``memory_analysis`` comparable between them."""
     rng = np.random.default_rng(0)
     rows = {k: rng.integers(0, setting.size.examples, k * setting.size.batch) for k in (1, 2)}
     meta = setting.meta_batch(np.arange(setting.size.batch))
@@ -138,7 +138,7 @@ def compile_all(setting: Setting) -> dict[str, tuple[Any, tuple[Any, ...]]]:
 
 
 def cpu_times(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
-    """Median seconds of a call. CPU time of the process; wall-clock where an accelerator does the work."""
+    """Median seconds of a call: CPU time of the process, or wall-clock time with an accelerator."""
     clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
@@ -155,7 +155,7 @@ def cpu_times(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, flo
 
 
 def trajectory(setting: Setting, warm_up: int, epochs: int = EPOCHS) -> list[Point]:
-    """Trains on the noisy labels, then passes over the data: one point a batch."""
+    """Trains on the noisy labels, then passes over the data and records one point per batch."""
     plain = jax.jit(setting.function("mixed", meta=False))
     gradient = jax.jit(
         lambda frozen, params, phi, batch: jax.grad(
@@ -184,7 +184,7 @@ def _held(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def directions(setting: Setting, points: list[Point], peers: dict[str, Callable[..., Any]]) -> dict[str, Row]:
-    """Cosine to exact and AUC of every method at every point."""
+    """Cosine to the exact hypergradient and AUC of every method over all points."""
     methods: dict[str, Callable[[Point], np.ndarray]] = {}
     for name, method in (
         ("reverse", "reverse"),
@@ -201,7 +201,7 @@ def directions(setting: Setting, points: list[Point], peers: dict[str, Callable[
 
         methods[name] = call
     methods |= {name: lambda point, peer=peer: peer(setting, point)() for name, peer in peers.items()}
-    # A label is wrong where moving it away from itself would help: sign of the label times the hypergradient.
+    # A label is probably wrong if moving it to the other side would help: sign of the label times the hypergradient.
     side = 2 * setting.train.noisy - 1
     rows: dict[str, Row] = {}
     exact: list[np.ndarray] = []
@@ -228,7 +228,7 @@ def auc(score: np.ndarray, positive: np.ndarray) -> float:
 
 
 def measure(setting: Setting, small: Setting, rounds: int, warm_up: int) -> dict[str, Row]:
-    """All rows of one setting: time and memory at its size, direction at a smaller one."""
+    """All rows of one setting: time and memory at its size, direction at a smaller size."""
     try:
         import hypergradient_torch as peer
     except ImportError as error:
@@ -271,7 +271,7 @@ COLUMNS = {
 
 
 def main() -> None:
-    """Prints one table a setting."""
+    """Prints one table per setting."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15, help="timed rounds")
     parser.add_argument("--warm-up", type=int, default=60, help="inner steps before the points of comparison")

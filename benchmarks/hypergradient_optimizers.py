@@ -2,10 +2,10 @@
 
     python benchmarks/hypergradient_optimizers.py [--results FILE] [--write docs/bilevel.md] [NAME ...]
 
-Each optimizer first takes six steps. Then, in float64, at K = 1, 2 and 5, without and with a frozen parameter, two
-micro-batches, auxiliaries and keys (dropout): ``mixed`` against ``reverse``, and against a central difference of
-L_out(theta_K(phi)), of fourth order, in one direction of phi. Figures are the largest relative differences of the six
-cases. ``--results`` keeps them in a file; optimizers that it names are not tried again.
+Each optimizer first takes six steps. Then ``mixed`` is compared with ``reverse``, and with a fourth-order central
+difference of L_out(theta_K(phi)) in one direction of phi: in float64, at K = 1, 2 and 5, without and with a frozen
+parameter, two micro-batches, auxiliary outputs and keys (dropout). Figures are the largest relative differences of the
+six cases. ``--results`` keeps them in a file; optimizers in this file are not tried again.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def arguments(full: bool, unroll: int) -> tuple[Any, ...]:
 
 
 def losses(full: bool) -> tuple[Any, Any]:
-    """Squared error to phi, and to 0.3; with dropout and an auxiliary in the full case."""
+    """Squared errors to phi and to 0.3; with dropout and an auxiliary output in the full case."""
 
     def error(params: Any, target: Any, x: jax.Array, key: Any) -> Any:
         if key is not None:
@@ -120,7 +120,7 @@ def losses(full: bool) -> tuple[Any, Any]:
 
 
 def try_case(optimizer: Any, full: bool, unroll: int) -> dict[str, Any]:
-    """The differences of one case, or why there are none."""
+    """The differences of one case, or the reason why there are none."""
     params, frozen, phi, batch, held = arguments(full, unroll)
     inner, outer = losses(full)
 
@@ -188,7 +188,7 @@ def try_one(make: Any) -> dict[str, Any]:
 
 
 def optimizers() -> dict[str, Any]:
-    """Name -> the function that makes it."""
+    """Maps the name of each optimizer to the function that makes it."""
     rows = {name: getattr(optax, name) for name in BY_RATE}
     rows = {name: (lambda make=make, name=name: make(RATE, *_needed(name))) for name, make in rows.items()}
     for name in CONTRIB:
@@ -198,7 +198,7 @@ def optimizers() -> dict[str, Any]:
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
-    """Markdown: a row a verdict."""
+    """The table as Markdown, with one row per verdict."""
     verdicts: dict[str, list[str]] = {}
     for name, row in sorted(results.items()):
         verdicts.setdefault(row["verdict"], []).append(f"`{name}`")
@@ -215,7 +215,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    """Prints a row an optimizer, and writes the page's table."""
+    """Prints one row per optimizer, and writes the table of the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these optimizers")
     parser.add_argument("--results", type=Path, help="JSON file to continue")

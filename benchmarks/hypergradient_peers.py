@@ -1,14 +1,14 @@
-"""``dreamprm_jax.bilevel`` beside its peers: time, memory, direction and exactness, K = 1 to 64.
+"""Compares ``dreamprm_jax.bilevel`` with other libraries: time, memory, direction and exactness, K = 1 to 64.
 
     pip install torch optree graphviz && pip install --no-deps --ignore-requires-python betty-ml torchopt higher jaxopt
     python benchmarks/hypergradient_peers.py [--unroll 1,2,4] [--results FILE] [--write docs/bilevel.md]
 
-All train one small decoder in full with Adam; each library runs in a process of its own, on one core. Time: CPU seconds
+All libraries train the same small decoder in full with Adam, each in a separate process on one core. Time: CPU seconds
 of a window of K steps with its hypergradient, in plain steps of the same framework (median over rounds, the two
-interleaved). Memory: the most bytes of tensors that one call holds at a time, above those before it: by torch's
-profiler, and by XLA's buffer assignment (temporaries and results). Direction: cosine to the exact
-hypergradient. Exactness: relative difference to torchopt in float64 on a smaller decoder. Last, implicit
-differentiation of ridge regression against its closed form. ``--results`` keeps what is measured, to go on from there.
+interleaved). Memory: the peak bytes of tensors during one call, above those before it, according to torch's profiler
+or to XLA's buffer assignment (temporaries and results). Direction: cosine to the exact hypergradient. Exactness:
+relative difference to torchopt in float64 on a smaller decoder. The last part compares implicit differentiation of
+ridge regression with its closed form. ``--results`` keeps the measurements in a file, and a later call continues there.
 """
 
 from __future__ import annotations
@@ -37,32 +37,32 @@ LIBRARIES = (*UNROLLED, "sama", "betty darts", "betty sama")
 TIMED = problem.Size(layers=2, width=64, tokens=32, batch=16, examples=64)
 EXACT = problem.Size(layers=1, width=16, tokens=8, batch=4, examples=16, vocabulary=4)
 RIDGE_STEPS = 40
-ONE_SCHEDULE = {"xla_cpu_enable_concurrency_optimized_scheduler": False}  # without it memory is of another schedule
+ONE_SCHEDULE = {"xla_cpu_enable_concurrency_optimized_scheduler": False}  # one schedule for time and memory
 
 
 @dataclass(frozen=True)
 class Case:
-    """What every library starts from, in numpy."""
+    """The inputs of every library, as numpy arrays."""
 
     params: dict[str, np.ndarray]
     phi: np.ndarray  # logits of the labels
     batches: list[dict[str, np.ndarray]]
     meta: dict[str, np.ndarray]
     rate: float = 1e-3
-    eps: float = 1e-12  # so small that where it enters Adam does not matter: higher adds it elsewhere
+    eps: float = 1e-12  # so small that its place in Adam does not matter: higher adds it in a different place
     warm: int = 3  # plain steps before the window
 
 
 class Calls(NamedTuple):
-    """What is measured of a library."""
+    """The calls of a library that are measured."""
 
     plain: Callable[[], Any]
     call: Callable[[], np.ndarray]
-    memory: Callable[[], int]  # bytes that ``call`` holds at most
+    memory: Callable[[], int]  # peak bytes of ``call``
 
 
 def make_case(size: problem.Size, dtype: Any) -> Case:
-    """Noisy labels inside, clean ones outside."""
+    """Noisy labels in the inner problem, clean labels in the outer problem."""
     rng = np.random.default_rng(0)
     params = {k: v.astype(dtype) for k, v in problem.initial_params(size).items() if not k.startswith("lora")}
     train = problem.examples(size, size.examples, size.flipped, seed=1)
@@ -145,7 +145,7 @@ def jax_calls(name: str, case: Case, unroll: int) -> Calls:
 
 
 def torch_calls(name: str, case: Case, unroll: int) -> Calls:
-    """The same of a torch library."""
+    """The same for a torch library."""
     import hypergradient_torch
     import torch
 
@@ -157,7 +157,7 @@ def torch_calls(name: str, case: Case, unroll: int) -> Calls:
     return Calls(world.plain(params, optimizer, world.batches[0]), call, lambda: hypergradient_torch.peak_memory(call))
 
 
-# ---------------------------------------------------------------- in a process of its own
+# ---------------------------------------------------------------- in a separate process
 
 
 def measure(name: str, unroll: int) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def cpu_seconds(call: Callable[[], Any]) -> float:
 
 
 def measure_ridge() -> dict[str, float]:
-    """Relative error of every implicit derivative to that of the closed form."""
+    """Relative error of every implicit derivative against the closed form."""
     import hypergradient_torch
     import jax
     import jax.numpy as jnp
@@ -234,7 +234,7 @@ def measure_ridge() -> dict[str, float]:
 
 
 def measure_replay(steps: int = 2000) -> dict[str, float]:
-    """``make_replay`` through thousands of steps: its time in those of the plain steps alone, and what it stores."""
+    """``make_replay`` through thousands of steps: time in units of the plain steps, and the number of stored points."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -283,7 +283,7 @@ def measure_replay(steps: int = 2000) -> dict[str, float]:
 
 
 def tables(results: dict[str, Any], unrolls: list[int]) -> str:
-    """Markdown; "-" where a row does not apply."""
+    """The tables as Markdown; "-" if a row does not apply."""
 
     def share(field: str) -> Callable[[Any, int], float]:
         return lambda row, k: row[field] / results[f"torchopt {k}"][field]

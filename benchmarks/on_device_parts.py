@@ -1,4 +1,4 @@
-"""What ``on_device.py`` measures, a function a part: each yields records (plain values) as they are known.
+"""The parts of ``on_device.py``: one function per part, which yields records (plain values) as they are measured.
 
 The last part, the real training, is in ``on_device_training.py``.
 """
@@ -23,7 +23,7 @@ Record = dict[str, Any]
 
 
 def kernels(options: argparse.Namespace) -> Iterator[Record]:
-    """Every form of attention against the whole score matrix in float32: value, gradient, tangent; and its time."""
+    """Errors of every form of attention against plain attention in float32 (value, gradient, tangent), and its time."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -72,7 +72,7 @@ def kernels(options: argparse.Namespace) -> Iterator[Record]:
 
 
 def _errors(form: str, apply: Any, inputs: tuple[Any, Any], expected: tuple[Any, Any]) -> Record:
-    """Of the value, and of the tangent (dual) or the gradient."""
+    """Errors of the value, and of the tangent (dual) or the gradient (other forms)."""
     import jax
 
     if form == "dual":
@@ -95,7 +95,7 @@ def _vjp(function: Any, primals: tuple[Any, ...], cotangent: Any) -> tuple[Any, 
 
 
 def _difference(found: Any, expected: Any) -> float:
-    """The largest difference, over the largest expected number."""
+    """The largest difference divided by the largest expected number."""
     import jax.numpy as jnp
 
     return float(jnp.abs(found.astype(jnp.float32) - expected).max() / jnp.abs(expected).max())
@@ -105,17 +105,17 @@ def _difference(found: Any, expected: Any) -> float:
 
 
 def steps_3b(options: argparse.Namespace) -> Iterator[Record]:
-    """The configuration of the paper: LoRA r=8, plain and bi-level; the exact methods beside each other."""
+    """The configuration of the paper: LoRA r=8, plain and bi-level steps with each of the exact methods."""
     changes = {"remat": "dots", "attention": "auto"}
     methods = ("mixed", "mixed, one forward pass less", "reverse", "finite_difference")
     yield from _steps(options, "qwen2_5_coder_3b", changes, methods)
-    if not options.toy:  # what auto is on a CPU
+    if not options.toy:  # on a CPU, auto makes the same choice
         yield from _steps(options, "qwen2_5_coder_3b", changes | {"attention": "chunked"}, ("mixed",))
     yield from _steps(options, "qwen2_5_coder_3b", changes | {"remat": "full"}, ("mixed",))
 
 
 def steps_1b(options: argparse.Namespace) -> Iterator[Record]:
-    """Llama 3.2 1B's shape, every parameter trained: bfloat16 parameters with float32 copies."""
+    """The shape of Llama 3.2 1B, fully trained: bfloat16 parameters with float32 master weights."""
     shape = {
         "vocab_size": 128256, "hidden_size": 2048, "intermediate_size": 8192, "num_layers": 16, "num_heads": 32,
         "num_kv_heads": 8, "head_dim": 64, "qkv_bias": False, "lora": None,
@@ -162,7 +162,7 @@ def _steps(
 
 
 def _measured(measure: Callable[[], Record]) -> Record:
-    """The measurement; or, where the device or its compiler refuses (memory, above all), why, so that the next runs."""
+    """The measurement, or the error if the device or compiler fails (mostly for memory), so that the rest runs."""
     try:
         return measure()
     except Exception as error:
@@ -227,7 +227,7 @@ _PASSES = {"forward": _forward, "backward": _backward, "tangent": _tangent}
 
 
 def _seconds(run: Any, inputs: tuple[Any, ...], count: int = 10) -> float:
-    """Median of ``count`` calls after two."""
+    """Median seconds of ``count`` calls, after two warm-up calls."""
     import jax
 
     times = []
@@ -242,7 +242,7 @@ def _seconds(run: Any, inputs: tuple[Any, ...], count: int = 10) -> float:
 
 
 def scoring(options: argparse.Namespace) -> Iterator[Record]:
-    """Program tokens per second of candidates that share a statement: packed, a program a row, a prefix a row."""
+    """Program tokens per second for candidates that share a statement: packed, one program or one prefix per row."""
     import jax
     import numpy as np
     import scoring as scoring_benchmark
@@ -293,7 +293,7 @@ def scoring(options: argparse.Namespace) -> Iterator[Record]:
 
 
 def _transformers(options: argparse.Namespace, items: list[Any], shape: tuple[int, ...], count: int) -> Record:
-    """The same programs by transformers on torch, a program a row, sorted by length."""
+    """The same programs scored by transformers on torch, one program per row, sorted by length."""
     import torch
     from transformers import LlamaConfig, LlamaModel
 

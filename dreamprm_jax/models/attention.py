@@ -1,13 +1,13 @@
-"""Masked grouped-query attention in plain JAX: the forms that every device runs and every derivative passes through.
+"""Masked grouped-query attention in plain JAX: forms that run on every device and support all derivatives.
 
 Axis legend (shared by the whole device half): B batch, T tokens, S steps, N query heads, K key/value heads,
 G = N / K query heads a key/value head, H head width, D model width, F mlp width, V vocabulary, L layers, R LoRA rank.
 The key axis of a score matrix, as long as T, is written U.
 
-Which token sees which is one rule for all forms: a query reads the keys that are not after it and that reach beyond it.
-The reach of a key is the first later place of its row that may not read it: the end of its packed sequence, of its
-branch behind a shared prefix, or of its subtree in a row of prefix trees (``scoring/packing.py``). ``Layout`` takes the
-reach, or the ids that it follows from; ids must be contiguous in the row. The fused kernels are in ``fused.py``.
+All forms use the same mask: a query reads the keys that are not after it and whose reach is beyond it. The reach of a
+key is the first later position of its row that may not read it: the end of its packed sequence, of its branch after a
+shared prefix, or of its subtree in a row of prefix trees (``scoring/packing.py``). ``Layout`` has either the reach, or
+the ids from which it is computed; equal ids must be contiguous in the row. The fused kernels are in ``fused.py``.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 MASKED = -1e30  # finite, so that no row and no tangent is ever NaN
-PREFIXES = 4  # groups of chunks with key prefixes of their own; each adds a loop to compile
+PREFIXES = 4  # groups of chunks, each with its own key prefix; each group adds a loop to compile
 
 
 class Layout(NamedTuple):
-    """Which tokens may see each other. All ``None``: one sequence a row, padded on the right."""
+    """Which tokens may attend to each other. All ``None``: one sequence per row, padded on the right."""
 
     segments: Int[Array, "B T"] | None = None  # packed sequence of each token; 0 = padding
     branches: Int[Array, "B T"] | None = None  # within a segment: 0 = the shared prefix, which comes first
@@ -33,7 +33,7 @@ class Layout(NamedTuple):
 
 
 def _run_ends(ids: Int[Array, "B T"]) -> Int[Array, "B T"]:
-    """The end of the run of equal ids that each place is in."""
+    """The end of the run of equal ids that contains each position."""
     length = ids.shape[1]
     last = jnp.pad(ids[:, 1:] != ids[:, :-1], ((0, 0), (0, 1)), constant_values=True)
     ends = jnp.where(last, jnp.arange(1, length + 1), length)
@@ -41,7 +41,7 @@ def _run_ends(ids: Int[Array, "B T"]) -> Int[Array, "B T"]:
 
 
 def reach_of(layout: Layout) -> Int[Array, "B T"] | None:
-    """The reach of every token; ``None`` where causality alone decides."""
+    """The reach of every token; ``None`` if the mask is only causal."""
     if layout.reach is not None:
         return layout.reach
     ends = None if layout.segments is None else _run_ends(layout.segments)
@@ -56,11 +56,11 @@ def reach_of(layout: Layout) -> Int[Array, "B T"] | None:
 def visible(
     reach: Int[Array, "B U"] | None, length: int, start: Int[Array, ""] | int = 0, count: int = 0
 ) -> Bool[Array, "B1 Tq U"]:
-    """The mask of ``count`` query rows from ``start`` (all of them by default). Every row keeps at least its diagonal.
+    """The mask of ``count`` query rows from ``start`` (all by default). Every row keeps at least its diagonal.
 
     Args:
-      reach: of the first ``length`` keys or more; None: causality alone.
-      length: keys.
+      reach: reach of at least the first ``length`` keys; None: causal mask only.
+      length: number of keys.
       start: first query row, may be traced.
       count: number of query rows; 0 takes all ``length``.
 
@@ -103,16 +103,16 @@ def chunked_attention(
 ) -> Float[Array, "B T N H"]:
     """``chunk`` query rows at a time under ``lax.scan``: memory T x chunk. Differentiable in both modes.
 
-    Each chunk is recomputed in the backward pass, so no score matrix outlives its chunk. The chunks go in up to
-    ``PREFIXES`` groups, each a scan of its own that reads only the keys before the group's end: of the score matrix
-    that is 5 / 8 with four groups; what is left out adds zeros to a sum.
+    Each chunk is recomputed in the backward pass, so no score matrix is kept beyond its chunk. The chunks form up to
+    ``PREFIXES`` groups. Each group is a scan that reads only the keys before the group's end, so four groups compute
+    5 / 8 of the score matrix; the rest is masked anyway.
     """
     length = query.shape[1]
     if length <= chunk:
         return einsum_attention(query, key, value, layout)
     reach, count = reach_of(layout), -(-length // chunk)
     query = jnp.pad(query, ((0, 0), (0, count * chunk - length), (0, 0), (0, 0)))
-    if reach is not None:  # so that the rows past the end, which are cut off below, see a key
+    if reach is not None:  # so that the padding rows, which are cut off below, read a key
         reach = jnp.where(reach == length, count * chunk, reach)
     chunks = jnp.moveaxis(query.reshape(query.shape[0], count, chunk, *query.shape[2:]), 1, 0)
     outputs = []
@@ -141,9 +141,9 @@ def _one_chunk(key: Array, value: Array, reach: Array | None, rows: Array, start
 def block_attention(
     query: Float[Array, "B T N H"], key: Float[Array, "B T K H"], value: Float[Array, "B T K H"], layout: Layout
 ) -> Float[Array, "B T N H"]:
-    """Each block's queries against the keys of its listed blocks alone, under the mask of ``layout.reach``.
+    """Attention of each block's queries to the keys of its listed blocks, with the mask of ``layout.reach``.
 
-    Blocks that are not listed must hold nothing that the queries may see. Differentiable in both modes.
+    Blocks that are not listed must not contain keys that the queries may read. Differentiable in both modes.
     """
     listing, reach = layout.blocks, layout.reach
     assert listing is not None

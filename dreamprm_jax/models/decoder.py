@@ -60,7 +60,7 @@ class DecoderConfig:
     remat: Literal["none", "full", "attention", "dots", "offload"] = "none"
     attention: Literal["auto", "einsum", "chunked", "splash", "triton", "cudnn"] = "einsum"
     attention_chunk: int = 256  # query rows at a time, for "chunked"
-    derivative: Derivative = "any"  # what is taken of a pass through the model: attention goes by it (models/fused.py)
+    derivative: Derivative = "any"  # the derivatives taken of a pass, which select the attention form (models/fused.py)
     head_hidden: int = 0  # width of the reward head's hidden layer; 0: a linear head
     head_activation: Literal["silu", "relu"] = "silu"  # of that layer; relu in Qwen's reward models
     lora: LoraConfig | None = None
@@ -75,10 +75,10 @@ class DecoderConfig:
 
 
 def decoder_config(model: ModelConfig) -> DecoderConfig:
-    """The decoder whose shape the settings give, to be initialized at random.
+    """The decoder with the shape given in the settings, for random initialization.
 
     Raises:
-      DataError: where the shape is that of pretrained weights (``models.pretrained.model_config``), or impossible.
+      DataError: if the settings name pretrained weights (``models.pretrained.model_config``), or an impossible shape.
     """
     if model.weights:
         raise DataError(f"model.weights={model.weights!r}: this stage makes random parameters only; set it to ''")
@@ -102,11 +102,11 @@ def decoder_config(model: ModelConfig) -> DecoderConfig:
 
 
 def rotary(x: Float[Array, "B T N H"], positions: Int[Array, "B T"], config: DecoderConfig) -> Float[Array, "B T N H"]:
-    """Rotary position embedding in the half-split form of Llama, angles and rotation in float32."""
+    """Rotary position embedding in the half-split form of Llama, with angles and rotation in float32."""
     frequencies, factor = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
     angles = positions[..., None].astype(jnp.float32) * frequencies  # [B T H/2]
     cos, sin = factor * jnp.cos(angles)[:, :, None], factor * jnp.sin(angles)[:, :, None]
-    if x.dtype == jnp.bfloat16:  # the halves exchanged by a product, exact: half a head fills half of a TPU's lanes
+    if x.dtype == jnp.bfloat16:  # an exact product swaps the halves, because half a head fills half of a TPU's lanes
         half = config.head_dim // 2
         exchange = np.roll(np.diag(np.repeat([1.0, -1.0], half)), half, axis=1)
         exchanged = jnp.einsum("btnh,hi->btni", x, exchange.astype(x.dtype), preferred_element_type=jnp.float32)
@@ -125,7 +125,7 @@ def parameter(
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * scale over the last axis, the mean square in float32."""
+    """x / rms(x) * scale over the last axis, computed in float32."""
 
     config: DecoderConfig
 
@@ -139,13 +139,13 @@ class RMSNorm(nn.Module):
 
 
 class Projection(nn.Module):
-    """A linear map between named axes, with a bias and a low-rank adapter where the config asks for them.
+    """A linear map between named axes, with an optional bias and low-rank adapter.
 
-    The kernel's shape is the input axes, then the output axes: q is [D N H], o is [N H D].
+    The kernel has the input axes, then the output axes: q is [D N H], o is [N H D].
     """
 
     config: DecoderConfig
-    target: str  # the name by which LoraConfig.targets chooses it
+    target: str  # its name in LoraConfig.targets
     inputs: tuple[tuple[str, int], ...]
     outputs: tuple[tuple[str, int], ...]
     use_bias: bool = False
@@ -165,7 +165,7 @@ class Projection(nn.Module):
             self.bias = parameter(self, "bias", zeros, out_names, out_shape, config.param_dtype)
         self.adapted = lora is not None and self.target in lora.targets
         if lora is not None and self.adapted:
-            # The adapter stays in float32 when the frozen base is narrower: its updates are small.
+            # The adapter is float32 even if the frozen base is bfloat16, because its updates are small.
             init = fan_in(1.0, distribution="normal", out_axis=count)
             self.lora_a = parameter(self, "lora_a", init, (*in_names, "lora"), (*in_shape, lora.rank), "float32")
             self.lora_b = parameter(self, "lora_b", zeros, ("lora", *out_names), (lora.rank, *out_shape), "float32")
@@ -173,13 +173,13 @@ class Projection(nn.Module):
     def __call__(
         self, x: Float[Array, "B T *inputs"], low: Float[Array, "B T R"] | None
     ) -> Float[Array, "B T *outputs"]:
-        """The map of ``x``. ``low`` is its product with ``lora_a``, None without an adapter."""
+        """Applies the map to ``x``. ``low`` is the product of ``x`` and ``lora_a``, None without an adapter."""
         dtype = jnp.dtype(self.config.dtype)
-        # Constrained after the cast: its gradient is then reduced and scattered, and never summed on every device.
+        # Constrained after the cast, so that the gradient is reduced and scattered, not summed on every device.
         narrow = _constrain(self.kernel.astype(dtype), *self.names)
         y = jnp.tensordot(x.astype(dtype), narrow, axes=len(self.inputs))
         if self.use_bias:
-            # In float32, as the bias's gradient is a sum over all tokens.
+            # In float32, because the gradient of the bias is a sum over all tokens.
             y = (y.astype(jnp.float32) + self.bias.astype(jnp.float32)).astype(dtype)
         if low is not None and self.config.lora is not None:
             y = y + self.config.lora.scale * jnp.tensordot(low, self.lora_b.astype(dtype), axes=1)
@@ -189,19 +189,19 @@ class Projection(nn.Module):
 def _constrain(x: Array, *names: str | None) -> Array:
     x = nn.with_logical_constraint(x, names)
     if names[0] == "batch" and platform() == "tpu" and x.shape[0] > batch_ways():
-        # The last axis in the lanes, heads before tokens, as the kernels take them. Left to itself the compiler puts
-        # tokens last in some layers' products, and copies between the two (3B plain: .914 s instead of .852). The rule
-        # is empirical: with one row a device the same layouts take the 70B step on 256 chips from 14 to 172 GB of
-        # temporaries, and why is not known.
+        # The layout of the kernels: the last axis in the lanes, heads before tokens. Without this constraint the
+        # compiler puts tokens last in some products and copies between the layouts (3B plain: .914 s instead of .852).
+        # The condition is empirical: with one row per device, the same layouts increase the temporaries of the 70B step
+        # on 256 chips from 14 to 172 GB. The reason is not known.
         x = with_layout_constraint(x, DeviceLayout((0, 2, 1, 3) if x.ndim == 4 else (0, 1, 2)))
     return x
 
 
 @jax.custom_jvp
 def lookup(table: Float[Array, "V D"], tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
-    """Rows of the embedding table. The gradient sums the uses of a token in float32, whatever the table's dtype.
+    """Rows of the embedding table. The gradient of a row is summed in float32, whatever the table's dtype.
 
-    In bfloat16 the sum of a frequent token stagnates: one at 60 % of the places lost 38 % of its gradient's norm.
+    In bfloat16 the sum of a frequent token stagnates: a token at 60 % of the positions lost 38 % of its gradient norm.
     """
     return jnp.take(table, tokens, axis=0)
 
@@ -219,10 +219,10 @@ barrier = jax.lax.optimization_barrier
 def swiglu(
     gate: Float[Array, "*shape"], up: Float[Array, "*shape"], derivative: Derivative = "any"
 ) -> Float[Array, "*shape"]:
-    """silu(gate) * up, in float32 inside.
+    """silu(gate) * up, computed in float32.
 
-    Barriers keep the compiler from fusing the derivative into the operands of the products that read it: there it
-    would be computed again for every tile of their output.
+    Barriers keep the compiler from fusing the derivative into the operands of the products that read it, which would
+    recompute it for every tile of their output.
     """
     return (_swiglu if derivative == "any" else _swiglu_once)(gate, up)
 
@@ -258,7 +258,7 @@ def _swiglu_tangent(primals: tuple[Array, Array], tangents: tuple[Array, Array])
 
 
 def read_by_products(x: Array, derivative: Derivative) -> Array:
-    """x; a barrier behind the sum of its cotangents keeps the derivative of a norm out of the products' tiles."""
+    """Returns x. A barrier after the sum of its cotangents keeps a norm's derivative out of the products' tiles."""
     return _read_by_products(x) if derivative == "once" else x
 
 
@@ -273,7 +273,7 @@ def _read_tangent(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array,
 
 
 class Block(nn.Module):
-    """Attention, then SwiGLU, each behind an RMSNorm and added to the stream. The body of the scan over layers."""
+    """Attention, then SwiGLU, each after an RMSNorm and added to the residual stream. The body of the layer scan."""
 
     config: DecoderConfig
     deterministic: bool
@@ -289,7 +289,7 @@ class Block(nn.Module):
             ("kv_heads", config.num_kv_heads),
         )
         width, mlp = ("head_dim", config.head_dim), ("mlp", config.intermediate_size)
-        residual = 1.0 / (2 * config.num_layers)  # variance of what the 2L branches add to the stream: 1 in all
+        residual = 1.0 / (2 * config.num_layers)  # variance of each of the 2L branches; their sum has variance 1
 
         y = read_by_products(RMSNorm(config, name="attention_norm")(x), config.derivative)
         q, k, v = self._project(
@@ -322,7 +322,7 @@ class Block(nn.Module):
         return _constrain(x + y, "batch", "length", "activation_embed"), None
 
     def _project(self, x: Array, *projections: Projection) -> list[Array]:
-        """All projections of ``x``. Their adapters share a dropout mask and one product, which is narrow anyway."""
+        """All projections of ``x``. Their adapters share a dropout mask and one matrix product."""
         lora, adapted = self.config.lora, [each for each in projections if each.adapted]
         if lora is None or not adapted:
             return [each(x, None) for each in projections]
@@ -349,7 +349,7 @@ REMAT_POLICIES: dict[str, Callable[..., Any] | None] = {
 
 
 class Decoder(nn.Module):
-    """Tokens to hidden states, normed. Layers are stacked on a leading axis and run under one scan."""
+    """Maps tokens to normalized hidden states. Layers are stacked on a leading axis and run in one scan."""
 
     config: DecoderConfig
 
@@ -366,8 +366,8 @@ class Decoder(nn.Module):
         Args:
           tokens: token ids, below ``vocab_size``.
           positions: rotary positions; they restart at every packed sequence.
-          layout: which tokens see each other.
-          deterministic: False draws LoRA dropout from the "dropout" key.
+          layout: which tokens attend to each other.
+          deterministic: if False, LoRA dropout is drawn with the "dropout" key.
 
         Returns:
           Hidden states after the last norm, in ``config.dtype``.
@@ -379,8 +379,8 @@ class Decoder(nn.Module):
         chex.assert_type(given, int)
         shape = (config.vocab_size, config.hidden_size)
         table = parameter(self, "embedding", nn.initializers.normal(1.0), ("vocab", "embed"), shape, config.param_dtype)
-        # Every device looks all tokens of its replica up in its own columns, then the rows are exchanged for columns:
-        # neither the table nor its gradient is ever gathered.
+        # Every device looks up all tokens of its replica in its own columns of the table; an all-to-all then turns
+        # columns into rows. Neither the table nor its gradient is ever gathered.
         x = lookup(table, _constrain(tokens, "replica_batch", "length")).astype(config.dtype)
         x = _constrain(x, "replica_batch", "length", "embed")
         x = _constrain(x, "batch", "length", "activation_embed")

@@ -1,17 +1,17 @@
-"""Which form of attention runs: by the device, and by the derivatives that are taken of it.
+"""The choice of the attention form, by device and by the derivatives that are taken.
 
 | ``derivative`` | passes | TPU | GPU | elsewhere |
 |---|---|---|---|---|
-| ``once`` | a gradient, and the tangent pass that reads what the gradient kept | splash | triton | chunked |
+| ``once`` | a gradient, and the tangent pass that reuses its activations | splash | triton | chunked |
 | ``forward`` | the forward-mode pass of a hypergradient with K = 1, which is never transposed | dual | dual | chunked |
 | ``none`` | scoring | dual | dual | chunked |
 | ``any`` | forward over reverse (K > 1, method="reverse") | chunked | chunked | chunked |
 
-That is ``model.attention="auto"``. Any other value names the form of the gradients (and, if it is plain, of all).
-splash and triton have no forward mode: under ``once`` the tangent of their result is the ``dual`` kernel's
-(``_with_tangent``).
-A kernel that does not take a row's length, a head's width or a dtype gives way to ``chunked``, which gives the same
-numbers. Kernels run on each device's own rows and heads, by the sharding rules in force.
+This is ``model.attention="auto"``; on CPUs it uses einsum for rows of at most ``SHORT`` tokens. Other values name the
+form for gradients (einsum and chunked: for all passes). splash and triton have no forward mode: under ``once`` the
+tangent of their result comes from the ``dual`` kernel (``_with_tangent``).
+If a kernel does not support a row's length, a head's width or a dtype, ``chunked`` replaces it and gives the same
+numbers. Kernels run on each device's own rows and heads, according to the active sharding rules.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from dreamprm_jax.schema import DataError
 
 Derivative = Literal["any", "once", "forward", "none"]
 Kernel = Callable[[Array, Array, Array, Array], Array]  # query, key, value, reach of one device
-# Names of what a backward pass reads, for rematerialization policies: the kernel's results, and query, key and value as
-# the form of attention takes them.
+# Names of the values that a backward pass reads, for rematerialization policies: the kernel's results, and query, key
+# and value in the layout of the attention form.
 SAVED, INPUTS = "attention", "attention_inputs"
 
 AUTO: dict[tuple[str, Derivative], str] = {
@@ -50,24 +50,24 @@ AUTO: dict[tuple[str, Derivative], str] = {
     ("gpu", "none"): "dual",
 }
 PLAIN = ("einsum", "chunked")
-SHORT = 384  # tokens of a row for which a CPU saves little by chunks, each group of which is a loop to compile
-CPU_CHUNKS = 8  # at least, of longer rows on a CPU: their scores stay in its cache
+SHORT = 384  # tokens of a row up to which chunks save little time on a CPU but take time to compile
+CPU_CHUNKS = 8  # the least number of chunks of longer rows on a CPU, so that their scores stay in its cache
 
 
 def taking(model: Any, derivative: Derivative) -> Any:
-    """The ``DecoderConfig`` of a pass of which these derivatives are taken."""
+    """The ``DecoderConfig`` for a pass of which these derivatives are taken."""
     return dataclasses.replace(model, derivative=derivative)
 
 
 def platform() -> str:
-    """``cpu``, ``gpu`` or ``tpu``: of the mesh in force, which may be compiled for elsewhere, else of this process."""
+    """``cpu``, ``gpu`` or ``tpu``: that of the active mesh, which may be a compilation target, or of this process."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     name = jax.default_backend() if device is None else str(device.platform)
     return "gpu" if name in ("cuda", "rocm") else name
 
 
 def choose(kind: str, derivative: Derivative, device: str) -> str:
-    """The form that ``model.attention=kind`` means for these derivatives on this device."""
+    """The form that ``model.attention=kind`` selects for these derivatives on this device."""
     if kind in PLAIN:
         return kind
     if kind == "auto" or derivative != "once":
@@ -87,16 +87,16 @@ def attention(
     """Grouped-query attention under ``layout``.
 
     Args:
-      query: in the model's dtype.
-      key: of the same dtype.
-      value: of the same dtype.
-      layout: which tokens see each other.
+      query: queries in the model's dtype.
+      key: keys of the same dtype.
+      value: values of the same dtype.
+      layout: which tokens attend to each other.
       kind: ``model.attention``.
-      chunk: query rows of a chunk, in the form ``chunked``.
-      derivative: what is differentiated; ``any`` where that is not known.
+      chunk: query rows per chunk, for the form ``chunked``.
+      derivative: which derivatives are taken; ``any`` if this is not known.
 
     Raises:
-      DataError: where ``cudnn`` is asked for without an NVIDIA GPU, or in float32.
+      DataError: if ``cudnn`` is requested without an NVIDIA GPU, or in float32.
     """
     chex.assert_equal_shape([key, value])
     chex.assert_equal_shape_prefix([query, key], 2)
@@ -122,17 +122,17 @@ def attention(
 
 
 def _on_shards(kernel: Kernel, query: Array, key: Array) -> Kernel | None:
-    """The kernel on each device's rows and heads; None where the mesh in force does not divide the batch.
+    """The kernel on each device's rows and heads; None if the active mesh does not divide the batch.
 
-    The partitioner cannot split a kernel: left to it, every device would compute the whole batch.
+    The partitioner cannot split a kernel: without ``shard_map``, every device would compute the whole batch.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return kernel
-    # On a mesh of one device too: inside shard_map what is kept for the backward pass is not copied for its precision.
+    # Also on a mesh of one device: inside shard_map, values kept for the backward pass are not copied.
     batch, _, heads, _ = _axes(("batch", "length", "heads", None))
     *_, kv_heads, _ = _axes(("batch", "length", "kv_heads", None))
-    if heads != kv_heads:  # a device's query heads would need key heads of another one
+    if heads != kv_heads:  # the query heads of a device would need key heads of another device
         heads = None
     if query.shape[0] % ways(mesh, batch) or key.shape[2] % ways(mesh, heads):
         return None
@@ -146,13 +146,13 @@ def _axes(names: tuple[str | None, ...]) -> tuple[Any, ...]:
 
 
 def batch_ways() -> int:
-    """Devices that the batch is split over, by the mesh and the rules in force."""
+    """The number of devices that the batch is split over, by the active mesh and rules."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty else ways(mesh, _axes(("batch",))[0])
 
 
 def ways(mesh: Any, axes: Any) -> int:
-    """Devices along a mesh axis, or several; 1 for None."""
+    """The number of devices along one or several mesh axes; 1 for None."""
     return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))
 
 
@@ -160,10 +160,10 @@ def ways(mesh: Any, axes: Any) -> int:
 
 
 def _with_tangent(reverse: Callable[..., Array], forward: Callable[..., Array]) -> Callable[..., Array]:
-    """``reverse``, which has only a reverse mode, with ``forward``'s tangent: two functions of the same value.
+    """Combines ``reverse``, which has only a reverse mode, with the tangent of ``forward``; both have the same value.
 
-    Both take (query, key, value, what is not differentiated). One derivative, in either mode: one linearization serves
-    a gradient and a tangent pass.
+    Both take (query, key, value, undifferentiated arguments). The result can be differentiated once, in either mode, so
+    one linearization serves a gradient and a tangent pass.
     """
 
     @jax.custom_jvp
@@ -188,7 +188,7 @@ def _with_tangent(reverse: Callable[..., Array], forward: Callable[..., Array]) 
 
 
 def _dual(query: Array, device: str, layout: Layout, interpret: bool = False) -> Kernel | None:
-    """Our own, for the forward-mode pass and for scoring (``kernels/dual_attention.py``)."""
+    """This package's kernel, for the forward-mode pass and for scoring (``kernels/dual_attention.py``)."""
     target = Target(TARGETS[device].backend, TARGETS[device].block, interpret) if device in TARGETS else None
     if target is None or target.blocks(query.shape[1]) is None or query.shape[3] % 64:
         return None
@@ -196,7 +196,7 @@ def _dual(query: Array, device: str, layout: Layout, interpret: bool = False) ->
 
 
 def _splash(query: Array, device: str, layout: Layout, interpret: bool = False) -> Kernel | None:
-    """Splash attention, of jax, for TPUs: reverse mode, packed sequences (no branches, no trees)."""
+    """The splash attention kernel of jax, for TPUs: reverse mode, packed sequences (no branches, no trees)."""
     length = query.shape[1]
     if length % 128 or query.shape[3] % 64 or layout.branches is not None or layout.reach is not None:
         return None
@@ -210,7 +210,7 @@ def _call_splash(interpret: bool, query: Array, key: Array, value: Array, reach:
     batch, length, heads, width = query.shape
     groups = key.shape[2]
     rows, keys = (next(size for size in (most, most // 2, 256, 128) if length % size == 0) for most in SPLASH_BLOCK)
-    # One backward kernel for all three gradients would write a part of dq for every block of keys, to be summed.
+    # A fused backward kernel would write a part of dq for every block of keys, and these parts would have to be summed.
     compute = min(keys, 512)
     sizes = splash.BlockSizes(
         block_q=rows, block_kv=keys, block_kv_compute=compute, block_q_dkv=rows, block_kv_dkv=keys,
@@ -220,13 +220,13 @@ def _call_splash(interpret: bool, query: Array, key: Array, value: Array, reach:
     one = splash.make_splash_mqa_single_device(
         mask, block_sizes=sizes, residual_checkpoint_name=SAVED, interpret=interpret
     )
-    # Of packed sequences the reach is the end of a token's own: an id.
+    # In packed sequences, the reach of a token is the end of its sequence, which serves as the segment id.
     each = jax.vmap(jax.vmap(one, (0, 0, 0, None)), (0, 0, 0, 0))
     split = jnp.moveaxis(query, 1, 2).reshape(batch, groups, heads // groups, length, width) * width**-0.5
     split, key, value = checkpoint_name((split, jnp.moveaxis(key, 1, 2), jnp.moveaxis(value, 1, 2)), INPUTS)
 
     def forward(split: Array, key: Array, value: Array, reach: Array) -> Array:
-        """The dual kernel on splash's operands, whose queries are scaled."""
+        """The dual kernel on splash's operands, whose queries are already scaled."""
         heads_last = [jnp.moveaxis(x.reshape(batch, -1, length, width), 1, 2) for x in (split, key, value)]
         out = dual_attention(*heads_last, reach, dataclasses.replace(TARGETS["tpu"], interpret=interpret), 1.0)
         return jnp.moveaxis(out, 2, 1).reshape(split.shape)
@@ -267,8 +267,8 @@ KERNELS: dict[str, Callable[..., Kernel | None]] = {"dual": _dual, "splash": _sp
 def _cudnn(query: Array, key: Array, value: Array, layout: Layout) -> Array:
     """cuDNN's flash attention, on NVIDIA GPUs, in bfloat16 or float16. Reverse mode only.
 
-    A row that holds one sequence needs no mask beyond the causal one, and then the kernel skips the upper triangle;
-    packed rows cost a mask of B x T x T.
+    A row with one sequence needs only the causal mask, and the kernel then skips the upper triangle. Packed rows need a
+    mask of B x T x T.
     """
     from dreamprm_jax.models.attention import visible
 

@@ -27,14 +27,15 @@ def is_adapter(path: tuple[str, ...], leaf: Any = None) -> bool:
 
 
 def is_trainable(path: tuple[str, ...], leaf: Any = None) -> bool:
-    """What LoRA training updates: the adapters and the reward head."""
+    """Whether LoRA training updates a parameter: an adapter, or part of the reward head."""
     return is_adapter(path) or path[0] == "head"
 
 
 def split_trainable(config: DecoderConfig, tree: Any) -> tuple[Any, Any]:
-    """(trainable, frozen) parts of a tree of the parameters' form, None where the other holds the leaf.
+    """The (trainable, frozen) parts of a tree like the parameters. Each has None in place of the other's leaves.
 
-    With LoRA the adapters and the head train, without it everything does. ``bilevel.partition.merge`` joins them again.
+    With LoRA only the adapters and the head are trainable, otherwise everything is. ``bilevel.partition.merge`` joins
+    the parts again.
     """
     return partition(tree, is_trainable if config.lora is not None else lambda path, leaf: True)
 
@@ -54,7 +55,7 @@ def kernel_update(
 
 
 def split_adapters(params: Params) -> tuple[Params, Params]:
-    """(the rest, the adapters), each without the other's leaves."""
+    """Splits parameters into (all others, adapters)."""
     leaves = flax.traverse_util.flatten_dict(params)
     rest = {path: leaf for path, leaf in leaves.items() if not is_adapter(path)}
     adapters = {path: leaf for path, leaf in leaves.items() if is_adapter(path)}
@@ -62,7 +63,7 @@ def split_adapters(params: Params) -> tuple[Params, Params]:
 
 
 def merge_adapters(params: Params, lora: LoraConfig) -> Params:
-    """Adds every adapter to its kernel and drops it: the parameters of the same model with ``lora=None``."""
+    """Adds every adapter to its kernel and removes it. Returns the parameters of the same model with ``lora=None``."""
     rest, adapters = split_adapters(params)
     leaves, parts = flax.traverse_util.flatten_dict(rest), flax.traverse_util.flatten_dict(adapters)
     for path, a in parts.items():

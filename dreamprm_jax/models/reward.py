@@ -1,4 +1,4 @@
-"""The process reward model: the decoder and a scalar head, read at the last token of every step.
+"""The process reward model: a decoder and a scalar head that reads the last token of every step.
 
 All functions are pure functions of a parameter pytree::
 
@@ -32,7 +32,7 @@ class RewardHead(nn.Module):
 
     @nn.compact
     def __call__(self, hidden: Float[Array, "*lead D"]) -> Float[Array, "*lead"]:
-        config, dtype = self.config, "float32"  # it always trains, whatever dtype a frozen decoder has
+        config, dtype = self.config, "float32"  # the head is always trained, whatever the dtype of a frozen decoder
         zeros = nn.initializers.zeros_init()
         x, axis = hidden.astype(jnp.float32), "embed"
         if width := config.head_hidden:
@@ -40,7 +40,7 @@ class RewardHead(nn.Module):
             kernel = parameter(self, "hidden_kernel", init, ("embed", "head_hidden"), (x.shape[-1], width), dtype)
             bias = parameter(self, "hidden_bias", zeros, ("head_hidden",), (width,), dtype)
             x, axis = getattr(nn, config.head_activation)(x @ kernel + bias), "head_hidden"
-        # Small, so that training starts from scores of one half.
+        # Small, so that training starts from scores near one half.
         kernel = parameter(self, "kernel", nn.initializers.normal(0.02), (axis,), x.shape[-1:], dtype)
         bias = parameter(self, "bias", zeros, (), (), dtype)
         return x @ kernel + bias
@@ -73,12 +73,12 @@ class RewardModel(nn.Module):
 
 def _boxed_init(config: DecoderConfig, rng: Array) -> Any:
     tokens = jnp.zeros((1, 2), jnp.int32)
-    config = dataclasses.replace(config, attention="einsum")  # a fused kernel would want its device and its lengths
+    config = dataclasses.replace(config, attention="einsum")  # a fused kernel needs its device and certain lengths
     return RewardModel(config).init(rng, tokens, tokens, tokens[:, :1])["params"]
 
 
 def init_params(config: DecoderConfig, rng: Array) -> Params:
-    """Random parameters, as plain arrays. Run under ``jit(out_shardings=...)`` to make them in shards."""
+    """Random parameters as plain arrays. Call it under ``jit(out_shardings=...)`` to create them sharded."""
     return nn.unbox(_boxed_init(config, rng))
 
 
@@ -88,12 +88,12 @@ def _abstract_boxed(config: DecoderConfig) -> Any:
 
 
 def abstract_params(config: DecoderConfig) -> Params:
-    """Shapes and dtypes of ``init_params``, without making anything."""
+    """Shapes and dtypes of ``init_params``, without allocating arrays."""
     return jax.eval_shape(nn.unbox, _abstract_boxed(config))  # traced: under a mesh, unbox constrains shardings
 
 
 def logical_specs(config: DecoderConfig) -> Any:
-    """The pytree of ``init_params`` with, for every leaf, a PartitionSpec of logical axis names."""
+    """A pytree like that of ``init_params``, with a PartitionSpec of logical axis names for every leaf."""
     return nn.get_partition_spec(_abstract_boxed(config))
 
 
@@ -113,17 +113,17 @@ def step_logits(
     """The reward logit of every step, all steps of a row in one pass.
 
     Args:
-      config: the model.
+      config: shape and numerics of the model.
       params: pytree of ``init_params``.
       tokens: token ids.
       positions: rotary positions, restarting at every packed sequence.
-      segments: packed sequence of each token, 0 for padding; None for one right-padded sequence a row.
-      step_index: where in the row each step's last token stands. Unused slots may hold any index of the row (0, say):
-        their logits are to be masked by the caller.
+      segments: packed sequence of each token, 0 for padding; None for one right-padded sequence per row.
+      step_index: index of each step's last token in the row. Unused slots may hold any index of the row, such as 0; the
+        caller must mask their logits.
       branches: 0 for a shared prefix, 1, 2, ... for the programs after it (``models/attention.py``).
       reach: rows of prefix trees, with ``segments`` and ``branches`` None (``scoring/packing.py``).
       blocks: with ``reach``, which blocks of a row each block attends to (``models/attention.py``).
-      dropout_key: turns LoRA dropout on, the same mask for the same key. None: off.
+      dropout_key: enables LoRA dropout; the same key gives the same mask. None: no dropout.
 
     Returns:
       Logits in float32; the score of a step is their sigmoid.
@@ -147,6 +147,6 @@ def hidden_states(
     *,
     branches: Int[Array, "B T"] | None = None,
 ) -> Float[Array, "B T D"]:
-    """The decoder's normed hidden states, before any head."""
+    """The decoder's normalized hidden states, before any head."""
     inputs = (tokens, positions, Layout(segments, branches))
     return cast(Array, RewardModel(config).apply({"params": params}, *inputs, method="hidden"))

@@ -1,14 +1,14 @@
-"""What libtpu's compiler thinks a program costs: its own estimate of every instruction's cycles, summed by part.
+"""The cost of a program according to libtpu's compiler: its estimates of every instruction's cycles, summed by part.
 
-A compiled TPU module names, for each instruction, the cycles that the compiler schedules for (``estimated_cycles``).
-They are summed here, the bodies of loops times their trip counts, and grouped by the part of the model that the
-instruction was traced from. No TPU is needed. It is a model, not a measurement: ratios within it are what counts.
+A compiled TPU module gives, for each instruction, the cycles that the compiler estimates (``estimated_cycles``). They
+are summed here, with the bodies of loops multiplied by their trip counts, and grouped by the part of the model that the
+instruction was traced from. No TPU is needed. This is a model and not a measurement: only its ratios are meaningful.
 
-Collectives that run alone have no estimate either: their bytes are divided by the bandwidth of the network. Those that
-run beside arithmetic (``-start`` and ``-done``) count nothing: that they hide is assumed.
+Collectives that run alone have no estimate: their bytes are divided by the bandwidth of the network. Collectives that
+overlap with arithmetic (``-start`` and ``-done``) count as zero, as if they were hidden completely.
 
-Kernels written in Pallas are custom calls without an estimate. Theirs is the number of instruction bundles in the
-schedule that the compiler made of their loops (``KERNEL_CYCLES``), times the blocks that they compute.
+Pallas kernels are custom calls without an estimate. Their cycles are the number of instruction bundles in the
+compiler's schedule of their loops (``KERNEL_CYCLES``), multiplied by the number of blocks that they compute.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ CLOCK = 1.75e9  # cycles/s of a v5p core
 ICI = 180e9  # bytes/s of a v5p chip: both directions of one axis of the torus (training/chips.py)
 COLLECTIVES = re.compile(r" = (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)\(")
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8}
-UNKNOWN = 9e15  # the compiler's mark of an instruction that it has no estimate of
-CORES = 2  # of a v5p chip: they share a program, and a kernel's grid
+UNKNOWN = 9e15  # the compiler's value for an instruction without an estimate
+CORES = 2  # of a v5p chip; they share a program and the grid of a kernel
 
-# Cycles of a kernel in bfloat16, by head width: a block of query rows, and a pair of a row block and a key block.
-# libtpu 0.0.42, by ``benchmarks/tpu_cost_model.py``, which measures them again.
+# Cycles of a kernel in bfloat16, by head width: for a block of query rows, and for a pair of a row block and a key
+# block. From libtpu 0.0.42, computed by ``benchmarks/tpu_cost_model.py``.
 KERNEL_CYCLES: dict[str, dict[int, tuple[int, int]]] = {
     "dual_attention": {64: (1693, 3596), 128: (1655, 3461)},
     "forward_attention": {64: (933, 1460), 128: (914, 1433)},
@@ -41,13 +41,13 @@ KERNEL_CYCLES: dict[str, dict[int, tuple[int, int]]] = {
 
 @dataclass
 class Cost:
-    """Seconds of one device.
+    """Seconds on one device.
 
     Attributes:
-      parts: by part of the model.
-      phases: by phase of the step: inner gradient and update, outer gradient, tangent pass.
-      kernels: seconds of custom calls by kernel, already part of ``parts``.
-      unknown_loops: loops whose trip count was not found; they count once.
+      parts: seconds by part of the model.
+      phases: seconds by phase of the step: inner gradient and update, outer gradient, tangent pass.
+      kernels: seconds of custom calls by kernel, also included in ``parts``.
+      unknown_loops: number of loops whose trip count was not found; they count once.
     """
 
     parts: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -57,11 +57,11 @@ class Cost:
 
     @property
     def seconds(self) -> float:
-        """Of the whole program."""
+        """Seconds of the whole program."""
         return sum(self.parts.values())
 
     def add(self, other: Cost, times: int = 1) -> None:
-        """Adds another program's cost, ``times`` over."""
+        """Adds another program's cost ``times`` times."""
         for mine, theirs in ((self.parts, other.parts), (self.phases, other.phases), (self.kernels, other.kernels)):
             for name, seconds in theirs.items():
                 mine[name] += times * seconds
@@ -69,11 +69,11 @@ class Cost:
 
 
 def module_cost(text: str, kernel_seconds: Mapping[str, float]) -> Cost:
-    """Sums a compiled module (``compiled.as_text()``).
+    """The cost of a compiled module.
 
     Args:
-      text: of the module, with libtpu's backend configs.
-      kernel_seconds: of each Pallas kernel on one row of the batch, by a part of its instruction's name.
+      text: text of the module (``compiled.as_text()``), with libtpu's backend configs.
+      kernel_seconds: seconds of each Pallas kernel for one row of the batch, by a part of its instruction's name.
     """
     found = _Module(text, kernel_seconds).cost()
     found.phases["inner"] = found.seconds - sum(found.phases.values())
@@ -95,7 +95,7 @@ class _Module:
                 current.append(line)
 
     def cost(self) -> Cost:
-        """Of the entry computation."""
+        """The cost of the entry computation."""
         return self._total(self.entry)
 
     def _total(self, name: str) -> Cost:
@@ -125,7 +125,7 @@ class _Module:
             elif " custom-call(" in line:
                 for kernel, seconds in self.kernel_seconds.items():
                     if kernel in line.split(" = ")[0]:
-                        # Rows, heads, tokens, width; a device's only row has no axis.
+                        # The shape is rows, heads, tokens, width; a single row on a device has no axis.
                         rows = re.match(r"[^\[]*\[(\d+),\d+,\d+,\d+", line.split(" = ")[1])
                         seconds *= int(rows[1]) if rows else 1
                         found.parts["attention"] += seconds
@@ -135,7 +135,7 @@ class _Module:
         return found
 
     def _phase(self, name: str) -> str:
-        """Of a branch, by what is differentiated in it and in the computations that it calls."""
+        """The phase of a branch, recognized by the derivatives in it and in the computations that it calls."""
         lines = list(self.computations.get(name, []))
         for line in lines:
             for called in re.findall(r"(?:body|to_apply)=%?([\w.\-]+)", line):
@@ -146,7 +146,7 @@ class _Module:
         return "tangent" if "/decoder/" in text else "inner"
 
     def _trips(self, line: str) -> int:
-        """Of a loop: known to the compiler, or the constant that its condition compares with. 0: not found."""
+        """The trip count of a loop: the compiler's, or the constant in the loop's condition; 0 if not found."""
         if match := re.search(r'known_trip_count":\{"n":"(\d+)"', line):
             return int(match[1])
         condition = re.search(r"condition=%?([\w.\-]+)", line)
@@ -156,7 +156,7 @@ class _Module:
 
 
 def collective_seconds(shape: str, kind: str, line: str) -> float:
-    """Of a collective over a ring, by its result's shape: what crosses the network, once or (all-reduce) twice."""
+    """Seconds of a ring collective, by its result's shape. Its bytes cross the network once, or twice (all-reduce)."""
     size = sum(
         math.prod(map(int, filter(None, dims.split(",")))) * BYTES.get(kind_of, 4)
         for kind_of, dims in re.findall(r"\b(pred|[a-z]+\d+)\[([\d,]*)\]", shape)
@@ -170,7 +170,7 @@ def collective_seconds(shape: str, kind: str, line: str) -> float:
 
 
 def part_of(line: str) -> str:
-    """The part of the model that an instruction belongs to, by the name that it was traced under."""
+    """The part of the model that an instruction belongs to, by the name under which it was traced."""
     match = re.search(r'op_name="([^"]*)"', line)
     name = match[1] if match else ""
     if re.search(r"/(q|k|v|o|gate|up|down)/", name):
@@ -192,13 +192,13 @@ def part_of(line: str) -> str:
 def kernel_seconds(
     heads: int, width: int, length: int, cycles: Mapping[str, tuple[int, int]] | None = None
 ) -> dict[str, float]:
-    """Seconds of each kernel on one row.
+    """Seconds of each kernel for one row.
 
     Args:
-      heads: query heads of one device.
-      width: of a head.
+      heads: query heads on one device.
+      width: width of a head.
       length: tokens of the row.
-      cycles: as in ``KERNEL_CYCLES``, which is the default at the nearest width that it has.
+      cycles: cycles by kernel, as in ``KERNEL_CYCLES``; by default those of the nearest width there.
     """
     if cycles is None:
         cycles = {name: by[min(by, key=lambda known: abs(known - width))] for name, by in KERNEL_CYCLES.items()}
@@ -207,11 +207,11 @@ def kernel_seconds(
         most = fused.SPLASH_BLOCK if "splash" in name else fused.TARGETS["tpu"].block
         rows, keys = (min(size, length) for size in most)
         blocks = -(-length // rows)
-        share = rows * keys / math.prod(most)  # of a whole block's work, where a row is shorter than one
+        share = rows * keys / math.prod(most)  # of the work of a full block, if the row is shorter than a block
         found[name] = heads * share * (blocks * start + causal_pairs(blocks * rows, rows, keys) * pair) / CORES / CLOCK
     return found
 
 
 def causal_pairs(length: int, rows: int, keys: int) -> int:
-    """Blocks of ``rows`` x ``keys`` scores that hold something at or below the diagonal."""
+    """The number of blocks of ``rows`` x ``keys`` scores that contain an entry at or below the diagonal."""
     return sum(-(-stop // keys) for stop in range(rows, length + 1, rows))

@@ -1,4 +1,4 @@
-"""How many steps a run takes: its arms, their shared warm-ups, and the calls that move the labels."""
+"""The number of steps of a run, from its arms, their shared warm-ups, and the calls that update the labels."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from dreamprm_jax.training.arms import ORM, arm_plans
 
 @dataclass(frozen=True)
 class Steps:
-    """Inner steps of all arms of a run, by what each of them costs."""
+    """Inner steps of all arms of a run, by their cost."""
 
     plain: int
     bilevel: int  # steps of calls with an outer step; K of an unrolled call count K times
 
 
 def run_steps(settings: TrainConfig) -> Steps:
-    """Counts as ``stages/train.py`` trains: arms with equal labels share their warm-up."""
+    """Counts the steps that ``stages/train.py`` takes: arms with equal labels share their warm-up."""
     arms, meta = arm_plans(settings), settings.meta
     plain = len({plan.warmup for plan in arms}) * settings.warmup_steps
     if ORM in settings.arms:

@@ -10,7 +10,7 @@ from dreamprm_jax.training.chips import Chip
 
 @dataclass(frozen=True)
 class Fleet:
-    """So many chips of a kind, in equal domains."""
+    """A number of chips of one kind, in domains of equal size."""
 
     chip: Chip
     count: int
@@ -26,12 +26,12 @@ def make_fleet(chip: Chip, count: int, slices: int = 0) -> Fleet:
     """Divides the chips into domains.
 
     Args:
-      chip: which.
-      count: how many.
-      slices: TPU slices; 0: as few as hold them. Of GPUs the nodes count, and it must stay 0.
+      chip: kind of the chips.
+      count: number of chips.
+      slices: number of TPU slices; 0: as few as possible. It must be 0 for GPUs, whose domains are nodes.
 
     Raises:
-      DataError: where they do not divide.
+      DataError: if the chips cannot be divided into equal domains.
     """
     if count < 1:
         raise DataError(f"--chips={count}: must be at least 1")

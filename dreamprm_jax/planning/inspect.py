@@ -1,8 +1,9 @@
-"""``dreamprm inspect``: what a configuration costs, before any device is taken.
+"""``dreamprm inspect``: memory and FLOPs of a configuration, without the devices that it needs.
 
-Prints parameter counts, shardings, bytes per device, and, from a compiler run on abstract shapes, the memory and FLOPs
-of one plain and one bi-level step. The mesh need not exist: a TPU topology is compiled for by libtpu alone, any other
-count of devices by the CPU compiler, whose figures for bfloat16 are upper bounds (it widens products to float32).
+Prints parameter counts, shardings and bytes per device. It also compiles one plain and one bi-level step on abstract
+shapes, and prints their memory and FLOPs. The mesh need not exist: libtpu compiles for a TPU topology, and the CPU
+compiler for any number of devices. The CPU compiler computes bfloat16 products in float32, so its figures are upper
+bounds.
 """
 
 from __future__ import annotations
@@ -66,30 +67,30 @@ class Step(NamedTuple):
 
 
 def target_devices(config: Config) -> list[jax.Device]:
-    """The devices to compile for: those of a topology, so many CPU devices, or those that are here.
+    """The devices to compile for: those of a topology, a given number of CPU devices, or those of this machine.
 
     Raises:
-      DataError: if libtpu is missing or does not know the topology, or the CPU devices come too late.
+      DataError: if libtpu is missing or does not know the topology, or jax has already started with other devices.
     """
     settings = config.inspect
     if settings.topology:
         from jax.experimental import topologies
 
-        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU host to ask
+        os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU host to query
         os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-        os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nor one to lock against other processes
+        os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nor a TPU to lock against other processes
         try:
             name, _, slices = settings.topology.partition("*")
             several = {"num_slices": int(slices)} if slices else {}
             chips = topologies.get_topology_desc(topology_name=name, platform="tpu", **several).devices
             return list(chips[: settings.devices or None])
-        except Exception as error:  # the plugin raises what it likes
+        except Exception as error:  # the plugin may raise any exception
             raise DataError(
                 f"inspect.topology={settings.topology!r}: no such TPU topology, or no libtpu here "
                 f"(pip install libtpu, in the version of jax[tpu]): {error}"
             ) from error
     if settings.devices:
-        with contextlib.suppress(RuntimeError):  # jax has started; with these very devices that does no harm
+        with contextlib.suppress(RuntimeError):  # jax has already started, maybe with exactly these devices
             jax.config.update("jax_platforms", "cpu")
             jax.config.update("jax_num_cpu_devices", settings.devices)
         if len(jax.devices()) != settings.devices:
@@ -101,7 +102,7 @@ def target_devices(config: Config) -> list[jax.Device]:
 
 
 def _abstract_batch(config: Config, rows: int, micro: int, mesh: Mesh | AbstractMesh) -> Batch:
-    """Leaves [rows, ...], or [micro, rows / micro, ...] where the batch is accumulated."""
+    """Leaves [rows, ...], or [micro, rows / micro, ...] with accumulation."""
     lead = (micro,) * (micro > 1)
     sharding = NamedSharding(mesh, PartitionSpec(*(None,) * len(lead), *batch_sharding(mesh).spec))
     tokens, steps = (rows // micro, row_length(config.train.row_tokens)), (rows // micro, config.inspect.steps_per_row)
@@ -117,14 +118,14 @@ def _abstract_batch(config: Config, rows: int, micro: int, mesh: Mesh | Abstract
 
 
 def training_steps(config: Config, model: DecoderConfig, mesh: Mesh | AbstractMesh) -> list[Step]:
-    """The plain step (an online arm's, if there is one) and, where labels are learned, the bi-level one; abstract."""
+    """The plain step (of an online arm, if there is one) and, if labels are learned, the bi-level step; abstract."""
     _, frozen = split_trainable(model, placed_params(model, mesh))
     optimizer = make_optimizer(config.train)
     batch = _abstract_batch(config, config.train.batch_size, config.train.accumulation, mesh)
 
     arms = arm_plans(config.train)
     online = any(plan.labeling in ONLINE for plan in arms)
-    infer = functools.partial(alive_posterior, hidden=0.05) if online else None  # any q: the program is the same
+    infer = functools.partial(alive_posterior, hidden=0.05) if online else None  # the program does not depend on q
     plain_loss = make_inner_loss(taking(model, "once"), None, config.train.outcome_weight, infer=infer)
 
     # Both steps are compiled without LoRA's dropout.
@@ -139,7 +140,7 @@ def training_steps(config: Config, model: DecoderConfig, mesh: Mesh | AbstractMe
     labels = LabelTable(config.train.labels.floor)
     phi = jax.ShapeDtypeStruct((padded_rows(config.inspect.labels),), jnp.float32)
     start = placed(LabelStart(phi, jax.ShapeDtypeStruct((), jnp.int32)), replicated(mesh))  # type: ignore[arg-type]
-    # One inner step: an unroll of K costs K of them, and the backward pass through each.
+    # With one inner step; an unroll of K takes K of them, and the backward pass through each.
     one = dataclasses.replace(config.train, meta=dataclasses.replace(config.train.meta, unroll=1))
     inner_loss, tangent_loss = (
         make_inner_loss(of_pass, labels, config.train.outcome_weight) for of_pass in pass_models(model, one.meta)
@@ -159,7 +160,7 @@ def training_steps(config: Config, model: DecoderConfig, mesh: Mesh | AbstractMe
 
 
 def device_bytes(leaf: jax.ShapeDtypeStruct) -> int:
-    """Bytes of one device's shard."""
+    """Bytes of the shard on one device."""
     shape = leaf.sharding.shard_shape(leaf.shape) if leaf.sharding is not None else leaf.shape
     return int(np.prod(shape, dtype=np.int64)) * leaf.dtype.itemsize
 
@@ -171,7 +172,7 @@ def total(tree: Any) -> tuple[int, int]:
 
 
 def parameter_lines(model: DecoderConfig, mesh: Mesh) -> Iterator[str]:
-    """One line a parameter: shape, dtype, mesh axes, bytes per device."""
+    """One line per parameter: shape, dtype, mesh axes, bytes per device."""
     params = placed_params(model, mesh)
     yield f"{'parameter':<42} {'shape':<24} {'dtype':<9} {'sharding':<34} {'MB/device':>10}"
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -185,10 +186,10 @@ def parameter_lines(model: DecoderConfig, mesh: Mesh) -> Iterator[str]:
 
 
 def compile_step(step: Step, model: DecoderConfig, mesh: Mesh) -> Any:
-    """The compiled step, of the mesh's own compiler.
+    """The step, compiled by the compiler of the mesh's platform.
 
     Raises:
-      MemoryError: where the compiler says that the step does not fit, with its reason.
+      MemoryError: if the compiler reports that the step does not fit; contains the compiler's message.
     """
     options: dict[str, str | bool] | None = (
         {"xla_cpu_enable_concurrency_optimized_scheduler": False} if _platform(mesh) == "cpu" else None
@@ -210,7 +211,7 @@ def step_flops(step: Step, model: DecoderConfig, mesh: Mesh | AbstractMesh) -> i
 
 
 def compiled_lines(step: Step, config: Config, model: DecoderConfig, mesh: Mesh) -> tuple[list[str], bool]:
-    """Compiles a step and describes it. Returns the lines and whether it fits the memory given."""
+    """Compiles and describes a step. Returns the lines, and whether the step fits ``config.inspect.memory_gb``."""
     devices, flops, memory_gb = mesh.devices.size, step_flops(step, model, mesh), config.inspect.memory_gb
     try:
         compiled = compile_step(step, model, mesh)
@@ -235,14 +236,14 @@ def compiled_lines(step: Step, config: Config, model: DecoderConfig, mesh: Mesh)
 def predicted_cost(
     text: str, config: Config, model: DecoderConfig, mesh: Mesh, cycles: Mapping[str, tuple[int, int]] | None = None
 ) -> Cost | None:
-    """Seconds of a step by the TPU compiler's cost model; None for other chips than a v5p.
+    """Seconds of a step by the TPU compiler's cost model; None for chips other than a v5p.
 
     Args:
-      text: of the compiled module.
+      text: text of the compiled module.
       config: settings of the run.
-      model: its decoder.
-      mesh: what the step is compiled for.
-      cycles: of the kernels, where they were measured.
+      model: decoder of the run.
+      mesh: mesh that the step is compiled for.
+      cycles: cycles of the kernels (``kernel_seconds``); None: the stored ones.
     """
     if chip_of(mesh.devices.flat[0].device_kind) is not CHIPS["v5p"]:
         return None
@@ -251,7 +252,7 @@ def predicted_cost(
 
 
 def step_useful_flops(step: Step, config: Config, model: DecoderConfig) -> float:
-    """What a step needs to compute, on all devices (``flops.useful_flops``)."""
+    """Useful FLOPs of a step on all devices (``flops.useful_flops``)."""
     train = config.train
     extra = (train.meta.batch_size, train.batch_size) if step.name == "bi-level step" else (0, 0)
     return useful_flops(model, row_length(train.row_tokens), train.batch_size, *extra)
@@ -272,13 +273,13 @@ def _platform(mesh: Mesh) -> str:
 
 
 def target_model(config: Config) -> tuple[DecoderConfig, str]:
-    """The decoder, and where its shape is from. Of pretrained weights config.json is needed; the rest is checked."""
+    """The decoder and the source of its shape. Pretrained weights need only config.json; other files are checked."""
     try:
         model = model_config(config.model)
     except DataError as error:
         if config.model.weights.count("/") != 1 or "hub" not in str(error):
             raise
-        # A hub id that is out of reach: experiments give the shape beside it.
+        # The hub cannot be reached: config files also give the shape.
         own = dataclasses.replace(config.model, weights="")
         return decoder_config(own), f"config.model ({config.model.weights} is not here to compare)"
     if config.model.weights:
@@ -287,10 +288,10 @@ def target_model(config: Config) -> tuple[DecoderConfig, str]:
 
 
 def main(config: Config) -> int:
-    """Prints the report. Returns 1 where a step does not fit ``config.inspect.memory_gb``, else 0.
+    """Prints the report. Returns 1 if a step does not fit ``config.inspect.memory_gb``, else 0.
 
     Raises:
-      DataError: on settings that do not go together.
+      DataError: if settings are incompatible.
     """
     devices = target_devices(config)
     mesh = make_mesh(config.train.mesh, devices)

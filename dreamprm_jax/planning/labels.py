@@ -1,8 +1,8 @@
-"""What labeling costs: requests and tokens of the policy, with and without its server's prefix cache; judged programs.
+"""The cost of labels: the policy's requests and tokens, with and without a prefix cache, and the judged programs.
 
-A program of S steps and L tokens behind a prompt of P tokens has S - 1 prefixes to roll out (the last step's label is
-the program's own outcome). Steps are taken as equally long, so the i-th prefix has i L / S tokens and its completion
-(S - i) L / S. The K completions of a prefix are one request.
+A program of S steps and L tokens after a prompt of P tokens has S - 1 prefixes to roll out (the last step's label is
+the program's own outcome). Steps are assumed to be equally long, so the i-th prefix has i L / S tokens and its
+completion (S - i) L / S. The K completions of a prefix are one request.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dreamprm_jax.schema import DataError
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What the settings do not say; each is an option of the command."""
+    """Assumptions that are not among the settings; each is an option of the command."""
 
     problems: int  # of the train window
     meta_problems: int
@@ -24,7 +24,7 @@ class Assumptions:
     functions: float  # steps of a program
     program_tokens: float
     prompt_tokens: float  # instructions and statement
-    distinct: float  # share of the completions of a program that no other one repeats, and that are run
+    distinct: float  # share of the completions of a program that are distinct and run
     judge_seconds: float  # CPU time of a program with all its tests
     decode_rate: float  # tokens/s that one accelerator of the policy generates, over all requests
     prompt_rate: float  # tokens/s of prompts that are not in its cache
@@ -39,7 +39,7 @@ class LabelCost:
     rollouts: float
     requests: float
     prompt_tokens: float  # of all requests
-    computed_tokens: float  # of them, what a server with a prefix cache computes
+    computed_tokens: float  # the part of them that a server with a prefix cache computes
     generated_tokens: float
     judged: float
     judge_hours: float  # CPU core hours
@@ -49,11 +49,11 @@ class LabelCost:
 def label_cost(config: Config, assumed: Assumptions) -> LabelCost:
     """The cost of the stages ``generate`` and ``label``.
 
-    ``adaptive`` is counted at its limit, ``rollouts`` a prefix; ``binary_search`` at log2(steps) prefixes of every
-    program, though it leaves those that pass alone.
+    ``adaptive`` is counted at its limit, ``rollouts`` per prefix. ``binary_search`` is counted at log2(steps) prefixes
+    of every program, although it skips programs that pass.
 
     Raises:
-      DataError: on numbers that mean nothing.
+      DataError: if an assumption is out of range.
     """
     for name in ("functions", "program_tokens", "prompt_tokens", "judge_seconds", "decode_rate", "prompt_rate"):
         if getattr(assumed, name) <= 0:
@@ -67,8 +67,8 @@ def label_cost(config: Config, assumed: Assumptions) -> LabelCost:
     programs = learners * written.train_programs + assumed.test_problems * written.test_programs
     looked_at = math.log2(steps) if settings.strategy == "binary_search" else steps - 1
     rollouts = train * looked_at * settings.rollouts
-    problems, own = learners + assumed.test_problems, not written.candidates  # one request a problem
-    # With a prefix cache, prompt and program are computed once a program: its prefixes extend each other.
+    problems, own = learners + assumed.test_problems, not written.candidates  # one request per problem
+    # With a prefix cache, the prompt and the program are computed once per program: its prefixes extend each other.
     computed = own * problems * prompt + train * (prompt + length * (steps - 1) / steps) * (looked_at > 0)
     generated = own * programs * length + rollouts * length / 2
     judged = programs + rollouts * assumed.distinct * settings.judge_share

@@ -1,4 +1,4 @@
-"""Which meshes a fleet allows, and which of them to take: the fastest that is expected to fit."""
+"""The meshes that a fleet allows, and the choice among them: the fastest one that is expected to fit."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from dreamprm_jax.planning.fleet import Fleet
 from dreamprm_jax.planning.roofline import Layout, Work, step_time
 from dreamprm_jax.schema import DataError
 
-MOST_SHARDS = 1024  # fsdp x tensor: what the CPU compiler is asked for; a 70B model's state is 1 GB a device there
+MOST_SHARDS = 1024  # fsdp x tensor, a limit for the CPU compiler; the state of a 70B model is then 1 GB per device
 MOST_TENSOR = 8
 
 
 @dataclass(frozen=True)
 class Batches:
-    """Rows of the micro-batches that have to divide over the mesh, by the field that sets them."""
+    """Rows of the micro-batches that the mesh must divide, with the field that sets each."""
 
     rows: tuple[tuple[str, int], ...]
 
     @classmethod
     def of(cls, settings: TrainConfig, bilevel: bool) -> Batches:
-        """Those of a run; the outer problem's where labels are learned."""
+        """The micro-batches of a run, including those of the outer problem if labels are learned."""
         meta = settings.meta
         rows = [("train.batch_size / train.accumulation", settings.batch_size // settings.accumulation)]
         if bilevel:
@@ -32,10 +32,10 @@ class Batches:
 
 
 def parse_layout(text: str) -> Layout | None:
-    """The mesh of ``--mesh=DATAxFSDPxTENSOR``; None of ``auto``.
+    """The mesh of ``--mesh=DATAxFSDPxTENSOR``; None for ``auto``.
 
     Raises:
-      DataError: where it is neither.
+      DataError: if the text is neither.
     """
     if text == "auto":
         return None
@@ -46,7 +46,7 @@ def parse_layout(text: str) -> Layout | None:
 
 
 def objection(layout: Layout, fleet: Fleet, model: DecoderConfig, batches: Batches) -> str | None:
-    """Why the mesh cannot be, or is not looked at; None where nothing speaks against it."""
+    """The reason why a mesh is impossible or not considered; None if there is no objection."""
     shards = layout.fsdp * layout.tensor
     if layout.data * shards != fleet.count:
         return f"{layout} is not {fleet.count} chips"
@@ -71,7 +71,7 @@ def objection(layout: Layout, fleet: Fleet, model: DecoderConfig, batches: Batch
 
 
 def layouts(fleet: Fleet) -> Iterator[Layout]:
-    """Every mesh of the fleet whose tensor axis is a power of two."""
+    """All meshes of the fleet whose tensor axis is a power of two."""
     tensor = 1
     while tensor <= MOST_TENSOR:
         if fleet.count % tensor == 0:
@@ -81,7 +81,7 @@ def layouts(fleet: Fleet) -> Iterator[Layout]:
 
 
 def kept_elements(model: DecoderConfig) -> tuple[int, int]:
-    """Elements of a token that a layer keeps for the backward pass: on the device, and in host memory."""
+    """Elements per token that a layer keeps for the backward pass: on the device, and in host memory."""
     stream, attended = model.hidden_size, model.num_heads * model.head_dim
     inputs, mlp = attended + 2 * model.num_kv_heads * model.head_dim, 2 * model.intermediate_size
     device = {
@@ -95,10 +95,10 @@ def kept_elements(model: DecoderConfig) -> tuple[int, int]:
 
 
 def rough_bytes(model: DecoderConfig, layout: Layout, work: Work) -> float:
-    """Bytes a device by a rule of thumb, to order meshes by before the compiler is asked.
+    """Approximate bytes per device, used to order meshes before any is compiled.
 
-    State (16 bytes a trained parameter, 2 or 4 a frozen one), gradients, what every layer keeps, one layer's gathered
-    weights and activations twice over, the gathered embedding; everything in float32.
+    Counts the state (16 bytes per trained parameter, 4 per frozen one), the gradients, the activations that every layer
+    keeps, twice the gathered weights and activations of one layer, and the gathered embedding, all in float32.
     """
     shards, trees = layout.fsdp * layout.tensor, 3 if work.bilevel else 1
     ways = layout.data * layout.fsdp
@@ -119,15 +119,15 @@ def rough_bytes(model: DecoderConfig, layout: Layout, work: Work) -> float:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A mesh and what is kept for the backward pass."""
+    """A mesh, with a rematerialization policy (in ``model``)."""
 
     layout: Layout
     model: DecoderConfig
-    work: Work  # of the dearest step
+    work: Work  # of the most expensive step
 
     @property
     def size(self) -> float:
-        """Bytes a device, by ``rough_bytes``."""
+        """Bytes per device, by ``rough_bytes``."""
         return rough_bytes(self.model, self.layout, self.work)
 
 
@@ -139,19 +139,18 @@ def ranked(
     efficiency: float,
     wanted: Layout | None = None,
 ) -> list[Candidate]:
-    """What is possible: first what is expected to fit ``memory`` bytes, the fastest of it first; then the rest, the
-    smallest first.
+    """All possible candidates. Those that are expected to fit come first, the fastest first; then the rest, by size.
 
     Args:
       fleet: the chips.
-      models: the decoder by each policy of rematerialization, and the work of its dearest step.
-      batches: that the mesh has to divide.
-      memory: bytes a device.
+      models: the decoder with each rematerialization policy, and the work of its most expensive step.
+      batches: batches that the mesh must divide.
+      memory: bytes per device.
       efficiency: share of the peak that matrix products reach.
-      wanted: the only mesh to look at.
+      wanted: the only mesh to consider; None: all.
 
     Raises:
-      DataError: where there is none; says what the batch would have to be.
+      DataError: if there is none; says which batch sizes would work.
     """
     model = models[0][0]
     possible = [layout for layout in layouts(fleet) if objection(layout, fleet, model, batches) is None]

@@ -1,10 +1,10 @@
-"""Memory of one device: what the step is given, exactly; what it needs on the way, by a compiler.
+"""Memory of one device: the exact size of the state and the inputs, and the temporaries according to a compiler.
 
-The state's bytes follow from shapes and shardings. For temporaries the step is compiled on abstract arrays for the
-devices of one replica: the ``data`` axis repeats them. The compiler is the CPU's, on devices that are not there, unless
-a TPU topology is given for libtpu. The CPU compiler widens bfloat16 and keeps copies that others do not, so the step is
-compiled in float32 throughout, and its temporaries are taken as a bound: those of libtpu, for the same bfloat16 steps,
-were between ``LEAST`` and all of it (docs/planning.md).
+The bytes of the state follow from shapes and shardings. For temporaries, the step is compiled on abstract arrays for
+the devices of one replica; the ``data`` axis only repeats replicas. The CPU compiler is used, for devices that need not
+exist, unless a TPU topology is given for libtpu. The CPU compiler widens bfloat16 and keeps copies that other compilers
+do not. So the step is compiled entirely in float32, and its temporaries are an upper bound: libtpu's temporaries for
+the same bfloat16 steps were between ``LEAST`` times the bound and the bound (docs/planning.md).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from dreamprm_jax.training.chips import Chip
 from dreamprm_jax.training.feed import row_length
 from dreamprm_jax.training.mesh import abstract_mesh, make_mesh
 
-USABLE = 0.92  # of a chip's memory: the rest is the runtime's, and lost to fragments
-LEAST = 0.39  # libtpu's temporaries over the CPU compiler's, the smallest that was seen
+USABLE = 0.92  # share of a chip's memory; the rest is for the runtime and fragmentation
+LEAST = 0.39  # the smallest observed ratio of libtpu's temporaries to the CPU compiler's
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Memory:
     optimizer: float
     label_table: float  # with its optimizer's state
     batch: float
-    gradients: float  # part of the temporaries: one float32 tree of what trains; bi-level steps hold two more
+    gradients: float  # part of the temporaries: one float32 tree of trained parameters; bi-level steps hold two more
     temporaries: float
     bound: bool  # whether temporaries are the bound of the CPU compiler, for a bfloat16 model
     usable: float
@@ -44,17 +44,17 @@ class Memory:
 
     @property
     def state(self) -> float:
-        """What the step is given."""
+        """The inputs of the step."""
         return self.parameters + self.optimizer + self.label_table + self.batch
 
     @property
     def most(self) -> float:
-        """With all temporaries."""
+        """The total with all temporaries."""
         return self.state + self.temporaries
 
     @property
     def least(self) -> float:
-        """With the smallest share of the bound that was seen."""
+        """The total with the smallest observed share of the bound."""
         return self.state + self.temporaries * (LEAST if self.bound else 1.0)
 
     @property
@@ -71,13 +71,13 @@ def _on(config: Config, layout: Layout, **changes: Any) -> Config:
 
 
 def abstract_steps(config: Config, model: DecoderConfig, layout: Layout) -> list[Step]:
-    """The plain step and, where labels are learned, the bi-level one, on a mesh without devices."""
+    """The plain step and, if labels are learned, the bi-level step, on a mesh without devices."""
     config = _on(config, layout)
     return training_steps(config, model, abstract_mesh(config.train.mesh, layout.data * layout.fsdp * layout.tensor))
 
 
 def step_works(config: Config, model: DecoderConfig) -> list[Work]:
-    """What the plain step and, where labels are learned, the bi-level one compute and move (K = 1)."""
+    """The work of the plain step and, if labels are learned, of the bi-level step (K = 1)."""
     one = Layout(1, 1, 1)
     mesh, settings = abstract_mesh(MeshConfig(1, 1, 1), 1), config.train
     rows = (settings.batch_size, settings.meta.batch_size)
@@ -105,17 +105,17 @@ def step_works(config: Config, model: DecoderConfig) -> list[Work]:
 
 
 def step_memory(config: Config, model: DecoderConfig, layout: Layout, chip: Chip, devices: list[jax.Device]) -> Memory:
-    """Memory of the dearest step of a run, and its time where the compiler has a cost model.
+    """Memory of the most expensive step of a run, and its time if the compiler has a cost model.
 
     Args:
       config: settings of the run.
-      model: its decoder.
+      model: decoder of the run.
       layout: the mesh.
-      chip: what it should fit.
-      devices: to compile for: one replica's (fsdp x tensor), or a whole number of them; of the CPU, or of a topology.
+      chip: the chip whose memory it should fit.
+      devices: devices to compile for, of the CPU or of a topology: those of one replica (fsdp x tensor), or of several.
 
     Raises:
-      DataError: where the devices are no whole number of replicas.
+      DataError: if the devices are not a whole number of replicas.
     """
     state, frozen, *inputs = abstract_steps(config, model, layout)[-1].arguments
     shards = layout.fsdp * layout.tensor
@@ -139,7 +139,7 @@ def step_memory(config: Config, model: DecoderConfig, layout: Layout, chip: Chip
         compiled = compile_step(training_steps(small, wide, mesh)[-1], wide, mesh)
         stats, cost = compiled.memory_analysis(), predicted_cost(compiled.as_text(), small, wide, mesh)
         temporaries = stats.temp_size_in_bytes + max(0, stats.output_size_in_bytes - stats.alias_size_in_bytes)
-    except MemoryError:  # the TPU compiler knows its chip
+    except MemoryError:  # the TPU compiler knows the memory of its chip
         temporaries = float("inf")
     return Memory(
         parameters=(total(state.params)[1] + total(frozen)[1]) / GB,

@@ -1,15 +1,15 @@
-"""How long a step takes: arithmetic, memory traffic and collectives, each against what the chip can do.
+"""The time of a step by a roofline model: arithmetic, memory traffic and collectives at the chip's peak rates.
 
 The volumes are those that the partitioner emits for the steps of ``training`` (``tests/planning`` compares
 them with compiled programs), in units of one pass over parameters or activations:
 
-- fsdp: the parameters are gathered twice a micro-batch (forward; backward, which computes the layer again), and the
-  gradient of what trains is reduced and scattered once. A bi-level step does that for the inner and for the outer
-  batch, and gathers the parameters once more, with the tangent of what trains, for its forward-mode pass.
-- offload: what goes to host memory is written and read once; its time is part of the memory traffic's.
-- tensor: the stream is reduced 7 times a layer in a plain step (8 where attention's output is computed again), 6 times
-  in the forward-mode pass.
-- data: the gradient's shards are reduced once a micro-batch, first inside each domain.
+- fsdp: the parameters are gathered twice per micro-batch (forward, and backward, which recomputes the layer), and the
+  gradient of the trained parameters is reduced and scattered once. A bi-level step does this for the inner and for the
+  outer batch, and gathers the parameters and the tangent of the trained ones once more for its forward-mode pass.
+- offload: activations in host memory are written and read once; the time is part of the memory traffic.
+- tensor: the residual stream is reduced 7 times per layer in a plain step (8 if attention's output is recomputed), and
+  6 times in the forward-mode pass.
+- data: the shards of the gradient are reduced once per micro-batch, first inside each domain.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ class Layout:
 
 @dataclass(frozen=True)
 class Work:
-    """What one step moves and computes, on all chips together.
+    """The computation and data movement of one step, on all chips together.
 
     Attributes:
-      flops: of matrix products, recomputation included.
-      bilevel: whether the outer problem and the forward-mode pass are part of it.
-      parameters: elements.
-      trainable: elements that have a gradient.
-      width: bytes of an element in matrix products and on the network.
-      layers: of the decoder.
+      flops: FLOPs of matrix products, recomputation included.
+      bilevel: whether the step includes the outer problem and the forward-mode pass.
+      parameters: number of elements.
+      trainable: number of elements that have a gradient.
+      width: bytes per element in matrix products and on the network.
+      layers: layers of the decoder.
       stream: elements of the residual stream of the inner and of the outer batch (rows x tokens x model width).
       micro: micro-batches of the inner and of the outer batch.
-      remat: setting of the model.
-      offloaded: elements that a layer writes to host memory and reads again.
+      remat: ``model.remat``.
+      offloaded: elements that a layer writes to host memory and reads back.
     """
 
     flops: float
@@ -65,7 +65,7 @@ class Work:
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds, each as if the others took none."""
+    """Seconds of each part, as if the others took no time."""
 
     compute: float
     memory: float
@@ -81,18 +81,18 @@ class StepTime:
 
     @property
     def overlapped(self) -> float:
-        """Everything hides behind what takes longest."""
+        """The time if everything overlaps: that of the slowest part."""
         return max(self.compute, self.memory, self.network)
 
     @property
     def serial(self) -> float:
-        """Nothing hides: collectives after the arithmetic (which hides the memory's traffic, or the other way)."""
+        """The time if collectives do not overlap with anything; arithmetic and memory traffic overlap."""
         return max(self.compute, self.memory) + self.network
 
 
 @dataclass(frozen=True)
 class Volume:
-    """Bytes a chip, before the share that stays at home."""
+    """Bytes per chip, including the share that does not leave the chip."""
 
     gathered: float  # parameters over fsdp
     reduced: float  # gradients over fsdp
@@ -101,12 +101,12 @@ class Volume:
 
 
 def volume(work: Work, layout: Layout) -> Volume:
-    """What each chip sends and receives in one step."""
+    """The bytes that each chip sends and receives in one step."""
     inner, outer = work.micro
     frozen = work.parameters - work.trainable
     rows = layout.data * layout.fsdp
     if work.bilevel:
-        # Forward mode reads the parameters and the direction, which only what trains has.
+        # Forward mode reads the parameters and the direction, which only trained parameters have.
         passes = 2 * inner + 2 * outer + inner
         gathered = passes * work.parameters + inner * work.trainable
         reductions = inner + outer
@@ -126,17 +126,17 @@ def step_time(work: Work, layout: Layout, fleet: Fleet, efficiency: float) -> St
     """The roofline of one step.
 
     Args:
-      work: of the step.
-      layout: the mesh; ``tensor`` stays inside a domain, on TPUs ``fsdp`` too.
+      work: the work of the step.
+      layout: the mesh; ``tensor`` stays inside a domain, and on TPUs ``fsdp`` does too.
       fleet: the chips.
       efficiency: share of the peak that matrix products reach.
     """
     chip, moved = fleet.chip, volume(work, layout)
     shards = layout.fsdp * layout.tensor
-    # Parameters are written where they are gathered and read there; AdamW reads and writes 7 float32 a parameter.
+    # Gathered parameters are written and read; AdamW reads and writes 7 float32 values per parameter.
     traffic = 2 * moved.gathered + 7 * 4 * work.trainable / shards
     to_host = 2 * work.offloaded * work.layers * work.width / fleet.count
-    inside = max(1, fleet.domain // shards)  # replicas of a shard in one domain: they share its way out
+    inside = max(1, fleet.domain // shards)  # replicas of a shard in one domain; they share its outgoing traffic
     across = layout.data // inside
     return StepTime(
         compute=work.flops / (fleet.count * chip.peak_flops * efficiency),
@@ -149,12 +149,12 @@ def step_time(work: Work, layout: Layout, fleet: Fleet, efficiency: float) -> St
 
 
 def _away(count: int) -> float:
-    """Share of a ring collective's bytes that crosses the network."""
+    """The share of a ring collective's bytes that crosses the network."""
     return (count - 1) / count
 
 
 def _fsdp_bandwidth(layout: Layout, fleet: Fleet) -> float:
-    """Across nodes, each node takes a layer in once, through all its ports, and passes it on inside."""
+    """Across nodes, each node receives a layer once, through all its ports, and distributes it inside."""
     chip = fleet.chip
     if layout.fsdp * layout.tensor <= fleet.domain:
         return chip.fast_bandwidth

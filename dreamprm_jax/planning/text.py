@@ -76,11 +76,11 @@ def _time(plan: dict[str, Any]) -> Iterator[str]:
     if plan["memory"]["seconds"] is not None:
         yield f"step: {list(plan['steps'])[-1]} by libtpu's cost model, others by their FLOPs; its parts are a roofline"
     yield (
-        f"assumed: matrix products reach {100 * plan['efficiency']:.0f}% of the peak; collectives hide behind the rest "
-        "(first figure) or not at all (second)"
+        f"assumed: matrix products reach {100 * plan['efficiency']:.0f}% of the peak; collectives are hidden "
+        "(first figure) or not hidden at all (second)"
     )
     yield (
-        f"         {chips['fast_bandwidth'] / 1e9:g} GB/s a chip inside a {_domain(chips)}, "
+        f"         {chips['fast_bandwidth'] / 1e9:g} GB/s per chip inside a {_domain(chips)}, "
         f"{chips['slow_bandwidth'] / 1e9:g} between; compilation, checkpoints, measurements and waiting not counted"
     )
     counts = ", ".join(f"{step['steps']:,} {kind}" for kind, step in plan["steps"].items() if step["steps"])
@@ -107,12 +107,12 @@ def _labels(cost: dict[str, Any], assumed: dict[str, Any]) -> Iterator[str]:
     yield f"  {'programs judged':<22}{cost['judged']:>16,.0f}"
     yield f"  {'judge, CPU core hours':<22}{cost['judge_hours']:>16,.2f}"
     yield (
-        f"assumed: {assumed['functions']:g} functions of a program, {assumed['program_tokens']:g} tokens behind "
-        f"{assumed['prompt_tokens']:g} of prompt; "
-        f"{100 * assumed['distinct']:.0f}% of the completions differ and are run"
+        f"assumed: {assumed['functions']:g} functions and {assumed['program_tokens']:g} tokens per program, "
+        f"{assumed['prompt_tokens']:g} tokens per prompt; "
+        f"{100 * assumed['distinct']:.0f}% of the completions are distinct and run"
     )
     yield (
-        f"         {assumed['judge_seconds']:g} CPU seconds a program; a GPU of the policy generates "
+        f"         {assumed['judge_seconds']:g} CPU seconds per program; a GPU of the policy generates "
         f"{assumed['decode_rate']:,.0f} tokens/s and reads {assumed['prompt_rate']:,.0f}, at "
         f"${assumed['policy_price']:.2f} an hour"
     )

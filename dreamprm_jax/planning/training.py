@@ -28,28 +28,29 @@ from dreamprm_jax.schema import DataError
 from dreamprm_jax.training.arms import arm_plans
 from dreamprm_jax.training.chips import CHIPS
 
-TRIES = 3  # meshes and policies that the compiler is asked about
-# Of ``model.remat``, that ``auto`` chooses among, and the one with the same matrix products, which is traced: fused
-# attention, whose results ``attention`` keeps, is none of them. ``none`` saves no product beside ``dots``.
+TRIES = 3  # candidates that are compiled at most
+# The values of ``model.remat`` that ``auto`` chooses among, each with the value that is traced instead because it has
+# the same matrix products. (``attention`` keeps the results of fused attention, which is not counted among them.)
+# ``none`` is not among the choices: it recomputes no fewer products than ``dots``.
 POLICIES = {"dots": "dots", "offload": "dots", "attention": "full", "full": "full"}
 
 
 def plan_training(
     config: Config, fleet: Fleet, mesh: str, remat: str, topology: str, efficiency: float, price: float
 ) -> dict[str, Any]:
-    """Everything about training, as plain values.
+    """The plan of training, as plain values.
 
     Args:
-      config: of the run; its own mesh is not read.
+      config: settings of the run; the mesh in them is not used.
       fleet: the chips.
       mesh: ``auto`` or ``DxFxT``.
       remat: ``auto``, or a value of ``model.remat``.
-      topology: of libtpu; empty for the CPU compiler.
+      topology: a topology of libtpu; empty for the CPU compiler.
       efficiency: share of the peak that matrix products reach.
-      price: of a chip-hour.
+      price: price of a chip-hour.
 
     Raises:
-      DataError: where no mesh is possible, or jax runs already with other devices.
+      DataError: if no mesh is possible, or jax already runs with other devices.
     """
     wanted = parse_layout(mesh)
     inspect = dataclasses.replace(
@@ -74,7 +75,7 @@ def plan_training(
     for (kind, count), work in zip(kinds, works, strict=False):
         time = step_time(work, layout, fleet, efficiency)
         seconds = [time.overlapped, time.serial]
-        if memory.seconds is not None:  # of the dearest step; the others by their FLOPs
+        if memory.seconds is not None:  # of the most expensive step; that of the others is scaled by FLOPs
             seconds = [memory.seconds * work.flops / works[-1].flops] * 2
         low, high = low + count * seconds[0] / 3600, high + count * seconds[1] / 3600
         times[kind] = {
@@ -113,7 +114,7 @@ def plan_training(
 
 
 def _works(config: Config, models: Iterable[DecoderConfig]) -> dict[str, list[Work]]:
-    """The work of the plain and the bi-level step, by policy of rematerialization."""
+    """The work of the plain and the bi-level step, by rematerialization policy."""
     traced: dict[str, list[Work]] = {}
     works_of: dict[str, list[Work]] = {}
     for model in models:
@@ -135,7 +136,7 @@ def _works(config: Config, models: Iterable[DecoderConfig]) -> dict[str, list[Wo
 def _first_that_fits(
     config: Config, candidates: list[Candidate], fleet: Fleet, devices: list[jax.Device], whole: bool
 ) -> tuple[Candidate, Memory]:
-    """The first that surely fits, else one that may, else that with the least memory; of a few, each smaller."""
+    """The first of up to ``TRIES`` ever smaller candidates that fits; else one that may fit; else the smallest."""
     found: list[tuple[Candidate, Memory]] = []
     while candidates and len(found) < TRIES:
         candidate = candidates[0]
@@ -149,7 +150,7 @@ def _first_that_fits(
 
 
 def advice(config: Config, model: DecoderConfig, work: Work, memory: Memory, fleet: Fleet) -> list[str]:
-    """What would take less memory, of what is not set already."""
+    """Changes that would reduce the memory and are not in effect yet."""
     found = []
     train, meta = config.train, config.train.meta
     if memory.state > memory.usable / 2:

@@ -168,7 +168,7 @@ class FormReader:
         counts: Counter[str],
         granularity: Granularity,
     ) -> list[tuple[Program, Int[np.ndarray, " t"], Int[np.ndarray, " s"]]]:
-        """Does what ``training.examples.tokenise`` does, in this form."""
+        """Does what ``training.examples.tokenize`` does, in this form."""
         # A statement that came alone stands alone, as in a file of prompts and steps.
         text = prompt_text(problem) if problem.title or problem.platform else problem.statement
         messages = [{"role": "user", "content": text.strip()}]

@@ -65,7 +65,7 @@ def read_items(path: Path, problems: Mapping[str, Problem], source: str, max_cha
       path: a file or a folder of samples.
       problems: by id.
       source: what the input is called in the skips.
-      max_characters: of a program; longer ones are not even tokenised.
+      max_characters: of a program; longer ones are not even tokenized.
 
     Raises:
       DataError: where the file as a whole cannot be read.

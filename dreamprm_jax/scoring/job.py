@@ -196,7 +196,7 @@ class ScoreJob:
                     yield chunk
 
         with Progress(f"score {self.prm.name}", None, "program") as progress:
-            # While the devices score one chunk a thread reads and tokenises the next.
+            # While the devices score one chunk a thread reads and tokenizes the next.
             for chunk, prepared in concurrent_map(self._prepare, mine(), threads=1, max_pending=2):
                 self._finish(chunk, prepared, progress)
         return seen

@@ -75,7 +75,7 @@ class Prm:
     def read(
         self, problem: Problem, programs: Sequence[Program], counts: Counter[str]
     ) -> list[tuple[Program, Int[np.ndarray, " t"], Int[np.ndarray, " s"]]]:
-        """(program, tokens, where scores are read) of one problem's programs (as ``training.examples.tokenise``)."""
+        """(program, tokens, where scores are read) of one problem's programs (as ``training.examples.tokenize``)."""
         if self.reader:
             return self.reader.read(problem, programs, self.limits, counts, self.granularity)
         return tokenize(self.tokenizer, self.limits, problem, programs, counts, self.granularity)

@@ -1,4 +1,4 @@
-"""Settings that have an effect only beside certain values of others."""
+"""Settings that have an effect only with certain values of other settings."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dreamprm_jax.labeling.correction.methods import CORRECTED, LEARNED
 from dreamprm_jax.user_code import is_user_function
 
 _LEARNED = (*LEARNED, "FILE.py:FUNCTION")
-# Settings, or whole sections; another setting; and the values of it that they need, True: any that is not empty or 0.
-# A setting of several items needs one of them.
+# Each entry: settings or whole sections; another setting; and the values of the latter that they need (True: any value
+# that is not empty or 0). If the latter has several items, one of them must have such a value.
 NEEDS: tuple[tuple[str, str, tuple[object, ...] | Literal[True]], ...] = (
     ("problems.path problems.strict", "problems.source", ("livecodebench", "file")),
     (
@@ -74,12 +74,12 @@ NEEDS: tuple[tuple[str, str, tuple[object, ...] | Literal[True]], ...] = (
 
 
 def labelings_of(train: TrainConfig) -> set[str]:
-    """The arms, with the labeling of the arm ``corrected`` in its place."""
+    """The arms' labelings; ``corrected`` is replaced by its labeling."""
     return {train.labels.method if arm == CORRECTED else arm for arm in train.arms}
 
 
 def without_effect(config: Config) -> dict[str, str]:
-    """What each setting that has no effect beside the others needs, by its dotted name."""
+    """The settings without effect, by dotted name, each with the setting that it would need."""
     values = {name: set(value) if isinstance(value, tuple) else {value} for name, value, _ in leaves(config)}
     labelings = labelings_of(config.train)
     own = {_LEARNED[-1] for name in labelings if is_user_function(name)}
@@ -98,11 +98,11 @@ def without_effect(config: Config) -> dict[str, str]:
 
 
 def ignored_settings(config: Config, sections: Iterable[str] | None = None) -> list[str]:
-    """Notes about settings that were changed and have no effect, one for each reason.
+    """Notes about settings that were changed but have no effect, one per reason.
 
     Args:
       config: All settings.
-      sections: The sections to look at; None: all.
+      sections: The sections to check; None: all.
     """
     defaults = {name: value for name, value, _ in leaves(Config())}
     needs, found = without_effect(config), dict[str, list[str]]()

@@ -1,4 +1,4 @@
-"""What an arm trains on: its labels at the start, its loss, and the label-side parameters of a learned labeling."""
+"""The plan of an arm: its initial labels, its loss, and the label-side parameters of a learned labeling."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class ArmPlan:
 
     arm: str
     labeling: str
-    start: str  # the labeling of the warm-up, and of phi's start: a fixed one, or an online one itself
+    start: str  # the labeling of the warm-up and of the initial phi: a fixed labeling, or the online labeling itself
     loss: LossKind
-    held_out: bool = False  # whether the meta programs' outcomes are kept out of its inner loss
+    held_out: bool = False  # whether the inner loss leaves out the outcomes of the meta programs
 
     @property
     def learned(self) -> bool:
@@ -35,7 +35,7 @@ class ArmPlan:
 
     @property
     def warmup(self) -> str:
-        """The arm that this one goes on from; arms with equal labels and programs share it."""
+        """The warm-up arm that this one continues; arms with equal labels and programs share it."""
         return "warmup" + ("" if self.start == "raw" else f"_{self.start}") + ("_held_out" if self.held_out else "")
 
 
@@ -63,13 +63,13 @@ def make_parametrisation(
 
     Args:
       labeling: a key of ``LEARNED``, or FILE.py:FUNCTION, which is called with the other arguments.
-      start: labels of ``source.steps`` to start from; nan where a step has none.
+      start: initial labels of ``source.steps``; NaN for steps without a label.
       source: counts and outcomes, for the corrector network's features.
       settings: floor and sizes.
-      seed: of the corrector network.
+      seed: seed of the corrector network.
 
     Raises:
-      DataError: where the user's function fails or gives no parametrisation.
+      DataError: if the user's function fails or returns no parametrisation.
     """
     if is_user_function(labeling):
         field = "config.train.labels.method"
@@ -80,7 +80,7 @@ def make_parametrisation(
     if labeling == "weight_table":
         return WeightTable()
     if labeling == "corrector_net":
-        # The network needs a number for every step of a program: without rollouts, the prior's mean.
+        # The network needs a number for every step of a program; steps without rollouts get the prior's mean.
         whole = np.where(np.isfinite(start), start, fixed_labels("soft", source, settings))
         programs = {key: number for number, key in enumerate(dict.fromkeys(s.program_hash for s in source.steps))}
         program = np.array([programs[step.program_hash] for step in source.steps])
@@ -89,7 +89,7 @@ def make_parametrisation(
 
 
 def describe(plan: ArmPlan, settings: TrainConfig) -> str:
-    """The labeling and the settings that decide its labels, in one line: the provenance of stored rows."""
+    """One line with the labeling and the settings that affect its labels; stored rows record it as their origin."""
     labels, meta = settings.labels, settings.meta
     parts = {
         "smoothing": [f"amount={labels.smoothing}"],

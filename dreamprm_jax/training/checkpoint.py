@@ -1,7 +1,7 @@
-"""Checkpoints: everything that the next step depends on, written so that a kill at any moment loses little.
+"""Checkpoints of everything that the next step depends on. A kill loses only the steps since the last checkpoint.
 
-Frozen parameters are not in them: they are made again from the settings (``training/parameters.py``), so a checkpoint
-of a LoRA run holds the adapters and the head alone.
+Checkpoints contain no frozen parameters: these are restored from the settings (``training/parameters.py``), so a
+checkpoint of a LoRA run holds only the adapters and the head.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ logging.set_verbosity(logging.ERROR)  # orbax logs warnings in normal operation
 
 
 class TrainState(NamedTuple):
-    """The state between two steps. The data cursor is the step itself (``feed.PackedRows``)."""
+    """The state between two steps. The step number is the data cursor (``feed.PackedRows``)."""
 
-    params: Any  # the trainable part, None where a parameter is frozen
+    params: Any  # the trainable part; None in place of frozen parameters
     opt_state: Any
-    phi: Any  # label-side parameters, () without
+    phi: Any  # label-side parameters; () if labels are not learned
     meta_opt_state: Any
 
 
 class Checkpoints:
-    """The checkpoints of one arm, newest ones kept."""
+    """The checkpoints of one arm. Only the newest ``keep`` are kept."""
 
     def __init__(self, folder: Path, every: int, keep: int):
         self._every = every
@@ -37,7 +37,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
 
     def due(self, step: int, stride: int = 1) -> bool:
-        """Whether the state after ``step`` steps, the last ``stride`` of them taken at once, is to be saved."""
+        """Whether to save the state after ``step`` steps, of which one call took the last ``stride``."""
         return step % self._every < stride or bool(self._manager.should_save(step))
 
     def save(self, step: int, state: TrainState, force: bool = False) -> None:
@@ -46,7 +46,7 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.StandardSave(state._asdict()), force=force)
 
     def latest_step(self) -> int | None:
-        """Steps done at the newest whole checkpoint."""
+        """The number of steps at the newest complete checkpoint; None if there is none."""
         return self._manager.latest_step()
 
     def restore(self, step: int, like: TrainState) -> TrainState:
@@ -65,7 +65,7 @@ class Checkpoints:
 
 
 def _reading(shardings: Any) -> ocp.CheckpointManagerOptions:
-    """Options of a reader; one that reads onto its own devices waits for no other process."""
+    """Options for reading. A process that reads onto its own devices does not wait for the others."""
     options = ocp.CheckpointManagerOptions(read_only=True)
     here = jax.process_index()
     if jax.process_count() > 1 and all(leaf.is_fully_addressable for leaf in jax.tree.leaves(shardings)):
@@ -76,10 +76,10 @@ def _reading(shardings: Any) -> ocp.CheckpointManagerOptions:
 
 
 def restore_params(folder: Path, abstract: Any, shardings: Any) -> tuple[int, Any]:
-    """(steps trained, parameters) of the newest checkpoint in ``folder``, straight into shards.
+    """(steps trained, parameters) of the newest checkpoint in ``folder``, read directly into shards.
 
     Raises:
-      DataError: where there is no checkpoint.
+      DataError: if there is no checkpoint.
     """
     with ocp.CheckpointManager(folder.resolve(), options=_reading(shardings)) as manager:
         step = manager.latest_step()

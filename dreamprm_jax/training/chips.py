@@ -1,4 +1,4 @@
-"""The accelerators that are known, by their makers' data sheets."""
+"""The known accelerators, with figures from their makers' data sheets."""
 
 from __future__ import annotations
 
@@ -9,32 +9,30 @@ from dreamprm_jax.schema import DataError
 
 @dataclass(frozen=True)
 class Chip:
-    """One accelerator, and how it reaches the others.
+    """One accelerator and its networks.
 
-    A *domain* is what the fast network joins: a TPU slice (ICI), or the GPUs of one node (NVLink).
+    A *domain* is the set of chips that the fast network connects: a TPU slice (ICI), or the GPUs of one node (NVLink).
     """
 
     name: str
     peak_flops: float  # dense bfloat16, FLOP/s
     memory_gb: float  # 10^9 bytes
     memory_bandwidth: float  # bytes/s
-    fast_bandwidth: (
-        float  # bytes/s a chip, one collective: ICI, both directions of one torus axis; NVLink, one direction
-    )
-    slow_bandwidth: float  # bytes/s a chip, between domains: the data-center network, InfiniBand
-    host_bandwidth: float  # bytes/s a chip, to and from the memory of its host: PCIe
+    fast_bandwidth: float  # bytes/s per chip for one collective: both directions of one ICI axis, one of NVLink
+    slow_bandwidth: float  # bytes/s per chip between domains: the data-center network, InfiniBand
+    host_bandwidth: float  # bytes/s per chip, to and from the memory of its host: PCIe
     domain: int  # chips in the largest domain
-    price: float  # US dollars a chip-hour, about what was listed on demand in 2025; --price has another
+    price: float  # US dollars per chip-hour, about the list price on demand in 2025; --price overrides it
 
     @property
     def is_gpu(self) -> bool:
-        """GPUs: parameters may be sharded across nodes, whose network is nearer to the fast one than a TPU's."""
+        """Whether it is a GPU. The network between GPU nodes is fast enough to shard parameters across them."""
         return self.domain == 8
 
 
-# Data sheets of the makers; interconnects of TPUs as in "How to Scale Your Model" (jax-ml.github.io/scaling-book): ICI
-# twice its figure for a link and direction, the data-center network and PCIe a chip. GPUs have a 400 Gb/s port each
-# (A100: 200).
+# From the makers' data sheets. The interconnects of TPUs are from "How to Scale Your Model"
+# (jax-ml.github.io/scaling-book): ICI is twice its figure for one link and direction; the data-center network and PCIe
+# are per chip. Each GPU has a 400 Gb/s port (A100: 200).
 _ALL = (
     Chip("v5e", 197e12, 16, 0.82e12, 90e9, 3.125e9, 16e9, 256, 1.20),
     Chip("v5p", 459e12, 95, 2.77e12, 180e9, 6.25e9, 16e9, 8960, 4.20),
@@ -48,15 +46,15 @@ _KINDS = {"v5 lite": "v5e", "v5e": "v5e", "v5": "v5p", "v6": "v6e", "a100": "a10
 
 
 def chip_of(device_kind: str) -> Chip | None:
-    """The chip that jax names so ("TPU v5 lite"); None where it is not known."""
+    """The chip with this ``device_kind`` of jax ("TPU v5 lite"); None if it is unknown."""
     return next((CHIPS[name] for part, name in _KINDS.items() if part in device_kind.lower()), None)
 
 
 def find_chip(name: str) -> Chip:
-    """The chip of that name.
+    """The chip with this name.
 
     Raises:
-      DataError: listing the known ones.
+      DataError: if the name is unknown; lists the known ones.
     """
     if name not in CHIPS:
         raise DataError(f"--chip={name}: unknown; choose among {', '.join(CHIPS)}")

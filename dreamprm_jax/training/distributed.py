@@ -1,8 +1,8 @@
-"""Several processes that train one model: how they find each other, wait for each other, and stop together.
+"""Several processes that train one model: how they find each other, synchronize, and stop together.
 
-A run's folder is shared by all. Process 0 alone writes metrics, JSON and Parquet files; checkpoints are written by all.
-SIGTERM (preemption) or Ctrl-C on any process becomes a flag that the next step carries to all, so that all stop after
-the same step (``training/loop.py``).
+All processes share the run's folder. Only process 0 writes metrics, JSON and Parquet files; all processes write
+checkpoints. SIGTERM (preemption) or Ctrl-C on any process sets a flag that the next step passes to all processes, so
+that all stop after the same step (``training/loop.py``).
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ FAREWELL_SECONDS = 3.0
 
 
 def initialize(config: DistributedConfig) -> None:
-    """Joins the other processes; the first call counts. To be called before any computation of jax.
+    """Connects to the other processes. Call it before any jax computation; later calls have no effect.
 
-    Where they do not all come within five minutes, jax ends the process.
+    If not all processes connect within five minutes, jax ends the process.
 
     Raises:
-      DataError: on settings that are missing or wrong, or a cluster that jax does not find.
+      DataError: if settings are missing or wrong, or jax does not find the cluster.
     """
     if config.mode == "off" or jax.distributed.is_initialized():
         return
@@ -48,7 +48,7 @@ def initialize(config: DistributedConfig) -> None:
         }
     if config.compile_cache:
         jax.config.update("jax_compilation_cache_dir", config.compile_cache)
-    # Preemption is this module's: jax's own service would take SIGTERM away from it.
+    # This module handles preemption; jax's own service would take over SIGTERM.
     jax.config.update("jax_enable_preemption_service", False)
     handler = signal.getsignal(signal.SIGTERM)
     try:
@@ -59,18 +59,18 @@ def initialize(config: DistributedConfig) -> None:
 
 
 def is_main() -> bool:
-    """Whether this process writes the files that are written once."""
+    """Whether this is process 0, which writes all files that are not written by every process."""
     return jax.process_index() == 0
 
 
 def barrier(name: str) -> None:
-    """Waits until every process is here."""
+    """Waits until every process has reached this barrier."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def main_first(name: str, work: Callable[[], Any]) -> Any:
-    """``work()`` on process 0, then on the others: they find what it has written."""
+    """Runs ``work()`` on process 0 and then on the others, which can read what process 0 has written."""
     if is_main():
         result = work()
         barrier(name)
@@ -80,22 +80,22 @@ def main_first(name: str, work: Callable[[], Any]) -> Any:
 
 
 def to_host(tree: Any) -> Any:
-    """Global arrays as numpy arrays, whole, on every process."""
+    """Global arrays as complete numpy arrays on every process."""
     if jax.process_count() == 1:
         return jax.tree.map(np.asarray, tree)
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def keep_stop_signals() -> StopRequest:
-    """Keeps stop signals until all processes have agreed to stop; while XLA compiles, the process ends all the same."""
+    """Holds stop signals until all processes have agreed to stop. While XLA compiles, a signal ends the process."""
     return StopRequest("stopping after this step; a second signal stops at once", by_itself=False)
 
 
 def stop_if_any_was_asked() -> None:
-    """Ends every process with status 143 where any has received a stop signal; to be called by all.
+    """Ends every process with status 143 if any has received a stop signal. All processes must call it.
 
     Raises:
-      SystemExit: then.
+      SystemExit: if a process has received a stop signal.
     """
     if jax.process_count() > 1 and multihost_utils.process_allgather(np.asarray(stop_is_requested())).any():
         raise SystemExit(143)
@@ -103,15 +103,15 @@ def stop_if_any_was_asked() -> None:
 
 @contextmanager
 def process_group(config: DistributedConfig, stops_in_sync: bool) -> Iterator[ProcessGroup]:
-    """This process among those of the run, for one stage.
+    """The processes of the run as a group, for one stage.
+
+    An error in one process ends that process here. Otherwise the others would wait for it at a barrier; once it has
+    ended, the coordinator ends them too.
 
     Args:
-      config: how they find each other.
-      stops_in_sync: Whether all processes stop together. A stop signal is then kept until they agree to stop: at a step
+      config: How the processes find each other.
+      stops_in_sync: Whether all processes stop together. A stop signal is then held until they agree to stop: at a step
         of the loop, or at one of the group's barriers.
-
-    An error ends the process here: the others would wait for it at a barrier, and with it gone the coordinator ends
-    them too.
     """
     initialize(config)
 
@@ -137,9 +137,9 @@ def process_group(config: DistributedConfig, stops_in_sync: bool) -> Iterator[Pr
 
 
 def _leave(status: int) -> NoReturn:
-    """Ends the process without the farewell of jax.distributed, which waits for the others."""
+    """Ends the process without the shutdown of jax.distributed, which waits for the others."""
     sys.stdout.flush()
     sys.stderr.flush()
     if is_main():
-        time.sleep(FAREWELL_SECONDS)  # with the coordinator gone the others are aborted: let them report their errors
+        time.sleep(FAREWELL_SECONDS)  # without the coordinator the others are aborted: let them report their errors
     os._exit(status)

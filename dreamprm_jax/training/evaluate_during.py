@@ -1,7 +1,8 @@
-"""What is measured during training: the reward model on the meta set, and labels and hypergradient against the truth.
+"""Measurements during training: the reward model on the meta set, and labels and hypergradient against the truth.
 
-Truth (the procedural benchmark's, see ``evaluation/truth.py``) is in an ``EvaluationSet`` and nowhere else in the loop:
-no compiled step and no loss is given any of it, so that a run with it takes the same steps as one without.
+The truth (only the procedural benchmark has one, see ``labeling/exact_truth.py``) is stored in the ``EvaluationSet``
+and nowhere else in the loop. No compiled step and no loss receives it, so a run with it takes the same steps as a run
+without.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ class EvaluationSet(NamedTuple):
     """Arrays to measure on. Axis legend: B rows of a batch, S step slots of a row, n rows of the label table."""
 
     batches: tuple[Batch, ...]  # whole programs, each once; the last batch is filled up with empty rows
-    recoverable: tuple[Float[np.ndarray, "B S"], ...]  # truth of each slot: 1 or 0, nan where there is none
-    label_truth: Float[np.ndarray, " n"] | None = None  # chance that the policy's completion passes, nan where unknown
-    dropped_tokens: int = 0  # tokens that the model's context had no room for, in the whole training and meta set
+    recoverable: tuple[Float[np.ndarray, "B S"], ...]  # truth of each slot: 1 or 0, NaN if unknown
+    label_truth: Float[np.ndarray, " n"] | None = None  # P(the policy's completion passes), NaN if unknown
+    dropped_tokens: int = 0  # tokens that did not fit the model's context, in the whole training and meta set
 
 
 def evaluation_set(
@@ -36,10 +37,10 @@ def evaluation_set(
     """Packs programs into batches of one shape.
 
     Args:
-      examples: programs with their outcomes: the meta set.
-      row_tokens: tokens of a row.
-      batch_size: rows of a batch.
-      recoverable: whether any completion of the program up to a step passes, where that is known.
+      examples: Programs with their outcomes: the meta set.
+      row_tokens: Tokens per row.
+      batch_size: Rows per batch.
+      recoverable: Whether any completion of the program up to a step passes, for steps where this is known.
     """
     if not examples:
         return EvaluationSet((), ())
@@ -58,7 +59,7 @@ def _row_truth(row: Sequence[Example], slots: int, known: Mapping[StepPlace, boo
 
 
 def meta_figures(logits_of: Callable[[Batch], Float[np.ndarray, "B S"]], chosen: EvaluationSet) -> Figures:
-    """The outer loss over the whole set, and how well outcomes and steps are ranked; what is undefined is left out.
+    """The outer loss over the whole set, and the AUROC of outcomes and steps. Undefined figures are left out.
 
     Returns:
       ``meta_loss`` (mean binary cross-entropy of the outcomes, nats), ``meta_outcome_auroc``, ``meta_step_auroc``
@@ -84,14 +85,14 @@ def label_figures(move: LabelMove, truth: Float[np.ndarray, " n"], margin: float
     """The labels and the hypergradient of one step against the truth.
 
     Args:
-      move: The labels before the step, and the direction that minus the hypergradient gives them.
-      truth: float32[n]; nan where it is unknown. Rows of the table after the n-th are padding.
+      move: The labels before the step, and the direction in which the negative hypergradient moves them.
+      truth: float32[n]; NaN if unknown. Rows of the table after the n-th are padding.
       margin: Labels within this distance of the truth do not count for the sign agreement.
 
     Returns:
-      ``label_error``: mean |label - truth| before the step. ``hypergradient_sign_agreement``: of the rows that the
-      step touched, the share that moves towards the truth (rows at rest or at the truth are left out). A figure
-      without any row is absent.
+      ``label_error``: mean |label - truth| before the step. ``hypergradient_sign_agreement``: among the rows that the
+      step touched, the share that moves towards the truth (rows that do not move or are at the truth are left out). A
+      figure that no row contributes to is absent.
     """
     label, direction, touched = (np.asarray(leaf)[: len(truth)] for leaf in move)
     known = np.isfinite(truth)

@@ -1,4 +1,4 @@
-"""Programs as token sequences with their labels: what the reward model is trained on and scored on."""
+"""Programs as token sequences with labels: the inputs of the reward model in training and scoring."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Example:
     program_hash: str
     tokens: Int[np.ndarray, " t"]
     step_index: Int[np.ndarray, " s"]  # position of each step's last token
-    label_index: Int[np.ndarray, " s"]  # row of each step in the label table, NO_LABEL where it has no noisy label
-    raw: Float[np.ndarray, " s"]  # the labels to train on or to start from, 0 where there is none
-    outcome: float  # 1 passed, 0 failed, nan unknown
+    label_index: Int[np.ndarray, " s"]  # row of each step in the label table, NO_LABEL for steps without a noisy label
+    raw: Float[np.ndarray, " s"]  # the labels to train on or to start from, 0 for steps without a label
+    outcome: float  # 1 passed, 0 failed, NaN unknown
 
 
 def relabel(examples: Iterable[Example], labels: Float[np.ndarray, " n"]) -> list[Example]:
-    """The examples with the table's labels; a step whose label is nan counts as not labeled."""
+    """The examples with the table's labels; steps whose label is NaN are unlabeled."""
 
     def one(example: Example) -> Example:
         if not (example.label_index != NO_LABEL).any():
@@ -62,9 +62,9 @@ def tokenize(
 ) -> list[tuple[Program, Int[np.ndarray, " t"], Int[np.ndarray, " s"]]]:
     """Token sequences of the programs of one problem: (program, tokens, last token of each step).
 
-    Sequences beyond ``model.max_length`` follow ``model.overlong`` and are counted: ``truncate_statement`` drops the
-    statement's beginning, and the program too where it alone does not fit; ``drop`` leaves the program out; ``raise``
-    is an error that names it.
+    Sequences longer than ``model.max_length`` are treated according to ``model.overlong`` and counted.
+    ``truncate_statement`` drops the beginning of the statement, or the whole program if it does not fit even without
+    the statement. ``drop`` leaves the program out. ``raise`` raises an error that names the program.
     """
     prompt = encode_prompt(tokenizer, problem)
     rows = []
@@ -85,14 +85,17 @@ def tokenize(
 
 
 def cut_statement(statement: int, rest: int, model: ModelConfig, counts: Counter[str], where: str) -> int | None:
-    """How many first tokens of a statement go, so that it fits ``model.max_length`` with the rest; None: left out.
+    """The number of leading statement tokens to drop so that all fits ``model.max_length``; None: drop the program.
 
     Args:
-      statement: its tokens.
-      rest: tokens of the program and of all else that stays.
-      model: ``max_length`` and ``overlong`` hold.
+      statement: number of tokens of the statement.
+      rest: number of tokens of the program and of everything else that is kept.
+      model: settings with ``max_length`` and ``overlong``.
       counts: counts what is cut or left out.
-      where: names the program in the error.
+      where: name of the program, for the error.
+
+    Raises:
+      DataError: if the sequence is too long and ``model.overlong`` is ``raise``.
     """
     excess = statement + rest - model.max_length
     if excess <= 0:
@@ -113,7 +116,7 @@ def cut_statement(statement: int, rest: int, model: ModelConfig, counts: Counter
 
 
 class Window(NamedTuple):
-    """Problems of one window by id, their programs, and what became of those."""
+    """Problems of one window by id, their programs, and the outcomes of these."""
 
     problems: Mapping[str, Problem]
     programs: Sequence[Program]
@@ -130,7 +133,7 @@ def build_examples(
 ) -> list[Example]:
     """Examples of all programs with an outcome, grouped by problem; ``keys`` are the rows of the label table.
 
-    Their labels are still 0 (``relabel``). ``counts`` gathers what was left out.
+    All labels are 0 until ``relabel`` sets them. ``counts`` counts what was left out.
     """
     known = {o.program_hash: float(o.passed) for o in window.outcomes if o.verdict.is_label}
     rows = {(program, step): i for i, (_, program, step) in enumerate(keys)}

@@ -1,4 +1,4 @@
-"""Rows of packed programs, and a stateless sampler: the batch of step s depends on the seed and s alone."""
+"""Rows of packed programs, and a stateless sampler: the batch of step s depends only on the seed and s."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from jaxtyping import Bool, Float, Int
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.training.examples import NO_LABEL, Example, relabel
 
-ROW_MULTIPLE = 128  # tokens: the width of a TPU's vector registers, and of the blocks of fused attention
+ROW_MULTIPLE = 128  # tokens: the width of a TPU's vector registers and of the blocks of fused attention
 Row = tuple[int, ...]  # the examples packed into one row, as indices
 
 
 def row_length(row_tokens: int) -> int:
-    """Tokens of a row on the device: ``config.train.row_tokens`` rounded up to a multiple of ``ROW_MULTIPLE``."""
+    """Tokens per row on the device: ``config.train.row_tokens`` rounded up to a multiple of ``ROW_MULTIPLE``."""
     return -(-row_tokens // ROW_MULTIPLE) * ROW_MULTIPLE
 
 
@@ -36,8 +36,9 @@ class Batch(NamedTuple):
     raw: Float[Any, "B S"]  # their labels (for the online EM: evidence), 0 elsewhere
     outcome_mask: Bool[Any, "B S"]  # last steps of programs with a known outcome
     outcome: Float[Any, "B S"]  # the programs' outcomes there, 0 elsewhere
-    # What the losses divide by: the true entries of each mask in the whole batch (at least 1), an equal share in every
-    # row. Micro-batches keep it, so that the mean of their losses is the loss of the batch, however uneven they are.
+    # The denominators of the losses: the number of true entries of each mask in the whole batch (at least 1), divided
+    # equally among the rows. Micro-batches keep these values, so that the mean of their losses is the loss of the whole
+    # batch even if they are uneven.
     label_share: Float[Any, " B"]
     outcome_share: Float[Any, " B"]
 
@@ -50,12 +51,12 @@ class Shape(NamedTuple):
 
 
 def pack(lengths: Sequence[int], row_tokens: int, seed: int) -> list[Row]:
-    """Packs sequences into rows: shuffled, then each into the first open row with room (64 rows stay open).
+    """Shuffles sequences and packs each into the first open row with room; 64 rows stay open.
 
     Args:
-      lengths: tokens of each sequence, none above ``row_tokens``.
+      lengths: tokens of each sequence, at most ``row_tokens``.
       row_tokens: capacity of a row.
-      seed: of the shuffle.
+      seed: seed of the shuffle.
     """
     order = list(range(len(lengths)))
     random.Random(seed).shuffle(order)
@@ -76,7 +77,7 @@ def pack(lengths: Sequence[int], row_tokens: int, seed: int) -> list[Row]:
 
 
 def packed_rows(examples: Sequence[Example], row_tokens: int, seed: int) -> tuple[list[Row], Shape]:
-    """Rows of ``row_tokens`` tokens, and the shape that holds each of them.
+    """Rows of ``row_tokens`` tokens, and the padded shape of a row.
 
     Raises:
       DataError: naming the first program that is longer than a row.
@@ -112,11 +113,11 @@ class PackedRows:
         return other
 
     def batch(self, step: int, places: Sequence[int] | None = None) -> Batch:
-        """The batch of one step. Needs no state but ``step``, so that resuming is exact.
+        """The batch of one step. It depends on no state except ``step``, so resuming is exact.
 
         Args:
-          step: any, from 0.
-          places: which of the batch's rows to make; all by default. Their shares are those of the whole batch.
+          step: number of the step, from 0.
+          places: the rows of the batch to make; all by default. Their shares are those of the whole batch.
         """
         indices = np.asarray(self._indices[step])
         whole = [[self.examples[i] for i in self.rows[index]] for index in indices]
@@ -128,7 +129,7 @@ class PackedRows:
 
     @property
     def packing_efficiency(self) -> float:
-        """Packing efficiency: the share of a row's tokens that are not padding, on average."""
+        """The share of tokens that are not padding."""
         return sum(len(e.tokens) for e in self.examples) / (len(self.rows) * self.shape.tokens)
 
 
@@ -170,7 +171,7 @@ def collate(rows: Sequence[Sequence[Example]], shape: Shape) -> Batch:
 
 
 def _shares(rows: Sequence[Sequence[Example]]) -> tuple[float, float]:
-    """Labeled steps and known outcomes of a batch, over its rows."""
+    """The numbers of labeled steps and of known outcomes of a batch, divided by its number of rows."""
     labels = sum(int((example.label_index != NO_LABEL).sum()) for row in rows for example in row)
     outcomes = sum(not np.isnan(example.outcome) for row in rows for example in row)
     return max(labels, 1) / len(rows), max(outcomes, 1) / len(rows)
@@ -195,11 +196,11 @@ def check_batch(batch: Batch | None, leading: int = 0) -> None:
 def score_all_steps(
     logits_of: Callable[[Batch], Float[np.ndarray, "B S"]], rows: PackedRows
 ) -> list[Float[np.ndarray, " steps"]]:
-    """Reads each program of ``rows`` once.
+    """Scores each program of ``rows`` once.
 
     Args:
-      logits_of: a reward model; all batches have one shape.
-      rows: programs, packed.
+      logits_of: a reward model; all batches have the same shape.
+      rows: packed programs.
 
     Returns:
       The logits of every step of every program, in the order of ``rows.examples``.

@@ -1,7 +1,7 @@
-"""FLOPs of a step: of its model by the formula of MFU, and of all matrix products of a traced function.
+"""FLOPs of a step: those that MFU counts, by a formula, and those of all matrix products of a traced function.
 
-XLA's own cost analysis counts a loop's body once, so that a scan over 36 layers costs as much there as one layer. The
-jaxpr knows every trip count; matrix products are all but the whole cost of a decoder.
+XLA's own cost analysis counts the body of a loop once, so a scan over 36 layers counts as one layer. The jaxpr has
+every trip count. Matrix products are almost the whole cost of a decoder.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dreamprm_jax.models.decoder import DecoderConfig
 
 
 def layer_elements(model: DecoderConfig) -> int:
-    """Elements of all kernels of one layer, adapters left out."""
+    """Number of elements of all kernels of one layer, without adapters."""
     heads = 2 * (model.num_heads + model.num_kv_heads) * model.head_dim
     return model.hidden_size * (heads + 3 * model.intermediate_size)
 
@@ -25,17 +25,18 @@ def layer_elements(model: DecoderConfig) -> int:
 def useful_flops(
     model: DecoderConfig, row_tokens: int, rows: float, outer_rows: float = 0.0, tangent_rows: float = 0.0
 ) -> float:
-    """FLOPs that one step needs (PaLM, arXiv 2204.02311, appendix B), without what remat computes again.
+    """FLOPs that one step needs (PaLM, arXiv 2204.02311, appendix B), without recomputation by remat.
 
-    A forward pass takes 2 FLOPs a kernel element and token, and attention over half of the row. The backward pass takes
-    the same twice, or once for kernels that are frozen under LoRA; a pass with tangents takes a forward pass twice.
+    A forward pass takes 2 FLOPs per kernel element and token, plus attention over half of the row. The backward pass
+    takes twice as many, or as many again for kernels that are frozen under LoRA. A pass with tangents costs two forward
+    passes.
 
     Args:
       model: the decoder; embedding, norms, adapters and head are left out.
-      row_tokens: tokens of a row.
-      rows: of the inner batch.
-      outer_rows: of the outer batch, on average over the steps.
-      tangent_rows: of the inner batch's forward-mode pass, likewise.
+      row_tokens: tokens per row.
+      rows: rows of the inner batch.
+      outer_rows: rows of the outer batch, on average over the steps.
+      tangent_rows: rows of the inner batch's forward-mode pass, on average over the steps.
     """
     kernels = 2.0 * model.num_layers * layer_elements(model)
     attention = 2.0 * model.num_layers * model.num_heads * model.head_dim * row_tokens
@@ -54,7 +55,7 @@ def _inner(value: Any) -> Iterator[Any]:
 
 
 def jaxpr_flops(jaxpr: Any) -> int:
-    """2 x multiply-adds of every ``dot_general``: scans times their length, a cond at its dearest branch."""
+    """2 x multiply-adds of every ``dot_general``: scans times their length, conds by their most expensive branch."""
     total = 0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":

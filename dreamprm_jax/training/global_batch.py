@@ -1,4 +1,4 @@
-"""Batches on the mesh: every process reads the rows that its own devices hold, and no others."""
+"""Batches on the mesh. Every process reads only the rows that its own devices hold."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def step_batch(rows: PackedRows, steps: Sequence[int], micro: int, mesh: Mesh) -
     """The batches of consecutive steps, on the mesh.
 
     Args:
-      rows: what to read.
-      steps: K steps, whose batches are stacked; a single one adds no axis.
-      micro: M micro-batches of each; 1 adds no axis. Must divide the batch.
-      mesh: the rows of a micro-batch lie over data and fsdp.
+      rows: rows to read from.
+      steps: K steps, whose batches are stacked; a single step adds no axis.
+      micro: M, the number of micro-batches of each batch, which it must divide; 1 adds no axis.
+      mesh: the mesh; the rows of a micro-batch are sharded over data and fsdp.
 
     Returns:
       Leaves [(K,) (M,) B / M, ...].
@@ -41,19 +41,19 @@ def step_batch(rows: PackedRows, steps: Sequence[int], micro: int, mesh: Mesh) -
 
 
 def whole_batches(rows: PackedRows, steps: Sequence[int]) -> Batch:
-    """The same rows on the host, one batch after the other."""
+    """The rows of the batches of ``steps`` on the host, concatenated."""
     batches = [rows.batch(step) for step in steps]
     return Batch(*(np.concatenate(leaves) for leaves in zip(*batches, strict=True)))
 
 
 def local_rows(mesh: Mesh, size: int) -> list[int]:
-    """Which of ``size`` rows this process's devices hold."""
+    """Indices of those of ``size`` rows that the devices of this process hold."""
     parts = batch_sharding(mesh).addressable_devices_indices_map((size,)).values()
     return sorted({row for part in parts if part for row in range(size)[part[0]]})
 
 
 def from_every_process(batch: Batch, mesh: Mesh) -> Batch:
-    """A batch that every process has whole, on the mesh."""
+    """Puts a batch that every process has completely on the mesh."""
 
     def place(leaf: np.ndarray) -> jax.Array:
         return jax.make_array_from_callback(leaf.shape, batch_sharding(mesh), lambda index: leaf[index])
@@ -62,7 +62,7 @@ def from_every_process(batch: Batch, mesh: Mesh) -> Batch:
 
 
 def flag_per_device(value: bool, mesh: Mesh) -> jax.Array:
-    """One flag a device, each the value of its own process."""
+    """One flag per device, with the value of the device's process."""
     if jax.process_count() == 1:
         return jax.device_put(np.full(mesh.size, value), replicated(mesh))
     sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))

@@ -1,4 +1,4 @@
-"""The guard against values that are not finite: every step is checked, the device never waits for it."""
+"""A guard against non-finite values. It checks every step without making the device wait."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from dreamprm_jax.training.steps import Metrics, StepResult
 
 
 def all_finite(result: StepResult) -> Bool[Array, ""]:
-    """Whether losses and norms, the new parameters and phi are finite; to be compiled into the step.
+    """Whether losses, norms, new parameters and phi are finite. Meant to be compiled into the step.
 
-    The norms stand for the optimizers' moments: a square that overflows makes its norm infinite too.
+    The optimizers' moments need no check: if a square overflows, the norm is infinite too.
     """
     leaves = jax.tree.leaves((result.metrics, result.state.params, result.state.phi))
     flags = [jnp.all(jnp.isfinite(leaf)) for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)]
@@ -33,7 +33,7 @@ class _Pending(NamedTuple):
 
 
 class FiniteGuard:
-    """Reads the flag of a step when the next one has been dispatched: the device then has work to do meanwhile."""
+    """Reads the flag of a step after the next step has been dispatched, so that the device is never idle."""
 
     def __init__(self, folder: Path, batches_of: Callable[[int], dict[str, Batch]], writes: bool = True):
         """Args: where to keep a bad batch; the batches of a step, by name; whether this process writes files."""
@@ -41,16 +41,16 @@ class FiniteGuard:
         self._pending: _Pending | None = None
 
     def watch(self, step: int, finite: Bool[Array, ""], metrics: Metrics) -> None:
-        """Takes over the flag of the step just dispatched, and checks that of the one before.
+        """Stores the flag of the step just dispatched, and checks the flag of the previous step.
 
         Raises:
-          DataError: naming the first step whose values are not finite, and the file that holds its batches.
+          DataError: if values of that step are not finite; names the step and the file with its batches.
         """
         self.settle()
         self._pending = _Pending(step, finite, metrics)
 
     def settle(self) -> None:
-        """Checks the last step; to be called before anything is written. Raises as ``watch`` does."""
+        """Checks the last step. Call it before anything is written. Raises the same error as ``watch``."""
         if self._pending is None:
             return
         step, finite, metrics = self._pending

@@ -54,20 +54,20 @@ from dreamprm_jax.training.throughput import Throughput, short
 
 @dataclass(frozen=True)
 class Arm:
-    """What one arm trains on, and over which steps of the common learning-rate schedule."""
+    """The losses of one arm, and its range of steps in the common learning-rate schedule."""
 
     name: str
     inner_loss: Loss
     first_step: int
     last_step: int
     labels: Parametrisation | None = None  # set: bi-level training of phi
-    tangent_loss: Loss | None = None  # the inner loss of its forward-mode passes; None: the same function
-    outer_loss: Loss | None = None  # of bi-level training; None: the cross-entropy of the outcomes
+    tangent_loss: Loss | None = None  # the inner loss for forward-mode passes; None: the same function
+    outer_loss: Loss | None = None  # for bi-level training; None: the cross-entropy of the outcomes
 
 
 @dataclass(frozen=True)
 class ArmData:
-    """The inner and outer problem's rows, the label table's labels at the start, and the seed of LoRA's dropout."""
+    """Rows of the inner and outer problem, initial labels of the label table, and the seed of LoRA's dropout."""
 
     inner: PackedRows
     outer: PackedRows
@@ -77,7 +77,7 @@ class ArmData:
 
 
 class CheckedStep(NamedTuple):
-    """A step's result with the flags that the loop reads one step later."""
+    """The result of a step, with flags that the loop reads one step later."""
 
     result: StepResult
     finite: Bool[Array, ""]
@@ -85,22 +85,22 @@ class CheckedStep(NamedTuple):
 
 
 def train_arm(setup: Setup, arm: Arm, data: ArmData, start: Callable[[], TrainState], folder: Path) -> TrainState:
-    """Trains one arm from its newest checkpoint, or from ``start()`` where it has none.
+    """Trains one arm from its newest checkpoint, or from ``start()`` if it has none.
 
     Args:
-      setup: settings, model, devices, and the parameters that do not train.
+      setup: settings, model, devices, and the frozen parameters.
       arm: losses and steps.
-      data: rows, labels, measurements.
-      start: makes the state at ``arm.first_step``; it is taken over, and its buffers are donated. Label-side parameters
-        are added here.
-      folder: of the arm's checkpoints and metrics.
+      data: rows, labels, and what to measure on.
+      start: makes the state at ``arm.first_step``. The buffers of this state are donated. Label-side parameters are
+        added here.
+      folder: folder for the arm's checkpoints and metrics.
 
     Returns:
       The state after ``arm.last_step`` steps, which is also checkpointed.
 
     Raises:
-      DataError: on data that do not fit the settings; when a step's values are not finite (its batch is kept in the
-        folder).
+      DataError: if the data do not fit the settings, or values of a step are not finite (its batch is then written to
+        the folder).
       SystemExit: after SIGTERM (143) or Ctrl-C (130) on any process, once the state is saved.
     """
     config, model, mesh, main = setup.config, setup.model, setup.mesh, distributed.is_main()
@@ -134,7 +134,7 @@ def train_arm(setup: Setup, arm: Arm, data: ArmData, start: Callable[[], TrainSt
             return arm.labels is not None and (step // stride) % config.meta.every == 0
 
         def host_batches(step: int) -> dict[str, Batch]:
-            """The batches of a call, for the file that is kept of a bad one; the outer fields are named ``outer_``."""
+            """The batches of one call, to be saved if it fails; names of outer fields begin with ``outer_``."""
             batches = {"": whole_batches(data.inner, range(step, step + stride))}
             return batches | ({"outer_": whole_batches(data.outer, [step])} if does_meta(step) else {})
 
@@ -159,18 +159,18 @@ def train_arm(setup: Setup, arm: Arm, data: ArmData, start: Callable[[], TrainSt
                 batch = step_batch(data.inner, range(step, step + stride), config.accumulation, mesh)
                 if does_meta(step) or (
                     arm.labels is not None and outer is None
-                ):  # else the last one, which is not read
+                ):  # otherwise the previous batch is passed, which the step does not read
                     outer = step_batch(data.outer, [step], config.meta.accumulation, mesh)
                 key = jax.random.fold_in(jax.random.key(data.seed), step) if draws_dropout(model) else None
                 inputs = StepInputs(batch, outer, jnp.asarray(does_meta(step)), setup.frozen, key, labels)
                 asked = flag_per_device(stop_request.requested, mesh)
                 (state, metrics, move), finite, stop = compiled(state, inputs, asked)
-                if step == first:  # from here on there is a state to save before a signal ends the process
+                if step == first:  # from now on, a stop signal is held until the state is saved
                     after_compilation.enter_context(stops_by_itself())
-                guard.watch(step, finite, metrics)  # waits for the step before, while this one runs
+                guard.watch(step, finite, metrics)  # waits for the previous step while this one runs
                 clock.dispatched(stride, metrics)
                 following, last = step + stride, step + stride >= arm.last_step
-                # One process stops at once; several after the step at which all of them have read the flag.
+                # A single process stops at once; several stop after the step at which all of them have read the flag.
                 stopping = stop_request.requested if jax.process_count() == 1 else bool(stop_agreed)
                 stop_agreed = stop
 
@@ -178,7 +178,7 @@ def train_arm(setup: Setup, arm: Arm, data: ArmData, start: Callable[[], TrainSt
                 measuring = bool(config.evaluate_every) and (last or following % config.evaluate_every < stride)
                 saving = last or stopping or checkpoints.due(following, stride)
                 if logging or measuring or saving:
-                    guard.settle()  # nothing that is not finite is written
+                    guard.settle()  # so that only finite values are written
                 if logging or measuring:
                     values = {name: float(value) for name, value in metrics.items()}
                     if arm.labels is not None and not does_meta(step):
@@ -208,7 +208,8 @@ def train_arm(setup: Setup, arm: Arm, data: ArmData, start: Callable[[], TrainSt
 def make_plain_step(inner_loss: Loss, optimizer: optax.GradientTransformation, accumulation: int = 1) -> StepFunction:
     """One first-order step on the inner loss, over ``accumulation`` micro-batches.
 
-    Optimizers with extra arguments get ``value``, ``grad`` and ``value_fn``, the loss as a function of the parameters.
+    Optimizers with extra arguments receive ``value``, ``grad`` and ``value_fn`` (the loss as a function of the
+    parameters).
     """
     optimizer = optax.with_extra_args_support(optimizer)
 
@@ -237,7 +238,7 @@ def make_plain_step(inner_loss: Loss, optimizer: optax.GradientTransformation, a
 
 
 def compile_step(setup: Setup, arm: Arm, shapes: TrainState) -> Any:
-    """The step with its flags, jitted. The state comes out placed as ``shapes``, so no later step compiles anew."""
+    """The jitted step with its flags. The output state is sharded like ``shapes``, so later steps do not recompile."""
     config, optimizer = setup.config, make_optimizer(setup.config)
     if arm.labels is None:
         step: StepFunction = make_plain_step(arm.inner_loss, optimizer, config.accumulation)
@@ -255,7 +256,7 @@ def compile_step(setup: Setup, arm: Arm, shapes: TrainState) -> Any:
 
 
 def host_logits(setup: Setup, params: Any, batch: Batch) -> np.ndarray:
-    """Logits of a batch on the host, by all devices; to be called within ``activate``."""
+    """Logits of a batch on the host, computed on all devices. Call it within ``activate``."""
     mesh = setup.mesh
     return np.asarray(
         _forward(mesh)(taking(setup.model, "none"), params, setup.frozen, from_every_process(batch, mesh))
@@ -264,7 +265,7 @@ def host_logits(setup: Setup, params: Any, batch: Batch) -> np.ndarray:
 
 @functools.cache
 def _forward(mesh: Mesh) -> Any:
-    """(model, trainable, frozen, batch) -> logits, whole on every device; compiled once for all arms."""
+    """(model, trainable, frozen, batch) -> logits, replicated on every device; compiled once for all arms."""
     return jax.jit(_logits, static_argnums=0, out_shardings=replicated(mesh))
 
 
@@ -273,10 +274,10 @@ def _logits(model: DecoderConfig, params: Any, frozen: Any, batch: Batch) -> Arr
 
 
 def check_arm(setup: Setup, arm: Arm, data: ArmData) -> None:
-    """Checks that the data fit the settings and the mesh (the settings by themselves: ``stages.validation``).
+    """Checks that the data fit the settings and the mesh (``stages.validation`` checks the settings themselves).
 
     Raises:
-      DataError: naming the field or the arm.
+      DataError: if they do not; names the field or the arm.
     """
     config, mesh = setup.config, setup.mesh
     batches: list[tuple[str, Any]] = [("", config)] if arm.labels is None else [("", config), ("meta.", config.meta)]

@@ -1,6 +1,6 @@
 """The inner and outer losses of DreamPRM-Code as pure functions.
 
-The training losses take a key as their last argument where LoRA dropout is on; without one nothing is dropped.
+With LoRA dropout, the training losses take a key as their last argument; without a key there is no dropout.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def elementwise_loss(
     """The loss of each logit against its target in [0, 1], with p = sigmoid(logit).
 
     ``bce``: -t log p - (1 - t) log(1 - p). ``mse``: (p - t)^2. ``gce``: t (1 - p^q) / q + (1 - t) (1 - (1 - p)^q) / q,
-    the generalized cross-entropy (arXiv 1805.07836): bce as q goes to 0, the mean absolute error at q = 1; labels that
-    the model finds absurd weigh less.
+    the generalized cross-entropy (arXiv 1805.07836): bce as q goes to 0, the mean absolute error at q = 1. Labels that
+    are unlikely under the model have less weight.
     """
     if kind == "bce":
         return optax.sigmoid_binary_cross_entropy(logits, targets)
@@ -62,12 +62,12 @@ def outcome_loss(logits: Float[Array, "B S"], batch: Batch, kind: LossKind = "bc
 
 
 def _outcome_kind(kind: LossKind) -> LossKind:
-    """Outcomes are exact: the loss that mistrusts labels is for the step labels alone."""
+    """The loss of outcomes: bce instead of gce, which is for noisy labels, because outcomes are exact."""
     return "bce" if kind == "gce" else kind
 
 
 def make_outcome_loss(model: DecoderConfig, kind: LossKind = "bce") -> Loss:
-    """(params, phi, batch[, key]) -> the outcome loss alone: training of an outcome reward model. phi is ignored."""
+    """(params, phi, batch[, key]) -> outcome loss, for training an outcome reward model. phi is ignored."""
 
     def loss(params: Any, phi: Any, batch: Batch, key: Array | None = None) -> Float[Array, ""]:
         return outcome_loss(batch_logits(model, params, batch, key), batch, _outcome_kind(kind))
@@ -85,8 +85,8 @@ def make_inner_loss(
 ) -> Loss:
     """L_in(theta, phi, batch[, key]) = step loss with targets and weights of phi + outcome_weight * outcome loss.
 
-    Without a parametrisation phi is ignored, and the targets are the labels in the batch; or what ``infer`` makes of
-    them and of the logits, which it takes for given (no gradient flows through it).
+    Without a parametrisation phi is ignored, and the targets are the labels in the batch or, with ``infer``, the
+    targets that it computes from them and from the logits. No gradient flows through ``infer``.
     """
 
     def inner_loss(params: Any, phi: Any, batch: Batch, key: Array | None = None) -> Float[Array, ""]:
@@ -103,7 +103,7 @@ def make_inner_loss(
 
 
 def make_outer_loss(model: DecoderConfig, kind: LossKind = "bce") -> Loss:
-    """L_out(theta, batch[, key]): the outcome loss on whole programs of the meta set, never with dropout."""
+    """L_out(theta, batch[, key]): the outcome loss on whole programs of the meta set, always without dropout."""
 
     def outer_loss(params: Any, batch: Batch, key: Array | None = None) -> Float[Array, ""]:
         return outcome_loss(batch_logits(model, params, batch), batch, _outcome_kind(kind))

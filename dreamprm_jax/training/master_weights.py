@@ -1,8 +1,8 @@
-"""Master weights: parameters in bfloat16 for the passes and the wires, their float32 copy with the optimizer.
+"""Master weights: bfloat16 parameters for computation and communication, with float32 copies in the optimizer's state.
 
-An update smaller than 1/256 of a bfloat16 parameter is lost when it is added to it. The wrapped optimizer adds it to a
-float32 copy instead, and gives the step that takes the narrow parameter to the rounded copy (mixed-precision training,
-arXiv 1710.03740). It is a transformation like any other: hypergradients go through it.
+An update smaller than 1/256 of a bfloat16 parameter is lost when it is added to the parameter. The wrapped optimizer
+adds it to a float32 copy instead, and returns the update that changes the parameter to the rounded copy
+(mixed-precision training, arXiv 1710.03740). Hypergradients go through it as through any optax transformation.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ class MasterWeightsState(NamedTuple):
 
 
 def _wide(tree: Any) -> Any:
-    # A copy even where the dtype stays: the train state is donated, and no buffer may stand in it twice.
+    # A copy even if the dtype stays the same: the train state is donated and must not contain a buffer twice.
     return jax.tree.map(lambda leaf: jnp.array(leaf, jnp.promote_types(leaf.dtype, jnp.float32)), tree)
 
 
 def with_master_weights(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """``optimizer`` on float32 copies of the parameters, which come out rounded to their own dtype."""
+    """``optimizer`` on float32 copies of the parameters; the parameters are these copies in their own dtype."""
     optimizer = optax.with_extra_args_support(optimizer)
 
     def init(params: Any) -> MasterWeightsState:
@@ -44,7 +44,7 @@ def with_master_weights(optimizer: optax.GradientTransformation) -> optax.Gradie
         wide = jax.tree.map(lambda gradient, leaf: gradient.astype(leaf.dtype), updates, state.master)
         steps, inner = optimizer.update(wide, state.inner, state.master, **extra)
         master = optax.apply_updates(state.master, steps)
-        # In float32, so that param + step is the master itself, and apply_updates rounds it once.
+        # In float32, so that param + step equals the master weight, and apply_updates rounds it once.
         return jax.tree.map(lambda new, old: new - old.astype(new.dtype), master, params), MasterWeightsState(
             master, inner
         )
@@ -53,10 +53,10 @@ def with_master_weights(optimizer: optax.GradientTransformation) -> optax.Gradie
 
 
 def check_needed(params: Any) -> None:
-    """Checks that some trained parameter is narrower than its master would be.
+    """Checks that some trained parameter is narrower than float32.
 
     Raises:
-      DataError: where all are float32.
+      DataError: if all are float32.
     """
     if all(jnp.finfo(leaf.dtype).bits >= 32 for leaf in jax.tree.leaves(params)):
         raise DataError(

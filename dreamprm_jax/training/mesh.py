@@ -1,8 +1,8 @@
-"""The device mesh, and the one table that says which logical axis lies on which mesh axis.
+"""The device mesh, and the table that maps logical axes to mesh axes.
 
-Mesh axes: ``data`` (replicas of the parameters; the only one that crosses slices), ``fsdp`` (parameters and batch
-sharded, gathered layer by layer: ZeRO-3), ``tensor`` (heads, mlp and vocabulary sharded: Megatron). Every array of a
-run gets its sharding here, from the logical names that ``models/decoder.py`` gives its axes.
+Mesh axes: ``data`` (replicas of the parameters; the only axis that crosses slices), ``fsdp`` (parameters and batch are
+sharded, parameters are gathered layer by layer, as in ZeRO-3), ``tensor`` (heads, mlp and vocabulary are sharded, as in
+Megatron). Every array of a run gets its sharding here, from the logical axis names that ``models/decoder.py`` defines.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dreamprm_jax.models.reward import logical_specs
 from dreamprm_jax.schema import DataError
 
 AXES = ("data", "fsdp", "tensor")
-AXIS_TYPES = (AxisType.Auto,) * len(AXES)  # the partitioner decides what is not constrained
+AXIS_TYPES = (AxisType.Auto,) * len(AXES)  # the partitioner decides where there is no constraint
 BATCH_AXES = ("data", "fsdp")
 
 Rule = str | tuple[str, ...] | None
@@ -35,7 +35,7 @@ Rules = tuple[tuple[str, Rule], ...]
 RULES: Rules = (
     # activations, and every table indexed by example
     ("batch", BATCH_AXES),
-    ("replica_batch", "data"),  # the rows of all devices that share one copy of the parameters
+    ("replica_batch", "data"),  # the rows of all devices that together hold one copy of the parameters
     ("length", None),
     ("activation_embed", None),
     # parameters; heads, kv_heads and mlp name activation axes as well
@@ -70,10 +70,10 @@ def mesh_shape(config: MeshConfig, device_count: int) -> tuple[int, int, int]:
 
 
 def device_grid(shape: tuple[int, int, int], devices: Sequence[Any]) -> np.ndarray:
-    """The devices in the mesh's shape, neighbors on the network next to each other; ``data`` alone crosses slices.
+    """The devices in the shape of the mesh, with network neighbors next to each other. Only ``data`` crosses slices.
 
-    What jax calls a slice is a TPU slice, or the GPUs of one node. Nodes are joined by a faster network than slices:
-    there ``fsdp`` may cross them too where ``data`` does not, and ``tensor`` never does.
+    A slice in jax is a TPU slice, or the GPUs of one node. The network between nodes is faster than that between TPU
+    slices, so on GPUs ``fsdp`` may cross nodes if ``data`` does not; ``tensor`` never does.
 
     Raises:
       DataError: if the axes do not fit the slices, or the network of a slice.
@@ -102,7 +102,7 @@ def device_grid(shape: tuple[int, int, int], devices: Sequence[Any]) -> np.ndarr
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh over the devices (all of them by default), ``data`` alone across slices.
+    """A mesh over the devices (all by default). Only ``data`` crosses slices.
 
     Raises:
       DataError: if the axes do not fit the devices or the slices.
@@ -112,7 +112,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
 
 
 def own_mesh(config: MeshConfig) -> Mesh:
-    """The mesh of work that one process of a run does alone: all devices, or of several processes its own (fsdp)."""
+    """The mesh for work of a single process: all devices, or with several processes the process's own, on ``fsdp``."""
     if jax.process_count() == 1:
         return make_mesh(config)
     return make_mesh(MeshConfig(data=1, fsdp=-1, tensor=1), jax.local_devices())
@@ -127,9 +127,9 @@ def abstract_mesh(config: MeshConfig, device_count: int) -> AbstractMesh:
 
 
 def logical_rules(config: DecoderConfig, mesh: Mesh | AbstractMesh) -> Rules:
-    """``RULES`` for this model on this mesh: an axis that its mesh axes do not divide is replicated.
+    """``RULES`` for this model on this mesh. Axes that are not divisible by their mesh axes are replicated.
 
-    Two key/value heads on four tensor shards, say, are kept whole on each.
+    For example, two key/value heads on four tensor shards are replicated on each shard.
     """
     sizes = {
         "vocab": config.vocab_size,
@@ -145,7 +145,7 @@ def mesh_spec(names: Sequence[str | None], rules: Rules) -> PartitionSpec:
     """Maps logical axis names to mesh axes.
 
     Raises:
-      ValueError: on a name without a rule, or if two axes of the array ask for one mesh axis.
+      ValueError: if a name has no rule, or two axes of the array map to the same mesh axis.
     """
     table = dict(rules)
     if unknown := [name for name in names if name is not None and name not in table]:
@@ -172,14 +172,14 @@ def optimizer_shardings(
 ) -> Any:
     """The shardings of ``optimizer.init(params)``, for any optax transformation.
 
-    A leaf of the state lies as a parameter does when it stands at the parameter's path inside some part of the state
-    and has its shape: moments, master weights. Everything else is replicated: counters, factored moments, placeholders.
+    A leaf of the state is sharded like a parameter if its path ends with the parameter's path and it has the same
+    shape: moments, master weights. All other leaves are replicated: counters, factored moments, placeholders.
 
     Args:
       optimizer: any optax transformation.
       params: arrays or abstract arrays.
-      shardings: of ``params``.
-      mesh: for what is replicated.
+      shardings: shardings of ``params``.
+      mesh: mesh for replicated leaves.
     """
     placed = {
         tuple(path): (leaf.shape, sharding)
@@ -199,17 +199,17 @@ def optimizer_shardings(
 
 
 def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
-    """The sharding of everything whose first axis counts examples: batches, label tables and their optimizer state."""
+    """The sharding of arrays whose first axis indexes examples: batches, label tables and their optimizer state."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
-    """The same array on every device."""
+    """The sharding of an array that every device holds completely."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_ways(mesh: Mesh | AbstractMesh) -> int:
-    """data x fsdp: the shards of a batch."""
+    """The number of shards of a batch: data x fsdp."""
     return ways(mesh, BATCH_AXES)
 
 
@@ -217,7 +217,7 @@ def check_divisible(mesh: Mesh | AbstractMesh, count: int, field: str) -> None:
     """Checks that ``count`` examples split evenly over the batch shards.
 
     Raises:
-      DataError: naming ``field`` where they do not.
+      DataError: if they do not; names ``field``.
     """
     shards = batch_ways(mesh)
     if count % shards:
@@ -226,9 +226,9 @@ def check_divisible(mesh: Mesh | AbstractMesh, count: int, field: str) -> None:
 
 @contextlib.contextmanager
 def activate(config: DecoderConfig, mesh: Mesh | AbstractMesh) -> Iterator[None]:
-    """Traces and runs inside see the mesh and the precision, and the model constrains its activations by the rules."""
+    """A context that sets the mesh, the precision of matrix products and the sharding rules of activations."""
     context = jax.sharding.use_abstract_mesh(mesh) if isinstance(mesh, AbstractMesh) else jax.set_mesh(mesh)
-    # In bfloat16 there is nothing to choose, and the fused kernels know no other precision than their own.
+    # In bfloat16 there is no choice of precision, and the fused kernels support only their own.
     precision = config.matmul_precision if config.dtype == "float32" else None
     with context, jax.default_matmul_precision(precision), nn.logical_axis_rules(logical_rules(config, mesh)):
         yield

@@ -1,7 +1,7 @@
-"""Metrics of a training run: one JSON object a line, TensorBoard events beside it, and Weights & Biases where asked.
+"""Metrics of a training run: JSON lines, TensorBoard events and, optionally, Weights & Biases.
 
-``metrics.jsonl`` depends on settings and data alone, so that a resumed run ends with the same file. Step times, which
-depend on the machine, are in ``speed.jsonl``.
+``metrics.jsonl`` depends only on settings and data, so a resumed run ends with the same file. Step times, which depend
+on the machine, are in ``speed.jsonl``.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from dreamprm_jax.storage import write_text
 
 
 class MetricsWriter:
-    """Appends metrics; opened again at a step, it first forgets what was written from that step on."""
+    """Appends metrics. If it is reopened at a step, it first removes the metrics of this and later steps."""
 
     def __init__(self, folder: Path, first_step: int, writes: bool = True, wandb_project: str = ""):
         """Opens the files of an arm.
 
         Args:
-          folder: of the arm.
+          folder: folder of the arm.
           first_step: the first step that will be written.
-          writes: False on processes that leave writing to another; every call then does nothing.
-          wandb_project: also a run in this Weights & Biases project; "" for none.
+          writes: False on processes that do not write; all methods then do nothing.
+          wandb_project: Weights & Biases project to log to; "" for none.
 
         Raises:
-          DataError: where wandb is asked for and not installed, or does not start.
+          DataError: if wandb is requested but is not installed or does not start.
         """
         self._files: list[IO[str]] = []
         if not writes:
@@ -42,7 +42,7 @@ class MetricsWriter:
         self._board = _summary_writer()(str(folder / "tensorboard"), purge_step=first_step)
 
     def write(self, step: int, values: dict[str, float], speed: dict[str, float] | None = None) -> None:
-        """Writes the values of a step, and its speed where that was measured."""
+        """Writes the values of a step, and its speed if it was measured."""
         for file, figures in zip(self._files, (values, speed), strict=False):
             if figures:
                 file.write(json.dumps({"step": step, **figures}) + "\n")
@@ -56,7 +56,7 @@ class MetricsWriter:
             self._run.log(everything, step=step)
 
     def close(self) -> None:
-        """Flushes all."""
+        """Closes all files, TensorBoard's writer and the wandb run."""
         for file in self._files:
             file.close()
         if not self._files:
@@ -75,7 +75,7 @@ class MetricsWriter:
 
 
 def _reopened(path: Path, first_step: int) -> IO[str]:
-    """The file without what was written from that step on, open to append."""
+    """The file, opened to append, after removing the lines of ``first_step`` and later steps."""
     lines = path.read_text(encoding="utf-8").splitlines(True) if path.exists() else []
     kept = [line for line in lines if line.endswith("}\n") and json.loads(line)["step"] < first_step]
     write_text(path, "".join(kept))
@@ -83,7 +83,7 @@ def _reopened(path: Path, first_step: int) -> IO[str]:
 
 
 def _summary_writer() -> type:
-    """TensorBoard's writer, without torch: tensorboardX imports it where it is installed, which takes seconds."""
+    """TensorBoard's writer, without torch, which tensorboardX would import if it is installed; that takes seconds."""
     hidden = "torch" not in sys.modules
     if hidden:
         sys.modules["torch"] = None  # type: ignore[assignment]  # `import torch` raises ImportError
@@ -96,7 +96,7 @@ def _summary_writer() -> type:
 
 
 def _wandb_run(project: str, folder: Path) -> Any:
-    """A run that a restart of the same arm, in the same folder and with the same settings, goes on with."""
+    """A wandb run. A restart of the same arm, in the same folder and with the same settings, continues it."""
     try:
         import wandb
     except ImportError as error:

@@ -1,15 +1,16 @@
 """The undetected-fault EM in training: the reward model in training is its prior, its posterior the labels.
 
-``labeling.fault_model`` says what a program's counts and outcome mean, given the hazards h_i of its steps, and fits the
-hazards by step index alone. A reward model knows more of a step: its scores f give h_i = 1 - f_i / min_{j<i} f_j. So
-every training step takes the posterior P(alive | counts, outcome) under the model as it is now for its targets, and
-follows the gradient of their cross-entropy with the posterior held fixed: in the manner of online expectation
-maximization (Cappe and Moulines 2009, arXiv 0712.4273). It is no exact M-step, which would fit the hazards: f_i is
-drawn to the mean of P(alive_i | counts, outcome) over programs with the same prefix, which is what a score should be.
+``labeling.correction.fault_model`` defines the likelihood of a program's counts and outcome given the hazards h_i of
+its steps, and fits hazards that depend on the step index only. A reward model knows more about a step: its scores f
+give h_i = 1 - f_i / min_{j<i} f_j. So every training step uses the posterior P(alive | counts, outcome) under the
+current model as targets, and follows the gradient of the cross-entropy with the posterior held fixed, as in online
+expectation maximization (Cappe and Moulines 2009, arXiv 0712.4273). This is not an exact M-step, which would fit the
+hazards. Instead f_i moves towards the mean of P(alive_i | counts, outcome) over programs with the same prefix, which is
+what a score should be.
 
-All of it is a pure function of logits and batch: no state, nothing to resume, programs apart from each other, so that
-micro-batches and devices change nothing. The batch's ``raw`` slots hold the evidence of the counts of each step
-(``fault_model.Faults.evidence``).
+The inference is a pure function of logits and batch. It has no state to resume, and it treats each program
+separately, so micro-batches and devices do not change the result. The batch's ``raw`` slots hold the evidence of the
+counts of each step (``fault_model.Faults.evidence``).
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ from dreamprm_jax.training.feed import Batch, PackedRows, score_all_steps
 from dreamprm_jax.training.losses import Targets
 
 SMALLEST_HAZARD = 1e-3
-_UNLIKELY = 1e-30  # the least chance that counts may give a state
-_NEVER = -1e4  # log of a chance of 0, for outcomes: below whatever the counts of a program can add up to
+_UNLIKELY = 1e-30  # the lowest probability of the counts in any state
+_NEVER = -1e4  # log of probability 0, for outcomes: lower than any sum of log-likelihoods of a program's counts
 
 
 class _Steps(NamedTuple):
-    """What the chain reads of every step slot; axes [S, B]."""
+    """The inputs of the chain for every step slot; axes [S, B]."""
 
     hazard: Float[Array, "S B"]
-    alive: Float[Array, "S B"]  # log-likelihood of what was seen there, in states alive ...
+    alive: Float[Array, "S B"]  # log-likelihood of the step's observations in the state alive ...
     hidden: Float[Array, "S B"]
     dead: Float[Array, "S B"]
     first: Bool[Array, "S B"]  # of its program
@@ -46,12 +47,12 @@ def alive_posterior(logits: Float[Array, "B S"], batch: Batch, hidden: float | A
     """P(alive after the step | counts, outcome) with the reward model's hazards as the prior.
 
     Args:
-      logits: of the reward model.
-      batch: whole programs with known outcomes; ``raw`` holds the evidence of labeled steps.
-      hidden: q, the chance that the rollouts' tests do not see a fault (``fault_model.Faults.hidden``).
+      logits: Of the reward model.
+      batch: Whole programs with known outcomes; ``raw`` holds the evidence of labeled steps.
+      hidden: q, the probability that the rollouts' tests miss a fault (``fault_model.Faults.hidden``).
 
     Returns:
-      float32; the outcome at last steps, without meaning in unused slots.
+      float32 probabilities. Last steps have the outcome; values in unused slots are meaningless.
     """
     last = batch.outcome_mask.T
     first = jnp.concatenate([jnp.ones_like(last[:1]), last[:-1]])
@@ -78,7 +79,7 @@ def _hazards(logits: Float[Array, "S B"], first: Bool[Array, "S B"]) -> Float[Ar
 
 
 def _posterior(steps: _Steps, hidden: float | Array) -> Float[Array, "S B"]:
-    """P(alive) by forward and backward passes in the log domain over the programs of each row."""
+    """P(alive), by a forward and a backward pass in the log domain over the programs of each row."""
     certain, never = jnp.zeros_like(steps.alive[0]), jnp.full_like(steps.alive[0], _NEVER)
 
     def moves(hazard: Float[Array, " B"]) -> tuple[Array, ...]:
@@ -112,14 +113,14 @@ def _posterior(steps: _Steps, hidden: float | Array) -> Float[Array, "S B"]:
 
 
 def _log(chance: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Logarithm, with a finite one of 0."""
+    """The logarithm; that of 0 is finite."""
     return jnp.log(jnp.maximum(chance, _UNLIKELY))
 
 
 def inferred_labels(
     logits_of: Callable[[Batch], Float[Any, "B S"]], infer: Targets, rows: PackedRows, n: int
 ) -> Float[np.ndarray, " n"]:
-    """The labels of a label table of n rows as a finished reward model gives them; nan where no example has the row."""
+    """Labels inferred with a trained reward model, for a label table of n rows; NaN for rows without an example."""
 
     compiled = jax.jit(infer)
 

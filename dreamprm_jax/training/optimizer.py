@@ -1,4 +1,4 @@
-"""The optimizers of both levels, from the settings."""
+"""The optimizers of the inner and the outer problem, made from the settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dreamprm_jax.user_code import call_user_function, is_user_function
 
 
 def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """The optimizer of theta: AdamW, or the user's own (``config.optimizer``), on master weights where they are set.
+    """The optimizer of theta: AdamW or the user's own (``config.optimizer``), on master weights if these are enabled.
 
     Raises:
       DataError: if the user's function fails or returns no optimizer.
@@ -31,7 +31,7 @@ def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 
 def _adamw(config: TrainConfig) -> optax.GradientTransformation:
-    """AdamW with clipping, differentiable at zero gradients."""
+    """AdamW with gradient clipping, differentiable at zero gradients."""
     return optax.chain(
         optimizers.clip_by_global_norm(config.clip_norm),
         optimizers.adamw(run_schedule(config), b2=config.adam_b2, weight_decay=config.weight_decay),
@@ -44,13 +44,13 @@ def run_schedule(config: TrainConfig) -> optax.Schedule:
 
 
 def learning_rate_schedule(rate: float, total: int) -> optax.Schedule:
-    """A linear rise over a twentieth of the steps, then a cosine decay to a tenth of the rate."""
+    """A linear warm-up over a twentieth of the steps, then a cosine decay to a tenth of the rate."""
     rise = min(max(1, total // 20), total - 1)
     return optax.warmup_cosine_decay_schedule(0.0, rate, rise, total, 0.1 * rate)
 
 
 def learning_rate(config: TrainConfig, opt_state: Any, step: int) -> float | None:
-    """The learning rate of one step; of a user's optimizer, what ``optax.inject_hyperparams`` holds, if anything."""
+    """The learning rate of one step. For a user's optimizer, that of ``optax.inject_hyperparams``, or None."""
     if not is_user_function(config.optimizer):
         return float(run_schedule(config)(step))
     found = optax.tree_utils.tree_get_all_with_path(opt_state, "learning_rate")
@@ -58,7 +58,7 @@ def learning_rate(config: TrainConfig, opt_state: Any, step: int) -> float | Non
 
 
 def make_meta_optimizer(config: TrainConfig, labels: Parametrisation) -> optax.GradientTransformationExtraArgs:
-    """Adam on phi; of a table only the rows of the batch move."""
+    """Adam on phi. If phi is a table, only the rows of the batch are updated."""
     meta = config.meta
     if labels.is_table:
         return optimizers.lazy_adam(meta.learning_rate, weight_decay=meta.weight_decay)

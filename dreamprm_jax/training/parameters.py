@@ -1,8 +1,8 @@
-"""A run's parameters: made anew, the part that stays frozen, and the trained part of a checkpoint joined with it.
+"""The parameters of a run: the initial ones, the frozen part, and the trained part of a checkpoint joined with it.
 
-Under LoRA only the adapters and the reward head train, and only they are in the train state and its checkpoints. The
-frozen rest is a function of ``config.model`` and ``config.seed``, and is made again wherever it is needed: read from
-the weights, or drawn with the same key. Without LoRA everything trains, and the frozen part is empty.
+With LoRA only the adapters and the reward head are trained, and only they are in the train state and its checkpoints.
+The frozen part is a function of ``config.model`` and ``config.seed`` and is created again whenever it is needed: read
+from the weights, or drawn with the same key. Without LoRA everything is trained, and the frozen part is empty.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from dreamprm_jax.training.mesh import activate, parameter_shardings
 
 
 def initial_params(config: Config, model: DecoderConfig, mesh: Mesh, part: Part = "all") -> Params:
-    """The parameters before the first step, each leaf made on the devices that keep it.
+    """The parameters before the first step. Each leaf is created on the devices that hold it.
 
     Args:
-      config: settings; its model and seed decide every number, on any mesh.
+      config: settings; the model section and the seed determine all values, on any mesh.
       model: ``model_config(config.model)``.
       mesh: the devices.
-      part: of the parameters; the leaves of the other part are None, and never made.
+      part: which part of the parameters to create; the leaves of the other part are None.
     """
     with activate(model, mesh):
         return make_params(config.model, model, jax.random.key(config.seed), parameter_shardings(model, mesh), part)
 
 
 def frozen_params(config: Config, model: DecoderConfig, mesh: Mesh, scoring: bool = False) -> Params:
-    """The frozen part of ``initial_params``; where everything trains nothing is made. ``scoring``: see below."""
+    """The frozen part of ``initial_params``, empty without LoRA. For ``scoring`` see ``trained_params``."""
     if model.lora is None:
         return take_part(model, abstract_params(model), "frozen")
     frozen = initial_params(config, model, mesh, "frozen")
@@ -53,13 +53,13 @@ def trained_params(
     Args:
       model: the decoder.
       mesh: the devices.
-      checkpoints: the arm's folder.
-      frozen: of ``frozen_params``, with the same ``scoring``.
-      scoring: nothing is updated: kernels and the embedding are read in ``model.dtype``, as the model computes with
-        them. The scores are the same, bit for bit.
+      checkpoints: the arm's folder of checkpoints.
+      frozen: result of ``frozen_params`` with the same ``scoring``.
+      scoring: whether the parameters are only used for scoring. Kernels and the embedding are then read in
+        ``model.dtype``, in which the model computes. The scores are the same, bit for bit.
 
     Raises:
-      DataError: where there is no checkpoint.
+      DataError: if there is no checkpoint.
     """
     abstract = take_part(model, abstract_params(model), "trainable")
     if scoring:
@@ -70,7 +70,7 @@ def trained_params(
 
 
 def _as_computed(model: DecoderConfig, params: Params) -> Params:
-    """Arrays, or their shapes, in ``model.dtype`` where the model casts them to it before any use."""
+    """Casts arrays, or their shapes, to ``model.dtype`` if the model casts them to it before any use."""
 
     def cast(path: tuple[Any, ...], leaf: Any) -> Any:
         names = [key.key for key in path]

@@ -10,26 +10,26 @@ import jax
 
 
 class ProfilerWindow:
-    """Records the steps of [first, first + count) that are run while it is open. Off with a count of 0."""
+    """Records the steps in [first, first + count) that run while it is open. A count of 0 disables it."""
 
     def __init__(self, folder: Path, first: int, count: int):
         self._folder, self._first, self._end = folder, first, first + count
         self._running = False
 
     def before(self, step: int, stride: int = 1) -> None:
-        """To be called before each step, or ``stride`` of them at once: starts with the first one in the window."""
+        """Starts the recording at the window. Call it before each call of the step, which takes ``stride`` steps."""
         if not self._running and self._first < step + stride and step < self._end:
             jax.profiler.start_trace(str(self._folder))
             self._running = True
 
     def after(self, next_step: int, state: Any) -> None:
-        """To be called after each step: stops where the window ends, once the device has finished ``state``."""
+        """Stops the recording after the window, once the device has finished ``state``. Call it after each step."""
         if self._running and next_step >= self._end:
             jax.block_until_ready(state)
             self.close()
 
     def close(self) -> None:
-        """Writes what is recorded, if anything is."""
+        """Stops and writes the recording, if there is one."""
         if self._running:
             self._running = False
             jax.profiler.stop_trace()

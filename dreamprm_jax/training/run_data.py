@@ -1,4 +1,4 @@
-"""What the arms of a run train on: examples in packed rows, step labels, and what to measure on."""
+"""The training data of a run: examples in packed rows, step labels, and evaluation sets."""
 
 from __future__ import annotations
 
@@ -110,9 +110,9 @@ def load_run_data(config: Config, paths: Paths, arms: list[ArmPlan], counts: Cou
 
 
 def row_limits(config: Config) -> ModelConfig:
-    """The limits of a training example: what fits no row is cut or left out as by the model's context.
+    """The length limits of a training example. A program longer than a row counts as longer than the context.
 
-    With ``overlong="raise"`` the context alone is the limit, and packing names the program and the row.
+    With ``overlong="raise"`` only the context is a limit, and packing reports the program that does not fit a row.
     """
     limits = config.model
     if limits.overlong == "raise":
@@ -123,7 +123,7 @@ def row_limits(config: Config) -> ModelConfig:
 def _label_source(
     config: Config, paths: Paths, arms: list[ArmPlan], outcomes: Sequence[Outcome], truth: Truth
 ) -> LabelSource:
-    """Counts, outcomes and, where an arm asks for them, clean labels."""
+    """Counts, outcomes and, if an arm needs them, clean labels."""
     settings = config.train.labels
     wanted = {plan.labeling for plan in arms} & {"clean", "calibrator"}
     clean: dict[StepKey, float] = {}
@@ -136,7 +136,7 @@ def _label_source(
 
 
 def _exact_truth(config: Config, truth: Truth) -> dict[StepKey, float]:
-    """The one place where training sees the truth: for the oracle and the calibrator, which are told apart by name."""
+    """Exact labels for the arms ``clean`` and ``calibrator``: the only use of the truth in training."""
     if reason := why_no_truth(config):
         raise DataError(f"config.train.labels.clean_labels: labelings clean and calibrator need a file: {reason}")
     target = config.train.labels.clean_target
@@ -146,7 +146,7 @@ def _exact_truth(config: Config, truth: Truth) -> dict[StepKey, float]:
 def _evaluation_set(
     config: Config, truth: Truth, meta: list[Example], keys: list[StepKey], dropped_tokens: int
 ) -> EvaluationSet | None:
-    """What to measure on during training, with the truth where there is one: it goes nowhere but there."""
+    """What to measure on during training. It holds the truth, if there is one, which no other part of training sees."""
     settings = config.train
     if not settings.evaluate_every:
         return None
@@ -166,10 +166,10 @@ def _texts(problems: dict[str, Problem], programs: Sequence[Program]) -> list[st
 
 
 def make_tokenizer(config: Config, model: DecoderConfig, paths: Paths, texts: Iterable[str]) -> Tokenizer:
-    """That of the pretrained weights, or else one trained here; kept in the run's folder for the score stage."""
+    """The tokenizer of the pretrained weights, or one trained here; saved in the run's folder for the score stage."""
     if config.model.weights and not paths.tokenizer().exists():
         tokenizer = pretrained.load_tokenizer(config.model, model)
-        # Stored settings of the model's own training; here config.model.overlong decides, and packing pads.
+        # The tokenizer's own truncation and padding do not apply: config.model.overlong and packing handle both.
         tokenizer.no_truncation()
         tokenizer.no_padding()
         save_tokenizer(tokenizer, paths.tokenizer())

@@ -1,7 +1,7 @@
-"""The train state on the devices: its shapes and shardings, and how it starts.
+"""The train state on the devices: its shapes and shardings, and its initialization.
 
-One train state is alive at a time, whatever the number of arms: an arm owns its state, whose buffers its steps donate,
-and the next arm makes its own from the parameters at the start or reads the checkpoint of its warm-up.
+Only one train state exists at a time, whatever the number of arms. An arm owns its state, whose buffers its steps
+donate. The next arm creates its own state from the initial parameters or from the checkpoint of its warm-up.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class Setup:
     config: TrainConfig
     model: DecoderConfig
     mesh: Mesh
-    frozen: Params  # the parameters that do not train, None where one does
+    frozen: Params  # the frozen parameters; None in place of trained ones
 
 
 def placed(tree: Any, shardings: Any) -> Any:
-    """``tree``'s shapes and dtypes with shardings: a pytree of them, or one for all leaves."""
+    """``tree``'s shapes and dtypes with shardings, given as a pytree or as one sharding for all leaves."""
     if isinstance(shardings, jax.sharding.Sharding):
         shardings = jax.tree.map(lambda _: shardings, tree)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
@@ -56,11 +56,11 @@ def abstract_state(
     """Shapes, dtypes and shardings of a train state.
 
     Args:
-      config: decides the optimizers.
-      model: decides the parameters.
-      mesh: its devices need not exist.
-      labels: of bi-level training.
-      phi: its parameters, arrays or abstract arrays.
+      config: determines the optimizers.
+      model: determines the parameters.
+      mesh: the mesh; its devices need not exist.
+      labels: the label parametrization of bi-level training.
+      phi: its parameters, as arrays or abstract arrays.
     """
     params, _ = split_trainable(model, placed_params(model, mesh))
     shardings, optimizer = jax.tree.map(lambda leaf: leaf.sharding, params), make_optimizer(config)
@@ -72,22 +72,22 @@ def abstract_state(
 
 
 def state_from_params(setup: Setup, params: Params) -> TrainState:
-    """The state before the first step. It takes ``params`` over: the steps donate them."""
+    """The state before the first step. Do not use ``params`` afterwards: the steps donate their buffers."""
     shardings = jax.tree.map(
         lambda leaf: leaf.sharding, abstract_state(setup.config, setup.model, setup.mesh).opt_state
     )
 
     def init(params: Params) -> Any:
-        # Copied: some optimizers keep the parameters themselves, and no donated buffer may stand in the state twice.
+        # Copied, because some optimizers keep the parameters themselves, and no donated buffer may occur twice.
         return jax.tree.map(jnp.copy, make_optimizer(setup.config).init(params))
 
     return TrainState(params, jax.jit(init, out_shardings=shardings)(params), (), ())
 
 
 def with_labels(state: TrainState, setup: Setup, labels: Parametrisation, phi: Any) -> TrainState:
-    """``state`` with label-side parameters and their optimizer's state, on every device."""
+    """Adds label-side parameters and their optimizer's state to ``state``, on every device."""
     meta_state = make_meta_optimizer(setup.config, labels).init(phi)
-    # Copies, as above: phi may be the caller's.
+    # Copied, because phi may belong to the caller.
     phi, meta_state = jax.device_put(jax.tree.map(jnp.array, (phi, meta_state)), replicated(setup.mesh))
     return state._replace(phi=phi, meta_opt_state=meta_state)
 

@@ -1,4 +1,4 @@
-"""What a training step reads and gives, and the bi-level step as a pure function (the plain one: ``loop.py``)."""
+"""Inputs and results of a training step, and the bi-level step as a pure function (``loop.py`` has the plain step)."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ from dreamprm_jax.training.losses import Loss, make_outer_loss
 from dreamprm_jax.training.optimizer import make_meta_optimizer
 
 Metrics = dict[str, Array]
-META_FIGURES = ("outer_loss", "hypergradient_norm")  # 0 where phi rests: the outer problem is not looked at
+META_FIGURES = ("outer_loss", "hypergradient_norm")  # 0 in steps without a meta step
 
 
 class StepInputs(NamedTuple):
-    """What a step reads beside the state.
+    """The inputs of a step, apart from the state.
 
-    Leading axes of the batches: [B], with M micro-batches [M, B / M], and K unrolled inner steps before both.
+    Leading axes of the batches: [B], or [M, B / M] with M micro-batches; K unrolled inner steps add an axis [K] before.
     """
 
     batch: Batch
-    outer: Batch | None = None  # of the outer problem; None in first-order training
-    do_meta: bool | Bool[Array, ""] = False  # whether phi moves
-    frozen: Any = None  # the other part of ``state.params``; an argument, so that the program holds no copy of it
-    key: Array | None = None  # of LoRA's dropout
-    labels: LabelStart | None = None  # where phi started; None in first-order training
+    outer: Batch | None = None  # batch of the outer problem; None in first-order training
+    do_meta: bool | Bool[Array, ""] = False  # whether phi is updated
+    frozen: Any = None  # the frozen parameters; an argument, so that the compiled program contains no copy of them
+    key: Array | None = None  # for LoRA's dropout
+    labels: LabelStart | None = None  # initial labels of phi; None in first-order training
 
 
 class LabelMove(NamedTuple):
-    """Where the label table stood, and where its hypergradient pointed; for diagnosis (``evaluate_during``).
+    """The labels before a step and the direction of the hypergradient, for diagnosis (``evaluate_during``).
 
-    Of a table the rows after the last step are padding.
+    Rows of a table after the last step are padding.
     """
 
     label: Float[Array, " rows"]  # before the step
     direction: Float[Array, " rows"]  # d label / d phi times minus the hypergradient
-    touched: Bool[Array, " rows"]  # rows of the batch, none where phi rested
+    touched: Bool[Array, " rows"]  # rows of the batch; none if phi was not updated
 
 
 class StepResult(NamedTuple):
-    """The state after a step, figures of it, and what became of the labels (None without label-side parameters)."""
+    """The state after a step, its metrics, and the change of the labels (None without label-side parameters)."""
 
     state: TrainState
     metrics: Metrics
@@ -68,10 +68,10 @@ def draws_dropout(model: DecoderConfig) -> bool:
 
 
 def pass_models(model: DecoderConfig, meta: MetaConfig) -> tuple[DecoderConfig, DecoderConfig]:
-    """The model as the gradients of a bi-level step take it, and as its forward-mode passes do.
+    """The model for the gradients of a bi-level step, and the model for its forward-mode passes.
 
-    Fused kernels have a reverse or a forward mode. With K = 1 the forward-mode pass is not differentiated again by
-    theta; ``reverse`` and K > 1 take derivatives of derivatives, which only the plain forms of attention have.
+    Fused kernels have either a reverse mode or a forward mode. With K = 1 the forward-mode pass is not differentiated
+    again by theta. ``reverse`` and K > 1 take second derivatives, which only the plain forms of attention have.
     """
     if meta.method == "reverse":
         return model, model
@@ -79,13 +79,13 @@ def pass_models(model: DecoderConfig, meta: MetaConfig) -> tuple[DecoderConfig, 
 
 
 def reuses_forward(config: TrainConfig) -> bool:
-    """Whether the tangent pass reads the activations of the inner gradient."""
+    """Whether the tangent pass reuses the activations of the inner gradient."""
     meta = config.meta
     return meta.reuse_forward and meta.method == "mixed" and meta.unroll == 1 and config.accumulation == 1
 
 
 def with_axes(batch: Any, *sizes: int) -> Any:
-    """The batch with every leading axis that ``bilevel`` expects: those of size 1 are left out of ``StepInputs``."""
+    """The batch with all leading axes that ``bilevel`` expects; ``StepInputs`` omits axes of size 1."""
     given = sum(size > 1 for size in sizes)
     return jax.tree.map(lambda leaf: leaf.reshape(*sizes, *leaf.shape[given:]), batch)
 
@@ -102,13 +102,13 @@ def make_bilevel_step(
     """K inner steps on theta, and one outer step on phi with the exact hypergradient through them.
 
     Args:
-      model: of both losses.
+      model: decoder of both losses.
       inner_loss: (params, phi, batch[, key]) -> scalar.
-      labels: what phi means.
-      optimizer: of theta.
+      labels: the parametrization of the labels by phi.
+      optimizer: optimizer of theta.
       config: unroll, accumulation, method and the outer optimizer's settings.
       outer_loss: (params, batch[, key]) -> scalar; by default the cross-entropy of the outcomes.
-      tangent_loss: ``inner_loss`` as the forward-mode passes take it (``pass_models``); by default itself.
+      tangent_loss: the inner loss for forward-mode passes (``pass_models``); by default ``inner_loss``.
     """
     meta = config.meta
     meta_gradient = make_meta_gradient(
@@ -134,7 +134,7 @@ def make_bilevel_step(
         updates, meta_state = meta_optimizer.update(
             result.hypergradient, state.meta_opt_state, state.phi, touched=touched
         )
-        if not labels.is_table:  # a network's moments must rest, too, where there is no outer step
+        if not labels.is_table:  # without an outer step, the moments of a network must not change either
             updates = jax.tree.map(lambda leaf: leaf * do_meta, updates)
             meta_state = jax.tree.map(lambda new, old: jnp.where(do_meta, new, old), meta_state, state.meta_opt_state)
         phi = labels.project(optax.apply_updates(state.phi, updates))

@@ -1,7 +1,7 @@
-"""Speed of training: seconds a step, tokens a second, and the share of the chips' peak (MFU).
+"""Training speed: seconds per step, tokens per second, and model FLOP utilization (MFU).
 
-MFU is ``flops.useful_flops`` over the data sheets' dense bfloat16 peak. It is absent on devices that are not in
-``chips.CHIPS``, such as CPUs.
+MFU is ``flops.useful_flops`` divided by the dense bfloat16 peak of the data sheet. It is not reported for devices that
+are not in ``chips.CHIPS``, such as CPUs.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from dreamprm_jax.training.chips import chip_of
 class Throughput:
     """Measures the calls of a compiled step between two readings.
 
-    The first call, which compiles, does not count, nor does what the loop does besides (``restart``).
+    The first call, which compiles, does not count, nor does other work of the loop (``restart``).
     """
 
     def __init__(self, devices: list[jax.Device], tokens: int, flops: float):
         """Starts to measure.
 
         Args:
-          devices: that the step runs on.
-          tokens: of one step.
-          flops: of one step on all devices.
+          devices: devices that the step runs on.
+          tokens: tokens per step.
+          flops: FLOPs per step, on all devices.
         """
         chip = chip_of(devices[0].device_kind)
-        # seconds of a step at the peak
+        # seconds per step at peak speed
         self._shortest = None if chip is None else flops / (chip.peak_flops * len(devices))
         self._tokens, self._steps, self._since = tokens, 0, 0.0
 
     def dispatched(self, steps: int, result: Any) -> None:
-        """To be called after each call of the step, with its number of optimizer steps and any of its results."""
+        """Call it after each call of the step, with its number of optimizer steps and any of its results."""
         if self._since:
             self._steps += steps
         else:
@@ -42,12 +42,14 @@ class Throughput:
             self.restart()
 
     def restart(self) -> None:
-        """Leaves out the time until now."""
+        """Excludes the time since the last reading."""
         self._steps, self._since = 0, time.perf_counter()
 
     def read(self) -> dict[str, float]:
-        """``step_seconds``, ``tokens_per_second`` and ``mfu`` since the last reading; to be called when the device has
-        finished. Empty where there was no step to measure."""
+        """``step_seconds``, ``tokens_per_second`` and ``mfu`` since the last reading; empty if no step was measured.
+
+        Call it when the device has finished.
+        """
         if not self._steps:
             return {}
         seconds = (time.perf_counter() - self._since) / self._steps

@@ -110,7 +110,7 @@ def _repair() -> list[str]:
     rule = {cell: paired(rows, cell, "closure", "raw", "step_auroc").mean for cell in REPAIR_CELLS}
     return [
         f"gains {span([one.difference.mean for one in step['raw']])} step-AUROC over raw labels",
-        f"Raw labels have a step-AUROC of {span(raw)}. Less raw, `closure` is at {signed(rule['k1'])} in `k1`, "
+        f"step-AUROC of {span(raw)}. Relative to raw labels, `closure` is at {signed(rule['k1'])} in `k1`, "
         f"{signed(rule['k4_repair5'])} in `k4_repair5` and {signed(rule['k16_repair5'])} in `k16_repair5`",
         f"{span([one.difference.mean for one in step['closure']])} over the two-line rule `closure`",
         f"{points([one.difference.mean for one in best['raw']])} points of best of 8",
@@ -118,7 +118,7 @@ def _repair() -> list[str]:
         f"`closure` is {number(step['closure'][0].difference.mean)} behind at one rollout and "
         f"{number(step['closure'][2].difference.mean)} at four",
         f"over all {len(tested)} members of family R",
-        f"with it {span([one.difference.mean for one in repaired])}",
+        f"with repair {span([one.difference.mean for one in repaired])}",
         f"rises by {points([one.difference.mean for one in best['raw']])} points over raw",
         f"{count(one.certain for one in best['raw'])} of six cells remains certain",
         f"the gain in best of 8 is certain in {count(one.certain for one in best['closure'])} cell",
@@ -203,11 +203,11 @@ def _before_repair() -> list[str]:
         for regime in regimes
     ]
     return [
-        f"for certain in {count(one.low > 0 for one in text)} regime of three",
+        f"certain in {count(one.low > 0 for one in text)} regime of three",
         f"exact labels gain {points(exact)} points",
         f"({100 * last.mean:+.1f} [{100 * last.low:+.1f}, {100 * last.high:+.1f}] points)",
         f"gains {span(target, digits=2)} of what exact recoverability gains",
-        f"by the table {span(target, digits=2)}",
+        f"by the table it is {span(target, digits=2)}",
         f"the gain falls to {signed(paired(long, 'k1', DEFAULT, 'raw', 'step_auroc').mean)}",
     ]
 
@@ -243,7 +243,7 @@ def _label_table() -> list[str]:
     return [
         f"within {number(label_table())} step-AUROC of raw labels in four regimes, where it moved labels by "
         f"{span(label_moves('confirm_structure', structural))}",
-        f"At rate 2, which moves them by {span(label_moves('bilevel', fast))}, {signed(min(gains))} to "
+        f"which moves them by {span(label_moves('bilevel', fast))}, the difference is {signed(min(gains))} to "
         f"{signed(max(gains))}",
         f"In the text model's runs it moved them by {text}",
         f"weights without a hypergradient fall to {number(float(release['mean_weight_untouched']))}",

@@ -252,17 +252,17 @@ def _codeio() -> str:
     return "\n".join(markdown_table(["", *(f"`{regime}`" for regime in regimes)], lines))
 
 
-def _real_code() -> str:
-    """Step-AUROC of heads on a frozen language model, by regime; and family H."""
-    rows = [row for row in rows_of("real_code", "measures.csv") if row["group"] == "all"]
+def _real_code(study: str) -> str:
+    """Step-AUROC of the scorers of CodeI/O programs, by regime; and the comparisons named before."""
+    rows = [row for row in rows_of(study, "measures.csv") if row["group"] == "all"]
     regimes = list(dict.fromkeys(row["regime"] for row in rows))
     found = {(row["scorer"], row["regime"]): number(float(row["step_auroc"])) for row in rows}
-    plain = ("position", "length", "mean log-probability")
+    plain = [name for name in ("position", "length", "mean log-probability") if (name, regimes[0]) in found]
     lines = [[name, *(found[name, regime] for regime in regimes)] for name in plain]
     arms = [name for name in dict.fromkeys(row["scorer"] for row in rows) if name not in plain]
     lines += [[f"`{name}`", *(found[name, regime] for regime in regimes)] for name in arms]
     pairs: dict[str, list[str]] = {}
-    for row in rows_of("real_code", "comparisons.csv"):
+    for row in rows_of(study, "comparisons.csv"):
         ends = ", ".join(signed(float(row[end])) for end in ("low", "high"))
         text = f"{signed(float(row['difference']))} [{ends}]"
         name = f"`{row['scorer']}` - `{row['less']}`"
@@ -290,7 +290,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "choosing": _choosing,
     "codeio": _codeio,
     "paper": _paper,
-    "real_code": _real_code,
+    "real_code": lambda: _real_code("real_code"),
+    "real_code_trained": lambda: _real_code("real_code_trained"),
     "embedded": embedded.table,
     "embedded_answers": embedded.answers,
     "embedded_differences": embedded.differences,

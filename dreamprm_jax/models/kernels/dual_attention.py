@@ -4,12 +4,13 @@ With scores s = q k^T / sqrt(H), weights p = softmax(s) and o = p v, the tangent
 
     do = (p * ds) v + p dv - r o,    ds = (dq k^T + q dk^T) / sqrt(H),    r = sum(p * ds) over the keys
 
-so one pass over the keys suffices: beside the maximum, the normalizer and the accumulator of flash attention
-(arXiv 2205.14135) it keeps the sum r and one more accumulator. Memory is O(T), the arithmetic three times the primal's.
+so one pass over the keys is sufficient. In addition to the maximum, the normalizer and the accumulator of flash
+attention (arXiv 2205.14135) it keeps the sum r and a second accumulator. Memory is O(T); the arithmetic is three times
+that of the primal.
 
-One kernel body serves TPUs (Mosaic: keys and values of a head in VMEM) and GPUs (Triton: read block by block). Which
-keys a query may read is given by ``reach`` (``models/attention.py``), which covers packed segments, shared prefixes and
-prefix trees. Key blocks after the diagonal are skipped, and so are those before the first one that a query block reads.
+The same kernel body serves TPUs (Mosaic: keys and values of a head in VMEM) and GPUs (Triton: read block by block).
+``reach`` (``models/attention.py``) determines which keys a query reads, and covers packed segments, shared prefixes and
+prefix trees. Key blocks after the diagonal and before the first one that a query block reads are skipped.
 
 Axis legend: B batch, T tokens, N query heads, K key/value heads, H head width, Q query rows of a block.
 """
@@ -36,8 +37,8 @@ class Target:
 
     Attributes:
       backend: ``tpu`` or ``gpu``.
-      block: the most query rows, and the most keys, of a block.
-      interpret: run the kernel's body as plain jax operations, on any device. For tests.
+      block: the maximal numbers of query rows and of keys in a block.
+      interpret: run the kernel's body as plain jax operations, on any device (for tests).
     """
 
     backend: str
@@ -45,7 +46,7 @@ class Target:
     interpret: bool = False
 
     def blocks(self, length: int) -> tuple[int, int] | None:
-        """Query rows and keys of a block for rows of ``length`` tokens; None where they do not divide."""
+        """Query rows and keys of a block for rows of ``length`` tokens; None if no block size divides the length."""
         rows, keys = (next((size for size in _halves(most) if length % size == 0), 0) for most in self.block)
         return (rows, keys) if rows and keys else None
 
@@ -55,7 +56,7 @@ VMEM_LIMIT = 100 << 20  # bytes; a v5p core has 128 MiB
 
 
 def _halves(size: int) -> list[int]:
-    """``size`` and its halves, down to the least that a matrix unit takes."""
+    """``size``, a half, a quarter and so on, down to the smallest block of a matrix unit."""
     return [size >> shift for shift in range(8) if size >> shift >= 16]
 
 
@@ -71,12 +72,12 @@ def dual_attention(
     """Grouped-query attention with a forward-mode derivative, and no reverse mode.
 
     Args:
-      query: any floating dtype; scores and sums are in float32.
-      key: of the same dtype.
-      value: of the same dtype.
+      query: queries of any floating dtype; scores and sums are in float32.
+      key: keys of the same dtype.
+      value: values of the same dtype.
       reach: key k is read by the queries k, ..., reach[k] - 1. At least k + 1.
-      target: how to compile it.
-      scale: of the scores; 1 / sqrt(H) by default.
+      target: how to compile the kernel.
+      scale: scale of the scores; 1 / sqrt(H) by default.
     """
     return _run(target, scale, reach, (query, key, value), None)[0]
 
@@ -101,9 +102,9 @@ def _run(
     batch, length, heads, width = primals[0].shape
     group = heads // primals[1].shape[2]
     blocks = target.blocks(length)
-    assert blocks is not None, f"rows of {length} tokens"  # the caller chooses another form of attention for those
+    assert blocks is not None, f"rows of {length} tokens"  # the caller uses another form of attention for these
     rows, keys = blocks
-    # The first key block that a query block reads: the first that reaches beyond the block's first row.
+    # The first key block that a query block reads is the first one that reaches beyond the block's first row.
     furthest = jnp.max(reach.reshape(batch, 1, length // keys, keys), axis=-1)
     first = jnp.argmax(furthest > jnp.arange(0, length, rows)[None, :, None], axis=-1).astype(jnp.int32)
     operands = [jnp.swapaxes(x, 1, 2) for x in primals + (tangents or ())]  # [B, heads, T, H]
@@ -156,7 +157,7 @@ def _kernel(first_ref: Any, reach_ref: Any, *refs: Any, keys: int, scale: float,
     column = jax.lax.broadcasted_iota(jnp.int32, (rows, keys), 1)
 
     def product(a: Array, b: Array, axis: int) -> Array:
-        """a[rows, n] b[n, m], or with ``axis`` 1 b transposed; in float32."""
+        """a[rows, n] b[n, m], or with ``axis=1`` a[rows, n] b[m, n]^T; in float32."""
         return jax.lax.dot_general(a, b, (((1,), (axis,)), ((), ())), preferred_element_type=jnp.float32)
 
     def body(j: Array, carry: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -183,7 +184,7 @@ def _kernel(first_ref: Any, reach_ref: Any, *refs: Any, keys: int, scale: float,
     carry: tuple[Array, ...] = (column_of(MASKED), column_of(0.0), jnp.zeros((rows, width), jnp.float32))
     if dual:
         carry = (*carry, column_of(0.0), jnp.zeros((rows, width), jnp.float32))
-    end = jax.lax.div(start + rows + keys - 1, keys)  # the block of the diagonal is the last one
+    end = jax.lax.div(start + rows + keys - 1, keys)  # the block on the diagonal is the last one
     found = jax.lax.fori_loop(first_ref[block], end, body, carry)
     total = found[1]
     out = found[2] / total
