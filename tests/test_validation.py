@@ -56,6 +56,11 @@ def changed(**values: Any) -> Config:
             {"train__labels__method": "own.py:f", "train__meta__unroll": 301},
             "config.train.meta.unroll=301: must be at most train.steps=300",
         ),
+        (
+            {"train__profile_steps": 1, "train__profile_from": 600},
+            "config.train.profile_from=600: must be below warmup_steps + steps = 600",
+        ),
+        ({"label__prior_alpha": 1e308}, "config.label.prior_alpha=1e+308: must be at most 1e+09"),
         ({"train__adam_b2": 1.0}, "config.train.adam_b2=1.0: must be at most 0.999999"),
         ({"seed": 2**63}, "config.seed=9223372036854775808: must be at most 9223372036854775807"),
         ({"model__vocab_size": 256}, "config.model.vocab_size=256: must be at least 257"),

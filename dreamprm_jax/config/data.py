@@ -177,8 +177,8 @@ class LabelConfig:
         False, "Count the program itself as one more rollout of its prefixes (same policy, same temperature)."
     )
     temperature: float = setting(0.3, "Sampling temperature of rollouts.", minimum=0.0)
-    prior_alpha: float = setting(1.0, "Beta prior of the pass rate: pseudo-passes.", above=0.0)
-    prior_beta: float = setting(1.0, "Beta prior of the pass rate: pseudo-failures.", above=0.0)
+    prior_alpha: float = setting(1.0, "Beta prior of the pass rate: pseudo-passes.", above=0.0, maximum=1e9)
+    prior_beta: float = setting(1.0, "Beta prior of the pass rate: pseudo-failures.", above=0.0, maximum=1e9)
 
 
 @dataclass(frozen=True)

@@ -193,6 +193,8 @@ def _training(config: Config) -> Iterator[str]:
     first, count = train.warmup_steps // unroll, -(-train.steps // unroll)  # in calls of ``unroll`` steps
     if learned and train.steps > 0 and -(-first // every) * every >= first + count:
         yield f"config.train.meta.every={every}: no outer step in {train.steps} steps; must be at most {count}"
+    if train.profile_steps and train.profile_from >= (last := train.warmup_steps + train.steps):
+        yield f"config.train.profile_from={train.profile_from}: must be below warmup_steps + steps = {last}"
     if train.master_weights and (model.param_dtype != "bfloat16" or model.lora.rank):
         yield "config.train.master_weights is for trainable bfloat16 parameters (config.model.param_dtype, no LoRA)"
     sizes = (train.mesh.data, train.mesh.fsdp, train.mesh.tensor)
