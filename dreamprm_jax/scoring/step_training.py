@@ -92,6 +92,11 @@ def load_step_data(config: Config, paths: Paths, arms: list[ArmPlan], counts: Co
     if not fitting:
         raise DataError(f"{data.path}: holds no solution to train on; {paths.skipped_steps()} says why")
     source = _label_source([one for one, _ in fitting])
+    if arms and not source.steps:
+        raise DataError(
+            f"{data.path}: no step to train on has a label besides the outcome, and arm {arms[0].arm} needs some; "
+            "--config.train.arms=('orm',) trains on outcomes alone"
+        )
     if isinstance(source, GivenLabels):
         for plan in arms:
             if plan.start not in WITHOUT_COUNTS:

@@ -234,11 +234,14 @@ def test_counts_that_cannot_be_are_told(change, message, tmp_path, capsys):
         (("--steps=plain.jsonl",), {"train.arms": "('orm',)"}, "trains on outcomes, and no solution has one"),
         (("--steps=plain.jsonl", "--eval-steps=plain.jsonl"), {}, "holds no solution to train on"),
         (("--steps=bad.jsonl", "--strict"), {}, "bad.jsonl, row 1"),
+        (("--steps=outcomes.jsonl",), {}, "label besides the outcome, and arm raw needs some; --config.train.arms="),
     ],
 )
 def test_what_cannot_be_trained_on_is_told(options, settings, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "plain.jsonl", solutions(0, 5, outcome=False))
     write(tmp_path / "bad.jsonl", [{"prompt": "x"}])
+    unlabeled = {"completions": ["a", "b"], "labels": [None, None], "outcome": True}
+    write(tmp_path / "outcomes.jsonl", [unlabeled | {"prompt": f"p{number}"} for number in range(40)])
     assert command(tmp_path / "run", *options, **settings) == 2
     assert message in capsys.readouterr().err
