@@ -129,7 +129,7 @@ class LabelsConfig:
     floor: float = setting(
         0.02,
         "Labels are clipped to [floor, 1 - floor] before they initialize a table or a network.",
-        above=0.0,
+        minimum=1e-6,
         maximum=0.49,
     )
     smoothing: float = setting(0.1, "Weight of 1/2 in the labels of smoothing.", minimum=0.0, maximum=1.0)

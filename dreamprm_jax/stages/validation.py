@@ -25,6 +25,7 @@ from dreamprm_jax.schema import DataError
 from dreamprm_jax.stages.ignored_settings import labelings_of, without_effect
 from dreamprm_jax.user_code import is_user_function
 
+_FLOAT32 = (1.2e-38, 3.4e38)
 _LARGEST = 2**63 - 1  # integers that numpy and jax take
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -86,6 +87,8 @@ def _limit(value: float, info: SettingInfo) -> str:
     maximum = _LARGEST if info.maximum is None and isinstance(value, int) else info.maximum
     if maximum is not None and value > maximum:
         return f"at most {_shown(maximum)}"
+    if isinstance(value, float) and value and not _FLOAT32[0] <= abs(value) <= _FLOAT32[1]:
+        return "0 or within the range of float32, {:g} to {:g}".format(*_FLOAT32)
     return ""
 
 
