@@ -202,6 +202,7 @@ def test_packages_of_programs_must_be_installed() -> None:
         ("--config.train.steps=1.5", "config.train.steps=1.5: must be an integer"),
         ("--config.train.learning_rate=x", "config.train.learning_rate=x: must be a number"),
         ("--config.evaluate.execute=x", "config.evaluate.execute=x: must be true or false"),
+        ("--config.train.arms=orm,raw", r"""several items as "--config.train.arms=\('orm','raw'\)\""""),
     ],
 )
 def test_values_of_the_wrong_type_on_the_command_line(override: str, message: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from typing import Any, Literal, get_args, get_origin
 
 import dacite
@@ -90,7 +91,7 @@ def load_settings(path: str, overrides: list[str], defaults: Any) -> config_dict
     from absl import flags
     from ml_collections import config_flags
 
-    known = [name for name, _, _ in leaves(defaults)]
+    known = {name: value for name, value, _ in leaves(defaults)}
     for item in overrides:
         name = item.removeprefix("--config.").split("=")[0]
         if not item.startswith("--config."):
@@ -99,6 +100,10 @@ def load_settings(path: str, overrides: list[str], defaults: Any) -> config_dict
             raise DataError(f"config: no field {name!r}" + _nearest("", name, known))
         if "=" not in item:
             raise DataError(f"config: field {name!r} needs a value: --config.{name}=VALUE")
+        value = item.partition("=")[2]
+        if isinstance(known[name], tuple) and re.fullmatch(r"[\w -]+(,[\w -]+)+", value):
+            items = ",".join(repr(part.strip()) for part in value.split(","))
+            raise DataError(f'config.{name}={value}: write several items as "--config.{name}=({items})"')
     settings = call_file(path, "get_config", "--config") if path else config_dict.ConfigDict(to_dict(defaults))
     if not isinstance(settings, config_dict.ConfigDict):
         raise DataError(f"--config: {path}: needs a function get_config() that returns config.defaults() with changes")
