@@ -26,7 +26,7 @@ class Usage:
     cached_tokens: int = 0  # prompt tokens from the server's prefix cache, if the server reports them
     completion_tokens: int = 0
     missing_choices: int = 0  # choices missing in an answer; they were requested again
-    rejected_answers: int = 0  # answers without the line break of ``policy.prefix_end``; sampled again
+    rejected_answers: int = 0  # answers that do not continue the prefix (``policy.prefix_end``); sampled again
     truncated_answers: int = 0  # cut at the token limit (finish_reason "length")
     context_overflows: int = 0  # missing answers: the prompt did not fit into the context
     declined_answers: int = 0  # empty answers: the model declined, or a content filter removed everything
