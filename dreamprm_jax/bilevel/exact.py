@@ -5,7 +5,7 @@ hypergradient is grad_phi of jvp(L_in(., phi), theta, u). This takes one forward
 end of the loss. For K > 1 the adjoint of (theta, s) is carried backward with Hessian-vector products (forward over
 reverse). docs/bilevel.md has the derivation. Source: MixFlow-MG, arXiv 2505.00793.
 
-If K <= 4, or if all gradients are smaller than the activations, the signals (the gradients) of the K steps are stored.
+By default the signals (the gradients) of the K steps are stored if K <= 4, or if all are smaller than the activations.
 Replaying the optimizer on them restores any (theta_k, s_k). This takes one tree per step; storing theta, s and g would
 take four with Adam. Otherwise the points (theta_k, s_k) selected by the schedule of ``checkpoints`` are stored, and the
 steps between them are recomputed.
