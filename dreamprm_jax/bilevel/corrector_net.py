@@ -3,7 +3,7 @@
     t_i = prod of s_j over the steps j <= i of the same program,     s_j = sigmoid(base_j + net(features_j))
 
 s_j is the probability that a completion survives step j, given that it survived all earlier steps. Every factor is
-below 1, so the product falls along the program for any prediction of the network: the probability that a completion still
+below 1, so the product falls along the program for any output of the network: the probability that a completion still
 passes cannot rise. One phi serves all steps, including steps that no batch has contained so far. A table learns each
 label separately.
 """

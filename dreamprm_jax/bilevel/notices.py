@@ -56,8 +56,8 @@ def derivative_by_nature(optimizer: optax.GradientTransformation, params: PyTree
 
         updates, pull, state = jax.vjp(update, gradients, has_aux=True)
         slope = pull(jax.tree.map(_ones, updates))[0]
-        # A zero slope is a fault only if the update changes with the sign of the gradient. Otherwise the gradient may act
-        # later, through the state that the next step reads.
+        # A zero slope is a fault only if the update changes with the sign of the gradient. Otherwise the gradient may
+        # act later, through the state that the next step reads.
         reversed_updates = update(jax.tree.map(jnp.negative, gradients))[0]
         moves = sum((jnp.sum(jnp.abs(a - b)) for a, b in _pairs(updates, reversed_updates)), start=jnp.zeros(()))
         size = sum((jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(slope)), start=jnp.zeros(()))

@@ -15,7 +15,7 @@ MEAN_LOG_PROBABILITY = "mean_logprob"  # key in a program's sampling parameters
 
 
 def request_seed(config_seed: int, *parts: str) -> int:
-    """A seed derived from the run's seed and the parts that identify a request. It does not depend on time or worker."""
+    """A seed derived from the run's seed and the parts that identify a request, independent of time and worker."""
     return int(schema.content_hash(str(config_seed), *parts, digits=8), 16) & 0x7FFFFFFF
 
 
