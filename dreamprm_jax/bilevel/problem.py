@@ -369,7 +369,7 @@ def tree_norm(tree: PyTree) -> Float[Array, ""]:
 
 
 def held_back(tree: PyTree, until: Float[Array, ""]) -> PyTree:
-    """``tree`` times a 1 that is computed from ``until`` >= 0, so that users of it cannot be scheduled earlier.
+    """``tree`` times a 1 that is computed from ``until`` >= 0, so that its uses cannot be scheduled earlier.
 
     Compilers remove an ``optimization_barrier`` before scheduling. Without this product, the update of donated
     parameters could run before the phases that still read the old ones, and the old ones would be copied.

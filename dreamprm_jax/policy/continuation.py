@@ -22,7 +22,7 @@ def from_completion(text: str, prompt: str, prefix: str, finish_reason: str) -> 
 
     Some servers repeat the prompt or the given part of the answer. Others wrap the prompt into a chat, so that the
     model starts a new answer; such text is not appended to the prefix. Its program is extracted, and the completion is
-    not forced.
+    not forced unless the prefix is empty.
     """
     text = text.removeprefix(prompt)
     if prefix:

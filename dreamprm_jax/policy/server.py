@@ -92,8 +92,9 @@ class ServerPolicy:
         """Returns exactly ``request.n`` completions.
 
         A greedy request (temperature 0) is sent once, because its n answers are equal. If the server returns fewer
-        choices or interrupts answers, further requests follow until there are n completions. On a context overflow, or
-        if the server rejects the request permanently, the completions have a ``Completion.fault``.
+        choices or interrupts answers, further requests follow until there are n completions. The missing completions
+        have a ``Completion.fault`` if the server keeps interrupting answers or rejects the request permanently, or on a
+        context overflow.
 
         Raises:
           PolicyError: if the server rejects the account or fails after all retries, or the policy is closed.
@@ -207,7 +208,7 @@ class ServerPolicy:
         """Sends one request with retries, and returns at least one completion of ``given``.
 
         Raises:
-          ContextOverflow: if the prompt alone is too long.
+          ContextOverflow: if the prompt leaves no room for ``_LEAST_TOKENS`` tokens in the context.
         """
         limit = self.config.max_tokens
         parameters: dict[str, Any] = {}

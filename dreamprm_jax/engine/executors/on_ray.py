@@ -146,7 +146,7 @@ class RayExecutor:
                 events.append(Event(worker, "broken", value=answer))
 
     def close(self, finished: bool) -> None:
-        """Stops the actors, and the cluster if this executor started it."""
+        """Kills the actors, and shuts down the cluster if this executor started it."""
         if not self._ray.is_initialized():
             return
         for actor in self._actors.values():

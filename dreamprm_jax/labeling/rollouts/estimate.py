@@ -123,12 +123,12 @@ def estimate_program(
     Args:
       problem: The problem that the program solves.
       program: The program whose steps are estimated.
-      verdict: Verdict of the program itself; completions equal to it are not judged.
+      verdict: Verdict of the program itself. If it is a label, completions equal to the program are not judged again.
       settings: Strategy, budget, reuse (``Config.label``).
       seed: Seed of the run (``Config.seed``). The seed of each request is derived from it, the program, the step and
         the number of earlier rollouts.
       complete: The policy. Its errors are propagated.
-      judge: Returns verdicts of programs for this problem, in order; it is called once for each distinct program.
+      judge: Returns the verdicts of programs for this problem, in order. Each distinct program is judged only once.
 
     Returns:
       The estimate, which is deterministic if policy and judge are. Repeat it if it has ``sandbox_errors``.

@@ -98,7 +98,7 @@ class EstimateWork:
 
 
 class RememberingJudge:
-    """A thread-safe judge that caches verdicts by problem and identity."""
+    """A thread-safe judge that caches all verdicts but sandbox errors, by problem and identity."""
 
     def __init__(self, config: SandboxConfig, children: int) -> None:
         """Starts the judge.
