@@ -1,4 +1,4 @@
-"""The approximate methods, all at theta_K on the last inner batch: finite difference, first order, SAMA, implicit."""
+"""The approximate methods: finite difference, first order, SAMA and implicit, at theta_K on the last inner batch."""
 
 from __future__ import annotations
 
@@ -15,33 +15,36 @@ from dreamprm_jax.bilevel.problem import Data, Point, Problem, Signal, held_back
 if TYPE_CHECKING:
     from jaxtyping import Array
 
-# Relative radius of the finite difference, betty-ml's ``darts_alpha``: the step in theta has this length.
+# Radius of the finite difference (betty-ml's ``darts_alpha``): the length of the step in theta.
 FINITE_DIFFERENCE_RADIUS = 0.01
 
 
 @dataclass(frozen=True)
 class CG:
-    """Conjugate gradients on (H + damping) x = v, for a positive definite H + damping (arXiv 1909.04630)."""
+    """Solves (H + damping) x = v by conjugate gradients; H + damping must be positive definite (arXiv 1909.04630)."""
 
     iterations: int = 20
     damping: float = 0.0
-    tolerance: float = 1e-6  # of |residual| / |v|
+    tolerance: float = 1e-6  # bound on |residual| / |v|
 
     def solve(self, matvec: Any, v: PyTree, start: PyTree | None) -> PyTree:
-        """x, from ``start`` or zero."""
+        """The solution x; iterates from ``start``, or from zero if it is None."""
         return jax.scipy.sparse.linalg.cg(matvec, v, x0=start, tol=self.tolerance, maxiter=self.iterations)[0]
 
 
 @dataclass(frozen=True)
 class Neumann:
-    """The Neumann series x = a sum_i (1 - a (H + damping))^i v (arXiv 1911.02590); a below 2 / largest eigenvalue."""
+    """The Neumann series x = a sum_i (1 - a (H + damping))^i v (arXiv 1911.02590).
+
+    It converges if the step size a is below 2 / the largest eigenvalue of H + damping.
+    """
 
     step_size: float
     iterations: int = 20
     damping: float = 0.0
 
     def solve(self, matvec: Any, v: PyTree, start: PyTree | None) -> PyTree:
-        """x after ``iterations`` terms, from ``start`` or zero."""
+        """x after ``iterations`` iterations from ``start``, or from zero if it is None."""
 
         def body(_: Array, x: PyTree) -> PyTree:
             return jax.tree.map(lambda x, v, h: x + self.step_size * (v - h), x, v, matvec(x))
@@ -59,7 +62,7 @@ def approximate(
     solver: CG | Neumann,
     solution: PyTree | None,
 ) -> Found:
-    """K - 1 plain steps, and then the last one with its hypergradient."""
+    """Runs K - 1 plain steps, then the last step together with its hypergradient."""
 
     def value_fn(step_data: tuple[PyTree, Any]) -> Any:
         return lambda theta: problem.inner_value(theta, phi, *step_data)
@@ -106,7 +109,7 @@ def approximate(
 def _solve(
     problem: Problem, params: PyTree, phi: PyTree, last: tuple[PyTree, Any], v: PyTree, solver: Any, x: PyTree | None
 ) -> PyTree:
-    """(d^2 L_in / d theta^2 + damping)^-1 v."""
+    """Solves for (d^2 L_in / d theta^2 + damping)^-1 v, starting from ``x``."""
 
     def matvec(x: PyTree) -> PyTree:
         product = problem.hessian_vector(params, phi, *last, x)[0]

@@ -1,8 +1,8 @@
-"""Which points (theta_k, s_k) of a trajectory to store, so that all of them can be visited backward.
+"""Schedules that select which points (theta_k, s_k) to store so that all steps can be visited in reverse order.
 
-Binomial checkpointing: with c stored points, a trajectory of C(c + r + 1, r) steps is reversed with no step taken
-more than r times before its adjoint. Sources: Griewank 1992, doi 10.1080/10556789208805505; Revolve, doi
-10.1145/347837.347846.
+This is binomial checkpointing: with c stored points, a trajectory of C(c + r + 1, r) steps can be reversed without
+running any step more than r times before its adjoint. Sources: Griewank 1992, doi 10.1080/10556789208805505; Revolve,
+doi 10.1145/347837.347846.
 """
 
 from __future__ import annotations
@@ -16,40 +16,40 @@ START = NOWHERE = -1
 
 
 class Sweep(NamedTuple):
-    """Read a point, take the steps from it up to the last, and pull the adjoint back through the last."""
+    """Read a point, run the steps from it to the last one, and pull the adjoint back through the last step."""
 
     read: int  # the slot of the point before step ``first``, or START
     first: int
-    writes: tuple[int, ...]  # a step from ``first`` on: the slot that the point before it is stored in, or NOWHERE
+    writes: tuple[int, ...]  # for each step from ``first`` on: the slot for the point before it, or NOWHERE
 
 
 class Schedule(NamedTuple):
-    """How to visit the steps of a trajectory backward."""
+    """The order in which to visit the steps of a trajectory in reverse."""
 
-    writes: tuple[int, ...]  # [K], of the forward pass
-    sweeps: tuple[Sweep, ...]  # [K], whose last steps are K - 1, ..., 0
+    writes: tuple[int, ...]  # [K], the slots that the forward pass writes
+    sweeps: tuple[Sweep, ...]  # [K]; their last steps are K - 1, ..., 0
     slots: int
 
     @property
     def steps(self) -> int:
-        """Steps taken, the forward pass and those of the adjoint included."""
+        """Total number of steps run, in the forward pass and in all sweeps."""
         return len(self.writes) + sum(len(sweep.writes) for sweep in self.sweeps)
 
 
 @functools.lru_cache(maxsize=64)
 def schedule(steps: int, slots: int) -> Schedule:
-    """The schedule that takes the fewest steps.
+    """The schedule with the fewest steps.
 
     Args:
-      steps: K.
-      slots: how many points may be stored at a time, besides the start; at least 0.
+      steps: K, the number of steps of the trajectory.
+      slots: how many points may be stored at the same time besides the start; at least 0.
     """
     slots = min(slots, steps - 1)
     split = _splits(steps + 1, slots)
     sweeps: list[Sweep] = []
 
     def visit(first: int, last: int, slot: int, free: tuple[int, ...], sweep: Sweep | None) -> None:
-        """Backward through steps last - 1, ..., first, from ``slot`` or from where ``sweep`` has arrived."""
+        """Visits steps last - 1, ..., first, starting at the point in ``slot`` or at the current end of ``sweep``."""
         while last > first:
             stores = bool(free) and last - first > 1
             middle = first + int(split[len(free), last - first]) if stores else last - 1
@@ -62,18 +62,18 @@ def schedule(steps: int, slots: int) -> Schedule:
                 sweeps.append(sweep)
             last, sweep = middle, None
 
-    # The outer gradient stands for a step K of its own: its sweep is the forward pass.
+    # The outer gradient is treated as an additional step K, whose sweep is the forward pass.
     visit(0, steps + 1, START, tuple(range(slots)), None)
     return Schedule(sweeps[0].writes[:steps], tuple(sweeps[1:]), slots)
 
 
 def default_slots(steps: int) -> int:
-    """The fewest points with which at most 3 K steps are taken; they grow as sqrt(K)."""
+    """The smallest number of points with which at most 3 K steps are run; it grows as sqrt(K)."""
     return next(slots for slots in range(steps) if schedule(steps, slots).steps <= 3 * steps)
 
 
 def _splits(steps: int, slots: int) -> np.ndarray:
-    """[slots + 1, steps + 1]: where to store the next point on a stretch of n steps, with c free slots."""
+    """[slots + 1, steps + 1]: where to store the next point in a range of n steps if c slots are free."""
     lengths = np.arange(steps + 1)
     cost = lengths * (lengths - 1) // 2
     split = np.ones((slots + 1, steps + 1), np.int64)

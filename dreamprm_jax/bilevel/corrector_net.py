@@ -1,10 +1,11 @@
 """Amortized label correction: a small network reads a step's features, and labels never rise along a program.
 
-    t_i = prod over the steps j of the same program up to i of s_j,     s_j = sigmoid(base_j + net(features_j))
+    t_i = prod of s_j over the steps j <= i of the same program,     s_j = sigmoid(base_j + net(features_j))
 
-s_j is the chance that a completion survives step j, given that it survived those before. As every factor is below 1,
-the product falls along the program whatever the network says: the chance that any completion still passes cannot rise.
-One phi serves every step, also steps that no batch has shown yet, where a table learns each label alone.
+s_j is the probability that a completion survives step j, given that it survived all earlier steps. Every factor is
+below 1, so the product falls along the program for any output of the network: the probability that a completion still
+passes cannot rise. One phi serves all steps, including steps that no batch has contained so far. A table learns each
+label separately.
 """
 
 from __future__ import annotations
@@ -29,14 +30,14 @@ class CorrectorNet:
     """A ``Parametrisation`` with one hidden layer. Build it with ``corrector_net``."""
 
     features: Float[Array, "n F"]
-    prefix: Int[Array, "n S"]  # rows of the same program up to and including each step; n where there is none
-    base: Float[Array, " n"]  # logit of s_j before any learning
+    prefix: Int[Array, "n S"]  # rows of the same program up to and including each step; n as padding
+    base: Float[Array, " n"]  # initial logit of s_j
     hidden: int
     seed: int
     is_table: ClassVar[bool] = False
 
     def init(self, raw_labels: Float[Array, " n"]) -> Phi:
-        """Network parameters; the last layer is zero, so that the labels start at the monotone fit of the raw ones."""
+        """Network parameters. The last layer is zero, so that the labels start at the monotone fit of the raw ones."""
         if jnp.shape(raw_labels) != self.base.shape:
             raise ValueError(f"{jnp.shape(raw_labels)} raw labels for a corrector of {self.base.shape} steps")
         size = self.features.shape[1]
@@ -65,7 +66,7 @@ class CorrectorNet:
         return self.targets_and_weights(phi, jnp.arange(len(self.base)), jnp.asarray(raw_labels))[0]
 
     def project(self, phi: Phi) -> Phi:
-        """phi: every value is allowed."""
+        """phi unchanged: every value is valid."""
         return phi
 
 
@@ -77,21 +78,21 @@ def corrector_net(
     seed: int = 0,
     floor: float = DEFAULT_FLOOR,
 ) -> CorrectorNet:
-    """Lays out the programs for a ``CorrectorNet``.
+    """Builds the ``CorrectorNet`` of a set of programs.
 
     Args:
-      raw_labels: Monte-Carlo estimates in [0, 1].
-      features: of each step; standardized here, column by column.
-      program: a number for each step's program; its rows consecutive, in the order of the steps.
-      hidden: units.
-      seed: of the first layer.
-      floor: the starting labels are kept in [floor, 1 - floor].
+      raw_labels: Monte Carlo estimates in [0, 1].
+      features: features of each step. Each column is standardized here.
+      program: program number of each step. The rows of a program must be consecutive and in the order of its steps.
+      hidden: number of hidden units.
+      seed: seed of the first layer's initialization.
+      floor: the initial labels are clipped to [floor, 1 - floor].
 
     Returns:
-      The parametrisation. Its labels start at the best falling fit (least squares) of each program's raw labels.
+      The parameterization. Its labels start at the best nonincreasing fit (least squares) of each program's raw labels.
 
     Raises:
-      ValueError: on shapes that do not fit, or a program whose rows are not consecutive.
+      ValueError: if shapes do not match, or if the rows of a program are not consecutive.
     """
     from scipy.optimize import isotonic_regression  # jax depends on scipy; importing it takes a while
 
@@ -112,7 +113,7 @@ def corrector_net(
     falling = np.concatenate([isotonic_regression(labels, increasing=False).x for labels in programs])
     falling = np.clip(falling, floor, 1.0 - floor)
     before = np.where(place == 0, 1.0, np.concatenate([[1.0], falling[:-1]]))
-    # A flat stretch would need s = 1, an infinite logit; a thousandth below leaves the labels where they were.
+    # A flat range would need s = 1, an infinite logit. The bound 0.999 leaves the labels almost unchanged.
     survival = np.minimum(falling / before, 0.999)
     scale = features.std(axis=0)
     standardized = (features - features.mean(axis=0)) / np.where(scale > 0, scale, 1.0)

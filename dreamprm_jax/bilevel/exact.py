@@ -1,14 +1,14 @@
-"""The two exact methods: mixed mode in the memory of a plain step, and reverse mode through everything.
+"""The two exact methods: mixed mode in the memory of a plain step, and reverse mode through all steps.
 
-For K = 1, with v = grad L_out(theta'): u = (d theta' / d g)^T v is a vjp of the optimizer alone, and the hypergradient
-is grad_phi of jvp(L_in(., phi), theta, u): one forward-mode pass, as phi enters at the end of the loss. For K > 1 the
-adjoint of (theta, s) is carried backward with Hessian-vector products (forward over reverse). docs/bilevel.md derives
-it. Mixed-mode differentiation of unrolled meta-gradients: MixFlow-MG, arXiv 2505.00793.
+For K = 1, let v = grad L_out(theta'). Then u = (d theta' / d g)^T v is a vjp of the optimizer alone, and the
+hypergradient is grad_phi of jvp(L_in(., phi), theta, u). This takes one forward-mode pass, because phi enters at the
+end of the loss. For K > 1 the adjoint of (theta, s) is carried backward with Hessian-vector products (forward over
+reverse). docs/bilevel.md has the derivation. Source: MixFlow-MG, arXiv 2505.00793.
 
-What is stored of the K steps: the signals (the gradients) up to K = 4, or where all of them are smaller than the
-activations. Replaying the optimizer on them restores any (theta_k, s_k), for one tree a step where theta, s and g would
-be four with Adam. Otherwise points (theta_k, s_k) by the schedule of ``checkpoints``, from which the steps between are
-taken again.
+By default the signals (the gradients) of the K steps are stored if K <= 4, or if all are smaller than the activations.
+Replaying the optimizer on them restores any (theta_k, s_k). This takes one tree per step; storing theta, s and g would
+take four with Adam. Otherwise the points (theta_k, s_k) selected by the schedule of ``checkpoints`` are stored, and the
+steps between them are recomputed.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ if TYPE_CHECKING:
     from jaxtyping import Array, Bool, Float
 
 DoMeta = Any  # bool | Bool[Array, ""]
-STORE_ALL = 4  # up to this K every gradient is stored, whatever its size
+STORE_ALL = 4  # for K up to this value every gradient is stored, whatever its size
 
 
 class Found(NamedTuple):
-    """What a method finds; ``make_meta_gradient`` turns it into its result."""
+    """The result of a method; ``make_meta_gradient`` converts it to a ``MetaGradientResult``."""
 
     end: Point
     hypergradient: PyTree
@@ -61,29 +61,30 @@ class Found(NamedTuple):
 
 
 class Forward(NamedTuple):
-    """The K inner steps, and what is stored of them."""
+    """The result of the K inner steps, and what is stored for the backward pass."""
 
     end: Point
-    signals: Signal | None  # [K], where the signals are stored
-    points: Point | None  # [slots], where points are
+    signals: Signal | None  # [K], if signals are stored
+    points: Point | None  # [slots], if points are stored
     loss: Float[Array, ""]  # mean over the steps
     aux: PyTree  # [K, M, ...]
-    norm: Float[Array, ""]  # of the last gradient
-    mixed_partial: Callable[[PyTree, Array | None], PyTree] | None = None  # of the only step, by what it kept
+    norm: Float[Array, ""]  # norm of the last gradient
+    mixed_partial: Callable[[PyTree, Array | None], PyTree] | None = None  # K = 1, from saved residuals
 
 
 @dataclass(frozen=True)
 class Gate:
-    """Runs a phase behind ``lax.cond``: zeros where it is not wanted, nan where the inner loss is not finite.
+    """Runs a phase inside ``lax.cond``. Gives zeros if ``do_meta`` is false, and nan if the inner loss is not finite.
 
-    Buffers of two phases then cannot live at the same time. The predicate depends on data: it is not folded away.
+    This keeps the buffers of two phases from being live at the same time. The predicate depends on data, so the
+    compiler cannot fold it away.
     """
 
     do_meta: bool | Bool[Array, ""]
     loss: Float[Array, ""]
 
     def run(self, phase: Callable[[], Any]) -> Any:
-        """The phase's value, or a fill of its shapes and dtypes."""
+        """The phase's value, or zeros or nan of the same shapes and dtypes."""
         shapes = jax.eval_shape(phase)
 
         def fill() -> Any:
@@ -111,7 +112,7 @@ def mixed(
     wants_start: bool,
     checkpoints: int | Literal["gradients"] | None,
 ) -> Found:
-    """Inner update, outer gradient, backward pass: each its own phase."""
+    """Runs the inner update, the outer gradient and the backward pass, each as a separate phase."""
     unroll = leading(data.inner_batch)
     if checkpoints is None:
         checkpoints = default_checkpoints(problem, start, phi, data)
@@ -126,20 +127,20 @@ def mixed(
         given = state_leaves(end_gradient.opt_state, start.opt_state)
         state_adjoint = given if state_adjoint is None else add(state_adjoint, given)
     if forward.signals is not None and unroll == 1 and state_adjoint is None and not wants_start:
-        # Phases of their own: g and v need not outlive the optimizer's.
+        # These are separate phases, so that g and v are freed after the phase of the optimizer's vjp.
         signal, (batch, key) = at(0, forward.signals), data.step(0)
         u, by_loss = gate.run(lambda: problem.gradient_adjoint(start, signal, adjoint))
         again = functools.partial(problem.mixed_partial, start.params, phi, batch, key)
         hypergradient = gate.run(lambda: (forward.mixed_partial or again)(u, by_loss))
         before = None
     else:
-        if state_adjoint is None:  # nothing reads the state after the last step
+        if state_adjoint is None:  # the outer loss does not depend on the state after the last step
             state_adjoint = jax.tree.map(jnp.zeros_like, floating_leaves(start.opt_state)[0])
         carried = Adjoint(adjoint, state_adjoint, jax.tree.map(jnp.zeros_like, phi))
         hypergradient, before = _backward(problem, start, phi, data, forward, plan, carried, gate, wants_start)
     end = forward.end
     if do_meta is not False and forward.signals is not None:
-        # Made anew, so that no phase has to hold theta_K and s_K beside theta, s and its own work.
+        # Recomputed, so that no phase has to hold theta_K and s_K in addition to theta, s and its own buffers.
         end = problem.replay(start, forward.signals, unroll, until=tree_norm(hypergradient))
     return Found(
         end, hypergradient, forward.loss, outer_loss, forward.aux, outer_aux, forward.norm, v, before
@@ -147,7 +148,10 @@ def mixed(
 
 
 def default_checkpoints(problem: Problem, start: Point, phi: PyTree, data: Data) -> int | Literal["gradients"]:
-    """``"gradients"`` where K of them are small: at most as large as what reverse mode keeps of a micro-batch."""
+    """``"gradients"`` if K <= 4 or if K gradients take at most the bytes of one micro-batch's residuals.
+
+    Otherwise the number of points of ``default_slots``.
+    """
     unroll = leading(data.inner_batch)
     tree = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(start.params))
     if unroll <= STORE_ALL or unroll * tree <= problem.residual_bytes(start.params, phi, *data.step(0)):
@@ -156,7 +160,7 @@ def default_checkpoints(problem: Problem, start: Point, phi: PyTree, data: Data)
 
 
 def run_forward(problem: Problem, start: Point, phi: PyTree, data: Data, plan: Schedule | None) -> Forward:
-    """K inner steps. Stores all signals, or points by the plan."""
+    """Runs K inner steps and stores all signals, or the points that the plan selects."""
     unroll = leading(data.inner_batch)
 
     def one(point: Point, step_data: tuple[PyTree, Any]) -> tuple[Point, Any]:
@@ -190,7 +194,7 @@ def run_forward(problem: Problem, start: Point, phi: PyTree, data: Data, plan: S
 
 
 def _write(points: Point, slot: Array, point: Point) -> Point:
-    """The stored points with ``point`` in its slot; unchanged where the slot is NOWHERE."""
+    """The stored points with ``point`` written to its slot; unchanged if the slot is NOWHERE."""
 
     def one(stored: Array, leaf: Array) -> Array:
         if not len(stored):
@@ -203,7 +207,7 @@ def _write(points: Point, slot: Array, point: Point) -> Point:
 
 
 def end_maker(problem: Problem, start: Point, forward: Forward) -> Callable[[], Point]:
-    """Gives (theta_K, s_K): made anew from the signals where those are stored."""
+    """Returns a function that gives (theta_K, s_K). If signals are stored, it recomputes the point from them."""
     signals = forward.signals
     if signals is None:
         return lambda: forward.end
@@ -211,7 +215,12 @@ def end_maker(problem: Problem, start: Point, forward: Forward) -> Callable[[], 
 
 
 def outer_phase(problem: Problem, end: Point, data: Data) -> tuple[Array, PyTree, PyTree, list[Array] | None]:
-    """(loss, aux, v = d L_out / d theta_K, and by the state's floating leaves where the evaluation reads them)."""
+    """The outer loss and its gradient.
+
+    Returns:
+      (loss, aux, v = d L_out / d theta_K, gradient with respect to the state's floating leaves). The last is None if
+      the problem has no ``evaluation_params``.
+    """
     if problem.evaluation_params is None:
         return *problem.outer_gradient(end.params, data.outer_batch, data.outer_key), None
     leaves, rebuild = floating_leaves(end.opt_state)
@@ -232,7 +241,7 @@ def _backward(
     gate: Gate,
     wants_start: bool,
 ) -> tuple[PyTree, Point | None]:
-    """The adjoint pass from (theta_K, s_K): down to step 1, and then step 0."""
+    """Carries the adjoint from (theta_K, s_K) back through steps K - 1, ..., 1 and then through step 0."""
 
     def with_signals(signals: Signal) -> Adjoint:
         def body(adjoint: Adjoint, index: Array) -> tuple[Adjoint, None]:
@@ -288,7 +297,7 @@ def _backward(
         if wants_start:
             before = problem.pull_back(start, signal, phi, batch, key, carried)
             return before.phi, Point(before.params, state_cotangent(start.opt_state, before.state))
-        # No derivative goes further back: the forward-mode pass suffices.
+        # No derivative is needed before this step, so the forward-mode pass is enough.
         _, _, u, by_loss = problem.step_adjoint(start, signal, carried.params, carried.state)
         return add(carried.phi, problem.mixed_partial(start.params, phi, batch, key, u, by_loss)), None
 
@@ -296,7 +305,7 @@ def _backward(
 
 
 def state_cotangent(opt_state: PyTree, floating: list[Array]) -> PyTree:
-    """Cotangents in the form of the state: zeros in the place of its integer leaves, keys as they are."""
+    """Cotangents with the structure of the state: zeros for integer leaves; keys are unchanged."""
 
     def still(leaf: Array) -> Array:
         return leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.extended) else jnp.zeros_like(leaf)
@@ -305,7 +314,7 @@ def state_cotangent(opt_state: PyTree, floating: list[Array]) -> PyTree:
 
 
 def state_leaves(cotangent: PyTree, opt_state: PyTree) -> list[Array]:
-    """The inverse of ``state_cotangent``: the leaves that stand for floating leaves of the state."""
+    """The inverse of ``state_cotangent``: the leaves that correspond to floating leaves of the state."""
     pairs = zip(jax.tree.leaves(cotangent), jax.tree.leaves(opt_state), strict=True)
     return [jnp.asarray(leaf, like.dtype) for leaf, like in pairs if jnp.issubdtype(like.dtype, jnp.inexact)]
 
@@ -322,7 +331,7 @@ def reverse(
     end_gradient: Point | None,
     wants_start: bool,
 ) -> Found:
-    """``jax.grad`` through everything: the definition, and the reference of the tests."""
+    """``jax.grad`` through all steps. This is the definition of the hypergradient and the reference in the tests."""
     leaves, rebuild = floating_leaves(start.opt_state)
 
     def run(phi: PyTree, params: PyTree, leaves: list[Array]) -> tuple[Point, tuple[Array, PyTree, Array]]:
@@ -338,7 +347,7 @@ def reverse(
 
     def objective(phi: PyTree, shift: PyTree, params: PyTree, leaves: list[Array]) -> tuple[Array, Any]:
         end, inner = run(phi, params, leaves)
-        where = add(end.params, shift)  # the gradient by shift is v
+        where = add(end.params, shift)  # the gradient with respect to shift is v
         read = where if problem.evaluation_params is None else problem.evaluation_params(end.opt_state, where)
         loss, aux = problem.outer_value(read, data.outer_batch, data.outer_key)
         total = loss

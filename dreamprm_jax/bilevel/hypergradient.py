@@ -1,9 +1,9 @@
-"""Hypergradients through K optimizer steps: the public function, its result and its checks.
+"""Hypergradients through K optimizer steps: the public function, its result type and its argument checks.
 
-The bi-level problem, in the names used here:
+Notation of the bi-level problem:
 
-    inner update   theta_{k+1}, s_{k+1} = step(theta_k, s_k, g_k),   g_k = grad_theta L_in(theta_k, phi, batch_k)
-    wanted         d L_out(theta_K(phi)) / d phi,  and optionally  d L_out / d (theta_0, s_0)
+    inner update    theta_{k+1}, s_{k+1} = step(theta_k, s_k, g_k),   g_k = grad_theta L_in(theta_k, phi, batch_k)
+    hypergradient   d L_out(theta_K(phi)) / d phi,  and optionally  d L_out / d (theta_0, s_0)
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ EXACT: tuple[Method, ...] = ("mixed", "reverse")
 
 
 class Norms(NamedTuple):
-    """Euclidean norms over whole trees; those of the meta phases are 0 where ``do_meta`` is false."""
+    """Euclidean norms over whole pytrees. The last two are 0 if ``do_meta`` is false."""
 
-    inner_gradient: Float[Array, ""]  # of the last inner step
+    inner_gradient: Float[Array, ""]  # the gradient of the last inner step
     outer_gradient: Float[Array, ""]  # v = d L_out / d theta_K
     hypergradient: Float[Array, ""]
 
 
 class MetaGradientResult(NamedTuple):
-    """The updated inner problem and, where ``do_meta`` is true, the hypergradient."""
+    """The updated inner parameters and optimizer state and, if ``do_meta`` is true, the hypergradient."""
 
     params: PyTree  # theta_K
     opt_state: PyTree
-    hypergradient: PyTree  # like meta_params; zeros where do_meta is false, nan if the inner loss is not finite
-    inner_loss: Float[Array, ""]  # mean over the K steps, each before its update
-    outer_loss: Float[Array, ""]  # at theta_K; 0 where do_meta is false
-    inner_aux: PyTree  # of inner_loss, leading axes [K, M]; None without has_aux
-    outer_aux: PyTree  # of outer_loss, leading axis [M]; zeros where do_meta is false
+    hypergradient: PyTree  # like meta_params; zeros if do_meta is false, nan if the inner loss is not finite
+    inner_loss: Float[Array, ""]  # mean over the K steps; each loss is computed before the step's update
+    outer_loss: Float[Array, ""]  # at theta_K; 0 if do_meta is false
+    inner_aux: PyTree  # aux of the inner loss with leading axes [K, M]; None without has_aux
+    outer_aux: PyTree  # aux of the outer loss with leading axis [M]; zeros if do_meta is false
     norms: Norms
-    start_gradient: Point | None = None  # d L_out / d (theta_0, s_0); integer leaves of s_0 get zeros
-    solution: PyTree | None = None  # of method="implicit": the linear system's solution, to start the next call from
+    start_gradient: Point | None = None  # d L_out / d (theta_0, s_0); zeros for integer leaves of s_0
+    solution: PyTree | None = None  # method="implicit": solution of the linear system, to warm-start the next call
 
 
 class MetaGradient(Protocol):
-    """The callable that ``make_meta_gradient`` returns. Pure; wrap it in ``jax.jit``."""
+    """The callable that ``make_meta_gradient`` returns. It is pure; wrap it in ``jax.jit``."""
 
     def __call__(
         self,
@@ -71,26 +71,27 @@ class MetaGradient(Protocol):
         """Runs K inner updates and differentiates the outer loss through them.
 
         Args:
-          params: theta, every leaf floating; the leaves that the optimizer trains.
-          opt_state: of ``optimizer.init(params)`` or later.
-          meta_params: phi, every leaf floating.
-          inner_batch: leaves [K, M, B, ...]: K inner steps, each the mean of M micro-batches (``stack_batches``). A
-            step's loss is the loss of its whole batch where the loss is a mean over equally many examples.
+          params: theta, the leaves that the optimizer trains. Every leaf must be floating.
+          opt_state: the state from ``optimizer.init(params)`` or from a previous call.
+          meta_params: phi. Every leaf must be floating.
+          inner_batch: leaves [K, M, B, ...], the data of K inner steps of M micro-batches each (``stack_batches``). A
+            step's loss is the mean over its micro-batches. It equals the loss of the whole batch if the loss is a mean
+            over the examples.
           outer_batch: leaves [M, B, ...] (``split_batch``). M may differ from that of ``inner_batch``.
-          do_meta: if false, only the inner updates run. A traced value costs one compilation for both cases.
-          rng: key for losses with ``has_rng``. Each inner step and micro-batch gets one key, which every phase that
-            differentiates that step uses again; the outer loss gets its own.
-          frozen: the other part of ``partition``; the losses then see ``merge(params, frozen)``.
-          end_gradient: cotangents of (theta_K, s_K) to add to those of the outer loss, for instance the
-            ``start_gradient`` of the window of steps that follows. Exact methods only.
-          solution: where the solver of ``implicit`` starts, usually ``solution`` of the previous call.
+          do_meta: if false, only the inner updates run. If it is traced, one compilation serves both cases.
+          rng: key for losses with ``has_rng``. Each inner step and micro-batch gets its own key, and every phase that
+            differentiates the step uses the same key. The outer loss gets a separate key.
+          frozen: the frozen part from ``partition``. The losses are then called with ``merge(params, frozen)``.
+          end_gradient: cotangents of (theta_K, s_K) to add to those of the outer loss, for example the
+            ``start_gradient`` of the next window of steps. Exact methods only.
+          solution: initial guess for the solver of ``implicit``, usually ``solution`` of the previous call.
 
         Returns:
-          MetaGradientResult.
+          The ``MetaGradientResult``.
 
         Raises:
-          ValueError: on a leaf that is not floating, a batch whose axes do not fit, a missing key, an argument that
-            the method does not use, or an optimizer that the method cannot differentiate.
+          ValueError: if a leaf is not floating, a batch has the wrong axes, a key is missing, the method does not use
+            an argument, or the method cannot differentiate the optimizer.
         """
         ...
 
@@ -115,36 +116,39 @@ def make_meta_gradient(
     Args:
       inner_loss: (params, meta_params, batch[, rng]) -> scalar, or (scalar, aux).
       outer_loss: (params, batch[, rng]) -> scalar, or (scalar, aux).
-      optimizer: an optax transformation. Extra arguments ``value`` and ``grad`` are passed where it takes them, and
-        differentiated; ``value_fn`` and ``obj_fn`` by every method but ``mixed``. docs/bilevel.md lists all of optax.
-      method: ``mixed``: exact, in the memory of a plain step (MixFlow-MG, arXiv 2505.00793). ``reverse``: exact,
-        ``jax.grad`` through the unrolled steps: the reference. The others are approximations at theta_K on the last
-        inner batch: ``finite_difference`` (betty-ml's ``darts``), its limit ``first_order``, ``sama`` (arXiv
-        2310.05674) and ``implicit`` (arXiv 1911.02590), which is exact where theta_K minimizes the inner loss.
-      has_aux: both losses return (scalar, aux).
-      has_rng: both losses take a key as their last argument.
-      tangent_loss: the inner loss for the forward-mode passes, equal to ``inner_loss`` in value. Set it where
+      optimizer: an optax transformation. If it takes the extra arguments ``value`` and ``grad``, they are passed and
+        differentiated. Every method except ``mixed`` also passes ``value_fn`` and ``obj_fn``. docs/bilevel.md lists
+        all optimizers of optax.
+      method: ``mixed`` is exact and needs the memory of a plain step (MixFlow-MG, arXiv 2505.00793). ``reverse`` is
+        exact; it is ``jax.grad`` through the unrolled steps and serves as the reference. The other methods are
+        approximations at theta_K on the last inner batch: ``finite_difference`` (betty-ml's ``darts``), its limit
+        ``first_order``, ``sama`` (arXiv 2310.05674) and ``implicit`` (arXiv 1911.02590). ``implicit`` is exact if
+        theta_K minimizes the inner loss.
+      has_aux: whether both losses return (scalar, aux).
+      has_rng: whether both losses take a key as their last argument.
+      tangent_loss: the inner loss for the forward-mode passes, with the same value as ``inner_loss``. Set it if
         ``inner_loss`` uses kernels with a ``custom_vjp``, which have no forward mode.
-      reuse_forward: the tangent pass reads the activations that the inner gradient kept, instead of a forward pass of
-        its own. That saves a third of a plain step, or half of one with frozen weights, and keeps the activations
-        during the outer gradient. Of ``mixed`` with K = 1 and one inner micro-batch; ``tangent_loss`` is not used, and
-        ``inner_loss`` must have a forward mode.
-      start_gradient: also return the cotangents of ``(params, opt_state)``. Exact methods only.
-      checkpoints: of ``mixed``: how many points (theta_k, s_k) are stored besides the start. The inner steps between
-        them are taken again in the backward pass, by the schedule that takes the fewest (``bilevel.checkpoints``).
-        ``"gradients"`` stores every gradient instead: one parameter tree a step, and no inner step is taken twice. It
-        is the default up to K = 4, and where K trees are smaller than the activations of one micro-batch (LoRA).
-        Otherwise the default is the fewest points with which at most 3 K steps are taken: 2 for K = 8, 5 for 32, 13
-        for 128.
-      evaluation_params: (opt_state, params) -> the params of the outer loss, such as
+      reuse_forward: whether the tangent pass reuses the activations of the inner gradient instead of running its own
+        forward pass. This saves a third of a plain step, or half of one with frozen weights, but keeps the activations
+        in memory during the outer gradient. Only for ``mixed`` with K = 1 and one inner micro-batch. ``tangent_loss``
+        is then unused, and ``inner_loss`` must have a forward mode.
+      start_gradient: whether to return the cotangents of ``(params, opt_state)`` as well. Exact methods only.
+      checkpoints: only for ``mixed``: how many points (theta_k, s_k) to store besides the start. The backward pass
+        recomputes the inner steps between them, using the schedule with the fewest steps (``bilevel.checkpoints``).
+        ``"gradients"`` stores every gradient instead, which takes one parameter tree per step and recomputes no inner
+        step. It is the default if K <= 4 or if K such trees are smaller than the activations of one micro-batch
+        (LoRA). Otherwise the default is the smallest number of points for which at most 3 K steps are run: 2 for
+        K = 8, 5 for K = 32, 13 for K = 128.
+      evaluation_params: (opt_state, params) -> the parameters to pass to the outer loss, such as
         ``optax.contrib.schedule_free_eval_params``.
-      solver: of ``implicit``; ``CG()`` by default.
+      solver: the linear solver of ``implicit``; ``CG()`` by default.
 
     Returns:
       A ``MetaGradient``.
 
     Raises:
-      ValueError: on an unknown method, an option that the method does not have, or an optimizer that is none.
+      ValueError: if the method is unknown, the method does not support an option, or ``optimizer`` is not an optax
+        transformation.
     """
     if method not in METHODS:
         raise ValueError(f"method={method!r}: must be one of {', '.join(METHODS)}")
@@ -189,7 +193,7 @@ def make_meta_gradient(
             raise ValueError(f"end_gradient with method={method!r}: only {' and '.join(EXACT)} use it")
         if solution is not None and method != "implicit":
             raise ValueError(f"solution with method={method!r}: only method='implicit' uses it")
-        # NumPy arrays and Python numbers too: the methods index by traced numbers.
+        # Convert NumPy arrays and Python numbers, because the methods index the leaves with traced numbers.
         params, opt_state, meta_params, inner_batch, outer_batch, frozen = jax.tree.map(
             jnp.asarray, (params, opt_state, meta_params, inner_batch, outer_batch, frozen)
         )
@@ -228,7 +232,7 @@ def make_meta_gradient(
 
 
 def check_floating(tree: PyTree, name: str) -> None:
-    """Raises ValueError at the first leaf that is not floating."""
+    """Raises ValueError for the first leaf that is not floating."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
             raise ValueError(
@@ -238,7 +242,7 @@ def check_floating(tree: PyTree, name: str) -> None:
 
 
 def check_batch(batch: PyTree, name: str, axes: tuple[str, ...]) -> tuple[int, ...]:
-    """The sizes of all axes but the last of ``axes``, which every leaf must share."""
+    """Returns the sizes of all axes in ``axes`` except the last. Raises ValueError if the leaves do not share them."""
     leading: tuple[int, ...] | None = None
     for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
         shape = jnp.shape(leaf)

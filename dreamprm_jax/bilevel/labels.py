@@ -1,8 +1,8 @@
-"""What phi is: parametrisations of the training targets and weights as small pure objects.
+"""The choices of phi: parameterizations of the training targets and weights as small pure objects.
 
-``LabelTable`` and ``WeightTable`` hold one number a step, ``corrector_net.CorrectorNet`` a network for all steps.
-A parametrisation answers three questions: where phi starts, which (target, weight) it gives a batch of steps, and which
-label it gives every step. Losses then read ``mean(w * bce(logit, t))``.
+``LabelTable`` and ``WeightTable`` hold one number per step. ``corrector_net.CorrectorNet`` is a network shared by all
+steps. A parameterization defines the initial phi, the (target, weight) of each step in a batch, and the corrected label
+of every step. The loss is then ``mean(w * bce(logit, t))``.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ DEFAULT_FLOOR = 0.02
 
 
 class Parametrisation(Protocol):
-    """Label-side parameters phi of n training steps."""
+    """Label-side parameters phi for n training steps."""
 
     @property
     def is_table(self) -> bool:
-        """Whether every leaf of phi has one row a step: a row then moves only when its step was in the batch."""
+        """Whether every leaf of phi has one row per step. Such a row is updated only if its step was in the batch."""
         ...
 
     def init(self, raw_labels: Float[Array, " n"]) -> PyTree:
-        """phi at the start, from the Monte-Carlo estimates in [0, 1]."""
+        """The initial phi for the Monte Carlo estimates in [0, 1]."""
         ...
 
     def targets_and_weights(
@@ -39,7 +39,7 @@ class Parametrisation(Protocol):
     ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch"]]:
         """Targets in (0, 1) and weights >= 0 of the steps at ``indices``, whose raw labels are ``raw``.
 
-        Indices of padding may be any valid index; the caller masks them out of the loss.
+        Padding may use any valid index; the caller masks it out of the loss.
         """
         ...
 
@@ -48,23 +48,23 @@ class Parametrisation(Protocol):
         ...
 
     def project(self, phi: PyTree) -> PyTree:
-        """phi moved back into its domain: to be called after each outer step."""
+        """Projects phi back into its domain. Call it after each outer step."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class LabelTable:
-    """t_i = sigmoid(phi_i), w_i = 1: the labels themselves are learned (DreamPRM-Code, arXiv 2512.15000)."""
+    """t_i = sigmoid(phi_i), w_i = 1: learns the labels themselves (DreamPRM-Code, arXiv 2512.15000)."""
 
     floor: float = DEFAULT_FLOOR
-    start: Float[Array, " n"] | None = None  # labels to start at instead of the raw ones, such as an EM's estimates
+    start: Float[Array, " n"] | None = None  # initial labels instead of the raw ones, such as estimates from EM
     is_table: ClassVar[bool] = True
 
     def init(self, raw_labels: Float[Array, " n"]) -> Float[Array, " n"]:
-        """logit of the starting labels clipped to [floor, 1 - floor]; float32[n].
+        """The logits of the initial labels after clipping to [floor, 1 - floor]; float32[n].
 
         Raises:
-          ValueError: when ``start`` and the raw labels differ in length, or a starting label is not in [0, 1].
+          ValueError: if ``start`` and the raw labels differ in length, or if an initial label is not in [0, 1].
         """
         labels = np.asarray(raw_labels if self.start is None else self.start, np.float32)
         if labels.shape != jnp.shape(raw_labels):
@@ -86,13 +86,16 @@ class LabelTable:
         return jax.nn.sigmoid(phi)
 
     def project(self, phi: Float[Array, " n"]) -> Float[Array, " n"]:
-        """phi: every logit is allowed."""
+        """phi unchanged: every logit is valid."""
         return phi
 
 
 @dataclass(frozen=True)
 class WeightTable:
-    """t_i = raw label, w_i = clip(phi_i, 0, 2) from 1: the released code of DreamPRM-Code, and DreamPRM-1.5's table."""
+    """t_i = raw label, w_i = clip(phi_i, 0, maximum), with phi_i = 1 at the start.
+
+    The released code of DreamPRM-Code and the table of DreamPRM-1.5 use this form.
+    """
 
     maximum: float = 2.0
     is_table: ClassVar[bool] = True
@@ -108,9 +111,9 @@ class WeightTable:
         return raw, jnp.clip(phi[indices], 0.0, self.maximum)
 
     def labels(self, phi: Float[Array, " n"], raw_labels: Float[Array, " n"]) -> Float[Array, " n"]:
-        """The raw labels: a weight changes how much a label counts, not the label."""
+        """The raw labels, because a weight changes how much a label counts and not the label itself."""
         return jnp.asarray(raw_labels)
 
     def project(self, phi: Float[Array, " n"]) -> Float[Array, " n"]:
-        """phi clipped to [0, maximum]; outside, the derivative of the clip is 0 and a weight could never return."""
+        """phi clipped to [0, maximum]. Outside, the clip has derivative 0, and a weight could never return."""
         return jnp.clip(phi, 0.0, self.maximum)

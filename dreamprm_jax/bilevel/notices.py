@@ -1,4 +1,4 @@
-"""Warnings about optimizers whose derivative is zero or nan by nature, found by trying them once on a tiny problem."""
+"""Warnings about optimizers whose derivative is always zero or nan, found by a trial run on a tiny problem."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ TRIED_STEPS = 12
 
 
 class HypergradientWarning(UserWarning):
-    """The hypergradient through this optimizer is zero or nan, whatever the losses are."""
+    """The hypergradient through this optimizer is zero or nan for any losses."""
 
 
 def warn_about(optimizer: optax.GradientTransformation, params: PyTree) -> None:
-    """Warns when no derivative passes through the optimizer's update.
+    """Warns if no derivative passes through the optimizer's update.
 
-    The optimizer is tried on parameters of the same tree, each axis cut to two. An optimizer that does not accept those
-    (it needs the loss, or certain shapes) is not judged.
+    The optimizer is tried on parameters of the same structure, with every axis cut to size two. If it does not accept
+    them, for example because it needs the loss or certain shapes, there is no warning.
     """
     leaves, treedef = jax.tree.flatten(params)
     try:
@@ -43,7 +43,7 @@ def warn_about(optimizer: optax.GradientTransformation, params: PyTree) -> None:
 
 
 def derivative_by_nature(optimizer: optax.GradientTransformation, params: PyTree) -> str | None:
-    """What is wrong with d update / d gradient at generic non-zero gradients; None where nothing is."""
+    """Describes what is wrong with d update / d gradient at generic nonzero gradients. Returns None if nothing is."""
     state = jax.jit(optimizer.init)(params)
     generic = jax.tree.map(lambda leaf: _generic(leaf.shape, leaf.dtype), params)
 
@@ -56,14 +56,15 @@ def derivative_by_nature(optimizer: optax.GradientTransformation, params: PyTree
 
         updates, pull, state = jax.vjp(update, gradients, has_aux=True)
         slope = pull(jax.tree.map(_ones, updates))[0]
-        # By a state that the next step reads, a gradient may act later; signs and constants never do.
+        # A zero slope is a fault only if the update changes with the sign of the gradient. Otherwise the gradient may
+        # act later, through the state that the next step reads.
         reversed_updates = update(jax.tree.map(jnp.negative, gradients))[0]
         moves = sum((jnp.sum(jnp.abs(a - b)) for a, b in _pairs(updates, reversed_updates)), start=jnp.zeros(()))
         size = sum((jnp.sum(jnp.abs(leaf)) for leaf in jax.tree.leaves(slope)), start=jnp.zeros(()))
         return Point(optax.apply_updates(point.params, updates), state), size, moves, jnp.isfinite(size)
 
     point, sizes, moves, finite = Point(params, state), [], [], []
-    for step in range(TRIED_STEPS):  # quasi-Newton methods divide by the change of the gradient
+    for step in range(TRIED_STEPS):  # several steps, because quasi-Newton methods divide by the change of the gradient
         point, size, moved, good = tried(point, 1 + 0.1 * math.sin(1.0 + step))
         sizes.append(float(size))
         moves.append(float(moved))
@@ -91,7 +92,7 @@ def _finding(optimizer: optax.GradientTransformation, treedef: Any, shapes: tupl
         return derivative_by_nature(optimizer, jax.tree.map(jnp.asarray, jax.tree.unflatten(treedef, leaves)))
 
 
-# By NumPy, as many small operations on a device take longer than the rest of the trial.
+# These use NumPy, because many small operations on a device would take longer than the rest of the trial.
 def _generic(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     return (0.3 * np.sin(1.0 + 2.3 * np.arange(math.prod(shape)))).reshape(shape).astype(dtype)
 

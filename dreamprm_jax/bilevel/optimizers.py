@@ -1,7 +1,7 @@
 """Optimizers for the two levels.
 
-Inner level: Adam and clipping whose derivatives exist everywhere, also where a gradient is exactly zero. Outer level:
-Adam for tables, whose rows move only when they were in the batch.
+Inner level: Adam and gradient clipping with derivatives that exist everywhere, also at gradients of exactly zero. Outer
+level: Adam for tables, which updates a row only if it was in the batch.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 def scale_by_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> optax.GradientTransformation:
     """optax.scale_by_adam with a finite derivative at zero gradients.
 
-    The update m / (sqrt(v) + eps) has a derivative at m = v = 0, where the chain rule meets sqrt'(0) = inf and gives
-    nan: in rows of an embedding that no batch has used yet, in LoRA's A while B is still zero. Updates and state are
-    those of optax, whose remedy ``eps_root`` changes the update (it halves the slope at eps_root = eps^2).
+    The update m / (sqrt(v) + eps) has a derivative at m = v = 0, but the chain rule multiplies by sqrt'(0) = inf and
+    gives nan. This happens in embedding rows that no batch has used yet, and in LoRA's A while B is still zero. Updates
+    and state equal those of optax. The remedy of optax, ``eps_root``, changes the update: it halves the slope at
+    eps_root = eps^2.
 
     Raises:
-      ValueError: when eps is not positive.
+      ValueError: if eps is not positive.
     """
     if eps <= 0:
         raise ValueError(f"eps={eps}: must be positive, or the update has no derivative at zero gradients")
@@ -60,7 +61,7 @@ def adamw(
     eps: float = 1e-8,
     weight_decay: float = 1e-4,
 ) -> optax.GradientTransformation:
-    """optax.adamw, defaults included, with a finite derivative at zero gradients."""
+    """``optax.adamw``, with the same defaults and a finite derivative at zero gradients."""
     return optax.chain(
         scale_by_adam(b1, b2, eps),
         optax.add_decayed_weights(weight_decay),
@@ -69,13 +70,13 @@ def adamw(
 
 
 def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
-    """optax.clip_by_global_norm with a finite derivative where the whole gradient is zero."""
+    """``optax.clip_by_global_norm`` with a finite derivative if the whole gradient is zero."""
 
     def update(
         updates: PyTree, state: optax.EmptyState, params: PyTree | None = None
     ) -> tuple[PyTree, optax.EmptyState]:
         squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(updates)]
-        # max(norm, max_norm) is constant below max_norm: no derivative flows to the square root of zero.
+        # max(norm, max_norm) is constant below max_norm, so no derivative reaches the square root of zero.
         scale = max_norm / jnp.sqrt(jnp.maximum(sum(squares, start=jnp.zeros(())), max_norm**2))
         return jax.tree.map(lambda leaf: leaf * scale.astype(leaf.dtype), updates), state
 
@@ -83,11 +84,11 @@ def clip_by_global_norm(max_norm: float) -> optax.GradientTransformation:
 
 
 def _adam_direction(b1: float, b2: float, eps: float) -> Callable[..., Array]:
-    """(g, m, v, c1, c2) -> m' / c1 / (sqrt(v' / c2) + eps), m' and v' being the moments after g.
+    """(g, m, v, c1, c2) -> m' / c1 / (sqrt(v' / c2) + eps), where m' and v' are the moments after g.
 
-    Its derivative is given in closed form: one factor a gradient, from g, m and v alone. The compiler can then work it
-    out where it is used; by the chain rule it would keep the square root, the quotient and their like, each as large as
-    the parameters, all through the hypergradient's optimizer phase.
+    The derivative is given in closed form, as one elementwise factor per input, computed from g, m and v alone. The
+    compiler can then compute it where it is used. With the chain rule it would keep the square root, the quotient and
+    other values, each as large as the parameters, during the whole optimizer phase of the hypergradient.
     """
 
     def parts(gradient: Array, m: Array, v: Array, c1: Array, c2: Array) -> tuple[Array, Array, Array]:
@@ -102,7 +103,7 @@ def _adam_direction(b1: float, b2: float, eps: float) -> Callable[..., Array]:
     def derivative(primals: tuple[Array, ...], tangents: tuple[Array, ...]) -> tuple[Array, Array]:
         gradient, _, _, c1, c2 = primals
         value, denominator, root = parts(*primals)
-        # d root / d v' = 1 / (2 c2 root). At v' = 0 the true slope is that of m' alone.
+        # d root / d v' = 1 / (2 c2 root). At v' = 0 only m' contributes to the true slope.
         halved = jnp.where(root > 0, 0.5 / (c2 * jnp.where(root > 0, root, 1.0)), 0.0)
         by_gradient = ((1 - b1) / c1 - value * halved * 2 * (1 - b2) * gradient) / denominator
         by_m, by_v = b1 / c1 / denominator, -value * halved * b2 / denominator
@@ -112,7 +113,7 @@ def _adam_direction(b1: float, b2: float, eps: float) -> Callable[..., Array]:
 
 
 class LazyAdamState(NamedTuple):
-    """Adam's moments with one step count per row, so that bias correction counts the row's own updates."""
+    """Adam's moments with one step count per row, so that bias correction uses the row's own number of updates."""
 
     count: PyTree  # int32[n] for a leaf [n, ...]
     mu: PyTree
@@ -122,7 +123,7 @@ class LazyAdamState(NamedTuple):
 def touched_rows(
     indices: Int[Array, "*batch"], size: int, valid: Bool[Array, "*batch"] | None = None
 ) -> Bool[Array, " size"]:
-    """Which of ``size`` table rows occur among the valid indices of a batch."""
+    """Which of ``size`` table rows occur among the valid indices of a batch; bool[size]."""
     targets = indices if valid is None else jnp.where(valid, indices, size)
     return jnp.zeros(size, bool).at[targets.reshape(-1)].set(True, mode="drop")
 
@@ -134,14 +135,14 @@ def lazy_adam(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
-    """Adam(W) for tables: a row, its moments and its decay move only when the row was in the batch.
+    """Adam(W) for tables: a row and its moments are updated, and the row is decayed, only if it was in the batch.
 
-    With dense Adam (arXiv 1412.6980) a row drifts on its old momentum through all the batches it is not in, and its
-    second moment is diluted by zeros. ``update`` takes the extra argument ``touched``: bool[n] of ``touched_rows``.
-    Every leaf of the parameters must have n rows. A schedule is read at each row's own count.
+    With dense Adam (arXiv 1412.6980) a row keeps drifting on its old momentum through all batches that do not contain
+    it, and zeros dilute its second moment. ``update`` takes the extra argument ``touched``, the bool[n] from
+    ``touched_rows``. Every leaf of the parameters must have n rows. A schedule is evaluated at each row's own count.
 
     Raises:
-      ValueError: from ``update`` without params or with a leaf of another row count than ``touched``.
+      ValueError: from ``update``, if params is None or if a leaf and ``touched`` differ in their number of rows.
     """
 
     def init(params: PyTree) -> LazyAdamState:
@@ -162,7 +163,7 @@ def lazy_adam(
             count = count + touched
             mu = jnp.where(mask, b1 * mu + (1 - b1) * gradient, mu)
             nu = jnp.where(mask, b2 * nu + (1 - b2) * jnp.square(gradient), nu)
-            # A row that was never touched has count 0: its (masked) correction must not divide by zero.
+            # A row that was never touched has count 0; its (masked) bias correction must not divide by zero.
             power = jnp.maximum(count, 1)[columns].astype(mu.dtype)
             direction = (mu / (1 - b1**power)) / (jnp.sqrt(nu / (1 - b2**power)) + eps)
             rate = learning_rate(power - 1) if callable(learning_rate) else learning_rate

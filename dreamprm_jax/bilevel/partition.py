@@ -1,4 +1,4 @@
-"""Cutting pytrees: trainable from frozen leaves, batches into micro-batches."""
+"""Splitting pytrees: trainable and frozen leaves, and batches into micro-batches."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def partition(tree: PyTree, is_trainable: Callable[[tuple[str, ...], Any], bool]
       is_trainable: called with a leaf's path (key names) and the leaf.
 
     Returns:
-      (trainable, frozen): trees of the same form, with None where the other holds the leaf. None is an empty pytree to
-      JAX, so either part can go to an optimizer as it is. ``merge`` undoes the split.
+      (trainable, frozen): trees of the same structure. Each has None at the leaves that the other holds. JAX treats
+      None as an empty pytree, so either part can be passed to an optimizer unchanged. ``merge`` undoes the split.
     """
 
     def pick(wanted: bool) -> PyTree:
@@ -32,10 +32,10 @@ def partition(tree: PyTree, is_trainable: Callable[[tuple[str, ...], Any], bool]
 
 
 def merge(trainable: PyTree, frozen: PyTree) -> PyTree:
-    """Puts the two parts of ``partition`` together again.
+    """Merges the two parts from ``partition``.
 
     Raises:
-      ValueError: when the trees differ in form, or both hold a leaf at one place.
+      ValueError: if the trees differ in structure, or if both hold a leaf at the same path.
     """
 
     def choose(path: tuple[Any, ...], ours: Any, theirs: Any) -> Any:
@@ -47,13 +47,13 @@ def merge(trainable: PyTree, frozen: PyTree) -> PyTree:
 
 
 def split_batch(batch: PyTree, count: int = 1) -> PyTree:
-    """Cuts every leaf [B, ...] into micro-batches [count, B / count, ...]: the form of an outer batch.
+    """Splits every leaf [B, ...] into micro-batches [count, B / count, ...], the layout of an outer batch.
 
-    Micro-batch j takes the rows j, j + count, j + 2 count, ...: with B sharded over devices, every device then holds an
-    equal share of each micro-batch and no row moves.
+    Micro-batch j takes the rows j, j + count, j + 2 count, ... If B is sharded over devices, every device therefore
+    holds an equal share of each micro-batch, and no rows move between devices.
 
     Raises:
-      ValueError: when ``count`` does not divide B.
+      ValueError: if ``count`` does not divide B.
     """
 
     def cut(leaf: Any) -> Any:
@@ -66,10 +66,10 @@ def split_batch(batch: PyTree, count: int = 1) -> PyTree:
 
 
 def stack_batches(batches: Iterable[PyTree], count: int = 1) -> PyTree:
-    """Stacks the batches of K inner steps, leaves [B, ...], to [K, count, B / count, ...]: the form of an inner batch.
+    """Stacks K batches with leaves [B, ...] to [K, count, B / count, ...], the layout of an inner batch.
 
     Raises:
-      ValueError: when ``count`` does not divide B, or there is no batch.
+      ValueError: if ``count`` does not divide B, or if there are no batches.
     """
     if not (cut := [split_batch(batch, count) for batch in batches]):
         raise ValueError("no batches: at least one inner step is needed")

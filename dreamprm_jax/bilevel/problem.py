@@ -1,6 +1,6 @@
-"""The inner and outer problem in one uniform form, with every derivative that a hypergradient is made of.
+"""The inner and outer problem in a uniform form, with all derivatives that the hypergradient methods use.
 
-Letters of axes: K inner steps, M micro-batches of a step, B rows of a micro-batch.
+Axis names: K inner steps, M micro-batches per step, B rows per micro-batch.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
 
 class Point(NamedTuple):
-    """Parameters and optimizer state of the inner problem; or their cotangents."""
+    """Parameters and optimizer state of the inner problem, or their cotangents."""
 
     params: PyTree
     opt_state: PyTree
 
 
 class Signal(NamedTuple):
-    """What one optimizer step reads: the gradient and, for optimizers that use it, the loss."""
+    """The inputs of one optimizer step: the gradient and, for optimizers that use it, the loss."""
 
     gradient: PyTree
     loss: Float[Array, ""]
 
 
 class Adjoint(NamedTuple):
-    """Cotangents carried backward: of theta, of the state's floating leaves, and the sum for phi so far."""
+    """Cotangents carried backward: of theta, of the state's floating leaves, and the running sum for phi."""
 
     params: PyTree
     state: list[Array]
@@ -62,16 +62,16 @@ class Data(NamedTuple):
 class Problem:
     """Both losses as (..., batch, key) -> (scalar, aux), the optimizer, and their derivatives.
 
-    Each derivative is linear in the loss. Accumulation is therefore one rule for all: the mean over micro-batches.
+    Every derivative is linear in the loss. Accumulation is therefore the same for all: the mean over micro-batches.
     """
 
     inner: Callable[..., Any]
-    tangent: Callable[..., Any]  # the inner loss as forward mode sees it
+    tangent: Callable[..., Any]  # the inner loss for forward-mode passes
     outer: Callable[..., Any]
     optimizer: optax.GradientTransformation
     reads_loss: bool = False  # whether the optimizer's update depends on the loss
-    evaluation_params: Callable[[PyTree, PyTree], PyTree] | None = None  # (opt_state, params) -> those of outer
-    reuse_forward: bool = False  # K = 1: the tangent pass reads what the inner gradient kept
+    evaluation_params: Callable[[PyTree, PyTree], PyTree] | None = None  # (opt_state, params) -> params for outer
+    reuse_forward: bool = False  # K = 1: the tangent pass reuses the residuals of the inner gradient
 
     def inner_value(self, params: PyTree, phi: PyTree, batch: PyTree, key: Any) -> Float[Array, ""]:
         """L_in."""
@@ -89,10 +89,10 @@ class Problem:
     def linearized_gradient(
         self, params: PyTree, phi: PyTree, batch: PyTree, key: Any
     ) -> tuple[Signal, PyTree, Callable[[PyTree, Array | None], PyTree]]:
-        """``inner_gradient`` of one micro-batch, and (u, by_loss) -> ``mixed_partial`` with no forward pass of its own.
+        """``inner_gradient`` of one micro-batch, and a ``mixed_partial`` (u, by_loss) that needs no forward pass.
 
-        (L_in, grad_phi L_in) is linearized in theta once. Its transpose gives grad_theta L_in, and applied to u it
-        gives the derivative of grad_phi L_in along u.
+        (L_in, grad_phi L_in) is linearized in theta once. The transpose of the linear map gives grad_theta L_in.
+        Applied to u, the map gives the derivative of grad_phi L_in along u.
         """
 
         def by_phi(theta: PyTree) -> tuple[tuple[Array, PyTree], PyTree]:
@@ -135,7 +135,7 @@ class Problem:
     def mixed_partial(
         self, params: PyTree, phi: PyTree, batch: PyTree, key: Any, u: PyTree, by_loss: Array | None = None
     ) -> PyTree:
-        """grad_phi (<grad_theta L_in, u> + by_loss L_in), as the gradient of a forward-mode derivative."""
+        """grad_phi (<grad_theta L_in, u> + by_loss L_in), computed as the gradient of a forward-mode derivative."""
 
         def one(batch: PyTree, key: Any) -> tuple[PyTree, None]:
             def directional(phi: PyTree) -> Array:
@@ -149,7 +149,7 @@ class Problem:
     def hessian_vector(
         self, params: PyTree, phi: PyTree, batch: PyTree, key: Any, u: PyTree, by_loss: Array | None = None
     ) -> tuple[PyTree, PyTree]:
-        """grad_(theta, phi) (<grad_theta L_in, u> + by_loss L_in): forward over reverse, both parts in one pass."""
+        """grad_(theta, phi) (<grad_theta L_in, u> + by_loss L_in): forward over reverse, for both in one pass."""
 
         def one(batch: PyTree, key: Any) -> tuple[PyTree, None]:
             def gradients(theta: PyTree) -> PyTree:
@@ -163,7 +163,7 @@ class Problem:
         return mean_over_microbatches(one, batch, key)[0]
 
     def residual_bytes(self, params: PyTree, phi: PyTree, batch: PyTree, key: Any) -> int:
-        """Bytes that reverse mode keeps of the tangent loss on one micro-batch, besides its inputs."""
+        """Size in bytes of the reverse-mode residuals of the tangent loss on one micro-batch, without its inputs."""
 
         def residuals(params: PyTree, batch: PyTree) -> list[Array]:
             return jax.tree.leaves(jax.vjp(lambda theta: self.tangent(theta, phi, batch, key)[0], params)[1])
@@ -175,11 +175,11 @@ class Problem:
         return sum(aval.size * aval.dtype.itemsize for aval in kept.values())
 
     def step(self, point: Point, signal: Signal, value_fn: Callable[[PyTree], Array] | None = None) -> Point:
-        """One step of the optimizer: ``optimizer_step``."""
+        """One optimizer step; see ``optimizer_step``."""
         return optimizer_step(self.optimizer, point, signal, value_fn)
 
     def gradient_adjoint(self, point: Point, signal: Signal, adjoint: PyTree) -> tuple[PyTree, Array | None]:
-        """(u, w) = (d theta' / d (g, loss))^T adjoint: through the optimizer's update alone."""
+        """(u, w) = (d theta' / d (g, loss))^T adjoint, through the update alone; w is None if the loss is not read."""
         if not self.reads_loss:
             _, pull = jax.vjp(lambda gradient: self.step(point, Signal(gradient, signal.loss)).params, signal.gradient)
             return pull(adjoint)[0], None
@@ -189,9 +189,9 @@ class Problem:
     def step_adjoint(
         self, point: Point, signal: Signal, adjoint: PyTree, state_adjoint: list[Array]
     ) -> tuple[PyTree, list[Array], PyTree, Array | None]:
-        """Pulls the adjoint of (theta_{k+1}, s_{k+1}) back to (theta_k, s_k, g_k, loss_k), each taken as independent.
+        """Pulls the adjoint of (theta_{k+1}, s_{k+1}) back to (theta_k, s_k, g_k, loss_k) as independent inputs.
 
-        s counts by its floating leaves: counters and keys have no derivative.
+        Only the floating leaves of s have cotangents; counters and keys have no derivative.
         """
         leaves, rebuild = floating_leaves(point.opt_state)
 
@@ -206,22 +206,22 @@ class Problem:
     def pull_back(
         self, point: Point, signal: Signal, phi: PyTree, batch: PyTree, key: Any, adjoint: Adjoint
     ) -> Adjoint:
-        """The adjoint before an inner step, from the one after it."""
+        """The adjoint before an inner step, given the adjoint after it."""
         params, state, u, by_loss = self.step_adjoint(point, signal, adjoint.params, adjoint.state)
         by_gradient, by_phi = self.hessian_vector(point.params, phi, batch, key, u, by_loss)
         return Adjoint(add(params, by_gradient), state, add(adjoint.phi, by_phi))
 
     def replay(self, start: Point, signals: Signal, count: int | Array, until: Array | None = None) -> Point:
-        """The point after ``count`` steps, from the stacked signals: elementwise work, no forward pass.
+        """The point after ``count`` steps, from the stacked signals. This is elementwise work without a forward pass.
 
-        A scan over all signals whose steps from ``count`` on do nothing: unlike a loop of ``count`` rounds it has a
-        reverse mode. No step is taken before the number ``until`` is computed.
+        If ``count`` is traced, the scan runs over all signals, and steps from ``count`` on do nothing. Unlike a loop of
+        ``count`` iterations, this has a reverse mode. No step runs before the value ``until`` is computed.
         """
         total = len(signals.loss)
 
         def step(point: Point, index: int | Array) -> Point:
             signal = at(index, signals)
-            if until is not None:  # here and not on the stack, of which that would make a copy
+            if until is not None:  # applied per step, because on the whole stack it would make a copy
                 signal = signal._replace(gradient=held_back(signal.gradient, until))
             return self.step(point, signal)
 
@@ -244,11 +244,11 @@ def optimizer_step(
 ) -> Point:
     """theta + update(g, s, theta), and the new s. Optimizers with extra arguments get ``value`` and ``grad``.
 
-    ``value_fn`` is the inner loss as a function of theta, for optimizers that evaluate it themselves (sophia calls it
-    ``obj_fn``).
+    ``value_fn`` is the inner loss as a function of theta, for optimizers that evaluate it themselves. It is passed to
+    sophia as ``obj_fn``.
 
     Raises:
-      ValueError: when the optimizer needs ``value_fn`` and there is none.
+      ValueError: if the optimizer needs ``value_fn`` and it is None.
     """
     extra: dict[str, Any] = {}
     if isinstance(optimizer, optax.GradientTransformationExtraArgs):
@@ -257,7 +257,7 @@ def optimizer_step(
     try:
         updates, opt_state = optimizer.update(signal.gradient, point.opt_state, point.params, **extra)
     except (TypeError, ValueError) as error:
-        if value_fn is not None and "obj_fn" in str(error):  # sophia; line searches refuse arguments they do not know
+        if value_fn is not None and "obj_fn" in str(error):  # sophia; line searches reject unknown arguments
             extra["obj_fn"] = extra.pop("value_fn")
             updates, opt_state = optimizer.update(signal.gradient, point.opt_state, point.params, **extra)
             return Point(optax.apply_updates(point.params, updates), opt_state)
@@ -271,7 +271,7 @@ def optimizer_step(
 
 
 class _Unread:
-    """Stands in for the loss to see whether an optimizer reads it: it fits no operation."""
+    """Replaces the loss to find out whether an optimizer reads it: every operation on this object fails."""
 
 
 def reads_loss(optimizer: optax.GradientTransformation, params: PyTree, opt_state: PyTree) -> bool:
@@ -280,7 +280,7 @@ def reads_loss(optimizer: optax.GradientTransformation, params: PyTree, opt_stat
         return False
     try:
         jax.eval_shape(lambda g, s, p: optimizer.update(g, s, p, value=_Unread(), grad=g), params, opt_state, params)
-    except Exception:  # whatever an operation on a foreign object raises, or another argument that is missing
+    except Exception:  # any error from an operation on _Unread, or from another missing argument
         return True
     return False
 
@@ -306,12 +306,12 @@ def uniform(loss: Callable[..., Any], has_aux: bool, has_rng: bool, frozen: PyTr
 def mean_over_microbatches(
     function: Callable[[PyTree, Any], tuple[PyTree, PyTree]], batch: PyTree, key: Any = None
 ) -> tuple[PyTree, PyTree]:
-    """Applies ``function`` to one micro-batch after the other.
+    """Applies ``function`` to the micro-batches one after another.
 
     Args:
       function: (batch [B, ...], key) -> (value, aux).
       batch: leaves [M, B, ...].
-      key: split into one key a micro-batch where M > 1.
+      key: split into one key per micro-batch if M > 1.
 
     Returns:
       (mean of the values, aux with a leading axis M). Half-precision values are summed in float32.
@@ -333,24 +333,24 @@ def mean_over_microbatches(
 
 
 def at(index: int | Array | None, tree: PyTree) -> PyTree:
-    """One entry along every leaf's first axis; None adds such an axis."""
+    """Indexes every leaf along its first axis. ``None`` adds an axis in front."""
     return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
 def add(left: PyTree, right: PyTree) -> PyTree:
-    """Leaf by leaf."""
+    """Adds two trees leaf by leaf."""
     return jax.tree.map(jnp.add, left, right)
 
 
 def zeros_of(leaf: Any, dtype: Any = None) -> Array:
-    """Zeros of an abstract leaf; on an explicit mesh with its sharding."""
+    """Zeros with the shape of an abstract leaf and, on an explicit mesh, its sharding."""
     dtype = leaf.dtype if dtype is None else dtype
     sharding = getattr(leaf, "sharding", None)
     return jnp.zeros(leaf.shape, dtype) if sharding is None else jnp.zeros(leaf.shape, dtype, device=sharding)
 
 
 def floating_leaves(tree: PyTree) -> tuple[list[Array], Callable[[list[Array]], PyTree]]:
-    """The floating leaves, and the function that puts others in their place (counters and keys stay)."""
+    """The floating leaves, and a function that replaces them in the tree (counters and keys are unchanged)."""
     leaves, treedef = jax.tree.flatten(tree)
     floating = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
 
@@ -363,22 +363,22 @@ def floating_leaves(tree: PyTree) -> tuple[list[Array], Callable[[list[Array]], 
 
 
 def tree_norm(tree: PyTree) -> Float[Array, ""]:
-    """Euclidean norm over all leaves, in float32 or wider."""
+    """Euclidean norm over all leaves, computed in at least float32."""
     wide = [leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) for leaf in jax.tree.leaves(tree)]
     return jnp.sqrt(sum((jnp.sum(jnp.square(leaf)) for leaf in wide), start=jnp.zeros((), jnp.float32)))
 
 
 def held_back(tree: PyTree, until: Float[Array, ""]) -> PyTree:
-    """``tree`` times a 1 that is computed from ``until`` >= 0: what reads it cannot be scheduled earlier.
+    """``tree`` times a 1 that is computed from ``until`` >= 0, so that its uses cannot be scheduled earlier.
 
-    Compilers remove an ``optimization_barrier`` before they schedule. The update of donated parameters could then run
-    before the phases that still read the old ones, and these would be copied.
+    Compilers remove an ``optimization_barrier`` before scheduling. Without this product, the update of donated
+    parameters could run before the phases that still read the old ones, and the old ones would be copied.
     """
     one = 1 - (until < 0)
     return jax.tree.map(lambda leaf: leaf * one.astype(leaf.dtype), tree)
 
 
 def leading(tree: PyTree) -> int:
-    """Size of the first axis."""
+    """Size of the first axis of the leaves; 1 for a tree without leaves."""
     leaves = jax.tree.leaves(tree)
     return leaves[0].shape[0] if leaves else 1

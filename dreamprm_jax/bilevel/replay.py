@@ -1,7 +1,7 @@
-"""Exact meta-gradients through thousands of steps in O(log K) memory: a driver on the host.
+"""Exact meta-gradients through thousands of steps in O(log K) memory, driven from the host.
 
-It stores log2(K) points (theta_k, s_k) by the schedule of ``checkpoints`` and takes the steps between them again.
-Source: REPLAY, arXiv 2503.13751.
+The driver stores log2(K) points (theta_k, s_k), which the schedule of ``checkpoints`` selects, and recomputes the steps
+between them. Source: REPLAY, arXiv 2503.13751.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
 
 class ReplayResult(NamedTuple):
-    """After K steps and the whole backward pass."""
+    """The result of K steps and the whole backward pass."""
 
     params: PyTree  # theta_K
     opt_state: PyTree
     hypergradient: PyTree  # d L_out / d phi
     start_gradient: Point  # d L_out / d (theta_0, s_0)
     outer_loss: Float[Array, ""]
-    stored: int  # points (theta, s) stored at a time, the start included
-    inner_steps: int  # how often an inner gradient was computed
+    stored: int  # number of points (theta, s) stored at a time, including the start
+    inner_steps: int  # number of inner gradients computed
 
 
 def make_replay(
@@ -52,20 +52,20 @@ def make_replay(
       inner_loss: (params, meta_params, batch[, rng]) -> scalar.
       outer_loss: (params, batch[, rng]) -> scalar.
       optimizer: as for ``make_meta_gradient`` with ``method="mixed"``.
-      batch: step number -> leaves [M, B, ...]. Called several times a step; it must return the same rows each time, so
-        the order of the data must follow from the number and a seed alone.
-      has_rng: both losses take a key as their last argument.
+      batch: step number -> leaves [M, B, ...]. It is called several times per step and must return the same rows each
+        time, so the order of the data must depend only on the step number and a seed.
+      has_rng: whether both losses take a key as their last argument.
       tangent_loss: as for ``make_meta_gradient``.
       evaluation_params: as for ``make_meta_gradient``.
 
     Returns:
       (params, opt_state, meta_params, outer_batch, steps, *, checkpoints=None, rng=None, frozen=None) -> ReplayResult.
-      ``outer_batch`` has leaves [M, B, ...]; ``checkpoints`` points are stored, log2(steps) by default. The function
-      compiles its parts itself: do not wrap it in ``jax.jit``.
+      ``outer_batch`` has leaves [M, B, ...]. ``checkpoints`` is the number of stored points, log2(steps) by default.
+      The function compiles its parts itself: do not wrap it in ``jax.jit``.
 
     Raises:
-      ValueError: (the function) when ``steps`` is below 1, ``checkpoints`` below 0, a key is missing, a leaf is not
-        floating, or a batch lacks an axis.
+      ValueError: from the returned function, if ``steps`` is below 1, ``checkpoints`` is below 0, a key is missing, a
+        leaf is not floating, or a batch lacks an axis.
     """
 
     def problem_of(point: Point, frozen: PyTree | None) -> Problem:

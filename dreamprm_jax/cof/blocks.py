@@ -1,15 +1,15 @@
 """Statement blocks and physical lines: the step granularities below the function.
 
-A *block* is a group of sibling statements in the body of the module, of a top-level class, or of a function that is a
-step itself (a top-level function or a method):
+A *block* is a group of sibling statements in the body of the module, of a top-level class, or of a function that is
+itself a step (a top-level function or a method):
 
-- a compound statement (``if``, ``for``, ``while``, ``with``, ``try``, ``match``, a nested ``def`` or ``class``) with
-  all its clauses and everything inside it is a block;
-- so is a maximal run of simple statements between them;
-- the header of a function or class, its decorators and its docstring belong to the first block of its body.
+- A compound statement (``if``, ``for``, ``while``, ``with``, ``try``, ``match``, a nested ``def`` or ``class``) is a
+  block, with all its clauses and everything inside it.
+- A maximal run of simple statements between compound statements is a block.
+- The header of a function or class, its decorators and its docstring belong to the first block of its body.
 
-Comments above a statement belong to its block; comments deeper than its siblings belong to the block before. Blocks are
-found from logical lines and their indentation alone, so that broken code also has them.
+Comments above a statement belong to its block. Comments with a deeper indentation than the statement belong to the
+block before. Blocks are found from logical lines and their indentation alone, so that broken code also has blocks.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ import tree_sitter
 from dreamprm_jax.cof.source_text import indentation, mask, without_comments
 
 _WORD = re.compile(r"([ \t\f\r\n]*)(?:async[ \t]+)?(@|[^\W\d]\w*)?")  # indentation, first word
-# A line that is a complete logical line if none is open: it has no bracket and no backslash.
+# A line without brackets and backslashes. It is a complete logical line unless an earlier logical line is still open.
 _PLAIN = re.compile(r"([ \t\f]*+)((?:async[ \t]++)?(@|[^\W\d]\w*+)?[^\n()\[\]{}\\]*+)(?:\n|\Z)")
 _BRACKET = re.compile(r"[()\[\]{}]")
 _DOCSTRING = re.compile(r"[rRuUbB]{0,2}[\"']")
 _COMPOUND = {"if", "for", "while", "with", "try", "def", "class"}
 _CLAUSES = {"elif", "else", "except", "finally"}
-# Words that cannot begin a line inside brackets: if one does, an open bracket above was never closed.
+# Words that cannot begin a line inside brackets. If one does, an earlier bracket was never closed.
 _STATEMENT = re.compile(r"(?:async[ \t]+def|def|class|return|import|while|try|raise|assert|del|pass|break|continue)\b")
 
 
 class _LogicalLine(NamedTuple):
-    start: int  # of its first physical line
+    start: int  # start of its first physical line
     end: int  # after its last newline
-    column: int  # of its first token
-    offset: int  # of its first token in the text
+    column: int  # column of its first token
+    offset: int  # offset of its first token in the text
     word: str  # its first keyword or identifier, "@", or ""
 
 
@@ -49,16 +49,16 @@ class _Scope:
 
     kind: Literal["module", "class", "function"]
     header: int  # column of its header, -1 for the module
-    column: int | None = None  # of its statements, known after the first one
+    column: int | None = None  # column of its statements, known after the first one
 
 
 def line_ends(code: str, text: str) -> list[int]:
-    """The offset after each physical line that is not blank: blank lines belong to the line below them."""
+    """The offset after each nonblank physical line. Blank lines belong to the line below them."""
     return [end for start, end in _physical_lines(text) if code[start:end].strip()]
 
 
 def block_ends(code: str, text: str, root: tree_sitter.Node | None) -> list[int]:
-    """The offset after each block but the last; arguments as in ``definitions``."""
+    """The offset after each block except the last. The arguments are those of ``definitions``."""
     lines = _logical_lines(mask(root, without_comments(text)))
     before: _LogicalLine | None = None
     scopes = [_Scope("module", -1)]
@@ -76,7 +76,7 @@ def block_ends(code: str, text: str, root: tree_sitter.Node | None) -> list[int]
         if scope.column is None:
             scope.column = line.column
         if line.column > scope.column or (state == "compound" and closed is None and line.word in _CLAUSES):
-            continue  # inside the statement above
+            continue  # the line is inside the statement above
         deeper_below = after is not None and after.column > line.column
         simple = line.word not in _COMPOUND and line.word != "@" and not deeper_below
         joins = closed is None and (state == "header" or (state == "simple" and simple))
@@ -94,7 +94,7 @@ def block_ends(code: str, text: str, root: tree_sitter.Node | None) -> list[int]
 
 
 def _opens(scope: _Scope, line: _LogicalLine) -> _Scope | None:
-    """The body that the line opens, if its statements form blocks of their own."""
+    """The body that the line opens, or None if its statements do not form separate blocks."""
     if line.word == "def" and scope.kind != "function":
         return _Scope("function", line.column)
     if line.word == "class" and scope.kind == "module":
@@ -107,7 +107,7 @@ def _is_docstring(code: str, line: _LogicalLine) -> bool:
 
 
 def _after_comments(text: str, position: int, limit: int, column: int) -> int:
-    """Moves a block's end down past the comments that are deeper than ``column``."""
+    """Moves a block's end down past the comments with a deeper indentation than ``column``."""
     end = position
     for start, stop in _physical_lines(text[position:limit]):
         line = text[position + start : position + stop]
@@ -119,7 +119,7 @@ def _after_comments(text: str, position: int, limit: int, column: int) -> int:
 
 
 def _logical_lines(masked: str) -> Iterator[_LogicalLine]:
-    """Logical lines of Python's grammar: brackets and backslashes join physical lines; blank lines are skipped."""
+    """Yields the logical lines of Python's grammar: brackets and backslashes join lines; blank lines are skipped."""
     first: int | None = None
     depth = end = stop = 0
     while stop < len(masked):

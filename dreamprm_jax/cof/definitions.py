@@ -17,30 +17,30 @@ _CLASS_LINE = re.compile(r"class(?=[ \t\\])")
 
 
 class Definition(NamedTuple):
-    """A function or class of the program; offsets are those of the text."""
+    """A function or class of the program. Offsets refer to the program's text."""
 
-    start: int  # of its ``def`` or ``class`` (or ``async``, or first decorator)
+    start: int  # start of its ``def`` or ``class`` (or ``async``, or first decorator)
     cut: int  # after the last line that belongs to it
-    name: str  # qualified
+    name: str  # qualified name
 
 
 class _Found(NamedTuple):
     """A definition as found in the tree or the text."""
 
     start: int
-    end: int  # of its last token
-    column: int  # of its ``def`` line
+    end: int  # end of its last token
+    column: int  # column of its ``def`` line
     name: str
 
 
 def definitions(code: str, text: str, root: tree_sitter.Node | None, whole_classes: bool = False) -> list[Definition]:
-    """The top-level functions and the methods of top-level classes, in order. Nested functions are part of them.
+    """The top-level functions and the methods of top-level classes, in order. They include their nested functions.
 
     Args:
       code: Any text, parsable or not.
-      text: Its ASCII replacement (``source_text.parser_text``).
-      root: The syntax tree of ``text``.
-      whole_classes: Return a top-level class as one definition, without its methods.
+      text: The ASCII replacement of ``code`` (``source_text.parser_text``).
+      root: The syntax tree of ``text``, or None if there is no tree.
+      whole_classes: Whether to return a top-level class as one definition, without its methods.
     """
     broken = root is None or root.has_error
     if root is None or broken:
@@ -52,14 +52,14 @@ def definitions(code: str, text: str, root: tree_sitter.Node | None, whole_class
     covered = 0
     for one, limit in zip(found, _limits(found, len(text)), strict=True):
         if one.start < covered:
-            continue  # nested in the one before
+            continue  # nested in the previous definition
         covered = _cut_after(text, one, limit, broken)
         result.append(Definition(one.start, covered, one.name))
     return result
 
 
 def _limits(found: list[_Found], end: int) -> list[int]:
-    """For each definition, the start of the next one that is no deeper, or ``end`` if there is none."""
+    """For each definition, the start of the next one with the same or a smaller indentation, or ``end``."""
     limits = [end] * len(found)
     open_ones: list[int] = []
     for index, one in enumerate(found):
@@ -73,7 +73,7 @@ def _limits(found: list[_Found], end: int) -> list[int]:
 
 
 def _by_structure(root: tree_sitter.Node, code: str, whole_classes: bool) -> Iterator[_Found]:
-    """Definitions of a tree without errors: children of the module, and of a top-level class's body."""
+    """Definitions in a tree without errors: children of the module, or of the body of a top-level class."""
     for statement in root.children:
         definition = _undecorated(statement)
         if definition.type == "function_definition" or (whole_classes and definition.type == "class_definition"):
@@ -87,10 +87,10 @@ def _by_structure(root: tree_sitter.Node, code: str, whole_classes: bool) -> Ite
 
 
 def _by_indentation(root: tree_sitter.Node | None, text: str, code: str, whole_classes: bool) -> Iterator[_Found]:
-    """Definitions of a tree with errors, whose nesting is unreliable: every ``def`` (``class``) that begins a line.
+    """Definitions in a tree with errors: every ``def`` (or ``class``) that begins a line. Its nesting is unreliable.
 
-    One at column 0 is a top-level function; a deeper one is a method if the nearest line above with a smaller
-    indentation is a class at column 0, and otherwise no step. The strings in ``text`` are masked.
+    A definition at column 0 is a top-level function. An indented one is a method if the nearest line above with a
+    smaller indentation is a class at column 0; otherwise it is not a step. The strings in ``text`` are masked.
     """
     matches = list(_DEFINITION_LINE.finditer(text))
     owners = _enclosing_classes(text, code) if any(match["indentation"] for match in matches) else {}
@@ -104,7 +104,7 @@ def _by_indentation(root: tree_sitter.Node | None, text: str, code: str, whole_c
         token = root.descendant_for_byte_range(match.start("word"), match.end("word")) if root else None
         definition = token.parent if token else None
         known = definition is not None and definition.type in ("function_definition", "class_definition")
-        name = identifier_at(code, match.end())  # from the text, because the tree may lack it
+        name = identifier_at(code, match.end())  # read from the text, because the tree may lack it
         yield _Found(
             start=match.start() + column,
             end=definition.end_byte if definition and known else match.end(),
@@ -116,8 +116,8 @@ def _by_indentation(root: tree_sitter.Node | None, text: str, code: str, whole_c
 def _enclosing_classes(text: str, code: str) -> dict[int, str | None]:
     """Maps a line's offset to the name of the column-0 class whose body contains the line, or to None.
 
-    The owner is the nearest line above with a smaller indentation, if that is a class. A stack holds the open lines,
-    each deeper than the one before, so that every line is visited once.
+    That class is the nearest line above with a smaller indentation. A stack holds the open lines, each with a larger
+    indentation than the one before, so that every line is visited once.
     """
     owners: dict[int, str | None] = {}
     open_lines: list[tuple[int, str | None]] = []  # indentation, name of the class at column 0
@@ -157,11 +157,11 @@ def _name(definition: tree_sitter.Node, code: str) -> str:
 
 
 def _cut_after(text: str, found: _Found, limit: int, broken: bool) -> int:
-    """The offset after the line that ends the function, and after the deeper lines that follow it.
+    """The offset after the line that ends the function and after the following lines with a deeper indentation.
 
-    The deeper lines are its trailing comments or, in broken code, the rest of a body that the parser lost. ``limit``
-    is the start of the next function that is not inside this one. A broken tree may extend past it, or include the
-    comments and decorators that precede that function; the cut is then placed before them.
+    These lines are trailing comments or, in broken code, the rest of a body that the parser lost. ``limit`` is the
+    start of the next function that is not inside this one. A broken tree may extend past it, or include the comments
+    and decorators that precede that function. The cut is then placed before them.
     """
     if found.end > limit:
         return _before_leading_lines(text, text.rfind("\n", 0, limit) + 1, found)
@@ -180,7 +180,7 @@ def _cut_after(text: str, found: _Found, limit: int, broken: bool) -> int:
 
 
 def _before_leading_lines(text: str, position: int, found: _Found) -> int:
-    """Moves a cut up past blank lines, and past comments and decorators no deeper than the function."""
+    """Moves a cut up past blank lines, and past comments and decorators with at most the function's indentation."""
     first_line_end = line_end(text, found.start + 1)
     while position > first_line_end:
         start = text.rfind("\n", 0, position - 1) + 1

@@ -3,14 +3,15 @@
 The rules, in order:
 1. Reasoning is not part of the answer (``cof.reasoning``). If it never ends, only the text before it is searched.
 2. Of the fenced blocks (``cof.fences``), the one that most resembles a program wins (``cof.reads_as_program``): a
-   self-contained program beats a usage example, sample output or an excerpt of another block. Next, a closed block
-   beats one truncated by the end of the answer; then a block tagged as Python beats an untagged one, which beats one
-   with another tag; then the last one wins. Text outside of fences competes if it is a program as a whole.
+   self-contained program beats a usage example, sample output or an excerpt of another block. Ties are decided in this
+   order: a closed block beats one truncated by the end of the answer; a block tagged as Python beats an untagged one,
+   which beats one with another tag; a later block beats an earlier one. Text outside of fences competes if it is a
+   program as a whole.
 3. Without a fence, the program is the content of a pair of tags or of a JSON object, the answer itself if it looks like
-   code, or the part of it that does.
+   code, or the part of the answer that looks like code.
 
-Whenever the rule of LiveCodeBench's evaluator (the text between the last two lines with a fence) finds a program, this
-one finds a program too; ``benchmarks/extraction.py`` compares them.
+If the rule of LiveCodeBench's evaluator (the text between the last two lines with a fence) finds a program, these rules
+find one too. ``benchmarks/extraction.py`` compares them.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def _best(candidates: Sequence[_Graded]) -> _Graded | None:
 
     best = candidates[max(range(len(candidates)), key=rank)]
     lines = _lines(best.block.code)
-    for one in candidates:  # an excerpt explains the program that it is taken from
+    for one in candidates:  # an excerpt only explains a program, so the program wins
         if one.likeness >= best.likeness and not one.block.truncated and lines < _lines(one.block.code):
             best, lines = one, _lines(one.block.code)
     return best
@@ -120,13 +121,13 @@ def _lines(code: str) -> set[str]:
 
 
 def _rescued(text: str, candidates: Sequence[_Graded]) -> Iterator[_Graded]:
-    """Programs outside of the blocks, the most likely place last."""
+    """Programs outside of the blocks, in order of increasing likelihood."""
     fences = "```" in text
     bare = [one.block for one in candidates if one.block.source == "bare"]
     if fences:
         yield from _official(text)
         if bare and bare[0].start == 0 and _starts_as_code(bare[0].code):
-            yield _Graded(bare[0], likeness(bare[0].code))  # the prompt opened its fence
+            yield _Graded(bare[0], likeness(bare[0].code))  # its fence was opened in the prompt
     yield from (one for one in _in_tags(text) if one.likeness >= Likeness.SNIPPET)
     for part in (text, *(one.block.code for one in candidates)):
         yield from (one for one in _in_json(part) if one.likeness >= Likeness.SNIPPET)
@@ -137,7 +138,7 @@ def _rescued(text: str, candidates: Sequence[_Graded]) -> Iterator[_Graded]:
         yield _bare(whole)
     elif (line := _CODE_LINE.search(whole)) is not None:
         part = whole[line.start() :]
-        if line[0][0] in " \t":  # an indented code block of Markdown
+        if line[0][0] in " \t":  # an indented code block in Markdown
             part = re.split(r"^(?=[^\s])", part, maxsplit=1, flags=re.MULTILINE)[0]
         if (found := _bare(textwrap.dedent(part))).likeness >= Likeness.DEFINITIONS:
             yield found

@@ -1,8 +1,8 @@
 """Finds the fenced blocks of an answer, and the text between them.
 
-A block opens at the first run of three or more backticks in a line, regardless of the text before it (tildes must be on
-a separate line), if an info string or nothing follows. It closes at the first such run outside the strings and comments
-of its body, taken as Python: a fence inside a docstring closes nothing.
+A block opens at the first run of three or more backticks in a line, regardless of the text before it, if nothing or an
+info string follows. Tildes must be on a line of their own. A block closes at the first such run outside of the strings
+and comments of its body, which is read as Python: a fence inside a docstring closes nothing.
 """
 
 from __future__ import annotations
@@ -45,19 +45,19 @@ class Block:
     code: str
     source: Source
     truncated: bool  # its fence was not closed
-    start: int  # offsets of the original body in the answer
+    start: int  # start and end of the original body in the answer
     end: int
 
 
 @dataclass(frozen=True)
 class _Closing:
-    start: int  # of the fence
+    start: int  # start of the fence
     end: int
-    of_turn: bool  # the model's turn ended, not the block
+    of_turn: bool  # whether the model's turn ended instead of the block
 
 
 def blocks(text: str) -> list[Block]:
-    """All blocks in order, with the text between them as ``bare`` blocks; blank ones are left out."""
+    """All nonblank blocks in order. The text between fenced blocks is included as ``bare`` blocks."""
     return [block for block in _blocks(text) if block.code.strip()]
 
 
@@ -65,7 +65,7 @@ def _blocks(text: str) -> Iterator[Block]:
     position = 0
     while (opening := _OPENING.search(text, position)) is not None:
         if opening["turn"]:
-            break  # the rest is another turn, invented by the model
+            break  # the rest is another turn that the model invented
         fence, info, body = opening["fence"], opening["info"], opening.end() + 1
         before = opening["before"]
         if (inline := info.find(fence)) >= 0 and fence[0] == "`":
@@ -90,13 +90,13 @@ def _blocks(text: str) -> Iterator[Block]:
         if start_of_line <= opening.start():
             continue  # the block ends on the line that opens it
         if (again := _OPENING.match(line)) and not again["before"].strip() and _tag(again["info"]) in _PYTHON_TAGS:
-            position = start_of_line  # there is no closing fence: this one opens the next block
+            position = start_of_line  # the closing fence is missing: this fence opens the next block
     rest = opening.start() if opening else len(text)
     yield Block(text[position:rest], "bare", False, position, rest)
 
 
 def _block(text: str, start: int, end: int, before: str, info: str, truncated: bool) -> Block:
-    """The block of a body, without the quote marks and the indentation of its fence, and with a final line break."""
+    """The block with this body, without the quote marks and indentation of its fence, and with a final line break."""
     tag = _tag(info)
     source: Source = "python_fence" if tag in _PYTHON_TAGS else "other_fence" if tag else "plain_fence"
     raw = text[start:end]
@@ -113,7 +113,7 @@ def _block(text: str, start: int, end: int, before: str, info: str, truncated: b
 
 
 def _outdented(body: str, width: int) -> str:
-    """The body without the indentation of its fence or of its list item, if that makes it Python."""
+    """The body without the indentation of its fence or list item, if that makes it valid Python."""
     if not (width or body.lstrip("\r\n")[:1] in (" ", "\t")) or parse_python(body) is not None:
         return body
     lines = body.split("\n")
@@ -123,7 +123,7 @@ def _outdented(body: str, width: int) -> str:
 
 
 def _is_info(info: str, before: str) -> bool:
-    """Whether a line with a fence opens a block, and is not a sentence about fences."""
+    """Whether a line with a fence opens a block. A sentence about fences does not."""
     if not before.strip(" \t>*-+") or not info.strip() or _tag(info) in _PYTHON_TAGS:
         return True
     return re.fullmatch(r"[\w+#.-]+[ \t\r]*", info) is not None
@@ -135,9 +135,9 @@ def _tag(info: str) -> str:
 
 
 def _code_after_tag(info: str, inline: bool) -> tuple[str, str]:
-    """(the tag, the code after it on the fence's line)."""
+    """Splits an info string into (tag, code after the tag on the same line)."""
     match = _INFO.match(info)
-    assert match is not None  # every part may be empty
+    assert match is not None  # it matches any string, because every part may be empty
     if match["tag"].lower() in _PYTHON_TAGS and (inline or _CODE_ON_OPENING.match(match["rest"].lstrip())):
         rest = match["rest"].lstrip(" \t")
         return info[: len(info) - len(rest)], rest
@@ -147,7 +147,7 @@ def _code_after_tag(info: str, inline: bool) -> tuple[str, str]:
 
 
 def _closing(text: str, start: int, fence: str, width: int) -> _Closing | None:
-    """The end of the body that begins at ``start``; None if it has none. ``width`` is the fence's indentation."""
+    """The end of the body that begins at ``start``, or None. ``width`` is the indentation of the opening fence."""
     open_string = False
     in_comment: _Closing | None = None
     shorter: _Closing | None = None
@@ -167,7 +167,7 @@ def _closing(text: str, start: int, fence: str, width: int) -> _Closing | None:
                     reopened = in_comment is not None and parse_python(text[start : found.start]) is None
                     return in_comment if reopened else found
                 shorter = shorter or found
-    if open_string:  # a docstring that was never closed
+    if open_string:  # a docstring was never closed
         lines = (m for m in _LINE_FENCE.finditer(text, start) if m["ticks"].startswith(fence))
         outer = (m for m in lines if m.start("ticks") - m.start() <= width + 3)  # CommonMark's rule
         if (line := next(outer, None)) is not None:

@@ -1,9 +1,9 @@
-"""Chain-of-Function prompts (arXiv 2512.15000, section 3.1), in this project's words.
+"""Chain-of-Function prompts (arXiv 2512.15000, section 3.1), in this project's wording.
 
-The policy is asked for a program whose functions are its reasoning steps: first the function that states the plan,
-then the helpers it calls, all at top level, each with a docstring that explains what it does and why. A version names
-the exact wording. It is stored in the sampling parameters of every row, so that programs of different prompts can be
-distinguished.
+The prompt asks for a program whose functions are its reasoning steps: first the function that states the plan, then the
+helpers that it calls, all at top level. Each has a docstring that explains what the function does and why. A version
+identifies the exact wording. It is stored in the sampling parameters of every row, so that programs from different
+prompts can be distinguished.
 """
 
 from __future__ import annotations
@@ -87,13 +87,13 @@ def messages(problem: Problem, version: str = PROMPT_VERSION) -> list[Message]:
 def continuation_messages(problem: Problem, prefix: str, version: str = PROMPT_VERSION) -> list[Message]:
     """The chat that shows a prefix as starter code, for servers that cannot continue a message.
 
-    Nothing forces the model to keep the prefix: such completions are marked as not forced.
+    The model need not keep the prefix, so such completions are marked as not forced.
     """
     return _messages(problem, _CONTINUE.format(prefix=prefix.rstrip("\n")), version)
 
 
 def without_system(chat: Sequence[Message]) -> list[Message]:
-    """The chat with the system message prepended to the first other message, for models without a system role."""
+    """The chat with its system message prepended to the first other message, for models without a system role."""
     system = [message["content"] for message in chat if message["role"] == "system"]
     rest = [message for message in chat if message["role"] != "system"]
     if not system or not rest:

@@ -1,4 +1,4 @@
-"""Grades how much a text resembles the Python program of an answer."""
+"""Grades how much a text resembles the Python program that an answer should contain."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _PYTHON_LINE = re.compile(
     r"|from[ \t]+[\w.]+[ \t]+import\b|for[ \t]+[^\n]+[ \t]in[ \t][^\n]+:[ \t]*$|while[ \t][^\n]+:[ \t]*$)",
     re.MULTILINE,
 )
-# Text that ends a program at the beginning of a line: three words of a sentence, or a closing mark.
+# Text that ends a program if it is at the beginning of a line: three words of a sentence, or a closing mark.
 _PROSE = re.compile(r"[\"']{3}|\\end\{|</|[*#>_-]*[ ]?[A-Z][^\s()=\[]*(?:[ ]+[^\s()=]+){2}|[*#>_-]*[ ]?[^\x00-\x7f]")
 
 
 class Likeness(enum.IntEnum):
-    """The kind of a text, in increasing order of how likely it is the answer's program."""
+    """The kind of a text, in increasing order of the likelihood that it is the answer's program."""
 
     NONE = 0  # prose, sample data, another language, an interpreter session
     FRAGMENT = 1  # Python that uses names it does not define: a usage example, an explained line; a test harness
@@ -47,7 +47,7 @@ class Likeness(enum.IntEnum):
 
 
 def likeness(text: str) -> Likeness:
-    """Grades one text, with the syntax of the running Python."""
+    """Grades one text with the syntax of the running Python version."""
     tree = parse_python(text)
     if tree is None:
         prompts = re.search(r"^[ \t]*>>>", text, re.MULTILINE)

@@ -1,8 +1,8 @@
-"""Separates a model's reasoning from its answer, for all common markings of reasoning.
+"""Separates a model's reasoning from its answer, for all common ways to mark reasoning.
 
 A mark is a tag whose name refers to thinking, in any kind of brackets (``<think>``, ``[THINK]``,
 ``<|begin_of_thought|>``, ``<seed:think>``), a channel other than the final one, or one of a few fixed phrases. A mark
-that opens reasoning is at the beginning of a line or after another tag.
+opens reasoning only if it is at the beginning of a line or after another tag.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _STEMS = (
     r"think|thought|reason|reflect|reflexion|scratch|analy[sz]|monolog|cot|chain|deliberat|rational|brainstorm|plan|"
     r"draft|ponder|contemplat|inner|internal|critique|introspect"
 )
-_CORE = re.compile(r"think|thought|reason", re.IGNORECASE)  # required in a closing tag without an opening one
+_CORE = re.compile(r"think|thought|reason", re.IGNORECASE)  # needed in a closing tag without an opening tag
 _ANSWERS = r"answer|solution|response|final|output|result|code|program|python|submission"
 _LEFT, _RIGHT = r"(?:<\|?|\[|◁|【|⟨)", r"(?:\|?>|\]|▷|】|⟩)"
 _TAG = re.compile(
@@ -28,7 +28,7 @@ _ANSWER = re.compile(rf"(?:^|[_:.-])(?:{_ANSWERS})", re.IGNORECASE)
 _CHANNEL = re.compile(r"(?:<\|start\|>[^<\n]*)?<\|channel\|?>[ \t]*(?P<name>\w+)[^<\n]*(?:<\|message\|>)?")
 _CHANNEL_END = re.compile(r"<channel\|>")
 _UNUSED = re.compile(r"[<\[]unused\d+[>\]](?:thought)?")
-# Conversions of the name of an opening tag to that of its closing one; otherwise "/" is put before it.
+# Conversions from the name of an opening tag to that of its closing tag. If none applies, "/" is put before the name.
 _ENDINGS = (
     ("^(?:begin|start)_of_", "end_of_"),
     ("^(?:begin|start)_", "end_"),
@@ -36,13 +36,13 @@ _ENDINGS = (
     ("_prefix$", "_suffix"),
 )
 _SUMMARY = re.compile(r"\s*<summary>[^<\n]*(?:think|thought|reason)", re.IGNORECASE)
-# Phrases that open reasoning at the start of an answer, and those that end it.
+# Phrases that open reasoning at the start of an answer, with the phrases that end it.
 _PHRASES = (
     (re.compile(r"\s*Thinking(?:\.\.\.|…)[ \t]*\n"), re.compile(r"^(?:\.\.\.|…)done thinking\.?", re.MULTILINE)),
     (re.compile(r"\s*Here(?: i|')s my thought process:"), re.compile(r"Here(?: i|')s my response:")),
     (re.compile(r"\s*analysis(?=[A-Z])"), re.compile(r"assistant[ \t]*final")),  # channels whose marks were removed
 )
-# Names in angle brackets that may begin an answer and mark no reasoning: HTML tags.
+# HTML tags: names in angle brackets that may begin an answer and do not mark reasoning.
 _HTML = "html body div span p br hr b i em strong pre tt ul ol li table h1 h2 h3 h4 details summary s"
 
 
@@ -55,11 +55,11 @@ class _Mark:
 
 
 def without_reasoning(text: str, is_code: Callable[[int], bool]) -> tuple[str, bool]:
-    """The text outside of all reasoning, and whether reasoning was still open at its end.
+    """The text outside of all reasoning, and whether reasoning was still open at the end of the text.
 
     Args:
       text: An answer.
-      is_code: Whether an offset is inside a program, where tags are part of the program.
+      is_code: Whether an offset is inside a program. Tags there belong to the program.
     """
     for opening, closing in _PHRASES:
         if opened := opening.match(text):
@@ -71,7 +71,7 @@ def without_reasoning(text: str, is_code: Callable[[int], bool]) -> tuple[str, b
     while index < len(marks):
         mark = marks[index]
         if mark.kind == "close" and _CORE.search(mark.name):
-            kept, position = [], mark.end  # the prompt had opened the reasoning
+            kept, position = [], mark.end  # the reasoning was opened in the prompt
         elif mark.kind in ("open", "toggle"):
             kept.append(text[position : mark.start])
             end = _end(marks, index)
@@ -84,7 +84,7 @@ def without_reasoning(text: str, is_code: Callable[[int], bool]) -> tuple[str, b
 
 
 def closing_mark(prompt: str) -> str:
-    """The mark that ends the reasoning opened by the end of a prompt; "" if it has opened none."""
+    """The mark that ends the reasoning that the end of a prompt has opened; "" if it has opened none."""
     end = prompt.rstrip()
     if end.endswith("<|start|>assistant"):  # gpt-oss: reasoning and answer are separate channels
         return "<|channel|>final<|message|>"
@@ -103,7 +103,7 @@ def closing_mark(prompt: str) -> str:
 
 
 def _names_reasoning(tag: re.Match[str]) -> bool:
-    """Whether the name of a tag refers to thinking; in square brackets, only capitals form a tag."""
+    """Whether the name of a tag refers to thinking. In square brackets, only names in capitals are tags."""
     return _STEM.search(tag["name"]) is not None and (tag["left"] != "[" or tag["name"].isupper())
 
 
@@ -123,7 +123,7 @@ def _marks(text: str) -> list[_Mark]:
                 closes or _STEM.search((tag["rest"] or "").replace('"', "_")) or _SUMMARY.match(text, tag.end())
             )
         if before == "`":
-            continue  # the tag is only quoted
+            continue  # the tag is quoted
         if closes:
             if reasoning:
                 marks.append(_Mark(tag.start(), tag.end(), "close", bare))
@@ -139,7 +139,11 @@ def _marks(text: str) -> list[_Mark]:
 
 
 def _end(marks: list[_Mark], opened: int) -> int | None:
-    """The mark that ends the reasoning: its own closing tag, else the last of any name, else the last answer tag."""
+    """The index of the mark that ends the reasoning, or None.
+
+    A toggle ends at the next toggle, and a channel at the next mark that closes channels or opens the final one. A tag
+    ends at its own closing tag, otherwise at the last closing tag of any name, otherwise at the last answer tag.
+    """
     name, later = marks[opened].name, range(opened + 1, len(marks))
     if marks[opened].kind == "toggle":
         return next((i for i in later if marks[i].kind == "toggle"), None)

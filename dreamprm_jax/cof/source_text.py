@@ -1,4 +1,4 @@
-"""A program's text as the splitter reads it: its ASCII replacement of the same length, its parse, its masked forms."""
+"""The forms of a program's text that the splitter uses: ASCII text of the same length, syntax tree, masked text."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _TOKEN = re.compile(
 def parser_text(code: str) -> str:
     """An ASCII replacement of the same length, so that the parser's byte offsets are string offsets.
 
-    A non-ASCII character becomes a letter (identifiers stay identifiers, strings stay strings), which also handles lone
-    surrogates; so does NUL, which would end the parse. A single carriage return ends a line, as in Python. A byte order
-    mark becomes a form feed, which keeps the indentation at zero.
+    Every non-ASCII character becomes a letter, so identifiers stay identifiers and strings stay strings. This also
+    handles lone surrogates. NUL becomes a letter too, because it would end the parse. A single carriage return becomes
+    a line end, as in Python. A byte order mark becomes a form feed, which keeps the indentation at zero.
     """
     head = "\f" + code[1:] if code.startswith("\ufeff") else code
     ascii_text = head.encode("ascii", "replace").decode("ascii") if head.isascii() else _to_letters(head)
@@ -40,15 +40,14 @@ def _to_letters(text: str) -> str:
 
 
 def parse(text: str) -> tree_sitter.Node | None:
-    """The root of the syntax tree of an ASCII text; ``has_error`` if Python could not parse it.
+    """The root of the syntax tree of an ASCII text. It has ``has_error`` if Python could not parse the text.
 
-    None for a text of more than ``RECOVERY_CHARACTERS`` with an error, because recovery takes seconds per megabyte. An
-    error in the number of brackets is found without the parser, which would find it only at the end of the text.
+    Returns None for a text with an error and more than ``RECOVERY_CHARACTERS`` characters, because error recovery takes
+    seconds per megabyte. Unbalanced brackets are found without the parser, which would find them only at the end of
+    such a text. Also returns None for a text without a quote, ``def`` or ``class``, whose tree is not needed.
 
-    Also None for a text without a quote, a definition or a class, whose tree is not needed.
-
-    The tree has no comments. The parser is not given any: after each one it would read all following ones to find the
-    indentation of the next line, which takes quadratic time. The same applies to runs of joined lines.
+    The tree has no comments, because the parser gets none. After each comment it would read all following ones to find
+    the indentation of the next line, which takes quadratic time. The same applies to runs of joined lines.
     """
     if _TELLING.search(text) is None:
         return None
@@ -65,7 +64,7 @@ def parse(text: str) -> tree_sitter.Node | None:
 
     try:
         root = tree_sitter.Parser(_PYTHON).parse(read, progress_callback=gives_up).root_node
-    except ValueError:  # it was stopped
+    except ValueError:  # the parser was stopped
         return None
     return None if gives_up(0, root.has_error) else root
 
@@ -75,14 +74,15 @@ def _balanced(masked: str) -> bool:
 
 
 def without_comments(text: str) -> str:
-    """The text with comments, and all but the last of consecutive line joins, replaced by spaces."""
+    """Replaces comments, and all but the last of consecutive line joins, with spaces."""
     return _TOKEN.sub(lambda token: token[0] if token["string"] else " " * len(token[0]), text)
 
 
 def mask(root: tree_sitter.Node | None, text: str) -> str:
-    """``text`` with every string that the parser recognized overwritten, including line breaks, so that none ends one.
+    """``text`` with every string that the parser recognized overwritten.
 
-    Without a tree, all closed strings are overwritten.
+    Line breaks in strings are overwritten too, so that no line ends inside a string. Without a tree, all closed strings
+    are overwritten.
     """
     if "'" not in text and '"' not in text:
         return text
@@ -104,7 +104,7 @@ def mask(root: tree_sitter.Node | None, text: str) -> str:
 
 
 def line_end(text: str, offset: int) -> int:
-    """The offset after the newline of the line with the character before ``offset``."""
+    """The offset after the newline that ends the line of the character before ``offset``."""
     newline = text.find("\n", max(offset - 1, 0))
     return len(text) if newline < 0 else newline + 1
 
@@ -115,6 +115,6 @@ def indentation(line: str) -> int:
 
 
 def identifier_at(code: str, offset: int) -> str:
-    """The identifier after ``offset`` and spaces; "" if there is none."""
+    """The identifier at ``offset``, after optional spaces; "" if there is none."""
     match = _IDENTIFIER.match(code, offset)
     return match[1] if match else ""

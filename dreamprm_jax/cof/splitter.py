@@ -1,22 +1,22 @@
 """Cuts a program into its steps: the functions of Chain-of-Function (arXiv 2512.15000, section 3.1), or other units.
 
 function (the default)
-  Cut points are the ends of each top-level function and of each method of a top-level class, including the trailing
-  newline and trailing indented comments. So a step is one function with everything since the one before: decorators,
-  comments, imports, constants, a class header. Text after the last function belongs to the last step. Nested
-  functions, and functions under a top-level ``if`` or ``try``, are not separate steps.
+  The cut points are the ends of each top-level function and of each method of a top-level class, including the trailing
+  newline and trailing indented comments. A step is therefore one function with everything after the previous function:
+  decorators, comments, imports, constants, a class header. Text after the last function belongs to the last step.
+  Nested functions, and functions under a top-level ``if`` or ``try``, are not separate steps.
 class
-  The same with whole top-level classes instead of their methods; a class without methods counts too.
+  The same with whole top-level classes instead of their methods. A class without methods is also a step.
 block
   Statement blocks: a compound statement with everything inside it, or a maximal run of simple statements, among the
-  siblings of a body (see ``cof.blocks``).
+  statements of one body (see ``cof.blocks``).
 line
-  Physical lines; blank lines belong to the line below them, those at the end to the last line.
+  Physical lines. Blank lines belong to the line below them, or to the last line if they are at the end.
 
-The cuts of function steps are also cuts of block steps, and those are also cuts of line steps. A program without a cut
-is one step, and so is the empty program: every program has at least one step.
+The cuts of function steps are also cuts of block steps, and those are also cuts of line steps. Every program has at
+least one step: a program without a cut is one step, and so is the empty program.
 
-The spans concatenate to the program for any text, and every step but the last ends with a line break. Programs that
+The spans concatenate to the program for any text, and every step except the last ends with a line break. Programs that
 Python cannot parse are also split, with an error-tolerant parser (tree-sitter) and by indentation.
 """
 
@@ -38,7 +38,7 @@ def split_steps(code: str, granularity: Granularity = "function") -> list[Step]:
       granularity: What a step is (see the module's docstring).
 
     Returns:
-      At least one step; ``"".join(code[s.start:s.end] for s in steps) == code``. The name of a step is that of its
+      At least one step, with ``"".join(code[s.start:s.end] for s in steps) == code``. The name of a step is that of its
       function or class, or of the one that contains it; "" if there is none.
     """
     text = parser_text(code)
@@ -57,7 +57,7 @@ def split_steps(code: str, granularity: Granularity = "function") -> list[Step]:
 
 
 def _names(starts: Sequence[int], ends: Sequence[int], found: Sequence[Definition]) -> list[str]:
-    """The function that contains each step, or begins in it; both lists are in order."""
+    """The name of the function that contains each step or begins in it. ``starts`` and ``ends`` are in order."""
     names, position = [], 0
     for start, end in zip(starts, ends, strict=True):
         while position < len(found) and found[position].cut <= start:

@@ -25,9 +25,9 @@ def concurrent_map(
 
     Args:
       function: Called in one of ``threads`` threads; its exception is raised here.
-      items: Consumed lazily, at most ``max_pending`` items beyond the results that were consumed (backpressure).
+      items: Read lazily, at most ``max_pending`` items ahead of the consumed results (backpressure).
       threads: Maximum number of concurrent calls.
-      in_order: Whether results are yielded in the order of the items, or else in order of completion.
+      in_order: Whether results are yielded in the order of the items; if false, in order of completion.
       max_pending: Maximum number of items that are queued, running or not yet yielded; by default ``4 * threads``.
     """
     limit, remaining = max_pending or 4 * threads, enumerate(items)

@@ -1,8 +1,8 @@
 """Maps work units over worker processes and commits their values to a journal; a killed run can be resumed.
 
-Units are executed at least once and committed once: only the driver writes the journal, the first value of a unit wins,
-and a unit's value depends on the unit alone. Committed units are never repeated; a kill loses only the units in flight,
-at most ``workers * (threads + 1)``.
+Units are executed at least once and committed once. Only the driver writes the journal, the first value of a unit wins,
+and a unit's value depends on the unit alone. Committed units are never repeated. A kill loses only the units in flight,
+which are at most ``workers * (threads + 1)``.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from dreamprm_jax.runs.progress import Progress
 from dreamprm_jax.runs.stop_signals import StopRequest
 from dreamprm_jax.schema import DataError
 
-_POLL_SECONDS = 0.5  # latency of SIGTERM while the workers report nothing
+_POLL_SECONDS = 0.5  # interval at which SIGTERM is noticed if the workers report nothing
 
 
 @dataclass(frozen=True)
 class Summary:
     """Summary of a run over units."""
 
-    new: int  # units that this run added to the journal
+    new: int  # number of units that this run added to the journal
     worker_deaths: int
     counts: dict[str, int]  # sums of the counts of this run's units
 
@@ -83,8 +83,8 @@ def run_units(
         failed, and its value is not committed.
 
     Raises:
-      DataError: if units failed, after all others were executed, with their number and the first one; if workers
-        cannot be started; if the disk is full. Committed units are kept in each case.
+      DataError: if units failed (raised after all others were executed, with the number of failures and the first
+        one), if workers cannot be started, or if the disk is full. Committed units are always kept.
       SystemExit: after SIGTERM (143) or Ctrl-C (130).
     """
     missing = ((key, payload) for key, payload in units if key not in journal)

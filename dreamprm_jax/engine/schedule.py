@@ -25,7 +25,7 @@ class FinishedUnit(NamedTuple):
 
     key: str
     kind: Literal["done", "failed"]
-    value: Any  # done: the UnitResult; failed: the reason
+    value: Any  # the UnitResult if done, the reason if failed
 
 
 @dataclass
@@ -86,7 +86,7 @@ class Schedule:
                 raise DataError(str(event.value))
             elif event.kind == "died":
                 yield from self._died(event.worker, event.value)
-            elif event.key in state.units:  # otherwise a late answer of a worker that was reported as dead
+            elif event.key in state.units:  # otherwise the event is a late answer of a worker that was reported as dead
                 del state.units[event.key]
                 state.quarantined = False
                 self._deaths_at_start = 0

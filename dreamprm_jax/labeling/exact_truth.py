@@ -1,7 +1,7 @@
 """Exact truth of a window's steps on the procedural benchmark.
 
-The label stage writes it, since it needs the hidden tests. It is read by the oracle labelings and by the trainer's
-evaluations (``training/evaluate_during.py``), which do not influence training.
+The label stage writes it, because only this stage has the hidden tests. It is read by the oracle labelings and by the
+trainer's evaluations (``training/evaluate_during.py``), which do not influence training.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def why_no_truth(config: Config) -> str | None:
 
 
 def load_truth(config: Config, paths: Paths, window: str) -> list[StepTruth]:
-    """The truth of every step of a window's distinct programs; computed and stored if it is missing.
+    """The truth of every step of a window's distinct programs; computed and stored if missing.
 
     Raises:
-      DataError: if a file of the generate stage is missing, or a program is not one of the simulated policy.
+      DataError: if a file of the generate stage is missing, or if a program was not written by the simulated policy.
     """
     path = paths.truth(window)
     if not path.exists():

@@ -21,10 +21,10 @@ from dreamprm_jax.storage import write_records
 def judge_window(config: Config, paths: Paths, window: str, tests: HiddenTests, judge: Judge) -> Counter[str]:
     """Judges a window's distinct programs and writes their outcomes.
 
-    If the sandbox fails on a program, the file contains that verdict, and the program is judged again in the next run.
+    If the sandbox fails on a program, that verdict is written, and the next run judges the program again.
 
     Returns:
-      Number of programs by "WINDOW VERDICT".
+      The number of programs for each key "WINDOW VERDICT".
     """
     problems = problems_by_id(paths, window)
     sandbox = settings_digest(config, {"sandbox"}, InputDigests(paths.root))

@@ -1,4 +1,4 @@
-"""A run's step labels in the formats that other tools train on: TRL's, PRM800K's and Math-Shepherd's."""
+"""Exports a run's step labels to the formats of other training tools: TRL, PRM800K and Math-Shepherd."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ THRESHOLD = 0.5
 
 
 def run_labels(root: Path, arm: str, prompt: Callable[[Problem], str]) -> Iterator[LabeledSteps]:
-    """The labeled solutions of a run's train window.
+    """Yields the labeled solutions of a run's train window.
 
     Args:
-      root: the run's folder; its label stage is done, or it was trained on given steps.
-      arm: "raw" for the Monte-Carlo estimates (or the file's labels), or an arm that corrected them.
-      prompt: the text that is written before a program of a problem.
+      root: the run's folder. Its label stage must be done, or the run must have been trained on given steps.
+      arm: "raw" for the Monte Carlo estimates (or the labels of the given file), or an arm that corrected the labels.
+      prompt: returns the text that precedes a program, given its problem.
 
     Raises:
-      DataError: where the run has no such labels.
+      DataError: if the run has no such labels.
     """
     paths = Paths(root)
     corrected = None if arm == "raw" else _corrected(paths, arm)
@@ -47,7 +47,7 @@ def run_labels(root: Path, arm: str, prompt: Callable[[Problem], str]) -> Iterat
         program, outcome = programs[key], outcomes.get(key)
         known = outcome is not None and outcome.verdict.is_label
         passed = float(outcome.passed) if outcome is not None and known else math.nan
-        # The last step's label is the outcome, which no arm corrects.
+        # The last step's label is the program's outcome, which no arm corrects.
         labels = [row.mean if corrected is None else corrected.get(_key(row), math.nan) for row in rows[:-1]]
         texts = tuple(program.code[row.start : row.end] for row in rows)
         yield LabeledSteps(prompt(problems[program.problem_id]), texts, (*labels, passed), passed)
@@ -88,7 +88,10 @@ def _given_labels(paths: Paths, corrected: Mapping[StepKey, float] | None) -> It
 
 
 def trl_row(one: LabeledSteps, threshold: float | None) -> dict[str, Any] | str:
-    """``prompt, completions, labels``; a step without a label has TRL's ignored index, or null among soft labels."""
+    """The fields of TRL: ``prompt, completions, labels, outcome``.
+
+    A step without a label gets TRL's ignored index, or null if ``threshold`` is None (soft labels).
+    """
     if threshold is None:
         labels: list[Any] = [label if math.isfinite(label) else None for label in one.labels]
     else:
@@ -98,7 +101,10 @@ def trl_row(one: LabeledSteps, threshold: float | None) -> dict[str, Any] | str:
 
 
 def prm800k_row(one: LabeledSteps, threshold: float | None) -> dict[str, Any] | str:
-    """``question`` and ``label``, every step chosen; a step without a label has the rating null."""
+    """``question`` and ``label``, with every step chosen. A step without a label has the rating null.
+
+    If ``threshold`` is None, returns the reason why the row cannot be written.
+    """
     if threshold is None:
         return "PRM800K has no soft labels"
 
@@ -113,7 +119,7 @@ def prm800k_row(one: LabeledSteps, threshold: float | None) -> dict[str, Any] | 
 
 
 def math_shepherd_row(one: LabeledSteps, threshold: float | None) -> dict[str, Any] | str:
-    """``input`` and ``label``, each step as "Step N: ..."."""
+    """``input``, ``label`` and ``task``, with steps as "Step N: ...", or the reason why the row cannot be written."""
     if threshold is None:
         return "Math-Shepherd has no soft labels"
     if not all(map(math.isfinite, one.labels)):
@@ -133,18 +139,21 @@ FORMATS = {"trl": trl_row, "prm800k": prm800k_row, "math_shepherd": math_shepher
 
 
 def export_labels(rows: Iterator[LabeledSteps], form: str, threshold: float | None, output: Path) -> Counter[str]:
-    """Writes the rows: .jsonl, .parquet, or else the folder of a ``datasets.Dataset``.
+    """Writes the rows to a .jsonl file, a .parquet file, or otherwise the folder of a ``datasets.Dataset``.
 
-    Line breaks at a step's end are left out: where steps are read, a separator stands after each.
+    Line breaks at the end of a step are removed, because readers of these formats put a separator after each step.
 
     Args:
       rows: labeled solutions.
       form: a key of ``FORMATS``.
-      threshold: from which label on a step is right; None: soft labels.
-      output: of which nothing may be there but a file.
+      threshold: steps with at least this label are correct; None writes soft labels.
+      output: the file or folder. An existing .jsonl or .parquet file is replaced; a folder must not exist yet.
 
     Returns:
-      Counts of what was written, and of what the format cannot say.
+      The numbers of solutions and steps written, and the number of solutions left out for each reason.
+
+    Raises:
+      DataError: if a .parquet file or a folder would be empty, or if the folder exists.
     """
     counts: Counter[str] = Counter()
 

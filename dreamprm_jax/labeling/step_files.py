@@ -1,16 +1,16 @@
-"""Solutions with step labels that others made, read from the formats that they are published in.
+"""Reads solutions with step labels from other sources, in the formats in which they are published.
 
 | format | fields of a row |
 |---|---|
-| TRL's stepwise supervision | ``prompt, completions, labels`` (true, false, 0 to 1 or null), maybe an outcome; also |
-| | under the names ``question``, ``problem``, ``instruction``; ``steps``; ``rewards``; maybe ``rollouts`` |
+| TRL's stepwise supervision | ``prompt, completions, labels`` (true, false, 0 to 1 or null), optional outcome; also |
+| | named ``question``, ``problem``, ``instruction``; ``steps``; ``rewards``; optional ``rollouts`` |
 | PRM800K | ``question.problem``, ``label.steps[].completions[].rating``, ``chosen_completion`` |
-| OpenR | ``question, process`` (steps with five line breaks between), ``label`` (a list of ``+`` and ``-``) |
+| OpenR | ``question, process`` (steps separated by five line breaks), ``label`` (a list of ``+`` and ``-``) |
 | Math-Shepherd | ``input`` with ``ки`` after each step, ``label`` with ``+`` or ``-`` in its place |
-| ProcessBench | ``problem, steps``, ``label`` (index of the first wrong step, -1: none), ``final_answer_correct`` |
+| ProcessBench | ``problem, steps``, ``label`` (index of the first wrong step, or -1), ``final_answer_correct`` |
 
-Files and folders of them are read as all rows are (``problems.json_rows``); a saved ``Dataset``, addresses and ids of
-the hub by the package ``datasets``. A row that cannot be used is a ``Skip``.
+Files and folders are read with ``problems.json_rows``. The package ``datasets`` reads saved ``Dataset`` folders, URLs
+and data sets of the hub. A row that cannot be used becomes a ``Skip``.
 """
 
 from __future__ import annotations
@@ -34,20 +34,21 @@ from dreamprm_jax.schema import DataError, Granularity, Program, Skip, content_h
 OUTCOME_FIELDS = ("outcome", "passed", "is_correct", "correct", "final_answer_correct")
 PROMPTS = ("prompt", "question", "problem", "instruction")
 STEPS, LABELS = ("completions", "steps"), ("labels", "rewards")
-IGNORED = -100  # a label that TRL and transformers leave out of the loss
+IGNORED = -100  # label that TRL and transformers exclude from the loss
 MARK = "ки"  # Math-Shepherd's step tag
 
 
 @dataclass(frozen=True)
 class LabeledSteps:
-    """One solution whose steps have labels.
+    """One solution with step labels.
 
     Attributes:
-      prompt: what the steps answer.
-      steps: their texts, in order.
-      labels: one a step: 1 right, 0 wrong, between them a soft label, NaN none.
-      outcome: of the whole solution: 1 right, 0 wrong, NaN unknown.
-      rollouts: of each step; its label is the share of them that passed. Empty: not counted.
+      prompt: the text that the steps answer.
+      steps: the texts of the steps, in order.
+      labels: one label per step: 1 is correct, 0 is wrong, values between them are soft labels, NaN is unknown.
+      outcome: label of the whole solution: 1 is correct, 0 is wrong, NaN is unknown.
+      rollouts: number of rollouts of each step, of which the step's label is the fraction that passed. Empty if the
+        source has no counts.
     """
 
     prompt: str
@@ -58,48 +59,53 @@ class LabeledSteps:
 
     @property
     def problem_id(self) -> str:
-        """Key of the prompt."""
+        """Key of the problem: a hash of the prompt."""
         return content_hash(self.prompt, digits=16)
 
     def is_meta(self, share: float) -> bool:
-        """Whether its problem is among a share of all, by its text alone: a file that grows keeps its meta problems."""
+        """Whether the solution is in the meta set, which holds a fraction ``share`` of the problems.
+
+        A solution without an outcome never is. The choice depends only on the prompt's text, so that a file to which
+        rows are added keeps its meta problems.
+        """
         return int(content_hash("meta", self.problem_id, digits=8), 16) < share * 16**8 and math.isfinite(self.outcome)
 
     @property
     def known(self) -> list[int]:
-        """The steps that have a label."""
+        """The indices of the steps that have a label."""
         return [index for index, label in enumerate(self.labels) if math.isfinite(label)]
 
 
 @dataclass(frozen=True)
 class SteppedProgram(Program):
-    """A program, or another text, whose steps are given."""
+    """A program or another text whose division into steps is given."""
 
     steps: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, problem_id: str, steps: Sequence[str], sample_index: int = 0) -> SteppedProgram:
-        """The row of given steps. Equal texts that are cut differently are different programs."""
+        """The row for given steps. Equal texts with different divisions into steps are different programs."""
         return cls(problem_id, content_hash(problem_id, *steps), sample_index, "".join(steps), "", "{}", tuple(steps))
 
 
 def step_texts(program: Program, granularity: Granularity) -> list[str]:
-    """The steps of a program: those that are given, or else what the splitter finds."""
+    """The texts of a program's steps: the given steps, or otherwise those of the splitter."""
     if isinstance(program, SteppedProgram):
         return list(program.steps)
     return [program.code[step.start : step.end] for step in split_steps(program.code, granularity)]
 
 
 def read_steps(path: str, settings: StepDataConfig, split: str = "") -> Iterator[LabeledSteps | Skip]:
-    """Yields every labeled solution of a file, or why a row is left out.
+    """Yields every labeled solution of a data set, or the reason why a row is skipped.
 
     Args:
-      path: a file, a folder or an id of the hub.
-      settings: split, subset and revision of a data set; the label of neutral steps; strictness; how many to read.
-      split: of the data set; "": that of ``settings``.
+      path: a file, a folder, a URL or an id of the hub.
+      settings: split, subset and revision of the data set, label of neutral steps, strictness, and maximum number of
+        solutions.
+      split: split of the data set; "" selects the split of ``settings``.
 
     Raises:
-      DataError: where the file as a whole cannot be read; with ``settings.strict`` on the first bad row.
+      DataError: if the data set as a whole cannot be read or, with ``settings.strict``, for the first invalid row.
     """
     count, known = 0, Counter[str]()
     for where, row in step_rows(path, settings, split or settings.split):
@@ -126,7 +132,7 @@ def read_steps(path: str, settings: StepDataConfig, split: str = "") -> Iterator
 
 
 def _parse(row: Any, settings: StepDataConfig) -> list[LabeledSteps]:
-    """The solutions of one row. Raises DataError that names the field."""
+    """The solutions of one row. Raises DataError that names the field at fault."""
     if isinstance(row, DataError):
         raise row
     found = next((parse for fields, parse in _FORMATS if all(map(functools.partial(_first, row), fields))), None)
@@ -154,7 +160,7 @@ def _trl(row: Mapping[str, Any], settings: StepDataConfig) -> list[LabeledSteps]
 
 
 def _rollouts(row: Mapping[str, Any], labels: Sequence[float], outcome: float) -> tuple[int, ...]:
-    """The counts of rollouts, where the row has any; every label must be a share of them."""
+    """The rollout counts of a row that has them, else (). Every label must be a fraction of its step's rollouts."""
     if (counts := row.get("rollouts")) is None:
         return ()
     if not isinstance(counts, list) or len(counts) != len(labels):
@@ -187,7 +193,7 @@ def _process_bench(row: Mapping[str, Any], settings: StepDataConfig) -> list[Lab
     steps, first = _texts(row, "steps"), row["label"]
     if not isinstance(first, int) or isinstance(first, bool) or not -1 <= first < len(steps):
         raise DataError(f"field label: {first!r} is neither -1 nor the index of one of the {len(steps)} steps")
-    # Nothing is known of what follows the first error.
+    # The steps after the first error have no label.
     labels = [1.0 if first < 0 or index < first else 0.0 if index == first else math.nan for index in range(len(steps))]
     return [LabeledSteps(_text(row, "problem"), steps, tuple(labels), _outcome(row))]
 
@@ -209,12 +215,12 @@ def _math_shepherd(row: Mapping[str, Any], settings: StepDataConfig) -> list[Lab
     if start is None:
         raise DataError("field input: has no 'Step 1:', before which the question is")
     steps = (pieces[0][start.start() :], *pieces[1:-1])
-    # A solution ends with its answer, so its last label is whether that is right.
+    # The last step contains the answer, so its label is also the outcome.
     return [LabeledSteps(pieces[0][: start.start()], tuple(map(str.strip, steps)), tuple(signs), signs[-1])]
 
 
 def _prm800k(row: Mapping[str, Any], settings: StepDataConfig) -> list[LabeledSteps]:
-    """The chosen steps, and each other completion as the end of a solution of its own."""
+    """The solution of the chosen steps, and for each other rated completion a solution that ends with it."""
     question, label = row["question"], row["label"]
     if not isinstance(question, dict) or not isinstance(label, dict):
         raise DataError("fields question and label: must be JSON objects")
@@ -236,7 +242,7 @@ def _prm800k(row: Mapping[str, Any], settings: StepDataConfig) -> list[LabeledSt
             text, value = rated[chosen]
         elif isinstance(human, dict):
             text, value = _text(human, "text"), 1.0
-        elif len(rated) == 1:  # a lone wrong step ends the solution, and is chosen by nobody
+        elif len(rated) == 1:  # a single completion that nobody chose: the wrong step that ends the solution
             text, value = rated[0]
             found = [one for one in found if one.steps != (*steps, text)]
         else:
@@ -247,7 +253,7 @@ def _prm800k(row: Mapping[str, Any], settings: StepDataConfig) -> list[LabeledSt
     return [*([LabeledSteps(prompt, tuple(steps), tuple(labels), outcome)] if steps else []), *found]
 
 
-# The fields that tell a format, each under one of its names.
+# The fields that identify each format; each field may have any of the names listed for it.
 _FORMATS: tuple[
     tuple[tuple[tuple[str, ...], ...], Callable[[Mapping[str, Any], StepDataConfig], list[LabeledSteps]]], ...
 ] = (
@@ -261,12 +267,12 @@ _WORDS = {"+": 1.0, "true": 1.0, "correct": 1.0, "good": 1.0, "-": 0.0, "false":
 
 
 def _first(row: Mapping[str, Any], names: Sequence[str]) -> str:
-    """The first of the names whose field has a value; "" where none has."""
+    """The first name whose field has a value; "" if there is none."""
     return next((name for name in names if row.get(name) is not None), "")
 
 
 def _number(value: Any, where: str) -> float:
-    if isinstance(value, str):  # a word, or what ``datasets`` makes of a column of both booleans and numbers
+    if isinstance(value, str):  # a word, or a value from a mixed column that ``datasets`` converted to text
         if value.lower() in _WORDS:
             return _WORDS[value.lower()]
         with contextlib.suppress(ValueError, RecursionError):
@@ -297,7 +303,7 @@ def _outcome(row: Mapping[str, Any]) -> float:
 
 
 def _prompt(row: Mapping[str, Any], name: str) -> str:
-    """A prompt's text; of a conversation the messages' contents."""
+    """A prompt's text; for a conversation, the contents of its messages."""
     value = row[name]
     if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
         return "\n\n".join(_text(one, "content") for one in value)
@@ -322,7 +328,7 @@ def _texts(row: Mapping[str, Any], name: str) -> tuple[str, ...]:
     value = row[name]
     if not isinstance(value, list):
         raise type_error(f"field {name}", value, "a list of strings")
-    value = [one.get("content") if isinstance(one, dict) else one for one in value]  # of messages
+    value = [one.get("content") if isinstance(one, dict) else one for one in value]  # content of messages
     for index, text in enumerate(value):
         if not isinstance(text, str):
             raise type_error(f"field {name}[{index}]", text, "a string")

@@ -1,4 +1,4 @@
-"""Where rows of labeled steps come from: files and folders, saved data sets, addresses, the hub."""
+"""The sources of step-labeled rows: files and folders, saved data sets, URLs, and the hub."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from dreamprm_jax.config import StepDataConfig
 from dreamprm_jax.problems.json_rows import ENDINGS, SUFFIXES, numbered_rows, parse_json, reason_of, row_suffix
 from dreamprm_jax.schema import DataError
 
-# The split that the name of a file tells.
+# The split that a file name contains.
 _SPLIT = re.compile(r"(?<![a-z0-9])(train|validation|valid|val|dev|test)(?![a-z0-9])", re.IGNORECASE)
 
 
 def step_rows(path: str, settings: StepDataConfig, split: str) -> Iterator[tuple[str, Any]]:
-    """(where, row) of all rows; a row that cannot be parsed is its DataError."""
+    """Yields (where, row) for every row. A row that cannot be parsed is replaced by its DataError.
+
+    Raises:
+      DataError: if the source does not exist, cannot be read, or lacks the split.
+    """
     place = Path(path)
     saved = any((place / name).is_file() for name in ("state.json", "dataset_dict.json"))
     files = [] if saved else _files(place, split)
@@ -34,7 +38,7 @@ def step_rows(path: str, settings: StepDataConfig, split: str) -> Iterator[tuple
 
 
 def _files(place: Path, split: str) -> list[Path]:
-    """The file, or those of a folder; where their names tell several splits, those of one."""
+    """The file itself, or the files of a folder. If their names contain several splits, only those of one split."""
     if not place.is_dir():
         return [place] if place.is_file() and place.name.endswith(SUFFIXES) else []
     groups: dict[str, list[Path]] = {}
@@ -47,7 +51,7 @@ def _files(place: Path, split: str) -> list[Path]:
 
 
 def _chosen(path: str, names: Sequence[str], split: str) -> str:
-    """The split that is asked for; else train, or the only one."""
+    """The requested split; by default "train", or the only one. Raises DataError if it does not exist."""
     chosen = split or ("train" if "train" in names or len(names) != 1 else names[0])
     if chosen not in names:
         raise DataError(f"{path}: has no split {chosen!r}; choose with --split among {', '.join(names)}")
@@ -55,7 +59,7 @@ def _chosen(path: str, names: Sequence[str], split: str) -> str:
 
 
 def _data_set(path: str, saved: bool, settings: StepDataConfig, split: str) -> Iterator[Any]:
-    """The rows of a saved ``Dataset``, of a file at an address, or of a data set of the hub, as a stream."""
+    """Streams the rows of a saved ``Dataset``, of a file at a URL, or of a data set of the hub."""
     import datasets
 
     datasets.disable_progress_bars()
@@ -63,7 +67,7 @@ def _data_set(path: str, saved: bool, settings: StepDataConfig, split: str) -> I
         if saved:
             found = datasets.load_from_disk(path)
         elif "://" in path:
-            # JSON lines as text: Arrow would turn labels of mixed types into other ones.
+            # JSON lines are loaded as text, because Arrow would convert labels of mixed types to one type.
             kind = {".parquet": "parquet", ".json": "json"}.get(row_suffix(Path(path)), "text")
             found = datasets.load_dataset(kind, data_files=[path], streaming=True)
         else:
@@ -76,7 +80,7 @@ def _data_set(path: str, saved: bool, settings: StepDataConfig, split: str) -> I
             yield _line(row["text"]) if "://" in path and set(row) == {"text"} else row
     except DataError:
         raise
-    except Exception as error:  # the library raises its own, the hub's, Arrow's and the system's errors
+    except Exception as error:  # errors of the library, the hub, Arrow or the system
         cause = error.__cause__ or error
         raise DataError(f"{path}: cannot be read by the package datasets: {type(cause).__name__}: {cause}") from error
 

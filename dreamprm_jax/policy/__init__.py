@@ -1,1 +1,1 @@
-"""Policies, which write code: an OpenAI-compatible server, replay of saved programs, the simulated policy."""
+"""Policies, which write code: an OpenAI-compatible server, a replay of saved programs, or the simulated policy."""

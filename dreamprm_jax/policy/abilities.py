@@ -1,8 +1,8 @@
 """Probes a server with a few small requests before the first real one.
 
-OpenAI-compatible servers differ without reporting errors: llama.cpp's server returned one choice for n=4 for years,
-Ollama wraps prompts into a chat, some ignore seeds, some strip the leading spaces of an answer. A server that cannot
-continue a prompt is rejected here, with an error that names the setting to use.
+OpenAI-compatible servers differ without reporting errors. llama.cpp's server returned one choice for n=4 for years.
+Ollama wraps prompts into a chat. Some servers ignore seeds, and some strip the leading spaces of an answer. A server
+that cannot continue a prompt is rejected here, with an error that names the setting to use.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from dreamprm_jax.storage import read_json, write_json
 
 RECORD = "server.json"
 _STORY = "Once upon a time, in a small village by the sea, there lived a"
-_TOKENS = 16  # token limit of a story; chats use the run's limit, since reasoning may come first
-# Programs cut inside a line, which any model continues in the same way.
+_TOKENS = 16  # token limit for the prompt ``_STORY``; chats use the run's limit, because reasoning may come first
+# Programs that end in the middle of a line. Any model continues them in the same way.
 ADDITION = "def add(a, b):\n    return a"
 MINUS = "def absolute(n):\n    if n < 0:"
 
@@ -37,14 +37,14 @@ class Abilities:
     """Observed behavior of a server.
 
     Attributes:
-      continues: Whether it continues a raw prompt: "yes"; "unclear" if the model's answers do not show it; None for
-        chats, which cannot be forced to.
+      continues: Whether it continues a raw prompt: "yes", or "unclear" if the model's answers do not show it. None for
+        chats, which cannot be forced to continue a text.
       choices: Whether n=2 returned two choices.
       seeds: Whether equal seeds returned equal texts and different seeds different texts. Long texts may still differ
         in a rerun, because other requests in a server's batch change the last bits of its logits.
       logprobs: Whether it returns log-probabilities of tokens; only tested if the run needs them.
       usage: Reported token counts: "none", "all choices", or "only one choice per request".
-      cached_tokens: Whether it reports the prompt tokens from its prefix cache.
+      cached_tokens: Whether it reports the number of prompt tokens that came from its prefix cache.
       refused: Parameters that it rejects and that are not sent; "name=value" if it rejects only that value.
     """
 
@@ -78,13 +78,13 @@ def probe(dialect: Dialect, sampling: dict[str, Any], coding: dict[str, str] | N
     """Probes the server with the run's parameters and with variations. The requests do not count as usage.
 
     Args:
-      dialect: The connection, which learns the parameters that the server rejects.
+      dialect: The connection. It learns the parameters that the server rejects.
       sampling: The run's parameters, as they are sent.
-      coding: Rendered chats with an open answer, by the beginning of the answer: ``ADDITION`` and ``MINUS``; None for a
-        chat server.
+      coding: Maps the beginnings of programs, ``ADDITION`` and ``MINUS``, to rendered chats whose open answer they
+        begin. None for a chat server.
 
     Raises:
-      DataError: if no server responds, if it rejects requests even without optional parameters, or if it does not
+      DataError: if no server responds, or if the server rejects requests even without optional parameters or does not
         continue prompts.
     """
     where = dialect.transport.where
@@ -147,7 +147,7 @@ def _asked(dialect: Dialect, parameters: dict[str, Any]) -> Reply:
 
 
 def _continues(dialect: Dialect, sampling: dict[str, Any], coding: dict[str, str], where: str) -> str:
-    """Tests with two prompts that any model continues in the same way whether the server continues prompts.
+    """Tests whether the server continues prompts, with two prompts that any model continues in the same way.
 
     Raises:
       DataError: if it starts a new answer, or strips the leading spaces of an answer.

@@ -1,7 +1,7 @@
-"""Renders a chat to the text that a model continues, on the client instead of the server.
+"""Renders a chat to the text that a model continues. This is done on the client instead of the server.
 
-Servers disagree on how to continue an unfinished assistant message, but treat a plain-text prompt in the same way.
-Templates come from a file or a tokenizer folder, or are ChatML (Qwen and many others); transformers renders them.
+Servers differ in how they continue an unfinished assistant message, but all treat a plain-text prompt in the same way.
+Templates come from a file or a tokenizer folder, or are ChatML (Qwen and many others). transformers renders them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class ChatTemplate:
         """The chat as text, up to the start of the assistant's answer, without the beginning-of-sequence token.
 
         Servers add that token to the prompts of ``/v1/completions`` themselves. If the template has no system role, the
-        system message is merged into the user's message; if it expects content as parts, it gets parts. If it starts
+        system message is merged into the user's message. If it expects content as parts, it gets parts. If it opens
         the model's reasoning, the reasoning is closed, because code follows.
 
         Raises:
@@ -95,7 +95,7 @@ def load_chat_template(path: str) -> ChatTemplate:
     settings = _settings(location / "tokenizer_config.json")
     separate = location / "chat_template.jinja"
     source = _read(separate) if separate.is_file() else settings.get("chat_template")
-    source = source or _settings(location / "chat_template.json").get("chat_template")  # written by processors
+    source = source or _settings(location / "chat_template.json").get("chat_template")  # a file that processors write
     if isinstance(source, list):  # several named templates
         source = next((item.get("template") for item in source if item.get("name") == "default"), None)
     if not isinstance(source, str):
@@ -112,7 +112,7 @@ def _past_reasoning(text: str) -> str:
 
 
 def _bare(text: str) -> str:
-    """The text without whitespace, since templates trim and indent."""
+    """The text without whitespace, because templates trim and indent."""
     return "".join(text.split())
 
 

@@ -1,4 +1,4 @@
-"""Interprets a server's text: whether it continues the prefix, and the program that results."""
+"""Interprets a server's text: decides whether it continues the prefix, and builds the resulting program."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def from_completion(text: str, prompt: str, prefix: str, finish_reason: str) -> 
 
     Some servers repeat the prompt or the given part of the answer. Others wrap the prompt into a chat, so that the
     model starts a new answer; such text is not appended to the prefix. Its program is extracted, and the completion is
-    not forced.
+    not forced unless the prefix is empty.
     """
     text = text.removeprefix(prompt)
     if prefix:
@@ -41,7 +41,7 @@ def from_completion(text: str, prompt: str, prefix: str, finish_reason: str) -> 
 
 
 def from_chat(text: str, prefix: str, finish_reason: str) -> Completion:
-    """The completion in a chat answer, for which the prefix was shown as starter code; forced only without a prefix."""
+    """The completion in a chat answer. The prefix was only shown as starter code, so only an empty one is forced."""
     return Completion(extract_code(text), finish_reason, forced=not prefix)
 
 
@@ -52,7 +52,7 @@ def begins_anew(body: str, prefix: str) -> bool:
 
 
 def reads_as_chat(text: str) -> bool:
-    """Whether a text opens a fence or begins with a sentence, like a chat's answer and unlike a continuation."""
+    """Whether a text opens a fence or begins with a sentence, as a chat's answer does and a continuation does not."""
     line = _first_line(text).strip()
     if re.match(r"(?:`{3,}|~{3,})[ \t]*\w", line):
         return True
@@ -62,7 +62,7 @@ def reads_as_chat(text: str) -> bool:
 
 
 def _is_sentence(line: str) -> bool:
-    """Whether a line is prose: it starts no statement and has two adjacent words that Python does not allow."""
+    """Whether a line is prose: it starts no statement and contains two adjacent words that Python does not allow."""
     if not line or line[0] in "#@\"'([{)]}" or _opens_statement(line):
         return False
     if re.fullmatch(r"[A-Z][a-z]+(?: [a-z]+)*[!.:,]", line) or re.match(r"[A-Z][a-z']+[!,] ", line):

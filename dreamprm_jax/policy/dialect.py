@@ -13,14 +13,14 @@ from dreamprm_jax.policy.transport import Refused, Transport
 
 _RENAMED = "max_completion_tokens"  # replaces max_tokens for OpenAI's reasoning models
 _BY_VALUE = ("temperature", "top_p")  # often rejected only at some values
-_MOST_REFUSALS = 24  # for one request
+_MOST_REFUSALS = 24  # maximum number of rejections of one request
 
 
 class Dialect:
-    """Sends requests in a form that the server accepts, learned from its errors. Thread-safe."""
+    """Sends requests in a form that the server accepts. The form is learned from its errors. Thread-safe."""
 
     def __init__(self, transport: Transport, refused: tuple[str, ...] = (), most_choices: int = 1 << 30):
-        """Starts with known properties of the server.
+        """Starts with the known properties of the server.
 
         Args:
           transport: The connection.
@@ -47,8 +47,8 @@ class Dialect:
         """Sends a request, and repeats it without rejected parameters. The reply may have fewer choices than requested.
 
         Raises:
-          Refused: if the server rejects the request for another reason than a parameter.
-          PolicyError, ContextOverflow: as ``Transport.ask``.
+          Refused: if the server rejects the request for a reason other than a parameter.
+          PolicyError, ContextOverflow: see ``Transport.ask``.
         """
         for _ in range(_MOST_REFUSALS):
             sent = self._spelled(parameters)
@@ -116,7 +116,7 @@ class Dialect:
             changed = before != (self.refused, self.most_choices, self.longest, self.shortest)
         if changed:
             self.on_change()
-        return True  # also if another thread has recorded it meanwhile
+        return True  # also if another thread has recorded it in the meantime
 
     def _refuse(self, entry: str) -> None:
         if entry not in self.refused:

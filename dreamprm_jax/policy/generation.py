@@ -19,14 +19,17 @@ def ask_for_candidates(
     journal: Journal,
     threads: int,
 ) -> None:
-    """Sends the requests, one per problem, whose answers are not in the journal.
+    """Sends those requests, one per problem, whose answers are not in the journal.
 
     Args:
+      policy: The policy.
+      requests: One request per problem.
       key: Maps a request to its journal key, a hash of everything that the answer depends on.
       journal: Maps keys to [[code, mean log-probability or None, fault], ...].
+      threads: Number of concurrent requests.
 
     Raises:
-      DataError: if the policy failed on some problems, after all others are answered, with their number.
+      DataError: if the policy failed on some problems. It is raised after all others are answered and gives the number.
     """
     keys = {key(request): request for request in requests}
     missing = [item for item in keys.items() if item[0] not in journal]

@@ -1,6 +1,6 @@
 """The interface of a policy, which writes whole programs and completions of a prefix.
 
-All ``n`` completions of a prefix are requested together, to use a server's prefix cache. Completions are whole
+All ``n`` completions of a prefix are requested together, so that a server's prefix cache is used. Completions are whole
 programs, so splitting, judging and labeling do not depend on the prefix.
 """
 
@@ -15,7 +15,7 @@ MEAN_LOG_PROBABILITY = "mean_logprob"  # key in a program's sampling parameters
 
 
 def request_seed(config_seed: int, *parts: str) -> int:
-    """A seed derived from the request, independent of its time and worker."""
+    """A seed derived from the run's seed and the parts that identify a request, independent of time and worker."""
     return int(schema.content_hash(str(config_seed), *parts, digits=8), 16) & 0x7FFFFFFF
 
 
@@ -55,8 +55,9 @@ class Completion:
       forced: True if the policy continued the exact text of the prefix; False if the prefix was only shown to it
         ("starter code"), so the answer may differ. True for an empty prefix.
       log_probability: Mean log-probability of the sampled tokens, if the policy reports it.
-      fault: Reason for a missing answer: "context overflow", "cut off (abort)", "refused: ...". Retries do not help. It
-        is not a failed program: it has no verdict and is counted separately. "" for an answer, even an empty one.
+      fault: Reason for a missing answer: "context overflow", "cut off (abort)", "refused: ..."; "" if there is an
+        answer, even an empty one. Retries do not help. A missing answer is not a failed program: it has no verdict
+        and is counted separately.
     """
 
     code: str

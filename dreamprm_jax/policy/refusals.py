@@ -16,7 +16,7 @@ Meaning = Literal["passing", "gone", "overflow", "out of tokens", "parameter", "
 
 OPTIONAL = ("logprobs", "seed", "top_p", "n", "temperature", "stop", "max_tokens")  # in order of increasing importance
 SYSTEM_ROLE = "system role"  # listed among the rejected parameters if system messages are rejected
-WHOLE_REPLY = "stream=false"  # listed among them if the server only streams
+WHOLE_REPLY = "stream=false"  # listed among the rejected parameters if the server only streams
 _ALIASES = {
     "max_tokens": r"max_tokens|max_completion_tokens|max_new_tokens|max_output_tokens|maxOutputTokens|max_gen_len",
     "top_p": r"top_p|topP",
@@ -63,7 +63,7 @@ _STREAMS_ONLY = re.compile(
     r"|non-?stream\w*.{0,40}not|not.{0,40}non-?stream",
     re.IGNORECASE,
 )
-_ECHOED = ("input", "url", "ctx", "id", "request_id", "traceid")  # fields that repeat or number the request
+_ECHOED = ("input", "url", "ctx", "id", "request_id", "traceid")  # fields that repeat or identify the request
 _GONE = (425, 429, 498, 502, 503, 504, *range(520, 525), 529)  # proxies, loading servers, busy servers
 _ADVICE = {
     401: "the key was refused; put it into the variable that policy.api_key_env names",
@@ -97,7 +97,7 @@ class ServerError:
 
 
 def read_error(status: int, body: str, sent: Collection[str]) -> ServerError:
-    """Interprets an error reply with this HTTP status and body; ``sent``: the names of the request's parameters."""
+    """Interprets an error reply with this HTTP status and body. ``sent`` has the names of the request's parameters."""
     try:
         value = json.loads(body)
     except ValueError:
@@ -141,7 +141,7 @@ def read_error(status: int, body: str, sent: Collection[str]) -> ServerError:
 
 
 def limit_between(detail: str, sent: int) -> int | None:
-    """The allowed token limit nearest to ``sent``, read from the error message; None if it names none."""
+    """The allowed token limit nearest to ``sent``, read from the error message; None if the message has none."""
     plain = re.sub(r"(\d),(\d{3})(?!\d)", r"\1\2", detail)
     numbers = [int(number) for number in re.findall(r"(?<![\w.-])\d{1,9}(?![\w.]*\w)", plain)]
     if re.search(r"at least|minimum|below|>=|greater than|too (?:small|low)", detail, re.IGNORECASE):

@@ -15,8 +15,8 @@ from dreamprm_jax.schema import DataError, content_hash
 class ReplayPolicy:
     """Answers from a file, in the file's order.
 
-    Completions of a prefix are the saved programs that begin with it, so their number is limited. Temperature and seed
-    have no effect.
+    The completions of a prefix are the saved programs that begin with it, so their number is limited. Temperature and
+    seed have no effect.
     """
 
     def __init__(self, path: Path):
@@ -28,7 +28,7 @@ class ReplayPolicy:
             raise DataError(
                 f"{path}: names no problem; `dreamprm convert --candidates --problems` writes a file that does"
             )
-        unusable = [replace(one, program=replace(one.program, code="")) for one in found.unusable]  # as empty answers
+        unusable = [replace(one, program=replace(one.program, code="")) for one in found.unusable]  # empty answers
         self._saved: dict[str, list[Candidate]] = defaultdict(list)
         for one in sorted([*found.usable, *unusable], key=lambda one: one.program.sample_index):
             self._saved[one.program.problem_id].append(one)

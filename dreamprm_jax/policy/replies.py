@@ -77,7 +77,7 @@ def read_reply(reply: Any, chat: bool) -> Reply:
     """Reads a server's reply, as parsed by the client.
 
     Args:
-      reply: The client's object; or text if the content is not JSON: a stream of events, or a web page.
+      reply: The client's object, or text if the content is not JSON: a stream of events, or a web page.
       chat: Whether choices contain messages.
 
     Raises:
@@ -170,7 +170,7 @@ def _choice(choice: Any, chat: bool) -> Choice:
 
 
 def _content_text(value: Any) -> Any:
-    """A message's content; for content in parts, the text without reasoning."""
+    """A message's content. If the content has parts, their text without reasoning."""
     if isinstance(value, dict):
         value = [value]
     if not isinstance(value, list):

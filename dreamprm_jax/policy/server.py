@@ -1,9 +1,9 @@
 """A policy on any OpenAI-compatible server (vLLM, SGLang, llama.cpp, hosted services).
 
 The client renders the chat and sends the prompt, with the open answer and the prefix, to ``/v1/completions``, because
-only this endpoint continues a prefix on every server. All completions of a prefix are requested together, to use the
-server's prefix cache. A prefix ends at a line's end, so that its tokens are also those of longer prompts that begin
-with it, as caches require. Chat-only servers, such as those of reasoning models, get the prefix as starter code
+only this endpoint continues a prefix on every server. All completions of a prefix are requested together, so that the
+server's prefix cache is used. A prefix ends at a line's end, so that longer prompts that begin with it have the same
+tokens, as caches require. Chat-only servers, such as those of reasoning models, get the prefix as starter code
 (``continuation="chat"``), and the completions are marked as not forced.
 """
 
@@ -37,7 +37,7 @@ from dreamprm_jax.schema import DataError
 
 _SEED_STRIDE = 1_000_003  # difference between the seeds of successive requests for the same n choices
 _LEAST_TOKENS = 16  # a smaller token limit is a context overflow
-_MOST_DRAWS = 4  # maximum draws per completion if answers are rejected or interrupted
+_MOST_DRAWS = 4  # maximum number of draws per completion if answers are rejected or interrupted
 
 
 class ServerPolicy:
@@ -92,8 +92,9 @@ class ServerPolicy:
         """Returns exactly ``request.n`` completions.
 
         A greedy request (temperature 0) is sent once, because its n answers are equal. If the server returns fewer
-        choices or interrupts answers, further requests follow until there are n completions. On a context overflow, or
-        if the server rejects the request permanently, the completions have a ``Completion.fault``.
+        choices or interrupts answers, further requests follow until there are n completions. The missing completions
+        have a ``Completion.fault`` if the server keeps interrupting answers or rejects the request permanently, or on a
+        context overflow.
 
         Raises:
           PolicyError: if the server rejects the account or fails after all retries, or the policy is closed.
@@ -123,7 +124,7 @@ class ServerPolicy:
                     return completions + [Completion(request.prefix, "length", forced=not self._chat)] * missing
                 rest = Usage(refused_answers=missing)
                 return completions + self._without_answer(request, missing, f"refused: {refusal}", rest)
-            wanted = min(wanted, self._dialect.most_choices)  # the server may just have lowered it
+            wanted = min(wanted, self._dialect.most_choices)  # the last request may have lowered this limit
             if len(answers) < wanted:
                 self._log.add(Usage(missing_choices=wanted - len(answers)))
                 if len(answers) == 1:
@@ -207,7 +208,7 @@ class ServerPolicy:
         """Sends one request with retries, and returns at least one completion of ``given``.
 
         Raises:
-          ContextOverflow: if the prompt alone is too long.
+          ContextOverflow: if the prompt leaves no room for ``_LEAST_TOKENS`` tokens in the context.
         """
         limit = self.config.max_tokens
         parameters: dict[str, Any] = {}
@@ -243,7 +244,7 @@ class ServerPolicy:
         return parameters
 
     def _coding_prompt(self, program: str) -> str:
-        """A prompt in the usual format, for the beginning of a tiny program."""
+        """A prompt in the usual format, whose open answer is the beginning of a tiny program."""
         name = "add(a, b) that returns the sum of a and b" if program == ADDITION else "absolute(n) that returns |n|"
         return self._template.render([Message(role="user", content=f"Write a Python function {name}.")]) + (
             assistant_prefix(program)

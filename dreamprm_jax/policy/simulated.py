@@ -4,7 +4,7 @@ It has the interface of the server policy: text in, text out. It keeps no state 
 made in a prefix. The sampling temperature does not change the mistake rates, on which the exact truth depends.
 
 Its reported log-probabilities are miscalibrated, like those of language models (arXiv 2402.02047): a fraction
-``UNAWARE`` of the mistakes is reported with the probability of the correct choice, and random log-probabilities of the
+``UNAWARE`` of the mistakes is reported with the probability of the correct choice, and random log-probabilities for the
 wording are added. ``exact_log_probability`` returns the true values.
 """
 
@@ -23,7 +23,7 @@ from dreamprm_jax.problems.procedural.writing import ARGUMENTS, CALL, Style, rea
 from dreamprm_jax.schema import DataError, content_hash
 
 UNAWARE = 0.7  # fraction of the mistakes that are reported as if they were correct
-WORDING = 0.5  # nats: mean of the exponentially distributed decrease by the wording of a function
+WORDING = 0.5  # nats; mean of the exponentially distributed decrease due to a function's wording
 
 
 class SimulatedPolicy:
@@ -109,7 +109,7 @@ def exact_log_probability(composition: Composition, code: str, scale: float = 1.
 
 
 def _reported(weights: list[float], chosen: int, rng: random.Random) -> float:
-    """The log-probability that the policy reports for a choice. The first of ``weights`` is that of the correct one."""
+    """The log-probability that the policy reports for a choice. The first weight is that of the correct choice."""
     unaware, wording = rng.random() < UNAWARE, rng.expovariate(1.0 / WORDING)
     return math.log(weights[0] if unaware else weights[chosen]) - wording
 

@@ -1,8 +1,9 @@
-"""Requests to an OpenAI-compatible server: bounded in number, retried, canceled by ``close``.
+"""Requests to an OpenAI-compatible server. Their number is bounded, failures are retried, and ``close`` cancels them.
 
-The client's retries are disabled. Retries here use exponential backoff with full jitter and honor ``Retry-After``. An
-unavailable server (connection refused, still loading, 429, 502 to 504) is retried for up to ``policy.outage_seconds``;
-other temporary failures (timeouts, 408, 409, 5xx, malformed replies) are retried ``policy.max_retries`` times.
+The client's retries are disabled. Retries here use exponential backoff with full jitter and honor ``Retry-After``. If a
+server is unavailable (connection refused, still loading, 429, 502 to 504 and similar), requests are retried for up to
+``policy.outage_seconds``. After other temporary failures (timeouts, 408, 409, other 5xx, malformed replies) they are
+retried ``policy.max_retries`` times.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Transport:
     """The connection to one server. Thread-safe."""
 
     def __init__(self, config: PolicyConfig, backoff_seconds: float = 0.5):
-        """Opens the client; no request is made yet. Waits before retries are doubled, from ``backoff_seconds`` on.
+        """Opens the client; no request is made yet. The wait before retries starts at ``backoff_seconds`` and doubles.
 
         Raises:
           DataError: if the ``openai`` package is missing.
@@ -106,7 +107,7 @@ class Transport:
                 last = error
             meaning, message = self._meaning(last, parameters)
             now, waiting = time.monotonic(), False
-            if meaning == "gone":  # both limits count from failures, as an answer may take longer than they allow
+            if meaning == "gone":  # both limits start at a failure, because an answer may take longer than they allow
                 refused_since = min(refused_since, now)
                 waiting = self._waits_for_server(now, message) and now - refused_since < self.config.outage_seconds
             failures += not waiting

@@ -21,7 +21,7 @@ def fingerprint(config: Config, stage: str, root: Path | None = None) -> str:
     Args:
       config: The run's settings.
       stage: Name of the stage.
-      root: The run's folder, which stores the digests of files that were deleted since.
+      root: The run's folder, which stores the digests of files that have been deleted since.
 
     Raises:
       DataError: if a file cannot be read.
@@ -33,17 +33,21 @@ def fingerprint(config: Config, stage: str, root: Path | None = None) -> str:
 
 
 def settings_digest(config: Config, sections: set[str], inputs: InputDigests, *parts: str) -> str:
-    """Hash of the settings that affect the output and differ from the default, and of further texts.
+    """Hash of the settings that affect the output and differ from their defaults, and of additional texts.
 
     Args:
       sections: Names of sections, or dotted names of single settings, to include.
       inputs: Digests of the files that settings name.
+      parts: Additional texts to hash.
     """
     return content_hash(str(FORMAT), *parts, canonical_json(effective_settings(config, sections, inputs)), digits=16)
 
 
 def effective_settings(config: Config, sections: set[str], inputs: InputDigests) -> dict[str, Any]:
-    """Names and values, or content digests, of the settings that ``settings_digest`` hashes; arguments as there."""
+    """Maps the names of the settings that ``settings_digest`` hashes to their values or content digests.
+
+    The arguments are those of ``settings_digest``.
+    """
     default = {name: value for name, value, _ in leaves(Config())}
     return {
         name: resolved

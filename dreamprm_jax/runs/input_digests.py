@@ -1,7 +1,7 @@
-"""Content digests of the files that settings name: a stage is redone when a file changes, not when it moves.
+"""Content digests of the files that settings name. A stage is redone if a file changes, but not if it moves.
 
-A run stores its digests in its folder. Finished work thus stays valid after the files were deleted or were not copied
-to another machine with the run, and large files are hashed once.
+A run stores its digests in its folder. Finished work therefore stays valid if the files are deleted, or are not copied
+to another machine together with the run. Large files are hashed only once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dreamprm_jax.storage import file_hash, read_json, write_json
 from dreamprm_jax.user_code import is_user_function, user_function_digest
 
 FILE = "inputs.json"
-_FILES_IN_FOLDER = {  # SettingInfo.reads -> the only files of a folder that are hashed; otherwise all of them
+_FILES_IN_FOLDER = {  # SettingInfo.reads -> the files of a folder that are hashed; by default all
     "tokenizer": ("chat_template.jinja", "tokenizer_config.json"),
     "problem_ids": ("problems.parquet",),
 }
@@ -28,14 +28,14 @@ class InputDigests:
     """The content digests of one run's input files, by setting and value."""
 
     def __init__(self, root: Path | None) -> None:
-        """Loads the digests that the run in ``root`` has stored; with None, none are loaded or stored."""
+        """Loads the digests stored by the run in ``root``. With None, none are loaded or stored."""
         self._path = None if root is None else root / FILE
         known = read_json(self._path) if self._path is not None and self._path.is_file() else {}
         self._known: dict[str, dict[str, Any]] = known
         self._saved = dict(known)
 
     def digest_or_value(self, name: str, value: Any, info: SettingInfo) -> Any:
-        """The content digest of the file, folder or function that the setting ``name`` names; otherwise its value.
+        """The content digest of the file, folder or function that the setting ``name`` refers to, or else its value.
 
         Raises:
           DataError: if a file cannot be read.
@@ -65,9 +65,9 @@ def path_digest(
     """The digest of a file or folder, or None if it does not exist.
 
     Args:
-      path: a file or a folder.
-      reads: what the setting that names it reads (``SettingInfo.reads``): which files of a folder count.
-      known: ``files`` of an earlier result; those whose size and modification time are the same are not read again.
+      path: a file or a folder. Hidden files of a folder are ignored.
+      reads: ``SettingInfo.reads`` of the setting, which selects the files of a folder that are hashed.
+      known: ``files`` of an earlier result. Files with the same size and modification time are not read again.
 
     Raises:
       DataError: if a file cannot be read.

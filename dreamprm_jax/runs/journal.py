@@ -1,8 +1,8 @@
-"""The journal of finished work units: append-only, with a checksum in every line; the first commit of a key wins.
+"""The journal of finished work units. It is append-only, every line has a checksum, and the first commit of a key wins.
 
-Each line holds one unit: the CRC-32 of the rest, then JSON ``[key, value]``. A line is written in a single ``write``
-call, so a killed process leaves at most one incomplete line at the end, which is removed when the journal is opened.
-Values stay on disk; memory holds only the position of each key's line (``key_index``).
+Each line holds one unit: the CRC-32 of the rest of the line, then JSON ``[key, value]``. A line is written in a single
+``write`` call, so a killed process leaves at most one incomplete line at the end, which is removed when the journal is
+opened. Values stay on disk; memory holds only the position of each key's line (``key_index``).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Journal:
         """Opens or creates the journal. Raises DataError if another process holds it."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self.dropped = 0  # damaged lines; their units will be done again
+        self.dropped = 0  # number of damaged lines, whose units will be done again
         self._index = KeyIndex()
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
@@ -93,7 +93,7 @@ class Journal:
         line = b"%08x %s\n" % (zlib.crc32(body), body)
         try:
             written = os.write(self._file, line)
-            if written != len(line):  # the disk is probably full: the second attempt raises the error
+            if written != len(line):  # the disk is probably full; the second attempt raises the error
                 written += os.write(self._file, line[written:])
             if written != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

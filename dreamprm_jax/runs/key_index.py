@@ -1,7 +1,7 @@
-"""Position of each key's line in the journal, in 28 bytes a key: 2.8 GB for a hundred million units.
+"""The position of each key's line in the journal, in 28 bytes per key: 2.8 GB for a hundred million units.
 
 Keys are stored as 128-bit digests in sorted arrays. New keys go into a dict, which is merged into the arrays when it
-has a sixteenth of their size; the amortized cost of an insertion is constant.
+reaches a sixteenth of their size. The amortized cost of an insertion is constant.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 
 import numpy as np
 
-_DIGEST_BYTES = 16  # probability of a collision among 10^9 keys: 10^-21
+_DIGEST_BYTES = 16  # the probability of a collision among 10^9 keys is 10^-21
 _MINIMUM_MERGE = 4096  # keys
 _MERGED = np.dtype([("digest", f"S{_DIGEST_BYTES}"), ("offset", "<u8"), ("length", "<u4")])
 

@@ -19,12 +19,12 @@ def take_lock(descriptor: int, path: Path, wait: bool = False) -> None:
     """Acquires the exclusive lock of an open file.
 
     Args:
-      descriptor: Of the open file.
-      path: Name of what is locked, for errors.
-      wait: Whether to wait for another process that holds it.
+      descriptor: File descriptor of the open file.
+      path: Name of the locked object, for errors.
+      wait: Whether to wait if another process holds the lock.
 
     Raises:
-      DataError: if another process holds it and ``wait`` is false, or if the file system has no locks.
+      DataError: if another process holds the lock and ``wait`` is false, or if the file system has no locks.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -40,15 +40,15 @@ def take_lock(descriptor: int, path: Path, wait: bool = False) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, owner: Path | None = None, wait: bool = False) -> Iterator[None]:
-    """Holds the lock file ``path``, which is created with its folder.
+    """Holds the lock file ``path``. The file and its folder are created if necessary.
 
     Args:
       path: The lock file.
-      owner: Name of what is locked, for errors; by default the lock file's folder.
-      wait: As ``take_lock``.
+      owner: Name of the locked object, for errors; by default the lock file's folder.
+      wait: As for ``take_lock``.
 
     Raises:
-      DataError: as ``take_lock``.
+      DataError: as for ``take_lock``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as handle:

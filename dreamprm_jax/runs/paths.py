@@ -29,7 +29,7 @@ class Paths:
         return self.root / "generate" / f"programs_{window}.parquet"
 
     def compositions(self) -> Path:
-        """Procedural benchmark: each problem's composition, which the simulated policy reads."""
+        """The composition of each problem of the procedural benchmark, which the simulated policy reads."""
         return self.root / "generate" / "compositions.json"
 
     def outcomes(self, window: str) -> Path:

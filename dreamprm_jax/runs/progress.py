@@ -1,4 +1,4 @@
-"""Progress of counted work: a bar on a terminal, otherwise a line every minute, and a file for ``dreamprm status``."""
+"""Progress of counted work: a bar on a terminal or else a line every minute, and a file for ``dreamprm status``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dreamprm_jax.storage import write_json
 Item = TypeVar("Item")
 
 _FILE_SECONDS = 2.0
-_LINE_SECONDS = 60.0  # between two lines; shorter work prints one line at its end
+_LINE_SECONDS = 60.0  # interval between two lines; shorter work prints one line at its end
 
 
 @dataclass
@@ -35,8 +35,8 @@ class ProgressRecord:
     host: str
     started: float
     updated: float
-    ended: bool = False  # finished or raised an error; False for a killed run
-    failed: int = 0  # in this run
+    ended: bool = False  # whether the run finished or raised an error; False for a killed run
+    failed: int = 0  # number of failed units in this run
     first_failure: str = ""
     worker_deaths: int = 0
     counts: dict[str, int] = field(default_factory=dict)  # sums over this run's units: infrastructure errors, ...
@@ -44,7 +44,7 @@ class ProgressRecord:
 
 
 def progress_path(work: Path) -> Path:
-    """The progress file of a journal or folder, a sibling of it."""
+    """The progress file of a journal or folder. It is in the same parent folder."""
     return work.with_suffix(".progress.json")
 
 
@@ -67,7 +67,7 @@ class Progress:
           planned: Number of distinct units, including finished ones; None if unknown.
           unit: Noun for one unit, in the singular.
           done: Number of units that are already finished.
-          work: The journal or folder of the work, see ``progress_path``; None writes no progress file.
+          work: The journal or folder of the work (see ``progress_path``); None writes no progress file.
           visible: Whether this process prints and writes the file.
         """
         now = time.time()
@@ -135,7 +135,7 @@ class Progress:
         if failures := self._failures():
             self._bar.set_postfix(failures, refresh=False)
         if self._path is not None:
-            with contextlib.suppress(OSError, ValueError):  # a full disk only costs the display: the journal is exact
+            with contextlib.suppress(OSError, ValueError):  # a full disk affects only the display; the journal is exact
                 write_json(self._path, asdict(self.record))
 
 

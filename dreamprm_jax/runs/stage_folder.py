@@ -1,4 +1,4 @@
-"""A stage's folder: its marker files, and archiving of output that was made with other settings."""
+"""A stage's folder: its marker files, and the archiving of output that was made with other settings."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class StageFolder:
     def open(self, settings: dict[str, Any], reuse: str = "") -> None:
         """Prepares the folder: keeps output of the same fingerprint, archives other output, restores earlier output.
 
-        Prints where other output was moved. Temporary files of a killed run are removed. The caller holds the run's
-        lock, so no other process writes here.
+        Prints the folder to which other output was moved. Temporary files of a killed run are removed. The caller holds
+        the run's lock, so no other process writes here.
 
         Args:
           settings: All settings of the run, stored in the marker.
@@ -83,7 +83,7 @@ class StageFolder:
 
 
 def stage_folder(config: Config, root: Path, name: str) -> StageFolder:
-    """The folder of stage ``name`` in the run ``root``, for these settings."""
+    """The folder of stage ``name`` in the run ``root``, with the fingerprint of these settings."""
     return StageFolder(Paths(root).stage(name), fingerprint(config, name, root))
 
 
@@ -103,5 +103,5 @@ def _fingerprint_in(marker: Path) -> str | None:
 def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
-    except OSError:  # a file system without hard links
+    except OSError:  # the file system has no hard links
         shutil.copy2(source, target)

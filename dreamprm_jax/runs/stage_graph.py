@@ -24,7 +24,7 @@ class Stage:
       inputs: Stages whose folders it reads.
       summary: One line for the console and ``--help``.
       runs_on_all_processes: Whether all processes of a run work on it; otherwise only process 0 does.
-      stops_in_sync: Whether all processes stop at the same step after SIGTERM; otherwise the process that receives
+      stops_in_sync: Whether all processes stop at the same step after SIGTERM. Otherwise the process that receives
         SIGTERM stops the others immediately.
     """
 
@@ -66,17 +66,17 @@ STAGES = {
 }  # fmt: skip
 
 
-# `dreamprm train --steps` reads its labels from a file and nothing from other stages.
+# `dreamprm train --steps` reads its labels from a file and needs no other stage.
 TRAIN_ON_GIVEN_STEPS = dataclasses.replace(STAGES["train"], sections=("seed", "model", "train"), inputs=())
 
 
 def stages_of(config: Config) -> dict[str, Stage]:
-    """The stages of a run by name; a run on given step labels (``train --steps``) has the train stage only."""
+    """The stages of a run by name. A run on given step labels (``train --steps``) has only the train stage."""
     return {"train": TRAIN_ON_GIVEN_STEPS} if config.train.step_data.path else STAGES
 
 
 def stage_of(config: Config, name: str) -> Stage:
-    """One stage, as the settings make it."""
+    """The stage ``name`` of a run with these settings."""
     return stages_of(config).get(name, STAGES[name])
 
 

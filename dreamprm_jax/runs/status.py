@@ -1,4 +1,4 @@
-"""Progress of a run, stage by stage, from the files in its folder.
+"""Progress of each stage of a run, read from the files in its folder.
 
 No lock is acquired and nothing is written. The running process writes the progress files next to its journals.
 """
@@ -20,7 +20,7 @@ from dreamprm_jax.runs.stage_graph import stages_of
 from dreamprm_jax.schema import DataError
 from dreamprm_jax.storage import read_json
 
-_ALIVE_SECONDS = 600.0  # a process on another machine counts as running if its progress file is newer than this
+_ALIVE_SECONDS = 600.0  # a process on another machine counts as running if its progress file is younger than this
 
 State = Literal["done", "other settings", "started", "pending"]
 
@@ -31,7 +31,8 @@ class StageStatus:
 
     Attributes:
       name: Name of the stage.
-      state: "done": finished for the settings in the run's config.json; "other settings": finished for other settings.
+      state: "done": finished for the settings in the run's config.json; "other settings": finished for other settings;
+        "started": not finished; "pending": not started.
       counts: Counts of a finished stage.
       seconds: Duration of the last run of a finished stage, otherwise None.
       work: Progress records of the latest run.
@@ -47,7 +48,7 @@ class StageStatus:
 
 
 def run_status(root: Path) -> list[StageStatus]:
-    """The status of every stage of a run. A run on given step labels (``train --steps``) has the train stage only.
+    """The status of every stage of a run. A run on given step labels (``train --steps``) has only the train stage.
 
     Raises:
       DataError: if ``root`` is not the folder of a run.
@@ -59,9 +60,9 @@ def run_status(root: Path) -> list[StageStatus]:
 
 
 def owner(root: Path) -> int | None:
-    """Process id of the process on this machine that holds the run's lock, from /proc/locks.
+    """Id of the process on this machine that holds the run's lock, from /proc/locks.
 
-    None if there is no such process; 0 if it runs in another PID namespace.
+    Returns None if there is no such process, and 0 if it runs in another PID namespace.
     """
     try:
         lock = (root / ".lock").stat()
@@ -107,7 +108,7 @@ def format_status(root: Path) -> str:
     return "\n".join(lines)
 
 
-def _lines(record: ProgressRecord, owned: bool) -> list[str]:  # owned: a process on this machine holds the lock
+def _lines(record: ProgressRecord, owned: bool) -> list[str]:  # owned: whether a process on this machine holds the lock
     share = f" ({100 * record.done / record.planned:.1f} %)" if record.planned else ""
     line = f"{record.description}: {record.done} of {record.planned} {record.unit}s{share}"
     left, age = record.planned - record.done, time.time() - record.updated

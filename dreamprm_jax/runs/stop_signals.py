@@ -1,8 +1,9 @@
 """Ctrl-C and SIGTERM end a command within seconds, in any state.
 
-A Python signal handler runs between two bytecodes of the main thread and raises there. That is too late while XLA
-compiles, and has no effect if a callback discards exceptions. A thread therefore also receives the signals, and ends
-the process if it is still running ``GRACE_SECONDS`` later. No work is lost: every file of a run is valid at any moment.
+A Python signal handler runs between two bytecodes of the main thread and raises an exception there. This is too late
+while XLA compiles, and has no effect if a callback discards exceptions. Therefore a thread also receives the signals,
+and ends the process if it is still running ``GRACE_SECONDS`` later. No work is lost, because every file of a run is
+valid at any time.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ _self_stopping = 0  # nesting depth of ``stops_by_itself``
 
 @contextmanager
 def stops_by_itself() -> Iterator[None]:
-    """Inside this context the first signal is handled only by the handler set there, without a time limit."""
+    """Inside this context only the handler that is set there handles the first signal, without a time limit."""
     global _self_stopping
     _self_stopping += 1
     try:
@@ -38,22 +39,22 @@ def stops_by_itself() -> Iterator[None]:
 
 
 class StopRequest:
-    """Context manager in which the first stop signal only sets ``requested``, so that work is finished or saved.
+    """Context manager in which the first stop signal only sets ``requested``, so that work can be finished or saved.
 
-    A second signal raises SystemExit. Inside another StopRequest it shows the same request. A request that ends no
-    context by an exception goes to the handlers from before. Outside the main thread it has no effect, because Python
-    allows signal handlers only there.
+    A second signal raises SystemExit. Nested StopRequests share the same request. If the outermost context ends without
+    an exception, the signal is raised again for the earlier handlers. Outside the main thread the context manager has
+    no effect, because Python allows signal handlers only there.
     """
 
-    _received: ClassVar[list[tuple[int, float]]] = []  # (signal, when): there is one process and one list
+    _received: ClassVar[list[tuple[int, float]]] = []  # (signal, time), shared by all instances of the process
 
     def __init__(self, announcement: str, grace_seconds: float = math.inf, *, by_itself: bool = True) -> None:
         """Sets no handler yet.
 
         Args:
-          announcement: what the first signal prints.
-          grace_seconds: time that work in flight may take after the signal.
-          by_itself: whether all of it is ``stops_by_itself``.
+          announcement: Text to print after the first signal.
+          grace_seconds: Time that work in flight may take after the signal.
+          by_itself: Whether the whole context is also a ``stops_by_itself`` context.
         """
         self.announcement = announcement
         self.grace_seconds = grace_seconds
@@ -73,7 +74,7 @@ class StopRequest:
 
     @property
     def exit_status(self) -> int:
-        """Exit status of a process that a signal stopped: 130 or 143. 143 too where another process was asked."""
+        """Exit status of a stopped process: 130 or 143. It is 143 if only another process received the signal."""
         return 128 + (self._received[0][0] if self.requested else signal.SIGTERM)
 
     def __enter__(self) -> StopRequest:
@@ -139,7 +140,7 @@ def run_until_stopped(command: Callable[[], int]) -> NoReturn:
         _exit_now(128 + number)
 
     signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # a forked child must not write to our socket
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # a forked child must not write to this socket
     for number in STOP_SIGNALS:
         signal.signal(number, stop)
     threading.Thread(target=watch, name="stop signals", daemon=True).start()

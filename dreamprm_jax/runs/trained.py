@@ -1,6 +1,6 @@
-"""A trained reward model inside a run's folder, located by the train stage's marker.
+"""A trained reward model in a run's folder, found through the train stage's marker.
 
-A finished model stays usable when problems, settings or other stages of the run change later.
+A finished model stays usable if problems, settings or other stages of the run change later.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class TrainedArm:
 
 
 def trained_arm(path: Path) -> TrainedArm:
-    """The arm at RUN/ARM or RUN/train/ARM; or at RUN/old/train-N/ARM, if the run was trained again since.
+    """The arm at RUN/ARM or RUN/train/ARM, or at RUN/old/train-N/ARM if the run has been trained again since.
 
     Raises:
-      DataError: if the train stage has not finished there, or has no such arm.
+      DataError: if training has not finished there, or if there is no such arm.
     """
     train = path.parent if (path.parent / STARTED).is_file() else path.parent / "train"
     if not (train / STARTED).is_file():

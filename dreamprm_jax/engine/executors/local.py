@@ -1,9 +1,9 @@
 """The ``local`` executor: worker processes on this machine.
 
 Each worker is a new interpreter with one socket to the driver. Workers share no lock and no queue, so a killed worker
-loses only its own units; the pools of ``concurrent.futures`` and ``loky`` fail as a whole when one worker dies
-(benchmarks/engine.py --kills). Workers are not forked from the driver, which may have loaded jax and started threads,
-and do not run the driver's main module again.
+loses only its own units. The pools of ``concurrent.futures`` and ``loky`` fail as a whole if one worker dies
+(benchmarks/engine.py --kills). Workers are not forked from the driver, which may have loaded jax and started threads.
+They do not run the driver's main module again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _BOOTSTRAP = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(2)); from 
 )
 _CLOSE_SECONDS = 5.0
 _MAX_MESSAGES = 256  # messages read from one worker before the others are served
-# Parallelism comes from the number of workers.
+# Parallelism comes from the number of workers, so each worker's numerical libraries use one thread.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -44,18 +44,18 @@ class LocalExecutor:
     """Processes on this machine. See ``protocol.Executor``."""
 
     def __init__(self, factory: WorkFactory, workers: int, threads: int) -> None:
-        """Starts nothing yet.
+        """Stores the settings. No worker is started yet.
 
         Args:
           factory: Called once in each worker; it is pickled.
           workers: Number of processes; 0 for one per core.
-          threads: Concurrent units in each.
+          threads: Number of concurrent units in each worker.
 
         Raises:
           DataError: if the factory cannot be pickled.
         """
         self.size = workers or len(os.sched_getaffinity(0))
-        self.threads = self.suspects = threads  # an answer that was sent arrives even if the worker then dies
+        self.threads = self.suspects = threads  # an answer arrives even if the worker dies after sending it
         self._factory = pack(factory)
         self._processes: dict[int, _Process] = {}
         self._selector = selectors.DefaultSelector()
@@ -77,12 +77,12 @@ class LocalExecutor:
         connection = Connection(ours.detach())
         self._processes[worker] = _Process(popen, connection)
         self._selector.register(connection, selectors.EVENT_READ, worker)
-        with contextlib.suppress(OSError):  # it has already died: ``wait`` reports that
+        with contextlib.suppress(OSError):  # the process has already died, which ``wait`` reports
             connection.send_bytes(pickle.dumps((sys.path, self._factory, self.threads)))
 
     def send(self, worker: int, key: str, payload: Any) -> None:
         """Sends a unit to a worker."""
-        with contextlib.suppress(OSError):  # it has died: ``wait`` reports that
+        with contextlib.suppress(OSError):  # the worker has died, which ``wait`` reports
             self._processes[worker].connection.send_bytes(pickle.dumps((key, payload)))
 
     def wait(self, seconds: float) -> list[Event]:

@@ -1,7 +1,7 @@
 """The ``ray`` executor: actors on a Ray cluster, each with one CPU, a judge and a policy client.
 
-Ray places the actors, restarts those whose process or node died, and adds nodes for unplaced ones if its autoscaler is
-enabled. Units are retried by ``engine.schedule``, not by Ray, because it counts the deaths of workers for each unit.
+Ray places the actors, restarts those whose process or node died, and adds nodes for actors without a place if its
+autoscaler is enabled. ``engine.schedule`` retries units, not Ray, because it counts the worker deaths of each unit.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class RayExecutor:
         Args:
           factory: Called once in each actor; it is pickled.
           workers: Number of actors; 0 for one per CPU that the cluster has now. Set it if the cluster is to grow.
-          threads: Concurrent units in each.
+          threads: Number of concurrent units in each actor.
           address: Address as in ``ray.init``.
 
         Raises:
@@ -87,7 +87,7 @@ class RayExecutor:
         self.size = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
         self.threads = threads
         self.suspects = threads + 1  # Ray may lose the last answer of a process that dies at its next unit
-        # Ray restarts an actor that dies with its answers lost, and ``engine.schedule`` retries its units.
+        # If an actor dies, Ray restarts it and drops its open calls; ``engine.schedule`` retries the units.
         self._actor_class = self._ray.remote(num_cpus=1, max_restarts=-1, max_task_retries=0, max_concurrency=threads)(
             _Worker
         )
@@ -146,7 +146,7 @@ class RayExecutor:
                 events.append(Event(worker, "broken", value=answer))
 
     def close(self, finished: bool) -> None:
-        """Stops the actors, and the cluster if this executor started it."""
+        """Kills the actors, and shuts down the cluster if this executor started it."""
         if not self._ray.is_initialized():
             return
         for actor in self._actors.values():

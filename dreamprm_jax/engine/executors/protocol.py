@@ -20,16 +20,16 @@ class UnitResult(NamedTuple):
     """The result of a unit.
 
     Attributes:
-      value: Any JSON value; it must depend on the unit alone, not on the worker or the time.
-      counts: Counts of this execution, to be summed and shown: tokens, infrastructure errors, ...
+      value: Any JSON value. It must depend on the unit alone, not on the worker or the time.
+      counts: Counts of this execution, which are summed and shown: tokens, infrastructure errors, ...
     """
 
     value: Any
-    counts: dict[str, int] = {}  # noqa: RUF012  # never changed
+    counts: dict[str, int] = {}  # noqa: RUF012  # not modified
 
 
 class Work(Protocol):
-    """Executes units in a worker process. With several threads a worker, all threads call it."""
+    """Executes units in a worker process. If a worker has several threads, all of them call it concurrently."""
 
     def __call__(self, key: str, payload: Any) -> UnitResult:
         """Executes one unit.
@@ -61,8 +61,8 @@ class Executor(Protocol):
 
     Attributes:
       size: Number of workers.
-      threads: Number of units that a worker runs concurrently, in the order in which they were sent.
-      suspects: How many of a dead worker's units, oldest first, may have been running when it died.
+      threads: Number of units that a worker runs concurrently. Units start in the order in which they were sent.
+      suspects: Maximum number of a dead worker's units, oldest first, that may have been running when it died.
     """
 
     size: int
@@ -109,7 +109,7 @@ def do_unit(work: Work, key: str, payload: Any) -> tuple[str, Any]:
 
 
 def describe(error: BaseException) -> str:
-    """An error in one line; errors that are not written for users get their type, file and line."""
+    """An error as one line. Errors whose message is not written for users get their type, file and line."""
     if isinstance(error, DataError) or type(error).__name__ == "PolicyError":
         return str(error)
     frames = traceback.extract_tb(error.__traceback__)

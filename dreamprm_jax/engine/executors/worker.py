@@ -21,7 +21,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: None)
     signal.signal(signal.SIGINT, lambda *_: None)
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as handle:
-        handle.write("500")  # if memory runs out, the kernel kills a worker, not the driver
+        handle.write("500")  # if memory runs out, the kernel kills a worker and not the driver
     connection = Connection(int(sys.argv[1]))
     try:
         with contextlib.suppress(EOFError, OSError):  # the driver has exited
@@ -48,7 +48,7 @@ def _serve(connection: Connection) -> None:
             units.put(message)
     except EOFError:
         return
-    work.close()  # an empty message: all units are finished
+    work.close()  # an empty message was received: all units are finished
 
 
 def _do_units(connection: Connection, writing: threading.Lock, units: queue.SimpleQueue[bytes], work: Work) -> None:

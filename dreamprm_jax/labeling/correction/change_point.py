@@ -1,8 +1,8 @@
 """Change-point EM: infers the first fatal step of each failed program.
 
-Along a program, a prefix that cannot be recovered is followed only by such prefixes, a prefix with a passing rollout is
-certainly recoverable, and the program's outcome is known. One latent variable per program, its first fatal step,
-expresses all of this.
+Three facts constrain the steps of a program. All prefixes after an unrecoverable prefix are unrecoverable. A prefix
+with a passing rollout is certainly recoverable. The program's outcome is known. One latent variable per program, its
+first fatal step, expresses all of this.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ def change_point_em(
 ) -> ChangePoint:
     """Expectation maximization over the first fatal step T of each program.
 
-    Given T, the passes of a step before T are beta-binomial, those of the others are 0; P(T = i) = h_i prod_{j<i} (1 -
-    h_j). The outcome constrains T: a passed program has no fatal step; a failed program has one, as its last prefix is
-    the program itself. The hazards h_i (prior Beta(2, 2)), the mean pass rate of each group and their concentration are
-    fitted.
+    Given T, the passes of steps before T are beta-binomial, and the passes of all other steps are 0. The prior is
+    P(T = i) = h_i prod_{j<i} (1 - h_j). The outcome constrains T: a passed program has no fatal step; a failed program
+    has one, because its last prefix is the program itself. The EM fits the hazards h_i (prior Beta(2, 2)), the mean
+    pass rate of each group, and the concentration.
 
     Args:
       passes: Passing rollouts of each step's prefix; the rows of a program are consecutive and ordered by step.
       rollouts: Judged rollouts; 0 means no evidence.
       program: The program of each row, 0..programs-1, nondecreasing.
       outcome: PASSED, FAILED or UNKNOWN for each program.
-      group: Group of programs with similar pass rates (those of one problem), 0..groups-1; None: one group.
+      group: Group of programs with similar pass rates (those of one problem), 0..groups-1; None is one group for all.
       max_iterations: Maximum number of iterations.
       tolerance: Stops when the log-posterior per program increases by less.
 
@@ -210,7 +210,7 @@ def check_counts(
 ) -> None:
     """Raises DataError, naming the first row, if counts, programs and outcomes are inconsistent.
 
-    ``complete``: every program must have rows.
+    If ``complete``, every program must also have rows.
     """
     if not passes.shape == rollouts.shape == program.shape or passes.ndim != 1:
         raise DataError(

@@ -89,16 +89,17 @@ def scan(
 ) -> Float[np.ndarray, " n"]:
     """The noise-tolerant labels of SCAN (arXiv 2509.16548), from counts instead of additional samples of the completer.
 
-    All steps of a passed program are labeled 1. For other programs, the first step without a passing rollout is the
-    predicted error: labels are 0 from it on and 1 before it, except for the SCAN_TOLERANCE steps before it, whose label
-    is the pass rate divided by the completer's confidence in the problem, at most 1. The confidence is the pass rate of
-    the program's first step, or the pooled pass rate if no rollout of the first step passed.
+    All steps of a passed program are labeled 1. For other programs, the predicted error is the first step with rollouts
+    of which none passed, or the last step if there is none. Labels are 0 from it on and 1 before it, except for the
+    SCAN_TOLERANCE steps before it, whose label is the pass rate divided by the completer's confidence in the problem,
+    at most 1. The confidence is the pass rate of the program's first step, or the pooled pass rate if no rollout of the
+    first step passed.
 
     Args:
       passes, rollouts, program, outcome: As in ``closure``.
 
     Returns:
-      Labels in [0, 1]; NaN for steps just before the predicted error without rollouts.
+      Labels in [0, 1]; NaN for steps without rollouts among the SCAN_TOLERANCE steps before the predicted error.
     """
     passes, rollouts, program = np.asarray(passes), np.asarray(rollouts), np.asarray(program)
     labels = np.full(len(program), np.nan)

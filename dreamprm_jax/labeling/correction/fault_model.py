@@ -1,13 +1,13 @@
 """Undetected-fault EM: the change-point model for imperfect tests and completers.
 
 The change-point EM (``change_point``) assumes that a passing rollout proves its prefix to be recoverable. This is wrong
-in two cases. Weak tests of rollouts may not detect a fault that makes the program fail. And a language model may repair
-a fault: it completes a wrong prefix to a correct program (in Python a later ``def`` overrides an earlier one). Here a
-program is a hidden Markov chain with three states, starting at its first step:
+in two cases. The weak tests used for rollouts may miss a fault that makes the program fail. And a language model may
+repair a fault: it completes a wrong prefix to a correct program (in Python a later ``def`` overrides an earlier one).
+Here a program is a hidden Markov chain with three states, starting at its first step:
 
     alive    the prefix is recoverable; rollouts pass at a rate that depends on the remaining steps and the problem
-    hidden   the rollouts' tests do not detect the fatal step: the same rate, but the program fails
-    dead     the rollouts' tests detect the fatal step: rollouts pass at the repair rate, which may be 0
+    hidden   the rollouts' tests miss the fatal step; rollouts pass at the same rate, but the program fails
+    dead     the rollouts' tests detect the fatal step; rollouts pass at the repair rate, which may be 0
 
     alive -> hidden with probability h_i q, alive -> dead with h_i (1 - q), hidden -> dead with h_i (1 - q)
 

@@ -1,7 +1,7 @@
-"""The labelings by name: the training target of each noisy step, from counts, outcomes and optional clean labels.
+"""The labelings by name. A labeling gives the training target of each noisy step, from counts, outcomes and labels.
 
-Labelings that the outer problem learns start from a fixed one; one labeling is inferred in every training step. They
-apply to all steps but the last of a program, whose label is the program's outcome.
+Labelings that the outer problem learns start from a fixed labeling. One labeling is inferred in every training step.
+All labelings apply to every step of a program except the last, whose label is the program's outcome.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ FIXED = {
     "clean": "the exact truth (procedural benchmark), or clean labels from a file: the oracle",
     "stored": "labels of an earlier run or of another tool, from a file",
 }
-# Inferred in every training step, with the model as the prior (``training.online_label_inference``).
+# Inferred in every training step, with the model as prior (``training.online_label_inference``).
 ONLINE = {"undetected_fault_online": "undetected_fault, whose hazards are those of the reward model in training"}
-# Labelings for labels without counts of rollouts (`dreamprm train --steps`).
+# Labelings for steps whose labels come without rollout counts (`dreamprm train --steps`).
 WITHOUT_COUNTS = ("raw", "gce", "smoothing", "label_table", "weight_table")
-# Those that need counts and outcomes alone.
+# Labelings that need only counts and outcomes.
 WITH_COUNTS = (
     "soft", "hard", "beta_shrink", "em", "undetected_fault", "closure", "raw_with_outcome", "closure_mixture",
     "outcome", "scan", "undetected_fault_online", "table_on_em",
@@ -67,7 +67,7 @@ class LabelSource:
     labels: Sequence[StepLabel]  # all steps, including last ones
     outcomes: Mapping[str, Outcome]  # by program hash
     clean: Mapping[StepKey, float] = field(default_factory=lambda: MappingProxyType({}))
-    clean_problems: int = 50  # the calibrator is fitted to the clean labels of the first so many problems
+    clean_problems: int = 50  # number of problems whose clean labels the calibrator is fitted to
 
     @functools.cached_property
     def steps(self) -> list[StepLabel]:
@@ -81,7 +81,7 @@ class LabelSource:
 
 
 class GivenStep(NamedTuple):
-    """A step whose label others made; what a ``StepLabel`` is to the labelings that need no counts."""
+    """A step with a given label. It replaces a ``StepLabel`` for the labelings that need no counts."""
 
     problem_id: str
     program_hash: str
@@ -91,7 +91,7 @@ class GivenStep(NamedTuple):
 
 @dataclass(frozen=True)
 class GivenLabels(LabelSource):
-    """Labels that others made: all of them are noisy, those of last steps too."""
+    """Given labels from another source. All of them are noisy, including those of last steps."""
 
     @functools.cached_property
     def steps(self) -> list[StepLabel]:
@@ -100,7 +100,7 @@ class GivenLabels(LabelSource):
 
 
 def counted_step(key: StepKey, passes: int, rollouts: int, policy: str) -> StepLabel:
-    """A row of the label stage for counts that others made, without its provenance."""
+    """A row of the label stage for given counts, without provenance."""
     return StepLabel(
         *key,
         start=0,
@@ -120,9 +120,9 @@ def counted_step(key: StepKey, passes: int, rollouts: int, policy: str) -> StepL
 
 
 def noisy_steps(labels: Sequence[StepLabel]) -> list[StepLabel]:
-    """Every step but the last of its program, whose label is the program's exact outcome and no estimate.
+    """Every step except the last of each program, whose label is the program's exact outcome and not an estimate.
 
-    The steps of one program are consecutive and in order.
+    The steps of a program are consecutive and in order.
     """
     programs: dict[tuple[str, str], list[StepLabel]] = {}
     for row in labels:
@@ -138,8 +138,9 @@ def step_key(row: StepLabel | CorrectedLabel) -> StepKey:
 def fixed_labels(name: str, source: LabelSource, settings: LabelsConfig) -> Float[np.ndarray, " n"]:
     """The labels of ``source.steps`` in [0, 1]; NaN for steps without a label.
 
-    For steps without rollouts, ``em``, ``undetected_fault`` and ``value`` infer labels from other steps and the
-    outcome, ``soft`` and ``beta_shrink`` return the prior mean, and the other labelings return NaN.
+    For steps without rollouts, ``raw``, ``gce``, ``smoothing`` and ``hard`` return NaN, and ``soft`` and
+    ``beta_shrink`` return the prior mean. The other labelings also use the outcome, other steps or given labels, and
+    can therefore label most of these steps.
 
     Raises:
       DataError: if the name is unknown, or if clean or stored labels are required and missing.
@@ -200,7 +201,7 @@ def read_labels(path: Path) -> dict[StepKey, float]:
 
 
 class _Counts(NamedTuple):
-    """All labels of a source, sorted, as the inferences take them."""
+    """All labels of a source, sorted into the arrays that the inference functions take."""
 
     rows: list[StepLabel]
     passes: Int[np.ndarray, " rows"]
@@ -225,7 +226,7 @@ class _Counts(NamedTuple):
 
     @property
     def last(self) -> Bool[np.ndarray, " rows"]:
-        """The last row of each program: the program itself."""
+        """Marks the last row of each program, which is the program itself."""
         return np.diff(self.program, append=-1) != 0
 
     def in_order(self, source: LabelSource, values: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " n"]:
@@ -235,9 +236,9 @@ class _Counts(NamedTuple):
 
 
 def em_labels(source: LabelSource) -> Float[np.ndarray, " n"]:
-    """P(recoverable) of ``source.steps`` by the change-point EM; pass rates are shared within a problem.
+    """P(recoverable) of ``source.steps`` by the change-point EM. The programs of a problem share a pass rate.
 
-    The count of a last step is the program's outcome, which constrains the EM and is not a sample of a pass rate.
+    The count of a last step is the program's outcome. It constrains the EM and is not a sample of a pass rate.
     """
     counts = _Counts.of(source)
     passes, rollouts = (np.where(counts.last, 0, column) for column in (counts.passes, counts.rollouts))
@@ -263,7 +264,7 @@ def _faults(source: LabelSource) -> tuple[_Counts, Faults]:
 
 
 def value_labels(source: LabelSource) -> Float[np.ndarray, " n"]:
-    """The chance that a completion of each of ``source.steps`` passes, by the value model."""
+    """The probability that a completion of each of ``source.steps`` passes, by the value model."""
     counts = _Counts.of(source)
     # The model includes the program itself. If the program was also counted as a rollout, that rollout is removed.
     own = counts.outcome[counts.program]

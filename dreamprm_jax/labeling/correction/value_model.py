@@ -1,11 +1,11 @@
 """The value model: the probability that a completion of a prefix passes, given the counts of all steps of its program.
 
 Let s_j be the probability that the policy writes step j correctly, given that all earlier steps are correct. The value
-of a recoverable prefix is V_i = s_{i+1} ... s_{n-1}, which increases along the program, to 1 at the end of a correct
+of a recoverable prefix is V_i = s_{i+1} ... s_{n-1}. It increases along the program and is 1 at the end of a correct
 program; from the first fatal step on it is 0. The program is itself a sample of the policy: its step j is correct with
-probability s_j. A program is therefore a hidden Markov chain over V, read from its end; rollouts of a prefix pass with
+probability s_j. A program is therefore a hidden Markov chain over V, read from its end. Rollouts of a prefix pass with
 probability V_i, and the outcome tells whether a fatal step exists. The distribution of the s_j (one histogram each for
-the first, the inner and the last steps after ``main``) is fitted to all programs by expectation maximization; the
+the first, the inner and the last steps after ``main``) is fitted to all programs by expectation maximization. The
 posterior of every V_i is then exact on a grid. A small fraction of steps may lower V without being fatal.
 
 The change-point EM (``change_point``) estimates whether a prefix is recoverable; the value model also estimates the
@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from dreamprm_jax.labeling.correction.change_point import FAILED, PASSED, check_counts
 from dreamprm_jax.schema import DataError
 
-SPACING = 0.05  # of the grid in -log V
+SPACING = 0.05  # grid spacing in -log V
 LEVELS = 80  # grid points of V, from 1 down to 0.02
 RATIOS = 46  # grid points of s, from 1 down to 0.1
 PRIOR_RATIO, PRIOR_STRENGTH = 0.16, 10.0  # exponential prior of -log s: its mean, and its weight in steps
@@ -139,11 +139,11 @@ def _log_prior(parameters: _Parameters) -> float:
 
 
 def deviations(passes: Int[np.ndarray, " n"], rollouts: Int[np.ndarray, " n"], outcome: int) -> Float[np.ndarray, " n"]:
-    """Posterior standard deviation of V at each step of one program but the last, with the prior parameters.
+    """Posterior standard deviation of V at each step of one program except the last, with the prior parameters.
 
     Args:
-      passes: Passing rollouts of each step but the last.
-      rollouts: Judged rollouts of each step but the last.
+      passes: Passing rollouts of each step except the last.
+      rollouts: Judged rollouts of each step except the last.
       outcome: PASSED, FAILED or UNKNOWN.
     """
     padded = np.append(passes, 0), np.append(rollouts, 0)
@@ -178,9 +178,9 @@ def _expectation(
 ) -> None:
     """E-step of one chunk of programs: adds to ``expected`` and sets its rows of ``moments`` (V, V squared, V > 0).
 
-    For the r-th last step, ``alive[r]`` is the likelihood of all data from it on, by the level of V, if the step is
-    recoverable; ``hypothetical[r]`` is the distribution of V if all later steps were correct; ``dead[r]`` is the
-    likelihood after an earlier fatal step.
+    For the r-th last step, ``alive[r]`` is the likelihood of all data from this step on, for each level of V, if the
+    step is recoverable. ``hypothetical[r]`` is the distribution of V if all later steps were correct. ``dead[r]`` is
+    the likelihood after an earlier fatal step.
     """
     right, wrong, any_ratio = transitions
     start, lengths, outcome = programs.start, programs.lengths, programs.outcome
@@ -258,7 +258,7 @@ def _through(
 
 @dataclass(frozen=True)
 class _Evidence:
-    """Likelihoods of the distinct counts; ``pair`` indexes those of each row."""
+    """Likelihoods of the distinct counts; ``pair`` is the index into them for each row."""
 
     pair: Int[np.ndarray, " n"]
     likelihood: Float[np.ndarray, "pairs levels"]  # at each level of V, divided by exp(``scale``)

@@ -77,7 +77,9 @@ def _widths(settings: LabelConfig, counts: Sequence[Counts], verdict: Verdict) -
 
 
 def _adaptive(settings: LabelConfig, counts: Sequence[Counts], verdict: Verdict) -> Iterator[Round]:
-    """``min_rollouts`` for every step, then batches for the steps with the widest posteriors, until all are decided.
+    """``min_rollouts`` for every step, then batches for the steps with the widest posteriors.
+
+    It ends when all steps are decided or have ``max_rollouts``, or when the budget is spent.
 
     The allocation depends on past passes, so the fraction of passes is no longer exactly unbiased. The likelihood,
     which the correctors use, is unaffected.
@@ -105,8 +107,8 @@ def _adaptive(settings: LabelConfig, counts: Sequence[Counts], verdict: Verdict)
 def _binary_search(settings: LabelConfig, counts: Sequence[Counts], verdict: Verdict) -> Iterator[Round]:
     """OmegaPRM's binary search (arXiv 2406.06592, section 3.2) for the first fatal step of a failed program.
 
-    A prefix with a passing rollout is recoverable, and so are all shorter prefixes; without one it counts as
-    unrecoverable, and so do all longer ones. A passed program needs no search.
+    A prefix with a passing rollout is recoverable, and so are all shorter prefixes. A prefix without one counts as
+    unrecoverable, and so do all longer prefixes. A passed program needs no search.
     """
     if verdict is Verdict.AC:
         return

@@ -8,11 +8,11 @@ its label is the program's outcome.
 depends only on the program, the settings and the seed.
 
 Reuse: a rollout of step i whose text begins with the prefix of a later step j of the same program also counts for j. A
-policy that samples token by token continues a text in the same way whether it was given or generated. Conditioned on
-passing through prefix j, the verdict therefore has the same distribution as for rollouts of j, and the estimate stays
-unbiased for any number of such rollouts. This requires the same temperature and prompt (so rollouts that were shown the
-prefix but not forced to continue it do not count), and a token boundary at the step's end (a line's end) in both cases.
-A rollout that counts at several steps makes their estimates dependent.
+policy that samples token by token continues a text in the same way whether the text was given or generated. Among the
+rollouts that pass through prefix j, the verdict therefore has the same distribution as for rollouts of j, and the
+estimate stays unbiased for any number of them. This requires the same temperature and prompt in both cases, and a token
+boundary at the step's end (a line's end). Rollouts that were only shown the prefix and were not forced to continue it
+do not count. A rollout that counts at several steps makes their estimates dependent.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class StepTally:
       borrowed: Judged rollouts of earlier prefixes that pass through this prefix.
       borrowed_passes: Borrowed rollouts that passed all tests.
       infrastructure_errors: Rollouts of this prefix without a label, due to the sandbox, the task or the server.
-      sandbox_errors: Those of them that may get a label when judged again.
+      sandbox_errors: The infrastructure errors that may get a label when judged again.
       unforced: Rollouts that were not forced to begin with this prefix.
       judged: Distinct programs sent to the judge, each counted at the first rollout that wrote it.
       unjudged: Rollouts without a verdict, including borrowed ones; see ``LabelConfig.judge_share``.
@@ -68,7 +68,7 @@ class StepTally:
 
 @dataclass(frozen=True)
 class ProgramEstimate:
-    """The tallies of all steps of a program but the last."""
+    """The tallies of all steps of a program except the last."""
 
     steps: tuple[StepTally, ...]
     rounds: int  # number of rounds of requests to the policy
@@ -123,15 +123,15 @@ def estimate_program(
     Args:
       problem: The problem that the program solves.
       program: The program whose steps are estimated.
-      verdict: Verdict of the program itself; completions equal to it are not judged.
+      verdict: Verdict of the program itself. If it is a label, completions equal to the program are not judged again.
       settings: Strategy, budget, reuse (``Config.label``).
       seed: Seed of the run (``Config.seed``). The seed of each request is derived from it, the program, the step and
         the number of earlier rollouts.
       complete: The policy. Its errors are propagated.
-      judge: Returns verdicts of programs for this problem, in order; it is called once for each distinct program.
+      judge: Returns the verdicts of programs for this problem, in order. Each distinct program is judged only once.
 
     Returns:
-      The estimate, which is deterministic if policy and judge are. With ``sandbox_errors`` it should be repeated.
+      The estimate, which is deterministic if policy and judge are. Repeat it if it has ``sandbox_errors``.
 
     Raises:
       DataError: if settings are inconsistent.

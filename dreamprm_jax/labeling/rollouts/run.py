@@ -24,7 +24,7 @@ from dreamprm_jax.runs.paths import Paths
 from dreamprm_jax.schema import DataError, Outcome, Program, StepLabel, canonical_json, content_hash
 from dreamprm_jax.storage import iterate_records
 
-ATTEMPTS = 3  # attempts at a program on whose rollouts the sandbox fails
+ATTEMPTS = 3  # maximum number of attempts for a program if the sandbox fails on its rollouts
 
 
 class PrefixRollouts:
@@ -70,11 +70,11 @@ class PrefixRollouts:
         with Journal(folder / "attempts.journal") as attempts:
 
             def find_error(key: str, value: Any) -> str | None:
-                """Rejects an estimate with sandbox errors, so that the next run repeats it; ``ATTEMPTS`` in all."""
+                """Rejects an estimate with sandbox errors, so that the next run repeats it (``ATTEMPTS`` in all)."""
                 errors = ProgramEstimate.from_json(value).sandbox_errors
                 attempt = next(n for n in range(1, ATTEMPTS + 1) if f"{key}/{n}" not in attempts)
                 if not errors or attempt == ATTEMPTS:
-                    return None  # accept the estimate without the missing verdicts, which are counted
+                    return None  # accept the estimate; its missing verdicts are counted
                 attempts.put(f"{key}/{attempt}", value)
                 return f"the sandbox failed on {errors} rollouts (attempt {attempt} of {ATTEMPTS})"
 
@@ -112,7 +112,7 @@ class PrefixRollouts:
         for program in unique_programs(paths, "train"):
             drawn = {
                 k: v for k, v in json.loads(program.sampling).items() if k != MEAN_LOG_PROBABILITY
-            }  # of the answer
+            }  # the mean log-probability is a property of the answer
             if (program.policy, canonical_json(drawn)) != (policy.name, wanted):
                 raise DataError(
                     f"config.label.count_program: program {program.program_hash} is by {program.policy} with "

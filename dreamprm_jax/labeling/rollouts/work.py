@@ -25,11 +25,11 @@ ProgramPayload = tuple[Problem, Program, Verdict]  # the verdict of the program 
 
 
 def shares(config: Config) -> tuple[EngineConfig, int, int]:
-    """Divides the machine among workers: ``sandbox.workers`` concurrently judged programs, at least one per worker.
+    """Divides the ``sandbox.workers`` concurrently judged programs among the workers, at least one for each.
 
     Returns:
-      The engine's settings with the number of workers; the judge's child processes in each worker; the default number
-      of concurrent units in each, such that there are ``policy.concurrency`` requests to a server in total.
+      (engine settings with the number of workers, concurrently judged programs per worker, default number of concurrent
+      units per worker). The last is 1 without a server; otherwise it gives ``policy.concurrency`` requests in total.
     """
     engine, cores = config.engine, config.sandbox.workers or len(os.sched_getaffinity(0))
     if engine.executor == "local":
@@ -98,7 +98,7 @@ class EstimateWork:
 
 
 class RememberingJudge:
-    """A thread-safe judge that caches verdicts by problem and identity."""
+    """A thread-safe judge that caches all verdicts but sandbox errors, by problem and identity."""
 
     def __init__(self, config: SandboxConfig, children: int) -> None:
         """Starts the judge.
