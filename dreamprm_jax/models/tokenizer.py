@@ -119,6 +119,6 @@ def encode_texts(tokenizer: Tokenizer, texts: Iterable[str]) -> list[Int[np.ndar
 
 
 def _encode(tokenizer: Tokenizer, text: str) -> Int[np.ndarray, " t"]:
-    # A lone surrogate cannot be encoded in UTF-8; it becomes the replacement character.
+    # A lone surrogate cannot be encoded in UTF-8; it is replaced with "?".
     clean = text.encode("utf-8", "replace").decode("utf-8") if not text.isascii() else text
     return np.asarray(tokenizer.encode(clean, add_special_tokens=False).ids, np.int32)
