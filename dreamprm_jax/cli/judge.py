@@ -171,7 +171,7 @@ def _judge(
         return JudgeTask.of(problem, program.program_hash, program.code, tests.all_of(problem))
 
     @functools.cache
-    def digest(problem_id: str) -> str:  # of everything but the code, which has its own hash
+    def digest(problem_id: str) -> str:  # covers everything except the code, which has its own hash
         problem = problems[problem_id]
         settings = judge.digest(JudgeTask.of(problem, "", "", ()))
         return content_hash(settings, tests.digest(problem), *["per-test"][:per_test], digits=_DIGEST_DIGITS)

@@ -3,8 +3,8 @@
 Public reward models differ in the names of the head's tensors, in whether a ReLU layer comes before the head, in its
 bias and in its number of labels. With two labels, the logit is the positive label's output minus the negative label's;
 its sigmoid equals their softmax. So a head with two labels is converted to a head with one label, whose row is the
-difference of the two rows. The same holds for a language model that answers "+" or "-": its head has two rows of the
-output embedding.
+difference of the two rows. The same holds for a language model that answers "+" or "-": its head consists of two rows
+of the output embedding.
 """
 
 from __future__ import annotations

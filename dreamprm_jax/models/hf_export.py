@@ -45,7 +45,7 @@ def _host_array(leaf: jax.Array) -> np.ndarray:
 
 
 def _files(config: DecoderConfig, params: Params, file_bytes: int) -> Iterator[dict[str, np.ndarray]]:
-    """The checkpoint's tensors in files of at most ``file_bytes``. Copies one parameter to the host at a time."""
+    """The checkpoint's tensors in files of about ``file_bytes``. Copies one parameter to the host at a time."""
     leaves = flax.traverse_util.flatten_dict(params)
     pending: dict[str, np.ndarray] = {}
     for tensor in tensor_table(config) + head_table(config):

@@ -38,7 +38,7 @@ OTHER_FILES = {
     "pytorch_model*": "is a pickle; load it with transformers and save it again (save_pretrained) as safetensors",
     "*.gguf": "is a GGUF file; give the folder that it was converted from",
 }
-VALUE_HEAD = "value_head.safetensors"  # beside the model, as LLaMA-Factory saves it
+VALUE_HEAD = "value_head.safetensors"  # next to the model, as saved by LLaMA-Factory
 
 
 class Checkpoint(contextlib.ExitStack):

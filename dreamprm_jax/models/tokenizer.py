@@ -22,7 +22,7 @@ PAD = "<|pad|>"
 SETTINGS = "tokenizer_config.json"
 SMALLEST_VOCABULARY = 257  # all bytes and PAD
 
-# Regular expressions of a piece; tokens do not cross piece boundaries. A digit is always a piece of its own.
+# Regular expressions of a piece; tokens do not cross piece boundaries. Every digit is a separate piece.
 PIECES = {
     # words with the preceding space, runs of punctuation, a line break with the indentation after it
     "words": r"\r?\n[ \t]*| ?[A-Za-z_]+|\d| ?[^\sA-Za-z_\d]+|\s+",
