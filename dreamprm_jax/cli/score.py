@@ -186,7 +186,7 @@ def shown_scores(scores: Sequence[float]) -> str:
 
 
 def run_job(args: argparse.Namespace) -> tuple[ScoreJob, dict[str, Any] | None]:
-    """Runs the scoring job. Returns the job and its counts, or None while other processes still have chunks to score.
+    """Runs the scoring job. Returns the job, and its counts or None while other processes still have chunks to score.
 
     Raises:
       DataError: on unusable input.

@@ -78,7 +78,7 @@ class Head:
             result["head", "hidden_kernel"] = matrix(f"{self.layer}.weight", (hidden, width)).T
             bias = f"{self.layer}.bias"
             result["head", "hidden_bias"] = matrix(bias, (hidden,)) if bias in checkpoint else np.zeros(hidden)
-        # A value head without an output axis is stored as a vector.
+        # A value head may be stored as a vector, without an output axis.
         vector = len(checkpoint[f"{self.tensor}.weight"].get_shape()) == 1
         shape: tuple[int | None, ...] = (hidden or width,) if vector else (None, hidden or width)
         kernel = matrix(f"{self.tensor}.weight", shape, None if vector else rows)
@@ -94,7 +94,7 @@ def find_head(checkpoint: Checkpoint, config: Mapping[str, Any], labels: tuple[s
     Args:
       checkpoint: an open checkpoint.
       config: the values of its config.json, whose ``id2label`` names the labels.
-      labels: the positive and the negative label, by name or number, if the names in config.json do not tell them.
+      labels: the positive and the negative label, by name or number, if the names in config.json do not identify them.
 
     Raises:
       DataError: if the labels cannot be reduced to one logit (names the tensor and its labels), or there are several
