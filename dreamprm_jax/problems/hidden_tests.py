@@ -1,7 +1,7 @@
 """The hidden tests of a run, in one Parquet file that is read problem by problem.
 
 LiveCodeBench has gigabytes of hidden tests. Each row is one test, and all rows of a problem are in one row group. A row
-group is complete as soon as it has 4 MiB, so reading the tests of one problem reads those of few others.
+group is complete as soon as it has 4 MiB, so it contains at most one large problem besides small ones.
 """
 
 from __future__ import annotations
