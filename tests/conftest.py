@@ -1,4 +1,4 @@
-"""Shared test set-up: jax on the CPU with a compilation cache, and settings of small runs."""
+"""Shared test setup: jax on the CPU with a compilation cache, and settings of small runs."""
 
 import gc
 import os

@@ -1,4 +1,4 @@
-"""The undetected-fault chain by brute force, for the tests of both of its implementations."""
+"""The undetected-fault chain by brute force, for the tests of its two implementations."""
 
 import itertools
 

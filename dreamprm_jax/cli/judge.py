@@ -77,7 +77,10 @@ def main(args: argparse.Namespace) -> int:
     """Judges the candidates.
 
     Returns:
-      0 if every candidate has a verdict, 1 if some have none (invalid tasks, sandbox errors), 2 on unusable input.
+      0 if every candidate has a verdict, 1 if some have none (invalid tasks, sandbox errors, unknown problems).
+
+    Raises:
+      DataError: on unusable input.
     """
     output = args.output
     if output is not None:
@@ -168,7 +171,7 @@ def _judge(
         return JudgeTask.of(problem, program.program_hash, program.code, tests.all_of(problem))
 
     @functools.cache
-    def digest(problem_id: str) -> str:  # of everything but the code, which has its own hash
+    def digest(problem_id: str) -> str:  # covers everything except the code, which has its own hash
         problem = problems[problem_id]
         settings = judge.digest(JudgeTask.of(problem, "", "", ()))
         return content_hash(settings, tests.digest(problem), *["per-test"][:per_test], digits=_DIGEST_DIGITS)
@@ -242,7 +245,7 @@ def _kept(path: Path) -> dict[bytes, tuple[Verdict, float]]:
 
 
 def _lines_of(path: Path, wanted: set[bytes]) -> Iterator[str]:
-    """The lines with these keys, one for each key."""
+    """The lines with the keys in ``wanted``, one per key."""
     for line, name, _ in _read_verdicts(path):
         if name in wanted:
             wanted.remove(name)
@@ -250,7 +253,7 @@ def _lines_of(path: Path, wanted: set[bytes]) -> Iterator[str]:
 
 
 def _read_verdicts(path: Path) -> Iterator[tuple[str, bytes, tuple[Verdict, float]]]:
-    """Yields (line, key, (verdict, CPU seconds)) for each label. Truncated lines are skipped."""
+    """Yields (line, key, (verdict, CPU seconds)) for each complete line whose verdict is a label."""
     if not path.exists():
         return
     with open(path, encoding="utf-8", errors="replace") as lines:

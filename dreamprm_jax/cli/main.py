@@ -1,4 +1,4 @@
-"""The command line: ``dreamprm COMMAND ...``. Every foreseeable error becomes one line that says what to do."""
+"""The command line: ``dreamprm COMMAND ...``. Every expected error is printed as one line that says what to do."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     except DataError as error:
         print(f"dreamprm {name}: error: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # the reader of our output has gone, as in `dreamprm status ... | head`
+    except BrokenPipeError:  # the reader of the output has ended, as in `dreamprm status ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
     except OSError as error:
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _explained(error: OSError) -> str:
-    """The path, the system's reason and what to do."""
+    """The message for an OSError: the path, the system's reason and what to do."""
     import errno
 
     advice = _ADVICE.get(errno.errorcode.get(error.errno or 0, ""), "")

@@ -15,7 +15,7 @@ from dreamprm_jax.schema import DataError
 
 
 def add_config(parser: argparse.ArgumentParser, workdir: bool = True, required: bool = True) -> None:
-    """Adds ``--config`` and, where the command works in a run's folder, ``--workdir``."""
+    """Adds ``--config`` and, if the command works in the folder of a run, ``--workdir``."""
     parser.add_argument("--config", required=required, default="", metavar="FILE", help="Python file with get_config()")
     if workdir:
         parser.add_argument("--workdir", metavar="DIR", help="folder of the run (default: runs/NAME of the config)")
@@ -30,7 +30,7 @@ def workdir_of(args: argparse.Namespace, config: Any) -> Path:
     """The folder of the run: ``--workdir``, or runs/NAME of the settings.
 
     Raises:
-      DataError: if it is a URL, which would become a local folder of that name, or a file.
+      DataError: if it is a file, or a URL (which would become the name of a local folder).
     """
     place = args.workdir or f"runs/{config.name}"
     if "://" in place:
@@ -43,7 +43,7 @@ def workdir_of(args: argparse.Namespace, config: Any) -> Path:
 
 
 def settings_help(values: Any, sections: Collection[str] | None = None) -> str:
-    """The ``--help`` text of the settings in some sections, or in all: grouped, with values and descriptions."""
+    """The ``--help`` text of the settings in ``sections`` (None: all), grouped, with values and descriptions."""
     lines = ["settings, with the values of the given config file (default values without one):"]
     group = None
     for name, value, info in leaves(values):
@@ -59,7 +59,7 @@ def settings_help(values: Any, sections: Collection[str] | None = None) -> str:
 
 
 def add_judge_arguments(parser: Any, mode: str = "lcb") -> None:
-    """Adds the settings of section ``sandbox`` as options, for commands without a config; see ``sandbox_config``."""
+    """Adds the settings of section ``sandbox`` as options, for commands without a config. See ``sandbox_config``."""
     hints = typing.get_type_hints(SandboxConfig)
     for name, value, info in leaves(dataclasses.replace(SandboxConfig(), mode=mode)):  # type: ignore[arg-type]
         choices = typing.get_args(hints[name]) if isinstance(value, str) else ()

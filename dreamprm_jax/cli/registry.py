@@ -1,8 +1,8 @@
 """The commands of ``dreamprm``, and how each is parsed and run.
 
-A command is a module of this package. Its docstring is the description; ``add_arguments(parser)`` adds its options, and
-``main(args)`` runs it and returns the exit status, or raises DataError on unusable input. A module is imported only
-when its command runs, so that ``--help`` is fast and the host half never loads jax.
+A command is a module of this package. Its docstring is the description in ``--help``. ``add_arguments(parser)`` adds
+its options. ``main(args)`` runs it and returns the exit status, or raises DataError on unusable input. A module is
+imported only when its command runs, so that ``--help`` is fast and the host half never loads jax.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Command:
     """One command.
 
     Attributes:
-      name: As typed.
+      name: Name on the command line.
       module: Name within ``dreamprm_jax.cli``.
       summary: One line for ``dreamprm --help``.
       sections: Config sections that ``--config.SECTION.FIELD=VALUE`` may set; None if the command reads no config file.
@@ -110,7 +110,7 @@ def find_command(name: str, arguments: list[str]) -> Command:
     """Finds a command by name. ``score`` and ``evaluate`` are stages if a config file is given.
 
     Raises:
-      DataError: if there is none; the message suggests the closest name.
+      DataError: if there is no such command; the message suggests the closest name.
     """
     with_config = any(argument.startswith("--config") for argument in arguments)
     if name in OTHER_COMMANDS and name in STAGE_COMMANDS and not with_config:
@@ -127,7 +127,7 @@ def find_command(name: str, arguments: list[str]) -> Command:
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps the layout of descriptions, and appends the default value to each help text that names none."""
+    """Keeps the layout of descriptions, and appends the default value to each help text that does not name it."""
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text = action.help or ""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from dreamprm_jax.scoring.job import ScoreJob
     from dreamprm_jax.scoring.prm import PrmOptions
 
-FORMS = ("native", "trl", "skywork", "qwen-prm", "rlhflow", "math-shepherd", "outcome")  # of scoring.forms
+FORMS = ("native", "trl", "skywork", "qwen-prm", "rlhflow", "math-shepherd", "outcome")  # defined in scoring.forms
 _RANKS = (
     ("SLURM_PROCID", "SLURM_NTASKS"),
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
@@ -135,7 +135,7 @@ def check_positive(args: argparse.Namespace, *names: str) -> None:
     """Checks that numeric options are at least 1.
 
     Raises:
-      DataError: names the option.
+      DataError: if one is not; names the option.
     """
     for name in names:
         value = getattr(args, name)
@@ -186,12 +186,12 @@ def shown_scores(scores: Sequence[float]) -> str:
 
 
 def run_job(args: argparse.Namespace) -> tuple[ScoreJob, dict[str, Any] | None]:
-    """Runs the scoring job. Returns it and its counts, which are None while other processes still have chunks to do.
+    """Runs the scoring job. Returns the job, and its counts or None while other processes still have chunks to score.
 
     Raises:
       DataError: on unusable input.
     """
-    # Report bad options and inputs before loading jax and the model, which takes seconds.
+    # Bad options and inputs are reported before jax and the model are loaded, which takes seconds.
     index, count = parse_shard(args.shard)
     check_positive(args, "chunk", "max_length", "row_tokens", "batch_tokens", "max_characters", "fsdp", "tensor")
     check_ending(args.output)

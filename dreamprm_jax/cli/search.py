@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Searches with one arm of a run, or with --prm. Returns the exit status."""
+    """Searches with an arm of a run, or with the model of --prm. Returns the exit status."""
     config = config_of(args)
     root = workdir_of(args, config)
     validate(config)
@@ -55,7 +55,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _foreign_name(args: argparse.Namespace, root: Path) -> str:
-    """Name of the results folder: the model's name and a digest of its files and input format."""
+    """Name of the results folder for --prm: the model's name and a digest of its files and input format."""
     files = InputDigests(root).digest_or_value("search.prm", str(args.prm), SettingInfo(reads="path"))
     options = [getattr(args, name) for name in ("form", "separator", "labels", "max_length", "overlong", "dtype")]
     return f"{args.prm.name}-{content_hash(files, canonical_json(options), digits=8)}"

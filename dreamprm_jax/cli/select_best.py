@@ -111,7 +111,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _public(args: argparse.Namespace, groups: Mapping, problems: Mapping[str, Problem]) -> dict[tuple[str, str], bool]:
-    """Runs each candidate of a problem with public tests on them. Returns whether it passes."""
+    """Runs the candidates of problems with public tests on these tests. Returns whether each candidate passes."""
     from dreamprm_jax.runs.progress import Progress
     from dreamprm_jax.sandbox import Judge, JudgeTask
 

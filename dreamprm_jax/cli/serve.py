@@ -15,7 +15,7 @@ from dreamprm_jax.cli.score import add_prm_arguments, check_positive, prm_option
 from dreamprm_jax.runs.stop_signals import stops_by_itself
 from dreamprm_jax.schema import DataError
 
-SHUTDOWN_SECONDS = 60.0  # for requests that were accepted before SIGTERM
+SHUTDOWN_SECONDS = 60.0  # time to finish requests that were accepted before SIGTERM
 API_KEY = "DREAMPRM_API_KEY"
 
 
@@ -64,7 +64,7 @@ def main(args: argparse.Namespace) -> int:
         prm = load_prm(args.prm, prm_options(args))
         prm = dataclasses.replace(prm, name=args.name or prm.name)
         scorer = Scorer(prm.model, prm.mesh, prm.params, args.row_tokens, args.batch_tokens)
-        scorer.logits([Reading(np.zeros(1, np.int32), np.zeros(1, np.int32))])  # if it fails, then before serving
+        scorer.logits([Reading(np.zeros(1, np.int32), np.zeros(1, np.int32))])  # so that an error occurs before serving
         log = None if args.no_request_log else _request_log()
         key = args.api_key or os.environ.get(API_KEY, "")
         with Batcher(scorer, args.max_queue_tokens, args.max_batch_requests) as batcher:

@@ -116,7 +116,7 @@ def _closing_text(root: Path, paths: Paths) -> str:
 
 
 def _with_steps(args: argparse.Namespace) -> Config:
-    """Applies the options for step labels to the settings, and selects the arms that such a file can train."""
+    """Applies the options for step labels to the settings, and selects the arms that can be trained on such a file."""
     for option, (field, _, _) in STEP_OPTIONS.items():
         if (value := getattr(args, option.replace("-", "_"))) is not None:
             text = value.replace("\\n", "\n").replace("\\t", "\t") if field == "separator" else value

@@ -168,9 +168,9 @@ def _passed_on(args: argparse.Namespace) -> dict[str, str]:
 
 
 def _outputs(prms: Sequence[Path], folder: Path, options: Mapping[str, str]) -> dict[Path, Path]:
-    """The scores file of each reward model: named after its last two folders and the options passed on.
+    """The scores file of each reward model. Its name has the last two parts of the model's path and the options.
 
-    A hash of the path is added to names that would be equal.
+    If two names are equal, a hash of the path is added to each.
     """
     places = {prm: prm.resolve() for prm in prms}
     asked = re.sub(r"[^\w.,+-]", "_", "".join(f"-{value}" for value in options.values()))
@@ -186,7 +186,7 @@ def _scored_by(prm: Path, args: argparse.Namespace, output: Path) -> Path:
     """Scores the benchmark's programs with a reward model, in a subprocess, so that this process does not load jax.
 
     Raises:
-      DataError: if ``dreamprm score`` fails; it has printed the reason.
+      DataError: if ``dreamprm score`` fails, which has then printed the reason.
     """
     paths = BenchPaths(args.bench)
     options: dict[str, Any] = {"prm": prm, "candidates": paths.programs, "problems": paths.problems, "output": output}

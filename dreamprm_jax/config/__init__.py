@@ -1,7 +1,7 @@
 """Settings: frozen dataclasses inside the package, an ml_collections ConfigDict in config files.
 
-A config file (``configs/*.py``) calls ``defaults()``, changes fields and returns the ConfigDict; the command line
-overrides single fields (``--config.train.steps=50``); ``freeze`` converts the result to a ``Config`` and checks every
+A config file (``configs/*.py``) calls ``defaults()``, changes fields and returns the ConfigDict. The command line
+overrides single fields (``--config.train.steps=50``). ``freeze`` converts the result to a ``Config`` and checks every
 type. Only the command line handles ConfigDicts.
 """
 

@@ -20,7 +20,7 @@ _TYPES = {int: "an integer", float: "a number", bool: "true or false"}
 
 
 def defaults() -> config_dict.ConfigDict:
-    """A ConfigDict with the default of every field, to be modified by a config file."""
+    """A ConfigDict with the default of every field, which a config file modifies."""
     return config_dict.ConfigDict(dataclasses.asdict(Config()))
 
 
@@ -33,7 +33,7 @@ def freeze(settings: config_dict.ConfigDict | dict[str, Any]) -> Config:
     """Converts a ConfigDict to a ``Config``.
 
     Raises:
-      DataError: if a field is unknown or its value has a wrong type or is none of the choices, naming the field.
+      DataError: if a field is unknown, or its value has the wrong type or is not one of the choices; names the field.
     """
     values = settings.to_dict() if isinstance(settings, config_dict.ConfigDict) else settings
     check_names(values, to_dict(Config()), "")
@@ -55,7 +55,7 @@ def _expected(kind: Any) -> str:
 
 
 def check_names(values: dict[str, Any], known: dict[str, Any], prefix: str) -> None:
-    """Raises DataError if a field is not in ``known``, suggesting the most similar one."""
+    """Raises DataError if a field is not in ``known``; the message suggests the most similar name."""
     for name, value in values.items():
         if name not in known:
             raise DataError(f"config: no field {prefix + name!r}" + _nearest(prefix, name, known))
@@ -72,7 +72,7 @@ def load_config(path: str, overrides: list[str]) -> Config:
     """Reads a config file, applies ``--config.field=value`` overrides, and checks every type.
 
     Raises:
-      DataError: as ``load_settings`` and ``freeze``.
+      DataError: the errors of ``load_settings`` and ``freeze``.
     """
     return freeze(load_settings(path, overrides, Config()))
 
@@ -86,7 +86,7 @@ def load_settings(path: str, overrides: list[str], defaults: Any) -> config_dict
       defaults: Dataclass with the default of every field.
 
     Raises:
-      DataError: if the file or an override is invalid, naming the file or the field, with the most similar field.
+      DataError: if the file or an override is invalid; names the file, or the field and the most similar field.
     """
     from absl import flags
     from ml_collections import config_flags

@@ -151,7 +151,7 @@ class LabelsConfig:
 
 @dataclass(frozen=True)
 class StepDataConfig:
-    """Existing step labels (`dreamprm train --steps`), instead of those of the label stage."""
+    """Existing step labels (`dreamprm train --steps`), used instead of the labels of the label stage."""
 
     path: str = setting(
         "",

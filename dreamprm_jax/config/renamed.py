@@ -9,7 +9,7 @@ RENAMED = {
     "hidden_fault_online": "undetected_fault_online",
     "product_normalised": "product_normalized",
 }
-FIELDS = ("train.arms", "train.labels.method", "evaluate.aggregator")  # settings with values in ``RENAMED``
+FIELDS = ("train.arms", "train.labels.method", "evaluate.aggregator")  # settings that may have renamed values
 
 
 def current_name(value: str, field: str) -> str:

@@ -1,4 +1,4 @@
-"""All settings of a run, and those of scoring, evaluation, search, multi-process runs and ``inspect``."""
+"""All settings of a run, and the sections for scoring, evaluation, search, multi-process runs and ``inspect``."""
 
 from __future__ import annotations
 

@@ -20,11 +20,11 @@ class SettingInfo:
 
     Attributes:
       help: One or more sentences for ``--help`` and the reference page.
-      affects_output: Whether a stage's output can depend on the value. Changing other fields repeats no stage.
+      affects_output: Whether the output of a stage can depend on the value. If not, changing it repeats no stage.
       reads: What the value may name, and which content enters the fingerprint. "path": a file, or a folder with all
         its content; "problem_ids": a file, or problems.parquet of a folder; "tokenizer": a file, or the chat template
-        of a tokenizer folder; "function": the file of FILE.py:FUNCTION; "": the value is no path. A value that names
-        no existing file (a hub id, a built-in name) enters the fingerprint itself.
+        of a tokenizer folder; "function": the file of FILE.py:FUNCTION; "": the value is not a path. If no such file
+        exists (a hub id, a built-in name), the value itself enters the fingerprint.
       minimum: Inclusive lower limit, or None. Limits apply to every item of a tuple.
       maximum: Inclusive upper limit, or None.
       above: Exclusive lower limit, or None.
@@ -46,7 +46,7 @@ def setting(default: Any, help: str, **info: Any) -> Any:
 
 
 def section(cls: type, affects_output: bool = True) -> Any:
-    """A dataclass field that holds a section of settings. ``affects_output=False`` holds for all fields below it."""
+    """A dataclass field for a section of settings. ``affects_output=False`` applies to all fields of the section."""
     return dataclasses.field(default_factory=cls, metadata={_KEY: SettingInfo("", affects_output)})
 
 

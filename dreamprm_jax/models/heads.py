@@ -1,9 +1,10 @@
-"""The reward head of a checkpoint: which tensors it is, and how one logit follows from its outputs.
+"""The reward head of a checkpoint: its tensors, and how its outputs are reduced to one logit.
 
-Public reward models differ in where they keep the head, in whether a ReLU layer comes before it, in its bias and in how
-many labels it has. Of two labels the logit is the positive one less the negative one, whose sigmoid is their softmax:
-the difference of two rows is a head with one label. A language model that answers "+" or "-" is the same with two rows
-of its vocabulary's output table.
+Public reward models differ in the names of the head's tensors, in whether a ReLU layer comes before the head, in its
+bias and in its number of labels. With two labels, the logit is the positive label's output minus the negative label's;
+its sigmoid equals their softmax. So a head with two labels is converted to a head with one label, whose row is the
+difference of the two rows. The same holds for a language model that answers "+" or "-": its head consists of two rows
+of the output embedding.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from dreamprm_jax.schema import DataError
 if TYPE_CHECKING:
     from dreamprm_jax.models.hf_import import Checkpoint
 
-# Prefixes of a linear head, and of one behind a ReLU layer: transformers' classifiers, Qwen's reward models; TRL's and
-# LLaMA-Factory's value head, which Skywork's models have; OpenRLHF's names.
+# (prefix of a layer with a ReLU, or "", and prefix of the head) in: transformers' classifiers; Qwen's reward models;
+# the value head of TRL and LLaMA-Factory, which Skywork's models use; OpenRLHF, under two names.
 PLACES = (("", "score"), ("score.0", "score.2"), ("", "v_head.summary"), ("", "value_head"), ("", "reward_head"))
 OUTPUT = "lm_head"
 POSITIVE = {"positive", "correct", "good", "right", "true", "yes", "+", "1", "label_1", "pass", "passed"}
@@ -29,32 +30,32 @@ NEGATIVE = {"negative", "incorrect", "bad", "wrong", "false", "no", "-", "0", "l
 
 @dataclass(frozen=True)
 class Head:
-    """A head in a checkpoint. Its logit is row ``positive``'s, less row ``negative``'s where there is one."""
+    """A head in a checkpoint. Its logit is the output of row ``positive``, minus that of row ``negative`` if set."""
 
     tensor: str  # prefix of the last linear map
-    layer: str = ""  # prefix of the linear map before it, with a ReLU between; "": none
+    layer: str = ""  # prefix of the linear map before it, with a ReLU in between; "": none
     positive: int = 0
     negative: int | None = None
     labels: int = 1
 
     def names(self, checkpoint: Checkpoint) -> list[str]:
-        """The tensors that it is read from."""
+        """The names of the head's tensors in the checkpoint."""
         names = [f"{prefix}.{kind}" for prefix in (self.layer, self.tensor) if prefix for kind in ("weight", "bias")]
         return [name for name in names if name in checkpoint]
 
     def hidden(self, checkpoint: Checkpoint) -> int:
-        """Width of the layer before it, 0 where there is none."""
+        """Width of the hidden layer before the head, 0 if there is none."""
         return int(checkpoint[f"{self.layer}.weight"].get_shape()[0]) if self.layer else 0
 
     def read(self, checkpoint: Checkpoint, width: int) -> dict[tuple[str, ...], np.ndarray]:
-        """The parameters of ``models.reward.RewardHead``, float32.
+        """Reads the parameters of ``models.reward.RewardHead``, float32, by their path in the parameter pytree.
 
         Args:
-          checkpoint: open.
-          width: of the decoder, D.
+          checkpoint: an open checkpoint.
+          width: hidden size of the decoder, D.
 
         Raises:
-          DataError: naming the tensor whose shape does not fit.
+          DataError: if a tensor has the wrong shape; names the tensor.
         """
         hidden = self.hidden(checkpoint)
         rows = [self.positive, *([] if self.negative is None else [self.negative])]
@@ -77,7 +78,7 @@ class Head:
             result["head", "hidden_kernel"] = matrix(f"{self.layer}.weight", (hidden, width)).T
             bias = f"{self.layer}.bias"
             result["head", "hidden_bias"] = matrix(bias, (hidden,)) if bias in checkpoint else np.zeros(hidden)
-        # A bare value head may be stored as a vector.
+        # A value head may be stored as a vector, without an output axis.
         vector = len(checkpoint[f"{self.tensor}.weight"].get_shape()) == 1
         shape: tuple[int | None, ...] = (hidden or width,) if vector else (None, hidden or width)
         kernel = matrix(f"{self.tensor}.weight", shape, None if vector else rows)
@@ -88,15 +89,16 @@ class Head:
 
 
 def find_head(checkpoint: Checkpoint, config: Mapping[str, Any], labels: tuple[str, ...] = ()) -> Head | None:
-    """The head that a checkpoint has besides the vocabulary's output table; None where there is none.
+    """The reward head of a checkpoint; None if it has none. The output embedding does not count as a head.
 
     Args:
-      checkpoint: open.
-      config: the values of its config.json, whose ``id2label`` says which of two labels is which.
-      labels: the positive and the negative label, by name or number, where config.json does not say so.
+      checkpoint: an open checkpoint.
+      config: the values of its config.json, whose ``id2label`` names the labels.
+      labels: the positive and the negative label, by name or number, if the names in config.json do not identify them.
 
     Raises:
-      DataError: naming the tensor and the labels, where no single logit follows from them.
+      DataError: if the labels cannot be reduced to one logit (names the tensor and its labels), or there are several
+        heads.
     """
     found = [place for place in PLACES if f"{place[1]}.weight" in checkpoint]
     if not found:

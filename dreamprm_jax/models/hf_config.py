@@ -1,4 +1,4 @@
-"""Hugging Face's config.json, read into a ``DecoderConfig`` and written from one: Qwen2, Qwen3, Llama, Mistral."""
+"""Converts Hugging Face's config.json to a ``DecoderConfig`` and back, for Qwen2, Qwen3, Llama and Mistral."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class _Fields:
 
 
 def _rope(fields: _Fields) -> tuple[float, RopeScaling | None]:
-    """Base frequency and rescaling, in the form before (rope_theta, rope_scaling) or since (rope_parameters) v5."""
+    """Base frequency and scaling of RoPE: rope_theta and rope_scaling, or rope_parameters since transformers v5."""
     field = "rope_parameters" if fields.values.get("rope_parameters") else "rope_scaling"
     values = fields.values.get(field) or {}
     if not isinstance(values, dict):
@@ -74,7 +74,7 @@ def _rope(fields: _Fields) -> tuple[float, RopeScaling | None]:
     if kind not in ROPE_TYPES:
         raise fields.fail(field, f"asks for rope type {kind!r}; supported are default, {', '.join(ROPE_TYPES)}")
     needed, optional = ROPE_TYPES[kind]
-    # What transformers takes for the context of training where the type's own field is missing.
+    # The training context that transformers assumes if the field of the scaling type is missing.
     given = {"original_max_position_embeddings": fields.values.get("max_position_embeddings")} | values
     numbers = {name: value for name in (*needed, *optional) if (value := given.get(name)) is not None}
     if bad := [name for name in needed if not _is_positive(numbers.get(name))]:
@@ -89,7 +89,7 @@ def _is_positive(value: Any) -> bool:
 
 
 def _window(fields: _Fields, kind: str) -> int | None:
-    """Tokens that sliding-window attention sees; None where every token sees all before it."""
+    """The size of the sliding attention window in tokens; None for full causal attention."""
     layers = fields.values.get("layer_types") or []
     if not isinstance(layers, list):
         raise fields.fail("layer_types", f"is {layers!r}; a list is needed")
@@ -105,10 +105,12 @@ def _window(fields: _Fields, kind: str) -> int | None:
 def read_config(folder: Path) -> DecoderConfig:
     """Reads ``folder/config.json``. Numerics (dtype, remat, attention, LoRA, head) keep their defaults.
 
+    For a model with a sliding window, ``max_positions`` is at most the window: up to that length, its attention equals
+    full attention.
+
     Raises:
-      DataError: naming the file and the field, on a missing or malformed field and on anything the decoder does not do
-        (another architecture, activation, mlp biases, other rope types, quantized weights). A model with a sliding
-        window has the window as its context: within it, attention is the same.
+      DataError: if a field is missing or malformed, or asks for something that the decoder does not support (another
+        architecture or activation, MLP biases, other RoPE types, quantized weights); names the file and the field.
     """
     fields = _Fields(folder / "config.json")
     kind = fields.values.get("model_type")
@@ -156,12 +158,12 @@ def read_config(folder: Path) -> DecoderConfig:
 
 
 def config_values(folder: Path) -> dict[str, Any]:
-    """``folder/config.json`` as it is. Raises DataError where it cannot be read."""
+    """The values of ``folder/config.json``, unchanged. Raises DataError if it cannot be read."""
     return _Fields(folder / "config.json").values
 
 
 def special_ids(folder: Path) -> dict[str, int]:
-    """The numbers of the first and last token of a text, by their field in ``folder/config.json``."""
+    """The ids of the BOS and EOS tokens, by their field in ``folder/config.json``; missing fields are left out."""
     values = config_values(folder)
     numbers = {field: values.get(field) for field in ("bos_token_id", "eos_token_id")}
     first = {field: number[0] if isinstance(number, list) and number else number for field, number in numbers.items()}
@@ -169,10 +171,10 @@ def special_ids(folder: Path) -> dict[str, int]:
 
 
 def model_type(config: DecoderConfig) -> str:
-    """The Hugging Face architecture that computes this decoder.
+    """The Hugging Face architecture (``model_type``) that is equivalent to this decoder.
 
     Raises:
-      DataError: if none does.
+      DataError: if there is none.
     """
     if config.qk_norm and config.qkv_bias == config.output_bias:
         return "qwen3"

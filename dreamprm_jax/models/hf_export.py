@@ -1,7 +1,7 @@
-"""A trained reward model as a Hugging Face folder: transformers loads it for token classification.
+"""Writes a trained reward model as a Hugging Face folder that transformers loads for token classification.
 
-The one label's logit at a step's last token is the step's logit, its sigmoid the step's score. LoRA is merged into the
-kernels.
+The classifier has one label. Its logit at the last token of a step is the logit of the step, and the sigmoid of that is
+the score of the step. LoRA is merged into the kernels.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dreamprm_jax.models.lora import merge_adapters
 from dreamprm_jax.models.reward import Params
 from dreamprm_jax.schema import DataError
 
-TRAINED_SEPARATOR = "dreamprm_separator"  # in config.json, where the model was trained on given steps
+TRAINED_SEPARATOR = "dreamprm_separator"  # field of config.json if the model was trained on given steps
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -45,7 +45,7 @@ def _host_array(leaf: jax.Array) -> np.ndarray:
 
 
 def _files(config: DecoderConfig, params: Params, file_bytes: int) -> Iterator[dict[str, np.ndarray]]:
-    """The checkpoint's tensors in files of about ``file_bytes``, one parameter on the host at a time."""
+    """The checkpoint's tensors in files of about ``file_bytes``. Copies one parameter to the host at a time."""
     leaves = flax.traverse_util.flatten_dict(params)
     pending: dict[str, np.ndarray] = {}
     for tensor in tensor_table(config) + head_table(config):
@@ -65,21 +65,22 @@ def export_model(
     file_bytes: int = 4 << 30,
     extra: Mapping[str, Any] = MappingProxyType({}),
 ) -> Path:
-    """Writes the folder. Every process calls it; the first one writes.
+    """Writes the folder. All processes must call it; only the first one writes.
 
     Args:
       config: the model; the decoder is written in its ``param_dtype``, the head in float32.
       params: pytree of ``init_params``, sharded or not, with or without LoRA.
-      folder: where to write; made if absent, existing model files are replaced.
-      tokenizer: the tokenizer to copy along: a Hugging Face folder, or a tokenizer.json.
-      file_bytes: size above which the weights are split over several files.
-      extra: further fields of config.json.
+      folder: folder to write to. It is created if missing; existing model files are replaced.
+      tokenizer: the tokenizer to copy into the folder: a Hugging Face folder, or a tokenizer.json.
+      file_bytes: size in bytes above which the weights are split into several files.
+      extra: additional fields of config.json.
 
     Returns:
       ``folder``.
 
     Raises:
-      DataError: if transformers has no such model: a head with a hidden layer, or an unnamed mix of biases and norms.
+      DataError: if transformers has no such model: the head has a hidden layer, or no architecture has this combination
+        of biases and norms.
     """
     if config.head_hidden:
         raise DataError("model.head_hidden: transformers' token classifiers have a linear head; only 0 can be exported")
@@ -109,7 +110,7 @@ def export_model(
     }
     for path in written:
         path.rename(folder / final[path.name])
-        (folder / final[path.name]).chmod(0o644)  # made private by the library; servers run as other users
+        (folder / final[path.name]).chmod(0o644)  # safetensors makes files private, but servers run as other users
     if len(written) > 1:
         index = {"metadata": {"total_size": size}, "weight_map": {name: final[part] for name, part in names.items()}}
         (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
@@ -128,6 +129,6 @@ def _copy_tokenizer(source: Path, folder: Path) -> None:
         shutil.copyfile(source, folder / "tokenizer.json")
     settings = folder / "tokenizer_config.json"
     if not settings.exists():
-        # Asks for the file as it is. transformers 5's AutoTokenizer takes Qwen2's own pre-tokenizer for any folder of
-        # model_type qwen2 all the same: load a tokenizer trained here with PreTrainedTokenizerFast.
+        # This class uses tokenizer.json unchanged. But AutoTokenizer of transformers 5 uses Qwen2's pre-tokenizer for
+        # every folder of model_type qwen2; load a tokenizer that was trained here with PreTrainedTokenizerFast.
         settings.write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}) + "\n", encoding="utf-8")

@@ -1,8 +1,9 @@
-"""Weights from a Hugging Face folder, read straight into the shards that keep them.
+"""Loads weights from a Hugging Face folder directly into the shards of each device.
 
-Each device's part of each parameter is cut out of the memory-mapped safetensors files, so no host ever holds the whole
-model. What the checkpoint lacks by nature (LoRA's A and B; the reward head, unless it is a reward model) starts at
-random, as in ``init_params``. Nothing that it has is dropped but the vocabulary's output table.
+The slice of each parameter that a device holds is read from the memory-mapped safetensors files, so no host ever holds
+the whole model. Parameters that a checkpoint does not contain (LoRA's A and B; the reward head, unless it is a reward
+model) are initialized at random, as in ``init_params``. All tensors of a checkpoint are used, except the output
+embedding and old rotary buffers.
 """
 
 from __future__ import annotations
@@ -28,20 +29,20 @@ from dreamprm_jax.models.reward import Params, abstract_params, init_params
 from dreamprm_jax.schema import DataError
 
 INDEX = "model.safetensors.index.json"
-# Not read by a reward model: the vocabulary's output table, and buffers that old checkpoints store.
+# Not used by a reward model: the output embedding, and buffers that old checkpoints contain.
 UNUSED = ("lm_head.weight", ".rotary_emb.inv_freq")
 DTYPES = ("F64", "F32", "F16", "BF16")
-# What other folders hold instead, and what to do with them.
+# Files of unsupported kinds, and what to do with them.
 OTHER_FILES = {
     "adapter_model*": "is a PEFT adapter; merge it into its base model and save that (merge_and_unload)",
     "pytorch_model*": "is a pickle; load it with transformers and save it again (save_pretrained) as safetensors",
     "*.gguf": "is a GGUF file; give the folder that it was converted from",
 }
-VALUE_HEAD = "value_head.safetensors"  # beside the model, as LLaMA-Factory saves it
+VALUE_HEAD = "value_head.safetensors"  # next to the model, as saved by LLaMA-Factory
 
 
 class Checkpoint(contextlib.ExitStack):
-    """The open safetensors files of a folder: which tensor is where, and slices of it."""
+    """The open safetensors files of a folder. ``checkpoint[name]`` is a lazy tensor, of which only slices are read."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -55,7 +56,7 @@ class Checkpoint(contextlib.ExitStack):
                 raise DataError(f"{path}: not readable as safetensors ({error})") from error
             for name in handle.keys():  # noqa: SIM118 (not a mapping)
                 self._files[name], self._paths[name] = handle, path
-        # A folder saved from the bare decoder names its tensors without the "model." in front.
+        # A folder saved from a decoder without a head has tensor names without the prefix "model.".
         self._prefix = "" if "model.embed_tokens.weight" in self._files else "model."
 
     def _listed(self) -> list[Path]:
@@ -86,14 +87,14 @@ class Checkpoint(contextlib.ExitStack):
         return self._files[name].get_slice(name)
 
     def check(self, table: Iterable[Tensor], head: Iterable[str]) -> None:
-        """Checks that the table's tensors are there with their shapes, and that no other tensor would be ignored.
+        """Checks that the table's tensors exist with the right shapes, and that no other tensor would be ignored.
 
         Args:
           table: the decoder's tensors.
-          head: the names of the reward head's.
+          head: the names of the reward head's tensors.
 
         Raises:
-          DataError: naming the file and the tensor.
+          DataError: if a tensor is missing, unused, or has the wrong shape or dtype; names the file and the tensor.
         """
         used = {self._stored_name(name) for name in head}
         for tensor in table:
@@ -123,10 +124,10 @@ class Checkpoint(contextlib.ExitStack):
 
 
 def folder_head(folder: Path) -> tuple[Head | None, int]:
-    """The reward head of a folder's checkpoint and the width of its hidden layer; (None, 0) where it has none.
+    """The reward head of a folder's checkpoint and the width of its hidden layer (0: linear); (None, 0) without a head.
 
     Raises:
-      DataError: naming the tensor, where no single logit follows from it.
+      DataError: if the head cannot be reduced to one logit; names the tensor.
     """
     with Checkpoint(folder) as checkpoint:
         head = find_head(checkpoint, config_values(folder))
@@ -136,7 +137,7 @@ def folder_head(folder: Path) -> tuple[Head | None, int]:
 def _checked(
     config: DecoderConfig, checkpoint: Checkpoint, head: Head | None
 ) -> tuple[list[Tensor], dict[tuple[str, ...], np.ndarray]]:
-    """What the checkpoint has of the model's parameters, all of it there and in shape: the decoder's, and the head."""
+    """Checks the checkpoint; returns the table of the decoder's tensors, and the values of the head (empty if none)."""
     table = tensor_table(config)
     head = head or find_head(checkpoint, config_values(checkpoint.folder))
     checkpoint.check(table, head.names(checkpoint) if head else ())
@@ -152,10 +153,10 @@ def _checked(
 
 
 def check_folder(config: DecoderConfig, folder: Path) -> None:
-    """Checks a folder's tensors as ``load_params`` does, without loading any.
+    """Checks a folder's tensors as ``load_params`` does, without loading the decoder.
 
     Raises:
-      DataError: naming the file and the tensor, when one is missing, mis-shaped or without a place.
+      DataError: if a tensor is missing, unused, or has the wrong shape or dtype; names the file and the tensor.
     """
     with Checkpoint(folder) as checkpoint:
         _checked(config, checkpoint, None)
@@ -172,19 +173,20 @@ def load_params(
     """Loads a reward model's parameters.
 
     Args:
-      config: from ``read_config(folder)``, with the numerics wanted. Parameters are cast to ``config.param_dtype``.
-      folder: with model.safetensors, or several files and their index.
-      rng: for what the checkpoint lacks.
-      shardings: pytree of ``Sharding`` (``training.mesh.parameter_shardings``); None puts all on one device of
-        this process.
-      head: which of its tensors are the reward head; None: the one that ``find_head`` finds, else a random one.
+      config: the result of ``read_config(folder)``, with the desired numerics. Parameters are cast to
+        ``config.param_dtype``.
+      folder: folder with model.safetensors, or with several files and their index.
+      rng: key for the parameters that the checkpoint does not contain.
+      shardings: pytree of ``Sharding`` (``training.mesh.parameter_shardings``); None puts all parameters on one device
+        of this process.
+      head: the reward head in the checkpoint; None: the head that ``find_head`` finds, or else a random one.
       part: which parameters to load.
 
     Returns:
-      The pytree of ``init_params``, with None in place of the parameters of another part.
+      The pytree of ``init_params``, with None in place of the parameters of other parts.
 
     Raises:
-      DataError: naming the file and the tensor, when one is missing, mis-shaped or without a place.
+      DataError: if a tensor is missing, unused, or has the wrong shape or dtype; names the file and the tensor.
     """
     shapes = flax.traverse_util.flatten_dict(abstract_params(config))
     if shardings is None:

@@ -1,8 +1,8 @@
-"""Which tensor of a Hugging Face checkpoint is which parameter, and how a part of one is a part of the other.
+"""The mapping between the tensors of a Hugging Face checkpoint and the parameters of the decoder.
 
-Hugging Face stores a linear map as [out, in] with the heads flattened, one tensor a layer; here it is [in..., out...]
-with the layers stacked in front. A rectangular part of ours is a rectangular part of each of theirs, so a shard is read
-without the rest.
+Hugging Face stores a linear map as [out, in] with flattened heads, and one tensor per layer. Here it is [in..., out...]
+with a leading layer axis. A rectangular slice of a parameter is a rectangular slice of each stored tensor, so a shard
+can be read without the rest.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ Path = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Tensor:
-    """One parameter and its place in a checkpoint."""
+    """One parameter and its tensors in a checkpoint."""
 
     path: Path  # in the parameter pytree
-    name: str  # in the checkpoint; {} stands for the layer
-    shape: tuple[int, ...]  # the parameter's, without the layer axis
-    inputs: int = 0  # how many leading axes are inputs of a linear map; 0: a vector or a table
+    name: str  # in the checkpoint; {} stands for the layer number
+    shape: tuple[int, ...]  # shape of the parameter without the layer axis
+    inputs: int = 0  # number of leading axes that are inputs of a linear map; 0: a vector or an embedding
     layers: int = 0  # length of the layer axis; 0: not stacked
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
-        """The shape of (each of) the checkpoint's tensors."""
+        """The shape of the tensor in the checkpoint (of each tensor, if there is one per layer)."""
         if self.inputs:
             return math.prod(self.shape[self.inputs :]), math.prod(self.shape[: self.inputs])
         return self.shape if self.path[-1] == "embedding" else (math.prod(self.shape),)
 
     def names(self) -> list[str]:
-        """The checkpoint's tensors, in layer order."""
+        """The names of the tensors in the checkpoint, in layer order."""
         return [self.name.format(layer) for layer in range(self.layers)] if self.layers else [self.name]
 
     def read(self, index: Sequence[slice], source: Callable[[str], Any]) -> np.ndarray:
-        """One rectangular part of the parameter.
+        """Reads a rectangular slice of the parameter.
 
         Args:
-          index: a slice for each of the parameter's axes, the layer axis first where it has one.
-          source: gives, by name, something that can be sliced like an array of ``stored_shape``.
+          index: one slice per axis of the parameter, including the layer axis, if any, which comes first.
+          source: maps a tensor name to an object that can be sliced like an array of ``stored_shape``.
 
         Returns:
-          The part, in the checkpoint's dtype.
+          The slice, in the checkpoint's dtype.
         """
         own = index[1:] if self.layers else index
         local = [len(range(*s.indices(size))) for s, size in zip(own, self.shape, strict=True)]
@@ -57,7 +57,7 @@ class Tensor:
             cut = tuple(_flat(own[g], self.shape[g]) for g in (slice(self.inputs, None), slice(self.inputs)))
         else:
             cut = tuple(own) if self.path[-1] == "embedding" else (_flat(own, self.shape),)
-        form = (*local[self.inputs :], *local[: self.inputs])  # the outputs come first in the file
+        form = (*local[self.inputs :], *local[: self.inputs])  # in the file, the outputs come first
         outputs = len(form) - self.inputs
         order = (*range(outputs, len(form)), *range(outputs))
         names = self.names()[index[0]] if self.layers else self.names()
@@ -65,7 +65,7 @@ class Tensor:
         return np.stack(parts) if self.layers else parts[0]
 
     def write(self, value: np.ndarray) -> dict[str, np.ndarray]:
-        """The checkpoint's tensors of a whole parameter."""
+        """The tensors to store for the parameter ``value``, by name."""
         values = value if self.layers else value[None]
         order = (*range(self.inputs, len(self.shape)), *range(self.inputs))
         return {
@@ -75,7 +75,7 @@ class Tensor:
 
 
 def _flat(index: Sequence[slice], shape: Sequence[int]) -> slice:
-    """The slice of flattened axes that a slice of the first one is; the others must be whole."""
+    """Converts a slice of the first axis to a slice of the flattened axes. The other axes must not be cut."""
     if not shape:
         return slice(0, 1)
     first, rest = range(*index[0].indices(shape[0])), math.prod(shape[1:])
@@ -87,7 +87,7 @@ def _flat(index: Sequence[slice], shape: Sequence[int]) -> slice:
 
 
 def tensor_table(config: DecoderConfig) -> list[Tensor]:
-    """Every parameter of the decoder and of a linear head. LoRA's parameters have no counterpart and are not listed."""
+    """The parameters of the decoder. LoRA's parameters are not listed, because a checkpoint has no tensors for them."""
     d, f, width, count = config.hidden_size, config.intermediate_size, config.head_dim, config.num_layers
     heads, kv_heads = (config.num_heads, width), (config.num_kv_heads, width)
     table = [

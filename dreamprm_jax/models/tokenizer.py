@@ -1,7 +1,7 @@
-"""Text to tokens: a byte-level BPE tokenizer made from the training window, and the reward model's input format.
+"""A byte-level BPE tokenizer that is trained on the training window, and the input format of the reward model.
 
-The prompt and every step are tokenized apart, so that a step always ends at a token's end, in training and in scoring
-alike, and so that the tokens of a prefix do not depend on what follows it.
+The prompt and every step are tokenized separately. So in training and in scoring, every step ends at a token boundary,
+and the tokens of a prefix do not depend on the text after it.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from dreamprm_jax.storage import atomic_path, read_json, write_json
 
 PAD = "<|pad|>"
 SETTINGS = "tokenizer_config.json"
-SMALLEST_VOCABULARY = 257  # every byte, and PAD; also the minimum of the setting model.vocab_size
+SMALLEST_VOCABULARY = 257  # all bytes and PAD; also the minimum of the setting model.vocab_size
 
-# What a token may not cross, as the regular expression of a whole piece. Digits always stand alone.
+# Regular expressions of a piece; tokens do not cross piece boundaries. Every digit is a separate piece.
 PIECES = {
-    # words with the space before them, runs of punctuation, a line break with its indentation
+    # words with the preceding space, runs of punctuation, a line break with the indentation after it
     "words": r"\r?\n[ \t]*| ?[A-Za-z_]+|\d| ?[^\sA-Za-z_\d]+|\s+",
-    # lines: tokens may span words (superword BPE, arXiv 2503.13423); short sequences where texts repeat themselves
+    # lines: tokens may span words (superword BPE, arXiv 2503.13423); gives short sequences if texts are repetitive
     "lines": r"\d|[^\d\r\n]+|[\r\n]+[ \t]*",
 }
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, pieces: str = "words") -> Tokenizer:
-    """A byte-level BPE tokenizer: any text can be encoded, and decodes to itself. ``pieces``: a key of ``PIECES``.
+    """Trains a byte-level BPE tokenizer, which can encode any text without loss. ``pieces``: a key of ``PIECES``.
 
     Raises:
-      DataError: where ``vocab_size`` has no room for every byte.
+      DataError: if ``vocab_size`` is too small for all bytes and padding.
     """
     if vocab_size < SMALLEST_VOCABULARY:
         raise DataError(f"config.model.vocab_size={vocab_size}: bytes and padding alone need {SMALLEST_VOCABULARY}")
@@ -56,28 +56,28 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, pieces: str = "words"
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
-    """Writes ``tokenizer.json`` atomically, and beside it that text never becomes control tokens."""
+    """Writes ``tokenizer.json`` atomically, and next to it the setting that text never becomes control tokens."""
     record_splitting(path)
     with atomic_path(path) as temporary:
         tokenizer.save(str(temporary))
 
 
 def record_splitting(path: Path) -> None:
-    """Sets ``split_special_tokens``, transformers' own setting, in the tokenizer_config.json beside ``path``."""
+    """Sets ``split_special_tokens``, a setting of transformers, in the tokenizer_config.json next to ``path``."""
     settings = path.with_name(SETTINGS)
     write_json(settings, {**(read_json(settings) if settings.exists() else {}), "split_special_tokens": True})
 
 
 def splits_special_tokens(path: Path) -> bool:
-    """Whether the tokenizer at ``path`` reads its control tokens as plain text where a program spells them."""
+    """Whether the tokenizer at ``path`` encodes the names of control tokens in a text as plain text."""
     settings = path.with_name(SETTINGS)
     return settings.exists() and read_json(settings).get("split_special_tokens") is True
 
 
 def as_recorded(tokenizer: Tokenizer, path: Path) -> Tokenizer:
-    """The tokenizer of ``path`` with its recorded setting; models of before there was one keep their reading.
+    """The tokenizer of ``path`` with its recorded setting. Without a recorded setting, it is returned unchanged.
 
-    ``encode_special_tokens`` passes over tokens marked as special alone: all that were added are marked so here.
+    ``encode_special_tokens`` affects only tokens that are marked as special, so all added tokens are marked here.
     """
     if not splits_special_tokens(path):
         return tokenizer
@@ -89,7 +89,7 @@ def as_recorded(tokenizer: Tokenizer, path: Path) -> Tokenizer:
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Reads a ``tokenizer.json`` and its setting. Raises DataError where it is missing or malformed."""
+    """Reads a ``tokenizer.json`` and its recorded setting. Raises DataError if the file is missing or malformed."""
     if not path.exists():
         raise DataError(f"{path}: no such file; the train stage writes it")
     try:
@@ -99,26 +99,26 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 
 def prompt_text(problem: Problem) -> str:
-    """What the reward model reads before a program: platform, title, statement (DreamPRM-Code's form, less the id)."""
+    """The reward model's input before a program: platform, title, statement (as in DreamPRM-Code, without the id)."""
     return f"Platform: {problem.platform}\nTitle: {problem.title}\n\n{problem.statement}\n\n"
 
 
 def encode_prompt(tokenizer: Tokenizer, problem: Problem) -> Int[np.ndarray, " t"]:
-    """Token ids of the prompt; int32."""
+    """Token ids of the prompt, int32."""
     return _encode(tokenizer, prompt_text(problem))
 
 
 def encode_steps(tokenizer: Tokenizer, code: str, granularity: Granularity = "function") -> list[Int[np.ndarray, " t"]]:
-    """Token ids of each step of a program, in order; int32. No step is empty."""
+    """Token ids of each step of a program, in order, int32. No step is empty."""
     return encode_texts(tokenizer, (code[step.start : step.end] for step in split_steps(code, granularity)))
 
 
 def encode_texts(tokenizer: Tokenizer, texts: Iterable[str]) -> list[Int[np.ndarray, " t"]]:
-    """Token ids of each text, in order; int32."""
+    """Token ids of each text, in order, int32."""
     return [_encode(tokenizer, text) for text in texts]
 
 
 def _encode(tokenizer: Tokenizer, text: str) -> Int[np.ndarray, " t"]:
-    # A lone surrogate has no UTF-8 form; it is read as the replacement character.
+    # A lone surrogate cannot be encoded in UTF-8; it is replaced with "?".
     clean = text.encode("utf-8", "replace").decode("utf-8") if not text.isascii() else text
     return np.asarray(tokenizer.encode(clean, add_special_tokens=False).ids, np.int32)

@@ -1,1 +1,1 @@
-"""Where questions come from: LiveCodeBench, sets in installed packages, the procedural benchmark; date windows."""
+"""Sources of problems (LiveCodeBench, sets in installed packages, the procedural benchmark) and date windows."""

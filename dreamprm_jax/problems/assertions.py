@@ -1,7 +1,7 @@
 """Converts assertions about a function's value to tests that are data, so that no program sees the expected values.
 
 ``assert name(arguments) == value`` becomes a test if arguments and value are literals that JSON can represent exactly.
-For any other assertion, ``NotLiteral`` says why; it can only be run as code (``sandbox.code_tests``).
+Any other assertion raises ``NotLiteral``, which gives the reason; it can only be run as code (``sandbox.code_tests``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class NotLiteral(ValueError):
 
 
 def data_tests(statements: Iterable[ast.stmt], name: str) -> tuple[TestCase, ...]:
-    """One test per statement; all statements must be assertions about the function ``name``.
+    """Makes one test per statement. All statements must be assertions about the function ``name``.
 
     Raises:
       NotLiteral: if a statement is not such an assertion, or if there is none.
@@ -52,10 +52,10 @@ def _test(condition: ast.expr, name: str) -> TestCase:
 
 
 def json_test(arguments: Sequence[ast.expr], wanted: ast.expr) -> TestCase:
-    """A functional test from literal arguments and a literal expected value; tuples among the arguments become lists.
+    """A functional test from literal arguments and a literal expected value. Tuples in the arguments become lists.
 
     Raises:
-      NotLiteral: if one is not a literal, or JSON cannot represent it.
+      NotLiteral: if an argument or the value is not a literal, or JSON cannot represent it.
     """
     value = _literal(wanted)
     if isinstance(value, tuple):
@@ -66,7 +66,7 @@ def json_test(arguments: Sequence[ast.expr], wanted: ast.expr) -> TestCase:
 
 
 class _Fold(ast.NodeTransformer):
-    """Replaces products and small powers of integers (``3 * 19``, ``0**0``) by their value."""
+    """Replaces products and small powers of integers (``3 * 19``, ``0**0``) with their values."""
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
         self.generic_visit(node)

@@ -10,9 +10,9 @@ A file is a JSON list, JSON lines or Parquet (``json_rows.SUFFIXES``). The forma
 A JSON file may also hold the results of evalplus or BigCodeBench, ``{eval: {task_id: [sample, ...]}}``. A folder holds
 one sample per file, ``HumanEval_0/0.py``, as written by evalplus.
 
-Code is used as it is, unless it begins with a fence. An invalid cell affects only its own candidate: one without code,
-or whose code is not text or cannot be stored, is ``unusable``: it is named, not judged, and counts as failed. A row
-that names no problem or has no candidates is named and skipped. Duplicates within a problem are kept as samples.
+Code is used unchanged, unless it begins with a fence. An invalid cell affects only its own candidate. A candidate is
+``unusable`` if it has no code, or its code is not text or cannot be stored; it is reported, not judged, and counts as
+failed. A row that names no problem or has no candidates is reported and skipped. Duplicates within a problem are kept.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from dreamprm_jax.storage import column_names, iterate_records, write_text
 
 FIELDS = ("code", "solution", "completion", "code_list", "output_list")  # each holds one sample or a list of samples
 ID_FIELDS = ("problem_id", "question_id", "task_id")
-_FOLDER = re.compile(r"^(HumanEval|Mbpp|BigCodeBench)_(\d+)$")  # evalplus replaces the / of an id by _
+_FOLDER = re.compile(r"^(HumanEval|Mbpp|BigCodeBench)_(\d+)$")  # evalplus replaces the / of an id with _
 _DEFINES = re.compile(r"^(?:async\s+)?(?:def|class)\s", re.MULTILINE)
 
 
@@ -50,7 +50,7 @@ class Candidate:
     """One sample of one problem, with the verdict in its file."""
 
     program: Program
-    file_passed: bool | None  # the file's own verdict, if it has one
+    file_passed: bool | None  # the verdict in the file; None if there is none
     continues: bool = False  # the code continues the problem's starter code
 
 
@@ -59,10 +59,10 @@ class CandidateFile:
     """All candidates of a file, in its order."""
 
     usable: tuple[Candidate, ...]
-    unusable: tuple[Candidate, ...]  # not judged, counted as failed; named in ``skips``
+    unusable: tuple[Candidate, ...]  # not judged, counted as failed; listed in ``skips``
     skips: tuple[Skip, ...]  # unusable candidates, rows without candidates, unreadable verdicts
-    duplicates: int  # candidates with the text of an earlier one of the same problem
-    positions: int = 0  # rows of a file that names no problem: ids are positions in the sorted problem ids
+    duplicates: int  # number of candidates with the same text as an earlier one of the same problem
+    positions: int = 0  # if > 0, the number of rows, and problem ids are positions in the sorted list of ids
 
     @property
     def problem_ids(self) -> set[str] | None:
@@ -71,14 +71,14 @@ class CandidateFile:
 
     @property
     def needs_problems(self) -> bool:
-        """Whether ``completed`` changes anything: some programs are incomplete, or problems are not named."""
+        """Whether ``completed`` must be called: some programs are incomplete, or the file names no problems."""
         return bool(self.positions) or any(one.continues for one in self.usable)
 
     def completed(self, problems: Mapping[str, Problem]) -> CandidateFile:
-        """The file with complete programs and named problems.
+        """The candidates with complete programs and with the ids of their problems.
 
         Raises:
-          DataError: if problems are needed and none are given, or their number differs from that of the rows.
+          DataError: if ``problems`` is needed but empty, or its size differs from the number of rows.
         """
         if not self.needs_problems:
             return self
@@ -119,12 +119,12 @@ class CandidateStream:
 
     Attributes:
       counts: Number of usable candidates of each problem.
-      unusable: Number of other candidates, which are named in ``skips``.
+      unusable: Number of unusable candidates, which are listed in ``skips``.
       skips: As in ``CandidateFile``.
     """
 
     def __init__(self, path: Path, strict: bool = False) -> None:
-        """Reads the file once; arguments and errors are those of ``read_candidates``."""
+        """Reads the file once. Arguments and errors are the same as in ``read_candidates``."""
         self._path, self._problems, self._ids = path, dict[str, Problem](), list[str]()
         self.counts: Counter[str] = Counter()
         self.unusable, self.skips = 0, list[Skip]()
@@ -159,9 +159,9 @@ class Cell:
     """One sample in a row."""
 
     code: str  # "" if there is a ``fault``
-    passed: bool | None  # the file's verdict
-    fault: str = ""  # of the code: the field and the error
-    verdict_fault: str = ""
+    passed: bool | None  # the verdict in the file
+    fault: str = ""  # field and error, if the code cannot be used
+    verdict_fault: str = ""  # field and error, if the verdict cannot be read
     continues: bool = False  # the code continues the problem's starter code
 
 
@@ -245,8 +245,8 @@ Row = tuple[int, str, dict[str, Any] | DataError]
 def candidate_rows(path: Path, columns: Collection[str] | None = None) -> Iterator[Row]:
     """Yields (number, name, row) of a file or folder of candidates, with one row in memory at a time.
 
-    A list of programs becomes a row whose ``problem_id`` is its position, from 0. The name of a row is "row N" or, in a
-    folder of samples, that of its file.
+    A list of programs becomes a row whose ``problem_id`` is its position, counted from 0. The name of a row is "row N";
+    in a folder of samples, it is the name of the file.
 
     Args:
       path: The file or folder.

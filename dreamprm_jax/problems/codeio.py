@@ -1,7 +1,7 @@
 """CodeI/O tasks (arXiv 2502.07316) from the package reasoning-gym: statement, reference program, input generator.
 
-The references were written by a language model from real source files; two in three have several functions. They are
-untrusted code, which is not run here. ``codeio_tests`` makes tests by running them in the sandbox.
+The references were written by a language model from real source files; two thirds of them have several functions. They
+are untrusted code, which is not run here. ``codeio_tests`` makes tests by running them in the sandbox.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ DATA_FILE = "reasoning_gym/data/codeio.jsonl.gz"
 ENTRY_POINT = "main_solution"
 GENERATOR = "generate_inputs"
 PUBLIC_TESTS = 3
-# The rows have no dates: this one only fills the column, and windows are drawn by hash.
+# The rows have no dates. This date only fills the column; windows are drawn by hash.
 DATE = "2025-02-11T00:00:00"
 
 
@@ -69,7 +69,7 @@ def _rating(row: Mapping[str, Any]) -> int:
 
 
 def content_identity(tasks: Iterable[Task]) -> str:
-    """Order-independent hash of the tasks' texts: equal if two installations hold the same data."""
+    """Order-independent hash of the tasks' texts. It is equal for two installations with the same data."""
     return content_hash(*sorted(canonical_json(dataclasses.asdict(task)) for task in tasks))
 
 
@@ -117,7 +117,7 @@ def problem(task: Task, parameters: Signature, tests: Iterable[TestCase]) -> Tes
 
 
 def difficulty(rating: int) -> Difficulty:
-    """The package's rating in three levels; its middle half, and tasks without one, are medium."""
+    """The package's rating in three levels: up to 6 is easy, from 9 is hard; 7, 8 and a missing rating are medium."""
     if 0 < rating <= 6:
         return "easy"
     return "hard" if rating >= 9 else "medium"

@@ -15,13 +15,13 @@ from dreamprm_jax.schema import Skip, TestedProblem
 
 
 def load_codeio(config: Config, excluded: frozenset[str], cache: Path | None) -> tuple[list[TestedProblem], list[Skip]]:
-    """Returns as many problems as the windows need, or all problems.
+    """Returns as many problems as the windows need, or all problems if there are fewer; and the tasks left out.
 
-    Besides the tasks that ``codeio_tests`` leaves out, tasks whose outputs contain unrounded floats are left out: the
-    judge compares with ``==``, and a program that sums in another order would fail.
+    In addition to the tasks that ``codeio_tests`` leaves out, tasks whose outputs contain unrounded floats are left
+    out: the judge compares with ``==``, so a program that sums in another order would fail.
 
     Args:
-      config: Counts, seed, number of tests, sandbox.
+      config: All settings; counts, seed, number of tests and sandbox are used.
       excluded: Problem ids to leave out.
       cache: Folder of the journal of made tests; None for no journal.
 

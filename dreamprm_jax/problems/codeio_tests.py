@@ -2,7 +2,8 @@
 
 Generator and reference each run twice, in processes with different hash seeds and different states of ``random``.
 A task is kept if both runs agree, its outputs are JSON values that the judge's ``==`` can compare, and at least
-``MIN_DISTINCT`` of them differ; otherwise it is left out, with the reason. The same task and seed give the same tests.
+``MIN_DISTINCT`` of them are different. Otherwise it is left out, with a reason. The same task and seed give the same
+tests.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from dreamprm_jax.sandbox import Judge, JudgeTask, Limits
 from dreamprm_jax.schema import TestCase, Verdict, content_hash
 
 MIN_DISTINCT = 3  # also the minimum of the setting problems.made_tests
-DRAWS = 4  # inputs generated per test: generators repeat themselves
+DRAWS = 4  # inputs generated per test, because generators produce duplicates
 LIMITS = Limits(cpu_seconds=2.0, wall_seconds=20.0, memory_bytes=512 << 20, output_bytes=1 << 20)
 _CLOCKS = {"now", "today", "utcnow", "localtime", "gmtime", "ctime", "time_ns", "perf_counter", "monotonic"}
 _CHUNK = 64  # tasks per pass of the sandbox
-_FORMAT = "codeio-tests-1"  # to be changed if the same task would get other tests
+_FORMAT = "codeio-tests-1"  # must be changed if the same task would get other tests
 
 # Both runs execute the same program; the second starts from another state of ``random``.
 _OTHER_STATE = "import random as _random\n_random.seed(9)\n"
@@ -62,12 +63,12 @@ class MadeTests:
     rounded: bool  # whether all floats in the outputs have at most six decimals, so that ``==`` is reliable
 
     def to_json(self) -> dict[str, Any]:
-        """For the journal."""
+        """The value stored in the journal."""
         return {"tests": [[t.input, t.output] for t in self.tests], "reason": self.reason, "rounded": self.rounded}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> MadeTests:
-        """From the journal."""
+        """Inverse of ``to_json``."""
         tests = tuple(TestCase(given, wanted, "functional") for given, wanted in value["tests"])
         return cls(tests, value["reason"], value["rounded"])
 
@@ -80,10 +81,10 @@ def made_key(task: Task, count: int, seed: int) -> str:
 def make_tests(
     tasks: Iterable[Task], count: int, seed: int, sandbox: SandboxConfig, journal: Journal | None = None
 ) -> Iterator[tuple[Task, MadeTests]]:
-    """Yields each task with its tests, in order; works lazily, one chunk at a time.
+    """Yields each task with its tests, in order. Tasks are processed lazily, one chunk at a time.
 
     Args:
-      tasks: Tasks whose references and generators are run, never in this process.
+      tasks: Tasks whose references and generators are run in the sandbox, never in this process.
       count: Tests per task.
       seed: Seed of the generated inputs.
       sandbox: Isolation tier and number of workers; the limits are ``LIMITS``.
@@ -112,7 +113,7 @@ def make_tests(
 
 
 def untestable(task: Task) -> str:
-    """Why the text of the task rules out tests; "" if it does not."""
+    """Why no tests can be made for the task, according to its text; "" if they can."""
     parameters = signature(task)
     if parameters is None:
         return "the entry point has non-positional parameters"
@@ -223,7 +224,7 @@ def _state(number: int) -> str:
 
 
 def _captured(judge: Judge, runs: list[_Run]) -> tuple[dict[str, list[str]], dict[str, str]]:
-    """The output (or returned value, as canonical JSON) of each program on each input; and the errors of the others."""
+    """The output (or the returned value as canonical JSON) of each program on each input, and errors of failed runs."""
     outputs: dict[str, dict[str, str]] = {run.key: {} for run in runs}
     failures: dict[str, str] = {}
 
@@ -252,7 +253,7 @@ def _captured(judge: Judge, runs: list[_Run]) -> tuple[dict[str, list[str]], dic
 
 
 def _kind(verdict: Verdict, error: str) -> str:
-    """The verdict and the exception's name, if any: few distinct texts, so that they can be counted."""
+    """The verdict and the name of the exception, if any. Such texts are few, so that they can be counted."""
     name = error.split(":")[0]
     return f"{verdict} {name}" if verdict is Verdict.RE and name.isidentifier() else str(verdict)
 
@@ -277,7 +278,7 @@ _NOT_JSON = object()
 
 
 def _strict_json(text: str) -> Any:
-    """The value of a canonical text; ``_NOT_JSON`` if it has what JSON lacks: infinity, tuples, sets, objects."""
+    """The value of a canonical text; ``_NOT_JSON`` if it contains infinity, a nested tuple, a set or an object."""
 
     def refuse(constant: str) -> Any:
         raise ValueError(constant)

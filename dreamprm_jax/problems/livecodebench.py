@@ -29,10 +29,10 @@ TEST_COLUMNS = ("public_test_cases", "private_test_cases")
 
 
 def download(name: str, revision: str | None, release: str) -> list[Path]:
-    """Downloads the files of a release from the hub; with HF_HUB_OFFLINE, finds them in its cache.
+    """Downloads the files of a release from the hub; with HF_HUB_OFFLINE, finds them in the local cache.
 
     Raises:
-      DataError: if that fails.
+      DataError: if a file cannot be downloaded or found.
     """
     import huggingface_hub  # imported here because it takes most of a second
 
@@ -79,13 +79,13 @@ def problem_from_row(
 ) -> TestedProblem:
     """Parses one official row; unknown columns are ignored. Arguments as in ``problem_files.iterate_problems``.
 
-    Also reads re-uploads of the data: tests and metadata as lists and objects instead of JSON text; null for starter
-    code, metadata, tests and names; dates as numbers; tests without a type. Four more fields are specific to this
-    package: ``checker`` (``sandbox.checkers``), the limits of a test ``cpu_seconds`` and ``memory_bytes``, and
-    ``reference_seconds`` (``sandbox.reference_factor``); without them, the settings apply.
+    It also accepts re-uploads of the data, in which tests and metadata are lists and objects instead of JSON text,
+    starter code, metadata, tests or names are null, dates are numbers, or tests have no type. Four additional fields
+    are specific to this package: ``checker`` (``sandbox.checkers``), the limits of a test ``cpu_seconds`` and
+    ``memory_bytes``, and ``reference_seconds`` (``sandbox.reference_factor``). Without them, the settings apply.
 
     Raises:
-      DataError: names the field.
+      DataError: if a field is missing or malformed; names the field.
     """
     row = {**row, **{name: "" for name in OPTIONAL_COLUMNS if name in row and row[name] is None}}
     text = {name: text_field(row, name, where) for name in TEXT_COLUMNS}
@@ -123,7 +123,7 @@ def problem_from_row(
 
 
 def _positive(row: Mapping[str, Any], name: str, types: tuple[type, ...], most: float, where: str) -> Any:
-    """A limit given by the row; 0 if it has none."""
+    """The value of a field with a positive number of at most ``most``; 0 if the row does not have it."""
     value = row.get(name)
     if value is None:
         return 0
@@ -173,7 +173,7 @@ def _func_name(metadata: Any, where: str) -> str | None:
 
 
 def _iso_date(row: Mapping[str, Any], where: str) -> str:
-    """The date in ISO 8601. A number counts seconds since 1970 or, as written by pandas, milliseconds."""
+    """The date in ISO 8601. A number is a time since 1970 in seconds or, as written by pandas, in milliseconds."""
     value = row.get("contest_date")
     if isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1 << 42:
         return datetime.fromtimestamp(value / 1000 if value > 1 << 33 else value, UTC).replace(tzinfo=None).isoformat()

@@ -1,8 +1,8 @@
-"""Reads LiveCodeBench's private tests, in both of their encodings, without executing anything.
+"""Reads LiveCodeBench's private tests without executing anything.
 
-A row holds either a JSON list or base64(zlib(pickle(JSON list as one string))). A pickle is a program, and a data file
-must not be executed. This reader supports only the opcodes that encode one string and rejects all others, limits the
-decompressed size, and checks the result against the schema.
+A row has a JSON list, or base64(zlib(pickle(JSON list as one string))); the form without the pickle is also accepted. A
+pickle is a program, and a data file must not be executed. This reader supports only the opcodes that encode one string
+and rejects all others, limits the decompressed size, and checks the result against the schema.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dreamprm_jax.schema import DataError, TestCase
 
 DEFAULT_MAX_BYTES = 512 << 20
 
-# pickle opcodes (pickletools.opcodes), and the size of the length field before each text
+# pickle opcodes (pickletools.opcodes); the dicts map an opcode to the size in bytes of its length or argument
 _PROTO, _FRAME, _STOP, _MEMOIZE = 0x80, 0x95, ord("."), 0x94
 _PUT, _BINPUT, _LONG_BINPUT = ord("p"), ord("q"), ord("r")
 _UNICODE = ord("V")
@@ -26,17 +26,17 @@ _SKIPPED = {_PROTO: 1, _FRAME: 8, _MEMOIZE: 0, _BINPUT: 1, _LONG_BINPUT: 4}
 
 
 def parse_tests(value: Any, where: str, max_bytes: int = DEFAULT_MAX_BYTES, testtype: str = "") -> tuple[TestCase, ...]:
-    """Tests from a row's ``public_test_cases`` or ``private_test_cases``.
+    """Parses the tests of a row's ``public_test_cases`` or ``private_test_cases``.
 
     Args:
-      value: A JSON list of {input, output, testtype}, or its packed form. Re-uploads of the data hold the list itself,
-        an object of lists (as written by the package datasets), or null or "" if there are no tests.
+      value: A JSON list of {input, output, testtype} as text, or its packed form. Re-uploads of the data have the list
+        itself, an object of lists (as written by the package datasets), or null or "" if there are no tests.
       where: File, row and field, for errors.
-      max_bytes: Maximum decompressed size.
-      testtype: Type of tests that have no such field; "": the field is required.
+      max_bytes: Maximum decompressed size in bytes.
+      testtype: Default type for tests without this field; "": the field is required.
 
     Raises:
-      DataError: if the text has neither form, exceeds the size, or does not fit the schema.
+      DataError: if the value has none of these forms, exceeds the size, or does not fit the schema.
     """
     rows = value.decode("ascii", "replace") if isinstance(value, bytes) else value
     if isinstance(rows, str):
@@ -87,7 +87,7 @@ def _inflate(packed: bytes, where: str, max_bytes: int) -> bytes:
 
 
 def read_pickled_string(data: bytes, where: str) -> str:
-    """The value of a pickle of any protocol that holds one string and nothing else. Executes nothing.
+    """The value of a pickle of any protocol that contains exactly one string. Executes nothing.
 
     Raises:
       DataError: on any opcode that is not needed to encode one string, and on malformed data.

@@ -37,19 +37,20 @@ def iterate_problems(
     """Yields the problems of a source, with few rows in memory at a time.
 
     Args:
-      path: A file; a folder of files, or one in the layout of LiveCodeBench's dataset; or that dataset's id on the hub,
-        optionally with ``@revision``. With HF_HUB_OFFLINE, the hub's cache is read.
+      path: A file, a folder of files, a folder in the layout of LiveCodeBench's dataset, or the id of such a dataset on
+        the hub, optionally with ``@revision``. With HF_HUB_OFFLINE, the hub's cache is read.
       release: Release windows of LiveCodeBench to read from a folder or the hub (``release_files``).
       max_bytes: Maximum decompressed size of one row's packed tests.
-      wants_tests: LiveCodeBench's problems for which it returns False are yielded without their hidden tests, which
-        are then not decoded. None decodes all.
-      skips: Receives the rows that cannot be used; without it, the first one is an error.
+      wants_tests: If it returns False for a LiveCodeBench problem, the problem's hidden tests are neither decoded nor
+        yielded. None: all tests are decoded.
+      skips: Receives the rows that cannot be used. If it is None, the first such row is an error.
       references: Receives the reference solutions by problem id, if rows have them.
-      packages: Packages that programs may import (``sandbox.packages``): a problem that needs others cannot be used.
-        None: no program is run.
+      packages: Packages that programs may import (``sandbox.packages``). A problem that needs others cannot be used.
+        None: no program is run, so this is not checked.
 
     Raises:
-      DataError: names the file, the row and the field; also if there is no problem, or the hub cannot be reached.
+      DataError: if a row cannot be used and ``skips`` is None (names the file, the row and the field), if there is no
+        problem, or if the hub cannot be reached.
     """
     seen: dict[str, str] = {}
     count = len(skips or ())
@@ -72,7 +73,7 @@ def iterate_problems(
 
 
 def load_problems(path: str, release: str = "release_v6", max_bytes: int = DEFAULT_MAX_BYTES) -> list[TestedProblem]:
-    """All problems of a source with all tests in memory; see ``iterate_problems``."""
+    """All problems of a source, with all tests in memory. See ``iterate_problems``."""
     return list(iterate_problems(path, release, max_bytes))
 
 
@@ -124,16 +125,16 @@ def read_for_judging(
     """The problems of a source, with their hidden tests in a file, so that few tests are in memory at a time.
 
     Args:
-      path: As in ``iterate_problems``; or a run's problems, whose hidden tests are in a file in the same folder.
+      path: As in ``iterate_problems``; or the problems of a run, whose hidden tests are in a file in the same folder.
       hidden: The file to write the hidden tests to; an existing file is kept.
-      wanted: Ids of the problems whose tests are needed, None for all; other tests are not decoded.
+      wanted: Ids of the problems whose tests are needed, None for all. Other tests are not decoded.
       release: Release windows to read from a folder or the hub.
-      max_bytes: Maximum decompressed size of one row's packed tests.
-      skips: Receives the rows that cannot be used; without it, the first one is an error.
-      packages: Packages that programs may import; a problem that needs others cannot be used.
+      max_bytes: Maximum decompressed size of one row's packed tests, in bytes.
+      skips: Receives the rows that cannot be used. If it is None, the first such row is an error.
+      packages: Packages that programs may import. A problem that needs others cannot be used.
 
     Raises:
-      DataError: names the file, the row and the field.
+      DataError: as in ``iterate_problems``; also if the hidden tests of a run are missing.
     """
     there = hidden.exists()
     rows: dict[str, Problem] = {}

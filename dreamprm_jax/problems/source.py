@@ -33,8 +33,8 @@ def load_windows(
 ) -> tuple[dict[str, list[Problem]], list[Composition]]:
     """Problems by window, and the compositions of the procedural benchmark (empty for other sources).
 
-    The dates of ``meta`` problems are in the training window; they give outcomes only, no step labels. Prints how many
-    problems were left out, by reason.
+    ``meta`` problems have dates of the training window; they are used for outcomes only, not for step labels. Prints
+    how many problems were left out, by reason.
 
     Args:
       config: All settings.
@@ -42,7 +42,7 @@ def load_windows(
       cache: Folder for tests that are expensive to make.
 
     Raises:
-      DataError: if a window is empty.
+      DataError: if the source cannot be read, or a window is empty.
     """
     settings = config.problems
     excluded = excluded_ids(settings.exclude)
@@ -52,7 +52,7 @@ def load_windows(
     skips: list[Skip] = []
 
     def hidden_tests(source: Iterable[TestedProblem]) -> Iterator[ProblemTests]:
-        """Keeps the problems and passes their hidden tests on."""
+        """Collects the problems, and yields their hidden tests."""
         for tested in source:
             problem, of_problem = tested.split()
             if problem.problem_id in excluded:
@@ -105,7 +105,7 @@ def load_windows(
 def _packaged(
     config: Config, excluded: frozenset[str], cache: Path | None
 ) -> tuple[Sequence[TestedProblem], list[Skip]]:
-    """Problems of a source that is an installed package, and those that were left out."""
+    """The problems of a source that is an installed package, and the problems left out."""
     if config.problems.source == "codeio":
         return load_codeio(config, excluded, cache)
     if config.problems.source == "humaneval":

@@ -1,4 +1,4 @@
-"""Train, meta and test windows: by contest date, so that test problems are newer; problems without dates by hash."""
+"""Splits problems into train, meta and test windows: by contest date, or by hash for problems without dates."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def dated_window(config: ProblemsConfig) -> Callable[[Problem], str | None]:
 def split_windows(problems: Sequence[Problem], config: ProblemsConfig) -> tuple[dict[str, list[Problem]], list[Skip]]:
     """Splits by contest date: ``contest_date < train_before`` and ``contest_date >= test_from``.
 
-    The paper's dates are the defaults (arXiv 2512.15000: 2024-08-01 and 2025-02-01). Dates without a time mean
-    midnight; time zones are not compared (the rows have none). ``meta_count`` problems of the training dates, drawn by
-    a hash of their id, are moved from the train window to the meta window.
+    The test problems are newer. The defaults are the paper's dates (arXiv 2512.15000: 2024-08-01 and 2025-02-01). Dates
+    without a time mean midnight; time zones are ignored (the rows have none). ``meta_count`` problems of the training
+    dates, drawn by a hash of their id, are moved from the train window to the meta window.
 
     Returns:
-      The problems of "train", "meta" and "test", in their order; and the problems between the two dates, which are in
-      no window.
+      The problems of "train", "meta" and "test", in the given order; and the problems between the two dates, which are
+      in no window.
 
     Raises:
       DataError: if a date is malformed or the windows overlap.
@@ -69,7 +69,8 @@ def hash_order(problem_id: str, seed: int) -> str:
 def split_counts(problems: Sequence[Problem], config: ProblemsConfig, seed: int) -> dict[str, list[Problem]]:
     """Splits problems without dates by ``hash_order``: first the test window, then meta, then train.
 
-    The sizes are ``test_count``, ``meta_count`` and ``train_count``; if there are fewer problems, proportional shares.
+    The sizes are ``test_count``, ``meta_count`` and ``train_count``. If there are fewer problems, the windows get
+    proportional shares.
     """
     counts = {"test": config.test_count, "meta": config.meta_count, "train": config.train_count}
     wanted = sum(counts.values())

@@ -17,11 +17,11 @@ from a child as hostile: results are fixed-size headers (``inside.frames``), and
 sortedcontainers; nothing else), resource limits, and an allowlist of system calls (``inside.seccomp``): no fork, exec,
 socket, signal or opening for writing. Since a child cannot fork, one SIGKILL ends it. The kernel asks the worker before
 each new thread, and the worker refuses more than 128 at a time: no other limit keeps one child from using up all
-process ids of the machine. A program can still find out whether a path exists.
+process ids of the machine. A program can still test whether a path exists.
 
 **Tiers.** ``PORTABLE``: all of the above, as any user, also in an unprivileged container (Linux 5.13, Docker's default
-profile). ``FULL``: also user, PID, network, IPC, UTS and mount namespaces. ``EXTERNAL``: the operator guarantees
-isolation by the container around it; kernel features are used if they are available. ``UNSAFE``: limits only. A judge
+profile). ``FULL``: in addition user, PID, network, IPC, UTS and mount namespaces. ``EXTERNAL``: the operator guarantees
+isolation by a surrounding container; kernel features are used if they are available. ``UNSAFE``: limits only. A judge
 first attacks a worker with canaries (``probe``) and refuses to start if its tier does not hold.
 
 **Modes.** ``lcb`` gives the official LiveCodeBench evaluator's verdicts (``inside.official``), with all tests in one
@@ -31,26 +31,26 @@ the program as a plain script with real descriptors (``inside.script``), or call
 than 0 is a runtime error, and there is no prelude except for functions. The hash seed and the module ``random`` are
 fixed; ``random.Random()``, numpy's generators, ``os.urandom`` and ``id`` are not.
 
-**Comparison.** By default that of the official evaluator. A setting or a problem may select another one, or a Python
-checker, which runs in the sandbox like the programs (``checkers``).
+**Comparison.** The default comparison is that of the official evaluator. A setting or a problem may select another one,
+or a Python checker, which runs in the sandbox like the programs (``checkers``).
 
 **One child for several tests** (faithful). A fork costs more than most programs: fifteen children cost ten times as
 much as one. So the tests of a program run in one child, each in a new ``__main__`` with new streams, if its compiled
 code cannot leave anything behind in a module (``inside.sharing``); otherwise each gets its own child. A pass counts
-immediately; a failure counts only for a child's first test, and otherwise the test runs again in a fresh child. A child
-gets one test's limits, so that sharing gives no test more. The remaining gap: a program that hides state in a module
-where the check does not see it, and that passes a test only because of that state, passes. It cannot use this to learn
-an expected output.
+immediately. A failure counts only for a child's first test; otherwise the test runs again in a fresh child. A child
+has the limits of one test, so sharing gives no test more. One gap remains: a program passes if it hides state in a
+module where the check does not see it, and passes a test only because of that state. It cannot use this to learn an
+expected output.
 
-**Reports on single tests** (``per_test``, off by default). In faithful mode, each test then has its own child, so that
-time, memory and standard error are those of the test; in lcb mode they are those of the whole process. The verdict is
-the same.
+**Reports on single tests** (``per_test``, off by default). In faithful mode, each test then has its own child, so the
+reported time, memory and standard error are those of the test; in lcb mode they are those of the whole process. The
+verdict is the same.
 
-**Memory.** Resident memory decides: it is sampled while a child runs, and its peak is read at the end. A child that the
-kernel killed for lack of memory has no verdict: it is retried alone, and is a SANDBOX_ERROR if that happens again. If
-control groups are available (``control_group``), a group's higher limit stops what is not resident.
+**Memory.** The limit applies to resident memory, which is sampled while a child runs and whose peak is read at the end.
+A child that the kernel killed for lack of memory has no verdict: it is retried alone, and is a SANDBOX_ERROR if that
+happens again. If control groups are available (``control_group``), the group's higher limit covers other memory.
 
-**Time.** CPU time decides, with a looser wall-clock limit that is paused while a program is ready but has no core.
+**Time.** The main limit is on CPU time. A looser wall-clock limit is paused while a program is ready but has no core.
 Programs that exceeded their time and lacked a core are retried at the end, on a share of the workers.
 """
 

@@ -25,7 +25,7 @@ def task_digest(task: JudgeTask, mode: str, tier: str, limits: Limits, packages:
     Args:
       task: The program and its tests.
       mode: ``faithful`` or ``lcb``.
-      tier: The tier that holds.
+      tier: The tier of the judge.
       limits: Limits of one test, including the problem's own.
       packages: The third-party packages that the program may import, with their versions.
 
@@ -75,7 +75,7 @@ class VerdictCache:
         return JudgeResult(task.key, Verdict(verdict), passed, total, error, cpu, mode, tier, tuple(json.loads(codes)))
 
     def put(self, digest: str, result: JudgeResult) -> None:
-        """Caches a result, if that is allowed."""
+        """Caches a result if its verdict depends neither on chance nor on the machine's load."""
         if not result.verdict.is_label or result.verdict is Verdict.TLE:
             return
         self._database.execute(

@@ -30,7 +30,7 @@ from dreamprm_jax.user_code import is_user_function
 
 _WORDS = ("exact", "tokens", "unordered", "ignore_case", "any_of")
 _TOLERANCES = {"abs": "absolute", "rel": "relative"}
-_CONTEXT = Context(prec=60, traps=[])  # for differences: exact for integers with this many digits
+_CONTEXT = Context(prec=60, traps=[])  # for differences; exact for integers of up to 60 digits
 _LAST = Decimal("Infinity")
 _ENTRY = "__checked__"
 _WRAPPER = """
@@ -58,7 +58,7 @@ class Comparison:
       any_of: The expected output is a JSON list of alternatives.
       absolute: Absolute tolerance of numbers.
       relative: Tolerance relative to the expected number.
-      code: Program of a checker, which then decides alone; "" for none.
+      code: Program of a checker, which replaces all other options; "" for none.
       function: The function in ``code`` to call.
     """
 
@@ -108,7 +108,7 @@ class Comparison:
 
     @property
     def digest(self) -> str:
-        """Hash of its effect, independent of file names."""
+        """Hash of the options and of the checker's code, independent of file names."""
         return content_hash(repr(self), digits=16)
 
     @property
@@ -152,7 +152,7 @@ class Comparison:
         if self.exact or answer == expected:
             return answer == expected
         answer, expected = answer.strip(), expected.strip()
-        if answer.count("\n") != expected.count("\n") and not self.tokens:  # before a list of millions of lines is made
+        if answer.count("\n") != expected.count("\n") and not self.tokens:  # avoids a list of millions of lines
             return False
         if self.tokens and not self.unordered:
             words, wanted = answer.split(maxsplit=len(expected.split())), expected.split()

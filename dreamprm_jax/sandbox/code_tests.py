@@ -1,8 +1,8 @@
 """Tests that are Python code, as in function-level benchmarks (assertions, ``unittest`` cases).
 
 A test's ``input`` is the code. It runs after the program, in the program's namespace and in a separate process, and
-passes if it raises nothing; a failed assertion is a wrong answer, any other exception a runtime error. Unlike with
-other tests, the program shares its process with the expected values, as in the benchmarks' own evaluators: a program
+passes if it raises no exception. A failed assertion is a wrong answer; any other exception is a runtime error. Unlike
+in other tests, the program shares its process with the expected values, as in the benchmarks' own evaluators. A program
 that searches for them can find them.
 """
 

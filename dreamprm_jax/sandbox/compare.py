@@ -1,8 +1,9 @@
-"""Compares outputs as the official evaluator does, on hostile text.
+"""Compares outputs as the official evaluator does. The outputs are hostile text.
 
-Output, without surrounding white space: as many lines as expected, and each line equal as text or, token by token, as
-decimal numbers without tolerance (``testing_util.grade_stdio`` at commit 28fef95). Values: Python's ``==`` with the
-expected JSON value (``grade_call_based``), on the canonical text of ``inside.values``.
+Standard output is right if, without surrounding white space, it has as many lines as expected, and each line is equal
+as text or, token by token, as decimal numbers without tolerance (``testing_util.grade_stdio`` at commit 28fef95).
+Values are compared as by Python's ``==`` with the expected JSON value (``grade_call_based``), on the canonical text of
+``inside.values``.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ _COUNT = re.compile(rf"{values.COUNT}(\d{{1,18}}){values.COUNT}")
 
 
 class Signalling(ArithmeticError):
-    """A comparison that raises an error, as in Python: with a signalling NaN, or an array."""
+    """The comparison raises an error, as it does in Python for a signalling NaN or an array."""
 
 
 def output_mismatch(output: str, expected: str) -> str | None:
     """Compares a program's standard output with the expected one.
 
     Returns:
-      None if the output is right, otherwise the place of the difference, without any of the two texts.
+      None if the output is right, otherwise the position of the difference, without content of the two texts.
 
     Raises:
       Signalling: if a signalling NaN is compared with a number.
@@ -102,7 +103,7 @@ def value_matches(encoded: str, expected: Any, wildcards: bool = False) -> bool:
     right = values.canonical(expected, 1 << 62)
     if encoded == right and values.OPAQUE not in right:
         return True
-    # a NaN is written as OPAQUE, which equals nothing; without special texts, the comparison of texts decides
+    # a NaN is written as OPAQUE, which equals nothing; a text without special marks must be identical
     special = (values.OPAQUE, values.ERROR, values.MARK, values.WILDCARD if wildcards else values.MARK)
     if not any(text in encoded for text in special):
         return False
@@ -178,7 +179,7 @@ def _numpy_equals(token: str, kind: str, expected: Any) -> bool:
         rounded = float(expected)
     except OverflowError as error:
         raise Signalling("the number is too large to compare") from error
-    if kind in "ef" and not in_list:  # a Python number takes the type of the other side, a list's does not
+    if kind in "ef" and not in_list:  # a Python number is cast to the NumPy type, a number in a list is not
         try:
             rounded = struct.unpack(kind, struct.pack(kind, rounded))[0]
         except OverflowError:

@@ -1,11 +1,11 @@
 """A memory control group for each worker, if available: a limit that also counts the kernel's memory.
 
-A child's verdict always comes from its resident memory, so that it is the same on machines without such a group. The
-group's limit is higher. It stops what resident memory does not show (socket buffers, files in memory) and what fills
-memory between two samples. Its peak is exact.
+A child's verdict always depends on its resident memory, so that it is the same on machines without such a group. The
+group's limit is higher. It covers memory that is not resident (socket buffers, files in memory) and allocations between
+two samples. The group's peak is exact.
 
-Supported are cgroup v2, if the ``memory`` controller is or can be enabled for children of this process's own group, and
-cgroup v1. A v2 group that contains processes cannot enable it: start the command in a leaf of its own.
+This works with cgroup v1, and with cgroup v2 if the ``memory`` controller is or can be enabled for children of this
+process's group. A v2 group that contains processes cannot enable it: start the command in a separate leaf group.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class _Interface(NamedTuple):
 
     limit: str
     peak: str  # can be reset by a write: v1, and v2 from Linux 6.12 on
-    hits: str  # how often the limit was reached; of v2 in the line "oom N"
+    hits: str  # how often the limit was reached; in v2, the line "oom N" of this file
 
 
 _VERSION_2 = _Interface("memory.max", "memory.peak", "memory.events")
@@ -46,7 +46,7 @@ def own_group(membership: Path = Path("/proc/self/cgroup"), mounts: Path = Path(
     for _, controllers, path in lines:
         kind, option = ("cgroup", "memory") if "memory" in controllers.split(",") else ("cgroup2", "")
         if controllers and kind == "cgroup2":
-            continue  # another controller of v1
+            continue  # another v1 controller
         for mount in mounted:
             if mount[2] == kind and (not option or option in mount[3].split(",")):
                 folder = Path(mount[1]) / path.lstrip("/")
@@ -72,7 +72,7 @@ class ControlGroup:
     """The group of one worker and its children."""
 
     def __init__(self, base: Path) -> None:
-        """Creates a group in ``base``, and removes those that a killed judge left there.
+        """Creates a group in ``base``, and removes groups that a killed judge left there.
 
         Raises:
           OSError: if that is not allowed.
@@ -99,7 +99,7 @@ class ControlGroup:
         (self._folder / "cgroup.procs").write_text(str(pid))
 
     def begin(self, memory_bytes: int, wants_peak: bool) -> None:
-        """Sets the limit for the next child, including files in memory. ``wants_peak``: ``peak`` will be called."""
+        """Sets the next child's limit, which includes files in memory. ``wants_peak``: ``peak`` will be called."""
         with contextlib.suppress(OSError, ValueError):
             limit = -(-memory_bytes // _STEP_BYTES) * _STEP_BYTES + _SLACK_BYTES
             if limit != self._limit:

@@ -18,14 +18,14 @@ class Failure:
 
     verdict: Verdict
     error: str
-    code: int  # the official one
+    code: int  # result code of the official evaluator
 
 
-_SHOWN_BYTES = 4004  # bytes of at most 1,001 characters
+_SHOWN_BYTES = 4004  # enough for 1,001 characters
 
 
 class Grader:
-    """Follows one child: ``open`` before it starts, ``advance`` at any time and once after its end, ``close``."""
+    """Grades one child. Call ``open`` first, ``advance`` at any time and once after the child's end, then ``close``."""
 
     def __init__(self, task: JudgeTask, functional: bool, official: bool, first: int, output_bytes: int) -> None:
         self.task = task
@@ -50,7 +50,7 @@ class Grader:
         self.result_file = os.memfd_create("results", os.MFD_CLOEXEC)
 
     def close(self) -> None:
-        """Releases the files, if there are any."""
+        """Closes the files, if they are open."""
         if self.task.per_test and self.output_file >= 0 and not self.shown:  # a script that failed
             self._show(_read(self.output_file, 0, _SHOWN_BYTES).decode("utf-8", "replace"))
         for descriptor in (self.output_file, self.result_file):
@@ -64,7 +64,7 @@ class Grader:
             return
         size = os.fstat(self.result_file).st_size
         if size < self._wanted:
-            return  # a long frame that is still being written is not read repeatedly
+            return  # avoids reading a long frame again and again while it is being written
         try:
             found, used, missing = frames.parse(_read(self.result_file, self._consumed, size))
         except frames.FrameError as error:
@@ -171,7 +171,7 @@ class Grader:
                 right = self.task.checker(test.input, test.output, answer)
             elif comparison is None:
                 return False
-            elif comparison.code:  # it runs in the sandbox after the child has ended
+            elif comparison.code:  # the checker runs in the sandbox after the child has ended
                 self.answers.append(answer)
                 right = True
             else:

@@ -93,7 +93,7 @@ class Judge:
     """Runs untrusted programs and judges them. A context manager; ``close`` leaves no process behind.
 
     Nothing is forked from the calling process: every worker is a separate interpreter, so the caller may hold jax,
-    threads or secrets. Only one ``evaluate`` at a time.
+    threads or secrets. Only one ``evaluate`` may run at a time.
     """
 
     def __init__(
@@ -117,13 +117,13 @@ class Judge:
           limits: Limits of one test.
           workers: Number of concurrent programs; 0 for one per core.
           cache: Folder of cached verdicts, or None.
-          retry_share: Share of the workers, at least one, that finally retry programs which exceeded their time while
-            they lacked a core. 0: no such retries.
-          hash_seed: PYTHONHASHSEED of the programs; fixed, so that the same program gets the same verdict. Another one
-            shows whether a program depends on it; its verdicts are not cached.
+          retry_share: Share of the workers (at least one worker) that at the end retry programs which exceeded their
+            time while they lacked a core. 0: no such retries.
+          hash_seed: PYTHONHASHSEED of the programs. It is fixed, so that the same program gets the same verdict.
+            Another seed shows whether a program depends on it; verdicts with another seed are not cached.
           comparison: How answers are compared if the task has no comparison; None: as in the official evaluator.
-          per_test: Report on each judged test (``JudgeResult.tests``), each of which then has its own process in mode
-            faithful. Slower, and no verdict is taken from the cache.
+          per_test: Report on each judged test (``JudgeResult.tests``). In mode faithful, each test then has its own
+            process. This is slower, and no verdict is taken from the cache.
           packages: Import names of the third-party packages that programs may import, including their dependencies.
             Their versions are part of the cache key.
 

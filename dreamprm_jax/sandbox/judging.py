@@ -1,4 +1,4 @@
-"""The loop that judges programs into a journal: it can be resumed, and failures of the sandbox are not committed."""
+"""Judges programs and commits the results to a journal. It can be resumed; sandbox failures are not committed."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def judge_into(
     description: str,
     visible: bool = True,
 ) -> dict[str, Any]:
-    """Judges the tasks that the journal does not have, and commits the value of each result as it arrives.
+    """Judges the tasks that are not in the journal, and commits the value of each result as it arrives.
 
     Args:
       journal: Holds one entry per task.
-      judge: The judge; or a function that starts one, which is called only if there is something to judge, and whose
+      judge: The judge, or a function that starts one. The function is called only if there is something to judge; its
         judge is closed at the end.
       tasks: Consumed lazily, so that tests can be read from disk on demand. Keys must be unique and identify everything
         that the verdict depends on.

@@ -33,8 +33,8 @@ from dreamprm_jax.schema import TestCase, Verdict
 _ATTEMPTS = 6  # children started for one run while the sandbox itself fails
 _PAUSE_SECONDS = 0.1  # before the second attempt; doubled before each further one
 _LACKED_A_CORE = 0.05  # share of a run's time without a core above which an exceeded time limit is retried
-_SHARED_TESTS = 64  # tests sent to one child, where each needs a descriptor
-_SHARED_BYTES = 64 << 20  # total size of their inputs
+_SHARED_TESTS = 64  # maximum number of tests sent to one child; each needs a descriptor there
+_SHARED_BYTES = 64 << 20  # maximum total size of their inputs
 _FRAME_BYTES = 1 << 20  # space for frames, in addition to the output
 _PATIENCE = 4.0  # maximum duration of a child that lacks a core, as a multiple of its wall time
 _OFFICIAL_OUTPUTS = 4  # lcb mode: the single child may write the largest output of this many tests
@@ -48,12 +48,12 @@ class Run:
     job: Callable[[], bytes]  # packs the job file once a worker is free
     request: jobs.Request
     grader: Grader
-    numpy: bool  # in a worker that has numpy loaded
+    numpy: bool  # whether to run in a worker that has numpy loaded
     turn: Turn = "now"
-    pause_seconds: float = 0.0  # before it starts
+    pause_seconds: float = 0.0  # minimum wait before it starts
 
 
-Turn = Literal["now", "share", "alone"]  # immediately; at the end, on a share of the workers; at the end, alone
+Turn = Literal["now", "share", "alone"]  # immediately; at the end on a share of the workers; at the end, alone
 Plan = Generator[Run, jobs.Reply, JudgeResult]
 
 
@@ -83,8 +83,9 @@ class _Tries:
     def lacked_a_core(self, failure: Failure | None, reply: jobs.Reply) -> bool:
         """Whether an exceeded time limit is retried.
 
-        CPU time is spent only on a core, and a worker subtracts the time that a child waited for a core from the wall
-        time: those limits are final, unless the worker stopped waiting. The official clock subtracts nothing.
+        An exceeded CPU limit is final, because a child without a core uses no CPU time. An exceeded wall limit is final
+        because a worker does not count the time in which a child lacked a core, unless it reached the longest duration
+        that a worker waits. The official clock counts that time.
         """
         if not self._retry or failure is None or failure.verdict is not Verdict.TLE or self._starved > 1:
             return False
@@ -188,7 +189,7 @@ def _check(
     """Runs the task's Python checker, if it has one, on the answers of a child that has ended.
 
     Returns:
-      Why the test at ``grader.position`` (which is set to it) does not pass; None if the checker accepts all answers.
+      Why the first rejected answer does not pass (``grader.position`` is set to its test); None if all are accepted.
     """
     if task.comparison is None or not task.comparison.code or not grader.answers:
         return None

@@ -1,4 +1,4 @@
-"""The judge's workers, and the programs that currently run in them. No threads: time passes in ``wait``."""
+"""The judge's workers, and the programs that currently run in them. It uses no threads; all waiting is in ``wait``."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Item = TypeVar("Item")
 _WRITTEN_FILES = 2  # files written by a child: output and results
 _INPUTS_KEPT = 5  # copies of a child's inputs, in files and memory
 _LOOK_SECONDS = 0.03  # interval at which finished tests of running children are compared
-_ANSWER_SECONDS = 30.0  # beyond the maximum duration of a child; after that, the worker itself hangs
+_ANSWER_SECONDS = 30.0  # added to the maximum duration of a child; a worker that takes longer is considered hung
 _REST_SECONDS = 0.05  # pause of a slot whose worker failed; doubled for each consecutive failure
 _LONGEST_REST_SECONDS = 5.0
 
@@ -180,7 +180,7 @@ class Pool(Generic[Item]):
                 slot.running = None
 
     def close(self) -> None:
-        """Ends everything."""
+        """Ends all workers and their children."""
         for slot in self._slots:
             for worker in slot.workers.values():
                 worker.close()

@@ -1,4 +1,4 @@
-"""Canary attacks: before the first program, one worker must withstand what its tier promises to deny."""
+"""Canary attacks on one worker, before the first program: everything that its tier promises to deny must be denied."""
 
 from __future__ import annotations
 
@@ -71,10 +71,10 @@ _PROMISED = {
 
 
 def check_worker(worker: Worker, tier: str) -> None:
-    """Attacks a worker. Warns which attacks tier EXTERNAL leaves to the container.
+    """Attacks a worker. For tier EXTERNAL, warns about the attacks that only the container can deny.
 
     Raises:
-      SandboxUnavailable: names the attacks that the tier promises to deny and did not.
+      SandboxUnavailable: if an attack that the tier promises to deny is not denied; names all such attacks.
     """
     task = JudgeTask("canary", _PROGRAM, (schema.TestCase("", ""),))
     grader = Grader(task, functional=False, official=False, first=0, output_bytes=1 << 20)

@@ -30,7 +30,7 @@ class Limits:
     """Limits of one test."""
 
     cpu_seconds: float = 6.0
-    wall_seconds: float = 12.0  # of a program that waits; a program that lacks a core has up to four times as long
+    wall_seconds: float = 12.0  # without time in which the program lacks a core; with it, up to four times as much
     memory_bytes: int = 1 << 30  # resident, beyond the worker's own
     output_bytes: int = 16 << 20
     reference_factor: float = 0.0  # CPU time as a multiple of the reference's, if that is known; 0: not used
@@ -79,7 +79,7 @@ class JudgeTask:
     Attributes:
       key: Returned in the result; any text.
       code: The program.
-      tests: In judging order; the first failure ends the judging.
+      tests: The tests in judging order. The first failure ends the judging.
       func_name: The function to call, for functional tests.
       checker: Replaces the comparison. Only for checkers of this package: it runs in the judge, on hostile text.
       checker_name: Identifies the checker in the cache; results of an unnamed checker are not cached.
@@ -103,7 +103,7 @@ class JudgeTask:
         """A task for a problem's program, with the problem's checker and limits.
 
         Raises:
-          DataError: names the problem, if its checker cannot be read.
+          DataError: if the problem's checker cannot be read; names the problem.
         """
         comparison = Comparison.parse(problem.checker, f"problem {problem.problem_id}, field checker")
         limits = ProblemLimits(problem.cpu_seconds, problem.memory_bytes, problem.reference_seconds)
@@ -114,18 +114,18 @@ class JudgeTask:
 class JudgedTest:
     """The result of one test. Texts are truncated, and unprintable characters in them are escaped.
 
-    In lcb mode all tests run in one process, as in the official evaluator: time, memory, standard error and the way it
-    ended are known only for the whole process. They are stored with the last test; time and memory only if there is a
-    single test.
+    In lcb mode all tests run in one process, as in the official evaluator. Time, memory, standard error and the way it
+    ended are then known only for the whole process. They are stored with the last test, but time and memory only if
+    there is a single test.
 
     Attributes:
       verdict: Verdict on this test.
       error: As in ``JudgeResult``.
       cpu_seconds: CPU time of the process.
       wall_seconds: Wall time of the process, including time without a core.
-      peak_bytes: Peak resident memory beyond the worker's own (as ``Limits.memory_bytes`` counts); 0 for a small
+      peak_bytes: Peak resident memory beyond the worker's own, as for ``Limits.memory_bytes``. It is 0 for a small
         program, which shares most of its memory with the worker. If the worker has a control group
-        (``control_group``), the group's peak, which includes the kernel's memory and files in memory.
+        (``control_group``), it is the group's peak, which includes the kernel's memory and files in memory.
       exit_status: Exit status of a program that ended by itself; 1 for an uncaught exception.
       signal: Signal that ended the process; 9 at a limit.
       stderr: The first kilobyte.
@@ -159,7 +159,7 @@ class JudgeResult:
       mode: ``faithful`` or ``lcb``.
       tier: The tier that held.
       codes: lcb mode only: the official result list (1 passed, 0 or -2 wrong, -3 time limit, -4 error).
-      tests: The judged tests, of which the last may have failed; empty unless the task requests them (``per_test``).
+      tests: The judged tests; only the last one may have failed. Empty unless the task requests them (``per_test``).
     """
 
     key: str

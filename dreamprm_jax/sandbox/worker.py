@@ -1,4 +1,4 @@
-"""The judge's side of one worker: starts the interpreter, sends jobs, reads replies, ends it."""
+"""The judge's side of one worker: starts the interpreter, sends jobs, reads replies, and ends the interpreter."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Offer:
-    """What programs in a worker can read."""
+    """The packages and files that programs in a worker can read."""
 
     packages: dict[str, str]  # third-party package -> its folder or single file
     readable: tuple[str, ...]
@@ -73,7 +73,7 @@ def find_offer(names: Sequence[str] = OFFERED_PACKAGES) -> Offer:
     """The standard library and the offered packages of this interpreter.
 
     Raises:
-      DataError: if a name is not that of an installed package; default packages may be missing.
+      DataError: if a name is not the name of an installed package. Packages of ``OFFERED_PACKAGES`` may be missing.
     """
     base = {"base": sys.base_prefix, "platbase": sys.base_exec_prefix}
     stdlib = [sysconfig.get_path(name, vars=base) for name in ("stdlib", "platstdlib")]
@@ -122,7 +122,7 @@ def _entries(folder: str, wanted: Callable[[str], bool]) -> list[str]:
 
 
 class Worker:
-    """A running zygote."""
+    """A running worker process (``inside.zygote``)."""
 
     def __init__(
         self,
@@ -150,7 +150,7 @@ class Worker:
         }
         self._tier = tier
         self._hello: dict[str, Any] | None = None
-        # not on the command line, which is limited in size and visible to programs
+        # not passed on the command line, which is limited in size and visible to programs
         with theirs, os.fdopen(os.memfd_create("settings"), "w+") as handle:
             json.dump(settings, handle)
             handle.seek(0)
@@ -181,18 +181,18 @@ class Worker:
 
     @property
     def started(self) -> bool:
-        """Whether it has reported that it is ready."""
+        """Whether the worker has reported that it is ready."""
         return self._hello is not None
 
     def fileno(self) -> int:
-        """The control socket, readable when a reply has arrived."""
+        """Descriptor of the control socket, which is readable when a reply has arrived."""
         return self._socket.fileno()
 
     def hello(self) -> dict[str, Any]:
         """Waits until the worker is ready. Returns its report on the lockdown.
 
         Raises:
-          SandboxUnavailable: if the tier's lockdown failed, with the reason.
+          SandboxUnavailable: if the lockdown of the tier failed; gives the reason.
         """
         if self._hello is None:
             readable, _, _ = select.select([self._socket], [], [], _START_SECONDS)

@@ -1,4 +1,4 @@
-"""The small problems on which the bilevel tests run: an MLP and a LoRA-like split of it, learned soft labels."""
+"""Small problems for the bilevel tests: an MLP, a LoRA-like split of it, and learned soft labels."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Run by test_meta_gradient.py in a process with eight fake devices; prints one JSON object a kind of mesh and K."""
+"""Run by test_meta_gradient.py in a process with eight fake devices. Prints one JSON object per kind of mesh and K."""
 
 import contextlib
 import json

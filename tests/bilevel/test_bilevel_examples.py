@@ -1,4 +1,4 @@
-"""The examples in docs/examples, run as they are."""
+"""Runs the examples in docs/examples unchanged."""
 
 import importlib.util
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The examples of docs/bilevel.md, run as they are printed."""
+"""Runs the examples of docs/bilevel.md unchanged."""
 
 import re
 from pathlib import Path

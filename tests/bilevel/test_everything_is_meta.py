@@ -1,4 +1,4 @@
-"""Cotangents of (params, opt_state), checkpoints, extra arguments, evaluation params, vmap, reverse over mixed."""
+"""Cotangents of (params, opt_state), checkpoints, extra arguments, evaluation params, vmap, and reverse over mixed."""
 
 from typing import Any
 

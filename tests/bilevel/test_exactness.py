@@ -1,4 +1,4 @@
-"""The mixed method against jax.grad through the unrolled steps and against finite differences of the whole chain."""
+"""Compares the mixed method with jax.grad through the unrolled steps and with finite differences of the whole chain."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Implicit differentiation and SAMA against what they are to equal, and the import with jax and optax alone."""
+"""Compares implicit differentiation and SAMA with reference values; imports the package with only jax and optax."""
 
 import subprocess
 import sys

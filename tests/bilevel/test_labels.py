@@ -1,4 +1,4 @@
-"""The parametrisations of phi and the optimizers for tables."""
+"""The parametrizations of phi, and the optimizers for tables."""
 
 import bilevel_toy as toy
 import jax

@@ -1,4 +1,4 @@
-"""The meta-gradient function besides its exactness: accumulation, randomness, aux, skipping, shardings, memory."""
+"""The meta-gradient function: accumulation, randomness, aux, skipping, shardings, memory (not exactness)."""
 
 import json
 import os

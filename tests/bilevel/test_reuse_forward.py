@@ -1,4 +1,4 @@
-"""The tangent pass on what the inner gradient kept: the exact hypergradient, with one forward pass less."""
+"""A tangent pass that reuses the activations of the inner gradient: exact hypergradient, one forward pass fewer."""
 
 import jax
 import jax.numpy as jnp

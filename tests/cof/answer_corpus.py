@@ -1,7 +1,7 @@
-"""Answers as models and servers send them, written for this, each with the program that is right to take from it.
+"""Answers in the style of models and servers, written for these tests, each with the program that should be extracted.
 
-``CORPUS`` was at hand while the rule was made, ``HELD_OUT`` was written afterwards, in batches (see
-``benchmarks/extraction.py``). An entry is (name, answer, program). "" is the right program where the answer holds none.
+``CORPUS`` was used while the rule was developed. ``HELD_OUT`` was written afterwards, in batches (see
+``benchmarks/extraction.py``). An entry is (name, answer, program); the program is "" if the answer contains none.
 """
 
 from __future__ import annotations

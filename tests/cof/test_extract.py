@@ -1,4 +1,4 @@
-"""Code extraction: the corpus of answers, what an extraction says of itself, and properties of any answer."""
+"""Code extraction: the corpus of answers, the report of an extraction, and properties that hold for any answer."""
 
 from __future__ import annotations
 

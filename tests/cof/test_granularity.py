@@ -1,4 +1,4 @@
-"""Classes, blocks and lines as steps: round trip for any text, nested cuts, and Python's own reading of the blocks."""
+"""Classes, blocks and lines as steps: round trip for any text, nested cuts, and blocks as Python's parser sees them."""
 
 from __future__ import annotations
 

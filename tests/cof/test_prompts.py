@@ -1,4 +1,4 @@
-"""Chain-of-Function prompts: each form asks for what its judge will call."""
+"""Chain-of-Function prompts: each form requests the function or program that the judge will call."""
 
 from __future__ import annotations
 

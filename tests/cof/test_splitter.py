@@ -1,4 +1,4 @@
-"""The step splitter: spans concatenate for any text, and follow Python's own reading where Python has one."""
+"""The step splitter: the spans of any text concatenate to it, and agree with Python's parser for valid programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The splitter's cost is proportional to the text's length, whatever the text."""
+"""The cost of the splitter is proportional to the length of the text, for any text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads the commands of the documents: fenced blocks, what marks them, and what each of their lines runs."""
+"""Reads the commands of the documents: fenced blocks, their marks, and the command of each line."""
 
 from __future__ import annotations
 

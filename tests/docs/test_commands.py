@@ -1,7 +1,7 @@
-"""The commands of the documents: each exists with its flags and fields, and runs here, in another test, or is marked.
+"""The commands of the documents. Each exists with its flags and fields, and is run here or elsewhere, or is marked.
 
-A ``bash`` block is run by ``test_pages_run`` where its fence says ``bash test``. Any other command either says what it
-needs (a line ``# needs: ...`` in its block) or is one that the test named in ``ELSEWHERE`` runs with small settings.
+``test_pages_run`` runs a ``bash`` block if its fence says ``bash test``. For any other command, the block states what
+it needs (a line ``# needs: ...``), or ``ELSEWHERE`` names the test that runs the command with small settings.
 """
 
 from __future__ import annotations

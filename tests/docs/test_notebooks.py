@@ -1,4 +1,4 @@
-"""The notebooks of docs/notebooks: no outputs stored, links that lead somewhere, and a run of each as it is."""
+"""The notebooks of docs/notebooks: they have no stored outputs and no broken links, and each runs unchanged."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What the pages say of the package: links lead somewhere, error messages and files that are named exist."""
+"""The pages agree with the package: no broken links; the error messages and files that they name exist."""
 
 from __future__ import annotations
 

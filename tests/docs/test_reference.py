@@ -1,4 +1,4 @@
-"""The generated reference pages hold every setting and every option, and their links lead somewhere."""
+"""The generated reference pages contain every setting and every option, and have no broken links."""
 
 import importlib.util
 import re

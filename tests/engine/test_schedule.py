@@ -1,4 +1,4 @@
-"""The schedule under random sequences of answers and deaths: every unit finishes once, and only poison units fail."""
+"""The schedule under random sequences of answers and worker deaths: each unit ends once; only poison units fail."""
 
 from __future__ import annotations
 

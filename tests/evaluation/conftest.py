@@ -1,7 +1,7 @@
-"""A finished run, up to scoring: real problems and programs of the procedural benchmark, with drawn labels and scores.
+"""A run that is finished up to scoring: real procedural problems and programs, with random labels and scores.
 
-The verdicts are the exact truth of each program's last step, the labels are binomial draws of each step's true value,
-and the arms' logits are the true value under noise, least for the corrected arm.
+The verdicts are the exact truth of each program's last step. The labels are binomial draws with the true value of each
+step. The logits of the arms are the true values with noise; the corrected arm has the least noise.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Judging files of candidates end to end: real programs in the real sandbox, killed and resumed."""
+"""Judges files of candidates end to end: real programs in the real sandbox, with kills and resumption."""
 
 from __future__ import annotations
 

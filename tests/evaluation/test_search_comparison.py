@@ -1,4 +1,4 @@
-"""The search command's work on a run of real problems and programs, with a scorer that knows the truth."""
+"""The comparison of the search command on real problems and programs, with a scorer that knows the truth."""
 
 import csv
 import dataclasses

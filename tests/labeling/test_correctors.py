@@ -1,4 +1,4 @@
-"""The correctors on synthetic programs whose truth is known."""
+"""The correctors on synthetic programs with known truth."""
 
 from __future__ import annotations
 

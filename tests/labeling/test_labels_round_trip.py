@@ -1,4 +1,4 @@
-"""The labels of a real run: exported, trained on, and exported again, each by the command that users give."""
+"""The labels of a real run are exported, trained on and exported again, each with the users' command."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A run's labels in the formats of other tools, and back through the reader of those formats."""
+"""Exports a run's labels in the formats of other tools, and reads them back."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Step-labeled files in the forms that they are published in, with bad rows among the good."""
+"""Step-labeled files in their published formats, with bad rows among good ones."""
 
 import gzip
 import json

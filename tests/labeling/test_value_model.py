@@ -1,4 +1,4 @@
-"""The value model against enumeration, against synthetic programs of known values, and on thinned verdicts."""
+"""The value model against enumeration, on synthetic programs with known values, and with a subset of the verdicts."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The launch scripts as a user would call them, with tools of the cluster put in their place where a test says so."""
+"""Runs the launch scripts as a user would, with fake cluster tools if a test requests them."""
 
 from __future__ import annotations
 

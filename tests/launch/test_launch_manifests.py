@@ -1,4 +1,4 @@
-"""The YAML files and the Dockerfile: field names, and that what they name fits together and fits the scripts."""
+"""The YAML files and the Dockerfile: field names, and the names in them match each other and the scripts."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Training by the launch scripts: two processes on this machine, and a SLURM job that is told to stop and requeued.
+"""Training with the launch scripts: two processes on this machine, and a SLURM job that is stopped and requeued.
 
-SLURM itself is not there: ``srun`` starts its tasks with the variables by which jax finds the job, ``squeue`` and
-``scontrol`` answer and record. The processes, the collectives, the checkpoints and the signals are real.
+SLURM is replaced with fakes: ``srun`` starts its tasks with the variables from which jax detects the job; ``squeue``
+and ``scontrol`` answer and record calls. The processes, the collectives, the checkpoints and the signals are real.
 """
 
 from __future__ import annotations

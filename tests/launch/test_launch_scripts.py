@@ -1,4 +1,4 @@
-"""Help, refusals and dry runs of the launch scripts, and their loops with a cloud that is put in its place."""
+"""Help, errors and dry runs of the launch scripts, and their loops with a fake cloud."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A whole run in seconds, for the launch scripts: three problems a window, a model of one layer."""
+"""A whole run that takes seconds, for the launch scripts: three problems per window, a model with one layer."""
 
 from ml_collections import config_dict
 

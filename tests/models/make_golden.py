@@ -1,7 +1,7 @@
-"""Makes the golden files of test_golden.py from transformers: ``python tests/models/make_golden.py`` (needs torch).
+"""Makes the golden files of test_hf.py with transformers: ``python tests/models/make_golden.py`` (needs torch).
 
-Each folder of golden/ is a tiny random token classifier as transformers saves it, and expected.npz with what
-transformers computes of it: last hidden states and the label's logits.
+Each folder of golden/ has a tiny random token classifier as transformers saves it, and expected.npz with the results of
+transformers: the last hidden states and the logits of the label.
 """
 
 from pathlib import Path

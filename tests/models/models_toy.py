@@ -1,4 +1,4 @@
-"""Parameters for tests without the seconds that compiling the random initialization takes."""
+"""Makes parameters for tests without compiling the random initialization, which takes seconds."""
 
 import jax
 import jax.numpy as jnp

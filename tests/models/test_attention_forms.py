@@ -1,4 +1,4 @@
-"""Every form of attention against the whole score matrix: values, and the derivatives that the form is for."""
+"""Compares every form of attention with the full score matrix: values, and the derivatives that the form supports."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""The decoder and the reward model on their own: layouts, attention forms, derivatives."""
+"""The decoder and the reward model: layouts, attention forms, derivatives."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Import and export against transformers: golden files always, a live comparison where torch is installed."""
+"""Compares import and export with transformers: always with golden files, and live if torch is installed."""
 
 import dataclasses
 import json

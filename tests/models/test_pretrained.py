@@ -1,4 +1,4 @@
-"""config.model to a model, and SmolLM2's real weights against transformers."""
+"""Makes models from config.model, and compares SmolLM2's real weights with transformers."""
 
 import dataclasses
 import importlib.metadata

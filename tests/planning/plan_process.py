@@ -1,8 +1,8 @@
-"""Run by test_planning.py with 8 CPU devices of its own: what compiled steps move, and the memory of one replica
-compiled alone and beside others.
+"""Run by test_planning.py in a process with 8 CPU devices. Measures the communication of compiled steps, and the memory
+of one replica compiled alone and together with others.
 
-Prints JSON: by layout, of the plain and the bi-level step, bytes gathered and reduced; GB of temporaries by the devices
-that were compiled for; GB of arguments, as planned and as compiled.
+Prints JSON: the bytes gathered and reduced by the plain and the bi-level step, by layout; the GB of temporaries, by
+number of devices; and the GB of arguments, as planned and as compiled.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""A small model whose parameters and activations are large against everything that the plan leaves out."""
+"""A small model whose parameters and activations are large compared with everything that the plan ignores."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The sum of a compiled module's cycles, and the tables of a device's figures."""
+"""The sum of the cycles of a compiled module, and the tables of device figures."""
 
 import gzip
 import importlib.util

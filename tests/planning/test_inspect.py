@@ -1,4 +1,4 @@
-"""dreamprm inspect: figures checked by hand, on devices that are not there."""
+"""dreamprm inspect: figures that were calculated by hand, for devices that are not attached."""
 
 import dataclasses
 import importlib.util

@@ -1,4 +1,4 @@
-"""dreamprm plan: its figures against the compiler's programs, against counting, and its answers on the command line."""
+"""dreamprm plan: compares its figures with compiled programs and with counts, and checks its command-line output."""
 
 import dataclasses
 import json

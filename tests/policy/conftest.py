@@ -1,4 +1,4 @@
-"""A server process that speaks the OpenAI schema, and policies that ask it."""
+"""A server process with the OpenAI API, and policies that use it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``dreamprm_jax.cli.local_server`` in a process of its own, which ends with the process that started it."""
+"""Runs ``dreamprm_jax.cli.local_server`` in a separate process, which ends with the process that started it."""
 
 from __future__ import annotations
 

@@ -1,33 +1,33 @@
-"""A small HTTP server that speaks the OpenAI schema, run as a process by the tests.
+"""A small HTTP server with the OpenAI API, which the tests run as a process.
 
-It writes programs for the problem "Double": whole ones, or the continuation of whatever prefix the prompt ends in.
-The model's name asks for a behavior, the part after ":" keeps the counts of different tests apart:
+It writes programs for the problem "Double": whole programs, or continuations of the prefix at the end of the prompt.
+The name of the model selects a behavior; the part after ":" separates the counts of different tests:
 
-  plain         answers as it should
+  plain         correct answers
   fail500_K     HTTP 500 for the first K requests, then plain (also fail429_K with Retry-After, loading_K, malformed_K,
                 empty_K)
   slow          waits a second before it answers
   hang_K        never answers request number K
   one           one choice, whatever n is
-  few           one choice less than n
+  few           one choice fewer than n
   echo          repeats the prompt in the answer
   repeat        repeats the given part of the answer
   strip         strips the answer
   restart       begins a new answer instead of continuing
   denied        HTTP 401
   cut           stops at the token limit
-  surrogate     answers with half a character
-  noseed        answers differently every time
+  surrogate     the answer contains a lone surrogate
+  noseed        a different answer every time
   overflow_K    HTTP 400 for a token limit above K: the context is too short
-  most_K        HTTP 400 for n above K, naming it
-  line          one answer ends, one goes on with a line break, one without
-  nochoice      HTTP 400 for n, naming it
-  mute          HTTP 400 always
-  reasoning     HTTP 400 for max_tokens, temperature and top_p; chats alone
-  quota         HTTP 429 that will not pass
+  most_K        HTTP 400 for n above K; the message names n
+  line          one answer ends, one continues with a line break, one without
+  nochoice      HTTP 400 if n is given; the message names n
+  mute          always HTTP 400
+  reasoning     HTTP 400 for max_tokens, temperature and top_p; chat requests only
+  quota         permanent HTTP 429
   bare          no token counts, no cached tokens, no log-probabilities
 
-``GET /log/MODEL`` gives the bodies of the requests made to a model so far.
+``GET /log/MODEL`` returns the bodies of all requests to a model so far.
 """
 
 from __future__ import annotations

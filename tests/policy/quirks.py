@@ -1,7 +1,7 @@
-"""How servers of OpenAI's interface differ: one entry a kind, and an HTTP server that behaves as an entry says.
+"""Differences between servers with OpenAI's API: one entry per kind, and an HTTP server that behaves like an entry.
 
-``source`` names the public report from which an error's wording was read; without one it is the wording as we believe
-it to be. None of these servers has been run.
+``source`` names the public report from which the wording of an error was taken; without it, the wording is assumed.
+None of these servers has been run.
 """
 
 # ruff: noqa: E501  # wording as it was recorded

@@ -1,4 +1,4 @@
-"""What a server can do, found out before the first request; servers that go away; what was spent, kept in a file."""
+"""Detection of a server's abilities before the first request; server outages; the file that records usage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The generate stage: the same rows for the same seed, failures that keep what was answered, counts."""
+"""The generate stage: the same rows for the same seed, failures that lose no finished answers, counts."""
 
 import dataclasses
 import json

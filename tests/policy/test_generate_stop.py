@@ -1,4 +1,4 @@
-"""A server that never answers one request: the others are kept as they arrive, and the command still ends at once."""
+"""A server that never answers one request: the other answers are stored as they arrive; the command can be stopped."""
 
 from __future__ import annotations
 

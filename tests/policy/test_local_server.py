@@ -1,4 +1,4 @@
-"""A real model behind a real server: SmolLM2-135M and llama.cpp write, continue, are judged, and yield labels."""
+"""A real model and a real server: SmolLM2-135M in llama.cpp writes and continues programs, which give labels."""
 
 from __future__ import annotations
 

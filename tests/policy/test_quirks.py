@@ -1,4 +1,4 @@
-"""Every kind of server in the table of quirks: used, or refused with the setting that works."""
+"""Every kind of server in the table of quirks: it works, or the error names the setting that works."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server's error means, by its status and body: wordings of many servers, beside those of the quirk server."""
+"""The meaning of a server's error, by its status and body, for the wordings of many servers and the quirk server."""
 
 # ruff: noqa: E501  # wording as servers write it
 

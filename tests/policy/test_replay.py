@@ -1,4 +1,4 @@
-"""The replay policy, and how the factory chooses a policy."""
+"""The replay policy, and the choice of a policy by the factory."""
 
 from __future__ import annotations
 

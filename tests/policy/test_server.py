@@ -1,4 +1,4 @@
-"""The server policy against a real HTTP server process, in good and bad moods."""
+"""The server policy with a real HTTP server process that answers well or badly."""
 
 from __future__ import annotations
 

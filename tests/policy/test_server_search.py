@@ -1,4 +1,4 @@
-"""Search with the server policy: a real HTTP server that really continues prefixes."""
+"""Search with the server policy: a real HTTP server that continues prefixes."""
 
 import json
 import urllib.request

@@ -1,4 +1,4 @@
-"""The simulated policy: continues its own prefixes, refuses others, repeats itself, and keeps its knowledge apart."""
+"""The simulated policy: it continues its own prefixes, rejects others, is deterministic, and reveals no truth."""
 
 import ast
 import dataclasses

@@ -1,4 +1,4 @@
-"""Candidate files: every format gives the same rows; what cannot be judged is named and kept."""
+"""Candidate files: every format gives the same rows; candidates that cannot be judged are reported and kept."""
 
 from __future__ import annotations
 

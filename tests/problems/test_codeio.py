@@ -1,4 +1,4 @@
-"""Tests made from references: what is kept, what is left out and why; nothing of it runs in this process."""
+"""Tests made from references: tasks kept, tasks left out, and reasons. No task's code runs in this process."""
 
 from __future__ import annotations
 

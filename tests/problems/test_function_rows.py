@@ -1,4 +1,4 @@
-"""HumanEval, MBPP, evalplus and BigCodeBench rows: read, judged with their references, left out by name, converted."""
+"""HumanEval, MBPP, evalplus and BigCodeBench rows: reading, judging of the references, omissions, conversion."""
 
 from __future__ import annotations
 

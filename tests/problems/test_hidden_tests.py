@@ -1,4 +1,4 @@
-"""Hidden tests in a file of their own: read problem by problem, and rows of any size written and read in pieces."""
+"""Hidden tests in a separate file: they are read problem by problem; rows of any size are written and read in parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LiveCodeBench rows from a file, from a folder laid out as the hub's, and from a hub that cannot be reached."""
+"""LiveCodeBench rows from a file, from a folder with the hub's layout, and from a hub that cannot be reached."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LeetCode from its installed package: forms that are read, what is left out, the package itself."""
+"""LeetCode from its installed package: supported forms, problems left out, the package itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Packed private tests: all pickle protocols are read, nothing else ever is, nothing is executed."""
+"""Packed private tests: strings in all pickle protocols are read, everything else is rejected, nothing is executed."""
 
 from __future__ import annotations
 

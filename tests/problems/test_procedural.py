@@ -1,4 +1,4 @@
-"""The procedural benchmark: windows, tests, primitives, and the qualities it is meant to have."""
+"""The procedural benchmark: windows, tests, primitives, and its intended properties."""
 
 import itertools
 import random

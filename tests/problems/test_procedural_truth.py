@@ -1,4 +1,4 @@
-"""The exact truth against brute force, against the real judge, and against the simulated policy's frequencies."""
+"""Compares the exact truth with brute force, with the real judge, and with frequencies of the simulated policy."""
 
 import contextlib
 import io

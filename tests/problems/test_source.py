@@ -1,4 +1,4 @@
-"""Problems of each window from every source that needs no network, and what may be left out of them."""
+"""The problems of each window from every source that needs no network, and the problems that may be left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contest-date windows: the boundaries, the meta window, and what lies between."""
+"""Contest-date windows: the boundaries, the meta window, and problems between the windows."""
 
 from __future__ import annotations
 

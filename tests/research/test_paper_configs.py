@@ -1,4 +1,4 @@
-"""The three configurations of the paper go through all six stages, at a size for a test."""
+"""Runs the three configurations of the paper through all six stages, at a small size."""
 
 import json
 from pathlib import Path

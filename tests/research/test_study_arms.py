@@ -1,4 +1,4 @@
-"""Arms by their text, and the tables over seeds."""
+"""Arms parsed from text, and the tables over seeds."""
 
 import jax.numpy as jnp
 import numpy as np

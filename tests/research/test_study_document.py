@@ -1,4 +1,4 @@
-"""The document's tables are those of the committed CSVs; families are corrected by Holm's method."""
+"""The tables of the document agree with the committed CSVs; families are corrected by Holm's method."""
 
 import csv
 

@@ -1,4 +1,4 @@
-"""Reward heads on a frozen language model: its features, and heads that learn where there is something to learn."""
+"""Reward heads on a frozen language model: its features, and heads that learn if the features are informative."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The grid of labels: killed between cells and run again it gives the same tables."""
+"""The grid of labels: if it is killed between cells and run again, it gives the same tables."""
 
 import dataclasses
 

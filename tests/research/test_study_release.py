@@ -1,4 +1,4 @@
-"""The released code's second stage against betty itself: a checkout of the release, or the package betty-ml."""
+"""Compares our form of the released code's second stage with betty: a checkout of the release, or betty-ml."""
 
 import sys
 import types

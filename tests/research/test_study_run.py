@@ -1,4 +1,4 @@
-"""A whole small study from the command line: killed and run again, it gives what one gives that ran through."""
+"""A whole small study from the command line: if it is killed and run again, it gives the same result."""
 
 import json
 import subprocess

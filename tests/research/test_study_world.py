@@ -1,4 +1,4 @@
-"""The study's drawn labels against rollouts of the simulated policy, executed by the benchmark's own code."""
+"""Compares the random labels of the study with rollouts of the simulated policy, run by the benchmark's code."""
 
 import contextlib
 import io

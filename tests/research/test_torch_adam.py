@@ -1,4 +1,4 @@
-"""The released code's inner optimizer, as the paper's configs take it, against torch."""
+"""Compares the released code's inner optimizer, as the paper's configs use it, with torch."""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,4 @@
-"""The journal keeps finished units after incomplete lines, damage and killed processes."""
+"""The journal keeps finished units despite incomplete lines, damage and killed processes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Runs hostile programs against a judge and looks at what they did to the machine.
+"""Runs hostile programs in a judge and checks what they did to the machine.
 
-The world around an attack: a world-writable scratch folder with a file ``victim``, a readable file with a secret, the
-secret in the judge's own environment, a TCP port and an abstract unix socket that somebody listens on.
+The environment of an attack: a world-writable scratch folder with a file ``victim``, a readable file with a secret, the
+secret in the judge's environment variables, a listening TCP port and a listening abstract Unix socket.
 """
 
 from __future__ import annotations

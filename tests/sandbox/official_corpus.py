@@ -1,10 +1,10 @@
 # ruff: noqa: E501
-"""Programs whose verdicts by the official LiveCodeBench evaluator (commit 28fef95) are recorded beside this file.
+"""Programs whose verdicts by the official LiveCodeBench evaluator (commit 28fef95) are recorded next to this file.
 
     python tests/sandbox/official_corpus.py CHECKOUT
 
-runs all of them through the checkout's ``run_test`` and writes ``official_corpus.json`` anew: for each the official
-result list (1 passed, 0 or -2 wrong, -3 time limit, -4 error; [-2] where the process ended without one).
+runs all of them with ``run_test`` of the checkout and rewrites ``official_corpus.json``, which has the official result
+list of each (1 passed, 0 or -2 wrong, -3 time limit, -4 error; [-2] if the process ended without a list).
 """
 
 from __future__ import annotations

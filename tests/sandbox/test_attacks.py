@@ -1,4 +1,4 @@
-"""Hostile programs: none passes, none touches the machine, none outlives its judge, and the judge stays up."""
+"""Hostile programs: none passes, changes the machine or outlives its judge, and the judge keeps running."""
 
 from __future__ import annotations
 

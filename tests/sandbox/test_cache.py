@@ -1,4 +1,4 @@
-"""Verdicts on disk: found again for the same content, never for another."""
+"""Cached verdicts are found for the same content, and never for other content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers compared by options and by Python checkers that run in the sandbox."""
+"""Comparison of answers by options, and by Python checkers that run in the sandbox."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a program sees of the machine, of other programs and of its own test: nothing that it does not need."""
+"""A program sees nothing of the machine, of other programs and of its own test that it does not need."""
 
 from __future__ import annotations
 

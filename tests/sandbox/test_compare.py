@@ -1,4 +1,4 @@
-"""The comparison against a direct reading of the official rules, by examples and by fuzzing."""
+"""Checks the comparison against a direct implementation of the official rules, with examples and by fuzzing."""
 
 from __future__ import annotations
 

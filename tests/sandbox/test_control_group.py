@@ -1,4 +1,4 @@
-"""Control groups of workers: the real ones of this machine (v1 or v2), and v2 by a made-up folder of its files."""
+"""Control groups of workers: the real ones of this machine (v1 or v2), and v2 with a fake folder of its files."""
 
 from __future__ import annotations
 

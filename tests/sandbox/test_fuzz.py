@@ -1,4 +1,4 @@
-"""The coverage-guided fuzzing of ``fuzz_atheris.py``, for a few seconds each."""
+"""Runs each target of the coverage-guided fuzzing in ``fuzz_atheris.py`` for a few seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The judge as its callers use it: verdicts, order, streaming, limits, recovery, what it leaves behind."""
+"""The judge as its callers use it: verdicts, order, streaming, limits, recovery, cleanup."""
 
 from __future__ import annotations
 

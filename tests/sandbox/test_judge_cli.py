@@ -1,4 +1,4 @@
-"""``dreamprm judge``: files in, verdicts and a summary out, an exit status that says whether all were judged."""
+"""``dreamprm judge``: input files, verdicts, the summary, and an exit status that shows whether all were judged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mode ``lcb`` against the recorded results of the official evaluator: 496 programs and 189 returned values."""
+"""Compares mode ``lcb`` with recorded results of the official evaluator: 496 programs and 189 returned values."""
 
 from __future__ import annotations
 

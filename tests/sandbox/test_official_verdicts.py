@@ -1,4 +1,4 @@
-"""Agreement with the official evaluator (LiveCodeBench commit 28fef95) on its oddities and on 880 real programs."""
+"""Agreement with the official evaluator (LiveCodeBench commit 28fef95) in special cases and on 880 real programs."""
 
 from __future__ import annotations
 

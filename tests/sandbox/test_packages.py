@@ -1,4 +1,4 @@
-"""Packages that programs may import, as a setting."""
+"""The setting for packages that programs may import."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reports on single tests: what they say, that they change no verdict, and that no terminal escape is in them."""
+"""Reports on single tests: their content. They change no verdict and contain no terminal escapes."""
 
 from __future__ import annotations
 

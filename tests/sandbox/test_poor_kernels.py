@@ -1,4 +1,4 @@
-"""Kernels without landlock, without system-call filters, without pidfds, as in gVisor: those calls are made to fail."""
+"""Kernels without landlock, system-call filters or pidfds, as in gVisor. They are simulated: these calls fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Right verdicts under pressure: no memory, killed children, workers that cannot start, programs without a core."""
+"""Correct verdicts under pressure: no memory, killed children, workers that cannot start, programs without a core."""
 
 from __future__ import annotations
 

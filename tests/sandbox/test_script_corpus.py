@@ -1,4 +1,4 @@
-"""Mode ``faithful`` against a plain process: ways to read, to write, to end and to fail, each run by ``python -I``."""
+"""Compares mode ``faithful`` with a plain ``python -I``: ways to read, to write, to end and to fail."""
 # ruff: noqa: E501
 
 from __future__ import annotations

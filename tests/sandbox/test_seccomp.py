@@ -1,4 +1,4 @@
-"""The system-call filters, run by a small interpreter of classic BPF, for both architectures."""
+"""The system-call filters for both architectures, run by a small interpreter of classic BPF."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which programs may run several tests in one child."""
+"""Decides correctly which programs may run several tests in one child."""
 
 from __future__ import annotations
 

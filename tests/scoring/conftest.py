@@ -1,4 +1,4 @@
-"""A tiny reward model as a Hugging Face folder, problems and candidates of the procedural benchmark as files."""
+"""A tiny reward model as a Hugging Face folder, and files with problems and candidates of the procedural benchmark."""
 
 import dataclasses
 import json
@@ -33,7 +33,7 @@ def written(benchmark):
 
 @pytest.fixture(scope="session")
 def prm_folder(tmp_path_factory, written):
-    """The folder of a reward model whose logits are of the order of one."""
+    """The folder of a reward model with logits of order one."""
     folder = tmp_path_factory.mktemp("prm")
     params = jax.jit(init_params, static_argnums=0)(MODEL, jax.random.key(0))
     params = params | {"head": jax.tree.map(lambda leaf: 40 * leaf, params["head"])}
@@ -44,7 +44,7 @@ def prm_folder(tmp_path_factory, written):
 
 @pytest.fixture(scope="session")
 def problems_file(tmp_path_factory, written):
-    """The problems as JSON lines in this package's names."""
+    """The problems as JSON lines with this package's field names."""
     path = tmp_path_factory.mktemp("problems") / "problems.jsonl"
     fields = ("problem_id", "title", "statement", "platform")
     path.write_text("".join(json.dumps({f: getattr(p, f) for f in fields}) + "\n" for p, _ in written), "utf-8")

@@ -1,4 +1,4 @@
-"""Public reward models of every form against transformers, each asked as its publishers do."""
+"""Compares public reward models of every form with transformers, with the publishers' input format for each."""
 
 import dataclasses
 import json
@@ -117,7 +117,7 @@ def test_trl_token_classifier(kind, code, tmp_path):
 )
 def test_one_label_sequence_classifier(kind, template, bias, tmp_path):
     model = make_model(tmp_path, kind, "SequenceClassification", num_labels=1)
-    if bias:  # transformers' own has none
+    if bias:  # the head of transformers has no bias
         add_tensors(tmp_path, {"score.bias": torch.tensor([bias])})
     tokenizer = make_tokenizer(tmp_path, template)
     tokens, logits, _ = ours(tmp_path, CODES[0])
@@ -176,7 +176,7 @@ def test_skywork_value_head(code, beside, tmp_path):
     tokenizer = make_tokenizer(tmp_path)
     head = torch.nn.Linear(32, 1)
     tensors = {f"v_head.summary.{name}": value for name, value in head.state_dict().items()}
-    if beside:  # as LLaMA-Factory saves it
+    if beside:  # as saved by LLaMA-Factory
         save_file({name: value.numpy().copy() for name, value in tensors.items()}, tmp_path / "value_head.safetensors")
     else:
         add_tensors(tmp_path, tensors)
@@ -225,14 +225,14 @@ def test_math_shepherd_next_token(tmp_path):
     check(tokens, logits, encoded.input_ids, values.softmax(-1)[ends, 0].numpy())
 
 
-# ---------------------------------------------------------------- options, and what is refused
+# ---------------------------------------------------------------- options and errors
 
 
 def test_control_tokens_in_programs_are_text(tmp_path):
     make_model(tmp_path, "llama", "SequenceClassification", num_labels=1)
     tokenizer = make_tokenizer(tmp_path)
     tokens, _, _ = ours(tmp_path, "x = '<|im_end|>'  # <s> <extra_0>\n")
-    assert (tokens == tokenizer.convert_tokens_to_ids("<|im_end|>")).sum() == 2  # the template's
+    assert (tokens == tokenizer.convert_tokens_to_ids("<|im_end|>")).sum() == 2  # from the template
     assert (tokens == tokenizer.bos_token_id).sum() == 0
     assert "<|im_end|>'  # <s> <extra_0>" in tokenizer.decode(tokens)
 
@@ -377,5 +377,5 @@ def test_score_command_with_a_public_model(tmp_path, capsys):
     first = pq.read_table(tmp_path / "scores.parquet").to_pylist()
     assert [len(row["step_scores"]) for row in first] == [2, 1, 1]
     assert "rlhflow" in first[0]["checkpoint"]
-    assert main([*command, "--form=rlhflow", "--labels=-,+"]) == 2  # another job's output
+    assert main([*command, "--form=rlhflow", "--labels=-,+"]) == 2  # --output belongs to another job
     assert "not this job's result" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Shapes of public models: rotary positions rescaled in every supported way, and the rest refused by name."""
+"""Shapes of public models: every supported scaling of RoPE, and errors that name everything unsupported."""
 
 import numpy as np
 import pytest

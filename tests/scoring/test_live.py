@@ -1,4 +1,4 @@
-"""A checkpoint as the scorer of a live search, beside the score stage's rows; windows that are scored."""
+"""A checkpoint as the scorer of a live search, compared with the rows of the score stage; the scored windows."""
 
 import dataclasses
 
@@ -24,10 +24,10 @@ from dreamprm_jax.training.checkpoint import Checkpoints, TrainState
 
 @pytest.fixture(scope="module")
 def run(tiny_config, tmp_path_factory):
-    """Settings and folder of a run whose arm "raw" has a checkpoint with a random model of some temper."""
+    """Settings, folder and scores of a run whose arm "raw" has a checkpoint of a random model with large logits."""
     config = dataclasses.replace(
         tiny_config,
-        model=dataclasses.replace(tiny_config.model, max_length=2048),  # nothing is cut
+        model=dataclasses.replace(tiny_config.model, max_length=2048),  # no input is truncated
         train=dataclasses.replace(tiny_config.train, arms=("raw",)),
         score=ScoreConfig(row_tokens=512, batch_tokens=1024, windows=("test", "meta")),
     )

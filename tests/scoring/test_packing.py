@@ -1,4 +1,4 @@
-"""Packed scoring: every token once after its own prefix, nothing lost, equal to separate passes."""
+"""Packed scoring: each token is computed once, after its own prefix; no step is lost; logits equal separate passes."""
 
 import functools
 from collections import Counter
@@ -23,7 +23,7 @@ MODEL = DecoderConfig(
 
 
 def candidates(problems: int, each: int, seed: int = 0, prompt: int = 60, code: int = 50):
-    """Token sequences: ``each`` programs behind the prompt of each problem, some of them with the same beginning."""
+    """Token sequences: ``each`` programs after the prompt of each problem; some programs have the same beginning."""
     rng = np.random.default_rng(seed)
     sequences = []
     for _ in range(problems):
@@ -36,7 +36,7 @@ def candidates(problems: int, each: int, seed: int = 0, prompt: int = 60, code: 
 
 
 def seen_by(packed, row, place):
-    """Tokens and positions that the token at ``place`` reads, in the row's order, by the mask and by the blocks."""
+    """Tokens and positions that the token at ``place`` reads, in row order, according to the mask and the blocks."""
     places = np.arange(packed.tokens.shape[1])
     mask = (places <= place) & (place < packed.reach[row])
     if packed.blocks is not None:
@@ -64,7 +64,7 @@ def test_every_token_sees_its_own_prefix(row_tokens, batch_tokens, ways):
     distinct = sum(packed.distinct for packed in batches)
     assert distinct < 0.75 * sum(map(len, sequences))
     used = sum(len({(r, p) for r, path in packed.places.values() for p in path}) for packed in batches)
-    assert distinct == used  # nothing is computed twice in a row, nothing is there for nobody
+    assert distinct == used  # within a row, no token is computed twice, and every token is used
 
 
 @settings(max_examples=60, deadline=None)
@@ -80,7 +80,7 @@ def test_a_problem_with_many_candidates_fills_several_rows_with_one_prompt_each(
     sequences = [np.concatenate([prompt, rng.integers(1, 64, 40)]).astype(np.int32) for _ in range(100)]
     batches = pack(sequences, 1024, 4096)
     rows = {(n, row) for n, packed in enumerate(batches) for row, _ in packed.places.values()}
-    assert len(rows) == 5  # 20 programs a row
+    assert len(rows) == 5  # 20 programs per row
     assert 100 * 40 + 5 * 180 < sum(packed.distinct for packed in batches) <= 100 * 40 + 5 * 200
     check(sequences, batches)
 
@@ -109,7 +109,7 @@ def test_batch_sizes():
             sizes = list(batch_sizes(rows, 64, ways))
             assert sum(sizes) >= rows
             assert all(size % ways == 0 for size in sizes)
-            assert sum(sizes) - rows <= max(rows / 3, ways - 1)  # at most a quarter is padding rows
+            assert sum(sizes) - rows <= max(rows / 3, ways - 1)  # at most a quarter of the rows are padding
             assert set(sizes) <= {64, 32, 16, 8, 4, 2, 1}
     assert [row_length(n) for n in (1, 64, 65, 96, 97, 129, 1000)] == [64, 64, 96, 96, 128, 192, 1024]
 
@@ -125,7 +125,7 @@ def pack_in(row_tokens, share, sequences, ways):
 
 
 def test_logits_equal_separate_passes(model, monkeypatch):
-    """To 1e-4, the issue's bound, and to float32's rounding: with and without blocks, in one row or many."""
+    """The difference is float32 rounding, below 1e-4, with and without blocks, in one row or many."""
     mesh, params = model
     rng = np.random.default_rng(2)
     sequences = candidates(5, 8, 4, prompt=90, code=90)
@@ -172,10 +172,10 @@ def test_shapes_of_whole_sequences_follow_from_their_lengths(longest):
 
 
 def test_a_batch_is_as_long_as_its_distinct_tokens():
-    """The prompt of one problem counts once, whatever the number of programs after it."""
+    """The prompt of a problem counts once, for any number of programs after it."""
     rng = np.random.default_rng(0)
     prompt = rng.integers(1, 64, 400)
     sequences = [np.concatenate([prompt, rng.integers(1, 64, 150)]).astype(np.int32) for _ in range(8)]
     [packed] = pack(sequences, 8192, 16384)
-    assert packed.tokens.shape == (1, 2048)  # 1,600 distinct tokens; 4,400 in all
+    assert packed.tokens.shape == (1, 2048)  # 1,600 distinct tokens of 4,400 in total
     check(sequences, [packed])

@@ -1,4 +1,4 @@
-"""A reward model from an arm of a run, and what is told where there is none."""
+"""Loads a reward model from an arm of a run, and checks the errors if there is none."""
 
 import dataclasses
 import shutil
@@ -85,7 +85,7 @@ def test_a_folder_without_a_head_is_refused(prm_folder, tmp_path):
 
 
 def test_no_later_edit_takes_a_model_out_of_service(run, tmp_path):
-    """Edited problems, settings and other stages, a training that begins anew: the finished model is still loaded."""
+    """The finished model can be loaded after edits of problems and settings, and after the start of a new training."""
     root, config, params = run
     copy = tmp_path / "run"
     shutil.copytree(root, copy)
@@ -99,7 +99,7 @@ def test_no_later_edit_takes_a_model_out_of_service(run, tmp_path):
 
 
 def test_an_exported_folder_says_how_it_is_asked_and_its_example_runs(run, tmp_path):
-    """The model card's Python, run as it stands in the folder, gives the scores of the package."""
+    """The Python code of the model card, run unchanged in the folder, gives the scores of the package."""
     root, _, _ = run
     folder = export(trained_arm(root / "raw"), tmp_path / "hf")
     card = (folder / "README.md").read_text()

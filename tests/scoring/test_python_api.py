@@ -1,4 +1,4 @@
-"""`import dreamprm_jax as dp` as a stranger uses it: each of the five tasks in at most five lines."""
+"""`import dreamprm_jax as dp` as a new user would use it: each of the five tasks takes at most five lines."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""dreamprm score: any input, every candidate scored or named, the same bytes whatever happens in between."""
+"""dreamprm score: any input; every candidate is scored or reported; interruptions do not change the output bytes."""
 
 import argparse
 import dataclasses
@@ -57,9 +57,9 @@ def test_every_candidate_in_order_with_the_scores_of_its_own_pass(job, written, 
     assert skips == []
     assert counts["read"] == counts["scored"] == 32
     assert counts["steps"] == sum(len(r["step_scores"]) for r in rows) > 100
-    assert 0 < counts["tokens computed"] <= counts["tokens"]  # fewer where prefix trees cost less (test_packing.py)
+    assert 0 < counts["tokens computed"] <= counts["tokens"]  # fewer if prefix trees are cheaper (test_packing.py)
     assert 0 < counts["padding share"] < 0.6
-    records = read_records(tmp_path / "scores.parquet", Score)  # a Score file to the rest of the package
+    records = read_records(tmp_path / "scores.parquet", Score)  # the rest of the package can read it as Score records
     assert {(r.model, r.checkpoint) for r in records} == {(prm.name, prm.checkpoint)}
     alone = Scorer(prm.model, prm.mesh, prm.params, 1024, 1024)
     for (problem, codes), record in zip(written, records[::4], strict=True):
@@ -139,7 +139,7 @@ HOSTILE = [
 
 
 def write_hostile(path, problem_id, good):
-    """Two good candidates around hostile ones; the last is a duplicate of the first."""
+    """Writes hostile candidates between two good ones; the last candidate is a duplicate of the first."""
     rows = [
         {"problem_id": problem_id, "code": good, "sample_index": 10**30},  # not one of 64 bits: counted instead
         *(row for row, _ in HOSTILE),
@@ -175,7 +175,7 @@ def test_hostile_rows_are_named_and_counted(job, written, tmp_path):
     with pytest.raises(DataError, match=r"hostile\.jsonl, row 2: not valid JSON .*without --strict it is skipped"):
         job(path, tmp_path / "strict.parquet", strict=True)
     with pytest.raises(DataError, match=rf"an earlier run without --strict skipped {len(skips)} candidates"):
-        job(path, max_characters=200_000, strict=True)  # done already, but not without a skip
+        job(path, max_characters=200_000, strict=True)  # the job is finished, but with a skipped candidate
 
 
 def test_shards_that_share_a_folder_end_with_the_bytes_of_one_process(job, tmp_path):
@@ -195,7 +195,7 @@ def test_shards_that_share_a_folder_end_with_the_bytes_of_one_process(job, tmp_p
 def test_another_jobs_files_are_left_alone(job, tmp_path, candidates_file):
     job()
     before = (tmp_path / "scores.parquet").read_bytes()
-    assert job()[0]["scored"] == 32  # the same job: nothing to do
+    assert job()[0]["scored"] == 32  # the same job, which is finished
     with pytest.raises(DataError, match=r"is there and not this job's result"):
         job(chunk=9)
     assert (tmp_path / "scores.parquet").read_bytes() == before
@@ -297,7 +297,7 @@ def test_stdin(prm_folder, problems_file, candidates_file, tmp_path, monkeypatch
 
 @pytest.mark.slow
 def test_killed_and_run_again_ends_with_the_same_bytes(prm_folder, problems_file, candidates_file, tmp_path):
-    """kill -9 as soon as there is a first and a second chunk, twice."""
+    """Sends kill -9 as soon as the first and then the second chunk exist, twice."""
 
     def command(output):
         options = {"prm": prm_folder, "problems": problems_file, "candidates": candidates_file, "output": output}
@@ -327,7 +327,7 @@ def test_killed_and_run_again_ends_with_the_same_bytes(prm_folder, problems_file
 
 @pytest.mark.slow
 def test_several_devices_give_the_scores_of_one(job, prm_folder, problems_file, candidates_file, tmp_path):
-    """Four devices in a process of its own: batches over two, each layer over two."""
+    """A separate process with four devices: batches are sharded over two, and each layer over two."""
     _, rows, _ = job(chunk=32)
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"
     output = tmp_path / "four.parquet"

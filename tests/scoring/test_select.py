@@ -1,4 +1,4 @@
-"""From scores to a choice: `dreamprm select` and `dreamprm evaluate` on files, without a run."""
+"""Selection by scores: `dreamprm select` and `dreamprm evaluate` on files, without a run."""
 
 import csv
 import json
@@ -29,7 +29,7 @@ def problem(number: int) -> dict:
 
 @pytest.fixture
 def files(tmp_path):
-    """Twelve problems, three programs each (factors 1, 2, 3; the second is right), scores that prefer the third."""
+    """Twelve problems with three programs each (factors 1, 2, 3; 2 is right), and scores that prefer the third."""
     problems, candidates, scores = (tmp_path / name for name in ("problems.jsonl", "candidates.json", "scores.jsonl"))
     problems.write_text("".join(json.dumps(problem(n)) + "\n" for n in range(12)))
     codes = [program(factor) for factor in (1, 2, 3)]
@@ -87,7 +87,7 @@ def test_public_tests_come_before_the_score(files, tmp_path, capsys):
 def test_an_aggregator_and_a_candidate_without_a_score(files, tmp_path, capsys):
     problems, candidates, scores = files  # noqa: RUF059
     lines = scores.read_text().splitlines()
-    scores.write_text("\n".join(lines[:2] + lines[3:]) + "\n")  # the third program of p/0 has none
+    scores.write_text("\n".join(lines[:2] + lines[3:]) + "\n")  # the third program of p/0 has no score
     assert run("select", files, tmp_path, "best.jsonl", "--aggregator=sum_log_odds") == 0
     rows = read_table(tmp_path / "best.jsonl")
     assert [row["sample_index"] for row in rows] == [1] + [2] * 11
@@ -127,7 +127,7 @@ def test_evaluate_gives_the_whole_table(files, tmp_path, capsys):
     shown = capsys.readouterr().out
     for title in ("Best of 3, %", "Paired differences", "Aggregators", "Reward hacking"):
         assert title in shown
-    assert "DreamPRM-Code" not in shown  # the paper's rows are of LiveCodeBench
+    assert "DreamPRM-Code" not in shown  # the paper's rows are only for LiveCodeBench
     assert {"table.txt", "candidates.csv", "eval_all.json", "skipped.csv"} <= {
         path.name for path in (tmp_path / "out").iterdir()
     }

@@ -1,4 +1,4 @@
-"""dreamprm serve: a real process asked over real HTTP."""
+"""dreamprm serve: a real process and real HTTP requests."""
 
 import asyncio
 import base64
@@ -26,7 +26,7 @@ pytest.importorskip("aiohttp", reason="needs the extra 'serve'")
 
 
 class Server:
-    """The process, and one way to ask it."""
+    """The server process, and a method that sends a request."""
 
     def __init__(self, folder):
         command = [sys.executable, "-m", "dreamprm_jax.cli", "serve", f"--prm={folder}", "--port=0", "--name=tiny"]
@@ -40,7 +40,7 @@ class Server:
         self.port = int(match[1])
 
     def ask(self, method, path, body=None):
-        """(status, headers, parsed body)."""
+        """Sends a request. Returns (status, headers, parsed body)."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         connection.request(method, path, data, {"Content-Type": "application/json"})
@@ -95,8 +95,8 @@ def test_pooling_is_that_of_vllm(server, prm, scorer, written):
     assert body["usage"]["prompt_tokens"] == body["usage"]["total_tokens"] == len(ids)
     (entry,) = body["data"]
     assert (entry["index"], entry["object"]) == (0, "pooling")
-    np.testing.assert_allclose(np.asarray(entry["data"])[:, 0], scores, atol=1e-4)  # one [score] a token
-    # An exported model's step scores: those of the steps' last tokens.
+    np.testing.assert_allclose(np.asarray(entry["data"])[:, 0], scores, atol=1e-4)  # one [score] per token
+    # The step scores of an exported model are the scores of the last tokens of the steps.
     steps = server.ask("POST", "/score_steps", steps_body(problem, codes[:1]))[2]["results"][0]["steps"]
     np.testing.assert_allclose([entry["data"][i][0] for i in reading.ends], [s["score"] for s in steps], atol=1e-4)
 
@@ -112,9 +112,9 @@ def test_pooling_is_that_of_vllm(server, prm, scorer, written):
 
     messages = [{"role": "user", "content": "Add two numbers."}, {"role": "assistant", "content": codes[0]}]
     chat = server.ask("POST", "/pooling", {"messages": messages})[2]
-    assert len(chat["data"][0]["data"]) == len(split_steps(codes[0]))  # one [score] a step
+    assert len(chat["data"][0]["data"]) == len(split_steps(codes[0]))  # one [score] per step
     body = {"messages": messages, "truncate_prompt_tokens": chat["usage"]["prompt_tokens"] - 1}
-    shorter = server.ask("POST", "/pooling", body)[2]  # the prompt's first token less
+    shorter = server.ask("POST", "/pooling", body)[2]  # without the first token of the prompt
     assert shorter["usage"]["prompt_tokens"] == body["truncate_prompt_tokens"]
     assert len(shorter["data"][0]["data"]) == len(chat["data"][0]["data"])
     status, _, answer = server.ask("POST", "/pooling", body | {"truncate_prompt_tokens": 1})
@@ -161,7 +161,7 @@ def test_errors_are_json_that_say_why(server, written):
 
 @pytest.mark.slow
 def test_sigterm_answers_what_was_taken_then_ends(server, written):
-    """Runs last in this file: it ends the module's server."""
+    """Must run last in this file, because it stops the module's server."""
     problem, codes = written[1]
     before = server.ask("GET", "/health")[2]["requests"]
     answers = []
@@ -186,7 +186,7 @@ def test_sigterm_answers_what_was_taken_then_ends(server, written):
 
 
 def test_a_full_queue_is_refused_and_errors_reach_their_request():
-    """The batcher with a scorer that waits: what comes meanwhile goes together, what does not fit is refused."""
+    """While the scorer is busy, requests are collected into one batch; requests beyond the queue's size are refused."""
     go, passes = threading.Event(), []
 
     class Slow:
@@ -213,7 +213,7 @@ def test_a_full_queue_is_refused_and_errors_reach_their_request():
         go.set()
         assert first.result(30)[0].tolist() == [5] * 5
         assert [len(future.result(30)) for future in later] == [2, 2, 2]
-        assert passes == [1, 4, 2]  # as many as fit a batch
+        assert passes == [1, 4, 2]  # as many as fit into a batch
         with pytest.raises(MemoryError):
             batcher.submit([reading(3)]).result(30)
         assert len(batcher.submit([reading(2)]).result(30)) == 1

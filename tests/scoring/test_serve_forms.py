@@ -1,4 +1,4 @@
-"""What the server answers in every form that clients ask in, from a server in a thread of this process."""
+"""The server's answers to every form of request, from a server in a thread of this process."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ PROGRAM = "def f():\n    return 1\n\n\ndef main():\n    print(f())\n"
 
 @contextlib.contextmanager
 def serving(prm, scorer, **limits):
-    """The address of a server."""
+    """Starts a server and gives its address."""
     loop, started = asyncio.new_event_loop(), threading.Event()
     address, runners = [], []
 
@@ -213,7 +213,7 @@ def test_the_page_scores_a_pasted_program_in_a_browser(width, prm, scorer, tmp_p
     assert [name for name, _, _ in shown] == ["f", "main"]
     assert [float(score) for _, score, _ in shown] == pytest.approx(scores, abs=1e-3)
     assert html.unescape("".join(text for _, _, text in shown)).split() == program.split()
-    assert int(re.search(r"<title>(-?\d+)</title>", dom)[1]) <= 0  # nothing is wider than the window
+    assert int(re.search(r"<title>(-?\d+)</title>", dom)[1]) <= 0  # no element is wider than the window
 
 
 @pytest.mark.parametrize("client", ["requests", "openai"])

@@ -1,4 +1,4 @@
-"""The figures of step scores against held-out labels, on cases whose figures are known."""
+"""The metrics of step scores on held-out labels, in cases with known values."""
 
 import math
 
@@ -18,10 +18,10 @@ def solution(number, *labels):
 
 def test_figures_of_known_cases():
     rows = [
-        (solution(0, 1.0, 0.0, NAN), np.array([0.9, 0.2, 0.9])),  # the first error is named
-        (solution(1, 1.0, 0.0), np.array([0.4, 0.3])),  # the step before it is named
-        (solution(2, 1.0, 1.0), np.array([0.8, 0.7])),  # nothing is named
-        (solution(3, NAN, 0.0), np.array([0.1, 0.1])),  # where the first error is, is not known
+        (solution(0, 1.0, 0.0, NAN), np.array([0.9, 0.2, 0.9])),  # the first error is predicted
+        (solution(1, 1.0, 0.0), np.array([0.4, 0.3])),  # the step before it is predicted
+        (solution(2, 1.0, 1.0), np.array([0.8, 0.7])),  # no error is predicted
+        (solution(3, NAN, 0.0), np.array([0.1, 0.1])),  # the position of the first error is unknown
     ]
     found = evaluate_steps("x", rows)
     assert (found.solutions, found.steps) == (4, 7)
@@ -30,7 +30,7 @@ def test_figures_of_known_cases():
     assert (found.accuracy_erroneous, found.accuracy_correct) == (0.5, 1.0)
     assert found.first_error_f1 == pytest.approx(2 / 3)
     assert found.brier == pytest.approx(np.mean([(1 - p) ** 2 for p in positive] + [n**2 for n in negative]))
-    assert np.isnan(found.auroc.low)  # four problems have no interval
+    assert np.isnan(found.auroc.low)  # four problems are too few for an interval
     assert "—" in figures_table([found]) or "-" in figures_table([found])
 
 

@@ -1,4 +1,4 @@
-"""`dreamprm train --steps`: a model of one's own labels, its figures, and every later use of it."""
+"""`dreamprm train --steps`: a model trained on the user's labels, its metrics, and all later uses of it."""
 
 import json
 import random
@@ -31,7 +31,7 @@ SMALL = {
 
 
 def solutions(seed, count, outcome=True):
-    """Steps that say whether they are right; the labels of a tenth are wrong."""
+    """Steps whose text tells whether they are right; a tenth of the labels are wrong."""
     rng = random.Random(seed)
     for number in range(count):
         steps, labels, right = [], [], True
@@ -129,7 +129,7 @@ def test_an_exported_folder_scores_as_the_arm(run, tmp_path):
 
 @pytest.mark.slow
 def test_separator_and_resume(files, tmp_path, monkeypatch):
-    """A run that is stopped after its warm-up ends with the weights of one that is not."""
+    """A run that is stopped after its warm-up and resumed has the same weights as an uninterrupted run."""
     import dreamprm_jax.stages.train as stage
 
     settings = {"train.arms": "('raw',)", "train.warmup_steps": 3, "train.evaluate_every": 0}

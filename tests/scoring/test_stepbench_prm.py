@@ -1,4 +1,4 @@
-"""``dreamprm stepbench score --prm``: a reward model's folder scored on a benchmark, in a process of its own."""
+"""``dreamprm stepbench score --prm``: evaluates the folder of a reward model on a benchmark, in a separate process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Exported labels in TRL's PRMTrainer, and the model that it trains scored here: tokens, labels and scores agree."""
+"""Trains with TRL's PRMTrainer on exported labels, and scores with its model: tokens, labels and scores agree."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Tasks in the form of CodeI/O's, written for the tests: small programs of several functions with input generators."""
+"""Tasks in the format of CodeI/O, written for the tests: small programs of several functions with input generators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The metrics by hand: accuracies, F1, threshold, baselines; and the commands on a made folder."""
+"""The metrics (accuracies, F1, threshold, baselines) on cases calculated by hand, and the commands on a folder."""
 
 from __future__ import annotations
 

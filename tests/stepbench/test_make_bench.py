@@ -1,4 +1,4 @@
-"""A benchmark made in the sandbox from small tasks: what is in it, the same bytes again, resumed after a stop."""
+"""A benchmark made in the sandbox from small tasks: its content, the same bytes again, resumption after a stop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drawing faults: one function, byte-exact outside the edit, the same for the same seed."""
+"""Random faults: in one function, without changes outside the edit, the same for the same seed."""
 
 from __future__ import annotations
 

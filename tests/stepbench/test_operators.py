@@ -1,4 +1,4 @@
-"""Each fault operator: exactly which edits it makes, on programs written for this."""
+"""The exact edits of each fault operator, on programs written for this test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading what scorers say: each form, and what is wrong with a row."""
+"""Reads the files of scorers: each form, and the errors of bad rows."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ def micro() -> DecoderConfig:
 
 @pytest.fixture(scope="session")
 def micro_params():
-    """Parameters whose logits are of the order of one, so that differences show."""
+    """Parameters with logits of order one, so that differences are visible."""
     params = jax.jit(init_params, static_argnums=0)(MICRO, jax.random.key(0))
     return params | {"head": jax.tree.map(lambda leaf: 40 * leaf, params["head"])}
 

@@ -1,7 +1,8 @@
-"""Run by test_mesh.py in processes of their own, with 8 CPU devices in all: prints, as JSON, how far sharded runs are
-from one device, for loss, gradient, Hessian-vector product, hypergradient, and parameters imported and exported.
+"""Run by test_mesh.py in separate processes with 8 CPU devices in total. Prints, as JSON, the differences of sharded
+runs from one device: loss, gradient, Hessian-vector product, hypergradient, and imported and exported parameters.
 
-``python sharded_check.py SHAPES [PORT PROCESS COUNT]``: with the latter, one of COUNT processes that share the mesh.
+``python sharded_check.py SHAPES [PORT PROCESS COUNT]``: with the optional arguments, it is one of COUNT processes that
+share the mesh.
 """
 
 import json
@@ -44,7 +45,7 @@ GOLDEN = Path(__file__).parents[1] / "models" / "golden" / "qwen2"
 
 
 def quantities(params, phi, tokens, positions, segments, index):
-    """Loss, gradient, Hessian-vector product, and the gradient in phi of the loss's tangent along the gradient."""
+    """Loss, gradient, Hessian-vector product, and the phi-gradient of the loss's derivative along the gradient."""
 
     def loss(p, phi):
         logits = step_logits(CONFIG, p, tokens, positions, segments, index)
@@ -57,7 +58,7 @@ def quantities(params, phi, tokens, positions, segments, index):
 
 
 def largest_difference(expected, got) -> float:
-    """Over the leaves, and of each leaf over the parts that this process holds."""
+    """The largest absolute difference over all leaves, in the shards that this process holds."""
 
     def one(want, have) -> float:
         want = np.asarray(want)
@@ -67,7 +68,7 @@ def largest_difference(expected, got) -> float:
 
 
 class Recorded:
-    """A stored tensor that notes the largest part read of it, as a share of the whole."""
+    """A stored tensor that records the largest slice read from it, as a fraction of the whole."""
 
     def __init__(self, stored, name: str, largest: dict[str, float]) -> None:
         self.stored, self.name, self.largest = stored, name, largest
@@ -82,7 +83,7 @@ class Recorded:
 
 
 class RecordingCheckpoint(Checkpoint):
-    """Hands out its tensors recorded."""
+    """A checkpoint whose tensors are ``Recorded``."""
 
     largest: ClassVar[dict[str, float]] = {}
 
@@ -91,7 +92,7 @@ class RecordingCheckpoint(Checkpoint):
 
 
 def imported_and_exported(mesh) -> tuple[float, float]:
-    """Differences of sharded from whole: parameters read from a folder, and read back after an export."""
+    """Differences between sharded and whole parameters, read from a folder, and read again after an export."""
     config, key = read_config(GOLDEN), jax.random.key(0)
     whole = jax.tree.map(np.asarray, load_params(config, GOLDEN, key))
     RecordingCheckpoint.largest.clear()

@@ -1,6 +1,6 @@
-"""Run by test_processes.py: some stages of a run, in one of several processes.
+"""Run by test_processes.py: runs some stages of a run in one of several processes.
 
-``python stage_process.py CONFIG.json WORKDIR STAGE,...``: the settings say which process this is.
+``python stage_process.py CONFIG.json WORKDIR STAGE,...``: the settings contain the rank of the process.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Arms by labeling: what each trains on, and that all of them run, share their warm-ups and leave their labels."""
+"""Arms by labeling: the labels that each trains on. All arms run, share their warm-ups and write their labels."""
 
 import dataclasses
 import json
@@ -37,7 +37,7 @@ def test_plans_name_start_loss_and_warm_up(tiny_config):
         ("table_on_em", "table_on_em", "em", "mse", "warmup_em", True),
         ("corrected", "em", "em", "mse", "warmup_em", False),
     ]
-    # Only the learned labelings keep the meta programs' outcomes for the outer problem: their warm-up is another one.
+    # Only the learned labelings reserve the meta programs' outcomes for the outer problem, so their warm-up differs.
     apart = dataclasses.replace(settings, meta=dataclasses.replace(settings.meta, held_out=True))
     assert [plan.warmup for plan in arm_plans(apart)] == ["warmup", "warmup_gce", "warmup_em_held_out", "warmup_em"]
 
@@ -96,16 +96,16 @@ def test_every_labeling_trains_and_leaves_its_labels(tiny_config, tmp_path):
     passed = {row.program_hash for row in read_records(paths.outcomes("train"), Outcome) if row.passed}
     online = [row.corrected for row in labels["undetected_fault_online"] if row.program_hash in passed]
     assert online
-    assert min(online) > 0.999  # the posterior knows the outcome, which the evidence that it starts from does not
+    assert min(online) > 0.999  # the posterior uses the outcome; the initial evidence does not
     for arm in ("table_on_em", "corrector_net"):
         start = {(r.program_hash, r.step_index): r.corrected for r in labels["em"]} if arm == "table_on_em" else raw
         moved = [abs(row.corrected - start[row.program_hash, row.step_index]) for row in labels[arm]]
-        assert max(moved) > 0.03, arm  # the floor alone moves a label by 0.02
+        assert max(moved) > 0.03, arm  # the floor alone changes a label by 0.02
     assert labels["table_on_em"][0].method == "table_on_em/from=em/mixed/K=1/learning_rate=0.5"
     last = json.loads((paths.arm("em") / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     assert math.isfinite(last["inner_loss"])
 
-    # Training is repeated on stored labels: the same parameters as the arm that made them.
+    # Training on the stored labels gives the same metrics as the arm that made the labels.
     stored = LabelsConfig(method="stored", stored=str(paths.corrected_labels("em")))
     again = dataclasses.replace(settings, train=dataclasses.replace(train, arms=("corrected",), labels=stored))
     other = Paths(tmp_path / "again")

@@ -1,4 +1,4 @@
-"""Checkpoints: what is saved comes back whole, or its parameters alone."""
+"""Checkpoints: a saved state is restored completely, or only its parameters."""
 
 import dataclasses
 
@@ -25,12 +25,12 @@ def test_state_comes_back(tmp_path, micro, micro_params):
         assert checkpoints.latest_step() is None
         checkpoints.save(10, jax.tree.map(lambda leaf: leaf + 1, state))
         assert not checkpoints.due(15)
-        checkpoints.save(15, state)  # not due: not saved
-        assert [step for step in range(12, 27, 3) if checkpoints.due(step, stride=3)] == [12, 21]  # three at once
+        checkpoints.save(15, state)  # not due, so not saved
+        assert [step for step in range(12, 27, 3) if checkpoints.due(step, stride=3)] == [12, 21]  # three steps at once
         assert checkpoints.latest_step() == 10
         assert checkpoints.due(20)
         checkpoints.save(20, state)
-        checkpoints.save(20, state, force=True)  # a second time: nothing happens
+        checkpoints.save(20, state, force=True)  # the second call has no effect
         checkpoints.save(25, state, force=True)
     with Checkpoints(tmp_path / "c", every=10, keep=2) as checkpoints:
         assert checkpoints.latest_step() == 25

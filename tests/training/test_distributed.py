@@ -1,4 +1,4 @@
-"""Settings of several processes, and SIGTERM kept until the work inside has acted on it."""
+"""Settings of several processes, and SIGTERM, which is kept until the work inside has handled it."""
 
 import os
 import signal
@@ -50,13 +50,13 @@ def test_a_request_is_kept_and_one_that_nobody_acted_on_goes_on():
                 assert not inner.requested
                 os.kill(os.getpid(), signal.SIGTERM)
                 assert inner.requested
-            assert outer.requested  # the outer work still has to act on it
+            assert outer.requested  # the outer work must still handle it
             assert outer.exit_status == 143
             assert not seen
         assert seen == [signal.SIGTERM]
         with pytest.raises(SystemExit):
             _act_on_a_request()
-        assert seen == [signal.SIGTERM]  # acted on
+        assert seen == [signal.SIGTERM]  # handled
         with distributed.keep_stop_signals() as again:
             assert not again.requested
     finally:

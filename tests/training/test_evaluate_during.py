@@ -1,4 +1,4 @@
-"""Figures during training, against sums over single programs and against cases worked out by hand."""
+"""Compares the metrics during training with sums over single programs and with cases calculated by hand."""
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ def meta():
 
 @pytest.fixture(scope="module")
 def truth(meta):
-    """Of all steps but those of one program."""
+    """The truth of all steps, except those of one program."""
     rng = np.random.default_rng(0)
     return {(e.program_hash, i): bool(rng.integers(0, 2)) for e in meta[1:] for i in range(len(e.step_index))}
 
@@ -62,7 +62,7 @@ def test_a_part_of_the_set_and_what_is_undefined(meta):
 
 
 def test_sign_agreement_by_hand():
-    """Rows: right, wrong, right, untouched, at rest, at the truth, of unknown truth."""
+    """The rows are: right, wrong, right, untouched, zero direction, label equal to the truth, unknown truth."""
     move = LabelMove(
         label=np.float32([0.2, 0.2, 0.9, 0.5, 0.5, 0.5, 0.5]),
         direction=np.float32([0.3, -0.1, -2.0, 1.0, 0.0, 1.0, 1.0]),

@@ -50,7 +50,7 @@ def test_examples_join_labels_and_outcomes(tokenizer, problem, program):
     failed = Program.make(problem.problem_id, "print(1)\n", 1, "x", {})
     unknown = Program.make(problem.problem_id, "print(2)\n", 2, "x", {})
     empty = Program.make(problem.problem_id, "", 3, "x", {})
-    again = dataclasses.replace(program, sample_index=4)  # the same text once more
+    again = dataclasses.replace(program, sample_index=4)  # the same text again
     keys = [("q", "elsewhere", 0), (problem.problem_id, program.program_hash, 1)]
     verdicts = [outcome(program, Verdict.AC), outcome(failed, Verdict.RE), outcome(unknown, Verdict.SANDBOX_ERROR)]
     counts = Counter()
@@ -93,7 +93,7 @@ def test_statement_is_truncated_on_the_left(tokenizer, problem, program, lengths
 
 @pytest.mark.parametrize(("overlong", "shorter_by"), [("drop", 1), ("truncate_statement", None)])
 def test_what_does_not_fit_is_dropped_and_counted(tokenizer, problem, program, lengths, overlong, shorter_by):
-    # truncate_statement drops the program where it alone fills the context
+    # truncate_statement drops a program that fills the context without the statement
     length = sum(lengths) - shorter_by if shorter_by else lengths[1]
     short = Program.make(problem.problem_id, "1\n", 1, "x", {})
     counts = Counter()

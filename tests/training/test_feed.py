@@ -1,4 +1,4 @@
-"""Packing: every example once an epoch, nothing over capacity, and logits as if each were alone."""
+"""Packing: every example occurs once per epoch, no row exceeds its capacity, and logits equal those of single rows."""
 
 from collections import Counter
 
@@ -45,7 +45,7 @@ def test_every_example_is_seen_once_an_epoch():
 
 
 def test_rows_of_an_epoch_fill_whole_batches():
-    """With several rows a batch, batches run on over the epoch's end: no row is dropped."""
+    """With several rows per batch, batches continue across the end of an epoch, so no row is dropped."""
     examples = make_examples(30)
     single, triple = PackedRows(examples, 32, 1, seed=3), PackedRows(examples, 32, 3, seed=3)
     flat = [single.batch(step).tokens[0] for step in range(12)]
@@ -123,8 +123,8 @@ def test_packed_logits_equal_separate_passes(micro, micro_params):
 @pytest.mark.parametrize(
     ("field", "change"),
     [
-        ("positions", lambda leaf: leaf[:, :-1]),  # another length
-        ("raw", lambda leaf: leaf[:1]),  # another number of rows
+        ("positions", lambda leaf: leaf[:, :-1]),  # a different length
+        ("raw", lambda leaf: leaf[:1]),  # a different number of rows
         ("label_mask", lambda leaf: leaf.astype(np.float32)),  # not a mask
         ("label_index", lambda leaf: leaf.astype(np.float32)),
         ("outcome_share", lambda leaf: leaf[:, None]),

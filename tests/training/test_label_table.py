@@ -1,4 +1,4 @@
-"""The labels at the start: padded, on every device, an argument of the step and no constant of its program."""
+"""The initial labels: padded, on every device, and an argument of the step instead of a constant in its program."""
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ def test_table_and_its_optimizer_state_are_on_every_device(micro, micro_train):
 
 
 def test_label_sets_share_one_program(micro, micro_train):
-    """Other labels, and other numbers of them, are the same program: the compile cache has it once."""
+    """Different labels, and different numbers of labels, use one compiled program."""
     setup, data = Setup(micro_train, micro, make_mesh(MeshConfig()), None), make_data(make_examples(12), micro_train)
     arm = Arm("corrected", make_inner_loss(micro, LABELS, 1.0), 0, 1, LABELS)
     programs = set()

@@ -1,4 +1,4 @@
-"""The loop on a micro model: resuming, the bi-level step by hand, the guard against values that are not finite."""
+"""The loop on a micro model: resumption, the bi-level step by hand, the guard against non-finite values."""
 
 import dataclasses
 import json
@@ -88,8 +88,8 @@ def crash():
 @pytest.mark.parametrize(
     ("event", "at", "error", "lines", "saved"),
     [
-        (terminate, 4, SystemExit, 3, 5),  # SIGTERM between two checkpoints: saves, then stops
-        (crash, 7, KeyboardInterrupt, 5, 6),  # anything else: back to the last checkpoint, and its metrics
+        (terminate, 4, SystemExit, 3, 5),  # SIGTERM between two checkpoints: saves a checkpoint, then stops
+        (crash, 7, KeyboardInterrupt, 5, 6),  # any other error: continues from the last checkpoint and its metrics
     ],
     ids=["SIGTERM", "crash"],
 )
@@ -104,15 +104,15 @@ def test_resumed_run_equals_an_uninterrupted_one(run, whole, tmp_path, event, at
     assert max(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()) == saved
     seen = []
     resumed = run(tmp_path, at=saved, event=lambda: seen.append(True))
-    assert seen  # it went on from there
+    assert seen  # it continued from the checkpoint
     chex.assert_trees_all_equal(resumed, whole[1])
     assert metrics(tmp_path) == metrics(whole[0])
     assert len(metrics(tmp_path)) == 6
-    chex.assert_trees_all_equal(run(tmp_path, at=7, event=crash), whole[1])  # finished: no step is taken
+    chex.assert_trees_all_equal(run(tmp_path, at=7, event=crash), whole[1])  # already finished, so no step is run
 
 
 def test_measurements_change_no_step(run, whole, micro_train, tmp_path):
-    """Without truth the state is the same bit for bit; with it the figures are there, at their steps."""
+    """The state is bitwise equal with and without measurements, and the measurements are at their steps."""
     rows = [json.loads(line) for line in metrics(whole[0])]
     measured = {"meta_loss", "meta_outcome_auroc", "meta_step_auroc", "dropped_tokens"}
     assert [row["step"] for row in rows if measured <= row.keys()] == [3, 7]  # after 4 and after 8 steps
@@ -133,14 +133,14 @@ def test_measurements_change_no_step(run, whole, micro_train, tmp_path):
 
 
 def test_bilevel_step_by_hand(examples, micro, micro_train, start):
-    """theta' is the plain step's; phi' is one Adam step along jax.grad through the whole inner step."""
+    """theta' equals that of the plain step; phi' is one Adam step along jax.grad through the whole inner step."""
     data = make_data(examples, micro_train)
     inner_loss, outer_loss = make_inner_loss(micro, LABELS, 0.7), make_outer_loss(micro)
     optimizer = make_optimizer(micro_train)
     batch, outer = data.inner.batch(0), data.outer.batch(0)
     plain = jax.jit(make_plain_step(inner_loss, optimizer))
     state = start
-    for step in range(6):  # warm moments: the derivative of Adam's first steps is steep where gradients are tiny
+    for step in range(6):  # warm moments, because the derivative of Adam's first steps is large for tiny gradients
         state, _, _ = plain(state, StepInputs(data.inner.batch(10 + step)))
     bilevel = jax.jit(make_bilevel_step(micro, inner_loss, LABELS, optimizer, micro_train))
     labels = LabelStart(jnp.asarray(data.raw), jnp.int32(len(data.raw)))
@@ -161,7 +161,7 @@ def test_bilevel_step_by_hand(examples, micro, micro_train, start):
     touched = np.unique(batch.label_index[batch.label_mask])
     assert 0 < len(touched) < len(data.raw)
     step = np.zeros(len(data.raw))
-    # Adam's first step: m / (1 - b1) over the root of v / (1 - b2), so g over |g| + eps
+    # Adam's first step is m / (1 - b1) divided by the root of v / (1 - b2), that is, g / (|g| + eps)
     step[touched] = -micro_train.meta.learning_rate * np.asarray(gradient / (jnp.abs(gradient) + 1e-8))[touched]
     np.testing.assert_allclose(got.phi - state.phi, step, atol=2e-3 * micro_train.meta.learning_rate)
     np.testing.assert_array_equal(np.flatnonzero(got.meta_opt_state.count), touched)
@@ -172,7 +172,7 @@ def test_bilevel_step_by_hand(examples, micro, micro_train, start):
 
 
 def test_dropout_has_one_mask_in_all_phases_of_a_bilevel_step(examples, micro, micro_train, start):
-    """With LoRA dropout: another key gives another step; the phases agree with jax.grad through the whole step."""
+    """With LoRA dropout, another key gives another step; the phases agree with jax.grad through the whole step."""
     model = dataclasses.replace(micro, lora=LoraConfig(rank=2, dropout=0.5))
     params = jax.jit(init_params, static_argnums=0)(model, jax.random.key(1))
     trainable, frozen = split_trainable(model, jax.tree.map(lambda leaf: leaf + 0.1, params))
@@ -201,10 +201,10 @@ def test_dropout_has_one_mask_in_all_phases_of_a_bilevel_step(examples, micro, m
 
 
 def test_loss_that_is_not_finite_keeps_the_batch(run, examples, micro, micro_train, tmp_path):
-    """The run stops, the batch is on disk, and the newest checkpoint is from before."""
+    """The run stops, the batch is on disk, and the last checkpoint is older than the bad step."""
     inner = make_inner_loss(micro, LABELS, 1.0)
     rows = make_data(examples, micro_train).inner
-    # marks of step 5's batch; the loss breaks where it meets them
+    # marks of the batch of step 5; the loss becomes non-finite for a batch with these marks
     bad = rows.batch(5)
 
     def broken(params, phi, batch):
@@ -240,7 +240,7 @@ def test_a_step_outside_the_label_table_is_refused(examples, micro, micro_train,
 
 
 def test_scores_of_a_trained_arm(whole, examples, micro):
-    """Restored from its checkpoint; in the sequences' order; equal to a pass of each program alone."""
+    """Restored from the checkpoint, in the order of the sequences, and equal to a separate pass of each program."""
     folder, state = whole
     sequences = [
         ProgramReading(Program(e.problem_id, e.program_hash, 0, "", "", ""), Reading(e.tokens, e.step_index))

@@ -1,4 +1,4 @@
-"""What the train stage holds on the devices: one train state and one frozen tree, whatever the number of arms."""
+"""Device memory of the train stage: one train state and one frozen tree, for any number of arms."""
 
 import dataclasses
 import gc
@@ -19,7 +19,7 @@ from dreamprm_jax.training.metrics import MetricsWriter
 
 @pytest.fixture(scope="module")
 def root(tiny_config, tmp_path_factory):
-    """A run's folder up to its labels."""
+    """The folder of a run that is finished up to its labels."""
     root = tmp_path_factory.mktemp("run")
     for stage in ("generate", "label"):
         run_stage(tiny_config, root, stage)
@@ -41,7 +41,7 @@ def test_one_train_state_is_alive_in_every_arm(rank, tiny_config, root, tmp_path
 
         def write(self, step, values, speed=None):
             gc.collect()
-            # Batches and label tables are integers, or have no axis as long as the model's width.
+            # Batches and label tables are integers, or have no axis of the model's width.
             live = [a.nbytes for a in jax.live_arrays() if a.dtype == "float32" and 64 in a.shape]
             held.setdefault(self.folder.name, []).append(sum(live))
             super().write(step, values, speed)
@@ -52,7 +52,7 @@ def test_one_train_state_is_alive_in_every_arm(rank, tiny_config, root, tmp_path
     save = Checkpoints.save
 
     def save_and_wait(checkpoints, *arguments, **options):
-        """On the CPU, a checkpoint shares the state's memory until it is written."""
+        """Waits until the checkpoint is written, because on the CPU it shares memory with the state until then."""
         save(checkpoints, *arguments, **options)
         checkpoints._manager.wait_until_finished()
 

@@ -1,4 +1,4 @@
-"""Mesh shapes, the rules table, and sharded runs against one device."""
+"""Mesh shapes, the table of sharding rules, and sharded runs compared with one device."""
 
 import dataclasses
 import json
@@ -59,7 +59,7 @@ def test_mesh_that_does_not_fit_is_refused(axes, message):
 
 @dataclasses.dataclass(frozen=True)
 class FakeDevice:
-    """What the mesh asks of a device."""
+    """The attributes of a device that the mesh reads."""
 
     id: int
     slice_index: int
@@ -71,13 +71,13 @@ class FakeDevice:
 
 
 def fake_devices(*sizes, platform="tpu"):
-    """Devices in slices of these sizes, two wide; the last slice's first: their order is no one's promise."""
+    """Devices in slices of these sizes, two wide, in reverse order, because no order of devices is guaranteed."""
     places = [(index, (n % 2, n // 2, 0)) for index, size in enumerate(sizes) for n in range(size)]
     return [FakeDevice(number, *place, platform) for number, place in enumerate(places)][::-1]
 
 
 def slices_of(grid):
-    """The slice of every place of a mesh."""
+    """The slice index of every position of a mesh."""
     return np.reshape([device.slice_index for device in grid.flat], grid.shape)
 
 
@@ -155,7 +155,7 @@ def test_batch_that_does_not_divide_is_refused():
 
 
 def _sharded_check(shapes, processes):
-    """Reports of ``sharded_check.py``, one a process; 8 devices in all."""
+    """The reports of ``sharded_check.py``, one per process, with 8 devices in total."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -186,7 +186,7 @@ def test_sharded_equals_one_device(shapes, processes):
         for shape in shapes:
             row = report["x".join(map(str, shape))]
             assert max(row["difference"].values()) < 1e-5, (shape, row)
-        # No read of the import is larger than a device's part (of k and v on 1x2x4: kept whole over tensor).
+        # No read of the import is larger than a device's shard (on 1x2x4, k and v are replicated over tensor).
         assert [report["x".join(map(str, shape))]["read"] for shape in shapes] == (
             [1 / 4] if processes == 2 else [1 / 2, 1 / 8]
         )
@@ -195,7 +195,7 @@ def test_sharded_equals_one_device(shapes, processes):
 
 
 def test_layouts_are_set_on_tpus_where_a_device_has_several_rows(monkeypatch):
-    """With one row a device the 70B step would not fit (docs/device_figures.md)."""
+    """With one row per device, the 70B step would not fit (docs/device_figures.md)."""
     monkeypatch.setattr(decoder, "platform", lambda: "tpu")
     with activate(TINY, abstract_mesh(MeshConfig(1, 8, 1), 8)):
         found = [

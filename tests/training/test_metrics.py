@@ -1,4 +1,4 @@
-"""metrics.jsonl across a restart, and where else metrics go."""
+"""metrics.jsonl across a restart, and the other destinations of metrics."""
 
 import json
 import os
@@ -20,11 +20,11 @@ def test_resumed_file_forgets_what_is_done_again(tmp_path):
         for step in range(5):
             writer.write(step, {"loss": 1.0 / (step + 1)})
     with open(tmp_path / "metrics.jsonl", "a", encoding="utf-8") as handle:
-        handle.write('{"step": 5, "lo')  # a killed process leaves a torn line
+        handle.write('{"step": 5, "lo')  # a killed process leaves an incomplete line
     with MetricsWriter(tmp_path, 3) as writer:
         assert [row["step"] for row in lines(tmp_path)] == [0, 1, 2]
         writer.write(3, {"loss": 7.0, "norm": 2.0})
-        assert lines(tmp_path)[-1] == {"step": 3, "loss": 7.0, "norm": 2.0}  # on disk before it is closed
+        assert lines(tmp_path)[-1] == {"step": 3, "loss": 7.0, "norm": 2.0}  # on disk before the file is closed
     assert [row["step"] for row in lines(tmp_path)] == [0, 1, 2, 3]
     assert lines(tmp_path)[0] == {"step": 0, "loss": 1.0}
     assert any((tmp_path / "tensorboard").iterdir())
@@ -39,7 +39,7 @@ def test_a_process_that_does_not_write_leaves_no_file(tmp_path):
 
 
 def test_weights_and_biases_is_named_where_it_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "wandb", None)  # as though it were not installed
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed
     with pytest.raises(
         DataError, match=r"wandb_project='p': wandb is not installed; pip install 'dreamprm-jax\[wandb\]'"
     ):
@@ -60,7 +60,7 @@ with MetricsWriter(Path(sys.argv[1]), 0, wandb_project="project") as writer:
 
 @pytest.mark.slow
 def test_weights_and_biases_offline(tmp_path):
-    """In a process of its own: the library leaves a server behind."""
+    """Runs in a separate process, because the library leaves a server process running."""
     pytest.importorskip("wandb", reason="the extra [wandb] is not installed")
     environment = {**os.environ, "WANDB_MODE": "offline"}
     run = subprocess.run([sys.executable, "-c", OFFLINE, tmp_path], env=environment, capture_output=True, text=True)

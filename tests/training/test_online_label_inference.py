@@ -1,4 +1,4 @@
-"""The online undetected-fault EM: its posterior against all state sequences, and with good and bad models."""
+"""The online undetected-fault EM: its posterior compared with all state sequences, and with good and bad models."""
 
 import functools
 
@@ -29,7 +29,7 @@ HIDDEN = 0.15
 
 
 def example(evidence, outcome: float, first_row: int = 0) -> Example:
-    """A program of one token a step; evidence nan: a step without a row. The last step has none anyway."""
+    """A program with one token per step. Steps with NaN evidence, and the last step, have no row in the label table."""
     evidence = np.append(np.asarray(evidence, np.float32), np.nan)
     steps = len(evidence)
     known = np.isfinite(evidence)
@@ -39,12 +39,12 @@ def example(evidence, outcome: float, first_row: int = 0) -> Example:
 
 
 def expected_posterior(scores: np.ndarray, one: Example) -> np.ndarray:
-    """P(alive) of every step of a program with the hazards of its scores, by brute force."""
+    """P(alive) of every step of a program, by brute force, with the hazards given by its scores."""
     before = np.minimum.accumulate(np.append(1.0, scores))[:-1]
     hazard = np.clip(1 - scores / before, SMALLEST_HAZARD, 1 - SMALLEST_HAZARD)
     alive = np.where(one.label_index != NO_LABEL, one.raw, 0.5)
     dead = 1 - alive
-    alive[-1] = dead[-1] = 1.0  # the last step's evidence is the outcome
+    alive[-1] = dead[-1] = 1.0  # the evidence of the last step is the outcome
     return brute_force(hazard, HIDDEN, alive, dead, PASSED if one.outcome else FAILED)[0]
 
 
@@ -67,7 +67,7 @@ def test_posterior_is_that_of_all_state_sequences():
 
 
 def test_hazards_by_step_index_give_the_offline_posterior():
-    """Scores whose hazards are the fitted ones: then online and offline inference are the same."""
+    """If the scores give the fitted hazards, online and offline inference agree."""
     world = make_world(3, Sizes(train=60, meta=2, test=2, test_programs=1))
     outcomes = {row.program_hash: row for row in world.outcomes("train")}
     source = LabelSource(draw_labels(world, REGIMES["weak_tests"], "train", world.programs["train"]), outcomes)
@@ -82,14 +82,14 @@ def test_hazards_by_step_index_give_the_offline_posterior():
         for row in range(len(logits)):
             column = 0
             for slot in range(logits.shape[1]):
-                here = score[min(column, len(score) - 1)]  # slots beyond the last program count on
+                here = score[min(column, len(score) - 1)]  # the count continues in slots after the last program
                 logits[row, slot] = np.log(here / (1 - here))
                 column = 0 if batch.outcome_mask[row, slot] else column + 1
         return logits
 
     infer = functools.partial(alive_posterior, hidden=hidden)
     labels = inferred_labels(fitted, infer, rows.relabeled(evidence.astype(np.float32)), len(keys))
-    # Evidence averages over what the pass rates of a problem may be; the offline chain adds up over them.
+    # The evidence is averaged over the possible pass rates of a problem; the offline chain sums over them.
     difference = np.abs(labels - undetected_fault_labels(source))
     assert difference.max() < 0.1
     assert difference.mean() < 3e-3
@@ -139,7 +139,7 @@ def test_a_model_that_knows_mends_the_labels_and_one_that_guesses_costs_little()
     by_tokens = {tuple(one.tokens): alive[one.program_hash] for one in found}
 
     def knowing(batch, right: float) -> np.ndarray:
-        """Logits that tell the truth with the given chance a step."""
+        """Logits that are right with the given probability per step."""
         logits, rng = np.zeros(batch.step_index.shape), np.random.default_rng(int(batch.tokens.sum()))
         for row in range(len(batch.tokens)):
             place = 0

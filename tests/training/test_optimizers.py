@@ -1,4 +1,4 @@
-"""Any optax transformation trains: its state is placed by path and shape, donated, saved and restored."""
+"""Any optax transformation can train: its state is sharded by path and shape, donated, saved and restored."""
 
 import dataclasses
 
@@ -33,12 +33,12 @@ OPTIMIZERS = {
     "sm3": optax.sm3(1e-3),
     "masked": optax.masked(optax.adam(1e-3), kernels),
     "multi_transform": optax.multi_transform({"matrix": optax.adam(1e-3), "vector": optax.sgd(1e-2)}, groups),
-    "schedule_free": optax.contrib.schedule_free_adamw(1e-3),  # keeps the parameters themselves
+    "schedule_free": optax.contrib.schedule_free_adamw(1e-3),  # its state contains the parameters
     "inject_hyperparams": optax.inject_hyperparams(optax.adam)(optax.linear_schedule(1e-3, 0.0, 10)),
     "multi_steps": optax.MultiSteps(optax.adam(1e-3), 2).gradient_transformation(),
     "lookahead-like": optax.chain(optax.trace(0.9), optax.ema(0.5), optax.scale(-1e-3)),
-    "noisy_sgd": optax.noisy_sgd(1e-3),  # holds a random key
-    "reduce_on_plateau": optax.chain(optax.adam(1e-3), optax.contrib.reduce_on_plateau()),  # reads the loss
+    "noisy_sgd": optax.noisy_sgd(1e-3),  # its state contains a random key
+    "reduce_on_plateau": optax.chain(optax.adam(1e-3), optax.contrib.reduce_on_plateau()),  # uses the loss
     "polyak": optax.polyak_sgd(1e-2),
     "lbfgs": optax.lbfgs(1e-2, linesearch=None),  # stacks of parameters
     "backtracking": optax.chain(optax.sgd(0.1), optax.scale_by_backtracking_linesearch(5)),  # evaluates the loss
@@ -54,7 +54,7 @@ def test_every_state_has_shardings_that_fit_it(name, micro):
     state = jax.eval_shape(OPTIMIZERS[name].init, params)
     chex.assert_trees_all_equal_structs(placed, state)
     for leaf, sharding in zip(jax.tree.leaves(state), jax.tree.leaves(placed), strict=True):
-        sharding.shard_shape(leaf.shape)  # raises where the axes do not fit
+        sharding.shard_shape(leaf.shape)  # raises an error if the axes do not fit
 
 
 def test_moments_lie_as_their_parameters_and_the_rest_on_every_device(micro):

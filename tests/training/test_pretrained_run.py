@@ -1,4 +1,4 @@
-"""The stages from a Hugging Face folder with LoRA: what trains, what is saved, resuming, and the exported folder."""
+"""The stages with a Hugging Face folder and LoRA: trained and saved parameters, resumption, and the exported folder."""
 
 import dataclasses
 import shutil
@@ -48,7 +48,7 @@ SHAPE = ModelConfig(
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory, benchmark, repository):
-    """A pretrained decoder's folder: no reward head, a tokenizer that would truncate and pad."""
+    """The folder of a pretrained decoder without a reward head, with a tokenizer that would truncate and pad."""
     folder = tmp_path_factory.mktemp("base")
     model = decoder_config(SHAPE)
     params = jax.jit(init_params, static_argnums=0)(model, jax.random.key(3))
@@ -78,7 +78,7 @@ def settings(tiny_config, base):
 
 @pytest.fixture(scope="module")
 def root(settings, tmp_path_factory):
-    """A run's folder up to its scores."""
+    """The folder of a run that is finished up to its scores."""
     root = tmp_path_factory.mktemp("run")
     for stage in ("generate", "label", "train", "score"):
         run_stage(settings, root, stage)
@@ -179,7 +179,7 @@ def test_exported_folder_gives_the_scores_of_the_score_stage(settings, root, bas
     again = score_programs(scorer, "again", "x", sequences)
     for row in again:
         np.testing.assert_allclose(row.step_logits, by_hash[row.program_hash], atol=1e-5)
-    # The adapters matter: the merged kernels are not those that training started from, the others are.
+    # The adapters have an effect: the merged kernels differ from the initial ones, the others do not.
     before, after = load_file(base / "model.safetensors"), load_file(exported / "model.safetensors")
     changed = {name for name, tensor in before.items() if np.abs(tensor - after[name]).max() > 1e-3}
     assert {name.split(".")[-2] for name in changed} == {"q_proj", "v_proj"}

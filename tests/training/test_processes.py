@@ -1,4 +1,4 @@
-"""One run on 8 and 2 x 2 devices; 2 processes stopped and killed, continued elsewhere; 2 that train and score."""
+"""A run on 8 and on 2 x 2 devices; 2 processes that are stopped, killed and continued elsewhere, or train and score."""
 
 import dataclasses
 import json
@@ -32,7 +32,7 @@ def free_port() -> int:
 
 
 def launch(commands: list[list[str]], devices: int) -> list[subprocess.Popen]:
-    """One process a command, with so many CPU devices each."""
+    """Starts one process per command, with ``devices`` CPU devices each."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
@@ -45,14 +45,14 @@ def launch(commands: list[list[str]], devices: int) -> list[subprocess.Popen]:
 
 
 def start(folders, mesh: str, devices: int, processes: int = 1) -> list[subprocess.Popen]:
-    """The processes of one run, with so many CPU devices each."""
+    """Starts the processes of one run, with ``devices`` CPU devices each."""
     command, port = [str(PROGRAM), ",".join(map(str, folders)), mesh], str(free_port())
     numbers = [[port, str(index), str(processes)] if processes > 1 else [] for index in range(processes)]
     return launch([command + number for number in numbers], devices)
 
 
 def finish(runs: list[subprocess.Popen]) -> list[int]:
-    """Their exit statuses."""
+    """Waits for the processes. Returns their exit statuses."""
     try:
         errors = [run.communicate(timeout=1200)[1] for run in runs]
     finally:
@@ -70,19 +70,19 @@ def rows(folder: Path) -> list[dict]:
 
 
 def newest(folder: Path) -> int:
-    """Steps done at the newest checkpoint."""
+    """The number of finished steps at the last checkpoint."""
     return max(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit())
 
 
 def wait_for(folder: Path, count: int, runs: list[subprocess.Popen]) -> None:
-    """Until so many steps are logged."""
+    """Waits until ``count`` steps are logged."""
     while len(rows(folder)) < count:
         assert all(run.poll() is None for run in runs), [run.communicate()[1][-2000:] for run in runs]
         time.sleep(0.02)
 
 
 def assert_close(first: Path, second: Path, skip: int = 0) -> None:
-    """The same metrics, step for step, and the same label table, to 1e-5 of their size."""
+    """Checks that the metrics of each step (relative or absolute) and the label tables (absolute) agree to 1e-5."""
     one, other = rows(first), rows(second)
     assert [row["step"] for row in one] == [row["step"] for row in other] == list(range(2, 26))
     for a, b in list(zip(one, other, strict=True))[skip:]:
@@ -102,16 +102,16 @@ def test_stopped_and_killed_processes_end_as_if_nothing_had_been(tmp_path):
     rng = random.Random(0)
     runs = start([killed], "2x2x1", devices=2, processes=2)
     wait_for(killed, rng.randint(2, 8), runs)
-    runs[1].send_signal(signal.SIGTERM)  # the other one is told by the next step
+    runs[1].send_signal(signal.SIGTERM)  # the other process learns of it in the next step
     assert finish(runs) == [143, 143]
     saved = newest(killed)
-    assert saved == rows(killed)[-1]["step"] + 1  # at once, not at the next checkpoint
+    assert saved == rows(killed)[-1]["step"] + 1  # immediately, not at the next regular checkpoint
     assert 4 <= saved < 26
     shutil.copytree(killed, tmp_path / "elsewhere")
 
     runs = start([killed], "2x2x1", devices=2, processes=2)
     wait_for(killed, rng.randint(saved, 16), runs)
-    for run in runs:  # as a machine dies, or a scheduler kills what is left of a job
+    for run in runs:  # as if a machine failed, or a scheduler killed the rest of a job
         run.kill()
     for run in runs:
         run.communicate()
@@ -119,15 +119,15 @@ def test_stopped_and_killed_processes_end_as_if_nothing_had_been(tmp_path):
     assert rows(killed) == rows(whole)
     assert (killed / "table.json").read_text() == (whole / "table.json").read_text()
 
-    # What the first start had compiled the last one found, in the process that writes the cache.
+    # In the process that writes the cache, the last start finds the programs that the first start compiled.
     (_, compiled), (found, again) = (
         json.loads((folder / "compiled.json").read_text("utf-8")) for folder in (whole, killed)
     )
     assert compiled > 0 == again
     assert found > 0
 
-    # The checkpoint of two processes on one process with 8 devices in another arrangement, which also runs from the
-    # start. (One device: test_mesh.py.)
+    # The checkpoint of two processes is continued by one process with 8 devices on another mesh, and the run is also
+    # repeated there from the start. (test_mesh.py compares with one device.)
     elsewhere = tmp_path / "elsewhere"
     assert finish(start([tmp_path / "eight", elsewhere], "1x4x2", devices=8)) == [0]
     assert_close(tmp_path / "eight", whole)
@@ -136,7 +136,7 @@ def test_stopped_and_killed_processes_end_as_if_nothing_had_been(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_train_and_score_and_one_scores_the_same(tiny_config, tmp_path):
-    """The stages as `dreamprm train` and `score` run them; the second time the score stage has one process."""
+    """Runs the stages like `dreamprm train` and `score`; the second time, the score stage has one process."""
     meta = dataclasses.replace(tiny_config.train.meta, batch_size=4)
     config = dataclasses.replace(
         tiny_config,

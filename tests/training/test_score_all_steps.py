@@ -1,4 +1,4 @@
-"""Reading whole programs by packed rows."""
+"""Scores all steps of programs in packed rows."""
 
 import numpy as np
 

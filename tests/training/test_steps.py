@@ -1,4 +1,4 @@
-"""Steps over micro-batches, in bfloat16, and with master weights."""
+"""Training steps with micro-batches, in bfloat16, and with master weights."""
 
 import dataclasses
 import functools
@@ -40,7 +40,7 @@ def data(settings):
 
 @pytest.fixture(scope="module")
 def warm(micro, micro_params, settings, data):
-    """A state after steps in which every moment has moved."""
+    """A state after steps that have changed every optimizer moment."""
     optimizer = make_optimizer(settings)
     phi = LABELS.init(jnp.asarray(data.raw))
     state = TrainState(micro_params, optimizer.init(micro_params), phi, make_meta_optimizer(settings, LABELS).init(phi))
@@ -140,7 +140,7 @@ def test_approximate_methods_point_where_the_exact_one_does(micro, warm, data, s
 
 
 def test_bfloat16_compute_stays_close_to_float32(micro, warm, data, settings):
-    """Parameters, moments and losses stay float32; the gradient is that of float32 up to bfloat16's rounding."""
+    """Parameters, moments and losses stay float32; the gradient equals that of float32 up to bfloat16 rounding."""
     mesh, optimizer = make_mesh(MeshConfig()), make_optimizer(settings)
     inputs = StepInputs(step_batch(data.inner, [3], 1, mesh))
     results = [
@@ -158,7 +158,7 @@ def test_bfloat16_compute_stays_close_to_float32(micro, warm, data, settings):
 
 @pytest.mark.slow
 def test_master_weights_keep_updates_that_bfloat16_loses(micro, micro_params, data, settings):
-    """Many small steps: with master weights the parameters go where float32 ones go, without they stay."""
+    """After many small steps with master weights, the parameters move like float32 ones; without, updates are lost."""
     config = dataclasses.replace(settings, learning_rate=2e-5, warmup_steps=0, steps=40)
     model = dataclasses.replace(micro, dtype="bfloat16")
     narrow = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), micro_params["decoder"])

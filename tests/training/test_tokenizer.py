@@ -1,4 +1,4 @@
-"""Byte-level BPE: any text comes back; steps end where tokens end; files that cannot be read are named."""
+"""Byte-level BPE: any text is restored, steps end at token boundaries, and errors name files that cannot be read."""
 
 import json
 
@@ -45,7 +45,7 @@ def test_no_token_crosses_a_piece():
     tokens = [tokenizer.decode([i]) for i in tokenizer.encode(PROGRAM).ids]
     assert "".join(tokens) == PROGRAM
     assert [t for t in tokens if any(c.isdigit() for c in t)] == ["1", "2", "3", "4"]
-    assert "\n    " in tokens  # a line break with its indentation
+    assert "\n    " in tokens  # a line break with the indentation after it
     assert len(tokens) < len(PROGRAM) / 2
     lines = train_tokenizer([PROGRAM] * 50, 400, "lines")
     assert len(lines.encode(PROGRAM).ids) < len(tokens)
@@ -57,7 +57,7 @@ def test_steps_are_tokenized_apart(tokenizer):
     spans = [PROGRAM[s.start : s.end] for s in split_steps(PROGRAM)]
     assert [tokenizer.decode(step.tolist()) for step in steps] == spans
     assert all(step.dtype == np.int32 and len(step) for step in steps)
-    # the tokens of a prefix do not depend on what follows it
+    # the tokens of a prefix do not depend on the text after it
     np.testing.assert_array_equal(encode_steps(tokenizer, spans[0])[0], steps[0])
 
 
@@ -73,7 +73,7 @@ def test_lone_surrogate_is_read_as_a_replacement(tokenizer):
 
 
 def test_control_tokens_in_programs_and_statements_are_text(tmp_path, tokenizer):
-    """Of a tokenizer saved now; one saved before the setting existed reads as it did."""
+    """This holds for tokenizers that are saved now. A tokenizer saved without the setting behaves as before."""
     path = tmp_path / "tokenizer.json"
     save_tokenizer(tokenizer, path)
     values = json.loads(path.read_text())
@@ -106,7 +106,7 @@ def test_files(tmp_path, tokenizer):
 
 
 def test_vocabulary_without_room_for_bytes_is_refused():
-    """Token ids beyond the embedding would be read as NaN, silently."""
+    """Otherwise, token ids beyond the embedding would silently give NaN."""
     with pytest.raises(DataError, match=r"config\.model\.vocab_size=200: bytes and padding alone need 257"):
         train_tokenizer([PROGRAM], 200)
     assert train_tokenizer([PROGRAM], 257).get_vocab_size() == 257

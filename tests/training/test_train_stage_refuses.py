@@ -1,4 +1,4 @@
-"""The train stage fails before it trains: nothing to correct on, or test problems in training."""
+"""The train stage fails before training: no label to correct, no meta program, or test problems in the meta set."""
 
 import pytest
 
@@ -12,7 +12,7 @@ CODE = "def main():\n    print(1)\n\nmain()\n"
 
 @pytest.fixture
 def run(tmp_path, benchmark, tiny_config):
-    """Trains on one program a window, with the given meta problem and verdict on its program."""
+    """Trains on one program per window, with the given meta problem and the verdict on its program."""
     problems = {w: next(p for window, p, _ in benchmark if window == w) for w in ("train", "meta", "test")}
     paths = Paths(tmp_path)
 

@@ -1,8 +1,8 @@
-"""Run by test_processes.py: trains the bi-level arm of the micro model in processes of their own.
+"""Run by test_processes.py: trains the bi-level arm of the micro model in separate processes.
 
-``python train_process.py FOLDER,... MESH [PORT PROCESS COUNT]``: one arm per folder, one after the other, on a mesh
-DATAxFSDPxTENSOR, alone or as one of COUNT processes. Process 0 writes FOLDER/table.json, the labels at the end, and
-FOLDER/compiled.json: programs that it found in the compile cache of several processes, and that it did not.
+``python train_process.py FOLDER,... MESH [PORT PROCESS COUNT]`` trains one arm per folder, one after the other, on a
+mesh DATAxFSDPxTENSOR, alone or as one of COUNT processes. Process 0 writes FOLDER/table.json, the final labels, and
+FOLDER/compiled.json: the numbers of programs found and not found in the compile cache.
 """
 
 import collections
@@ -33,7 +33,7 @@ SETTINGS = TrainConfig(
 
 
 def train(folder: Path, mesh) -> list[float]:
-    """The labels after all steps."""
+    """Trains, and returns the labels after all steps."""
     data, setup = make_data(make_examples(40), SETTINGS, truth_seed=0), Setup(SETTINGS, MODEL, mesh, None)
 
     def start():

@@ -1,4 +1,4 @@
-"""A micro model, examples of random tokens, and the data and settings of a bi-level run on them."""
+"""A micro model, examples with random tokens, and the data and settings of a bi-level run on them."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ MICRO = DecoderConfig(
 
 
 def make_examples(count: int, seed: int = 0, labeled: bool = True) -> list[Example]:
-    """Programs of 6 to 14 random tokens and 1 to 3 steps; the last step has no noisy label."""
+    """Programs with 6 to 14 random tokens and 1 to 3 steps. The last step has no noisy label."""
     rng = np.random.default_rng(seed)
     examples, rows = [], 0
     for index in range(count):
@@ -41,7 +41,7 @@ def make_examples(count: int, seed: int = 0, labeled: bool = True) -> list[Examp
 
 
 class Events(PackedRows):
-    """Rows that make something happen when the batch of one step is asked for."""
+    """Rows that call ``event`` when the batch of step ``at`` is requested."""
 
     def __init__(self, *arguments, at=None, event=None):
         super().__init__(*arguments)
@@ -54,7 +54,7 @@ class Events(PackedRows):
 
 
 def copied(tree):
-    """A state that a step may donate."""
+    """A copy of a state, which a step may donate."""
     return jax.tree.map(jnp.copy, tree)
 
 
@@ -68,9 +68,9 @@ def label_table(examples: list[Example]) -> np.ndarray:
 
 
 def make_data(examples, config, at=None, event=None, truth_seed=None) -> ArmData:
-    """Labeled programs and meta programs for the inner problem, five meta programs for the outer one.
+    """Labeled programs and meta programs for the inner problem, and five meta programs for the outer problem.
 
-    ``truth_seed``: with measurements of the meta programs, against a truth that is drawn at random.
+    ``truth_seed``: also measure the meta programs, against a random truth.
     """
     meta = make_examples(5, seed=1, labeled=False)
     raw, evaluation = label_table(examples), None

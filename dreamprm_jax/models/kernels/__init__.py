@@ -1,1 +1,1 @@
-"""Pallas kernels, for TPUs and GPUs from one source."""
+"""Pallas kernels for TPUs and GPUs, compiled from the same source."""

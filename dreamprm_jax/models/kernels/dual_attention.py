@@ -28,7 +28,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Float, Int
 
-MASKED = -1e30  # finite: a masked block adds exp(0) to a row that has no key yet, and its first key scales that by 0
+MASKED = -1e30  # finite: a masked block adds exp(0) to a row without a key so far; the first key scales that by 0
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def _compiler_params(target: Target) -> Any:
 
 
 def _kernel(first_ref: Any, reach_ref: Any, *refs: Any, keys: int, scale: float, dual: bool) -> None:
-    """One block of query rows of one head, against the key blocks that it reads."""
+    """Computes one block of query rows of one head, over the key blocks that it reads."""
     inputs, outputs = refs[: 6 if dual else 3], refs[6 if dual else 3 :]
     q_ref, k_ref, v_ref = inputs[:3]
     rows, width = q_ref.shape

@@ -1,1 +1,1 @@
-"""The procedural benchmark: problems composed from primitives, with exact truth for every step."""
+"""The procedural benchmark: problems composed of primitives, with the exact truth of every step."""

@@ -1,4 +1,4 @@
-"""Compositions of primitives into problems with statements and tests, and the split of windows by composition."""
+"""Composes primitives into problems with statements and tests. No composition occurs in two windows."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ WINDOW_DATES = {  # first contest date and number of days
 
 @dataclass(frozen=True)
 class Composition:
-    """The definition of a problem: read by the simulated policy and for the exact truth, never by training."""
+    """The definition of a problem. The simulated policy and the exact truth use it; training never does."""
 
     problem_id: str
     names: tuple[str, ...]  # primitives in execution order: parse, stages, aggregate, format
     parameters: tuple[int, ...]  # k of each primitive, 0 if it has none
     ability: float  # factor of the policy's mistake rates on this problem
-    mistakes: Literal["all", "first", "second"] = "all"  # the half of each primitive's wrong forms that the policy uses
+    mistakes: Literal["all", "first", "second"] = "all"  # which half of each primitive's wrong forms the policy uses
 
     @property
     def primitives(self) -> tuple[Primitive, ...]:
@@ -60,13 +60,13 @@ class Composition:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """The fields as JSON values."""
         return asdict(self)
 
 
 @functools.cache
 def compiled_form(name: str, form: int, parameter: int) -> Any:
-    """The compiled function of one form of a primitive. The source is part of the benchmark, not written by a model."""
+    """The compiled function of one form of a primitive. Its source is part of the benchmark, not written by a model."""
     primitive = PRIMITIVES[name]
     body = primitive.forms[form].format(a="values", k=parameter)
     source = "def f(values):\n" + "\n".join("    " + line for line in body.split("\n")) + "\n"
@@ -88,7 +88,7 @@ def _reference(composition: Composition, text: str) -> str:
 
 
 def held_out_stages() -> frozenset[str]:
-    """The primitives that ``held_out="primitives"`` reserves for test problems: every fourth stage of either kind."""
+    """The primitives that ``held_out="primitives"`` reserves for test problems: every fourth stage of each kind."""
     return frozenset(p.name for pool in (INTEGER_STAGES, WORD_STAGES) for p in pool[::HELD_OUT_EVERY])
 
 
@@ -123,7 +123,7 @@ def _tests(composition: Composition, rng: random.Random, count: int) -> list[Tes
             break
     if len(tests) < count or len(set(tests.values())) < count // 3:
         return None
-    for stage in range(1, composition.length - 2):  # a stage without effect would be an ill-posed step
+    for stage in range(1, composition.length - 2):  # a step without effect would have no defined truth
         without = _dropped(composition, stage)
         if without is not None and all(_same(without, text, output) for text, output in tests.items()):
             return None
@@ -175,12 +175,13 @@ def compose(
     Args:
       seed: Seed of the generator.
       counts: Number of problems per window (``train``, ``meta``, ``test``).
-      private_tests: Number of hidden tests of a problem, besides two public ones.
-      held_out: Further differences of the test problems: with ``mistakes`` their programs have only wrong forms that
-        no program of the other windows has; with ``primitives`` each has at least one stage that no other problem has.
+      private_tests: Number of hidden tests of a problem, in addition to two public tests.
+      held_out: Additional differences between test problems and others. ``mistakes``: their programs have only wrong
+        forms that no program of the other windows has. ``primitives``: each has at least one stage that no problem of
+        the other windows has.
 
     Raises:
-      DataError: if there are no more compositions of a difficulty.
+      DataError: if there are not enough compositions of a difficulty.
 
     Yields:
       (window, problem, composition), deterministic in the arguments.

@@ -1,4 +1,4 @@
-"""Primitives that aggregate a list and that format the answer."""
+"""Primitives that aggregate a list, and primitives that format the answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Primitives that parse the input, and generators of inputs in their formats."""
+"""Primitives that parse the input, and generators of inputs in the same formats."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ VOCABULARY = (
 
 
 def integers(rng: random.Random, low: int = -9, high: int = 20) -> list[int]:
-    """A short list with repeats; boundary cases occur in some tests but not in all."""
+    """A short list with repeated values. Boundary cases occur in some tests, but not in all."""
     return [rng.randint(low, high) for _ in range(rng.randint(2, 9))]
 
 
 def words(rng: random.Random) -> list[str]:
-    """A short list of words with repeats, palindromes, capitals and initial vowels."""
+    """A short list of words with repeated words, palindromes, capitals and initial vowels."""
     return [rng.choice(VOCABULARY) for _ in range(rng.randint(2, 8))]
 
 

@@ -1,6 +1,6 @@
 """The simulated policy's mistakes: the exact distribution over the forms of every function, including main().
 
-The policy samples from these probabilities and the truth integrates over them, so the truth is exact by construction.
+The policy samples from these probabilities, and the truth is computed from the same ones, so it is exact.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Plan:
 
 
 def plans(composition: Composition) -> list[Plan]:
-    """The correct plan, then every swap of neighboring stages and every dropped stage whose types still match."""
+    """The correct plan, then all plans with two neighboring stages swapped or a stage dropped whose types match."""
     order = list(range(composition.length))
     found = [Plan(tuple(order))]
     stages = range(1, composition.length - 2)
@@ -62,7 +62,7 @@ def form_probabilities(
 
 
 def _known(primitive: Primitive, form: int, composition: Composition) -> bool:
-    """Whether the composition's half contains a wrong form. A hash of the primitive's name decides which half is first."""
+    """Whether the composition's half contains a wrong form. A hash of the primitive's name decides the first half."""
     half = (form + zlib.crc32(primitive.name.encode())) % 2
     return composition.mistakes == "all" or half == (composition.mistakes == "second")
 

@@ -1,8 +1,8 @@
-"""Exact truth of a program's steps: first wrong step, true value of each prefix, recoverability. For evaluation only.
+"""Exact truth of a program's steps: first wrong step, value of each prefix, recoverability. For evaluation only.
 
-The value of a prefix is the probability that the policy's completion of it passes all tests. It is computed exactly: the
-tests' intermediate values are propagated through all forms of all functions that are not written yet, and paths with
-equal values are merged. Outputs are compared by the judge's rule.
+The value of a prefix is the probability that the policy's completion of it passes all tests. To compute it exactly, the
+intermediate values of the tests are propagated through all forms of all functions that are not yet written, and paths
+with equal values are merged. Outputs are compared in the same way as in the judge.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dreamprm_jax.problems.procedural.writing import Written, read
 from dreamprm_jax.sandbox.compare import output_mismatch
 from dreamprm_jax.schema import DataError, Program, StepTruth, TestedProblem
 
-FAILED = ("failed",)  # state of a program that has crashed on a test and thus cannot pass
+FAILED = ("failed",)  # state of a program that has crashed on a test, so that it cannot pass
 State = tuple[Any, ...]  # one intermediate value per test
 
 
@@ -26,7 +26,7 @@ class Valuer:
     def __init__(
         self, composition: Composition, problem: TestedProblem, scale: float, weak: frozenset[str] = frozenset()
     ) -> None:
-        """Values for a policy with ``scale`` times the benchmark's mistake rates, and the highest rate on ``weak``."""
+        """The policy has ``scale`` times the benchmark's mistake rates; ``HIGHEST_RATE`` for primitives in ``weak``."""
         self.composition = composition
         self.scale, self.weak = scale, weak
         self._start: State = tuple(test.input for test in problem.tests)
@@ -35,7 +35,7 @@ class Valuer:
         self._applied: dict[tuple[Any, ...], State] = {}
 
     def value(self, written: Written) -> tuple[float, bool]:
-        """(probability that a completion passes, whether any completion passes) of the prefix ``written``."""
+        """For the prefix ``written``: (probability that a completion passes, whether any completion can pass)."""
         if written.plan is None:
             weighted = [
                 (p, self._from(plan, 0, self._start))
@@ -78,7 +78,7 @@ class Valuer:
             try:
                 results = (run_form(name, form, parameter, value) for value in state)
                 self._applied[key] = tuple(tuple(r) if isinstance(r, list) else r for r in results)
-            except Exception:  # a wrong form may raise anything; the test then fails
+            except Exception:  # a wrong form may raise any error; the test then fails
                 self._applied[key] = FAILED
         return self._applied[key]
 

@@ -1,7 +1,7 @@
 """Writes Chain-of-Function programs function by function, and parses the choices made in a prefix.
 
-A program consists of ``main()``, the helpers in the order in which main calls them, each with a docstring, and the call
-of main. Parsing needs only the text, so the policy can continue any prefix, including those of other policies.
+A program consists of ``main()``, the helpers in the order in which main calls them, and the call of main. Each function
+has a docstring. Parsing needs only the text, so the policy can continue any prefix, including those of other policies.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Written:
 
 
 def write_main(composition: Composition, plan: Plan, style: Style) -> str:
-    """The text of the import and main()."""
+    """The text of the import and of main()."""
     return _main([composition.primitives[i].functions[style.functions[i]] for i in plan.calls])
 
 
@@ -63,7 +63,7 @@ def write_helper(composition: Composition, position: int, form: int, style: Styl
 
 
 def read(composition: Composition, text: str) -> Written | None:
-    """Parses a prefix that ends with a step; None if it is not a prefix of a program of this form for this problem."""
+    """Parses a prefix that ends with a step; None if no program of the policy for this problem has this prefix."""
     sections = re.split(r"(?m)^(?=def )", text)
     if len(sections) == 1:
         return Written(None, (), False) if HEAD.startswith(text) else None
@@ -101,7 +101,7 @@ def _form(composition: Composition, position: int, section: str) -> int | None:
 
 
 def read_style(composition: Composition, text: str) -> tuple[dict[int, int], int | None]:
-    """The names used in a prefix: function name index by position, and the argument name's index or None."""
+    """The names used in a prefix: index of the function name by position, and index of the argument name or None."""
     functions = {}
     for name in re.findall(r"\b(\w+)\(", text):
         primitive = _FUNCTION.get(name)

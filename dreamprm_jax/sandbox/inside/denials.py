@@ -1,7 +1,7 @@
-"""File accesses that the kernel denies a checker: such a checker gives no verdict, even if it catches the error.
+"""Records file accesses that the kernel denies a checker. Such a checker fails, even if it catches the error.
 
-Landlock can only deny an access, not kill the process as the system-call filter does. So each path that Python code
-opens or lists is tried first. Paths that a library opens by itself, such as sqlite3, are not seen.
+Landlock can only deny an access; it cannot kill the process as the system-call filter does. So each path that Python
+code opens or lists is tried first. Paths that a C library opens, such as sqlite3, are not seen.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def watch() -> None:
         except PermissionError:
             denied.append(repr(path))
         except (OSError, ValueError):
-            pass  # the access itself will raise it
+            pass  # the access itself will raise this error
         finally:
             trying = False
 

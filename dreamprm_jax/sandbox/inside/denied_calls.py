@@ -44,10 +44,10 @@ _NAMES = {number: name for name, number in _NUMBERS.items()}
 
 
 class DeniedCalls(lockdown.Listener):
-    """The log of one child. ``install`` in the child, ``begin`` in the worker, both before the program starts."""
+    """The log of one child. Before the program starts, call ``install`` in the child and ``begin`` in the worker."""
 
     def __init__(self, log_filter: lockdown.Filter) -> None:
-        """Call this before the fork."""
+        """Must be called before the fork."""
         super().__init__(-1)
         self._filter = log_filter
         self._ours, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -60,7 +60,7 @@ class DeniedCalls(lockdown.Listener):
           OSError: if the worker did not receive the listener.
         """
         self._ours.close()
-        # the only thread without the filter; it passes the listener on, and the program starts after it has ended
+        # the only thread without the filter: it sends the listener to the worker; the program starts when it has ended
         lock = _thread.allocate_lock()
         lock.acquire()
         _thread.start_new_thread(self._pass_on, (lock,))

@@ -1,4 +1,4 @@
-"""Opening /dev/null for writing, which the system-call filter denies as for every file."""
+"""Lets programs open /dev/null for writing, which the system-call filter denies for all files."""
 
 from __future__ import annotations
 

@@ -8,18 +8,18 @@ from typing import NamedTuple
 RUN, CANCEL, RUN_REPORTING = 1, 2, 3
 EXITED, SIGNALLED, CPU_LIMIT, WALL_LIMIT, MEMORY_LIMIT, CANCELLED, FAILED = range(7)
 
-SEED = 20241215  # of the module ``random``, so that verdicts do not depend on chance
+SEED = 20241215  # seed of the module ``random``, so that verdicts do not depend on chance
 FAITHFUL, OFFICIAL = 0, 1
 SCRIPT, FUNCTION = 0, 1
 
-# every program with an object that acts when the interpreter clears it contains one of these
+# a program that runs code when the interpreter clears its objects contains one of these
 _ACTING = (
     "yield", "async", "open", "detach", "Buffered", "Wrapper", "weakref", "attr", "vars", "globals", "exec", "eval",
     "type(",
 )  # fmt: skip
 _HARMLESS = ("__name__", "__main__", "__init__")
 
-STDERR_BYTES = 1000  # of standard error that are kept, if requested
+STDERR_BYTES = 1000  # bytes of standard error that are kept, if requested
 NO_LOG = "-"  # replaces the denied calls if they could not be logged
 _LOG_BYTES = 3000
 
@@ -33,8 +33,8 @@ class Request(NamedTuple):
     kind: int
     number: int
     cpu_seconds: float = 0.0
-    wall_seconds: float = 0.0  # of a child that waits
-    longest_seconds: float = 0.0  # of a child that lacks a core
+    wall_seconds: float = 0.0  # wall time limit, without time in which the child lacks a core
+    longest_seconds: float = 0.0  # wall time limit, including that time
     memory_bytes: int = 0
     file_bytes: int = 0  # maximum size of a file that the child writes
 
@@ -87,7 +87,7 @@ def ends_quietly(code: str) -> bool:
 class Job(NamedTuple):
     """The job file: how to run the program, its code, and the inputs of consecutive tests.
 
-    The child counts these tests from 0: their position among all tests would reveal the results of earlier ones.
+    The child counts these tests from 0: their position among all tests would reveal the results of earlier tests.
     """
 
     mode: int

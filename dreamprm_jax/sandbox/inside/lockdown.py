@@ -1,7 +1,7 @@
-"""Removes rights of a worker and its children, with ctypes: no compiled code, no dependency.
+"""Removes rights of a worker and its children. Uses ctypes, so there is no compiled code and no dependency.
 
-A worker gives up privileges, file access (landlock) and, for some tiers, its namespaces once, when it starts; its
-children inherit this. Each child adds resource limits and the system-call filter before it sees a byte of the program.
+When it starts, a worker gives up privileges, file access (landlock) and, for some tiers, its namespaces; its children
+inherit this. Each child adds resource limits and the system-call filter before it reads the program.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def drop_capabilities() -> None:
     """Gives up every capability permanently: root is then an ordinary owner of root's files."""
     for capability in range(64):
         if _prctl(_PR_CAPBSET_DROP, capability) < 0:
-            break  # beyond the last capability, or no right to drop, in which case there are none to keep
+            break  # beyond the last capability, or no right to drop them, in which case there are none
     header = ctypes.create_string_buffer(struct.pack("<Ii", 0x20080522, 0))
     data = ctypes.create_string_buffer(24)
     _check(_libc.syscall(_SYS_CAPSET[MACHINE], header, data), "capset")
@@ -83,7 +83,9 @@ def landlock_version() -> int:
 
 
 def restrict_files(readable: Iterable[str], writable: Iterable[str] = ()) -> None:
-    """Restricts the calling thread, and everything it starts, to some files; no TCP, no abstract sockets of others.
+    """Restricts the calling thread, and everything it starts, to some files.
+
+    It also denies TCP and abstract sockets of other processes, if the kernel supports that.
 
     Args:
       readable: Files, and folders with everything below them. Missing ones are ignored.
@@ -129,13 +131,13 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
 
 
 def first_to_go() -> None:
-    """Makes the kernel kill this process and its children before any other when memory runs out."""
+    """Makes the kernel kill this process and its children first when memory runs out."""
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as handle:
         handle.write("1000")
 
 
 def unshare_namespaces() -> None:
-    """Moves this process into new user, network, IPC, UTS and mount namespaces, its children into a new PID one."""
+    """Moves this process to new user, network, IPC, UTS and mount namespaces, its children to a new PID namespace."""
     flags = _CLONE_NEWUSER | _CLONE_NEWNET | _CLONE_NEWIPC | _CLONE_NEWUTS | _CLONE_NEWNS | _CLONE_NEWPID
     uid, gid = os.geteuid(), os.getegid()
     _check(_libc.unshare(flags), "unshare(user, net, ipc, uts, mount, pid)")
@@ -205,7 +207,7 @@ class Listener:
 
 
 class ThreadWatch(Listener):
-    """Decides about each new thread of a child. Created once in the worker, for all its children."""
+    """Decides about each new thread of a child. A worker creates it once, for all its children."""
 
     def __init__(self) -> None:
         if MACHINE not in _SYS_SECCOMP:
@@ -222,7 +224,7 @@ def _listen(program: Any) -> int:
 
 
 class Filter:
-    """The system-call filter, built once in the worker; ``install`` is the last step of a child's lockdown."""
+    """The system-call filter. The worker builds it once; ``install`` is the last step of a child's lockdown."""
 
     def __init__(self, denial: int = seccomp.DENIES) -> None:
         if MACHINE not in (seccomp.X86_64, seccomp.AARCH64):
@@ -241,7 +243,7 @@ class Filter:
         """Installs the filter on this thread and the threads it starts. It cannot be removed.
 
         Returns:
-          A listener's descriptor with ``listens``, else 0.
+          The descriptor of the listener if ``listens``, else 0.
         """
         struct.pack_into("<I", self._program, self._position, os.getpid())
         if listens:

@@ -1,9 +1,9 @@
 """LiveCodeBench mode: runs a program in the same way as the official evaluator, including its peculiarities.
 
-Follows lcb_runner/evaluation/testing_util.py of the LiveCodeBench repository at commit 28fef95 in everything that a
-program can notice: the prelude, the code moved into a function, the replaced ``sys.stdin`` and ``sys.stdout``, the
-alarm of six seconds per test, the disabled functions. All tests share one process, as there. The judge does the
-comparison.
+This module follows lcb_runner/evaluation/testing_util.py of the LiveCodeBench repository at commit 28fef95 in
+everything that a program can notice: the prelude, the code moved into a function, the replaced ``sys.stdin`` and
+``sys.stdout``, the alarm per test (six seconds by default), the disabled functions, and one process for all tests. The
+judge does the comparison.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def run(job: Job, module: ModuleType) -> None:
     signal.signal(signal.SIGALRM, _on_alarm)
     sys.set_int_max_str_digits(50_000)
     if b"multiprocessing" in job.code or b"concurrent" in job.code:
-        import multiprocessing  # noqa: F401  # loaded there; impossible after ``os.getcwd`` is disabled
+        import multiprocessing  # noqa: F401  # the evaluator has it loaded; impossible after ``os.getcwd`` is disabled
     _disable()
     try:
         if job.kind == FUNCTION:
@@ -78,11 +78,11 @@ def _disable() -> None:
 
 
 def prepare() -> ModuleType:
-    """The module in which a program runs, with the prelude's names: created in the worker, used once by a child."""
+    """The module in which a program runs, with the prelude's names. The worker creates it, and a child uses it once."""
     sys.argv[:] = ["main.py"]
     random.seed(SEED)
     sys.__stdin__ = io.TextIOWrapper(io.BytesIO())  # type: ignore[misc]
-    sys.__stdin__.close()  # as in a process of multiprocessing
+    sys.__stdin__.close()  # as in a process that multiprocessing started
     module = ModuleType("tmp_sol", "")
     exec(PRELUDE, module.__dict__)
     return module
@@ -105,7 +105,7 @@ def _call_based(job: Job, module: ModuleType) -> None:
     if method is None:
         raise TypeError("cannot unpack non-iterable NoneType object")
     texts = [text.decode("utf-8", "surrogatepass") for text in job.inputs]
-    for text in texts:  # all of them first, as there; but not kept, so that no test finds another's arguments
+    for text in texts:  # the evaluator also parses all first; the results are dropped, so no test finds another's input
         _arguments(text)
     for index, text in enumerate(texts):
         arguments = _arguments(text)
@@ -224,7 +224,7 @@ class MockStdinWithBuffer:
 
 
 def _mocked_open(inputs: str) -> Any:
-    """The official ``builtins.open``: every file contains the input. (The prelude binds the name of the real one.)"""
+    """The official ``builtins.open``: every file contains the input. (The prelude's ``open`` is the real function.)"""
     real: Any = open
     mock: list[Any] = []
 

@@ -1,4 +1,4 @@
-"""The third-party packages that programs may import: the named ones, wherever they are installed, and no others."""
+"""Makes only the named third-party packages importable for programs, wherever they are installed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class OfferedPackages:
 
 
 def offer(folders: dict[str, str]) -> None:
-    """Makes packages importable, each given by its name and its folder or single file."""
+    """Makes packages importable. ``folders`` maps the name of a package to its folder or single file."""
     sys.meta_path.append(OfferedPackages(folders))
 
 
@@ -40,7 +40,7 @@ class _ListedFolder(FileFinder):
     """The finder of a folder that is listed once and cannot be listed again."""
 
     def invalidate_caches(self) -> None:
-        """Keeps the listing."""
+        """Does nothing, so that the listing is kept."""
 
     def _fill_cache(self) -> None:
         if not getattr(self, "_path_cache", None):

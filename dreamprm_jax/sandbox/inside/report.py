@@ -8,7 +8,7 @@ import os
 from . import frames
 
 OUTPUT_FD = 254  # an early duplicate of standard output, which the program may close
-RESULT_FD = 255  # append-only file that the judge reads. High, since a program's own descriptors start at 3
+RESULT_FD = 255  # append-only file that the judge reads; a high number, because a program's descriptors start at 3
 
 
 def report(test: int, status: int, payload: bytes = b"", last: bool = False) -> None:

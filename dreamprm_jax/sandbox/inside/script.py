@@ -20,7 +20,7 @@ from . import denials, frames, sharing, values
 from .jobs import FUNCTION, SEED, Job
 from .report import describe, report, status_of
 
-_RECURSION_LIMIT = 1000  # as in a plain interpreter; for functions, as in the official prelude
+_RECURSION_LIMIT = 1000  # as in a plain interpreter; functions have the limit of the official prelude
 _PRELUDE_RECURSION_LIMIT = 50_000
 
 
@@ -30,8 +30,8 @@ def run(job: Job, inputs: list[int], prelude: dict[str, Any]) -> None:
     Args:
       job: The program and its tests.
       inputs: Descriptors of the tests' standard input, positioned at the beginning.
-      prelude: Builtins of a function's module: Python's own and the official prelude's names. As builtins they need not
-        be copied for each test, which would touch hundreds of shared pages.
+      prelude: Builtins of a function's module: Python's builtins and the names of the official prelude. These are
+        builtins because copying them for each test would touch hundreds of shared pages.
     """
     try:
         code = compile(job.code, "solution.py", "exec", dont_inherit=True)
@@ -68,7 +68,7 @@ def run(job: Job, inputs: list[int], prelude: dict[str, Any]) -> None:
 
 def _fresh_state(stdin: int, recursion_limit: int, again: bool) -> None:
     os.dup2(stdin, 0)
-    # as a plain interpreter opens them in a C.UTF-8 locale: without translation of line ends, also for reading
+    # as a plain interpreter opens them in a C.UTF-8 locale; line ends are not translated, not even when reading
     names = (("stdin", 0, "surrogateescape"), ("stdout", 1, "surrogateescape"), ("stderr", 2, "backslashreplace"))
     for name, descriptor, errors in names:
         access = "w" if descriptor else "r"
@@ -158,7 +158,7 @@ def _end_of_process(clear: bool) -> bool:
     Returns:
       Whether standard output was flushed; if not, a plain interpreter's exit status is 120.
     """
-    for name in ("stderr", "stdout"):  # after the script, in any case
+    for name in ("stderr", "stdout"):  # as CPython does after each script
         _call_quietly(getattr(sys, name, None), "flush")
     if _thread._count() or "concurrent.futures.thread" in sys.modules:  # otherwise the call has no effect
         _call_quietly(sys.modules.get("threading"), "_shutdown")  # joins non-daemon threads
@@ -196,7 +196,7 @@ def _flush(stream: Any) -> bool:
 
 
 class _Witness:
-    """Lives as long as the globals that contain it."""
+    """An object that is alive as long as the globals that contain it."""
 
 
 def _clear_main() -> None:

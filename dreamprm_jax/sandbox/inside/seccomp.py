@@ -1,9 +1,9 @@
 """The system-call filter of a child, as classic BPF, for x86-64 and aarch64.
 
-An allowlist: the calls that a Python program needs to compute, read its inputs and write its output. No fork, no exec,
-no socket that can reach another process, no signal to another process, no opening of files for writing, no new limits
-except for the stack. All other calls fail with EPERM; ``clone3`` fails with ENOSYS, so that the C library falls back to
-``clone``, whose flags the filter can inspect.
+The filter is an allowlist of the calls that a Python program needs to compute, read its inputs and write its output. It
+excludes fork, exec, sockets that can reach another process, signals to another process, opening files for writing, and
+new limits except for the stack. All other calls fail with EPERM; ``clone3`` fails with ENOSYS, so that the C library
+falls back to ``clone``, whose flags the filter can inspect.
 
 The numbers come from the kernel's tables (arch/x86/entry/syscalls/syscall_64.tbl, include/uapi/asm-generic/unistd.h).
 """
@@ -18,7 +18,7 @@ X86_64 = "x86_64"
 AARCH64 = "aarch64"
 _AUDIT_ARCH = {X86_64: 0xC000003E, AARCH64: 0xC00000B7}
 
-# allowed calls: name, number on x86-64, number on aarch64; - if the architecture lacks the call
+# allowed calls: name, number on x86-64, number on aarch64 ("-" if the architecture lacks the call)
 ALLOWED = """
     read 0 63; write 1 64; open 2 -; close 3 57; stat 4 -; fstat 5 80; lstat 6 -; poll 7 -; lseek 8 62; mmap 9 222;
     mprotect 10 226; munmap 11 215; brk 12 214; rt_sigaction 13 134; rt_sigprocmask 14 135; rt_sigreturn 15 139;
@@ -80,10 +80,11 @@ def build(machine: str, pid: int, denial: int = DENIES) -> bytes:
 
     Args:
       machine: ``x86_64`` or ``aarch64``.
-      pid: The process's own id, the only target allowed for ``tgkill`` (used by ``abort``). SIGKILL is denied even for
-        it, so that a SIGKILL always comes from outside the program.
-      denial: The effect of a denied call: ``DENIES``; ``KILLS``: it kills the process with SIGSYS, except for opening a
-        file, because /dev/null is handled separately; ``ASKS``: a listener decides, also about new threads.
+      pid: Id of the process, the only target allowed for ``tgkill`` (used by ``abort``). SIGKILL is denied even for
+        this target, so that a SIGKILL always comes from outside the program.
+      denial: The effect of a denied call. ``DENIES``: the call fails with EPERM. ``KILLS``: the process is killed with
+        SIGSYS, except for opening a file, because /dev/null is handled separately. ``ASKS``: a listener decides, also
+        about new threads.
 
     Returns:
       An array of ``struct sock_filter``.
@@ -123,13 +124,13 @@ def instructions(machine: str, pid: int, denial: int = DENIES) -> list[Instructi
                 body[-1] = Instruction(_RET, 0, 0, ASKS)
             program += [Instruction(_JEQ, 0, len(body), value), *body]
     allowed = {value for name, value in listed.items() if name not in guarded}
-    # a search tree instead of a list: the kernel evaluates the program once for each existing call, for each child
+    # a search tree instead of a list: for each child, the kernel evaluates the program once for each existing call
     borders = sorted(value for value in allowed | {each + 1 for each in allowed} if _flips(value, allowed))
     return program + _denying(_search(borders, False), denial)
 
 
 def _denying(body: list[Instruction], denial: int) -> list[Instruction]:
-    """The same instructions with another result instead of EPERM."""
+    """The same instructions, with the result ``denial`` instead of EPERM."""
     return [each._replace(k=denial) if each == (_RET, 0, 0, DENIES) else each for each in body]
 
 
@@ -138,7 +139,7 @@ def _flips(value: int, allowed: set[int]) -> bool:
 
 
 def _search(borders: list[int], allowed: bool) -> list[Instruction]:
-    """Decides by the call's number: ``allowed`` below the first of the ascending borders, flipping at each border."""
+    """Decides by the number of the call: ``allowed`` holds below the first border, and flips at each (ascending)."""
     if not borders:
         return [Instruction(_RET, 0, 0, _ALLOW if allowed else DENIES)]
     middle = len(borders) // 2
@@ -150,8 +151,9 @@ def _search(borders: list[int], allowed: bool) -> list[Instruction]:
 def thread_watch(machine: str) -> bytes:
     """A worker's own filter, which its children inherit: each new thread asks the worker first.
 
-    Without it, one child could use up all process ids of the machine: a thread needs no memory of its address space,
-    and the limit on processes does not apply to root. ``instructions`` still decides what else ``clone`` may do.
+    Without it, one child could use up all process ids of the machine: a thread need not use memory of the child's
+    address space, and the limit on processes does not apply to root. The filter of ``instructions`` still decides which
+    flags ``clone`` may have.
     """
     clone = numbers(ALLOWED, machine)["clone"]
     program = [
@@ -191,7 +193,7 @@ def _one_of(argument: int, values: tuple[int, ...]) -> list[Instruction]:
 
 
 def _reads_or_stack() -> list[Instruction]:
-    """Allows reading any limit (without a new one), and setting this process's own stack, as deep recursions do."""
+    """Allows reading any limit, and setting the stack limit of this process, as deeply recursive programs do."""
     return [
         Instruction(_LOAD, 0, 0, _low(2)),
         Instruction(_JEQ, 0, 2, 0),
@@ -207,7 +209,7 @@ def _reads_or_stack() -> list[Instruction]:
 
 
 def _stream_pair() -> list[Instruction]:
-    """Allows a pair of local stream sockets (asyncio creates one): unlike datagrams, it reaches no other process."""
+    """Allows a pair of local stream sockets, which asyncio uses. Unlike datagrams, they reach no other process."""
     return [
         Instruction(_LOAD, 0, 0, _low(0)),
         Instruction(_JEQ, 0, 3, _AF_UNIX),
@@ -231,7 +233,7 @@ def _own_signal(pid: int) -> list[Instruction]:
 
 
 def _no_address() -> list[Instruction]:
-    """Allows sending on a connected socket (asyncio wakes its loop this way): the address is a null pointer."""
+    """Allows sending without an address, that is, on a connected socket. asyncio wakes its event loop in this way."""
     return [
         Instruction(_LOAD, 0, 0, _low(4)),
         Instruction(_JEQ, 0, 2, 0),
@@ -243,7 +245,7 @@ def _no_address() -> list[Instruction]:
 
 
 def _thread_only() -> list[Instruction]:
-    """Allows threads that share the descriptor table: a separate one could hold socket buffers beyond all limits."""
+    """Allows threads that share the descriptor table. A separate table could hold socket buffers beyond all limits."""
     return [
         Instruction(_LOAD, 0, 0, _low(0)),
         Instruction(_JSET, 2, 0, _CLONE_NEW),

@@ -2,8 +2,8 @@
 
 A fork costs more than most programs, so the tests of a program share a child if nothing can pass from one test to the
 next: every test executes the compiled code in a new ``__main__`` with new standard streams, and the interpreter state
-that programs commonly change is restored. What remains is state that a program leaves inside a module. This check
-inspects the compiled code for any way to do that; if it finds one, each test runs in its own child. It need not resist
+that programs commonly change is restored. The remaining risk is state that a program leaves inside a module. This check
+searches the compiled code for ways to do that; if it finds one, each test runs in its own child. It need not resist
 attacks: a failure counts only for the first test of a child, and a program that never sees the expected outputs gains
 nothing from remembering an earlier test.
 """
@@ -76,7 +76,7 @@ def _nested(code: CodeType) -> Iterator[CodeType]:
 
 
 def _imports(code: CodeType) -> Iterator[tuple[str, str]]:
-    """Yields (module, name to which it or a part of it is bound)."""
+    """Yields (module, name to which the module or a member of it is bound)."""
     if _IMPORT_NAME not in code.co_code[::2]:
         return
     module = ""

@@ -23,7 +23,7 @@ class StandardError:
             self.close()
 
     def leave(self) -> None:
-        """In the worker: leaves the writing end to the child."""
+        """In the worker: closes the writing end, which only the child needs."""
         if self._writer >= 0:
             os.close(self._writer)
             self._writer = -1

@@ -1,4 +1,4 @@
-"""Kernel data about a running child: its memory, its threads, and the time it had no core."""
+"""Kernel data about a running child: its memory, its threads, and the time in which it lacked a core."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _NANOSECONDS = 1e9
 class OpenThread:
     """A thread that reads /proc, started before the worker loses access to it.
 
-    Landlock restricts the thread that calls it and everything that thread starts. The worker's main thread, which forks
-    the children, is restricted once for all of them; this thread, which forks nothing, is not.
+    Landlock restricts the thread that calls it and everything that this thread starts. The worker's main thread, which
+    forks the children, is restricted once for all of them. The thread of this class is not restricted, and never forks.
     """
 
     def __init__(self) -> None:
-        """Starts the thread. It uses no descriptor and holds no lock while it waits, so that forks are safe."""
+        """Starts the thread. While it waits, it uses no descriptor and holds no lock, so that forks are safe."""
         self._calls: SimpleQueue[Callable[[], Any]] = SimpleQueue()
         self._answers: SimpleQueue[tuple[Any, OSError | None]] = SimpleQueue()
         _thread.start_new_thread(self._serve, ())
@@ -47,11 +47,11 @@ class OpenThread:
 class ChildEnd:
     """A descriptor that is readable when the child has ended: a pidfd, or a pipe if the kernel has none (gVisor)."""
 
-    pipe: tuple[int, int] | None = None  # created once, and written at SIGCHLD
+    pipe: tuple[int, int] | None = None  # created once; each SIGCHLD writes to it
 
     @classmethod
     def prepare(cls) -> None:
-        """Finds out which of the two is available. To be called once, in the worker."""
+        """Finds out which of the two is available. Must be called once, in the worker."""
         try:
             os.close(os.pidfd_open(os.getpid()))
         except OSError:
@@ -76,7 +76,7 @@ class ChildEnd:
         self.descriptor = os.pidfd_open(pid) if self.pipe is None else self.pipe[0]
 
     def reached(self) -> bool:
-        """Whether the child has ended, once the descriptor is readable; the signal may be that of an earlier child."""
+        """Whether the child has ended, after the descriptor became readable. An earlier child may have caused that."""
         if self.is_pidfd:
             return True
         with contextlib.suppress(BlockingIOError):
@@ -90,7 +90,7 @@ class ChildEnd:
 
 
 class ChildUsage:
-    """Reads /proc for one child. Its process id there is looked up once, on first use."""
+    """Reads /proc for one child. Its process id in /proc is determined once, on first use."""
 
     def __init__(self, end: ChildEnd, ask: OpenThread) -> None:
         """Watches the process of ``end``."""
@@ -110,9 +110,9 @@ class ChildUsage:
         return size << 10, int(fields.get(b"Threads", b"0"))
 
     def waited(self) -> float:
-        """Seconds that the child's threads were ready to run but had no core; 0 if the kernel does not count it.
+        """Seconds in which the child's threads were ready to run but had no core; 0 if the kernel does not count them.
 
-        Threads that ended since the last call are missing, so the largest sum so far is returned.
+        The sum does not include threads that have ended, so the largest sum so far is returned.
         """
         with contextlib.suppress(OSError):
             self._waited = max(self._waited, self._ask(self._sum_waited))
@@ -123,7 +123,7 @@ class ChildUsage:
         return sum(int(_read(f"{tasks}/{thread}/schedstat").split()[1]) for thread in os.listdir(tasks)) / _NANOSECONDS
 
     def _find(self) -> str:
-        """The child's folder in /proc, which may belong to an outer namespace in which the child has another id."""
+        """The child's folder in /proc. This /proc may belong to an outer namespace, where the child has another id."""
         if not self._folder:
             pid = self.end.pid
             if self.end.is_pidfd:

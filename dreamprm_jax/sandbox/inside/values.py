@@ -1,9 +1,9 @@
 """Canonical text of a value: two texts are equal exactly if Python's ``==`` between a result and a JSON value holds.
 
-Both sides of a functional test are converted to this form, the result inside the child and the expected value in the
-judge, so that the judge compares two strings and never builds an object from hostile bytes. Values that compare
-differently from JSON values carry a mark that the comparison understands: NumPy's promotion makes ``float32(0.1)``
-equal to 0.1 but not to [0.1], and an array of two elements can be neither equal nor unequal to anything.
+Both sides of a functional test are converted to this form: the result in the child, the expected value in the judge. So
+the judge compares two strings and never builds an object from hostile bytes. Values that compare differently from JSON
+values have a mark that the comparison understands. For example, NumPy's promotion makes ``float32(0.1)`` equal to 0.1
+but not to [0.1], and an array of two elements can be neither equal nor unequal to anything.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ OPAQUE = "?"  # equal to nothing
 WILDCARD = "*"  # claims to be equal to everything (official mode only)
 ERROR = "!"  # the comparison raises an error
 SIGNALLING = "!#"  # the comparison with a number raises an error
-COUNT = "\x02"  # around the length of a list or dict that contains an error, which a different length prevents
-MARK = "\x01"  # after the text of a NumPy value of one element, before one letter: its kind
+COUNT = "\x02"  # around the length of a list or dict that contains an error; a different length avoids the error
+MARK = "\x01"  # between the text of a NumPy value of one element and one letter, its kind
 
 
 class TooLarge(Exception):
@@ -31,16 +31,16 @@ class Ambiguous(Exception):
 
 
 def without_marks(encoded: str) -> str:
-    """The text with NumPy values as plain ones, for a checker."""
+    """The text without the marks of NumPy values, for a checker."""
     return re.sub(MARK + ".", "", encoded)
 
 
 def canonical(value: Any, limit: int, wildcards: bool = False) -> str:
     """The canonical text of ``value``.
 
-    Equal numbers have one text (True, 1 and 1.0 are ``1``); a top-level tuple counts as a list, a nested one does not.
-    A value that can equal no JSON value becomes ``?``. Types of the standard library, NumPy and sortedcontainers follow
-    their own ``==``.
+    Equal numbers have the same text (True, 1 and 1.0 are ``1``). A top-level tuple counts as a list; a nested one does
+    not. A value that cannot equal any JSON value becomes ``?``. Types of the standard library, NumPy and
+    sortedcontainers are converted according to their own ``==``.
 
     Args:
       value: The function's result, or a decoded JSON value.
@@ -141,7 +141,7 @@ class _Writer:
             self.put(WILDCARD if everything and self.wildcards and not top else OPAQUE)
 
     def write_numpy(self, value: Any) -> None:
-        """A scalar, or an array."""
+        """Writes a NumPy scalar or array."""
         letter = value.dtype.kind
         if isinstance(value, str):
             self.put(encode_basestring_ascii(str.__str__(value)))
@@ -165,7 +165,7 @@ class _Writer:
 
 
 class _Signalling:
-    """A signalling NaN of ``decimal``: compared with a number, it is an error."""
+    """A signalling NaN of ``decimal``. Comparing it with a number is an error."""
 
 
 def _plain(base: type, value: Any) -> Any:
@@ -215,7 +215,7 @@ def _rounded(value: Any) -> float:
     return number if value == number else float("nan")
 
 
-# origin of an equality, and the conversion to a plain value that equals the same JSON values
+# module and class that define an ``__eq__``, and a conversion to a plain value that equals the same JSON values
 _EQUALITIES: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
     *(
         ("builtins", base.__name__, lambda value, base=base: _plain(base, value))
@@ -235,7 +235,7 @@ _EQUALITIES: tuple[tuple[str, str, Callable[[Any], Any]], ...] = (
 
 
 def _integer(value: int) -> str:
-    # beyond the digit limit of int(), and linear in time
+    # hex has no digit limit, unlike str, and takes linear time
     return str(value) if -(10**2000) < value < 10**2000 else hex(value)
 
 

@@ -1,7 +1,7 @@
 """A worker: a small interpreter that forks one locked-down child for each program and supervises it.
 
-It never holds a program, an input or an output: those go from the judge to the child by descriptor. It is started by
-path in a fresh interpreter (``worker.Worker``), with its settings as JSON on standard input.
+It never holds a program, an input or an output; they are passed between judge and child as file descriptors. It is
+started by path in a fresh interpreter (``worker.Worker``), with its settings as JSON on standard input.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from .report import OUTPUT_FD, RESULT_FD
 from .stderr import StandardError
 from .usage import ChildEnd, ChildUsage, OpenThread, resident_bytes
 
-_POLL_SECONDS = 0.25  # short, since a child with several threads spends its CPU time faster than wall time
+_POLL_SECONDS = 0.25  # short, because a child with several threads uses CPU time faster than wall time passes
 _SHORTEST_POLL_SECONDS = 0.005
-_FILL_BYTES_PER_SECOND = 8 << 30  # maximum rate at which a child fills memory; determines the next sample
+_FILL_BYTES_PER_SECOND = 8 << 30  # maximum rate at which a child fills memory; determines the time of the next sample
 _RESERVED_BYTES = 64 << 30  # address space beyond the memory limit: thread stacks and sparse arrays are only reserved
 _INPUTS_KEPT = 3  # copies of its inputs that this package keeps in a child
 _LOOK_SECONDS = 0.5  # interval of checks whether a child beyond its wall time still computes
 _COMPUTES = 0.05  # minimum share of a core of a child that computes
 _HAD_A_CORE = 0.9  # minimum share of a core of a child that did not lack one
-_UNWATCHED_POLL_SECONDS = 0.02  # if the kernel does not ask before a new thread
+_UNWATCHED_POLL_SECONDS = 0.02  # interval if the kernel does not ask before each new thread
 _INPUT_FD = 180  # the first of the tests' inputs, above the program's own descriptors
 _READY = b"R"
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
 def main() -> None:
-    """Reads the settings, locks the worker down, reports the result, serves until the judge closes the socket."""
+    """Reads the settings, locks the worker down, reports the result, and serves until the judge closes the socket."""
     settings = json.load(sys.stdin)
     control = socket.socket(fileno=settings["control"])
     try:
@@ -107,10 +107,10 @@ class Worker:
         control.send(json.dumps(hello).encode())
 
     def _give_up_rights(self, readable: list[str], hello: dict[str, Any]) -> None:
-        """Removes all rights that the kernel can remove; with ``lock == "require"``, anything missing is an error.
+        """Removes all rights that the kernel can remove. With ``lock == "require"``, a failed step is an error.
 
-        The one exception is the watch on threads, which the kernel refuses if another watch exists, as in some
-        containers: a child's threads are then counted periodically.
+        The only exception is the thread watch. The kernel refuses it if another listener exists, as in some containers;
+        the threads of a child are then counted periodically.
         """
 
         def start_open_thread() -> None:
@@ -159,7 +159,7 @@ class Worker:
                 self.control.send(reply.pack())
 
     def run(self, request: Request, descriptors: list[int]) -> Reply:
-        """Forks, waits for the end or a limit, and reports which occurred."""
+        """Forks a child, waits until it ends or reaches a limit, and reports which occurred."""
         memory = request.memory_bytes + _INPUTS_KEPT * os.fstat(descriptors[0]).st_size
         stderr = StandardError(request.kind == jobs.RUN_REPORTING)
         log = DeniedCalls(self.asking_filter) if self.reports and self.filter is not None else None
@@ -191,7 +191,7 @@ class Worker:
         if not note.startswith(_READY) and reason is None and not (signalled and value == signal.SIGKILL):
             reason, value, error = jobs.FAILED, status, note.decode() or "child not ready"
         elif self.own_resident and used.ru_maxrss << 10 > self.own_resident + memory:
-            reason = jobs.MEMORY_LIMIT  # its peak was between two samples, on which the verdict must not depend
+            reason = jobs.MEMORY_LIMIT  # the peak was between two samples; the verdict must not depend on their times
         elif signalled and value == signal.SIGKILL and reason is None and cpu >= request.cpu_seconds:
             reason = jobs.CPU_LIMIT  # the kernel's own limit, if this process was late
         if reason is None:
@@ -219,9 +219,10 @@ class Worker:
     ) -> _Ending:
         """Waits for the child's end; kills it at a limit or on request.
 
-        Time that a child was ready to run but had no core does not count towards its wall limit. A child that computes
-        at its wall limit, but had less than its share of a core so far, continues to its CPU limit: on a virtual
-        machine the host may take the core, which the kernel does not count. Both end at ``longest_seconds``.
+        Time in which a child was ready to run but had no core does not count towards its wall limit. A child that
+        computes at its wall limit, but had less than its share of a core so far, continues to its CPU limit: on a
+        virtual machine, the host may take the core, and the kernel does not count that time. In both cases the child is
+        killed after ``longest_seconds``.
         """
         end = usage.end
         pid, ended = end.pid, end.descriptor
@@ -232,7 +233,7 @@ class Worker:
             poll.register(stderr.reader, select.POLLIN)
         if listener is not None and listener.descriptor >= 0:
             poll.register(listener.descriptor, select.POLLIN)
-        clock = (~pid << 3) | 2  # the kernel's id of that process's CPU clock
+        clock = (~pid << 3) | 2  # id of the CPU clock of that process
         looked = started = end.started
         deadline = started + request.wall_seconds
         pause = self.pause(request.memory_bytes)
@@ -298,7 +299,7 @@ class Worker:
         return min(max(room / _FILL_BYTES_PER_SECOND, _SHORTEST_POLL_SECONDS), longest)
 
     def child(self, request: Request, memory: int, descriptors: list[int], log: DeniedCalls | None) -> None:
-        """The forked child: locks itself down, runs the job, exits. Never returns."""
+        """The forked child: locks itself down, runs the job and exits. Never returns."""
         status = 1
         try:
             lockdown.die_with_parent()
@@ -333,10 +334,11 @@ class Worker:
 
 
 def _take(descriptors: list[int], keeps_stderr: bool) -> tuple[Job, list[int]]:
-    """Reads the job file and moves every descriptor to its number.
+    """Reads the job file and duplicates every descriptor to its number.
 
-    0 to 2 are the standard ones; those that the program need not see have high numbers, so that the first file that it
-    opens is 3, as in a plain process. /dev/null is opened again, because its flags are shared by all that hold it.
+    Numbers 0 to 2 are the standard streams. Descriptors that the program need not see have high numbers, so that the
+    first file that it opens is 3, as in a plain process. /dev/null is opened again, because all holders of a descriptor
+    share its flags.
     """
     source, output, result = descriptors
     size = os.fstat(source).st_size
@@ -364,7 +366,7 @@ def _take(descriptors: list[int], keeps_stderr: bool) -> tuple[Job, list[int]]:
             while view:
                 view = view[os.write(stdin, view) :]
             os.lseek(stdin, 0, os.SEEK_SET)
-        fcntl.fcntl(stdin, fcntl.F_ADD_SEALS, _SEALS)  # its memory counts towards no limit
+        fcntl.fcntl(stdin, fcntl.F_ADD_SEALS, _SEALS)  # sealed, because its memory counts towards no limit
         inputs.append(os.dup2(stdin, _INPUT_FD + len(inputs)))
         os.close(stdin)
     return job, inputs
@@ -386,7 +388,7 @@ def _virtual_memory() -> int:
 
 
 def _own_resident() -> int:
-    """This process's resident memory; 0 without /proc, in which case the address space is limited."""
+    """Resident memory of this process in bytes; 0 without /proc, in which case the address space is limited instead."""
     try:
         return resident_bytes()
     except (OSError, KeyError):
