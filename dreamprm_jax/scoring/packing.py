@@ -71,7 +71,8 @@ def pack(
         get longer rows.
       batch_tokens: tokens per batch, or more if a batch of ``ways`` rows is larger.
       ways: number of shards of a batch; the number of rows is a multiple of it.
-      share: whether to build prefix trees in long rows. If False, no prefix is shared and rows are as short as possible.
+      share: whether to build prefix trees in long rows. If False, no prefix is shared and rows are as short as they can
+        be.
     """
     batches = []
     for length, forests, sizes in _groups(sequences, row_tokens, batch_tokens, ways, share):

@@ -62,10 +62,8 @@ class Steps:
 def parse_steps(body: Mapping[str, Any], prm: Prm) -> Steps:
     """Parses a request.
 
-    Args:
-      body: ``problem`` (a string, or an object with statement, title and platform), either ``code`` (a string) or
-        ``codes`` (a list of strings), and optionally ``aggregator``.
-      prm: the model.
+    It has ``problem`` (a string, or an object with statement, title and platform), either ``code`` (a string) or
+    ``codes`` (a list of strings), and optionally ``aggregator``.
 
     Raises:
       DataError: if a field is wrong; names the field.

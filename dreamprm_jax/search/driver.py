@@ -51,7 +51,7 @@ def run_searches(
       seed: Seed of the run.
       threads: Number of concurrent requests to the policy.
       together: Number of concurrent searches.
-      granularity: What a step is.
+      granularity: Definition of a step.
 
     Yields:
       (problem, result), in the order in which the searches end.

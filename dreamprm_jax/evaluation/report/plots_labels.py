@@ -30,9 +30,9 @@ MOST_POINTS = 1500
 
 
 def labels_before_after(labels: LabelPlot) -> Figure:
-    """Each arm's labels against the raw ones, and the distribution of the raw labels and of each arm's.
+    """Each arm's labels against the raw labels, and histograms of the raw labels and of each arm's labels.
 
-    Colored by the truth if it is known.
+    The points are colored by the truth if it is known.
     """
     groups = [group for group in _groups(labels.recoverable, len(labels.raw)) if group[3].any()]
     changed = dict(list(labels.changed.items())[:MOST_ARMS])
