@@ -39,7 +39,7 @@ class Chosen:
 def pick(
     problem_id: str, group: Sequence[Candidate], scores: ScoreFile, aggregator: str, public: Mapping[Key, bool] | None
 ) -> Chosen:
-    """Selects the candidate with the highest score; of tied candidates, the first.
+    """Selects the candidate with the highest score, and the first one of tied candidates.
 
     Args:
       problem_id: Id of the problem.

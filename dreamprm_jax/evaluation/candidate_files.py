@@ -49,8 +49,8 @@ def evaluate_files(config: Config, problems: Path, candidates: Path, workdir: Pa
     Args:
       config: Settings of the run: ``sandbox`` (mode "lcb" gives the official verdicts), ``problems.release`` if
         ``problems`` is a folder in the hub's layout, and ``evaluate.bootstrap_samples``.
-      problems: In any format of ``problems.problem_files``.
-      candidates: In any format of ``problems.candidates``.
+      problems: File of problems, in any format of ``problems.problem_files``.
+      candidates: File of candidates, in any format of ``problems.candidates``.
       workdir: The run's folder; finished work in it is reused.
 
     Returns:

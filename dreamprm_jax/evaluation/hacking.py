@@ -36,7 +36,7 @@ def hacking_row(
     samples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """The figures of one method on candidates of P problems, at the values of N in ``points``.
+    """Both measures of one method on candidates of P problems, at the values of N in ``points``.
 
     Problems without public tests count only in accuracy and score. ``aggregator`` maps the method's numbers to
     probabilities; it is None if they are not scores.

@@ -27,7 +27,7 @@ class Candidates:
     logits: Mapping[str, tuple[np.ndarray, ...]]  # arm -> step logits of each candidate; empty if it has no score
     public: np.ndarray | None = None  # (n,) bool: passes the public tests; None if the problem has none
     log_probability: np.ndarray | None = None  # (n,) mean per token as reported by the policy; NaN if unknown
-    exact_log_probability: np.ndarray | None = None  # (n,) true value of the simulated policy, which reports another
+    exact_log_probability: np.ndarray | None = None  # (n,) exact, for the simulated policy, whose reports are not
 
 
 def candidate_name(program: Program) -> str:

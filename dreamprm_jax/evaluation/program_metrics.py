@@ -21,7 +21,7 @@ from dreamprm_jax.metrics.step_metrics import (
 from dreamprm_jax.selection.aggregators import sigmoid
 
 STEP_BOOTSTRAP = 2000
-"""Resamples for rank statistics over steps or programs, each of which costs a pass over all of them."""
+"""Maximum number of resamples for rank statistics. Each resample costs a pass over all steps or programs."""
 
 
 def program_level(method: Method, candidates: Sequence[Candidates], samples: int, seed: int) -> dict[str, Any]:

@@ -88,7 +88,7 @@ class Batcher:
                 start += len(request.readings)
 
     def _next(self) -> list[_Request]:
-        """Waits for the requests of the next batch. Returns an empty list after the last one on shutdown."""
+        """Waits for requests and returns those of the next batch. On shutdown, returns an empty list at the end."""
         with self._change:
             self._change.wait_for(lambda: self._waiting or self._closing)
             batch: list[_Request] = []

@@ -1,8 +1,8 @@
 """The input formats of public reward models, and the conversion of a problem and a program to tokens.
 
 A form specifies the layout of the text, the separator after each step, and the tokens at which scores are read.
-transformers loads the tokenizer and its chat template, so that the tokens equal those in the model's other uses. The
-text of a statement or a program is never encoded as control tokens.
+transformers loads the tokenizer and its chat template, so that the tokens are the same as for other users of the model.
+The text of a statement or a program is never encoded as control tokens.
 """
 
 from __future__ import annotations
@@ -323,7 +323,7 @@ def _ranges(texts: Sequence[str], offsets: Sequence[tuple[int, int]]) -> list[tu
 def load_reader(
     folder: Path, values: Mapping[str, Any], options: FormOptions
 ) -> tuple[FormReader | None, Head, int, str]:
-    """The reader and the head of a folder: (reader, head, width of the head's hidden layer, name of the choices).
+    """The reader and the head of a folder: (reader, head, width of the head's hidden layer, description of the form).
 
     The reader is None for the native form without a separator, whose input is the same as in training.
 

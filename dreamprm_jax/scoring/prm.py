@@ -44,7 +44,7 @@ class PrmOptions:
     overlong: str | None = None  # drop, raise, truncate_statement
     dtype: str | None = None  # float32, bfloat16
     attention: str | None = None  # chunked, cudnn
-    granularity: Granularity | None = None  # definition of a step; default of a foreign folder: function
+    granularity: Granularity | None = None  # definition of a step; default of a folder: as exported, or function
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
     form: FormOptions = dataclasses.field(default_factory=FormOptions)  # input format of a foreign model
 

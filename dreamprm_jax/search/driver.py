@@ -14,7 +14,7 @@ from dreamprm_jax.schema import Problem
 from dreamprm_jax.search.algorithms import ProgramScorer, ScoredCompletion, Search, SearchResult, SearchSettings, search
 
 TokenCounter = Callable[[Sequence[str]], list[int]]
-"""Texts -> how many tokens each has."""
+"""Texts -> number of tokens of each text."""
 
 
 @dataclass

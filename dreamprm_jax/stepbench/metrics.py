@@ -149,7 +149,7 @@ def _result(
 
 
 def _accuracies(*sums: float | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(F1, accuracy on erroneous programs, accuracy on clean programs), from sums in the order of the first line."""
+    """(F1, accuracy on erroneous programs, accuracy on clean ones), from the numbers of right and of all programs."""
     right_wrong, wrong, right_clean, clean = (np.asarray(one, dtype=float) for one in sums)
     with np.errstate(invalid="ignore", divide="ignore"):
         erroneous, correct = right_wrong / wrong, right_clean / clean

@@ -38,7 +38,7 @@ class BenchPaths:
 
     @property
     def problems(self) -> Path:
-        """``schema.Problem`` rows: statements and tests."""
+        """``schema.TestedProblem`` rows: statements and tests."""
         return self.root / "problems.parquet"
 
     @property

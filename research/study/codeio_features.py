@@ -73,7 +73,7 @@ class LanguageModel:
         return [found[index] for index in range(len(programs))]
 
     def _log_probabilities(self, states: Any, following: Any) -> Float[np.ndarray, " tokens"]:
-        """Log-probabilities of the tokens that follow each state, in chunks because logits need much memory."""
+        """Log-probabilities of the tokens that follow each state, in chunks because the logits are large."""
         import torch
 
         found = [np.zeros(0)]

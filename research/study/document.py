@@ -192,7 +192,7 @@ def _repair_gains() -> str:
     """The gain of the default labels over raw labels in each cell of family R, for README.md."""
     rows = rows_of("repair_confirm")
     lines = []
-    for cell, tested in zip(REPAIR_CELLS, family(rows, repair_members()), strict=False):  # the first row of the family
+    for cell, tested in zip(REPAIR_CELLS, family(rows, repair_members()), strict=False):  # first: step-AUROC minus raw
         base, _, repair = cell.partition("_repair")
         text = "4 rollouts, weak tests" if base == "weak_tests" else f"{base[1:]} rollout{'s' * (base != 'k1')}"
         lines.append([text + (", repair" if repair else ""), tested.text()])

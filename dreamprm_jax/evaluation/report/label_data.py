@@ -17,7 +17,7 @@ from dreamprm_jax.schema import CorrectedLabel, StepLabel, StepTruth
 from dreamprm_jax.selection.reward_models import arm_label
 
 NEAR = 3
-"""Steps before and after the first wrong one that a profile shows."""
+"""Number of steps before and after the first wrong step in a profile."""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from dreamprm_jax.selection.reward_models import short_label
 MOST_ARMS = 4
 """Arms whose labels are drawn; further arms are only in the tables."""
 MOST_POINTS = 1500
-"""Maximum number of steps in a scatter panel, a random sample: the page contains every point."""
+"""Maximum number of steps in a scatter panel, drawn at random, because the page contains every point."""
 
 
 def labels_before_after(labels: LabelPlot) -> Figure:

@@ -23,9 +23,9 @@ from dreamprm_jax.selection.best_of_n import choose
 from dreamprm_jax.selection.reward_models import arm_aggregator
 
 MAX_CHARACTERS, MAX_STEPS = 20_000, 100
-"""Maximum characters of a program or statement, and steps of a program, on the page; the files hold the rest."""
+"""Maximum characters of a program or statement, and steps of a program, on the page; the files contain the rest."""
 VIEWER_CHARACTERS = 6_000_000
-"""Maximum characters of all programs and statements on the page; the files hold the rest."""
+"""Maximum characters of all programs and statements on the page; the files contain the rest."""
 
 _CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
 _HIDDEN = {
