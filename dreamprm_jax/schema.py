@@ -17,7 +17,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 Difficulty = Literal["easy", "medium", "hard"]
-Granularity = Literal["function", "class", "block", "line"]  # what a step is (cof.splitter)
+Granularity = Literal["function", "class", "block", "line"]  # definition of a step (cof.splitter)
 
 
 class DataError(ValueError):
@@ -54,7 +54,7 @@ def _added(default: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class TestCase:
-    """One test: input and expected output; for a "code" test, the code alone (``sandbox.code_tests``)."""
+    """One test: input and expected output; for a "code" test, only the code (``sandbox.code_tests``)."""
 
     __test__ = False  # not a pytest class
 
@@ -85,7 +85,7 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True)
 class ProblemTests:
-    """The hidden tests of one problem. All together may have gigabytes, so only the stages that judge read them."""
+    """The hidden tests of one problem. Only stages that judge read them, because all together may be gigabytes."""
 
     problem_id: str
     private_tests: tuple[TestCase, ...] = ()

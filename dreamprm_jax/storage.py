@@ -1,4 +1,4 @@
-"""Reads and writes Parquet and JSON. Files are written to a temporary name and renamed, so readers see whole files."""
+"""Reads and writes Parquet and JSON. Files are written to a temporary name and renamed, so they are always complete."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def read_records(path: Path, cls: type[Record]) -> list[Record]:
 
 
 def iterate_records(path: Path, cls: type[Record]) -> Iterator[Record]:
-    """As ``read_records``, with bounded memory."""
+    """Like ``read_records``, but yields the records with bounded memory."""
     names = arrow_schema(cast(type, cls)).names
     optional = {field.name for field in dataclasses.fields(cast(Any, cls)) if field.metadata.get("added")}
     with open_parquet(path) as file:
@@ -185,13 +185,13 @@ ENDINGS = (".parquet", ".jsonl", ".csv")
 
 
 def check_ending(path: Path, option: str = "--output") -> None:
-    """Raises DataError if the file's extension is no format of ``write_table``."""
+    """Raises DataError if ``write_table`` does not support the file's extension."""
     if path.suffix not in ENDINGS:
         raise DataError(f"{option}={path}: the extension must be one of {', '.join(ENDINGS)}")
 
 
 def write_table(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> None:
-    """Writes tables of one schema, concatenated, in the format of the file's extension; atomically."""
+    """Writes the concatenation of tables of one schema atomically, in the format of the file's extension."""
     check_ending(path)
     with atomic_path(path) as temporary:
         write_rows(temporary, path.suffix, schema, tables)

@@ -29,7 +29,7 @@ class Table:
 
 
 def text_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Aligned text: first column left, others right, two spaces between columns, a rule under the header."""
+    """Aligned text: first column left, other columns right, two spaces between columns, a rule under the header."""
     lines = [list(header), *(list(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     text = [

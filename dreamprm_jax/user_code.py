@@ -93,8 +93,10 @@ def _run(path: str) -> ModuleType:
 
 @contextlib.contextmanager
 def _sibling_imports(folder: Path) -> Iterator[None]:
-    """Makes modules in ``folder`` importable. On exit they are removed from ``sys.modules``, since other folders may
-    have modules of the same names."""
+    """Makes modules in ``folder`` importable.
+
+    On exit they are removed from ``sys.modules``, because other folders may have modules of the same names.
+    """
     before, bytecode = set(sys.modules), sys.dont_write_bytecode
     sys.path.insert(0, str(folder))
     sys.dont_write_bytecode = True

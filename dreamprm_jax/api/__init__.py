@@ -46,7 +46,7 @@ def split(code: str, granularity: Granularity = "function") -> tuple[CodeStep, .
 
     Args:
       code: Any text, even if Python cannot parse it.
-      granularity: What a step is: "function", "class", "block" or "line".
+      granularity: Definition of a step: "function", "class", "block" or "line".
 
     Returns:
       At least one step; their concatenated code is ``code``.

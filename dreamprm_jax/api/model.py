@@ -30,7 +30,7 @@ class RewardModel:
     Attributes:
       name: Name of the model.
       checkpoint: Identity of its weights.
-      granularity: What a step is.
+      granularity: Definition of a step.
     """
 
     def __init__(self, prm: Prm, scorer: Scorer) -> None:
@@ -60,7 +60,7 @@ class RewardModel:
             LiveCodeBench's field names). Give all fields that the training problems had.
           code: One program, or several.
           aggregator: How step scores are reduced to the program's score: "sum_log_odds", "last", "min", "mean",
-            "product", ... By default as in the tables of a run.
+            "product", ... The default is the one in the tables of a run.
 
         Returns:
           One result, or one for each program.

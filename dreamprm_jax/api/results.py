@@ -46,7 +46,7 @@ class ScoredStep(CodeStep):
 
 @dataclass(frozen=True)
 class ScoredProgram:
-    """One program with the scores of its steps; in a notebook, its code colored by them."""
+    """One program with the scores of its steps. A notebook shows its code colored by the scores."""
 
     steps: tuple[ScoredStep, ...]
     score: float  # the step scores aggregated to one number in [0, 1]
@@ -77,7 +77,7 @@ class ScoredProgram:
 class BestOf:
     """The candidate that a reward model selected, and the scores of all candidates."""
 
-    index: int  # of the selected candidate; of tied candidates, the first
+    index: int  # index of the selected candidate; the first of tied candidates
     code: str
     score: float  # NaN if no candidate has a score
     programs: tuple[ScoredProgram | None, ...] = field(repr=False)  # None: could not be scored, and ranks last

@@ -1,8 +1,9 @@
 """Chooses the aggregator on held-out problems.
 
-The best of eight aggregators is biased upwards on the problems on which it was chosen. So it is chosen on other
-problems: those of the meta window, if they have several scored candidates each (``evaluate.aggregator = "auto"``), or
-the other folds of the test window (``cross_fitted``: the accuracy to expect from choosing on similar labeled problems).
+The accuracy of the best of eight aggregators is biased upwards on the problems on which it was chosen. Therefore it is
+chosen on other problems: on the meta window, if its problems have several scored candidates each
+(``evaluate.aggregator = "auto"``), or on the other folds of the test window (``cross_fitted``). The latter estimates
+the accuracy to expect from a choice on similar labeled problems.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class AggregatorChoice:
 
     name: str
     reason: str
-    accuracies: Mapping[str, float]  # of each aggregator on the held-out problems; empty if none was chosen
+    accuracies: Mapping[str, float]  # accuracy of each aggregator on held-out problems; empty if none was chosen
 
 
 def automatic(
@@ -42,9 +43,9 @@ def automatic(
       accuracies: Aggregator -> (P,) best-of-N accuracy on each held-out problem, averaged over the reward models; None
         if there are no held-out problems.
       mixed: Number of those problems with both passing and failing candidates.
-      default: Kept if there are too few.
-      where: Describes the held-out candidates.
-      missing: Why there are none.
+      default: Aggregator to keep if there are too few.
+      where: Description of the held-out candidates.
+      missing: Reason why there are no held-out candidates.
     """
     if accuracies is None or mixed < MIN_PROBLEMS:
         reason = missing or f"{where}: {mixed} problems with passing and failing candidates, {MIN_PROBLEMS} are needed"
@@ -60,7 +61,7 @@ def cross_fitted(accuracies: Sequence[np.ndarray], folds: int = 5, repeats: int 
     """Accuracy on each problem under the aggregator that is best on the other folds.
 
     Args:
-      accuracies: (P,) of each aggregator.
+      accuracies: (P,) accuracies on each problem, one array per aggregator.
       folds: Number of folds.
       repeats: Number of random partitions to average over.
       seed: Seed of the partitions.

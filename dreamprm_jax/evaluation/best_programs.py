@@ -39,14 +39,14 @@ class Chosen:
 def pick(
     problem_id: str, group: Sequence[Candidate], scores: ScoreFile, aggregator: str, public: Mapping[Key, bool] | None
 ) -> Chosen:
-    """Selects the candidate with the highest score; of tied candidates, the first.
+    """Selects the candidate with the highest score, and the first one of tied candidates.
 
     Args:
       problem_id: Id of the problem.
       group: Its usable candidates, at least one.
       scores: Scores of one reward model; a candidate without a score ranks last.
-      aggregator: Reduces step scores to one number; an outcome model is read at its last step.
-      public: Program -> whether it passes the public tests; those that pass rank first. None: not run.
+      aggregator: Aggregator of the step scores; for an outcome model, "last" is used instead.
+      public: Program -> whether it passes the public tests; programs that pass rank first. None if tests were not run.
     """
     programs = [one.program for one in group]
     keys = [(problem_id, program.program_hash) for program in programs]

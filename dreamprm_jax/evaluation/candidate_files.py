@@ -40,7 +40,7 @@ from dreamprm_jax.storage import read_json, write_json, write_records, write_tex
 from dreamprm_jax.tables import csv_text, finite
 
 FOLDER = "evaluate_files"
-_FORMAT = "4"  # raise when the meaning of the output changes
+_FORMAT = "4"  # increase it when the meaning of the output changes
 
 
 def evaluate_files(config: Config, problems: Path, candidates: Path, workdir: Path) -> dict[str, Any]:
@@ -49,8 +49,8 @@ def evaluate_files(config: Config, problems: Path, candidates: Path, workdir: Pa
     Args:
       config: Settings of the run: ``sandbox`` (mode "lcb" gives the official verdicts), ``problems.release`` if
         ``problems`` is a folder in the hub's layout, and ``evaluate.bootstrap_samples``.
-      problems: In any format of ``problems.problem_files``.
-      candidates: In any format of ``problems.candidates``.
+      problems: File of problems, in any format of ``problems.problem_files``.
+      candidates: File of candidates, in any format of ``problems.candidates``.
       workdir: The run's folder; finished work in it is reused.
 
     Returns:
@@ -141,7 +141,7 @@ def _contents(file: CandidateFile) -> str:
 
 
 def _fingerprint(config: Config, inputs: InputDigests, problems: Path, candidates: Path) -> str:
-    """Fingerprint of the settings that affect the output and of the contents of both files (for the hub: the id)."""
+    """Fingerprint of the settings that affect the output and of the contents of both files (or their hub ids)."""
     named = (("problems", problems), ("candidates", candidates))
     files = [inputs.digest_or_value(name, str(path), SettingInfo(reads="path")) for name, path in named]
     others = [config.seed, config.evaluate.bootstrap_samples, config.problems.release, config.label.granularity]

@@ -1,15 +1,16 @@
 """Reward hacking: how the selected programs change as best-of-N chooses among more candidates.
 
-With more candidates, a reward model increasingly selects those on which it errs (over-optimization: Gao et al.,
-arXiv 2210.10760; for verifiers and best-of-N: Cobbe et al., arXiv 2110.14168). Two measures of it, both in exact
-expectation over subsets:
+With more candidates, a reward model increasingly selects those that it scores wrongly (over-optimization: Gao et al.,
+arXiv 2210.10760; for verifiers and best-of-N: Cobbe et al., arXiv 2110.14168). There are two measures of this, both in
+exact expectation over subsets:
 
-- **hacking rate** at N: the share of problems whose selected program passes the public tests and fails hidden ones:
-  wrong programs that look right. Reported with the share whose selected program passes the public tests at all, so that
-  a method that solves more problems is not penalized.
-- **drop** at N: the selected program's score rises with N by construction; its accuracy may fall. The drop is the best
-  accuracy over all N minus that at the largest N, with a paired interval; well above 0, the model is over-optimized.
-  The best N is chosen on the same problems, so the drop is never below 0 and its interval is biased upwards.
+- **hacking rate** at N: the fraction of problems whose selected program passes the public tests but fails hidden ones.
+  It is reported together with the fraction whose selected program passes the public tests at all, so that a method that
+  solves more problems is not penalized.
+- **drop** at N: the selected program's score increases with N by construction, but its accuracy may decrease. The drop
+  is the best accuracy over all N minus the accuracy at the largest N, with a paired interval. A drop well above 0 means
+  over-optimization. The best N is chosen on the same problems, so the drop is never below 0 and its interval is biased
+  upwards.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def hacking_row(
     samples: int,
     seed: int,
 ) -> dict[str, Any]:
-    """The figures of one method on candidates of P problems, at the values of N in ``points``.
+    """Both measures of one method on candidates of P problems, at the values of N in ``points``.
 
     Problems without public tests count only in accuracy and score. ``aggregator`` maps the method's numbers to
     probabilities; it is None if they are not scores.

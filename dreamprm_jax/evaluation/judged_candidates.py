@@ -26,12 +26,12 @@ class Candidates:
     passed: np.ndarray  # (n,) float64, 0 or 1
     logits: Mapping[str, tuple[np.ndarray, ...]]  # arm -> step logits of each candidate; empty if it has no score
     public: np.ndarray | None = None  # (n,) bool: passes the public tests; None if the problem has none
-    log_probability: np.ndarray | None = None  # (n,) per-token mean that the policy reported; NaN if unknown
-    exact_log_probability: np.ndarray | None = None  # (n,) of the simulated policy, whose reports are miscalibrated
+    log_probability: np.ndarray | None = None  # (n,) mean per token as reported by the policy; NaN if unknown
+    exact_log_probability: np.ndarray | None = None  # (n,) exact, for the simulated policy, whose reports are not
 
 
 def candidate_name(program: Program) -> str:
-    """How messages and files name a candidate."""
+    """The name of a candidate in messages and files."""
     return f"{program.problem_id}, sample {program.sample_index} ({program.program_hash[:12]})"
 
 

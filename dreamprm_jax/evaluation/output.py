@@ -41,7 +41,7 @@ def write_results(
 
 
 def skip_counts(skips: Sequence[Skip]) -> list[dict[str, Any]]:
-    """How many rows were left out, for each source and reason."""
+    """The number of rows that were left out, for each source and reason."""
     counts = Counter((skip.source, skip.reason) for skip in skips)
     return [{"source": source, "reason": reason, "count": count} for (source, reason), count in sorted(counts.items())]
 
@@ -105,8 +105,8 @@ def _candidate_rows(candidates: Sequence[Candidates], arms: Sequence[str], aggre
 def eval_all_row(problem: Problem, codes: Sequence[str], passed: Sequence[bool]) -> dict[str, Any]:
     """One problem with its candidates and their verdicts.
 
-    ``output_list`` repeats the programs, since the raw answers are not kept. ``contest_date`` has no time zone, because
-    the official reader compares it with naive dates.
+    ``output_list`` repeats the programs, because the raw answers are not stored. ``contest_date`` has no time zone,
+    because the official reader compares it with naive dates.
 
     Raises:
       ValueError: if there are no candidates, since ``pass@1`` would be undefined.

@@ -1,8 +1,9 @@
 """The paper's results (arXiv 2512.15000, table 1) as counts, with intervals, which the paper does not report.
 
-Test problems of LiveCodeBench from 2025-02-01 on; the last four rows use programs of o4-mini-high. The counts follow
-from the percentages: 31 easy, 39 medium and 61 hard problems (DeepSeek-R1's are means over several samples). A run of
-this package has other problems and another policy: compare the sizes of gaps and intervals, not accuracies.
+The test problems are those of LiveCodeBench from 2025-02-01 on. The last four rows use programs of o4-mini-high. The
+counts are computed from the percentages for 31 easy, 39 medium and 61 hard problems; those of DeepSeek-R1 are means
+over several samples. A run of this package has other problems and another policy, so compare the sizes of gaps and
+intervals instead of accuracies.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ def paper_table(results: Mapping[str, Any] | None = None) -> Table:
     """Easy, medium, hard and overall in percent, with 95% intervals and each gap as a number of problems.
 
     Args:
-      results: Results of a run; its rows follow the paper's, in the same format.
+      results: Results of a run, whose rows are appended in the same format; None for the paper's rows alone.
 
     Returns:
-      The paper's rows with Wilson intervals and the gap to its policy alone; the run's with bootstrap intervals and the
-      gap to a random choice.
+      The paper's rows with Wilson intervals and the gap to its policy alone. The run's rows have bootstrap intervals
+      and the gap to a random choice.
     """
     total = sum(GROUPS)
     rows = [["paper: problems", *(str(count) for count in GROUPS), str(total), "", "", ""]]

@@ -22,7 +22,7 @@ _CONFUSION = (
     ("ours_fail_file_pass", False, True),
     ("ours_fail_file_fail", False, False),
 )
-_SHOWN = 10  # names of programs to print; results.json has all
+_SHOWN = 10  # maximum number of program names to print; results.json contains all
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def summarize(judged: Sequence[Judged], skips: Sequence[Skip], samples: int, see
 
 
 def _pass_at_1(judged: Sequence[Judged], samples: int, seed: int) -> dict[str, Any]:
-    """pass@1 over problems: the mean share of a problem's candidates that passed; also with the file's verdicts."""
+    """pass@1: the mean over problems of the fraction of candidates that passed, by our and by the file's verdicts."""
     groups: dict[str, list[Judged]] = defaultdict(list)
     for one in judged:
         if one.counts:
@@ -91,7 +91,7 @@ def _pass_at_1(judged: Sequence[Judged], samples: int, seed: int) -> dict[str, A
 
 
 def _pass_at_k(judged: Sequence[Judged], samples: int, seed: int) -> dict[str, Any]:
-    """Unbiased pass@k at k = 1, 2, 4, 5, 8, 10, ..., as long as every problem has k candidates."""
+    """Unbiased pass@k at k = 1, 2, 4, 5, 8, 10, ..., up to the smallest number of candidates of a problem."""
     groups: dict[str, list[bool]] = defaultdict(list)
     for one in judged:
         if one.counts:

@@ -47,7 +47,7 @@ def result_tables(results: Results) -> list[Table]:
 
 
 def results_text(results: Results) -> str:
-    """All tables, then the notes and the counts of what was left out."""
+    """All tables, followed by the notes and the counts of rows that were left out."""
     return "\n\n\n".join([*(table.text() for table in result_tables(results)), "\n".join(left_out(results))]) + "\n"
 
 
@@ -194,7 +194,7 @@ def _strategies(results: Results) -> Table:
 
 
 def _costs(results: Results) -> Table:
-    """What each strategy costs per problem."""
+    """The cost of each strategy per problem."""
     section = results["strategies"]
     rows = [
         [
@@ -258,7 +258,7 @@ def _breakdown(results: Results, group: str, title: str) -> Table:
     return Table(
         f"{group}s",
         f"{title}: best of {selection['best_of']}, %",
-        [group, "problems", *(labels.values() if len(labels) <= 3 else labels)],  # the keys are narrower
+        [group, "problems", *(labels.values() if len(labels) <= 3 else labels)],  # keys are narrower than labels
         [[row[group], str(row["problems"]), *(percent(row[key]) for key in labels)] for row in selection[f"{group}s"]],
     )
 

@@ -1,4 +1,4 @@
-"""How well a method's number separates passing from failing programs, and how much of that is program length."""
+"""Metrics of a method's numbers: separation of passing and failing programs, and correlation with program length."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from dreamprm_jax.metrics.step_metrics import (
 from dreamprm_jax.selection.aggregators import sigmoid
 
 STEP_BOOTSTRAP = 2000
-"""Resamples for rank statistics over steps or programs, each of which costs a pass over all of them."""
+"""Maximum number of resamples for rank statistics. Each resample costs a pass over all steps or programs."""
 
 
 def program_level(method: Method, candidates: Sequence[Candidates], samples: int, seed: int) -> dict[str, Any]:
-    """Program-level figures of one method.
+    """Program-level metrics of one method.
 
     Returns:
-      JSON-ready: ``outcome_auroc`` over all candidates, with its interval over problems; its mean within problems that
-      have both passing and failing candidates, which is what selection needs; the mean rank correlation with length
-      within problems (in the oracle's row, that of passing, which an unbiased score should match); and the number of
-      candidates without a score.
+      JSON-ready: ``outcome_auroc`` over all candidates, with its interval over problems; the mean AUROC within problems
+      that have both passing and failing candidates, which determines selection; the mean rank correlation with length
+      within problems (in the oracle's row, the correlation of passing with length, which an unbiased score should
+      match); and the number of candidates without a score.
     """
     numbers, passed = np.concatenate(method.numbers), np.concatenate([one.passed for one in candidates]) > 0
     problem = np.repeat(np.arange(len(candidates)), [len(one.passed) for one in candidates])
@@ -51,7 +51,7 @@ def program_level(method: Method, candidates: Sequence[Candidates], samples: int
 
 
 def _outcome_calibration(arm: str, candidates: Sequence[Candidates]) -> dict[str, Any]:
-    """The last step's score as a probability of passing, for any aggregator; no bins for methods that are not arms."""
+    """Calibration of the last step's score as the probability of passing; no bins for methods that are not arms."""
     pairs = [
         (logits[-1], passed)
         for one in candidates

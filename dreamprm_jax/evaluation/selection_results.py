@@ -1,4 +1,4 @@
-"""Best-of-N in the paper's format: rows of methods, columns of difficulty, with intervals and paired tests."""
+"""Best-of-N results in the paper's format: one row per method, one column per difficulty, intervals, paired tests."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from dreamprm_jax.selection.reward_models import BASELINE_ARM
 def selection_results(
     candidates: Sequence[Candidates], arms: Sequence[str], aggregator: str, samples: int, seed: int
 ) -> dict[str, Any]:
-    """All selection figures of one window.
+    """All selection results of one window.
 
     Args:
       candidates: Candidates of P problems.
       arms: Training arms with scores.
       aggregator: Aggregator of the PRM arms.
       samples: Number of bootstrap resamples.
-      seed: Seed of the bootstrap; all figures use the same resamples.
+      seed: Seed of the bootstrap; all results use the same resamples.
 
     Returns:
       JSON-ready: ``counts``, ``best_of`` (the largest number of candidates), ``table``, ``differences``, ``curve``,
@@ -75,7 +75,7 @@ CROSS_FITTED = "chosen on other folds"
 
 
 def _aggregators(candidates: Sequence[Candidates], arm: str, most: int, seed: int) -> dict[str, float]:
-    """Accuracy of an arm under each aggregator, and under the one that was best on the other folds of the problems."""
+    """Accuracy of an arm under each aggregator, and under the aggregator chosen on the other folds of the problems."""
     accuracies = {name: arm_method(candidates, arm, name).accuracies(candidates, most) for name in AGGREGATORS}
     chosen = cross_fitted(list(accuracies.values()), seed=seed)
     return {name: float(values.mean()) for name, values in [*accuracies.items(), (CROSS_FITTED, chosen)]}

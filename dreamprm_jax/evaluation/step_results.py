@@ -1,9 +1,9 @@
 """Compares step scores and step labels with the exact truth of the procedural benchmark.
 
-Three targets, because a Monte-Carlo label measures recoverability under a policy, not correctness (arXiv 2501.07301):
-``recoverable`` (some completion of the prefix passes), *before the first error* (no step so far is a wrong variant) and
-``value`` (the probability that the policy's completion passes). The first two are measured by AUROC, the last by
-calibration (Brier, ECE).
+There are three targets, because a Monte-Carlo label measures recoverability under a policy instead of correctness
+(arXiv 2501.07301): ``recoverable`` (some completion of the prefix passes), *before the first error* (no step so far is
+a wrong variant) and ``value`` (the probability that the policy's completion passes). The metric of the first two is
+AUROC, and the metrics of the last are Brier score and expected calibration error.
 """
 
 from __future__ import annotations
@@ -128,9 +128,9 @@ def label_rows(
 
     Args:
       labels: The Monte-Carlo estimates.
-      corrected: Arm -> its labels; an arm without labels is no column.
+      corrected: Arm -> its labels; an arm without labels has no column.
       truth: Truth of the same window.
-      skips: Receives what is left out.
+      skips: Receives the steps that are left out.
     """
     changed = {
         arm: {(row.problem_id, row.program_hash, row.step_index): row.corrected for row in rows}
@@ -206,7 +206,7 @@ def _counts(rows: StepRows) -> dict[str, Any]:
 
 
 def _first_error(values: np.ndarray, rows: StepRows) -> dict[str, Any]:
-    """First-error F1 at threshold 0.5, and at the best threshold of the other half of the problems."""
+    """First-error F1 at threshold 0.5, and at the threshold that is best on the other half of the problems."""
     ends = np.cumsum(np.bincount(rows.program))[:-1]
     scores = np.split(values, ends)
     fold = np.array([part[0] for part in np.split(rows.problem, ends)]) % 2
@@ -238,7 +238,7 @@ def step_results(rows: StepRows, arms: Sequence[str], samples: int, seed: int) -
 
 
 def label_results(rows: StepRows, samples: int, seed: int) -> dict[str, Any]:
-    """Quality of the raw training labels and of each arm's."""
+    """Quality of the raw training labels and of each arm's labels."""
     table = _ranking(rows, rows.numbers, "raw", samples, seed)
     for row in table:
         row["label"] = f"{row['key'].replace('_', ' ')} labels"

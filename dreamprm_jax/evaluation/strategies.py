@@ -1,8 +1,8 @@
 """Selection beyond ranking by a score: public tests, votes, prune-then-execute, and the cost of each.
 
-The methods of the main table only read programs. The strategies here may also run them: on public tests, whose answers
-are part of the problem, or on inputs without answers. Each is compared with the method that it extends: best of N by a
-PRM alone, or a random choice.
+The methods of the main table only read programs. The strategies here may also run them, either on public tests, whose
+answers are part of the problem, or on inputs without answers. Each strategy is compared with the method that it
+extends: best of N by a PRM alone, or a random choice.
 """
 
 from __future__ import annotations
@@ -141,9 +141,9 @@ def _vote(
 
 
 def prune_curve(method: Method, candidates: Sequence[Candidates]) -> list[dict[str, float]]:
-    """Accuracy and programs run, for every number of programs that prune-then-execute may run.
+    """Accuracy and number of programs run, for every maximum number of runs of prune-then-execute.
 
-    From the reward model alone (0 runs) to the public-test filter (all).
+    The maximum ranges from 0 (the reward model alone) to all candidates (the public-test filter).
     """
     limits = np.arange(max(len(one.passed) for one in candidates) + 1)
     accuracy, judged = np.empty((2, len(candidates), len(limits)))

@@ -131,7 +131,7 @@ def _row(
         "solved": float(final[index].sum()),
         "gain": asdict(percentile_interval(float(gap.mean()), replicates[:, index] - replicates[:, base])),
         "gain_problems": float(gap.sum()),
-        # Their accuracies are probabilities, not 0 or 1: the sign of a difference from them has no meaning.
+        # Accuracies of these bases are probabilities, and the sign of a difference from them has no meaning.
         "p_value": None if row.base in (RANDOM, PUBLIC) else test.p_value,
         "judged": judged,
         "forwards": float(most if row.forwards else 0),

@@ -1,4 +1,4 @@
-"""Joins candidates, verdicts and scores from user files into the rows that a run has."""
+"""Joins candidates, verdicts and scores from user files into the same rows as in a run."""
 
 from __future__ import annotations
 
@@ -132,10 +132,10 @@ def join(
     """Joins candidates with a verdict into one row per problem, as ``load_candidates`` does for a run.
 
     Args:
-      file: The candidates; those without usable code have failed.
-      problems: By id, for difficulty, date and public tests; a problem that is missing here has none of these.
-      verdicts: By program; they take precedence over those of the candidates file.
-      scores: One per model.
+      file: The candidates; those without usable code count as failed.
+      problems: Problems by id, for difficulty, date and public tests; a missing problem has none of these.
+      verdicts: Verdicts by program; they take precedence over the verdicts in the candidates file.
+      scores: Score files, one per model.
 
     Raises:
       DataError: if no candidate has a verdict, or no score of a model belongs to a candidate.
@@ -182,7 +182,7 @@ def join(
 def evaluate_user_candidates(
     name: str, candidates: Sequence[Candidates], models: Sequence[str], aggregator: str, samples: int
 ) -> dict[str, Any]:
-    """The results of a run's evaluate stage, except those that need a run: votes, costs and exact truth."""
+    """The results of the evaluate stage, except those that only a run has: votes, costs and exact truth."""
     choice = AggregatorChoice(aggregator, "set on the command line", {})
     return {
         "name": name,

@@ -33,7 +33,7 @@ _DIGITS = 16
 class Execution:
     """The outputs of one program."""
 
-    outputs: tuple[str, ...]  # hash of the output on each input, up to the first on which it failed
+    outputs: tuple[str, ...]  # hash of the output on each input, up to the first input on which the program failed
     verdict: Verdict  # AC: it ran on all of them
 
     @property
@@ -45,7 +45,7 @@ class Execution:
 def vote_inputs(
     problem: Problem, hidden: Collection[str], composition: Composition | None, count: int, seed: int
 ) -> tuple[TestCase, ...]:
-    """Inputs to vote on: those of the public tests and, on the procedural benchmark, ``count`` generated ones.
+    """Inputs for votes: the inputs of the public tests and, on the procedural benchmark, ``count`` generated inputs.
 
     The generator replaces AlphaCode's input-generation model (arXiv 2203.07814). Expected outputs are not used, nor are
     hidden inputs: an input in ``hidden`` is left out.
@@ -65,7 +65,7 @@ def vote_inputs(
 
 
 def normalized(output: str) -> str:
-    """The output as compared in votes: without trailing spaces and outer blank lines."""
+    """The form of an output for comparison in votes: without trailing spaces and outer blank lines."""
     return "\n".join(line.rstrip() for line in output.strip().split("\n"))
 
 
@@ -112,9 +112,9 @@ def recording_tasks(
 
 
 def clusters(executions: Sequence[Execution | None]) -> np.ndarray:
-    """(n,) cluster of each program, numbered by first occurrence: equal outputs on every input share a cluster.
+    """(n,) cluster of each program, numbered by first occurrence. Programs with equal outputs on every input share one.
 
-    -1 for a program that failed on an input or was not run: failures share no answer.
+    The cluster is -1 for a program that failed on an input or was not run.
     """
     known: dict[tuple[str, ...], int] = {}
     return np.array(

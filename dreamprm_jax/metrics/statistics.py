@@ -1,4 +1,4 @@
-"""Statistics over problems: unbiased pass@k, bootstrap, paired tests, recovered share of the oracle gap.
+"""Statistics over problems: unbiased pass@k, bootstrap, paired tests, recovered fraction of the oracle gap.
 
 Candidates of one problem are not independent, so every interval resamples problems. Comparisons of methods are paired
 by problem, since a 95% interval of one accuracy at 131 problems (about 6.7 points) is wider than the differences that

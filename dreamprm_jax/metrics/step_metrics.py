@@ -17,7 +17,7 @@ def ranks(values: np.ndarray) -> np.ndarray:
 
 
 def auroc(scores: np.ndarray, positive: np.ndarray) -> float:
-    """Probability that a positive scores above a negative; a tie counts one half (the Mann-Whitney statistic).
+    """Probability that a positive scores above a negative, with ties counted as one half (Mann-Whitney statistic).
 
     Args:
       scores: (M,).
@@ -71,7 +71,9 @@ def auroc_replicates(
 
 
 def average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
-    """Area under the precision-recall curve: the sum of precision times the increase in recall; ties are one step.
+    """Area under the precision-recall curve: the sum of precision times the increase in recall.
+
+    Tied scores form one step of the curve.
 
     Returns:
       The average precision, or NaN without positives.

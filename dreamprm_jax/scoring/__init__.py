@@ -1,1 +1,1 @@
-"""Scores every step of every candidate program in one pass."""
+"""Scores every step of a candidate program in one forward pass, as a batch job or over HTTP."""

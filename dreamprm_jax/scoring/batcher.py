@@ -1,4 +1,4 @@
-"""Dynamic batching: requests that arrive while the devices work are scored together in the next pass."""
+"""Dynamic batching: requests that arrive while the devices are busy are scored together in the next batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dreamprm_jax.scoring.scorer import Reading, Scorer
 
 
 class Busy(Exception):
-    """More is waiting than the queue may hold."""
+    """Raised when the queue is full or the server is shutting down."""
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,20 @@ class _Request:
 
 
 class Batcher:
-    """One thread that owns the scorer, and the queue before it. A context manager: leaving it answers what waits."""
+    """A request queue and the only thread that uses the scorer.
+
+    As a context manager it answers the queued requests on exit.
+    """
 
     def __init__(self, scorer: Scorer, queue_tokens: int, batch_requests: int = 256):
         """Starts the thread.
 
         Args:
-          scorer: used by the thread alone.
-          queue_tokens: the most that may wait, beside one request of any size.
-          batch_requests: the most requests that are scored together.
+          scorer: the scorer; only this thread uses it.
+          queue_tokens: maximum number of tokens in the queue. An empty queue accepts one request of any size.
+          batch_requests: maximum number of requests that are scored together.
         """
-        self.batches = 0  # computed
+        self.batches = 0  # number of batches scored so far
         self._scorer = scorer
         self._requests = batch_requests
         self._limit = queue_tokens
@@ -48,15 +51,15 @@ class Batcher:
 
     @property
     def waiting_tokens(self) -> int:
-        """Tokens in the queue, without those being scored."""
+        """Number of tokens in the queue, excluding those being scored."""
         with self._change:
             return sum(request.tokens for request in self._waiting)
 
     def submit(self, readings: Sequence[Reading]) -> Future[list[np.ndarray]]:
-        """Queues one request; its result is that of ``Scorer.logits``.
+        """Queues one request. The future returns the result of ``Scorer.logits``.
 
         Raises:
-          Busy: where the queue is full.
+          Busy: if the queue is full or the server is shutting down.
         """
         request = _Request(list(readings), sum(len(reading.tokens) for reading in readings))
         with self._change:
@@ -74,7 +77,7 @@ class Batcher:
             batch = [request for request in batch if request.answer.set_running_or_notify_cancel()]
             try:
                 results = self._scorer.logits([reading for request in batch for reading in request.readings])
-            except Exception as error:  # the devices' own (out of memory, say): the requests fail, the server lives
+            except Exception as error:  # such as out of memory: the requests fail, the server runs on
                 for request in batch:
                     request.answer.set_exception(error)
                 continue
@@ -85,7 +88,7 @@ class Batcher:
                 start += len(request.readings)
 
     def _next(self) -> list[_Request]:
-        """The requests of the next pass, one at least; none at the end."""
+        """Waits for requests and returns those of the next batch. On shutdown, returns an empty list at the end."""
         with self._change:
             self._change.wait_for(lambda: self._waiting or self._closing)
             batch: list[_Request] = []

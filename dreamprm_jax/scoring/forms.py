@@ -1,8 +1,8 @@
-"""How public reward models read a problem and a program: one description for all, and the tokens that follow from it.
+"""The input formats of public reward models, and the conversion of a problem and a program to tokens.
 
-A form says how the text is laid out, what follows each step, and after which token a score is read. transformers reads
-the tokenizer and its chat template, so that the tokens are those that the model's users have. What a statement or a
-program holds never becomes a control token.
+A form specifies the layout of the text, the separator after each step, and the tokens at which scores are read.
+transformers loads the tokenizer and its chat template, so that the tokens are the same as for other users of the model.
+The text of a statement or a program is never encoded as control tokens.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ NATIVE = "native"
 
 @dataclass(frozen=True)
 class Form:
-    """How a reward model is asked.
+    """The input format of a reward model.
 
     Attributes:
-      layout: "apart": prompt, steps and separators are tokenized one by one. "text": as one text. "chat": the
-        tokenizer's chat template, all steps in the assistant's message. "turns": the template again, each step a
-        message of the user that the assistant answers with the positive label.
-      separator: after each step; the score is read at its last token, or at the step's where there is none.
-      between: text between the prompt and the first step, and between two steps.
-      start: whether the tokenizer's first token (bos) goes before the prompt.
-      labels: the tokens, positive and negative, that a language model says; () for a model with a head.
-      outcome: one score a program, read at its end.
+      layout: "apart": prompt, steps and separators are tokenized separately. "text": they are tokenized as one text.
+        "chat": the tokenizer's chat template, with all steps in the assistant's message. "turns": the chat template,
+        with each step as a user message that the assistant answers with the positive label.
+      separator: text after each step. The score is read at its last token, or at the last token of the step if empty.
+      between: text between the prompt and the first step, and text between two steps.
+      start: whether the tokenizer's BOS token precedes the prompt.
+      labels: positive and negative label token of a language model without a head; () for a model with a head.
+      outcome: whether the model has one score per program, read at the end of the program.
     """
 
     layout: Literal["apart", "text", "chat", "turns"]
@@ -69,7 +69,7 @@ FORMS = {
 
 @dataclass(frozen=True)
 class FormOptions:
-    """What a user may say of a model; None leaves it to the folder."""
+    """Options for the form; None means that the value is derived from the model's folder."""
 
     form: str | None = None
     separator: str | None = None
@@ -78,7 +78,7 @@ class FormOptions:
 
 @dataclass(frozen=True)
 class _Piece:
-    """A part of the text. ``read``: a score is read at its last token, or at the token before it."""
+    """A part of the text. ``read``: a score is read at its last token, or at the token before its first one."""
 
     text: str
     role: Literal["fixed", "statement", "step"]
@@ -90,15 +90,15 @@ class Tokenized:
     """Tokens of a prompt and a program."""
 
     tokens: Int[np.ndarray, " t"]
-    ends: Int[np.ndarray, " s"]  # where the scores are read
-    statement: tuple[int, int]  # the tokens of the statement: those may be cut
+    ends: Int[np.ndarray, " s"]  # positions at which the scores are read
+    statement: tuple[int, int]  # start and end of the statement's tokens, which may be truncated
 
 
 def guess_form(head: Head | None, architecture: str, folder: Path) -> str:
-    """The form of a model with this head; what a folder does not say is the custom of those who publish such heads.
+    """The form that published models with this kind of head use.
 
     Raises:
-      DataError: without a head.
+      DataError: if ``head`` is None.
     """
     if head is None:
         raise _no_head(folder)
@@ -121,17 +121,20 @@ def _no_head(folder: Path) -> DataError:
 
 
 class FormReader:
-    """Makes the tokens that a foreign model is asked with."""
+    """Converts problems and programs to the input tokens of a foreign model."""
 
     def __init__(self, form: Form, name: str, tokenizer: Any, folder: Path, pad: int | None) -> None:
-        """Readies a reader.
+        """Prepares the tokenizer.
 
         Args:
-          form: how the model is asked.
-          name: of the form, for messages.
-          tokenizer: transformers' own.
-          folder: where it is from, for messages.
-          pad: the id of the padding token, at which transformers' sequence classifiers read no score.
+          form: input format of the model.
+          name: name of the form, for error messages.
+          tokenizer: a tokenizer of transformers, or an object with the same attributes.
+          folder: folder of the tokenizer, for error messages.
+          pad: id of the padding token, or None. transformers' sequence classifiers never read a score there.
+
+        Raises:
+          DataError: if the form needs a chat template and there is none, or if the separator has no tokens.
         """
         if form.layout == "turns" and not tokenizer.chat_template:
             raise DataError(f"{folder}: has no chat template, which --form={name} needs")
@@ -151,11 +154,11 @@ class FormReader:
             raise DataError(f"--separator={form.separator!r}: the tokenizer of {folder} makes no token of it")
 
     def steps(self, code: str, granularity: Granularity) -> list[Step]:
-        """The parts of a program that have a score each."""
+        """The steps of a program that are scored; the whole program is one step in an outcome form."""
         return [Step(0, 0, len(code), "")] if self.form.outcome else split_steps(code, granularity)
 
     def texts(self, program: Program, granularity: Granularity) -> list[str]:
-        """The texts of those parts. Line breaks at a step's end are the separator's business."""
+        """The texts of these steps, without trailing whitespace: line breaks are part of the separator."""
         if self.form.outcome:
             return [program.code.rstrip()]
         return [text.rstrip() for text in step_texts(program, granularity)]
@@ -168,8 +171,8 @@ class FormReader:
         counts: Counter[str],
         granularity: Granularity,
     ) -> list[tuple[Program, Int[np.ndarray, " t"], Int[np.ndarray, " s"]]]:
-        """Does what ``training.examples.tokenize`` does, in this form."""
-        # A statement that came alone stands alone, as in a file of prompts and steps.
+        """Like ``training.examples.tokenize``, but in this form."""
+        # A statement without title and platform is used as it is, as in a file of prompts and steps.
         text = prompt_text(problem) if problem.title or problem.platform else problem.statement
         messages = [{"role": "user", "content": text.strip()}]
         rows = []
@@ -187,10 +190,10 @@ class FormReader:
         return rows
 
     def sequence(self, messages: Sequence[Message], steps: Sequence[str]) -> Tokenized:
-        """Tokens of a conversation before a program, and of the program's steps.
+        """Tokens of the messages before a program and of the program's steps.
 
         Raises:
-          DataError: where the chat template does not hold the messages as they are.
+          DataError: if the chat template fails, or changes or omits the text of a message.
         """
         return self._tokens(self._pieces(messages, steps))
 
@@ -214,7 +217,7 @@ class FormReader:
         bos = self._hf.bos_token if form.start else None
         statement = "\n\n".join(message["content"] for message in messages)
         first = [_Piece(bos, "fixed")] if bos else []
-        if form.layout == "apart":  # the prompt's end is tokenized with it
+        if form.layout == "apart":  # between[0] is tokenized together with the prompt
             return [*first, _Piece(statement + form.between[0], "statement"), *body]
         return [*first, _Piece(statement, "statement"), _Piece(form.between[0], "fixed"), *body]
 
@@ -233,7 +236,7 @@ class FormReader:
         return self._rendered(chat, contents)
 
     def _rendered(self, messages: Sequence[Message], contents: Sequence[Sequence[_Piece]]) -> list[_Piece]:
-        """The pieces of a rendered conversation; what the template adds around the contents is fixed."""
+        """The pieces of a rendered conversation. Text that the template adds around the contents is "fixed"."""
         marks = [f"\ue000{number}\ue001" for number in range(len(messages))]
         empty = self._render([{**message, "content": mark} for message, mark in zip(messages, marks, strict=True)])
         whole = self._render(messages)
@@ -252,7 +255,7 @@ class FormReader:
     def _render(self, messages: Sequence[Message]) -> str:
         try:
             return str(self._hf.apply_chat_template([dict(m) for m in messages], tokenize=False))
-        except Exception as error:  # jinja's own errors, and whatever a template raises
+        except Exception as error:  # errors of jinja, and any error that a template raises
             raise DataError(f"{self._folder}: its chat template fails: {type(error).__name__}: {error}") from error
 
     # ------------------------------------------------------------ tokens
@@ -278,7 +281,7 @@ class FormReader:
         if self.form.outcome:
             ends = [next((n for n in range(len(ids) - 1, -1, -1) if ids[n] != self._pad), len(ids) - 1)]
         own = [place for piece, place in zip(pieces, ranges, strict=True) if piece.role == "statement"]
-        # The last of the prompt's messages is the one that may be cut.
+        # Only the last message of the prompt may be truncated.
         statement = own[-1] if own else (0, 0)
         return Tokenized(np.asarray(ids, np.int32), np.asarray(ends, np.int32), statement)
 
@@ -294,7 +297,7 @@ def without(found: Tokenized, cut: int) -> tuple[Int[np.ndarray, " t"], Int[np.n
 
 
 def _trimmed(parts: Sequence[_Piece]) -> list[_Piece]:
-    """A message's pieces, its text stripped at both ends."""
+    """The pieces of a message with the whitespace at both ends of its text removed."""
     kept = list(parts)
     for order, strip in ((range(len(kept)), str.lstrip), (range(len(kept) - 1, -1, -1), str.rstrip)):
         for place in order:
@@ -305,7 +308,7 @@ def _trimmed(parts: Sequence[_Piece]) -> list[_Piece]:
 
 
 def _ranges(texts: Sequence[str], offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """(first token, token after the last) of each text within the texts' whole; a token may lie in two of them."""
+    """(first token, last token + 1) of each text in their concatenation. Two texts may share a token."""
     starts, ends = np.asarray(offsets, np.int64).reshape(-1, 2).T
     ends = np.maximum.accumulate(ends)
     edges = np.concatenate([[0], np.cumsum([len(text) for text in texts])])
@@ -320,12 +323,12 @@ def _ranges(texts: Sequence[str], offsets: Sequence[tuple[int, int]]) -> list[tu
 def load_reader(
     folder: Path, values: Mapping[str, Any], options: FormOptions
 ) -> tuple[FormReader | None, Head, int, str]:
-    """The reader and the head of a folder: (reader, head, width of the head's hidden layer, what was chosen).
+    """The reader and the head of a folder: (reader, head, width of the head's hidden layer, description of the form).
 
-    The reader is None for the native form, whose input is that of training.
+    The reader is None for the native form without a separator, whose input is the same as in training.
 
     Raises:
-      DataError: naming the option, or what the folder lacks.
+      DataError: names the wrong option, or what is missing in the folder.
     """
     if options.form is not None and options.form not in FORMS:
         raise DataError(f"--form={options.form}: choose from {', '.join(FORMS)}")
@@ -360,15 +363,15 @@ def load_reader(
 
 
 def own_reader(separator: str, path: Path) -> FormReader:
-    """The reader of a model that was trained here on given steps (``dreamprm train --steps``)."""
+    """The reader of a model that was trained on given steps by ``dreamprm train --steps``."""
     return FormReader(dataclasses.replace(FORMS[NATIVE], separator=separator), NATIVE, _own_tokenizer(path), path, None)
 
 
 def _own_tokenizer(path: Path) -> Any:
-    """A tokenizer.json as it is; transformers takes another pre-tokenizer for some architectures."""
+    """A tokenizer.json without changes; transformers replaces the pre-tokenizer for some architectures."""
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # the library raises bare Exception
+    except Exception as error:  # the library raises Exception itself
         raise DataError(f"{path}: not a tokenizer.json ({error})") from error
     return SimpleNamespace(backend_tokenizer=tokenizer, chat_template=None, bos_token=None)
 
@@ -385,7 +388,7 @@ def _transformers_tokenizer(folder: Path) -> Any:
 
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # the library raises whatever its parts raise
+    except Exception as error:  # the library raises errors of many types
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise DataError(f"{folder}: transformers cannot read its tokenizer: {reason}") from error
     if not getattr(tokenizer, "is_fast", False):

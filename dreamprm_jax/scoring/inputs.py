@@ -1,8 +1,8 @@
-"""Candidates to score, read one at a time from any form of ``problems.candidates``.
+"""Reads the candidates to score one at a time, from any file format of ``problems.candidates``.
 
-What cannot be scored becomes a ``Skip`` with its row and reason, in the order of the file; nothing is lost silently.
-A row may also have ``completions``, a list of steps that are scored as they are. A row names its problem
-(``problem_id``, ``question_id`` or ``task_id``, to be found in a problems file) or brings the statement along
+A candidate that cannot be scored becomes a ``Skip`` with its row and the reason, in the order of the file. No row is
+dropped silently. A row may also have ``completions``, a list of steps that are scored without being split again. A row
+either names its problem (``problem_id``, ``question_id`` or ``task_id``) in a problems file, or contains the statement
 (``statement`` or ``question_content``, with ``title`` and ``platform``).
 """
 
@@ -28,7 +28,7 @@ from dreamprm_jax.problems.json_rows import check_text, is_unicode, read_rows, r
 from dreamprm_jax.problems.problem_files import problem_paths
 from dreamprm_jax.schema import DataError, Problem, Program, Skip, content_hash
 
-# Our names and LiveCodeBench's of what the prompt holds.
+# The fields of the prompt, by our name and LiveCodeBench's.
 PROMPT_FIELDS = {
     "title": ("title", "question_title"),
     "statement": ("statement", "question_content", "prompt"),
@@ -45,30 +45,30 @@ _COLUMNS = {
 class Item:
     """One candidate program of the input."""
 
-    row: int  # of the file, from 1
-    sample_index: int  # among the candidates of its problem
-    problem: Problem  # only what the prompt needs
+    row: int  # row of the file, from 1
+    sample_index: int  # index among the candidates of its problem
+    problem: Problem  # only the fields that the prompt needs
     code: str
-    steps: tuple[str, ...] | None = None  # where the row gives them
+    steps: tuple[str, ...] | None = None  # texts of the steps, if the row contains them
 
     def program(self, sample_index: int) -> Program:
-        """The program's row."""
+        """The candidate as a Program."""
         if self.steps is not None:
             return SteppedProgram.of(self.problem.problem_id, self.steps, sample_index)
         return Program.make(self.problem.problem_id, self.code, sample_index, "", {})
 
 
 def read_items(path: Path, problems: Mapping[str, Problem], source: str, max_characters: int) -> Iterator[Item | Skip]:
-    """Yields every candidate of a file, or why it is left out.
+    """Yields every candidate of a file, or the reason why it is skipped.
 
     Args:
       path: a file or a folder of samples.
-      problems: by id.
-      source: what the input is called in the skips.
-      max_characters: of a program; longer ones are not even tokenized.
+      problems: problems by id.
+      source: name of the input in the skips.
+      max_characters: maximum length of a program; longer ones are skipped before tokenization.
 
     Raises:
-      DataError: where the file as a whole cannot be read.
+      DataError: if the file as a whole cannot be read.
     """
     samples: Counter[str] = Counter()
     try:
@@ -109,7 +109,7 @@ def _given_steps(row: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 
 def unusable(code: str, max_characters: int) -> str:
-    """Why a program cannot be scored; "" if it can."""
+    """The reason why a program cannot be scored; "" if it can."""
     if not code.strip():
         return "empty program"
     if len(code) > max_characters:
@@ -125,15 +125,15 @@ def unusable(code: str, max_characters: int) -> str:
 
 
 def read_problems(path: str, release: str, skips: list[Skip] | None = None) -> dict[str, Problem]:
-    """Problems by id, only what a prompt needs.
+    """Reads problems by id, with only the fields that a prompt needs.
 
     Args:
-      path: rows ``{problem_id, statement, title, platform}``, or any form of ``problem_files.iterate_problems``.
-      release: which release windows to read, where ``path`` is a folder or a dataset of the hub.
-      skips: receives the rows that cannot be used; without it the first one is an error.
+      path: rows ``{problem_id, statement, title, platform}``, or any format of ``problem_files.iterate_problems``.
+      release: the release windows to read if ``path`` is a folder or a dataset of the hub.
+      skips: receives the rows that cannot be used. If None, the first such row is an error.
 
     Raises:
-      DataError: naming the file, the row and the field.
+      DataError: names the file, the row and the field.
     """
     problems: dict[str, Problem] = {}
     for where, row in (one for file in problem_paths(path, release) for one in read_rows(file, skips)):
@@ -156,10 +156,10 @@ def read_problems(path: str, release: str, skips: list[Skip] | None = None) -> d
 
 
 def inline_problem(row: Mapping[str, Any], where: str) -> Problem | None:
-    """The problem whose statement a row brings along; None where it brings none.
+    """The problem whose statement a row contains; None if the row contains no statement.
 
     Raises:
-      DataError: naming the field that is no text.
+      DataError: names the field that is not text.
     """
     fields: dict[str, str] = {}
     for name, spellings in PROMPT_FIELDS.items():

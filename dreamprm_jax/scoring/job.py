@@ -1,9 +1,9 @@
-"""The batch job: a file of candidates in, a file of scores out (Parquet, JSON lines or CSV), chunk by chunk.
+"""The batch job: reads a file of candidates and writes a file of scores (Parquet, JSON lines or CSV) in chunks.
 
-The input is cut into chunks of as many candidates, in its order. A finished chunk is two files in OUTPUT.parts, its
-scores and its record, each written aside and renamed; a process killed at any moment loses the chunk at hand and
-nothing else. Any number of processes may share the work and the folder (``Shard``): whichever finds all chunks done
-joins them into the output, in order, so the bytes do not depend on who did what or how often.
+The input is divided into chunks of equal size, in its order. A finished chunk is two files in OUTPUT.parts, its scores
+and its record. Both are written to a temporary file and renamed, so a process that is killed loses only its current
+chunk. Any number of processes may share the work and the folder (``Shard``). The process that finds all chunks done
+joins them into the output in order, so the output's bytes do not depend on how the work was divided or repeated.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from dreamprm_jax.scoring.prm import Prm
 from dreamprm_jax.scoring.scorer import NOT_FINITE, ProgramReading, Reading, Scorer, is_finite, score_row
 from dreamprm_jax.storage import atomic_path, file_hash, read_json, write_json, write_rows, write_text
 
-FORMAT = 2  # raise when the output changes meaning
-JOB, BYTES = "job", "output sha256"  # in the counts: the fingerprint of the job, and of the output that it wrote
-# Score rows, and where in the input each program is.
+FORMAT = 2  # increase it when the meaning of the output changes
+JOB, BYTES = "job", "output sha256"  # keys of the counts: fingerprints of the job and of the output that it wrote
+# The Score fields and the position of each program in the input.
 SCHEMA = pa.schema(
     [*arrow_schema(Score), pa.field("row", pa.int64(), False), pa.field("sample_index", pa.int64(), False)]
 )
@@ -41,7 +41,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Shard:
-    """Which chunks are this process's: every ``count``-th, from the ``index``-th on."""
+    """The share of this process: every ``count``-th chunk, starting with chunk ``index``."""
 
     index: int = 0
     count: int = 1
@@ -49,15 +49,15 @@ class Shard:
 
 @dataclass(frozen=True)
 class JobOptions:
-    """What to score, and how the work is cut."""
+    """The input and the output of a job, and its division into chunks."""
 
     candidates: Path
-    source: str  # what the candidates' file is called in the skips
+    source: str  # name of the candidates' file in the skips
     problems: dict[str, Problem]
     output: Path
-    chunk: int = 4096  # candidates
-    max_characters: int = 1_000_000
-    strict: bool = False  # the first candidate that cannot be scored is an error
+    chunk: int = 4096  # candidates per chunk
+    max_characters: int = 1_000_000  # longer programs are skipped
+    strict: bool = False  # whether the first candidate that cannot be scored is an error
     shard: Shard = Shard()
 
 
@@ -76,7 +76,7 @@ class _Prepared:
 
 
 class ScoreJob:
-    """One job's folder, and the process's part of the work."""
+    """A scoring job with its folder, and this process's share of the work."""
 
     def __init__(self, options: JobOptions, prm: Prm, scorer: Scorer):
         self.options = options
@@ -88,25 +88,26 @@ class ScoreJob:
 
     @property
     def skipped_path(self) -> Path:
-        """One JSON line for every candidate that has no score."""
+        """File with one JSON line for every candidate that has no score."""
         return self.output.with_name(self.output.stem + ".skipped.jsonl")
 
     @property
     def counts_path(self) -> Path:
-        """The job's counts."""
+        """File of the job's counts."""
         return self.output.with_name(self.output.stem + ".counts.json")
 
     def run(self) -> dict[str, Any] | None:
-        """Does this process's chunks and, where then all are done, joins them.
+        """Scores this process's chunks, and joins all chunks if they are then done.
 
-        What an earlier run without ``strict`` had skipped is an error as well: its work is kept and goes on.
+        With ``strict``, candidates that an earlier run without ``strict`` skipped are an error as well. The chunks of
+        that run are kept and used.
 
         Returns:
-          The job's counts; None while other processes still have chunks to do.
+          The job's counts; None while other processes still have chunks to score.
 
         Raises:
-          DataError: on unreadable input, with ``strict`` on the first candidate that cannot be scored, and where the
-            output or its parts are another job's.
+          DataError: if the input is unreadable, if the output or its parts belong to another job, or, with
+            ``strict``, if a candidate cannot be scored.
         """
         counts = self._run()
         if self.options.strict and counts is not None and counts["skipped"]:
@@ -158,7 +159,7 @@ class ScoreJob:
                 f"--output={self.output}: is there and not this job's result (other candidates, problems, model or "
                 "settings); remove it or name another"
             )
-        shutil.rmtree(self.parts, ignore_errors=True)  # a kill may have come between the rename and this
+        shutil.rmtree(self.parts, ignore_errors=True)  # an earlier run may have been killed before this line
         return True
 
     def _claim(self) -> None:
@@ -180,7 +181,7 @@ class ScoreJob:
     # ------------------------------------------------------------ the work
 
     def _work(self) -> int:
-        """Does this process's chunks that are not done. Returns how many chunks there are in all."""
+        """Scores this process's chunks that are not done. Returns the total number of chunks."""
         seen = 0
         shard = self.options.shard
 
@@ -196,7 +197,7 @@ class ScoreJob:
                     yield chunk
 
         with Progress(f"score {self.prm.name}", None, "program") as progress:
-            # While the devices score one chunk a thread reads and tokenizes the next.
+            # While the devices score a chunk, a thread reads and tokenizes the next one.
             for chunk, prepared in concurrent_map(self._prepare, mine(), threads=1, max_pending=2):
                 self._finish(chunk, prepared, progress)
         return seen
@@ -224,7 +225,7 @@ class ScoreJob:
             raise DataError(f"{skip.source}, {skip.row}: {skip.reason}; without --strict it is skipped and counted")
 
     def _prepare(self, chunk: _Chunk) -> _Prepared:
-        """Tokenises a chunk, problem by problem."""
+        """Tokenizes a chunk, one problem at a time."""
         counts: Counter[str] = Counter()
         by_problem: dict[Problem, list[tuple[int, Item]]] = {}
         for place, item in enumerate(chunk.items):
@@ -232,7 +233,7 @@ class ScoreJob:
                 by_problem.setdefault(item.problem, []).append((place, item))
         readings: dict[int, ProgramReading] = {}
         for problem, items in by_problem.items():
-            # The place stands in for the sample's index, and tells which programs were left out.
+            # The position in the chunk replaces the sample index, to identify the programs that were left out.
             programs = [item.program(place) for place, item in items]
             for program, tokens, ends in self.prm.read(problem, programs, counts):
                 readings[program.sample_index] = ProgramReading(program, Reading(tokens, ends))
@@ -250,7 +251,7 @@ class ScoreJob:
         return _Prepared(rows, skips, kept)
 
     def _finish(self, chunk: _Chunk, prepared: _Prepared, progress: Progress) -> None:
-        """Scores a chunk and commits it: first its scores, then its record."""
+        """Scores a chunk and writes its scores, then its record."""
         before, start = Counter(self.scorer.summary()), time.perf_counter()
         logits = self.scorer.logits(
             [scored.reading for _, scored in prepared.rows], lambda count: progress.add(units=count)
@@ -282,7 +283,7 @@ class ScoreJob:
     # ------------------------------------------------------------ the end
 
     def _join(self, chunks: int) -> dict[str, Any]:
-        """Writes the output and what goes with it, the output last: where it is, everything is."""
+        """Writes the skips, the counts and last the output, so that a job with an output is complete."""
         counts: Counter[str] = Counter({"skipped": 0})
         reasons: Counter[str] = Counter()
         seconds = 0.0
@@ -319,11 +320,11 @@ class ScoreJob:
 
 
 def _kind(reason: str) -> str:
-    """A reason without what is particular to its row: quoted and bracketed text, and numbers."""
+    """A reason without the parts specific to its row: numbers, quoted text, and text from the first parenthesis on."""
     return re.sub(r"\d+", "N", re.sub(r"(?<!\w)'[^']*'", "...", reason.split(" (")[0]))
 
 
 def spool(lines: Iterable[bytes], path: Path) -> None:
-    """Keeps a stream in a file, so that its rows can be read again after a kill."""
+    """Writes a stream to a file, so that its rows can be read again if the process is killed."""
     with atomic_path(path) as temporary, open(temporary, "wb") as handle:
         handle.writelines(lines)

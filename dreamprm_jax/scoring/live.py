@@ -1,4 +1,4 @@
-"""A reward model as the scorer of a live search: programs in, step logits out."""
+"""A reward model as the scorer of a search: it maps programs to step logits."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from dreamprm_jax.scoring.scorer import Reading, Scorer
 
 
 class LiveScorer:
-    """``search.algorithms.ProgramScorer`` by a loaded reward model; compiles each padded shape once.
+    """Implements ``search.algorithms.ProgramScorer`` with a reward model. Each padded shape is compiled once.
 
     Attributes:
-      counts: programs that were left out, by reason.
+      counts: number of programs that were left out, by reason.
     """
 
     def __init__(self, prm: Prm, config: Config) -> None:
-        """Wraps a model; ``config.score`` sizes its batches. Raises DataError where it has no score for every step."""
+        """Batches are sized by ``config.score``. Raises DataError if the model has one score per program."""
         if prm.reader is not None and prm.reader.form.outcome:
             raise DataError(f"{prm.name}: gives one score a program; a search needs one a step")
         self._prm = prm
@@ -32,7 +32,7 @@ class LiveScorer:
         self.counts: Counter[str] = Counter()
 
     def __call__(self, items: Sequence[tuple[Problem, str]]) -> list[np.ndarray]:
-        """Step logits of each (problem, program); empty for one that the tokenizer or the model's length leaves out."""
+        """Step logits of each (problem, program); empty if the program is empty or too long for the model."""
         groups: dict[str, tuple[Problem, list[Program]]] = {}
         keys = []
         for problem, code in items:
@@ -50,11 +50,11 @@ class LiveScorer:
 
 
 def load(config: Config, paths: Paths, arm: str) -> LiveScorer:
-    """The scorer of one trained arm of a run. Raises DataError where it has no checkpoint."""
+    """The scorer of one trained arm of a run. Raises DataError if the arm has no checkpoint."""
     trained = TrainedArm(paths.arm(arm), config, "")
     return LiveScorer(prm_of_arm(trained, PrmOptions(mesh=config.train.mesh)), config)
 
 
 def load_foreign(config: Config, path: Path, options: PrmOptions) -> LiveScorer:
-    """The scorer of a reward model that is no arm of the run. Raises DataError where there is none."""
+    """The scorer of a reward model that is not an arm of the run. Raises DataError if there is no model at ``path``."""
     return LiveScorer(load_prm(path, options), config)

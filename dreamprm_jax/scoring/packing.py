@@ -1,15 +1,14 @@
-"""Packing for scoring: what sequences have in common is computed once, and rows of few lengths are filled.
+"""Packing for scoring: shared prefixes are computed once, and rows have only a few distinct lengths.
 
-All candidates of a problem begin with its prompt, and often with the same code. Sorted, sequences that share a
-beginning are neighbors, and a row holds them as prefix trees laid out depth first: each token once, after its own
-prefix. A token's position is its depth in its tree; its *reach* is the place in the row where its subtree ends. A token
-then sees its own prefix and nothing else under one rule, "not after me, and reaching beyond me"
-(``models/attention.py``), whatever lies between: other branches, other trees, padding. The results equal separate
-passes up to rounding.
+All candidates of a problem begin with its prompt, and often with the same code. After sorting, sequences with a common
+prefix are adjacent. A row contains them as prefix trees in depth-first order: each token once, after its prefix. A
+token's position is its depth in its tree. Its *reach* is the index in the row at which its subtree ends. Token i
+attends to token j if j <= i and reach[j] > i (``models/attention.py``). These are exactly i and its prefix, even with
+other branches or other trees in between. The results equal separate forward passes up to rounding.
 
-A row of many branches is long, and most of it is hidden from most of its tokens. So the row is cut into blocks, and
-each block's queries attend to the listed blocks alone that hold something they see: a long row costs no more than its
-branches would cost apart.
+A row with many branches is long, and most of it is masked for most of its tokens. The row is therefore divided into
+blocks. For each block of queries there is a list of the key blocks with visible tokens, and only those are computed. A
+long row costs no more than its branches would cost separately.
 """
 
 from __future__ import annotations
@@ -22,32 +21,32 @@ import numpy as np
 from jaxtyping import Int
 
 SHORTEST_ROW = 64  # rows are 64, 96, 128, 192, 256, ... tokens long: few lengths, few compilations
-BLOCK = 32  # tokens of a block of attention
-BLOCK_COUNTS = tuple(n << k for k in range(2, 24) for n in (2, 3))  # that a block attends to: 8, 12, 16, 24, ...
-LEAST_SHARED = 16  # tokens in common from which two neighbors make one tree
-COMPILATION = 8192  # tokens that a processor computes while it compiles one shape
-# Cost of attention to one key on a CPU, over that of as much arithmetic in large products: a key read in place, and one
-# that is copied block by block. A fit to the timings of docs/scoring.md.
+BLOCK = 32  # tokens per attention block
+BLOCK_COUNTS = tuple(n << k for k in range(2, 24) for n in (2, 3))  # possible lengths of a block list: 8, 12, 16, ...
+LEAST_SHARED = 16  # minimum length of a common prefix for which two neighbors form a tree
+COMPILATION = 8192  # cost of compiling one shape, as the number of tokens computed in the same time
+# Cost of attention to one key on a CPU, relative to the same arithmetic in large matrix products: for a key read in
+# place, and for a key that is gathered block by block. Fitted to the timings in docs/scoring.md.
 IN_PLACE, GATHERED = 3.0, 4.0
 
 Tokens = Int[np.ndarray, " t"]
-Tree = tuple[int, ...]  # sequences that share beginnings, sorted, as indices
+Tree = tuple[int, ...]  # indices of sequences with common prefixes, in sorted order
 
 
 @dataclass(frozen=True)
 class Packed:
-    """One batch of rows, and where in them every sequence's tokens are. M is how many blocks a block attends to."""
+    """A batch of B rows of T tokens, and the location of every sequence's tokens in them."""
 
     tokens: Int[np.ndarray, "B T"]
     positions: Int[np.ndarray, "B T"]
     reach: Int[np.ndarray, "B T"]
-    blocks: Int[np.ndarray, "B C M"] | None  # of C = T / BLOCK blocks each; None: all of them
-    places: dict[int, tuple[int, Tokens]]  # sequence -> (its row, the place of each of its tokens there)
-    distinct: int  # tokens that are no padding
+    blocks: Int[np.ndarray, "B C M"] | None  # M key blocks for each of C = T / BLOCK query blocks; None: all blocks
+    places: dict[int, tuple[int, Tokens]]  # sequence -> (its row, the index of each of its tokens in the row)
+    distinct: int  # number of tokens without padding
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Everything that compilation depends on."""
+        """(B, T, M) of the batch, with M = 0 for all blocks. Each distinct shape is compiled once."""
         return (*self.tokens.shape, 0 if self.blocks is None else self.blocks.shape[2])
 
 
@@ -56,8 +55,8 @@ class _Row:
     tokens: Tokens
     positions: Tokens
     reach: Tokens
-    filled: int  # tokens that are no padding
-    seen: int  # the most blocks that one block attends to
+    filled: int  # number of tokens without padding
+    seen: int  # maximum number of blocks that one block attends to
     places: dict[int, Tokens]
 
 
@@ -68,11 +67,12 @@ def pack(
 
     Args:
       sequences: the token sequences, none empty.
-      row_tokens: tokens of a row (``row_length``), or fewer where a batch has no room for it; sequences that are longer
+      row_tokens: tokens per row (a value of ``row_length``), or fewer if a batch has no room for it. Longer sequences
         get longer rows.
-      batch_tokens: tokens of a batch (more, where one row for each of the ``ways`` has more).
-      ways: the shards of a batch; rows are a multiple of it.
-      share: prefix trees in long rows. False: each sequence whole, in the shortest row that has room for it.
+      batch_tokens: tokens per batch, or more if a batch of ``ways`` rows is larger.
+      ways: number of shards of a batch; the number of rows is a multiple of it.
+      share: whether to build prefix trees in long rows. If False, no prefix is shared and rows are as short as they can
+        be.
     """
     batches = []
     for length, forests, sizes in _groups(sequences, row_tokens, batch_tokens, ways, share):
@@ -84,7 +84,7 @@ def pack(
 
 
 def whole_shapes(sequences: Sequence[Tokens], batch_tokens: int, ways: int = 1) -> list[tuple[int, ...]]:
-    """The shapes of ``pack`` with ``share=False``. A row's longest sequence sees nearly all blocks."""
+    """The shapes of ``pack`` with ``share=False``. M is 0: the longest sequence of a batch uses nearly all blocks."""
     groups = _groups(sequences, SHORTEST_ROW, batch_tokens, ways, share=False)
     return [(size, length, 0) for length, _, sizes in groups for size in sizes]
 
@@ -92,7 +92,7 @@ def whole_shapes(sequences: Sequence[Tokens], batch_tokens: int, ways: int = 1) 
 def _groups(
     sequences: Sequence[Tokens], row_tokens: int, batch_tokens: int, ways: int, share: bool
 ) -> list[tuple[int, list[list[Tree]], list[int]]]:
-    """(tokens of a row, the trees of each row, rows of each batch), the shortest rows first."""
+    """(tokens per row, trees of each row, number of rows of each batch), shortest rows first."""
     if not sequences:
         return []
     lengths = [len(tokens) for tokens in sequences]
@@ -111,13 +111,13 @@ def _groups(
 
 
 def work(shapes: Sequence[tuple[int, ...]], per_key: float, blockwise: bool) -> float:
-    """What batches cost, in tokens without attention, compilation included.
+    """The cost of batches with their compilation, in units of one token without attention.
 
     Args:
-      shapes: of the batches (``Packed.shape``).
-      per_key: arithmetic of a token's attention to one key, over that of all its other products.
-      blockwise: whether attention reads the listed blocks alone, by ``models.attention.block_attention``; kernels read
-        all blocks up to the diagonal.
+      shapes: shapes of the batches (``Packed.shape``).
+      per_key: arithmetic of a token's attention to one key, relative to all its other matrix products.
+      blockwise: whether attention reads only the listed blocks, as ``models.attention.block_attention`` does. Kernels
+        read all blocks up to the diagonal.
     """
     total = float(COMPILATION * len(set(shapes)))
     for rows, length, blocks in shapes:
@@ -129,16 +129,16 @@ def work(shapes: Sequence[tuple[int, ...]], per_key: float, blockwise: bool) -> 
 
 
 def row_length(size: int) -> int:
-    """The shortest row with room for ``size`` tokens: a power of two, or three quarters of one."""
+    """The shortest row length of at least ``size`` tokens: a power of two, or three quarters of one."""
     power = max(SHORTEST_ROW, 1 << (size - 1).bit_length())
     return power * 3 // 4 if power > SHORTEST_ROW and 4 * size <= 3 * power else power
 
 
-# ---------------------------------------------------------------- which sequences go together
+# ---------------------------------------------------------------- assignment of sequences to rows
 
 
 def shared_lengths(sequences: Sequence[Tokens]) -> tuple[list[int], list[int]]:
-    """(order, shared): the sequences sorted, and how many first tokens each has in common with the one before it."""
+    """(order, shared): the sorted order, and the length of the prefix that each sequence shares with the previous."""
     keys = [tokens.astype(">u4").tobytes() for tokens in sequences]  # big-endian bytes sort like the numbers
     order = sorted(range(len(keys)), key=keys.__getitem__)
     pairs = zip([order[0], *order], order, strict=False)
@@ -146,7 +146,7 @@ def shared_lengths(sequences: Sequence[Tokens]) -> tuple[list[int], list[int]]:
 
 
 def _fork(first: Tokens, second: Tokens) -> int:
-    """How many first tokens the two have in common."""
+    """The length of the common prefix."""
     length = min(len(first), len(second))
     different = np.flatnonzero(first[:length] != second[:length])
     return int(different[0]) if len(different) else length
@@ -155,13 +155,13 @@ def _fork(first: Tokens, second: Tokens) -> int:
 def grow_trees(
     order: Sequence[int], shared: Sequence[int], lengths: Sequence[int], room: int
 ) -> list[tuple[int, Tree]]:
-    """(size, tree) of all sequences: neighbors join while they share enough and their tree fits a row.
+    """(number of tokens, tree) of all sequences. Neighbors join while they share enough and their tree fits a row.
 
     Args:
-      order: the sequences, sorted.
-      shared: what each has in common with the one before it (``shared_lengths``).
-      lengths: tokens of each sequence, by index.
-      room: tokens of a row. A family whose longest sequence needs more gets longer rows.
+      order: indices of the sequences in sorted order.
+      shared: length of the prefix shared with the previous sequence, in this order (``shared_lengths``).
+      lengths: number of tokens of each sequence, by index.
+      room: tokens per row. Sequences that share prefixes get longer rows if the longest of them needs more.
     """
     trees: list[tuple[int, Tree]] = []
     start = 0
@@ -185,7 +185,7 @@ def grow_trees(
 
 
 def fill_rows(trees: Sequence[tuple[int, Tree]], room: int) -> dict[int, list[list[Tree]]]:
-    """Rows by length: the largest trees first, each into the row with the least room that has enough of it."""
+    """Rows by length, filled by best fit: largest trees first, each into the row with the least room that suffices."""
     rows: dict[int, list[list[Tree]]] = {}
     gaps: list[tuple[int, int]] = []  # (free tokens, which row), sorted
     opened: list[list[Tree]] = []
@@ -203,13 +203,15 @@ def fill_rows(trees: Sequence[tuple[int, Tree]], room: int) -> dict[int, list[li
 
 
 def batch_sizes(rows: int, full: int, ways: int) -> Iterator[int]:
-    """Rows of each batch, for ``rows`` rows in all: full ones, then halves, quarters, ... for what is left.
+    """Yields the number of rows of each batch: full batches, then halves, quarters, ... for the remaining rows.
+
+    Only a few sizes are compiled this way, and at most a quarter of a batch is padding rows (more if fewer than
+    ``ways`` rows remain).
 
     Args:
-      rows: how many there are.
+      rows: total number of rows.
       full: rows of a full batch, a multiple of ``ways``.
-      ways: every size is a multiple of it; so few sizes compile, and at most a quarter of a batch is padding rows
-        (more, where fewer than ``ways`` rows are left).
+      ways: every size is a multiple of it.
     """
     while rows > 0:
         size = full
@@ -219,11 +221,11 @@ def batch_sizes(rows: int, full: int, ways: int) -> Iterator[int]:
         rows -= size
 
 
-# ---------------------------------------------------------------- where their tokens go
+# ---------------------------------------------------------------- the arrays of rows and batches
 
 
 def _lay_out(forest: Sequence[Tree], length: int, sequences: Sequence[Tokens]) -> _Row:
-    """The arrays of one row. Padding, at its end, sees itself alone."""
+    """The arrays of one row. Padding is at its end; each padding token attends only to itself."""
     tokens, positions = np.zeros(length, np.int32), np.zeros(length, np.int32)
     reach = np.arange(1, length + 1, dtype=np.int32)
     places: dict[int, Tokens] = {}
@@ -233,7 +235,7 @@ def _lay_out(forest: Sequence[Tree], length: int, sequences: Sequence[Tokens]) -
         for index in tree:
             own = sequences[index]
             depth = _fork(own, last)
-            reach[path[depth:]] = end  # what lies deeper than the fork is read no further
+            reach[path[depth:]] = end  # no later token attends to tokens below the fork
             here = slice(end, end + len(own) - depth)
             tokens[here] = own[depth:]
             positions[here] = np.arange(depth, len(own))
@@ -245,7 +247,7 @@ def _lay_out(forest: Sequence[Tree], length: int, sequences: Sequence[Tokens]) -
 
 
 def _visible_blocks(reach: Int[np.ndarray, "B T"]) -> np.ndarray:
-    """Which blocks hold a token that a token of a block may see: bool [B, C queries, C keys]."""
+    """Whether some token of a query block attends to some token of a key block: bool [B, C queries, C keys]."""
     furthest = reach.reshape(len(reach), -1, BLOCK).max(-1)
     block = np.arange(furthest.shape[1])
     earlier = block[None, :] < block[:, None]
@@ -253,7 +255,7 @@ def _visible_blocks(reach: Int[np.ndarray, "B T"]) -> np.ndarray:
 
 
 def _collate(rows: Sequence[_Row], size: int, length: int) -> Packed:
-    """``size`` rows as one batch; those that are not there are padding."""
+    """A batch of ``size`` rows; missing rows are padding."""
     spare = size - len(rows)
 
     def stack(parts: list[Tokens]) -> np.ndarray:
@@ -266,7 +268,7 @@ def _collate(rows: Sequence[_Row], size: int, length: int) -> Packed:
     if count * BLOCK < length:
         seen = _visible_blocks(reach)
         chosen = np.argsort(~seen, axis=-1, kind="stable")[:, :, :count]
-        # A slot to spare names the block beyond the last one: it is after every token, so none sees it.
+        # Unused entries name the block after the last one, which is masked because it is after every token.
         blocks = np.where(np.take_along_axis(seen, chosen, -1), chosen, length // BLOCK).astype(np.int32)
     return Packed(
         stack([row.tokens for row in rows]),

@@ -1,4 +1,4 @@
-"""A reward model to score with, from where it is kept: an arm of a run's folder, or a Hugging Face folder."""
+"""Loads a reward model for scoring, from an arm of a run or from a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ from dreamprm_jax.training.export import CARD
 from dreamprm_jax.training.mesh import activate, make_mesh, parameter_shardings
 from dreamprm_jax.training.parameters import frozen_params, trained_params
 
-FOLDER_MAX_LENGTH = 2048  # of a Hugging Face folder, where the user names no other: the length of the paper
+FOLDER_MAX_LENGTH = 2048  # default maximum length for a Hugging Face folder, in tokens: the length in the paper
 
 
 @dataclass(frozen=True)
 class PrmOptions:
-    """What a user may set; None keeps the model's own."""
+    """Options for loading a model; None keeps the model's own setting."""
 
     max_length: int | None = None
     overlong: str | None = None  # drop, raise, truncate_statement
     dtype: str | None = None  # float32, bfloat16
     attention: str | None = None  # chunked, cudnn
-    granularity: Granularity | None = None  # what a step is; a folder says nothing of it, and means functions
+    granularity: Granularity | None = None  # definition of a step; default of a folder: as exported, or function
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
-    form: FormOptions = dataclasses.field(default_factory=FormOptions)  # how a foreign model is asked
+    form: FormOptions = dataclasses.field(default_factory=FormOptions)  # input format of a foreign model
 
 
 @dataclass(frozen=True)
@@ -54,28 +54,28 @@ class Prm:
     """A loaded reward model."""
 
     model: DecoderConfig
-    mesh: jax.sharding.Mesh  # over this process's devices
+    mesh: jax.sharding.Mesh  # the devices of this process
     params: Params
     tokenizer: Tokenizer
-    limits: ModelConfig  # its max_length and overlong hold
-    granularity: Granularity  # what a step is
+    limits: ModelConfig  # settings with max_length and overlong
+    granularity: Granularity  # definition of a step
     name: str
     checkpoint: str  # identity of the weights
-    reader: FormReader | None = None  # of a foreign model; None: its input is that of training
+    reader: FormReader | None = None  # reader of a foreign model; None: the same input as in training
 
     @property
     def default_aggregator(self) -> str:
-        """How step scores become a program's score unless the caller names an aggregator: as in evaluation."""
-        return arm_aggregator(self.checkpoint.partition("/")[0])  # `name` may be the server's own
+        """The default aggregator from step scores to a program's score: the one that evaluation uses."""
+        return arm_aggregator(self.checkpoint.partition("/")[0])  # `name` may be a name that the server was given
 
     def steps(self, code: str) -> list[Step]:
-        """The parts of a program that have a score each."""
+        """The steps of a program that are scored."""
         return self.reader.steps(code, self.granularity) if self.reader else split_steps(code, self.granularity)
 
     def read(
         self, problem: Problem, programs: Sequence[Program], counts: Counter[str]
     ) -> list[tuple[Program, Int[np.ndarray, " t"], Int[np.ndarray, " s"]]]:
-        """(program, tokens, where scores are read) of one problem's programs (as ``training.examples.tokenize``)."""
+        """(program, tokens, score positions) of one problem's programs, as in ``training.examples.tokenize``."""
         if self.reader:
             return self.reader.read(problem, programs, self.limits, counts, self.granularity)
         return tokenize(self.tokenizer, self.limits, problem, programs, counts, self.granularity)
@@ -85,12 +85,12 @@ def load_prm(path: Path, options: PrmOptions) -> Prm:
     """Loads the reward model at ``path`` onto this process's devices.
 
     Args:
-      path: RUN/ARM or RUN/train/ARM, RUN being the folder of a run whose train stage is done; or a Hugging Face folder
-        of a reward model (``scoring/forms.py``), or the hub id of one.
-      options: what differs from the model's own settings.
+      path: RUN/ARM or RUN/train/ARM, where RUN is the folder of a run whose train stage is done; or the Hugging Face
+        folder or hub id of a reward model (``scoring/forms.py``).
+      options: overrides of the model's own settings.
 
     Raises:
-      DataError: where there is no such model; names the file.
+      DataError: if there is no such model; names the file.
     """
     if not path.exists() and not path.parent.is_dir():
         if len(path.parts) != 2 or path.is_absolute():
@@ -99,7 +99,7 @@ def load_prm(path: Path, options: PrmOptions) -> Prm:
     if (path / "config.json").is_file():
         values = read_json(path / "config.json")
         if isinstance(values, dict) and ("model_type" in values or "architectures" in values):
-            return _from_folder(path, options)  # which says what is missing
+            return _from_folder(path, options)  # reports what is missing
         if isinstance(values, dict) and "train" in values:
             arms = ", ".join(str(path / arm) for arm in values["train"].get("arms", ()))
             raise DataError(f"--prm={path}: is a run with several models; name one of them: {arms}")
@@ -111,7 +111,7 @@ def load_prm(path: Path, options: PrmOptions) -> Prm:
 
 
 def prm_of_arm(arm: TrainedArm, options: PrmOptions) -> Prm:
-    """The model of an arm's last checkpoint. Raises DataError where there is none."""
+    """The model of an arm's last checkpoint. Raises DataError if there is none."""
     config = arm.config
     settings = _limited(config.model, options)
     model, mesh = pretrained.model_config(settings), _mesh(options)
@@ -130,7 +130,7 @@ def _from_folder(folder: Path, options: PrmOptions) -> Prm:
     reader, head, hidden, chosen = load_reader(folder, config_values(folder), options.form)
     length = options.max_length or min(FOLDER_MAX_LENGTH, shape.max_positions)
     settings = _limited(ModelConfig(weights=str(folder)), dataclasses.replace(options, max_length=length))
-    # Scoring updates nothing, so the parameters may be as narrow as the computation.
+    # Scoring updates no parameters, so they can have the dtype of the computation.
     settings = dataclasses.replace(settings, param_dtype=settings.dtype)
     model, mesh = pretrained.model_config(settings), _mesh(options)
     model = dataclasses.replace(model, head_hidden=hidden, head_activation="relu" if hidden else "silu")
@@ -143,7 +143,7 @@ def _from_folder(folder: Path, options: PrmOptions) -> Prm:
         tokenizer = pretrained.load_tokenizer(settings, model)
         tokenizer.no_truncation()
         tokenizer.no_padding()
-    recorded = read_json(folder / CARD) if (folder / CARD).is_file() else {}  # by `dreamprm export`
+    recorded = read_json(folder / CARD) if (folder / CARD).is_file() else {}  # written by `dreamprm export`
     granularity = options.granularity or recorded.get("granularity", "function")
     identity = f"sha256:{_digest(folder)}" + (f" ({chosen})" if reader else "")
     return Prm(model, mesh, params, tokenizer, settings, granularity, folder.resolve().name, identity, reader)
@@ -160,7 +160,7 @@ def _mesh(options: PrmOptions) -> jax.sharding.Mesh:
 
 
 def _digest(folder: Path) -> str:
-    """Identity of a folder's weights, settings and tokenizer."""
+    """Hash of a folder's weights, settings and tokenizer: 16 hex digits."""
     digest = hashlib.sha256()
     names = ("*.safetensors", "config.json", "tokenizer*", "vocab.json", "merges.txt", "chat_template*")
     for path in sorted({path for name in names for path in folder.glob(name) if path.is_file()}):

@@ -1,6 +1,6 @@
-"""Steps of programs over HTTP: ``/score_steps`` takes a problem and programs, gives each step's span and score.
+"""The ``/score_steps`` endpoint: takes a problem and programs, returns the span and score of each step.
 
-The prompt is rendered as in training, so this is what the batch job computes.
+The prompt is rendered as in training, so the scores equal those of the batch job.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from dreamprm_jax.selection.aggregators import AGGREGATORS, aggregate, as_probab
 
 
 class TooLong(DataError):
-    """An input beyond the model's context."""
+    """Raised for an input that is longer than the model's context."""
 
 
 def total_score(logits: Float[np.ndarray, " s"], aggregator: str) -> float:
-    """The score of a whole program, from 0 to 1."""
+    """The score of a whole program, in [0, 1]."""
     return float(as_probability(aggregate([logits], aggregator), aggregator)[0])
 
 
 def parse_aggregator(body: Mapping[str, Any], prm: Prm) -> str:
-    """How step scores become a program's score; by default as in evaluation. Raises DataError on an unknown name."""
+    """The requested aggregator, by default the model's. Raises DataError for an unknown name."""
     name = body.get("aggregator") or prm.default_aggregator
     if name not in AGGREGATORS:
         raise DataError(f"aggregator: {name!r}; choose from {', '.join(AGGREGATORS)}")
@@ -40,7 +40,7 @@ def parse_aggregator(body: Mapping[str, Any], prm: Prm) -> str:
 
 
 def characters(value: Any) -> int:
-    """Characters of all texts in a request."""
+    """Total number of characters of all strings in a request."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, dict | list):
@@ -55,16 +55,19 @@ class Steps:
     programs: list[Program]
     steps: list[list[Step]]
     readings: list[Reading]
-    truncated: bool  # whether a statement lost its beginning
+    truncated: bool  # whether the beginning of a statement was truncated
     aggregator: str
 
 
 def parse_steps(body: Mapping[str, Any], prm: Prm) -> Steps:
-    """Reads ``{problem: {statement, title, platform} or text, code: text}`` or ``codes: [text, ...]``, ``aggregator``.
+    """Parses a request.
+
+    It has ``problem`` (a string, or an object with statement, title and platform), either ``code`` (a string) or
+    ``codes`` (a list of strings), and optionally ``aggregator``.
 
     Raises:
-      DataError: naming the field.
-      TooLong: where a program exceeds the model's context.
+      DataError: if a field is wrong; names the field.
+      TooLong: if a program exceeds the model's context.
     """
     given = body.get("problem")
     row = {"statement": given} if isinstance(given, str) else given
@@ -99,7 +102,7 @@ def parse_steps(body: Mapping[str, Any], prm: Prm) -> Steps:
 
 
 def steps_response(request: Steps, logits: Sequence[Float[np.ndarray, " s"]], prm: Prm) -> dict[str, Any]:
-    """The answer to a ``/score_steps`` request. Offsets are those of the text, in Unicode code points."""
+    """The answer to a ``/score_steps`` request. Offsets are positions in the program's text, in Unicode code points."""
     results = []
     for program, steps, reading, values in zip(request.programs, request.steps, request.readings, logits, strict=True):
         spans = [

@@ -1,4 +1,4 @@
-"""Runs one reward model over token sequences, packed, and hands back the logits that are asked for."""
+"""Runs a reward model on packed token sequences and returns the logits at the requested tokens."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from dreamprm_jax.training.mesh import activate, batch_sharding, batch_ways
 
 @dataclass(frozen=True)
 class Reading:
-    """A sequence, and the tokens after which the reward model is asked."""
+    """A token sequence, and the tokens at which scores are read."""
 
     tokens: Int[np.ndarray, " t"]
-    ends: Int[np.ndarray, " s"]  # places of the sequence: the last token of each step
+    ends: Int[np.ndarray, " s"]  # indices into ``tokens``, usually of the last token of each step
 
 
 @dataclass(frozen=True)
 class ProgramReading:
-    """One program after its problem's prompt."""
+    """A program, and its token sequence with the problem's prompt."""
 
     program: Program
     reading: Reading
@@ -44,17 +44,18 @@ class ProgramReading:
 def _token_logits(
     model: DecoderConfig, params: Params, tokens: Array, positions: Array, reach: Array, blocks: Array | None
 ) -> Float[Array, "B T"]:
-    """Of every token. Compiled once a shape for all models of one form: the arms of a run share it."""
+    """The logit of every token. Compiled once per shape for all models of one architecture, such as a run's arms."""
     everywhere = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     return step_logits(model, params, tokens, positions, None, everywhere, reach=reach, blocks=blocks)
 
 
 class Scorer:
-    """A reward model on its devices, with what it has compiled and how much it has computed.
+    """Scores token sequences with a reward model.
 
     Attributes:
-      counts: tokens of all sequences; ``tokens computed``, each shared one once; ``padding`` beside them; ``batches``.
-      shapes: of the batches so far. Each compiles once.
+      counts: ``tokens`` of all sequences; ``tokens computed``, which counts shared tokens once; ``padding`` tokens;
+        ``batches``.
+      shapes: shapes of the batches so far. Each is compiled once.
     """
 
     def __init__(
@@ -65,16 +66,16 @@ class Scorer:
         row_tokens: int = 8192,
         batch_tokens: int = 16384,
     ) -> None:
-        """Readies the model; nothing is compiled yet.
+        """Prepares the model. Compilation happens when the first batch is scored.
 
         Args:
-          model: its shape and numerics.
-          mesh: where ``params`` lie.
-          params: all of them, adapters beside their kernels.
-          row_tokens: tokens of a row, rounded up to a power of two.
-          batch_tokens: tokens of a batch, over all devices.
+          model: architecture and numerics of the model.
+          mesh: the mesh on which ``params`` are.
+          params: all parameters, with LoRA adapters next to their kernels.
+          row_tokens: tokens per row, rounded up by ``row_length``.
+          batch_tokens: tokens per batch, over all devices.
         """
-        kind = "chunked" if model.attention == "einsum" else model.attention  # never the whole score matrix at once
+        kind = "chunked" if model.attention == "einsum" else model.attention  # never materializes all attention scores
         self.model = dataclasses.replace(model, attention=kind, derivative="none")
         self.mesh = mesh
         self.params = params
@@ -86,11 +87,11 @@ class Scorer:
     def logits(
         self, readings: Sequence[Reading], progress: Callable[[int], object] = lambda done: None
     ) -> list[Float[np.ndarray, " s"]]:
-        """The logit at each asked place of each sequence, in the sequences' order; float64.
+        """The logits at ``ends`` of each sequence, as float64, in the order of the sequences.
 
         Args:
           readings: sequences of at least one token each.
-          progress: called with the number of sequences that each batch has finished.
+          progress: called after each batch with the number of its sequences.
         """
         results: list[np.ndarray] = [np.zeros(0)] * len(readings)
         ways = batch_ways(self.mesh)
@@ -109,14 +110,14 @@ class Scorer:
                 self._count(packed, readings)
                 arrays = jax.device_put((packed.tokens, packed.positions, packed.reach, packed.blocks), sharding)
                 waiting.append((packed, _token_logits(self.model, self.params, *arrays)))
-                if len(waiting) > 1:  # the devices work on one batch while the host reads the one before
+                if len(waiting) > 1:  # the devices compute a batch while the host reads the previous one
                     collect()
             while waiting:
                 collect()
         return results
 
     def _pack(self, sequences: Sequence[np.ndarray], ways: int) -> list[Packed]:
-        """Prefix trees, or a row a sequence: what costs less on this device. It depends on the sequences alone."""
+        """Packs with or without shared prefixes, whichever costs less on this platform according to ``work``."""
         model = self.model
         per_key = 2 * model.num_heads * model.head_dim / layer_elements(model)
         plain = platform() not in TARGETS
@@ -142,7 +143,7 @@ NOT_FINITE = "the reward model's logit is not finite; its weights or numerics ar
 
 
 def is_finite(logits: Float[np.ndarray, " s"]) -> bool:
-    """Whether every logit of a sequence is a number; a NaN passes for a score where nobody looks."""
+    """Whether every logit of a sequence is finite."""
     return bool(np.isfinite(logits).all())
 
 
@@ -150,7 +151,7 @@ def score_row(program: Program, logits: Float[np.ndarray, " s"], model: str, che
     """The Score row of a program's step logits.
 
     Raises:
-      DataError: where a logit is not finite.
+      DataError: if a logit is not finite.
     """
     if not is_finite(logits):
         raise DataError(f"{model} ({checkpoint}), problem {program.problem_id}, {program.program_hash}: {NOT_FINITE}")

@@ -1,7 +1,7 @@
-"""Serves a reward model over HTTP: docs/scoring.md lists paths, answers and errors.
+"""Serves a reward model over HTTP; docs/scoring.md lists paths, answers and errors.
 
-Requests that come in together are scored together. SIGTERM ends the server after it has answered what it has taken.
-Needs the extra 'serve'.
+Concurrent requests are scored in one batch. On SIGTERM the server answers all accepted requests and exits. It needs the
+extra 'serve'.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 CHARACTERS_PER_TOKEN = 8
 PAGE = Path(__file__).with_name("page.html")
-OPEN = ("/", "/health")  # without a key
+OPEN = ("/", "/health")  # paths that need no API key
 _KINDS = {
     400: "BadRequestError",
     401: "AuthenticationError",
@@ -44,11 +44,11 @@ _PAGE_HEADERS = {
 
 @dataclass(frozen=True)
 class Limits:
-    """What one client may ask for."""
+    """Limits of one request, and the API key."""
 
     body_bytes: int
     request_tokens: int
-    api_key: str = ""  # that requests must bring; "": none
+    api_key: str = ""  # key that requests must contain; "": no key is needed
 
 
 def make_app(prm: Prm, batcher: Batcher, limits: Limits) -> web.Application:
@@ -62,7 +62,7 @@ def make_app(prm: Prm, batcher: Batcher, limits: Limits) -> web.Application:
     from dreamprm_jax.scoring.scorer import NOT_FINITE, is_finite
 
     started, taken = int(time.time()), 0
-    threads = ThreadPoolExecutor(4, "tokenize")  # a long text must not hold up the other clients
+    threads = ThreadPoolExecutor(4, "tokenize")  # tokenizing a long text must not block other clients
     registry = CollectorRegistry()
     answered = Counter("dreamprm_requests", "Requests answered.", ["path", "status"], registry=registry)
     seconds = Histogram("dreamprm_request_seconds", "Time to the answer.", ["path"], registry=registry)
@@ -96,7 +96,7 @@ def make_app(prm: Prm, batcher: Batcher, limits: Limits) -> web.Application:
             return error(429, f"{problem}; try again", **{"Retry-After": "1"})
         except (ConnectionError, asyncio.CancelledError):
             raise
-        except Exception as problem:  # the client is told, the server lives
+        except Exception as problem:  # the client gets an error, the server runs on
             return error(500, f"{type(problem).__name__}: {problem}")
 
     @web.middleware
@@ -133,7 +133,7 @@ def make_app(prm: Prm, batcher: Batcher, limits: Limits) -> web.Application:
             raise DataError(f"the body is not valid JSON ({problem})") from problem
         if not isinstance(body, dict):
             raise DataError("the body must be a JSON object")
-        # Told before the seconds that tokenizing takes; code and prose have two to five characters a token.
+        # Checked before tokenization, which takes seconds. Code and prose have two to five characters per token.
         most = CHARACTERS_PER_TOKEN * limits.request_tokens
         if (size := characters(body)) > most:
             raise TooLong(f"{size} characters in one request; at most {most} (--max-request-tokens)")

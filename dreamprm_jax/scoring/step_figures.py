@@ -1,4 +1,4 @@
-"""How well step scores agree with the step labels of held-out solutions."""
+"""Metrics of step scores against the step labels of held-out solutions."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from dreamprm_jax.scoring.scorer import Reading, Scorer
 from dreamprm_jax.selection.aggregators import sigmoid
 from dreamprm_jax.tables import LEAST_PROBLEMS, Table, finite, interval, number
 
-SAMPLES = 2000  # bootstrap resamples of problems
-MOST_PROBLEMS = 3000  # with an interval: its cost is quadratic in them
+SAMPLES = 2000  # number of bootstrap resamples of the problems
+MOST_PROBLEMS = 3000  # no interval for more problems, because its cost is quadratic in their number
 
 
 @dataclass(frozen=True)
 class StepFigures:
-    """How well step scores tell right steps from wrong ones. NaN where one of the two does not occur."""
+    """Metrics of step scores as classifiers of right and wrong steps. NaN if one of the two classes is empty."""
 
     name: str
     solutions: int
     steps: int
-    auroc: Interval  # 95% over problems; NaN ends below ``LEAST_PROBLEMS`` and above ``MOST_PROBLEMS``
+    auroc: Interval  # 95% over problems; ends NaN with fewer than LEAST_PROBLEMS or more than MOST_PROBLEMS problems
     brier: float
-    first_error_f1: float  # ProcessBench's, at threshold 0.5
+    first_error_f1: float  # F1 of ProcessBench at threshold 0.5
     accuracy_erroneous: float
     accuracy_correct: float
 
@@ -40,7 +40,7 @@ class StepFigures:
 def evaluate_steps(
     name: str, rows: Sequence[tuple[LabeledSteps, np.ndarray]], samples: int = SAMPLES, seed: int = 0
 ) -> StepFigures:
-    """The figures of step scores in [0, 1] against the labels of their solutions."""
+    """Computes the metrics of step scores in [0, 1] against the labels of their solutions."""
     known = [(one, scores, one.known) for one, scores in rows]
     values = np.concatenate([scores[index] for _, scores, index in known])
     labels = np.concatenate([np.asarray(one.labels)[index] for one, _, index in known])
@@ -51,7 +51,7 @@ def evaluate_steps(
     if LEAST_PROBLEMS <= len(names) <= MOST_PROBLEMS and np.isfinite(ranking.estimate):
         replicates = auroc_replicates(values, positive, problem, len(names), samples, seed)
         ranking = percentile_interval(ranking.estimate, replicates[np.isfinite(replicates)])
-    # The first wrong step, of solutions where all before it are labeled.
+    # The first wrong step of solutions in which all earlier steps are labeled.
     wrong = [np.asarray(one.labels) < 0.5 for one, _ in rows]
     first = [int(np.argmax(row)) if row.any() else -1 for row in wrong]
     kept = [
@@ -74,14 +74,14 @@ def score_evaluation(
     rows: Sequence[tuple[LabeledSteps, Reading]],
     config: Config,
 ) -> list[tuple[LabeledSteps, np.ndarray]]:
-    """The step scores of the evaluation's solutions."""
+    """The step scores of the evaluation solutions, in [0, 1]."""
     scorer = Scorer(model, mesh, params, config.score.row_tokens, config.score.batch_tokens)
     logits = scorer.logits([reading for _, reading in rows])
     return [(one, sigmoid(values)) for (one, _), values in zip(rows, logits, strict=True)]
 
 
 def figures_table(figures: Sequence[StepFigures]) -> str:
-    """The figures as text."""
+    """The metrics as a text table."""
     first = figures[0]
     title = f"held-out step labels: {first.solutions} solutions, {first.steps} steps; 95% intervals over problems"
     header = ["model", "step AUROC", "interval", "Brier", "first-error F1", "erroneous", "correct"]
@@ -98,7 +98,7 @@ def figures_table(figures: Sequence[StepFigures]) -> str:
 
 
 def position_figures(rows: Sequence[tuple[LabeledSteps, Reading]]) -> StepFigures:
-    """The baseline that reads nothing: later steps are likelier wrong."""
+    """The metrics of a baseline that uses only the position: later steps are more likely to be wrong."""
     places = [(one, 1.0 / (2.0 + np.arange(len(one.steps)))) for one, _ in rows]
     figures = evaluate_steps("position", places)
     nan = float("nan")

@@ -1,9 +1,9 @@
-"""Training on solutions whose steps others labeled (``dreamprm train --steps``): their examples.
+"""Training examples from solutions with given step labels (``dreamprm train --steps``).
 
-A solution is read as the trained model will be asked: the prompt, then each of the file's steps followed by the
-separator, at whose last token the score is read. Every labeled step is a row of the label table. The last step of a
-solution is one too, unless the file has counts of rollouts: then its label is the outcome, as in a run's own labels.
-The outcome term is there where the file has outcomes.
+The token sequence of a solution has the form that the trained model is scored with: the prompt, then each step of the
+file followed by the separator, at whose last token the score is read. Every labeled step has a row in the label table.
+This includes the last step of a solution, unless the file has rollout counts: then the label of the last step is the
+outcome, as in a run's own labels. The loss has the outcome term if the file has outcomes.
 """
 
 from __future__ import annotations
@@ -48,23 +48,23 @@ from dreamprm_jax.training.run_data import RunData, make_tokenizer, row_limits
 
 @dataclass(frozen=True)
 class StepData:
-    """What a run on given labels trains on and is measured on."""
+    """Training and evaluation data of a run on given labels."""
 
     run: RunData
     evaluation: list[tuple[LabeledSteps, Reading]]
 
 
 def load_step_data(config: Config, paths: Paths, arms: list[ArmPlan], counts: Counter[str]) -> StepData:
-    """Reads the files, makes or copies the tokenizer, and packs the rows.
+    """Reads the files, trains or copies the tokenizer, and packs the rows.
 
     Args:
-      config: all settings; those of ``train.step_data`` name the files.
-      paths: of the run.
+      config: all settings; ``train.step_data`` names the files.
+      paths: paths of the run.
       arms: the step-labeled arms.
-      counts: receives what went in and what was left out.
+      counts: receives the numbers of solutions used and left out.
 
     Raises:
-      DataError: where nothing is left to train on, or to learn labels from.
+      DataError: if no solution is left for training, or for the outer loss.
     """
     data, settings = config.train.step_data, config.train
     skips: list[Skip] = []
@@ -106,7 +106,7 @@ def load_step_data(config: Config, paths: Paths, arms: list[ArmPlan], counts: Co
                 )
     table = {step_key(step): place for place, step in enumerate(source.steps)}
     examples = [_example(one, reading, table) for one, reading in fitting]
-    # The step labels of meta solutions are in no table: their outcomes alone are learned from, unless they are trusted.
+    # Step labels of meta solutions are not in the table. Unless they are trusted, only their outcomes are used.
     read_meta = _read_examples(meta, limited, reader, counts)
     outer = [_example(one, reading, None if data.meta else {}) for one, reading in read_meta]
     if learned and not outer:
@@ -161,7 +161,7 @@ def _read(
 def _without(
     rows: list[LabeledSteps], others: Sequence[LabeledSteps], name: str, counts: Counter[str]
 ) -> list[LabeledSteps]:
-    """The solutions of problems that the others do not have."""
+    """The solutions in ``rows`` whose problem does not occur in ``others``."""
     held = {one.problem_id for one in others}
     kept = [one for one in rows if one.problem_id not in held]
     if len(kept) < len(rows):
@@ -176,7 +176,7 @@ def _program(one: LabeledSteps) -> SteppedProgram:
 def _read_examples(
     rows: Sequence[LabeledSteps], config: Config, reader: FormReader, counts: Counter[str]
 ) -> list[tuple[LabeledSteps, Reading]]:
-    """The solutions that fit the model's context, as it reads them."""
+    """The solutions that fit into the model's context, with their token sequences."""
     found = []
     for one in rows:
         problem = Problem(one.problem_id, "", one.prompt, "", "", "", "")
@@ -186,7 +186,7 @@ def _read_examples(
 
 
 def _label_source(rows: Sequence[LabeledSteps]) -> LabelSource:
-    """The labels of all steps; with counts and outcomes if every solution has them."""
+    """The labels of all steps, with rollout counts and outcomes if every solution has rollout counts."""
     keyed = [(one, _program(one).program_hash) for one in rows]
     if not all(one.rollouts for one in rows):
         given = [GivenStep(one.problem_id, key, step, one.labels[step]) for one, key in keyed for step in one.known]
@@ -202,7 +202,7 @@ def _label_source(rows: Sequence[LabeledSteps]) -> LabelSource:
 
 
 def _example(one: LabeledSteps, reading: Reading, table: Mapping[StepKey, int] | None) -> Example:
-    """An example whose steps have the rows of the label table; with None their labels are fixed, and in no table."""
+    """An example whose steps refer to rows of the label table, or, if ``table`` is None, have fixed labels."""
     program, labels = _program(one).program_hash, np.array(one.labels, np.float32)
     if table is None:
         index = np.where(np.isfinite(labels), 0, NO_LABEL).astype(np.int32)
@@ -214,7 +214,7 @@ def _example(one: LabeledSteps, reading: Reading, table: Mapping[StepKey, int] |
 
 
 def trusted_loss(model: DecoderConfig, kind: LossKind) -> Loss:
-    """L_out(theta, batch[, key]): the loss of trusted step labels and, where they are known, of outcomes."""
+    """L_out(theta, batch[, key]): the loss on trusted step labels and on known outcomes."""
 
     def loss(params: Any, batch: Batch, key: Array | None = None) -> Float[Array, ""]:
         logits = batch_logits(model, params, batch)

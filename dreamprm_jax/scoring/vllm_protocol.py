@@ -1,9 +1,10 @@
-"""vLLM's pooling schemas: ``/pooling``, ``/classify`` and ``/score``, as vLLM takes and answers them.
+"""vLLM's pooling API: ``/pooling``, ``/classify`` and ``/score`` with the request and answer schemas of vLLM.
 
-``/pooling`` answers as vLLM does when it serves the folder that ``dreamprm export`` writes: one row ``[score]`` for
-each token of the input (``task`` "token_classify", the default), or the last token's score alone ("classify", and
-``/classify``). With ``messages`` the assistant's message is the program and all before it the prompt: the program is
-cut into its steps and there is one row ``[score]`` a step. ``/score`` takes pairs of a prompt and a program.
+``/pooling`` answers like vLLM when it serves a folder written by ``dreamprm export``: with one row ``[score]`` per
+input token (``task`` "token_classify", the default), or with only the score of the last token ("classify", and
+``/classify``). With ``messages``, the last message, by the assistant, is the program, and the messages before it are
+the prompt. The program is split into steps, and the answer has one row ``[score]`` per step. ``/score`` takes pairs of
+a prompt and a program.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ from dreamprm_jax.selection.reward_models import DEFAULT_AGGREGATOR
 
 TASKS = ("token_classify", "classify")
 ENCODINGS = ("float", "base64", "bytes", "bytes_only")
-DTYPES = ("float32", "float16", "bfloat16")  # of base64 and bytes
-# Names of the two sides of a pair in ``/score``.
+DTYPES = ("float32", "float16", "bfloat16")  # of encodings other than float
+# Field names of the prompt and the program in ``/score``.
 PAIRS = (("text_1", "text_2"), ("queries", "documents"), ("queries", "items"), ("data_1", "data_2"))
 Kind = Literal["pooling", "classify", "score"]
-LABEL = "step_score"  # the label of an exported folder
+LABEL = "step_score"  # label name of an exported model
 
 
 @dataclass(frozen=True)
@@ -47,27 +48,27 @@ class Request:
     kind: Kind
     readings: list[Reading]
     use_activation: bool = True
-    whole: bool = False  # one score an input, not one a token or step
+    whole: bool = False  # one score per input instead of one per token or step
     encoding: str = "float"
     dtype: str = "float32"
     big_endian: bool = False
-    aggregator: str = DEFAULT_AGGREGATOR  # of /score
+    aggregator: str = DEFAULT_AGGREGATOR  # of ``/score``
 
 
 @dataclass(frozen=True)
 class Packed:
-    """An answer of bytes."""
+    """A binary answer."""
 
     body: bytes
-    metadata: str  # JSON; "": none is sent
+    metadata: str  # JSON metadata; "": no metadata is sent
 
 
 def parse(kind: Kind, body: Mapping[str, Any], prm: Prm) -> Request:
-    """Reads a request.
+    """Parses a request.
 
     Raises:
-      DataError: naming the field.
-      TooLong: where an input exceeds the model's context.
+      DataError: if a field is wrong; names the field.
+      TooLong: if an input exceeds the model's context.
     """
     task = "classify" if kind == "classify" else body.get("task") or TASKS[0]
     if task not in TASKS:
@@ -111,7 +112,7 @@ def _choice(body: Mapping[str, Any], name: str, choices: Sequence[str]) -> str:
 
 
 def _pairs(body: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
-    """The conversations of ``/score``: one prompt with every program, or one with each."""
+    """The conversations of ``/score``. A single prompt is paired with every program."""
     names = next((names for names in PAIRS if all(name in body for name in names)), None)
     if names is None:
         raise DataError("text_1 and text_2 belong here, a prompt and a program (or queries and documents)")
@@ -157,7 +158,7 @@ def _inputs(body: Mapping[str, Any], prm: Prm, keep: int | None) -> list[np.ndar
 
 
 def _conversation(messages: Any, prm: Prm, keep: int | None) -> Reading:
-    """Prompt and program; of the prompt only what leaves ``keep`` tokens in all."""
+    """The tokens of prompt and program; the prompt is truncated on the left to at most ``keep`` tokens in total."""
     if not isinstance(messages, list) or len(messages) < 2:
         raise DataError(
             "messages: a list belongs here, the prompt's messages and then the assistant's with the program"
@@ -195,7 +196,7 @@ def _conversation(messages: Any, prm: Prm, keep: int | None) -> Reading:
 
 
 def _content(content: Any) -> str | None:
-    """A message's text, from a string or from parts of type "text"; None where it is neither."""
+    """The text of a message from a string or from parts of type "text"; None for any other content."""
     if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
         parts = [part.get("text") for part in content]
         content = "".join(parts) if all(isinstance(part, str) for part in parts) else None

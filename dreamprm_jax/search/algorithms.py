@@ -4,13 +4,13 @@ The policy (``policy.protocol``) completes each prefix to a whole program; the s
 Every completion is a candidate and is scored once: the reward model is causal, so one forward pass gives the values of
 all prefixes. No completion and no score is discarded.
 
-- ``best_of_n`` samples whole programs; the baseline on the same budget.
+- ``best_of_n`` samples whole programs. It is the baseline with the same budget.
 - ``beam`` keeps the ``width`` prefixes with the best scores after each function and completes them again.
-- ``lookahead`` scores a prefix by its completions ``lookahead`` steps further, averaged (arXiv 2408.03314).
+- ``lookahead`` scores a prefix by the mean score of its completions ``lookahead`` steps later (arXiv 2408.03314).
 - ``diverse_beam`` searches ``width`` subtrees that each keep their own best child (diverse verifier tree search).
 
-A search that finishes below its budget starts another round, as best-of-N samples more programs. The budget counts
-every token that the policy generates; a completion that would exceed it is dropped and ends the search.
+A search that ends within its budget starts another round, just as best-of-N samples more programs. The budget counts
+every token that the policy generates. A completion that would exceed the budget is dropped and ends the search.
 
 A search is a generator: it yields requests, receives the completions, and returns its candidates. The driver
 (``search.driver``) owns the policy, the scorer and the batching over problems.
@@ -32,7 +32,7 @@ MAX_ROUNDS = 1000
 
 
 class ProgramScorer(Protocol):
-    """Scores programs; the device half implements it."""
+    """Scores programs; implemented by ``scoring.live.LiveScorer``."""
 
     def __call__(self, items: Sequence[tuple[Problem, str]]) -> list[np.ndarray]:
         """Returns the step logits of each (problem, program or prefix), one per step; empty if it cannot be scored."""
@@ -45,8 +45,8 @@ class SearchSettings:
     Attributes:
       method: ``best_of_n``, ``beam``, ``lookahead`` or ``diverse_beam``.
       width: Prefixes kept after each step.
-      expansions: Completions requested for each of them.
-      lookahead: Steps beyond the prefix at which ``lookahead`` reads its value.
+      expansions: Completions requested for each prefix.
+      lookahead: Number of steps after the prefix at which ``lookahead`` reads the value of the prefix.
       tokens: Maximum number of tokens that the policy may generate per problem.
       temperature: Sampling temperature of the policy.
       aggregator: Aggregator of the step logits up to the step that is read.
@@ -115,7 +115,7 @@ def search(problem: Problem, settings: SearchSettings, seed: Callable[..., int])
 
 
 class _Pool:
-    """All completions of one problem so far, within the budget."""
+    """All completions of one problem so far that fit into the budget."""
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
@@ -143,7 +143,7 @@ class _Pool:
 def _round(
     problem: Problem, settings: SearchSettings, pool: _Pool, seed: Callable[..., int]
 ) -> Generator[list[CompletionRequest], list[list[ScoredCompletion]], None]:
-    """One round, from whole programs to the last step."""
+    """One round of the search, from the first completions to the last step."""
     count = settings.width * settings.expansions
     first = pool.add((yield [_request(problem, "", count, settings, seed)]))
     if settings.method == "best_of_n" or not first:
@@ -165,7 +165,7 @@ def _request(
 
 
 def _first_beams(settings: SearchSettings, first: Sequence[ScoredCompletion], pool: _Pool) -> list[str]:
-    """The one-step prefixes to continue."""
+    """The prefixes of one step to continue."""
     if settings.method != "diverse_beam":
         return [prefix for prefix, _ in _children(settings, first, 0)[: settings.width]]
     beams: list[str] = []
@@ -176,7 +176,7 @@ def _first_beams(settings: SearchSettings, first: Sequence[ScoredCompletion], po
 
 
 def _next_beams(settings: SearchSettings, beams: Sequence[str], depth: int, pool: _Pool) -> list[str]:
-    """The prefixes of one more step: the best of all, or the best of each subtree."""
+    """The prefixes of one more step to continue: the best overall, or the best of each subtree."""
     if settings.method != "diverse_beam":
         below = {one.code: one for prefix in beams for one in pool.below(prefix)}
         return [prefix for prefix, _ in _children(settings, list(below.values()), depth)[: settings.width]]

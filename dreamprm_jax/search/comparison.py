@@ -97,7 +97,7 @@ def _search(
     make_scorer: MakeScorer,
     folder: StageFolder,
 ) -> dict[str, dict[str, SearchResult]]:
-    """Searches what the journal does not hold yet. Returns method -> problem id -> result, best candidate first."""
+    """Runs the searches that are not in the journal. Returns method -> problem id -> result, best candidate first."""
     settings = config.search
     with Journal(folder.path / "searches.journal") as journal:
         todo = {

@@ -14,7 +14,7 @@ from dreamprm_jax.schema import Problem
 from dreamprm_jax.search.algorithms import ProgramScorer, ScoredCompletion, Search, SearchResult, SearchSettings, search
 
 TokenCounter = Callable[[Sequence[str]], list[int]]
-"""Texts -> how many tokens each has."""
+"""Texts -> number of tokens of each text."""
 
 
 @dataclass
@@ -51,7 +51,7 @@ def run_searches(
       seed: Seed of the run.
       threads: Number of concurrent requests to the policy.
       together: Number of concurrent searches.
-      granularity: What a step is.
+      granularity: Definition of a step.
 
     Yields:
       (problem, result), in the order in which the searches end.

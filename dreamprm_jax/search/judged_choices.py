@@ -29,16 +29,16 @@ def judge_searches(
 ) -> tuple[list[MethodOutcome], list[dict[str, Any]]]:
     """The outcome of every method, and one row per selected program.
 
-    All programs of best-of-N are also judged: their mean is the accuracy of a random choice among distinct programs,
-    their maximum that of the oracle.
+    All programs of best-of-N are also judged. The mean of their outcomes is the accuracy of a random choice among
+    distinct programs, and the maximum is the accuracy of the oracle.
 
     Args:
-      config: ``search.judged``: the number of candidates of a problem that may be run on its public tests, best first;
-        the first that passes is selected. ``sandbox``: settings of the judge.
+      config: ``search.judged`` is the number of candidates of a problem that may be run on its public tests, best
+        first; the first that passes is selected. ``sandbox`` has the settings of the judge.
       problems: The searched problems.
       tests: Their hidden tests.
       found: Method -> problem id -> search result, best candidate first.
-      journal_path: Keeps the verdicts.
+      journal_path: Journal of the verdicts.
 
     Raises:
       DataError: if the sandbox failed; the verdicts so far are kept.
@@ -133,7 +133,7 @@ def _pool(
 def _judge(
     judge: Judge, journal: Journal, tests: HiddenTests, programs: Sequence[tuple[Problem, str]], public_only: bool
 ) -> dict[Place, bool]:
-    """Whether each program passes. A task that cannot be judged counts as failed, for all methods alike."""
+    """Whether each program passes. A task that cannot be judged counts as failed for every method."""
     kind = "public" if public_only else "all"
     keys = {
         (problem.problem_id, code): f"{kind}/{program_hash(problem.problem_id, code)}" for problem, code in programs

@@ -55,7 +55,7 @@ def search_results(outcomes: Sequence[MethodOutcome], samples: int, seed: int) -
         if base is not None and index != base:
             gap = values[index] - values[base]
             paired = percentile_interval(float(gap.mean()), replicates[:, index] - replicates[:, base])
-            # "random" has probabilities, not 0 or 1: the sign of a difference from them has no meaning.
+            # "random" has probabilities instead of 0 or 1, and the sign of a difference from them has no meaning.
             value = None if one.method == "random" else mcnemar(values[index], values[base]).p_value
             row |= {"difference": asdict(paired), "problems": float(gap.sum()), "p_value": value}
         rows.append(row)

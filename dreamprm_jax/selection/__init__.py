@@ -1,1 +1,1 @@
-"""From step scores to one chosen program: aggregators and best-of-N."""
+"""Selection of one program by step scores and executions: aggregators, best-of-N, votes and filters."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 Aggregator = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""(logits of all programs end to end (T,), number of steps of each (N,)) -> (N,)."""
+"""(concatenated logits of all programs (T,), number of steps of each program (N,)) -> (N,)."""
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:

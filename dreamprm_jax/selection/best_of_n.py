@@ -2,8 +2,8 @@
 
 A selection is a vector of weights over a problem's candidates: the probability that each is returned. Its accuracy is
 the weighted mean of the candidates' outcomes. Ties are broken uniformly at random, which the weights express exactly;
-so constant numbers give random selection, and numbers equal to the outcomes give the oracle, whose best-of-k is the
-unbiased pass@k.
+therefore constant numbers give random selection, and numbers equal to the outcomes give the oracle, whose best-of-k
+accuracy is the unbiased pass@k.
 
 A candidate without a number (NaN: the reward model could not score it) ranks below every candidate that has one, since
 a deployed reranker would never return it. If no candidate has a number, the choice is uniform.
@@ -15,7 +15,7 @@ import numpy as np
 
 
 def subset_shares(members: np.ndarray, total: int, k: int) -> np.ndarray:
-    """C(m, k) / C(total, k): the share of all size-k subsets that lie within m given candidates.
+    """C(m, k) / C(total, k): the fraction of all size-k subsets that consist of m given candidates.
 
     Computed as a product of k ratios, so that no binomial coefficient overflows.
 
@@ -40,8 +40,8 @@ def subset_shares(members: np.ndarray, total: int, k: int) -> np.ndarray:
 def best_of_k_weights(numbers: np.ndarray, k: int) -> np.ndarray:
     """The probability that each candidate is returned as the best of a random subset of size k.
 
-    Averages over all C(n, k) subsets in closed form: with b candidates strictly below a tie group of g, the best of a
-    subset falls in the group with probability [C(b + g, k) - C(b, k)] / C(n, k), and is each member with equal chance.
+    Averages over all C(n, k) subsets in closed form. If b candidates are strictly below a group of g tied candidates,
+    the best of a subset is in that group with probability [C(b + g, k) - C(b, k)] / C(n, k), divided equally.
 
     Args:
       numbers: (n,) one per candidate, higher is better, NaN if it has none.

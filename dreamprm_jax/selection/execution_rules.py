@@ -50,10 +50,10 @@ def vote_rule(
     numbers: np.ndarray | None = None,
     eligible: np.ndarray | None = None,
 ) -> Rule:
-    """The cluster with the largest total weight wins; within it the member with the highest number, or any member.
+    """Returns a member of the cluster with the largest total weight: the one with the highest number, or a random one.
 
     Args:
-      clusters: (n,) cluster of each candidate; -1 if it failed to run: it wins only if all failed.
+      clusters: (n,) cluster of each candidate; -1 if it failed to run. Failed candidates win only if all failed.
       weights: (n,) votes of each candidate, at least 0; NaN counts as 0. None: one vote each.
       numbers: (n,) rank the members of the winning cluster. None: uniform choice.
       eligible: (n,) bool, a public-test filter before the vote; if no drawn candidate passes it, all vote.

@@ -15,7 +15,7 @@ LABELS = {
     "value": "PRM, value labels",
     "table_on_em": "PRM, table on EM",
 }
-"""Names of arms in tables; any other arm is shown by the words of its key."""
+"""Names of arms in tables. The name of any other arm is derived from its key."""
 
 
 def arm_label(arm: str) -> str:

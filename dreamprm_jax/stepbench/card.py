@@ -1,4 +1,4 @@
-"""The data card: what is in a benchmark, where it comes from, what was left out and why."""
+"""The data card of a benchmark: its contents and source, and the tasks that were left out with the reasons."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ def card(
 
     Args:
       rows: the truth of every program.
-      seed: of the benchmark.
-      tasks: how many the source has.
-      source: hash of their texts.
-      dropped: tasks left out, by reason.
-      drawn: verdicts on all mutants that were run, by operator.
+      seed: seed of the benchmark.
+      tasks: number of tasks in the source.
+      source: hash of the tasks' texts.
+      dropped: number of tasks left out, by reason.
+      drawn: number of mutants that were run, by operator and verdict.
     """
     wrong = [row for row in rows if row.first_wrong >= 0]
     problems = {row.problem_id for row in rows}
@@ -119,7 +119,7 @@ def _operator(verdicts: Mapping[Verdict, int], used: int) -> dict[str, Any]:
 
 
 def card_text(value: Mapping[str, Any]) -> str:
-    """The card as a page to read."""
+    """The card as Markdown text."""
     programs, tasks = value["programs"], value["tasks"]
     lines = [
         "# StepBench",

@@ -1,4 +1,4 @@
-"""Faults inside expressions. Each operator reads one node and yields the edits that would put its fault there."""
+"""Faults inside expressions. Each operator takes one node and yields the edits that inject its fault there."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _operator(source: SourceMap, left: ast.AST, right: ast.AST, name: str, table
 
 
 def arithmetic_operator(source: SourceMap, node: ast.AST, scope: Scope) -> Iterator[Edit]:
-    """``+`` becomes ``-``, ``//`` becomes ``/``; sums of texts and lists are left alone."""
+    """``+`` becomes ``-``, ``//`` becomes ``/``. Concatenations of strings and lists are not changed."""
     if isinstance(node, ast.BinOp) and not (_is_sequence(node.left) or _is_sequence(node.right)):
         yield from _operator(source, node.left, node.right, "arithmetic_operator", _ARITHMETIC)
     elif isinstance(node, ast.AugAssign) and not _is_sequence(node.value):
@@ -77,7 +77,7 @@ def swapped_operands(source: SourceMap, node: ast.AST, scope: Scope) -> Iterator
 
 
 def swapped_arguments(source: SourceMap, node: ast.AST, scope: Scope) -> Iterator[Edit]:
-    """Two neighboring positional arguments change places."""
+    """Two adjacent positional arguments are swapped."""
     if isinstance(node, ast.Call) and not any(isinstance(argument, ast.Starred) for argument in node.args):
         for first, second in itertools.pairwise(node.args):
             yield from _exchange(source, first, second, "swapped_arguments")
@@ -98,7 +98,7 @@ def boolean_operator(source: SourceMap, node: ast.AST, scope: Scope) -> Iterator
 
 
 def condition_negated(source: SourceMap, node: ast.AST, scope: Scope) -> Iterator[Edit]:
-    """``if found`` becomes ``if not found``; ``not`` goes where there is one."""
+    """``if found`` becomes ``if not found``; an existing ``not`` is removed."""
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
         start = source.start(node)
         end = start + len("not")
@@ -111,13 +111,13 @@ def condition_negated(source: SourceMap, node: ast.AST, scope: Scope) -> Iterato
 
 
 def constant_off_by_one(source: SourceMap, node: ast.AST, scope: Scope) -> Iterator[Edit]:
-    """An integer becomes its neighbor."""
+    """An integer is incremented or decremented by one."""
     if isinstance(node, ast.Constant) and type(node.value) is int and source.of(node) == str(node.value):
         yield from _shifted(source, node, "constant_off_by_one")
 
 
 def range_boundary(source: SourceMap, node: ast.AST, scope: Scope) -> Iterator[Edit]:
-    """A bound of a range moves by one; ``range(n)`` may also begin at 1."""
+    """A bound of a range changes by one; ``range(n)`` may also become ``range(1, n)``."""
     if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "range"):
         return
     if any(isinstance(argument, ast.Starred) for argument in node.args) or node.keywords:
@@ -129,7 +129,7 @@ def range_boundary(source: SourceMap, node: ast.AST, scope: Scope) -> Iterator[E
 
 
 def index_off_by_one(source: SourceMap, node: ast.AST, scope: Scope) -> Iterator[Edit]:
-    """An index, or a bound of a slice, moves by one; keys that need not be numbers are left alone."""
+    """An index or a bound of a slice changes by one. Keys that may not be numbers are not changed."""
     if not isinstance(node, ast.Subscript) or isinstance(node.slice, ast.Tuple):
         return
     parts = [node.slice.lower, node.slice.upper] if isinstance(node.slice, ast.Slice) else [node.slice]
@@ -153,7 +153,7 @@ def _is_number(node: ast.AST, scope: Scope) -> bool:
 
 
 def _shifted(source: SourceMap, node: ast.expr, name: str) -> Iterator[Edit]:
-    """The expression plus and minus one, written as a person would."""
+    """Edits of an expression by plus or minus one, in the form in which a programmer would write them."""
     start, end, text = source.start(node), source.end(node), source.of(node)
     if isinstance(node, ast.Constant):
         if type(node.value) is int:
@@ -174,7 +174,7 @@ def _shifted(source: SourceMap, node: ast.expr, name: str) -> Iterator[Edit]:
 
 
 def wrong_variable(source: SourceMap, node: ast.AST, scope: Scope) -> Iterator[Edit]:
-    """Another variable of the function that is bound before is read instead."""
+    """A variable is replaced by another variable of the function that is bound on an earlier line."""
     if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load) and node.id in scope.bound:
         parent = source.parents[node]
         if not (isinstance(parent, ast.Call) and parent.func is node):
@@ -194,7 +194,7 @@ def function_swapped(source: SourceMap, node: ast.AST, scope: Scope) -> Iterator
 
 
 def sort_order(source: SourceMap, node: ast.AST, scope: Scope) -> Iterator[Edit]:
-    """Sorting goes the other way round."""
+    """The sort order is reversed."""
     if not isinstance(node, ast.Call):
         return
     name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")

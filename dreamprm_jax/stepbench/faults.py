@@ -1,4 +1,4 @@
-"""What a fault is: one edit of the text, and what its operator may know of the function around it."""
+"""Types of faults: the edit of the text, and the information about the enclosing function that operators use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _COUNTER_NAMES = frozenset(_COUNTER_WORDS.split())
 
 @dataclass(frozen=True)
 class Edit:
-    """A fault: the text from ``start`` to ``end`` is replaced."""
+    """A fault: replaces the text from ``start`` to ``end`` by ``text``."""
 
     operator: str
     start: int
@@ -22,7 +22,7 @@ class Edit:
     text: str
 
     def apply(self, code: str) -> str:
-        """The program with the fault; every byte outside the span as before."""
+        """The program with the fault. Text outside the span is unchanged."""
         return code[: self.start] + self.text + code[self.end :]
 
 
@@ -31,15 +31,15 @@ class Scope:
     """The variables of one function."""
 
     bound: dict[str, int]  # name -> line of its first binding (0 for parameters)
-    counters: frozenset[str]  # names that hold whole numbers, as far as their binding or name says
+    counters: frozenset[str]  # names that probably hold integers, judged by their binding or name
 
 
-# (source, node, scope) -> the edits that the operator could make at that node
+# (source, node, scope) -> the possible edits of the operator at that node
 Operator = Callable[[SourceMap, ast.AST, Scope], Iterator[Edit]]
 
 
 def scope_of(source: SourceMap, function: Function) -> Scope:
-    """Parameters and assigned names; those of comprehensions and nested functions are not counted."""
+    """The function's parameters and all names assigned in its body, except in comprehensions."""
     arguments = function.args
     every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
     bound = {one.arg: 0 for one in every if one.arg not in ("self", "cls")}

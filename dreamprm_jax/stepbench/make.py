@@ -1,7 +1,7 @@
-"""Makes a benchmark: references -> tests -> mutants -> verdicts -> a choice of programs -> files.
+"""Creates a benchmark: references -> tests -> mutants -> verdicts -> selection of programs -> files.
 
-Deterministic by seed: the same package, seed and size give the same bytes, whatever the number of workers and however
-often the work was interrupted.
+The result is deterministic: the same package, seed and size give the same bytes, for any number of workers and after
+any interruption.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from dreamprm_jax.stepbench.source_map import SourceMap
 from dreamprm_jax.stepbench.trial import Tried, new_judge, try_mutants
 from dreamprm_jax.storage import write_json, write_records, write_text
 
-DEV_SHARE = 5  # one problem in so many is for choosing the threshold
-MAX_MUTANTS = 4  # of one problem, in a benchmark larger than twice its problems
-_CHUNK = 64  # references in one pass of the sandbox
+DEV_SHARE = 5  # one of this many problems is in the dev split, on which thresholds are chosen
+MAX_MUTANTS = 4  # maximum number of mutants per problem; above 1 only if size / 2 exceeds the number of problems
+_CHUNK = 64  # references that are judged together
 
 
 @dataclass
 class Tally:
-    """What became of every task and of every mutant."""
+    """Counts of the outcomes of all tasks and mutants."""
 
     tasks: int
     source: str  # hash of the tasks' texts
-    dropped: Counter[str] = field(default_factory=Counter)  # tasks, by reason
-    drawn: dict[str, Counter[Verdict]] = field(default_factory=dict)  # mutants, by operator
+    dropped: Counter[str] = field(default_factory=Counter)  # number of tasks left out, by reason
+    drawn: dict[str, Counter[Verdict]] = field(default_factory=dict)  # number of mutants, by operator and verdict
 
     def drop(self, reason: str) -> bool:
-        """Counts a task that is left out, if there is a reason. Returns whether there is."""
+        """Counts a task that is left out for ``reason``. Returns False if the reason is empty."""
         if reason:
             self.dropped[reason] += 1
         return bool(reason)
@@ -53,23 +53,23 @@ class Tally:
 def make_bench(
     root: Path, seed: int, size: int, sandbox: SandboxConfig, tasks: list[codeio.Task] | None = None
 ) -> dict[str, object]:
-    """Writes a benchmark of ``size`` programs into ``root``; resumes what an earlier call began.
+    """Writes a benchmark of ``size`` programs into ``root``. Resumes an interrupted call.
 
-    Half of the programs are erroneous and half clean, a pair for each of size / 2 problems. Where there are fewer
-    problems, every clean program is there once, and problems give up to ``MAX_MUTANTS`` erroneous ones.
+    Half of the programs are erroneous and half are clean, one pair for each of size / 2 problems. If there are fewer
+    usable problems, every clean program occurs once, and problems have up to ``MAX_MUTANTS`` erroneous programs.
 
     Args:
       root: the folder to write.
-      seed: of the tests' inputs, the mutants and the choice among them.
+      seed: seed of the test inputs, the mutants and the selection of mutants.
       size: number of programs.
-      sandbox: isolation tier and workers.
-      tasks: what to make it from; None takes the installed package's.
+      sandbox: isolation tier and number of workers.
+      tasks: source tasks; None uses those of the installed package.
 
     Returns:
       The data card.
 
     Raises:
-      DataError: where the package is missing, or the size is out of reach.
+      DataError: if the package is missing, or if the size is too small or too large.
     """
     if size < 2:
         raise DataError(f"--size {size}: at least 2, one erroneous program and one clean")
@@ -107,7 +107,7 @@ def usable_references(
     tally: Tally,
     functions: int = 2,
 ) -> Iterator[Tried]:
-    """References of ``functions`` or more that pass, each with at least one mutant that fails; in a random order."""
+    """Yields, in random order, references of at least ``functions`` functions that pass and have a failing mutant."""
 
     def suitable() -> Iterator[codeio.Task]:
         for task in sorted(everything, key=lambda task: content_hash("stepbench", str(seed), task.task_id)):
@@ -130,7 +130,7 @@ def usable_references(
 
 
 def unsuitable(reference: str, functions: int = 2) -> str:
-    """Why a reference is not used, "" if it is: it must have enough function steps, and only the standard library."""
+    """The reason why a reference is not used; "" if it has enough functions and imports only the standard library."""
     try:
         tree = SourceMap(reference).tree
     except ValueError as error:
@@ -153,13 +153,14 @@ def unsuitable(reference: str, functions: int = 2) -> str:
 
 
 def choose(usable: list[Tried], wanted: int) -> list[tuple[Tried, Mutant, Verdict]]:
-    """One failing mutant of each problem, then a second of each, ...; each time of the kind that is rarest so far.
+    """Selects one failing mutant of each problem, then a second one of each, and so on.
 
-    Of the same kind, one with a wrong answer goes before one that ends with an error or not at all: those are easier.
+    Each selection takes an operator that has been selected least so far. Among mutants of such operators, one with a
+    wrong answer is preferred to one that fails with an error or a timeout, which is easier to detect.
 
     Args:
-      usable: problems in the order in which they choose.
-      wanted: how many mutants; fewer come back where there are no more.
+      usable: problems, in the order of selection.
+      wanted: number of mutants. Fewer are returned if there are not enough.
     """
     chosen: list[tuple[Tried, Mutant, Verdict]] = []
     left = {tried.task.task_id: tried.failing() for tried in usable}
@@ -181,7 +182,7 @@ def choose(usable: list[Tried], wanted: int) -> list[tuple[Tried, Mutant, Verdic
 
 
 def split_of(problem_id: str) -> str:
-    """The split of a problem; it depends on nothing else, so that benchmarks of all seeds and sizes agree."""
+    """The split of a problem. It depends only on the id, so that benchmarks of all seeds and sizes agree."""
     return "dev" if int(content_hash("stepbench split", problem_id, digits=8), 16) % DEV_SHARE == 0 else "test"
 
 
@@ -207,7 +208,7 @@ def _write(
     write_records(paths.truth, Truth, [truth for truth, _ in rows])
     value = card([truth for truth, _ in rows], seed, tally.tasks, tally.source, tally.dropped, tally.drawn)
     write_text(paths.readme, card_text(value))
-    write_json(paths.card, value)  # last: its presence says that the benchmark is whole
+    write_json(paths.card, value)  # last: its presence means that the benchmark is complete
     return value
 
 

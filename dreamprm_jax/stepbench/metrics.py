@@ -1,7 +1,7 @@
-"""ProcessBench's metrics (arXiv 2412.06559) on functions, with intervals over problems, beside trivial baselines.
+"""ProcessBench's metrics (arXiv 2412.06559) for functions as steps, with intervals over problems, and baselines.
 
-A program's answer is the index of its first wrong step, -1 for none. The threshold below which a step is called wrong
-is chosen on the dev split, where F1 is largest; all figures are of the test split.
+The answer for a program is the index of its first wrong step, -1 for none. A step is predicted to be wrong if its score
+is below a threshold, which is chosen to maximize F1 on the dev split. All metrics are computed on the test split.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from dreamprm_jax.schema import DataError
 from dreamprm_jax.stepbench.records import Bench, Truth
 from dreamprm_jax.stepbench.scores import Said
 
-MISSING = -2  # stands for the answer on a program of which the scorer says nothing: wrong in either case
-_THRESHOLDS = 400  # tried at most
+MISSING = -2  # answer for a program without a score or named step; never counts as right
+_THRESHOLDS = 400  # maximum number of thresholds to try
 
 
 @dataclass(frozen=True)
 class Result:
-    """The figures of one scorer on the test split."""
+    """The metrics of one scorer on the test split."""
 
     name: str
     f1: Interval
     accuracy_erroneous: Interval
     accuracy_correct: Interval
-    threshold: float | None  # None where the scorer names steps itself
-    missing: int  # programs of the test split without an answer
-    by_operator: dict[str, tuple[int, float]]  # erroneous programs: how many, and the share that is right
-    by_place: dict[str, tuple[int, float]]  # the same by where the fault is: first step, last step, between
-    by_verdict: dict[str, tuple[int, float]]  # the same by how the judge saw the program fail
+    threshold: float | None  # None if the scorer names steps itself
+    missing: int  # number of programs of the test split without an answer
+    by_operator: dict[str, tuple[int, float]]  # operator -> number of erroneous programs, fraction of right answers
+    by_place: dict[str, tuple[int, float]]  # the same by position of the fault: first step, last step, between
+    by_verdict: dict[str, tuple[int, float]]  # the same by verdict of the judge on the program
 
 
 def evaluate(bench: Bench, name: str, said: Said, samples: int, seed: int, threshold: float | None = None) -> Result:
@@ -41,14 +41,14 @@ def evaluate(bench: Bench, name: str, said: Said, samples: int, seed: int, thres
 
     Args:
       bench: the benchmark.
-      name: of the scorer, for tables.
-      said: its step scores or named steps.
-      samples: bootstrap resamples of problems.
-      seed: of the resampling.
-      threshold: below which a step is called wrong; None chooses it on the dev split.
+      name: name of the scorer, for tables.
+      said: the scorer's step scores or named steps.
+      samples: number of bootstrap resamples of problems.
+      seed: seed of the resampling.
+      threshold: scores below it predict a wrong step; None chooses it on the dev split.
 
     Raises:
-      DataError: where the test split is empty, or the scorer says nothing of the dev split and no threshold is given.
+      DataError: if the test split is empty, or if no threshold is given and there are no scores for the dev split.
     """
     dev, test = _split(bench, "dev"), _split(bench, "test")
     if not test:
@@ -66,11 +66,11 @@ def evaluate(bench: Bench, name: str, said: Said, samples: int, seed: int, thres
 
 
 def baselines(bench: Bench, samples: int, seed: int) -> list[Result]:
-    """What can be had without reading the programs.
+    """Metrics of baselines that do not read the programs.
 
-    Each but the first answers "no error" with a chance that is chosen on the dev split, and otherwise names a step: one
-    at random; the first, the second, ..., or last one (whichever is best on dev); the longest. Expected accuracies are
-    exact: nothing is drawn.
+    The first baseline always answers "no error". The others answer "no error" with a probability that is chosen on the
+    dev split, and otherwise name a step: a random one; the one at a fixed position, which is chosen on the dev split;
+    or the longest one. Expected accuracies are exact, without sampling.
     """
     dev, test = _split(bench, "dev"), _split(bench, "test")
     results = [
@@ -92,7 +92,7 @@ def baselines(bench: Bench, samples: int, seed: int) -> list[Result]:
 
 
 def predictions(rows: Sequence[Truth], said: Said, threshold: float | None) -> np.ndarray:
-    """(N,) the scorer's answers: an index, -1 for none, ``MISSING`` where it says nothing."""
+    """(N,) int: the scorer's answers. An index, -1 for no error, or ``MISSING`` without an answer."""
     answers = np.full(len(rows), MISSING)
     for index, row in enumerate(rows):
         if row.program_hash in said.named:
@@ -103,7 +103,7 @@ def predictions(rows: Sequence[Truth], said: Said, threshold: float | None) -> n
 
 
 def best_threshold(rows: Sequence[Truth], said: Said) -> float:
-    """The threshold with the largest F1 on these rows: one of their scores (of many, ``_THRESHOLDS`` quantiles)."""
+    """The threshold with the largest F1 on these rows. Candidates are the scores, or ``_THRESHOLDS`` quantiles."""
     scores = [np.array(said.scores[row.program_hash]) for row in rows]
     truth = np.array([row.first_wrong for row in rows])
     values = np.unique(np.concatenate(scores))
@@ -115,7 +115,7 @@ def best_threshold(rows: Sequence[Truth], said: Said) -> float:
     return float(-max(tried)[1])
 
 
-# ---------------------------------------------------------------- figures
+# ---------------------------------------------------------------- metrics
 
 
 def _split(bench: Bench, split: str) -> list[Truth]:
@@ -129,7 +129,7 @@ def _wrong(rows: Sequence[Truth]) -> np.ndarray:
 def _result(
     name: str, rows: Sequence[Truth], right: np.ndarray, threshold: float | None, missing: int, samples: int, seed: int
 ) -> Result:
-    """Figures from (N,) the chance that each program's answer is right; intervals resample problems."""
+    """Metrics from ``right``, (N,) probability that each answer is right. Intervals resample problems."""
     wrong = _wrong(rows)
     names = sorted({row.problem_id for row in rows})
     problem = np.array([names.index(row.problem_id) for row in rows], dtype=int)
@@ -149,7 +149,7 @@ def _result(
 
 
 def _accuracies(*sums: float | np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """F1 and its two halves from sums over programs: right and all erroneous ones, right and all correct ones."""
+    """(F1, accuracy on erroneous programs, accuracy on clean ones), from the numbers of right and of all programs."""
     right_wrong, wrong, right_clean, clean = (np.asarray(one, dtype=float) for one in sums)
     with np.errstate(invalid="ignore", divide="ignore"):
         erroneous, correct = right_wrong / wrong, right_clean / clean
@@ -167,7 +167,7 @@ def _by(groups: Sequence[str], right: np.ndarray, wrong: np.ndarray) -> dict[str
 
 
 def place(row: Truth) -> str:
-    """Where in its program the fault is."""
+    """The position of the fault: "first step", "last step" or "between"."""
     last = row.first_wrong == len(row.step_ends) - 1
     return "first step" if row.first_wrong == 0 else "last step" if last else "between"
 
@@ -190,12 +190,12 @@ def _only(row: Truth, index: int) -> np.ndarray:
 
 
 def _hits(rows: Sequence[Truth], rule: Callable[[Truth], np.ndarray]) -> np.ndarray:
-    """(N,) the chance that the rule names the first wrong step; 0 for clean programs."""
+    """(N,) probability that the rule names the first wrong step; 0 for clean programs."""
     return np.array([rule(row)[row.first_wrong] if row.first_wrong >= 0 else 0.0 for row in rows])
 
 
 def _best_share(accuracy: float) -> float:
-    """How often to answer "no error" for the largest expected F1, where naming a step is right with this chance."""
+    """The probability of answering "no error" that maximizes F1, if a named step is right with this ``accuracy``."""
     shares = np.linspace(0.0, 1.0, 101)
     f1, _, _ = _accuracies((1.0 - shares) * accuracy, np.ones(101), shares, np.ones(101))
     return float(shares[int(np.argmax(np.nan_to_num(f1)))])

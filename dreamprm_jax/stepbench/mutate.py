@@ -1,4 +1,4 @@
-"""Draws faults for a program: which function first, then which kind of fault, then where."""
+"""Draws random faults for a program: first the function, then the operator, then the location."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ class Mutant:
 
     code: str
     edit: Edit
-    step: int  # index of the step that the fault is in
+    step: int  # index of the step that contains the fault
     function: str
 
 
 def edits_by_step(code: str, steps: list[Step]) -> dict[int, dict[str, list[Edit]]]:
-    """All edits that the operators can make: step index -> operator -> edits, in the text's order.
+    """All possible edits: step index -> operator -> edits, in the order of the text.
 
     Raises:
-      ValueError: where Python cannot parse the program (``SourceMap``).
+      ValueError: if ``SourceMap`` cannot parse the program.
     """
     source = SourceMap(code)
     found: dict[int, dict[str, list[Edit]]] = {}
@@ -70,16 +70,16 @@ def edits_by_step(code: str, steps: list[Step]) -> dict[int, dict[str, list[Edit
 def draw_mutants(code: str, count: int, rng: Random) -> list[Mutant]:
     """Up to ``count`` different mutants in a random order.
 
-    A function is drawn first, each with the same chance, then one of the operators that apply to it, then one of their
-    places: neither long functions nor frequent kinds of faults dominate.
+    A step is drawn uniformly, then one of the operators that apply to it, then one of the operator's edits. This way
+    neither long functions nor frequent kinds of faults dominate.
 
     Args:
       code: the program.
-      count: how many mutants at most.
-      rng: the only source of chance.
+      count: maximum number of mutants.
+      rng: the random generator.
 
     Returns:
-      Mutants that Python can compile and whose steps are those of the program. Fewer where there are fewer places.
+      Mutants that compile and have the same steps as the program; fewer than ``count`` if there are not enough edits.
     """
     steps = split_steps(code)
     left = edits_by_step(code, steps)
@@ -102,7 +102,7 @@ def draw_mutants(code: str, count: int, rng: Random) -> list[Mutant]:
 
 
 def compiles(code: str) -> bool:
-    """Whether Python takes the text as a program; it is not run."""
+    """Whether the text compiles as a Python program. It is not run."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -113,7 +113,7 @@ def compiles(code: str) -> bool:
 
 
 def _same_steps(before: list[Step], changed: int, after: list[Step]) -> bool:
-    """Whether the steps are the same but for the length of the changed one."""
+    """Whether the steps have equal names and, except for the changed step, equal lengths."""
     names = [(step.index, step.name) for step in before] == [(step.index, step.name) for step in after]
     return names and all(
         a.end - a.start == b.end - b.start for a, b in zip(before, after, strict=True) if a.index != changed

@@ -1,4 +1,4 @@
-"""What a benchmark's folder holds, and its one record beside ``schema``'s: the truth about each program."""
+"""The files of a benchmark's folder, and the record of the true first wrong step of each program."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Literal
 from dreamprm_jax.schema import DataError, Program, TestedProblem
 from dreamprm_jax.storage import read_json, read_records
 
-CLEAN = "clean"  # stands for the operator of a program without a fault
+CLEAN = "clean"  # ``operator`` of a program without a fault
 
 
 @dataclass(frozen=True)
 class Truth:
-    """Where one program goes wrong."""
+    """The fault of one program."""
 
     problem_id: str
     program_hash: str
-    split: Literal["dev", "test"]  # by problem; dev is for choosing a threshold
-    first_wrong: int  # index of the step that holds the fault, -1 for none
-    step_ends: tuple[int, ...]  # string offsets, as ``cof.splitter.split_steps`` cuts
+    split: Literal["dev", "test"]  # split of the problem; thresholds are chosen on dev
+    first_wrong: int  # index of the step that contains the fault, -1 for none
+    step_ends: tuple[int, ...]  # string offsets of the ends of the steps (``cof.splitter.split_steps``)
     operator: str  # the kind of fault, ``CLEAN`` for none
-    function: str  # the step's function, "" for none
-    start: int  # the fault's span in this program's text; -1 for none
-    end: int
-    before: str  # what stood there
-    after: str  # what stands there
-    verdict: str  # of the judge on the problem's tests
+    function: str  # name of the step's function, "" for none
+    start: int  # start of the fault in this program's text; -1 for none
+    end: int  # end of the fault; -1 for none
+    before: str  # text of the reference that the fault replaced
+    after: str  # text of the fault
+    verdict: str  # verdict of the judge on the problem's tests
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class BenchPaths:
 
     @property
     def problems(self) -> Path:
-        """``schema.Problem`` rows: statements and tests."""
+        """``schema.TestedProblem`` rows: statements and tests."""
         return self.root / "problems.parquet"
 
     @property
@@ -58,23 +58,23 @@ class BenchPaths:
 
     @property
     def readme(self) -> Path:
-        """The data card, to read."""
+        """The data card, as Markdown."""
         return self.root / "README.md"
 
     @property
     def scores(self) -> Path:
-        """Scores that ``score --prm`` made."""
+        """Folder of the scores that ``score --prm`` computed."""
         return self.root / "scores"
 
     @property
     def work(self) -> Path:
-        """Journals of ``make``: kept to resume and to make another size; the benchmark does not need them."""
+        """Folder of the journals of ``make``, for resuming or another size. The benchmark does not need them."""
         return self.root / "work"
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A benchmark, read."""
+    """A benchmark in memory."""
 
     problems: dict[str, TestedProblem]
     programs: list[Program]
@@ -85,7 +85,7 @@ def read_bench(root: Path) -> Bench:
     """Reads a folder that ``make`` wrote.
 
     Raises:
-      DataError: where it is none, or its files do not belong together.
+      DataError: if the folder has no benchmark, or its files do not belong together.
     """
     paths = BenchPaths(root)
     if not paths.card.exists():

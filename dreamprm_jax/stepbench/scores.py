@@ -1,13 +1,14 @@
-"""Reads what a scorer says of a benchmark's programs: step scores, a named step, or log-probabilities of tokens.
+"""Reads a scorer's output for a benchmark: step scores, a named step, or token log-probabilities.
 
-Rows are JSON lines, or Parquet (``schema.Score``, as ``dreamprm score`` writes). Each names its program by
+The file is JSON lines, or Parquet (``schema.Score``, as written by ``dreamprm score``). Each row names its program by
 ``program_hash`` and has one of
 
-- ``step_scores``: one number a step, higher is better; the first below a threshold is called wrong;
-- ``first_wrong``: the index of the step that is called wrong, -1 for none (a critic that answers in words);
-- ``token_logprobs`` and ``text_offset``: of the program's tokens, as an OpenAI-compatible server returns them for an
-  echoed prompt; ``code_start`` says at which offset the program begins there (0). A step's score is the mean (or the
-  least) log-probability of the tokens that begin in it: the baseline that any language model gives.
+- ``step_scores``: one number per step, higher is better. The first step below a threshold is predicted to be wrong.
+- ``first_wrong``: the index of the step that is predicted to be wrong, -1 for none. This is for critics that answer in
+  text.
+- ``token_logprobs`` and ``text_offset`` of the program's tokens, as an OpenAI-compatible server returns them for an
+  echoed prompt. ``code_start`` is the offset at which the program begins (default 0). The score of a step is the mean
+  or minimum log-probability of the tokens that begin in it. Any language model can serve as this baseline.
 """
 
 from __future__ import annotations
@@ -28,23 +29,23 @@ REDUCTIONS = ("mean", "min")
 
 @dataclass(frozen=True)
 class Said:
-    """What a scorer says, by program hash: ``scores`` for some programs, or ``named`` steps. Never of one both."""
+    """A scorer's output. Each program has either step scores or a named step, or neither."""
 
-    scores: dict[str, tuple[float, ...]]
-    named: dict[str, int]
-    unknown: int  # rows of programs that are not in the benchmark
+    scores: dict[str, tuple[float, ...]]  # step scores, by program hash
+    named: dict[str, int]  # index of the named step, -1 for none, by program hash
+    unknown: int  # number of rows whose program is not in the benchmark
 
 
 def read_scores(path: Path, truth: Mapping[str, Truth], reduction: str = "mean") -> Said:
     """Reads a scorer's file and checks it against the benchmark.
 
     Args:
-      path: .jsonl or .parquet.
-      truth: of the benchmark's programs; only their numbers of steps are looked at.
-      reduction: of log-probabilities to a step's score, ``mean`` or ``min``.
+      path: a .jsonl or .parquet file.
+      truth: truth of the benchmark's programs, of which only ``step_ends`` is used.
+      reduction: reduction of log-probabilities to a step's score, ``mean`` or ``min``.
 
     Raises:
-      DataError: naming the row and the field; or where no row is of this benchmark.
+      DataError: if a field is wrong, naming the row and the field; or if no row belongs to this benchmark.
     """
     said = Said({}, {}, 0)
     unknown = 0
@@ -109,13 +110,14 @@ def step_logprobs(
     """A score for each step from the log-probabilities of its tokens.
 
     Args:
-      row: ``token_logprobs`` (a null, as of the first token, is left out), ``text_offset`` and ``code_start``.
+      row: a row with ``token_logprobs``, ``text_offset`` and optionally ``code_start``. Null values, such as that of
+        the first token, are ignored.
       ends: string offsets at which the program's steps end.
-      where: names the row in errors.
+      where: name of the row in errors.
       reduction: ``mean`` or ``min``.
 
     Raises:
-      DataError: where the fields do not fit together, or a step has no token.
+      DataError: if the fields have different lengths, or if a step has no token.
     """
     offsets = _numbers(row.get("text_offset"), f"{where}, field text_offset")
     logprobs = row["token_logprobs"]

@@ -1,6 +1,6 @@
-"""A program's text with its syntax tree: where in the text a node, an operator or a whole line stands.
+"""Maps a program's syntax tree to its text: the offsets of nodes, operators and whole lines.
 
-Faults are edits of the text at these places, so that every byte outside the edit stays as it was.
+Faults are edits of the text at these offsets, so that every byte outside the edit is unchanged.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from dataclasses import dataclass
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
-# Parts of the tree that hold no code of the function's own, or whose positions Python before 3.12 gets wrong.
+# Parts of the tree that are not code of the function body, or whose positions are wrong in Python before 3.12.
 _SKIPPED_NODES = (ast.JoinedStr, ast.arguments)
 _SKIPPED_FIELDS = ("annotation", "returns", "decorator_list", "type_params")
 
 
 @dataclass(frozen=True)
 class Token:
-    """A token that is not layout or comment; offsets are those of the text."""
+    """A name, keyword or operator, with its offsets in the text."""
 
     text: str
     start: int
@@ -37,13 +37,13 @@ class SourceMap:
         """Parses the text.
 
         Raises:
-          ValueError: where Python cannot parse it, or its lines end otherwise than with a newline.
+          ValueError: if Python cannot parse it, or if it contains a carriage return or form feed.
         """
         if "\r" in text or "\f" in text:
             raise ValueError("carriage returns or form feeds")
         self.text = text
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of invalid escapes in the program's strings
+            warnings.simplefilter("ignore")  # warnings about invalid escapes in the program's strings
             try:
                 self.tree = ast.parse(text)
             except (SyntaxError, RecursionError) as error:
@@ -70,7 +70,7 @@ class SourceMap:
             yield from (member for member in members if isinstance(member, (ast.FunctionDef, ast.AsyncFunctionDef)))
 
     def nodes(self, function: Function) -> Iterator[ast.AST]:
-        """What the function's body consists of, in the text's order, its docstring left out."""
+        """The nodes of the function's body in the order of the text, without the docstring."""
         body = function.body[1:] if ast.get_docstring(function, clean=False) is not None else function.body
         stack: list[ast.AST] = list(reversed(body))
         while stack:
@@ -84,11 +84,11 @@ class SourceMap:
             stack += reversed(children)
 
     def start(self, node: ast.AST) -> int:
-        """Where a node begins; parentheses around it are outside."""
+        """The offset at which a node begins, without enclosing parentheses."""
         return self._offset(node.lineno, node.col_offset)  # type: ignore[attr-defined]
 
     def end(self, node: ast.AST) -> int:
-        """Where a node ends."""
+        """The offset at which a node ends, without enclosing parentheses."""
         return self._offset(node.end_lineno, node.end_col_offset)  # type: ignore[attr-defined]
 
     def of(self, node: ast.AST) -> str:
@@ -105,7 +105,7 @@ class SourceMap:
         return self._starts[line - 1] + column
 
     def between(self, left: int, right: int) -> Token | None:
-        """The operator that stands between two operands' ends, in the midst of parentheses and comments."""
+        """The operator between two offsets, ignoring parentheses and comments; None if there is none."""
         first = bisect.bisect_left(self._tokens, left, key=lambda token: token.start)
         following = itertools.takewhile(lambda token: token.end <= right, itertools.islice(self._tokens, first, None))
         found = [token for token in following if token.text not in "()"]
@@ -118,14 +118,14 @@ class SourceMap:
         return self.text.rfind("\n", 0, offset) + 1
 
     def whole_lines(self, statement: ast.stmt) -> tuple[int, int] | None:
-        """The span of the lines that hold this statement and nothing else (but a comment); None if they hold more."""
+        """(start, end) of the lines of this statement; None if they contain anything else except a comment."""
         start, end = self.line_start(self.start(statement)), self.text.find("\n", self.end(statement))
         end = len(self.text) if end < 0 else end + 1
         before, after = self.text[start : self.start(statement)], self.text[self.end(statement) : end]
         return (start, end) if not before.strip() and after.strip()[:1] in ("", "#") else None
 
     def block(self, statement: ast.stmt) -> list[ast.stmt]:
-        """The list of statements that this one is part of."""
+        """The list of statements that contains this statement."""
         parent = self.parents[statement]
         for name in ("body", "orelse", "finalbody"):
             block = getattr(parent, name, [])

@@ -1,4 +1,4 @@
-"""Faults of whole statements: removed, moved, or with another effect."""
+"""Faults of whole statements: a statement is removed, moved, or changed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dreamprm_jax.stepbench.source_map import SourceMap
 
 
 def statement_removed(source: SourceMap, node: ast.AST, scope: Scope) -> Iterator[Edit]:
-    """An update, a call or a store into a container is missing. (A missing first assignment would fail by name.)"""
+    """An update, a call or a store into a container is removed. (Removing ``name = ...`` would raise a NameError.)"""
     if isinstance(node, ast.Expr):
         removable = isinstance(node.value, ast.Call) and getattr(node.value.func, "id", "") != "print"
     elif isinstance(node, ast.Assign):
@@ -22,7 +22,7 @@ def statement_removed(source: SourceMap, node: ast.AST, scope: Scope) -> Iterato
 
 
 def missing_base_case(source: SourceMap, node: ast.AST, scope: Scope) -> Iterator[Edit]:
-    """A guard is missing: an ``if`` whose only effect is to return, to raise or to go on with the next turn."""
+    """A guard is removed: an ``if`` of at most two statements that ends with a return, raise or continue."""
     if (
         isinstance(node, ast.If)
         and not node.orelse
@@ -49,7 +49,7 @@ def accumulation_lost(source: SourceMap, node: ast.AST, scope: Scope) -> Iterato
 
 
 def loop_control(source: SourceMap, node: ast.AST, scope: Scope) -> Iterator[Edit]:
-    """``continue`` becomes ``break``, and in a ``for`` the other way round (a ``while`` would not end)."""
+    """``continue`` becomes ``break``. In a ``for``, ``break`` becomes ``continue``; a ``while`` might never end."""
     if isinstance(node, ast.Continue):
         yield Edit("loop_control", source.start(node), source.end(node), "break")
     elif isinstance(node, ast.Break):
@@ -61,7 +61,7 @@ def loop_control(source: SourceMap, node: ast.AST, scope: Scope) -> Iterator[Edi
 
 
 def early_return(source: SourceMap, node: ast.AST, scope: Scope) -> Iterator[Edit]:
-    """The ``return`` after a loop slips into the loop: it returns after the first turn."""
+    """The ``return`` after a loop is moved to the end of the loop body, so that it returns after one iteration."""
     if not isinstance(node, ast.Return):
         return
     block = source.block(node)
@@ -76,7 +76,7 @@ def early_return(source: SourceMap, node: ast.AST, scope: Scope) -> Iterator[Edi
 
 
 def wrong_return(source: SourceMap, node: ast.AST, scope: Scope) -> Iterator[Edit]:
-    """What is returned is the opposite, or an intermediate result: an operand, or an argument of the last call."""
+    """The return value is replaced by its negation, an operand, a branch, the first argument or the swapped pair."""
     if not isinstance(node, ast.Return) or node.value is None:
         return
     value = node.value

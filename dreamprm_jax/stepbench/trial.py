@@ -1,4 +1,4 @@
-"""Runs references and their mutants on the tests, in the sandbox: which faults show, which do not."""
+"""Runs references and their mutants on the tests in the sandbox, to find the faults that tests detect."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from dreamprm_jax.sandbox.judging import judge_into
 from dreamprm_jax.schema import TestCase, Verdict, content_hash
 from dreamprm_jax.stepbench.mutate import Mutant, draw_mutants
 
-TESTS = 20  # a problem
-CANDIDATES = 10  # mutants drawn for each program
+TESTS = 20  # tests per problem
+CANDIDATES = 10  # mutants drawn per program
 LIMITS = Limits(cpu_seconds=1.0, wall_seconds=20.0, memory_bytes=512 << 20, output_bytes=1 << 20)
-# A reference takes at most this for all its tests, so that no verdict on a mutant hangs on the machine's speed.
+# Maximum CPU time of a reference for all its tests, so that no verdict on a mutant depends on the machine's speed.
 REFERENCE_SECONDS = 0.25
-RELATIVE, ABSOLUTE = 1e-6, 1e-9  # of numbers: beyond the last digits, which another order of summation changes
-_FORMAT = "stepbench-trial-1"  # changes when a program could get another verdict
+RELATIVE, ABSOLUTE = 1e-6, 1e-9  # tolerances for numbers, because the order of summation changes their last digits
+_FORMAT = "stepbench-trial-1"  # change it when a program could get another verdict
 _SLOW = "slow"
 
 
 def close_enough(given: str, wanted: str, output: str) -> bool:
-    """The benchmark's comparison: JSON values that are equal, numbers up to the tolerances.
+    """The benchmark's comparison of outputs: equal JSON values, with tolerances for numbers.
 
     Args:
-      given: the test's input, not looked at.
+      given: the test's input, unused.
       wanted: the reference's output, canonical JSON.
-      output: the program's; hostile text.
+      output: the program's output, untrusted text.
     """
     return output == wanted or _close(json.loads(wanted), json.loads(output))
 
@@ -57,18 +57,18 @@ class Tried:
 
     task: Task
     tests: tuple[TestCase, ...]
-    mutants: tuple[tuple[Mutant, Verdict], ...]  # in the order in which they were drawn
-    reason: str  # why the reference itself cannot be used, "" if it can
+    mutants: tuple[tuple[Mutant, Verdict], ...]  # in the order of drawing
+    reason: str  # the reason why the reference cannot be used; "" if it can
 
     def failing(self) -> list[tuple[Mutant, Verdict]]:
-        """The mutants whose fault a test shows."""
+        """The mutants that fail a test."""
         return [(mutant, verdict) for mutant, verdict in self.mutants if verdict.is_label and verdict is not Verdict.AC]
 
 
 def try_mutants(
     tasks: list[tuple[Task, tuple[TestCase, ...]]], seed: int, judge: Judge, journal: Journal
 ) -> Iterator[Tried]:
-    """Judges each reference and ``CANDIDATES`` mutants of it; yields them in order. Finished verdicts are reused."""
+    """Judges each reference and up to ``CANDIDATES`` mutants of it. Verdicts in the journal are reused."""
     drawn = {
         task.task_id: draw_mutants(task.reference, CANDIDATES, Random(content_hash(str(seed), task.task_id)))
         for task, _ in tasks
@@ -98,7 +98,7 @@ def try_mutants(
 
 
 def new_judge(sandbox: SandboxConfig) -> Judge:
-    """The judge of references and mutants: CPU time decides, whatever else runs on the machine."""
+    """The judge of references and mutants. Verdicts depend on CPU time, so that other load does not change them."""
     return Judge("faithful", sandbox.tier, LIMITS, sandbox.workers, retry_share=0)
 
 

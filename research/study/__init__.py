@@ -1,1 +1,1 @@
-"""The study of label correction: which labeling trains the best reward model, in which regime of noise."""
+"""The study of label correction: it compares the reward models that different labelings train, by regime of noise."""

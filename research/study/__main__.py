@@ -1,4 +1,4 @@
-"""``python -m research.study``: every labeling in every regime of label noise, over many seeds; tables and plots."""
+"""``python -m research.study``: trains every labeling in every regime of label noise, over many seeds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dreamprm_jax.runs.stop_signals import run_until_stopped
 from dreamprm_jax.schema import DataError
 from research.study.settings import typed
 
-# Each module has DESCRIPTION, SETTINGS (a dataclass), OPTIONS and run(settings, folder, **options) -> files written.
+# Each module has DESCRIPTION, SETTINGS (a dataclass), OPTIONS and run(settings, folder, **options) -> written files.
 COMMANDS = {
     "": "run",
     "labels": "label_grid",
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
 def parser(
     program: str, description: str, defaults: Any, options: dict[str, dict[str, Any]] | None = None
 ) -> argparse.ArgumentParser:
-    """The options of a study; the settings are listed by ``--help``."""
+    """The command-line parser of a study. Its ``--help`` also lists the settings."""
     made = argparse.ArgumentParser(
         prog=program,
         description=description,

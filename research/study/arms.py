@@ -1,4 +1,4 @@
-"""Arms of the study: which labeling, and how its reward model is trained. One line of text names an arm.
+"""Arms of the study. An arm is a labeling and a way to train its reward model, written as
 
 LABELING[:KEY=VALUE,...]     for example  raw    label_table:meta=same,rate=0.3    label_table:start=em,phase=retrain
 """
@@ -18,42 +18,42 @@ from research.study.fit import Inner, Outer
 
 ORM = "orm"
 LEARNED = ("label_table", "weight_table", "corrector_net")
-RELEASE = "release_weight_table"  # the released code as it runs (``faithful``)
-REFINED = ("self_training", "nait")  # labels by the reward model itself, trained on raw ones (``unit.Unit``)
+RELEASE = "release_weight_table"  # reproduction of the released code (``faithful``)
+REFINED = ("self_training", "nait")  # labels from a reward model that was trained on raw labels (``unit.Unit``)
 Meta = Literal["same", "held_out", "clean_steps"]
 
 
 @dataclass(frozen=True)
 class ArmSpec:
-    """One arm. The keys from ``start`` on are those of the learned labelings."""
+    """One arm. Keys from ``start`` on are for learned labelings, except ``inner`` (``frozen`` also for RELEASE)."""
 
     labeling: str
-    outcomes: bool = True  # the outcome term in the inner loss
-    target: Literal["recoverable", "value"] = "recoverable"  # of clean and calibrator
-    clean: bool = False  # fixed labelings: the clean steps of the meta problems are training data
-    without_meta: bool = False  # not of learned ones: without the meta programs' outcomes, the control of held_out
-    value_head: bool = False  # a second head on the same decoder, trained on raw labels: V beside recoverability
-    certainty: bool = False  # step labels weigh |2 label - 1|
-    mask: float = 0.0  # share of the input tokens that each training step hides
-    start: str = "raw"  # the fixed labeling that phi starts from
-    meta: Meta = "held_out"  # whose outcomes the outer loss looks at; clean_steps: held-out ones, and their clean steps
+    outcomes: bool = True  # whether the inner loss has the outcome term
+    target: Literal["recoverable", "value"] = "recoverable"  # target of the labelings clean and calibrator
+    clean: bool = False  # fixed labelings: whether clean steps of the meta problems are training data
+    without_meta: bool = False  # other than learned: no outcomes of meta programs, as the control of meta=held_out
+    value_head: bool = False  # whether a second head on the same decoder is trained on raw labels, to predict V
+    certainty: bool = False  # whether step labels have weight |2 label - 1|
+    mask: float = 0.0  # fraction of the input tokens that are masked in each training step
+    start: str = "raw"  # the fixed labeling from which phi starts
+    meta: Meta = "held_out"  # data of the outer loss: outcomes; clean_steps: held-out outcomes and their clean steps
     rate: float = 0.5  # learning rate of phi
-    unroll: int = 1
-    inner: Inner = "adamw"
-    phase: Literal["joint", "retrain"] = "joint"  # retrain: a new model on the corrected labels and all outcomes
+    unroll: int = 1  # inner steps per hypergradient
+    inner: Inner = "adamw"  # optimizer of the inner loss
+    phase: Literal["joint", "retrain"] = "joint"  # retrain: trains a new model on the corrected labels and all outcomes
 
-    outer: Outer = "last"  # what of a program's step logits the outer loss compares with its outcome
-    two_stages: bool = False  # after the warm-up the inner loss holds step labels alone, with a fresh optimizer
-    frozen: bool = False  # the control: the same training, and phi stays where it starts
+    outer: Outer = "last"  # the aggregate of a program's step logits that the outer loss compares with its outcome
+    two_stages: bool = False  # after the warm-up: inner loss of step labels only, with a fresh optimizer
+    frozen: bool = False  # the control: the same training with constant phi
 
     @property
     def learned(self) -> bool:
-        """Whether the outer problem learns the labels."""
+        """Whether the labels (or their weights) are learned in the outer problem."""
         return self.labeling in LEARNED
 
     @property
     def name(self) -> str:
-        """The canonical text: what differs from the defaults."""
+        """The canonical text of the arm, with the keys that differ from the defaults."""
         default = ArmSpec(self.labeling)
         parts = [
             f"{field.name}={_text(getattr(self, field.name))}"
@@ -68,10 +68,10 @@ def _text(value: Any) -> str:
 
 
 def parse_arm(text: str) -> ArmSpec:
-    """Reads an arm.
+    """Parses the text of an arm.
 
     Raises:
-      DataError: on an unknown labeling, key or value.
+      DataError: if a labeling, key or value is unknown, or if a key has no effect on the labeling.
     """
     labeling, _, rest = text.partition(":")
     labeling = current_name(labeling, f"arm {text!r}")
@@ -108,16 +108,16 @@ def parse_arm(text: str) -> ArmSpec:
     idle: tuple[str, ...] = ("clean", "without_meta") if spec.learned else learned_keys
     if not spec.learned and labeling != RELEASE:
         idle += ("frozen",)
-    if labeling == RELEASE:  # its settings are its own
+    if labeling == RELEASE:  # it has settings of its own
         idle = tuple(name for name in hints if name not in ("labeling", "frozen"))
     if spec.learned or labeling in (ORM, RELEASE, *REFINED):
         idle += ("value_head", "certainty", "mask")
     if labeling not in ("clean", "calibrator"):
         idle += ("target",)
     if labeling == ORM:
-        idle += ("outcomes", "clean")  # it trains on outcomes alone
+        idle += ("outcomes", "clean")  # it is trained only on outcomes
     if labeling in (*ONLINE, *REFINED):
-        idle += ("clean",)  # their steps' slots hold evidence, or the model's own scores
+        idle += ("clean",)  # their label slots contain evidence or the model's own scores
     if spec.meta == "clean_steps" and spec.outer != "last":
         raise DataError(f"arm {text!r}: outer={spec.outer} has no effect with meta=clean_steps")
     if labeling == "weight_table" and spec.phase == "retrain":
@@ -129,5 +129,5 @@ def parse_arm(text: str) -> ArmSpec:
 
 
 def same_everywhere(spec: ArmSpec) -> bool:
-    """Whether an arm's result is the same in every regime, as it looks at no Monte-Carlo label."""
+    """Whether an arm's result is the same in every regime, because it uses no Monte-Carlo labels."""
     return spec.labeling in (ORM, "clean")

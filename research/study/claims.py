@@ -1,8 +1,9 @@
-"""The figures in prose: sentences whose figures the committed CSVs give, and phrases whose figures come from elsewhere.
+"""Checks the figures in the text of the documents.
 
-``claims`` has the former, computed. ``research/given_figures.txt`` has the latter, a phrase a line under the name of
-its document: settings, aims, quotes, and measurements of other commands that the document names. ``unexplained`` finds
-every figure that is in neither, so that none can be added, or grow old, unseen.
+``claims`` computes phrases whose figures follow from the committed CSVs. ``research/given_figures.txt`` lists phrases
+with other figures, one per line under the name of the document: settings, aims, quotes, and measurements of other
+commands that the document names. ``unexplained`` finds every figure that is in neither, so that no figure can be added
+or become outdated unnoticed.
 """
 
 from __future__ import annotations
@@ -44,20 +45,20 @@ DOCUMENTS = (
     "docs/label_correction.md", "docs/experiments.md", "docs/reproduction.md", "docs/choosing.md", "README.md",
 )  # fmt: skip
 GIVEN = ROOT / "research" / "given_figures.txt"
-# Decimals, integers of two digits or more, percents and points; not in names, versions, dates and code.
+# Decimals, integers of at least two digits, percentages and points, except in names, versions, dates and code.
 _FIGURE = re.compile(
     r"(?<![\w.:/-])[+-]?(?:\d{1,3}(?:,\d{3})+|\d*\.\d+|\d+(?= ?%| points)|\d{2,}(?!\w|,\d|-))(?![\w/]*\d|\.\d)"
 )  # fmt: skip
-_NO_PROSE = re.compile(r"```.*?```|`[^`]*`|\]\([^()]*\)|\d{4}\.\d{5}", re.DOTALL)  # the last: arXiv
+_NO_PROSE = re.compile(r"```.*?```|`[^`]*`|\]\([^()]*\)|\d{4}\.\d{5}", re.DOTALL)  # the last alternative is an arXiv id
 
 
 def prose(document: str) -> str:
-    """A document without tables that a command makes, as one line."""
+    """The text of a document on one line, without the tables that a command generates."""
     return " ".join(without_tables((ROOT / document).read_text(encoding="utf-8")).split())
 
 
 def unexplained(document: str) -> list[str]:
-    """The figures, with what stands around them, that are in no claim and no given phrase; and phrases not found."""
+    """The figures, with context, that are in no claim and no given phrase, and the phrases not found in the text."""
     text = prose(document)
     known = claims().get(document, []) + given(document)
     missing = [f"not in the text: {phrase}" for phrase in known if phrase not in text]
@@ -75,7 +76,7 @@ def given(document: str) -> list[str]:
 
 
 def claims() -> dict[str, list[str]]:
-    """By document, parts of sentences with their figures from the CSVs."""
+    """Document -> parts of sentences, with figures computed from the CSVs."""
     fewer = _fewer_steps()
     return {
         "docs/label_correction.md": [
@@ -292,7 +293,7 @@ def _held_out() -> list[str]:
 
 
 def _gains(study: str) -> str:
-    """``.639 on raw labels, +.122 on `closure`, ...`` in the regime of the held-out studies."""
+    """A phrase such as ``.639 on raw labels, +.122 on `closure`, ...`` for the regime of the held-out studies."""
     rows = rows_of(study)
     gain = {
         arm: signed(paired(rows, "k4_repair5", arm, "raw", "step_auroc").mean) for arm in ("closure", DEFAULT, "clean")
@@ -346,7 +347,7 @@ def _position(group: str) -> str:
 
 
 def _fewer_steps() -> dict[str, str]:
-    """What each arm solves in the embedded job with 300 steps."""
+    """The percentage of problems that each arm solves in the embedded job with 300 steps."""
     rows = rows_of("embedded_300", "strategies.csv")
     return {str(row["method"]): percent(float(row["overall.estimate"])) for row in rows}
 

@@ -1,9 +1,9 @@
-"""Labelings compared on real programs: CodeI/O references with wrong variants of their functions, truth by execution.
+"""Compares labelings on real programs: CodeI/O references with wrong variants of their functions.
 
-A program is drawn function by function, with a chance of a wrong variant that is each function's own. Its outcome, the
-truth of its prefixes and the chance that a rollout of them passes come from the verdicts on all combinations
-(``codeio_variants``): drawing Binomial(K, chance) gives the very labels that K rollouts and their verdicts give. The
-regimes are those of the procedural study, and concern the labels alone.
+The truth is measured by execution. A program is drawn function by function, where each function has its own probability
+of a wrong variant. The outcome, the truth of the prefixes and the pass probability of their rollouts follow from the
+verdicts on all combinations (``codeio_variants``). A draw from Binomial(K, probability) has the same distribution as
+the label of K judged rollouts. The regimes are those of the procedural study and affect only the labels.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from research.study.regimes import Regime, regime
 from research.study.results import Row
 
 BASELINE = "raw"
-TRUE_VALUE = "true_value"  # a reference, not a labeling: what infinitely many rollouts of the writing policy give
-HIGHEST_RATE = 0.7  # of mistakes, however weak the completer
+TRUE_VALUE = "true_value"  # not a labeling but a reference: the limit of infinitely many rollouts of the writing policy
+HIGHEST_RATE = 0.7  # upper bound of mistake rates, including those of a weak completer
 _BINS = 10
 
 
@@ -39,10 +39,10 @@ class CodeioSettings:
 
     name: str = "study_codeio"
     limits: Limits = field(default_factory=Limits)
-    data_seed: int = 0  # of tests, mutants and mistake rates
-    seeds: tuple[int, ...] = (0, 1, 2)  # of programs and rollouts; their steps are measured together
-    programs: int = 4  # drawn for each problem and seed; equal ones count once
-    lowest_rate: float = 0.05  # of mistakes in a function: uniform between these two
+    data_seed: int = 0  # seed of tests, mutants and mistake rates
+    seeds: tuple[int, ...] = (0, 1, 2)  # seeds of programs and rollouts; their steps are measured together
+    programs: int = 4  # programs drawn per problem and seed; equal programs count once
+    lowest_rate: float = 0.05  # a function's mistake rate is uniform between these two
     highest_rate: float = 0.35
     regimes: tuple[str, ...] = (
         "k1",
@@ -64,13 +64,13 @@ class CodeioSettings:
         "undetected_fault",
         "calibrator",
     )
-    clean_problems: int = 50  # whose steps the calibrator may know; no labeling is measured on them
+    clean_problems: int = 50  # problems with clean steps for the calibrator; no labeling is measured on them
     bootstrap_samples: int = 2000
     tier: Literal["FULL", "PORTABLE", "EXTERNAL", "UNSAFE"] = "PORTABLE"  # of the sandbox
-    workers: int = 0  # programs that run at a time; 0: one a core
+    workers: int = 0  # number of programs that run concurrently; 0: one per core
 
     def __post_init__(self) -> None:
-        """Raises DataError on values that do not go together."""
+        """Raises DataError for invalid values."""
         for name in self.regimes:
             if regime(name).weak_share:
                 raise DataError(f"config.regimes: {name!r} is of the procedural benchmark's primitives; none are here")
@@ -90,20 +90,20 @@ class CodeioSettings:
 
 @dataclass(frozen=True)
 class Steps:
-    """The measured steps of one regime, all seeds together."""
+    """The measured steps of one regime, for all seeds together."""
 
     problem: Int[np.ndarray, " n"]  # index of each step's problem
     recoverable: Bool[np.ndarray, " n"]
-    value: Float[np.ndarray, " n"]  # V of the writing policy
+    value: Float[np.ndarray, " n"]  # V, the pass probability of completions by the writing policy
     labels: dict[str, Float[np.ndarray, " n"]]  # by labeling
-    chance: Float[np.ndarray, " n"]  # that a rollout counts as a pass in this regime
-    passed: Float[np.ndarray, " programs"]  # outcomes
+    chance: Float[np.ndarray, " n"]  # probability that a rollout counts as a pass in this regime
+    passed: Float[np.ndarray, " programs"]  # outcomes, 0 or 1
 
 
 def mistake_weights(
     problem: Variants, settings: CodeioSettings, scale: float = 1.0
 ) -> list[Float[np.ndarray, " variants"]]:
-    """With what chance each variant of each function is written, mistake rates times ``scale``."""
+    """The probability of each variant of each function, with mistake rates multiplied by ``scale``."""
     rng = np.random.default_rng(request_seed(settings.data_seed, "rates", problem.problem_id))
     weights = []
     for variants in problem.texts:
@@ -115,7 +115,7 @@ def mistake_weights(
 
 
 def draw_steps(problems: Sequence[Variants], settings: CodeioSettings, here: Regime) -> Steps:
-    """Programs, labels and truth of one regime. Programs and truth are the same in all regimes."""
+    """The steps, labels and truth of one regime. Programs and truth are the same in all regimes."""
     measured = {one.problem_id: index for index, one in enumerate(problems[settings.clean_problems :])}
     found: list[tuple[int, bool, float, float]] = []
     columns: dict[str, list[float]] = {name: [] for name in settings.labelings}
@@ -138,14 +138,14 @@ def draw_steps(problems: Sequence[Variants], settings: CodeioSettings, here: Reg
 class Drawn:
     """The programs of one seed with their labels."""
 
-    source: LabelSource  # what the labelings see
-    truth: dict[StepKey, tuple[bool, float, float]]  # of every step: recoverable, V, chance of a rollout to pass
-    choices: dict[tuple[str, str], tuple[int, ...]]  # by problem id and program hash: the variant of each step
-    draws: Counter[tuple[str, str]]  # how often each program was drawn
+    source: LabelSource  # input of the labelings
+    truth: dict[StepKey, tuple[bool, float, float]]  # step -> recoverable, V, pass probability of a rollout
+    choices: dict[tuple[str, str], tuple[int, ...]]  # (problem id, program hash) -> variant of each step
+    draws: Counter[tuple[str, str]]  # (problem id, program hash) -> number of draws
 
 
 def draw_programs(problems: Sequence[Variants], settings: CodeioSettings, here: Regime, seed: int) -> Drawn:
-    """Draws a seed's programs and their rollouts in a regime."""
+    """Draws the programs of a seed, and their rollouts in a regime."""
     labels: list[StepLabel] = []
     outcomes: dict[str, Outcome] = {}
     truth: dict[StepKey, tuple[bool, float, float]] = {}
@@ -165,7 +165,7 @@ def draw_programs(problems: Sequence[Variants], settings: CodeioSettings, here: 
             count = int(one.tests_passed[choice])
             outcomes[code] = Outcome(one.problem_id, code, verdict, count, one.tests, "", 0.0, "faithful", "PORTABLE")
             values, chances = one.chances(choice, own), one.chances(choice, completer, here.judge_tests)
-            if here.repair:  # so many of the completions define a function of the prefix a second time
+            if here.repair:  # fraction of the completions that define a function of the prefix again
                 again = one.redefined(choice, completer, here.judge_tests)
                 chances = (1.0 - here.repair) * chances + here.repair * again
             rng = np.random.default_rng(request_seed(seed, "rollouts", here.name, code))
@@ -182,7 +182,7 @@ def draw_programs(problems: Sequence[Variants], settings: CodeioSettings, here: 
 
 
 def compare(steps: Steps, here: Regime, samples: int) -> list[Row]:
-    """A row a labeling: each measure with its 95% interval over problems, and its paired difference from raw."""
+    """One row per labeling: each measure with its 95% interval over problems, and its paired difference from raw."""
     rows: list[Row] = []
     base = label_measures(steps.labels[BASELINE], steps.recoverable, steps.value)
     base_replicates = _replicates(steps, BASELINE, samples)
@@ -200,9 +200,9 @@ def compare(steps: Steps, here: Regime, samples: int) -> list[Row]:
 
 
 def _replicates(steps: Steps, name: str, samples: int) -> dict[str, Float[np.ndarray, " samples"]]:
-    """The measures of ``label_measures`` over resampled problems; the same resamples for every labeling."""
+    """The measures of ``label_measures`` on resampled problems. All labelings use the same resamples."""
     labels, problems = steps.labels[name], int(steps.problem.max()) + 1
-    surplus = np.zeros((problems, _BINS))  # labels - recoverable, summed by bin: its absolute value is the ECE's
+    surplus = np.zeros((problems, _BINS))  # labels - recoverable, summed by bin; the ECE adds absolute values
     np.add.at(surplus, (steps.problem, np.clip((labels * _BINS).astype(int), 0, _BINS - 1)), labels - steps.recoverable)
     squares = [(labels - steps.recoverable) ** 2, (labels - steps.value) ** 2, np.ones(len(labels))]
     sums = np.stack([np.bincount(steps.problem, column, problems) for column in squares], axis=1)

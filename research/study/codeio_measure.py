@@ -1,11 +1,11 @@
-"""``python -m research.study codeio-measure``: reward models on held-out CodeI/O variants, and what reads nothing.
+"""``python -m research.study codeio-measure``: reward models and baselines on held-out CodeI/O variants.
 
-Every scorer gives a number to each step of each program of test.jsonl (``codeio-files``). Measured against the exact
-truth: step-AUROC, first-error F1 (threshold from the other half of the problems), best of 8 of the drawn programs by
-the sum of log-odds; over all programs, by their number of steps, and by whether training may have seen the mutation
-operators of their faults (``codeio-files --operators=seen``). Intervals are bootstraps over problems.
+Every scorer assigns a number to each step of each program of test.jsonl (``codeio-files``). The metrics use the exact
+truth: step-AUROC, first-error F1 (threshold from the other half of the problems), and best of 8 of the drawn programs
+by the sum of log-odds. They are computed on all programs, by number of steps, and by whether training may have seen the
+mutation operators of the faults (``codeio-files --operators=seen``). Intervals are bootstraps over problems.
 
-A name that ``--prm`` gives several times is one scorer: its figures are means over these models (seeds of training).
+A name that ``--prm`` gives several times is one scorer: its metrics are means over these models (seeds of training).
 docs/experiments.md has the commands for an accelerator.
 """
 
@@ -54,19 +54,19 @@ MEMBERS = (
     (DEFAULT, "closure"),
     ("raw", "position"),
 )
-Scores = list[Float[np.ndarray, " steps"]]  # of each program; higher is better
+Scores = list[Float[np.ndarray, " steps"]]  # step scores of each program; higher is better
 OptionalScores = list[Float[np.ndarray, " steps"] | None]
-Scorers = Mapping[str, Sequence[Scores]]  # by name: one or several models, whose figures are averaged
+Scorers = Mapping[str, Sequence[Scores]]  # name -> one or several models, whose metrics are averaged
 Measured = Mapping[str, tuple[Sequence[Mapping[str, Any]], Scorers]]
 
 
 def run(
     settings: CodeioSettings, folder: Path, regime: str = "k4_repair20", prm: Sequence[str] = (), logprobs: str = ""
 ) -> list[Path]:
-    """Scores and measures. Returns the files written.
+    """Scores the programs and computes the metrics. Returns the written files.
 
     Raises:
-      DataError: where test.jsonl is missing, or a scorer says nothing of one of its programs.
+      DataError: if test.jsonl is missing, if ``logprobs`` has no row for a program, or if ``prm`` is malformed.
     """
     here = folder / regime
     rows = read_test(here / "test.jsonl")
@@ -89,16 +89,17 @@ def run(
 
 
 def write_measures(folder: Path, data: Measured, members: Sequence[tuple[str, str]], samples: int) -> list[Path]:
-    """Measures every scorer in every regime, and compares pairs of them.
+    """Measures every scorer in every regime, and compares pairs of scorers.
 
     Args:
-      folder: where measures.md, measures.csv and comparisons.csv are written.
-      data: by regime: programs, as in test.jsonl, and by scorer its models' scores of their steps.
-      members: (scorer, other scorer), in every regime; those without scores are left out. All are one family.
-      samples: of the bootstrap.
+      folder: folder of measures.md, measures.csv and comparisons.csv.
+      data: regime -> programs as in test.jsonl, and the step scores of each scorer's models.
+      members: (scorer, other scorer) pairs to compare in every regime, all in one family. Pairs without scores are
+        left out.
+      samples: number of bootstrap resamples.
 
     Returns:
-      The files.
+      Paths of the files.
     """
     found: list[Row] = []
     compared: list[Row] = []
@@ -124,7 +125,7 @@ def comparisons(
     members: Sequence[tuple[str, str]],
     samples: int,
 ) -> list[Row]:
-    """The step-AUROC of one scorer less that of another, with a bootstrap interval and a two-sided bootstrap p."""
+    """Differences in step-AUROC between two scorers, with bootstrap intervals and two-sided bootstrap p-values."""
     names = {key: place for place, key in enumerate(dict.fromkeys(row["problem_id"] for row in rows))}
     problem = np.repeat([names[row["problem_id"]] for row in rows], [len(row["labels"]) for row in rows])
     truth = np.concatenate([np.array(row["labels"]) > 0.5 for row in rows])
@@ -146,14 +147,14 @@ def comparisons(
 def _step_aurocs(
     models: Sequence[Scores], truth: np.ndarray, problem: np.ndarray, problems: int, samples: int
 ) -> tuple[float, Float[np.ndarray, " samples"]]:
-    """Step-AUROC, mean over the models, of all programs and of resampled problems."""
+    """(step-AUROC of all programs, step-AUROC of resampled problems), both as means over the models."""
     flat = [np.concatenate(scores) for scores in models]
     drawn = [auroc_replicates(one, truth, problem, problems, samples, seed=0) for one in flat]
     return float(np.mean([auroc(one, truth) for one in flat])), np.mean(drawn, axis=0)
 
 
 def comparison_table(rows: Sequence[Row]) -> str:
-    """A line a pair, a column a regime. Bold: p < .05 after Holm's correction over all of them."""
+    """One line per pair, one column per regime. Bold means p < .05 after Holm's correction over all comparisons."""
     regimes = list(dict.fromkeys(row["regime"] for row in rows))
     lines: dict[str, dict[str, str]] = {}
     for row in rows:
@@ -172,7 +173,7 @@ def read_test(path: Path) -> list[Mapping[str, Any]]:
 
 
 def baselines(rows: Sequence[Mapping[str, Any]]) -> dict[str, Scores]:
-    """What needs no reading: later steps, and longer ones, are likelier wrong."""
+    """Baselines that do not read the code: later steps, and longer steps, are more likely to be wrong."""
     return {
         "position": [-np.arange(len(row["labels"]), dtype=float) for row in rows],
         "length": [-np.array([len(text) for text in row["completions"]], float) for row in rows],
@@ -192,7 +193,7 @@ def _log_probabilities(rows: Sequence[Mapping[str, Any]], path: Path) -> Optiona
 
 
 def _model_scores(rows: Sequence[Mapping[str, Any]], folder: str) -> OptionalScores:
-    """The logit of every step; None for a program that does not fit the model's context."""
+    """The logits of every program's steps; None for a program that does not fit into the model's context."""
     from dreamprm_jax.api import load_prm
 
     model = load_prm(folder)
@@ -219,7 +220,7 @@ GROUPS: dict[str, Callable[[Mapping[str, Any]], bool]] = {
 
 
 def measure(name: str, rows: Sequence[Mapping[str, Any]], models: Sequence[Scores], samples: int) -> list[Row]:
-    """A row a group of programs that is not empty: means over the models.
+    """One row for each non-empty group of programs, with means over the models.
 
     Programs without a fault are in both groups of operators.
     """
@@ -262,7 +263,7 @@ def _figures(rows: Sequence[Mapping[str, Any]], models: Sequence[Scores], sample
 
 
 def _first_error_f1(scores: Scores, first: np.ndarray, problem: np.ndarray) -> float:
-    """The threshold for each half of the problems is the one that serves the other half best."""
+    """First-error F1. The threshold for each half of the problems is the best one on the other half."""
     tried = np.quantile(np.concatenate(scores), np.linspace(0.0, 1.0, 101))
     answers = np.full(len(scores), -1)
     for half in (0, 1):
@@ -279,7 +280,7 @@ def _first_error_f1(scores: Scores, first: np.ndarray, problem: np.ndarray) -> f
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The measures, one line a scorer and group."""
+    """The metrics, with one line per scorer and group."""
     lines = []
     for row in rows:
         cells = [row["group"], row["scorer"], str(row["programs"])]

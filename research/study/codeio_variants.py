@@ -1,8 +1,8 @@
-"""CodeI/O references with wrong variants of their functions, where every combination of variants has been run.
+"""CodeI/O references with wrong variants of their functions, and verdicts on all combinations of variants.
 
-A program is a choice of variant for each function: the reference's own, or one of a few of StepBench's mutants of it
-that a test catches. All combinations are judged in the sandbox, so the value of a prefix is a sum over the table of
-verdicts, exact, and a rollout of it is a draw from that table.
+A program is a choice of one variant for each function: the reference's own function, or one of a few StepBench mutants
+of it that fail a test. All combinations are judged in the sandbox. The exact value of a prefix is therefore a weighted
+sum over the table of verdicts, and a rollout of the prefix is a draw from that table.
 """
 
 from __future__ import annotations
@@ -27,36 +27,36 @@ from dreamprm_jax.schema import TestCase, Verdict, content_hash, program_hash
 from dreamprm_jax.stepbench.make import Tally, usable_references
 from dreamprm_jax.stepbench.trial import Tried, close_enough, new_judge
 
-_FORMAT = "codeio-variants-1"  # changes when a program could get another verdict
-_PLAUSIBLE = (Verdict.WA, Verdict.RE)  # in this order; one that runs out of time would cost its limit every time
+_FORMAT = "codeio-variants-1"  # change it when a program could get another verdict
+_PLAUSIBLE = (Verdict.WA, Verdict.RE)  # in order of preference; without TLE, which costs the time limit in every run
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Which problems, and how many variants of them."""
+    """Limits of the problems and their variants."""
 
     problems: int = 180
-    functions: int = 3  # a problem has at least so many
-    wrong_variants: int = 2  # of a function, at most
-    combinations: int = 64  # of a problem's variants, at most
+    functions: int = 3  # minimum number of functions of a problem
+    wrong_variants: int = 2  # maximum number of wrong variants per function
+    combinations: int = 64  # maximum number of combinations per problem
 
 
 @dataclass(frozen=True)
 class Variants:
-    """One problem. Axes of ``tests_passed``: the steps, each with its variants; variant 0 is the reference's."""
+    """The variants of one problem. Variant 0 of each step is the reference's own text."""
 
     problem_id: str
-    texts: tuple[tuple[str, ...], ...]  # of each step
-    tests: int
-    tests_passed: Int[np.ndarray, "*variants"]  # before the first failure, by every combination
-    operators: tuple[tuple[str, ...], ...] = ()  # of each variant: the mutation, "" for the reference's own text
+    texts: tuple[tuple[str, ...], ...]  # texts of the variants of each step
+    tests: int  # number of tests
+    tests_passed: Int[np.ndarray, "*variants"]  # tests before the first failure; one axis per step, over its variants
+    operators: tuple[tuple[str, ...], ...] = ()  # mutation operator of each variant, "" for the reference's own text
 
     def program(self, choice: Sequence[int]) -> str:
-        """The text of a combination."""
+        """The text of the combination with variant ``choice[i]`` in step i."""
         return "".join(texts[index] for texts, index in zip(self.texts, choice, strict=True))
 
     def hash(self, choice: Sequence[int]) -> str:
-        """Its ``program_hash``."""
+        """The ``program_hash`` of a combination."""
         return program_hash(self.problem_id, self.program(choice))
 
     def passed(self, tests: int = 0) -> Bool[np.ndarray, "*variants"]:
@@ -64,14 +64,14 @@ class Variants:
         return self.tests_passed >= min(tests or self.tests, self.tests)
 
     def recoverable(self, choice: Sequence[int]) -> Bool[np.ndarray, " steps"]:
-        """For each step: whether any combination that begins as this one passes all tests."""
+        """For each step: whether any combination with the same variants up to this step passes all tests."""
         passed = self.passed()
         return np.array([passed[tuple(choice[: step + 1])].any() for step in range(len(choice))])
 
     def chances(
         self, choice: Sequence[int], weights: Sequence[Float[np.ndarray, " variants"]], tests: int = 0
     ) -> Float[np.ndarray, " steps"]:
-        """For each step: the chance that its prefix passes with all later variants drawn by ``weights``."""
+        """For each step: the pass probability of its prefix if all later variants are drawn with ``weights``."""
         table = self.passed(tests).astype(float)
         found = []
         for step in range(len(choice) - 1, -1, -1):
@@ -82,9 +82,9 @@ class Variants:
     def redefined(
         self, choice: Sequence[int], weights: Sequence[Float[np.ndarray, " variants"]], tests: int = 0
     ) -> Float[np.ndarray, " steps"]:
-        """``chances`` of completions that first write one of the prefix's functions anew, any of them as likely.
+        """``chances`` of completions that first define one function of the prefix again, drawn uniformly.
 
-        In Python the later definition counts: such a rollout is the combination in which that variant is drawn again.
+        In Python the later definition is used, so such a rollout is the combination with that variant drawn again.
         """
         found = []
         for step in range(len(choice)):
@@ -99,9 +99,9 @@ class Variants:
 
 @dataclass
 class LeftOut:
-    """What is not in the study, by reason."""
+    """Counts of what is left out of the study, by reason."""
 
-    tally: Tally  # references, before variants are chosen
+    tally: Tally  # references that are left out before variants are chosen
     problems: Counter[str] = field(default_factory=Counter)
     variants: Counter[str] = field(default_factory=Counter)
 
@@ -109,20 +109,20 @@ class LeftOut:
 def read_variants(
     root: Path, limits: Limits, seed: int, sandbox: SandboxConfig, tasks: list[codeio.Task] | None = None
 ) -> tuple[list[Variants], LeftOut]:
-    """Makes tests, mutants and all combinations, and judges them; resumes what an earlier call began.
+    """Creates tests, mutants and all combinations, and judges them. Resumes an interrupted call.
 
     Args:
       root: folder of the journals.
-      limits: how many, and how large.
-      seed: of the tests' inputs, the mutants and the order of the problems.
-      sandbox: isolation tier and workers.
-      tasks: what to make them from; None takes the installed package's.
+      limits: limits of the problems and their variants.
+      seed: seed of the test inputs, the mutants and the order of the problems.
+      sandbox: isolation tier and number of workers.
+      tasks: source tasks; None uses those of the installed package.
 
     Returns:
-      At most ``limits.problems`` problems, fewer where there are no more, and what was left out.
+      At most ``limits.problems`` problems, and the counts of what was left out.
 
     Raises:
-      DataError: where the package is missing, or another process works in the folder.
+      DataError: if the package is missing, or another process uses the folder.
     """
     everything = codeio.read_tasks() if tasks is None else tasks
     left_out = LeftOut(Tally(len(everything), codeio.content_identity(everything)))
@@ -151,7 +151,7 @@ Texts = tuple[tuple[str, ...], ...]
 
 
 def _choose(tried: Tried, limits: Limits, left_out: LeftOut) -> tuple[Texts, Texts]:
-    """The variants of every step and their operators; empty where there are too few, or too many combinations."""
+    """The variants of every step and their operators; empty if there are too few variants or too many combinations."""
     code = tried.task.reference
     steps = split_steps(code)
     texts = [[code[step.start : step.end]] for step in steps]
@@ -184,7 +184,7 @@ def _choose(tried: Tried, limits: Limits, left_out: LeftOut) -> tuple[Texts, Tex
 def _judged(
     texts: tuple[tuple[str, ...], ...], tests: tuple[TestCase, ...], judge: Judge, journal: Journal
 ) -> Int[np.ndarray, "*variants"] | None:
-    """Tests passed by every combination; None where the sandbox itself failed (the next run tries again)."""
+    """Number of tests passed by every combination; None if the sandbox itself failed (the next run tries again)."""
     shape = tuple(map(len, texts))
     cases = [text for test in tests for text in (test.input, test.output)]
     key = content_hash(_FORMAT, str(shape), *(text for variants in texts for text in variants), *cases)

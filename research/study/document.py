@@ -34,7 +34,7 @@ BEST, LEARNED = "best_of_n_sum_log_odds", "best_of_n_learned"
 
 
 def rewrite(arguments: Sequence[str] = ()) -> list[Path]:
-    """Rewrites the tables of the documents, with ``--run`` after taking the embedded job's figures from a run."""
+    """Rewrites the tables of the documents. With ``--run``, first copies the figures of the embedded job from a run."""
     options = argparse.ArgumentParser(prog="python -m research.study document", description=__doc__, allow_abbrev=False)
     options.add_argument("--run", metavar="DIR", help="a finished run of configs/embedded.py, whose figures are kept")
     if run := options.parse_args(arguments).run:
@@ -45,7 +45,7 @@ def rewrite(arguments: Sequence[str] = ()) -> list[Path]:
 
 
 def with_tables(text: str, name: str = "") -> str:
-    """The text with every table made anew. Raises DataError on a table that nobody makes."""
+    """The text with every table regenerated. Raises DataError for a table with an unknown name."""
 
     def made(found: re.Match[str]) -> str:
         if found["name"] not in TABLES:
@@ -56,7 +56,7 @@ def with_tables(text: str, name: str = "") -> str:
 
 
 def without_tables(text: str) -> str:
-    """The text without the tables that are made here."""
+    """The text without the tables that this module generates."""
     return _TABLE.sub("", text)
 
 
@@ -64,7 +64,7 @@ def rows_of(study: str, file_name: str = "study.csv") -> list[Row]:
     """The rows of a study's committed CSV."""
     with (RESULTS / study / file_name).open(encoding="utf-8", newline="") as file:
         rows = [{key: _value(text) for key, text in row.items() if text} for row in csv.DictReader(file)]
-    for row in rows:  # studies before the labelings were renamed
+    for row in rows:  # for studies from before the labelings were renamed
         row["arm"] = str(row.get("arm", "")).replace("hidden_fault", "undetected_fault")
     return rows
 
@@ -79,7 +79,7 @@ def _value(text: str) -> str | int | float:
 
 
 def differences(study: str, figure: str, arms: Sequence[str], regimes: Sequence[str] = (), base: str = "raw") -> str:
-    """Rows are arms, columns regimes: the paired difference from the baseline; of the baseline, its mean."""
+    """A table of paired differences by arm (rows) and regime (columns). The first row has the baseline's means."""
     rows = rows_of(study)
     columns = list(regimes or dict.fromkeys(row["regime"] for row in rows))
     lines = [[f"`{base}`, its mean", *(number(mean(rows, regime, base, figure)) for regime in columns)]]
@@ -88,14 +88,14 @@ def differences(study: str, figure: str, arms: Sequence[str], regimes: Sequence[
 
 
 def label_table() -> float:
-    """The largest difference from raw labels, in absolute value, that the paper's label table makes in a regime."""
+    """The largest absolute difference, over regimes, between the paper's label table and raw labels."""
     rows = rows_of("confirm_structure")
     regimes = dict.fromkeys(row["regime"] for row in rows)
     return max(abs(paired(rows, one, "label_table:meta=same", "raw", "step_auroc").mean) for one in regimes)
 
 
 def label_moves(study: str, arm: str) -> list[float]:
-    """By how much an arm moved its labels, mean over the seeds of each regime."""
+    """The mean change of an arm's labels in each regime, as a mean over the seeds."""
     rows = rows_of(study)
     return [mean(rows, regime, arm, "label_moved") for regime in dict.fromkeys(row["regime"] for row in rows)]
 
@@ -112,7 +112,7 @@ def choice_members() -> list[Member]:
 
 
 def _choosing() -> str:
-    """Family T, and how exact labels choose."""
+    """Family T, and the results of exact labels."""
     rows = rows_of("choosing_confirm")
     texts = [one.text() for one in family(rows, choice_members())]
     titles = [
@@ -176,7 +176,7 @@ def _questions() -> str:
     tested = family(rows_of("repair_confirm"), repair_members())
     width = len(REPAIR_CELLS)
     step, choice = tested[:width], tested[3 * width : 4 * width]
-    text = family(rows_of("choosing_confirm"), choice_members())[: len(CHOICE_CELLS)]  # the default's, by the sum
+    text = family(rows_of("choosing_confirm"), choice_members())[: len(CHOICE_CELLS)]  # the default, sum of log-odds
     certain = sum(one.certain and one.difference.mean > 0 for one in text)
     text_model = count([True] * certain) if certain else "none"
     return embedded.questions(
@@ -189,10 +189,10 @@ def _questions() -> str:
 
 
 def _repair_gains() -> str:
-    """The default's gain over raw labels in each cell of family R, for README.md."""
+    """The gain of the default labels over raw labels in each cell of family R, for README.md."""
     rows = rows_of("repair_confirm")
     lines = []
-    for cell, tested in zip(REPAIR_CELLS, family(rows, repair_members()), strict=False):  # its first row
+    for cell, tested in zip(REPAIR_CELLS, family(rows, repair_members()), strict=False):  # first: step-AUROC minus raw
         base, _, repair = cell.partition("_repair")
         text = "4 rollouts, weak tests" if base == "weak_tests" else f"{base[1:]} rollout{'s' * (base != 'k1')}"
         lines.append([text + (", repair" if repair else ""), tested.text()])
@@ -237,7 +237,7 @@ def _faithful() -> str:
 
 
 def _codeio() -> str:
-    """AUROC of the labels on CodeI/O variants, with the interval of the difference from raw."""
+    """AUROC of the labels on CodeI/O variants, with the interval of the difference from raw labels."""
     rows = {(row["regime"], row["labeling"]): row for row in rows_of("codeio_repair")}
     regimes = list(dict.fromkeys(regime for regime, _ in rows))
 
@@ -253,7 +253,7 @@ def _codeio() -> str:
 
 
 def _real_code(study: str) -> str:
-    """Step-AUROC of the scorers of CodeI/O programs, by regime; and the comparisons named before."""
+    """Step-AUROC of the scorers of CodeI/O programs by regime, and the comparisons that were named in advance."""
     rows = [row for row in rows_of(study, "measures.csv") if row["group"] == "all"]
     regimes = list(dict.fromkeys(row["regime"] for row in rows))
     found = {(row["scorer"], row["regime"]): number(float(row["step_auroc"])) for row in rows}

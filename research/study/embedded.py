@@ -1,6 +1,7 @@
-"""The embedded job's figures in README.md: what is kept of a run (research/results/embedded), and the tables of it.
+"""The figures of the embedded job in README.md: the files copied from a run, and the tables made from them.
 
-``python -m research.study document --run=runs/embedded`` takes them from a run of configs/embedded.py.
+``python -m research.study document --run=runs/embedded`` copies the files of a run of configs/embedded.py to
+research/results/embedded.
 """
 
 from __future__ import annotations
@@ -33,10 +34,10 @@ Row = Mapping[str, str]
 
 
 def take(run: Path, kept: Path = KEPT) -> None:
-    """Copies tables of a finished run, and what each arm solves of each problem.
+    """Copies the tables of a finished run, and writes the accuracy of each arm on each problem.
 
     Raises:
-      DataError: where the run has no evaluation, or one of other arms.
+      DataError: if the run has no evaluation, or lacks an arm of the embedded job.
     """
     source = run / "evaluate"
     if not (source / "candidates.csv").exists():
@@ -50,7 +51,7 @@ def take(run: Path, kept: Path = KEPT) -> None:
 
 
 def _choices(candidates: Sequence[Row]) -> list[dict[str, object]]:
-    """A row a problem: the share of the candidates that pass, and of those that each arm ranks first."""
+    """One row per problem: the fraction of passing candidates, among all and among those that each arm ranks first."""
     problems: dict[str, list[Row]] = {}
     for row in candidates:
         problems.setdefault(row["problem_id"], []).append(row)
@@ -70,7 +71,7 @@ def _arms(row: Row) -> list[str]:
 
 
 def table() -> str:
-    """The first table that the job prints, as a block of text."""
+    """The first table that the job prints, as a Markdown text block."""
     lines = (KEPT / "table.txt").read_text(encoding="utf-8").splitlines()
     first = next(number for number, line in enumerate(lines) if line.startswith("method "))
     end = lines.index("", first)
@@ -83,7 +84,7 @@ def differences() -> str:
     solved = {arm: np.array([float(row[arm]) for row in choices]) for arm in _arms(choices[0])}
     pairs = [pair for pair in PAIRS if solved.keys() >= set(pair)]
     tested = [mcnemar(solved[first], solved[second]).p_value for first, second in pairs]
-    p = holm(tested + [float("nan")] * (len(PAIRS) - len(pairs)))  # an absent arm's comparisons are members too
+    p = holm(tested + [float("nan")] * (len(PAIRS) - len(pairs)))  # comparisons of a missing arm are members too
     lines = []
     for (first, second), value in zip(pairs, p, strict=False):
         found = bootstrap_interval(solved[first] - solved[second], SAMPLES, seed=0)
@@ -93,7 +94,7 @@ def differences() -> str:
 
 
 def answers() -> str:
-    """How the choice is made, with what it solves and how well its scores tell prefixes that can be saved."""
+    """A table of selection methods with their accuracy, and with the step-AUROC of their scores for recoverability."""
     row = {one["method"]: float(one["overall.estimate"]) for one in _read(KEPT / "strategies.csv")}
     steps = {one["key"]: float(one["auroc_recoverable.estimate"]) for one in _read(KEPT / "steps.csv")}
     arms = {arm: f"best of 8 by the {label}" for arm, label in ARMS.items() if arm in row}
@@ -117,7 +118,7 @@ def answers() -> str:
 
 
 def questions(certain_steps: str, certain_choice: str, label_table: str) -> str:
-    """README's first table. The arguments are what the study says of label corrections."""
+    """The first table of README.md. The arguments are the study's answers about label corrections."""
     row = {one["method"]: float(one["overall.estimate"]) for one in _read(KEPT / "strategies.csv")}
     best = max((arm for arm in ARMS if arm in row and arm != "orm"), key=row.__getitem__)
     combined = max(value for name, value in row.items() if name.startswith("public+"))

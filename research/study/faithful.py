@@ -1,9 +1,10 @@
-"""The study's arm ``release_weight_table``: the released code's two stages on a unit's data.
+"""The study's arm ``release_weight_table``: the two stages of the released code on the data of a unit.
 
-Kept: both stages, their losses (MSE on the sigmoid, step labels smoothed), samples (one prefix each), numbers of
-iterations and updates, optimizers, schedules and clipping. Not kept: the learning rate of theta, which is the study's
-recipe, as the model is trained from scratch; the L2 of theta, which there shrinks adapters and here would shrink the
-whole model (it ends at chance with it); dropout, as there are no adapters; the prompt's form.
+These are the same as in the released code: both stages, their losses (MSE on the sigmoid, smoothed step labels), the
+samples (one prefix each), the numbers of iterations and updates, the optimizers, the schedules and the clipping. These
+differ: the learning rate of theta is that of the study's recipe, because the model is trained from scratch. There is no
+L2 on theta: the released code applies it to adapters, but here it would apply to the whole model, whose accuracy then
+stays at chance. There is no dropout, because there are no adapters. The format of the prompt is different.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ WARM_EPOCHS, WARM_BATCH = 5, 32
 
 
 class Sample(NamedTuple):
-    """A prefix: the program whose it is, its step, its label, and its weight's place (0 for outcomes, unused)."""
+    """A prefix as a training sample, or a batch of them."""
 
-    program: Any
-    step: Any
-    label: Any
-    row: Any
+    program: Any  # index of the program
+    step: Any  # index of the prefix's last step
+    label: Any  # step label or outcome
+    row: Any  # index of the sample's weight; 0 and unused for outcomes
 
 
 def train_release(unit: Unit, raw: Float[np.ndarray, " n"], frozen: bool) -> tuple[Any, Figures]:
@@ -45,12 +46,12 @@ def train_release(unit: Unit, raw: Float[np.ndarray, " n"], frozen: bool) -> tup
 
     Args:
       unit: Programs and model.
-      raw: Monte-Carlo labels of its label table's rows.
-      frozen: Whether all weights stay at 1 (``--baseline``).
+      raw: Monte-Carlo labels of the rows of the unit's label table.
+      frozen: Whether all weights stay at 1 (``--baseline`` of the released code).
 
     Returns:
-      The parameters, and figures of the weights: their mean over touched and untouched rows, and how well a weight
-      tells a clean label (within one half of the truth) and a touched row (AUROC).
+      The parameters, and figures of the weights: their means, the fraction of rows that were touched (had a
+      hypergradient), and the AUROC of weights for clean labels (within 0.5 of the truth) and for touched rows.
     """
     programs = [*unit.examples["train"], *unit.examples["meta"]]
     shape = Shape(max(len(one.tokens) for one in programs), max(len(one.step_index) for one in programs))
@@ -105,7 +106,7 @@ def _samples(programs: Sequence[Example], raw: Float[np.ndarray, " n"], own: Flo
 
 
 def _order(rng: np.random.Generator, size: int, count: int) -> np.ndarray:
-    """Indices in shuffled epochs."""
+    """``count`` indices below ``size``, from consecutive shuffled epochs."""
     return np.concatenate([rng.permutation(size) for _ in range(-(-count // size))])[:count]
 
 

@@ -1,7 +1,8 @@
-"""Fits the study's reward models with the trainer's losses and steps, many steps in one compiled program.
+"""Trains the study's reward models with the trainer's losses and steps, many steps in one compiled program.
 
-A study trains hundreds of small models of a few shapes. So all steps of a fit are one ``lax.scan`` over batches made
-beforehand. Labels are in the batches, and q is an argument: one program serves all labelings, regimes and seeds.
+A study trains hundreds of small models of a few shapes. Therefore all steps of a fit are one ``lax.scan`` over batches
+that are created in advance. Labels are part of the batches, and q is an argument, so that all labelings, regimes and
+seeds share one compiled program.
 """
 
 from __future__ import annotations
@@ -53,12 +54,12 @@ class Recipe:
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     adam_b2: float = 0.98
-    steps: int = 400  # of a whole training
+    steps: int = 400  # total number of training steps
     optimizer: Inner = "adamw"
     sgd_rate: float = 0.3  # learning rate of "sgd"
 
     def train_config(self, **others: Any) -> TrainConfig:
-        """The trainer's settings; ``others`` are set on top."""
+        """The trainer's settings, with the additional settings ``others``."""
         sgd = self.optimizer == "sgd"
         return TrainConfig(
             warmup_steps=0,
@@ -79,7 +80,7 @@ def batches(rows: PackedRows, first: int, last: int) -> Batch:
 
 @dataclass(frozen=True)
 class Extras:
-    """What an arm adds to the trainer's loss (``arms.ArmSpec`` has what each means)."""
+    """Additions of an arm to the trainer's loss, as described in ``arms.ArmSpec``."""
 
     value_head: bool = False
     certainty: bool = False
@@ -95,7 +96,7 @@ class Fitter:
     extras: Extras = Extras()
 
     def start(self, seed: int) -> TrainState:
-        """A random model."""
+        """The initial train state with random parameters."""
         params = _init(self.model)(jax.random.key(seed))
         if self.extras.value_head:
             params = params | {VALUE_HEAD: jax.tree.map(jnp.zeros_like, params["head"])}
@@ -112,11 +113,11 @@ class Fitter:
         """First-order training.
 
         Args:
-          state: Where to start.
+          state: Initial state.
           data: Batches with leaves [steps, B, ...].
-          outcomes_only: Whether to train an outcome reward model, which sees no step label.
-          hidden: q of the online inference. The label slots then hold evidence; without q they hold labels.
-          values: Labels of the second head, where there is one.
+          outcomes_only: Whether to train an outcome reward model, which uses no step labels.
+          hidden: q of the online inference, for which the label slots contain evidence. None: they contain labels.
+          values: Labels of the second head, if there is one.
         """
         q = None if hidden is None else jnp.float32(hidden)
         if self.extras != Extras():
@@ -124,7 +125,7 @@ class Fitter:
         return _plain(self, outcomes_only)(state, data, q)
 
     def second_stage(self, steps: int) -> Fitter:
-        """The fitter of a stage of its own, with step labels alone in the inner loss."""
+        """The fitter of a separate second stage, whose inner loss has only step labels."""
         return dataclasses.replace(self, config=dataclasses.replace(self.config, outcome_weight=0.0, steps=steps))
 
     def with_labels(self, state: TrainState, labels: Parametrisation, raw: Float[np.ndarray, " n"]) -> TrainState:
@@ -145,14 +146,14 @@ class Fitter:
 
         Args:
           state: The result of ``with_labels``.
-          inputs: Leaves of ``batch`` [calls * K, B, ...], of ``outer`` [calls, B, ...].
-          labels: What phi means.
-          raw: float32[n], the labels that phi started from.
-          clean_steps: Whether the outer loss also reads the step labels in ``inputs.outer``.
-          outer: Which logit of a program the outer loss compares with its outcome.
+          inputs: Leaves of ``batch`` [calls * K, B, ...] and of ``outer`` [calls, B, ...].
+          labels: Parametrization of the labels by phi.
+          raw: float32[n], the labels from which phi started.
+          clean_steps: Whether the outer loss also uses the step labels in ``inputs.outer``.
+          outer: Aggregate of a program's step logits that the outer loss compares with its outcome.
 
         Returns:
-          The last state, and what became of the labels in every call, leaves [calls, n].
+          The last state, and the change of the labels in every call, with leaves [calls, n].
         """
         unroll = self.config.meta.unroll
         batch = inputs.batch
@@ -186,7 +187,7 @@ def _plain(fitter: Fitter, outcomes_only: bool) -> Any:
 
 @functools.cache
 def _with_extras(fitter: Fitter) -> Any:
-    """``_plain`` with the arm's extras. Tokens are hidden by the step's number alone, the same for every arm."""
+    """``_plain`` with the arm's extras. The token mask depends only on the step number, so arms have equal masks."""
     model, config, extras = fitter.model, fitter.config, fitter.extras
 
     def loss(params: Params, key: Array, batch: Batch, hidden: Array | None, values: Array | None) -> Float[Array, ""]:
@@ -226,7 +227,7 @@ def _with_extras(fitter: Fitter) -> Any:
 
 @functools.lru_cache(maxsize=16)
 def _bilevel(fitter: Fitter, labels: Any, clean_steps: bool, outer: Outer) -> Any:
-    """Compiled once for each parametrisation: tables hold no data and are shared, networks hold their features."""
+    """Compiled once per parametrization. Tables contain no data and are shared; networks contain their features."""
     model, config = fitter.model, fitter.config
     inner_loss = make_inner_loss(model, labels, config.outcome_weight)
     steps_and_outcomes = make_inner_loss(model, None, 1.0)
@@ -254,7 +255,7 @@ def _bilevel(fitter: Fitter, labels: Any, clean_steps: bool, outer: Outer) -> An
 
 
 def aggregate_logits(logits: Float[Array, "B S"], batch: Batch, outer: Outer) -> Float[Array, "B S"]:
-    """The mean or sum of a program's step logits at its last step, without meaning elsewhere."""
+    """The mean or sum of each program's step logits, to be read at the last step. Values elsewhere are meaningless."""
     last = batch.outcome_mask.astype(jnp.int32)
     program = jnp.cumsum(last, axis=1) - last
 

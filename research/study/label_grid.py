@@ -1,6 +1,6 @@
-"""``python -m research.study labels``: the labels alone, over rollouts a prefix, repair and regimes; no training.
+"""``python -m research.study labels``: compares labels without training, by rollouts per prefix, repair and regime.
 
-One file for each seed and cell; a killed command goes on where it was.
+There is one file for each seed and cell, so that a killed command can resume.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ WORKDIR/study.md and study.csv; killed and run again, it goes on where it was.
 
 @dataclass(frozen=True)
 class LabelGridSettings:
-    """The grid."""
+    """Settings of the grid."""
 
     name: str = "study_labels"
     regimes: tuple[str, ...] = ("k4", "weak_tests", "weak_completer", "family_bias")
     rollouts: tuple[int, ...] = (1, 2, 4, 16)
-    repairs: tuple[int, ...] = (0, 2, 5, 10, 20)  # percent of the rollouts of prefixes that cannot be saved
+    repairs: tuple[int, ...] = (0, 2, 5, 10, 20)  # percentage of rollouts of unrecoverable prefixes that pass
     seeds: tuple[int, ...] = (100,)
     labelings: tuple[str, ...] = (
         "raw",
@@ -54,7 +54,7 @@ class LabelGridSettings:
     sizes: Sizes = field(default_factory=lambda: Sizes(train=1200, meta=1, test=1, test_programs=1))
 
     def __post_init__(self) -> None:
-        """Raises DataError on a regime, labeling or number that does not exist."""
+        """Raises DataError for an unknown or unsuitable regime, labeling or number."""
         for name in self.regimes:
             if name not in REGIMES:
                 raise DataError(f"config.regimes: no regime {name!r}; choose among {', '.join(REGIMES)}")
@@ -77,7 +77,7 @@ OPTIONS: dict[str, Any] = {}
 
 
 def run(settings: LabelGridSettings, folder: Path) -> list[Path]:
-    """Makes the cells that are missing, and the tables. Returns the files written."""
+    """Computes the cells that are missing, and writes the tables. Returns the written files."""
     with run_lock(folder):
         every = [(seed, cell) for seed in settings.seeds for cell in settings.cells]
         paths = {unit: folder / "results" / str(unit[0]) / f"{unit[1]}.json" for unit in every}
@@ -111,7 +111,7 @@ def _measure(world: World, cell: str, labelings: Sequence[str]) -> list[Row]:
 
 
 def tables(rows: Sequence[Row]) -> str:
-    """AUROC and Brier score of every labeling in every cell, means over the seeds."""
+    """AUROC and Brier score of every labeling in every cell, as means over the seeds."""
     labelings = list(dict.fromkeys(row["labeling"] for row in rows))
     cells = list(dict.fromkeys(row["regime"] for row in rows))
     seeds = sorted({row["seed"] for row in rows})

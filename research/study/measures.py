@@ -1,4 +1,4 @@
-"""What the study measures of labels and of reward models, against the exact truth."""
+"""The study's metrics of labels and reward models, computed with the exact truth."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Figures = dict[str, float]
 def label_measures(
     labels: Float[np.ndarray, " n"], recoverable: Bool[np.ndarray, " n"], value: Float[np.ndarray, " n"]
 ) -> Figures:
-    """The labels against both truths: recoverability, and V, the chance that the writing policy completes to a pass."""
+    """Metrics of labels for both targets: recoverability, and V, the pass probability of the policy's completions."""
     return {
         "label_auroc": auroc(labels, recoverable),
         "label_brier": brier(labels, recoverable),
@@ -41,14 +41,14 @@ def model_measures(
     meta_logits: Sequence[Float[np.ndarray, " steps"]],
     meta_programs: Sequence[Known],
 ) -> Figures:
-    """A reward model on the test programs, those of one problem together.
+    """Metrics of a reward model on the test programs, in which programs of one problem must be adjacent.
 
     Returns:
       ``step_auroc`` (recoverable prefixes, all steps of all programs), ``step_brier``, ``step_ece``,
-      ``step_brier_value``, ``outcome_auroc``, ``first_error_f1`` (the threshold that serves the meta programs best),
-      ``best_of_n_AGGREGATOR``: share of the problems whose best-scored program passes (ties share their mean).
-      ``best_of_n_learned``: the same by a logistic regression of the outcome on ``program_features``, fitted to the
-      meta programs (whose outcomes training has seen too).
+      ``step_brier_value``, ``outcome_auroc``, and ``first_error_f1`` (with the best threshold on the meta programs).
+      ``best_of_n_AGGREGATOR``: fraction of problems whose best-scored program passes (ties are averaged).
+      ``best_of_n_learned``: the same with a logistic regression of the outcome on ``program_features``, fitted to the
+      meta programs (whose outcomes were also used in training).
     """
     scores = [sigmoid(row) for row in logits]
     flat = np.concatenate(scores)
@@ -78,12 +78,12 @@ def model_measures(
 
 
 def program_features(logits: Sequence[Float[np.ndarray, " steps"]]) -> Float[np.ndarray, "n 6"]:
-    """Of a program's step logits: last, sum, least, mean; the sum of their sigmoids; how many."""
+    """Features of each program's step logits: last, sum, minimum, mean, sum of their sigmoids, and number."""
     return np.array([(r[-1], r.sum(), r.min(), r.mean(), sigmoid(r).sum(), len(r)) for r in logits], float)
 
 
 def program_measures(programs: Sequence[Known]) -> Figures:
-    """What no reward model changes: a random choice, and the best possible one."""
+    """Accuracies that do not depend on a reward model: of a random choice, and of the best possible choice."""
     groups: dict[str, list[bool]] = {}
     for one in programs:
         groups.setdefault(one.program.problem_id, []).append(one.passed)

@@ -1,4 +1,4 @@
-"""The plots of a study: every arm's paired difference from the baseline, regime by regime."""
+"""The plots of a study: every arm's paired difference from the baseline in each regime."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from dreamprm_jax.evaluation.report.plots import GRID, INK, SETTINGS
 from research.study.results import Row
 from research.study.tables import MODEL_COLUMNS, paired
 
-MOST_ARMS = 16  # the best ones; all are in the tables
+MOST_ARMS = 16  # plots show only the best arms; tables have all
 
 
 def differences(rows: Sequence[Row], baseline: str, figure: str = "step_auroc") -> Figure:
-    """One panel a regime: paired differences over seeds with their 95% intervals, best arm on top."""
+    """One panel per regime: paired differences over seeds with their 95% intervals, best arm on top."""
     regimes = list(dict.fromkeys(row["regime"] for row in rows))
     arms = [arm for arm in dict.fromkeys(row["arm"] for row in rows) if arm != baseline]
     known = {(regime, arm): paired(rows, regime, arm, baseline, figure) for regime in regimes for arm in arms}

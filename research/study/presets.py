@@ -1,4 +1,4 @@
-"""The two reward models of the studies, for their config files to start from."""
+"""Settings of the two reward models of the studies, on which the config files are based."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from research.study.settings import study_defaults
 
 
 def structural() -> config_dict.ConfigDict:
-    """A small model that reads a program's structure: about 5 seconds of one core an arm."""
+    """A small model that reads a program's structure. An arm takes about 5 seconds on one core."""
     config = _common()
     config.reading = "structure"
     config.sizes.test = 200
@@ -21,7 +21,7 @@ def structural() -> config_dict.ConfigDict:
 
 
 def text() -> config_dict.ConfigDict:
-    """The embedded text reward model (configs/embedded.py), trained for less: 35 seconds of one core an arm."""
+    """The text reward model of configs/embedded.py with fewer training steps. An arm takes 35 seconds on one core."""
     config = _common()
     config.reading = "text"
     config.sizes.test = 120

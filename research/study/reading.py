@@ -1,8 +1,8 @@
-"""The two ways in which the study's reward models read a program: as text, and as structure.
+"""The two input formats of the study's reward models: text and structure.
 
-Structure: one token for every stage that the statement asks for, one for every stage that main() calls, one for every
-helper: its primitive and form. So the small model need not learn to read, and its labels are what limits it. Text: the
-package's own tokenizer and input form (``training.examples``).
+Structure has one token for every stage that the statement asks for, one for every stage that main() calls, and one for
+every helper, which encodes its primitive and form. The small model then need not learn to parse text, and its accuracy
+is limited by the labels. Text uses the package's own tokenizer and input format (``training.examples``).
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ Reading = Literal["structure", "text"]
 
 
 def examples(reading: Reading, model: ModelConfig, world: World, keys: Sequence[StepKey]) -> dict[str, list[Example]]:
-    """Token sequences of all programs, by window, in the world's order; labels are still 0.
+    """Token sequences of all programs by window, in the order of the world. Labels are 0.
 
     Args:
       reading: text or structure.
-      model: vocabulary size, context, kind of tokens.
+      model: settings with vocabulary size, maximum length and kind of tokens.
       world: the programs.
       keys: rows of the label table.
     """
@@ -46,21 +46,21 @@ def examples(reading: Reading, model: ModelConfig, world: World, keys: Sequence[
         built = build_examples(
             tokenizer, model, Window(world.problems[window], programs, world.outcomes(window)), keys, counts
         )
-        by_hash = {example.program_hash: example for example in built}  # equal candidates are built once
+        by_hash = {example.program_hash: example for example in built}  # duplicate candidates are built only once
         found[window] = [by_hash[program.program_hash] for program in programs]
     return found
 
 
 @functools.cache
 def _vocabulary() -> dict[tuple[str, str], int]:
-    """0 is padding."""
+    """Token ids of the structural reading, from 1; 0 is padding."""
     words = [(kind, name) for name in PRIMITIVES for kind in ("asked", "called")]
     words += [(f"form {form}", name) for name, primitive in PRIMITIVES.items() for form in range(len(primitive.forms))]
     return {word: number for number, word in enumerate(words, 1)}
 
 
 def structure_vocabulary() -> int:
-    """Tokens of the structural reading, padding included."""
+    """Vocabulary size of the structural reading, including padding."""
     return len(_vocabulary()) + 1
 
 

@@ -1,7 +1,7 @@
-"""Regimes of label noise: who completes the prefixes, how often, and which tests judge the completions.
+"""Regimes of label noise: the policy that completes prefixes, the number of rollouts, and the tests that judge them.
 
-The programs, their outcomes (all tests) and the truth are the same in every regime of a seed; only the Monte-Carlo
-labels differ. So a difference between regimes is one of label noise alone.
+The programs, their outcomes (on all tests) and the truth are the same in every regime of a seed, and only the
+Monte-Carlo labels differ. Therefore label noise is the only difference between regimes.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from dreamprm_jax.schema import DataError
 
 @dataclass(frozen=True)
 class Regime:
-    """How the Monte-Carlo labels of the training steps come about."""
+    """How the Monte-Carlo labels of the training steps are generated."""
 
     name: str
-    rollouts: int = 4  # K of every prefix
-    judge_tests: int = 0  # how many of a problem's tests judge the rollouts; 0: all. Outcomes are judged by all.
-    completer_scale: float = 1.0  # times the mistake rates of the policy that wrote the programs
-    # Chance that a rollout of a prefix that cannot be saved passes all the same; on CodeI/O variants: share of the
-    # completions that define a function of the prefix a second time.
+    rollouts: int = 4  # K, the number of rollouts per prefix
+    judge_tests: int = 0  # number of tests that judge a rollout; 0: all. Outcomes are always judged by all tests.
+    completer_scale: float = 1.0  # factor on the mistake rates of the policy that wrote the programs
+    # Probability that a failing rollout of an unrecoverable prefix counts as a pass. On CodeI/O variants: fraction of
+    # the completions that define a function of the prefix again.
     repair: float = 0.0
-    weak_share: float = 0.0  # share of the primitives that the completer gets wrong as often as any may be
+    weak_share: float = 0.0  # fraction of the primitives for which the completer has the highest mistake rate
 
     def weak_primitives(self, seed: int) -> frozenset[str]:
-        """The family of primitives that the completer cannot write, drawn by the seed."""
+        """The primitives for which the completer is weak, drawn with the seed."""
         names = sorted(PRIMITIVES)
         return frozenset(random.Random(f"family/{seed}").sample(names, round(self.weak_share * len(names))))
 
@@ -41,9 +41,9 @@ REGIMES = {
         Regime("k2", rollouts=2),
         Regime("k4", rollouts=4),
         Regime("k16", rollouts=16),
-        Regime("weak_tests", judge_tests=1),  # false positives: wrong programs that the one test does not catch
-        Regime("weak_completer", completer_scale=3.0),  # false negatives: good prefixes that it cannot complete
-        Regime("family_bias", weak_share=0.3),  # false negatives that many rollouts do not cure
+        Regime("weak_tests", judge_tests=1),  # false positives: wrong programs that pass the one test
+        Regime("weak_completer", completer_scale=3.0),  # false negatives: good prefixes that it fails to complete
+        Regime("family_bias", weak_share=0.3),  # false negatives that remain with many rollouts
     )
 }
 
@@ -52,12 +52,12 @@ _VARIANT = re.compile(r"(?P<base>.+?)(_k(?P<rollouts>\d+))?(_repair(?P<percent>\
 
 
 def regime(name: str) -> Regime:
-    """The regime of a name: BASE, BASE_kROLLOUTS, BASE_repairPERCENT or BASE_kROLLOUTS_repairPERCENT.
+    """The regime with a name of the form BASE, BASE_kROLLOUTS, BASE_repairPERCENT or BASE_kROLLOUTS_repairPERCENT.
 
-    ``weak_tests_k1_repair5``: one rollout a prefix, of which 5 % pass where the prefix cannot be saved.
+    For example, ``weak_tests_k1_repair5`` has one rollout per prefix and a ``repair`` of 5 %.
 
     Raises:
-      DataError: where there is no such regime.
+      DataError: if there is no such regime.
     """
     if name in REGIMES:
         return REGIMES[name]

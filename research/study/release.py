@@ -1,12 +1,12 @@
-"""The second stage of the released code of DreamPRM-Code (ruz048/DreamPRM-Code), as it runs: betty's engine in JAX.
+"""The training of the released code (ruz048/DreamPRM-Code) in JAX: the warm-up, and betty's engine as the second stage.
 
-An iteration is a micro-batch of one sample. ``accumulation`` of them make one update of theta: the mean gradient is
-clipped, torch's Adam adds L2, and the learning rate rises and falls linearly over *iterations*. After each update
-follows one hypergradient ("darts"): a finite difference at the new theta of the last training sample's loss alone,
-along the gradient of one outer sample. The mean of ``accumulation`` hypergradients makes one update of the weights by
-a dense Adam with L2: weights that no sample touched move too. So 10,000 iterations are 1,250 updates of theta, as many
-hypergradients of one sample each, and 156 updates of the weights. Weights are clipped to [0, 2] where they are used,
-not where they are kept. A test compares all of this with betty itself.
+An iteration is a micro-batch of one sample. After ``accumulation`` iterations there is one update of theta: the mean
+gradient is clipped, torch's Adam adds L2, and the learning rate rises and falls linearly over *iterations*. After each
+update, one hypergradient ("darts") is computed: a finite difference, at the new theta, of the loss of only the last
+training sample, along the gradient of one outer sample. After ``accumulation`` hypergradients their mean is used for
+one update of the weights by a dense Adam with L2, which also changes weights without a sample. So 10,000 iterations
+are 1,250 updates of theta, 1,250 hypergradients of one sample each, and 156 updates of the weights. Weights are
+clipped to [0, 2] when they are used, but stored without clipping. A test compares all of this with betty itself.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from jaxtyping import Array, Float
 
 from dreamprm_jax.bilevel.problem import tree_norm
 
-MAXIMUM = 2.0  # of a weight
+MAXIMUM = 2.0  # largest weight
 RADIUS = 0.01  # betty's darts_alpha
-SMOOTHING = 0.1  # of step labels; outcomes are not smoothed in the outer loss
+SMOOTHING = 0.1  # label smoothing of step labels; outcomes are not smoothed in the outer loss
 
 InnerLoss = Callable[[Any, Array, Any], Float[Array, ""]]  # (theta, weights, sample)
 OuterLoss = Callable[[Any, Any], Float[Array, ""]]  # (theta, sample)
@@ -32,11 +32,11 @@ OuterLoss = Callable[[Any, Any], Float[Array, ""]]  # (theta, sample)
 
 @dataclass(frozen=True)
 class ReleaseSettings:
-    """The settings of ``run_train_eval.sh``, and the defaults of the scripts that it calls."""
+    """The settings in ``run_train_eval.sh``, and the defaults of the scripts that it calls."""
 
     iterations: int = 10_000
     accumulation: int = 8
-    rising: int = 250  # iterations of the learning rate's linear rise
+    rising: int = 250  # number of iterations in which the learning rate rises linearly
     learning_rate: float = 1e-4
     weight_decay: float = 0.01
     clip_norm: float = 1.0
@@ -46,12 +46,12 @@ class ReleaseSettings:
 
 
 def adam_with_l2(weight_decay: float) -> optax.GradientTransformation:
-    """``torch.optim.Adam``'s direction: the decay joins the gradient, and so the moments."""
+    """The update direction of ``torch.optim.Adam``, which adds the decay to the gradient and thereby to the moments."""
     return optax.chain(optax.add_decayed_weights(weight_decay), optax.scale_by_adam())
 
 
 def linear_rate(settings: ReleaseSettings, iteration: Array) -> Float[Array, ""]:
-    """The learning rate of an update in (1-based) ``iteration``: the scheduler has made one step fewer."""
+    """The learning rate of an update in ``iteration``, counted from 1, after ``iteration - 1`` scheduler steps."""
     done = iteration - 1.0
     rising, total = float(settings.rising), float(settings.iterations)
     fall = (total - done) / max(1.0, total - rising)
@@ -59,7 +59,7 @@ def linear_rate(settings: ReleaseSettings, iteration: Array) -> Float[Array, ""]
 
 
 def clipped(gradient: Any, norm: float) -> Any:
-    """``torch.nn.utils.clip_grad_norm_``."""
+    """Clips the global norm like ``torch.nn.utils.clip_grad_norm_``."""
     scale = jnp.minimum(norm / (tree_norm(gradient) + 1e-6), 1.0)
     return jax.tree.map(lambda leaf: leaf * scale, gradient)
 
@@ -73,19 +73,19 @@ def second_stage(
     outer: Any,
     settings: ReleaseSettings,
 ) -> tuple[Any, Float[Array, " n"]]:
-    """Trains theta and the weights from a fresh optimizer. Jit it over the arrays.
+    """Trains theta and the weights with fresh optimizers. Meant to be called inside jit.
 
     Args:
-      inner_loss: Of one training sample; it reads the weights through ``clip_weights``.
-      outer_loss: Of one outer sample.
-      theta: Where to start: the warm-up's end.
-      weights: One for each training sample, 1 at the start.
+      inner_loss: Loss of one training sample; it reads the weights through ``clip_weights``.
+      outer_loss: Loss of one outer sample.
+      theta: Initial parameters, the result of ``warm_up``.
+      weights: Initial weights, one for each training sample, usually 1.
       inner: Training samples, leaves [iterations / accumulation, accumulation, ...].
       outer: Outer samples, leaves [iterations / accumulation, ...].
       settings: Rates and counts.
 
     Returns:
-      theta and the weights, not clipped.
+      theta and the weights; the weights are not clipped.
     """
     adam, meta_adam = adam_with_l2(settings.weight_decay), adam_with_l2(settings.meta_weight_decay)
     every = settings.accumulation
@@ -125,18 +125,18 @@ def second_stage(
 
 
 def clip_weights(weights: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """As the released table gives them out."""
+    """The weights clipped to [0, 2], as the released table returns them."""
     return jnp.clip(weights, 0.0, MAXIMUM)
 
 
 def warm_up(loss: Callable[[Any, Any], Float[Array, ""]], theta: Any, batches: Any, settings: ReleaseSettings) -> Any:
-    """The first stage: batches of samples, torch's Adam with L2, a learning rate that falls linearly.
+    """The first stage: training on batches with torch's Adam, L2, and a linearly decreasing learning rate.
 
     Args:
-      loss: Mean over a batch.
-      theta: Where to start.
-      batches: Leaves [updates, ...].
-      settings: Rate, decay and clipping.
+      loss: Mean loss of a batch.
+      theta: Initial parameters.
+      batches: Batches with leaves [updates, ...].
+      settings: Settings with learning rate, weight decay and clipping norm.
     """
     adam = adam_with_l2(settings.weight_decay)
     updates = jax.tree.leaves(batches)[0].shape[0]

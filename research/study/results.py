@@ -12,28 +12,28 @@ from dreamprm_jax.storage import read_json
 from research.study.settings import StudySettings
 
 Row = dict[str, Any]  # regime, seed, arm and figures
-FORMAT = 1  # raise when results change their meaning
-# What a study covers and how it runs; a result depends on none of these (but for rounding, on threads).
+FORMAT = 1  # increase it when the meaning of results changes
+# Settings that do not affect a single result (except for rounding differences with another number of threads).
 WITHOUT_EFFECT = ("name", "regimes", "seeds", "arms", "baseline", "workers", "threads")
 
 
 def result_path(folder: Path, regime: str, seed: int, arm: str) -> Path:
-    """Where the result of one arm is kept."""
+    """The path of the result of one arm."""
     return folder / "results" / regime / str(seed) / file_name(arm)
 
 
 def file_name(arm: str) -> str:
-    """Of an arm's result."""
+    """The file name of an arm's result."""
     return f"{arm.replace(':', '__').replace(',', '_')}.json"
 
 
 def identity(settings: StudySettings) -> str:
-    """Of the settings that a result depends on; FORMAT changes with the code that makes results."""
+    """Hash of the settings that affect results, and of FORMAT."""
     return content_hash(str(FORMAT), canonical_json(relevant(settings)), digits=16)
 
 
 def relevant(settings: StudySettings) -> dict[str, Any]:
-    """The settings that a result depends on, as JSON gives them back."""
+    """The settings that affect results, in the form in which JSON restores them (lists for tuples)."""
     values = json.loads(canonical_json(dataclasses.asdict(settings)))
     return {name: value for name, value in values.items() if name not in WITHOUT_EFFECT}
 
@@ -44,10 +44,10 @@ def missing(settings: StudySettings, folder: Path, regime: str, seed: int) -> li
 
 
 def read_results(folder: Path) -> list[Row]:
-    """All results in the folder, whatever settings.json asks for.
+    """All results in the folder, including those that settings.json does not ask for.
 
     Raises:
-      DataError: where there is none, one is malformed, or they come from different settings.
+      DataError: if there are no results, if one is malformed, or if they are from different settings.
     """
     rows = [read_json(path) for path in sorted((folder / "results").glob("*/*/*.json"))]
     if not rows:

@@ -1,6 +1,7 @@
-"""Runs a study: one process for each regime and seed, several at a time; what is done stays done.
+"""Runs a study: one process for each regime and seed, several at a time.
 
-Kill it at any moment: a result is one file, written whole, and the next start makes those that are missing.
+It can be killed at any moment. Each result is one file that is written atomically, and the next run computes those that
+are missing.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ _REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def run(settings: StudySettings, folder: Path, report: bool = False) -> list[Path]:
-    """Trains what is missing, unless only the report is wanted. Returns the tables and plots.
+    """Trains the missing arms, unless ``report`` is set, and writes the report. Returns the tables and plots.
 
     Raises:
-      DataError: where the folder holds results of other settings, or a unit fails (what the others made is kept).
+      DataError: if the folder contains results of other settings, or if a unit fails (other units' results are kept).
     """
     settings = freeze_study(settings)
     if not report:
@@ -57,7 +58,7 @@ def write_report(folder: Path, baseline: str) -> list[Path]:
     """Writes tables and plots of all results in the folder. Returns the files.
 
     Raises:
-      DataError: If there are no results, or none of the baseline.
+      DataError: if there are no results, or none of the baseline.
     """
     from research.study.plots import differences
     from research.study.tables import markdown
@@ -78,7 +79,7 @@ def write_report(folder: Path, baseline: str) -> list[Path]:
 
 
 def train_missing(settings: StudySettings, folder: Path) -> None:
-    """Makes every result that is missing; the errors are those of ``run``."""
+    """Computes every missing result. Raises the same errors as ``run``."""
     _claim(settings, folder)
     every = [(regime, seed) for seed in settings.seeds for regime in settings.regimes]
     units = [unit for unit in every if missing(settings, folder, *unit)]
@@ -115,7 +116,7 @@ def train_missing(settings: StudySettings, folder: Path) -> None:
 
 
 def _claim(settings: StudySettings, folder: Path) -> None:
-    """Writes the settings; results of other settings must not be mixed with those to come."""
+    """Writes the settings. Raises DataError if the folder is in use with other settings."""
     path = folder / "settings.json"
     if path.exists():
         there = read_json(path)
@@ -131,7 +132,7 @@ def _fill(
     settings: StudySettings,
     folder: Path,
 ) -> bool:
-    """Starts units while there is room. Returns whether one was started."""
+    """Starts units until ``workers`` are running. Returns whether one was started."""
     started = False
     while len(running) < workers:
         unit = next(waiting, None)
@@ -152,14 +153,14 @@ def _start(settings: StudySettings, folder: Path, unit: Unit) -> subprocess.Pope
         "OMP_NUM_THREADS": threads,
         "OPENBLAS_NUM_THREADS": threads,
         "TOKENIZERS_PARALLELISM": "false",
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # units share an accelerator where there is one
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # units may share an accelerator
     }
     log = _log(folder, unit)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "research.study.unit", str(folder.resolve()), regime, str(seed)],
-            cwd=_REPOSITORY,  # where the package research is found
+            cwd=_REPOSITORY,  # the folder of the package research
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output,

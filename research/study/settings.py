@@ -1,4 +1,4 @@
-"""Settings of a study: frozen dataclasses, and the ConfigDict that ``research/configs/*.py`` starts from."""
+"""Settings of a study: frozen dataclasses, and the ConfigDict of defaults for ``research/configs/*.py``."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ Settings = TypeVar("Settings", bound=Any)  # a dataclass whose fields all have d
 
 @dataclass(frozen=True)
 class StudySettings:
-    """One study: every arm in every regime, for every seed."""
+    """Settings of one study, which trains every arm in every regime for every seed."""
 
     name: str = "study"
     reading: Reading = "structure"
     regimes: tuple[str, ...] = ("k1", "k4", "weak_tests", "family_bias")
     seeds: tuple[int, ...] = (0, 1, 2)
     arms: tuple[str, ...] = ("raw", "undetected_fault", "undetected_fault_online", "label_table", "clean")
-    baseline: str = "raw"  # the arm that the others are compared with: "mix"
+    baseline: str = "raw"  # the arm with which the others are compared
     sizes: Sizes = field(default_factory=Sizes)
     model: ModelConfig = field(default_factory=ModelConfig)
     recipe: Recipe = field(default_factory=Recipe)
     row_tokens: int = 128
-    rows: int = 4  # of a batch, inner and outer
-    warm_share: float = 0.6  # of the steps, before the labels of a learned labeling begin to move
-    clean_problems: int = 50  # meta problems whose steps have clean labels, for those arms that may see them
-    workers: int = 0  # processes; 0: one a core
-    threads: int = 1  # of a process
+    rows: int = 4  # rows per batch, inner and outer
+    warm_share: float = 0.6  # fraction of the steps before the labels of a learned labeling change
+    clean_problems: int = 50  # number of meta problems with clean step labels, for arms that use them
+    workers: int = 0  # number of processes; 0: one per core
+    threads: int = 1  # threads per process
 
 
 def study_defaults() -> config_dict.ConfigDict:
@@ -49,7 +49,7 @@ def study_defaults() -> config_dict.ConfigDict:
 
 
 def typed(cls: type[Settings], values: config_dict.ConfigDict) -> Settings:
-    """The dataclass that a ConfigDict describes. Raises DataError on an unknown field or a wrong type."""
+    """Converts a ConfigDict to a dataclass. Raises DataError for an unknown field or a wrong type."""
     plain = values.to_dict()
     check_names(plain, dataclasses.asdict(cls()), "")
     try:
@@ -59,10 +59,10 @@ def typed(cls: type[Settings], values: config_dict.ConfigDict) -> Settings:
 
 
 def freeze_study(values: config_dict.ConfigDict | StudySettings) -> StudySettings:
-    """Turns the ConfigDict into ``StudySettings``, arms by their canonical names.
+    """Converts the ConfigDict to ``StudySettings``, with canonical names of arms.
 
     Raises:
-      DataError: on an unknown field, arm or regime, a wrong type, or a baseline that is no arm.
+      DataError: for an unknown field, arm or regime, a wrong type, or a baseline that is not among the arms.
     """
     settings = values if isinstance(values, StudySettings) else typed(StudySettings, values)
     settings = dataclasses.replace(
@@ -93,6 +93,6 @@ def freeze_study(values: config_dict.ConfigDict | StudySettings) -> StudySetting
 
 
 def read_settings(path: Path) -> StudySettings:
-    """Reads back what ``write_json(path, dataclasses.asdict(settings))`` wrote."""
+    """Reads settings written by ``write_json(path, dataclasses.asdict(settings))``."""
     values = json.loads(path.read_text(encoding="utf-8"))
     return dacite.from_dict(StudySettings, values, config=dacite.Config(strict=True, cast=[tuple]))

@@ -1,4 +1,4 @@
-"""Families of comparisons: paired Student tests over seeds, corrected by Holm's method (research/comparisons.md)."""
+"""Families of comparisons (research/comparisons.md): paired t-tests over seeds with Holm's correction."""
 
 from __future__ import annotations
 
@@ -16,37 +16,37 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Member:
-    """One comparison of a family: a figure of an arm less a figure of another, in one regime."""
+    """One comparison of a family: the difference between figures of two arms in one regime."""
 
     regime: str
     arm: str
     figure: str
     baseline: str
-    baseline_figure: str = ""  # empty: the same figure
+    baseline_figure: str = ""  # figure of the baseline; empty: the same figure
 
 
 @dataclass(frozen=True)
 class Tested:
-    """A comparison with its p-value, corrected over the family; nan with fewer than two seeds."""
+    """A comparison with its p-value, corrected over the family; NaN with fewer than two seeds."""
 
     difference: Difference
     p: float
 
     @property
     def certain(self) -> bool:
-        """Whether the corrected p is below LEVEL."""
+        """Whether the corrected p-value is below LEVEL."""
         return self.p < LEVEL
 
     def text(self) -> str:
-        """The difference with its interval, in bold where it is certain after the correction."""
+        """The difference with its interval, in bold if ``certain``."""
         return f"**{self.difference.text()}**" if self.certain else self.difference.text()
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's corrected p-values: the ones that a family-wise level is compared with.
+    """Holm's corrected p-values, to be compared with a family-wise level.
 
     Args:
-      p: Of all members of a family. nan counts as a member, and stays nan.
+      p: p-values of all members of a family. NaN counts as a member and stays NaN.
     """
     values = np.asarray(p, float)
     order = np.argsort(np.where(np.isnan(values), np.inf, values))
@@ -58,7 +58,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def family(rows: Sequence[Row], members: Sequence[Member]) -> list[Tested]:
-    """Every member with its interval (not corrected) and its corrected p-value (two-sided, paired by seed)."""
+    """Every member with its uncorrected interval and its corrected p-value (two-sided, paired by seed)."""
     differences, p = [], []
     for one in members:
         values = paired_values(

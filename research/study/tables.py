@@ -12,7 +12,7 @@ from scipy import stats
 from dreamprm_jax.tables import ABSENT, markdown_table
 from research.study.results import Row
 
-# figure -> column
+# figure -> column title
 LABEL_COLUMNS = {
     "label_auroc": "AUROC",
     "label_brier": "Brier",
@@ -27,7 +27,7 @@ MODEL_COLUMNS = {
     "best_of_n_mean": "best of N, mean",
     "best_of_n_sum_log_odds": "best of N, sum of log-odds",
 }
-COMPARED = ("step_auroc", "best_of_n_last", "best_of_n_sum_log_odds")  # with their paired difference
+COMPARED = ("step_auroc", "best_of_n_last", "best_of_n_sum_log_odds")  # figures with tables of paired differences
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Difference:
     """A paired difference over seeds."""
 
     mean: float
-    low: float  # of the 95% interval; nan with fewer than two seeds
+    low: float  # lower end of the 95% interval; NaN with fewer than two seeds
     high: float
-    seeds: int
+    seeds: int  # number of seeds
 
     def text(self) -> str:
-        """``+.047 [+.031, +.062]``."""
+        """Text such as ``+.047 [+.031, +.062]``."""
         if not self.seeds:
             return ABSENT
         mean, low, high = (signed(value) for value in (self.mean, self.low, self.high))
@@ -48,14 +48,14 @@ class Difference:
 
 
 def paired(rows: Sequence[Row], regime: str, arm: str, baseline: str, figure: str) -> Difference:
-    """arm - baseline over the seeds that have both: mean and Student's t interval."""
+    """The difference arm - baseline over the seeds that have both: mean and Student's t interval."""
     return difference(paired_values(rows, regime, (arm, figure), (baseline, figure)))
 
 
 def paired_values(
     rows: Sequence[Row], regime: str, first: tuple[str, str], second: tuple[str, str]
 ) -> Float[np.ndarray, " seeds"]:
-    """The differences of two (arm, figure) seed by seed, over the seeds that have both."""
+    """The difference between two (arm, figure) pairs for each seed that has both."""
     mine, other = (_by_seed(rows, regime, *one) for one in (first, second))
     return np.array([mine[seed] - other[seed] for seed in sorted(mine.keys() & other.keys())])
 
@@ -72,20 +72,20 @@ def difference(values: Float[np.ndarray, " seeds"]) -> Difference:
 
 
 def mean(rows: Sequence[Row], regime: str, arm: str, figure: str) -> float:
-    """Over the seeds; nan where there is none."""
+    """Mean over the seeds; NaN without seeds."""
     values = list(_by_seed(rows, regime, arm, figure).values())
     return float(np.mean(values)) if values else float("nan")
 
 
 def markdown(rows: Sequence[Row], baseline: str) -> str:
-    """Differences over all regimes, then every regime's tables of labels and reward models; better arms first."""
+    """Tables of differences over all regimes, then tables of labels and reward models per regime, best arm first."""
     regimes = list(dict.fromkeys(row["regime"] for row in rows))
     parts = [_summary(rows, regimes, baseline, figure) for figure in COMPARED]
     return "\n\n".join([*parts, *(_regime(rows, regime, baseline) for regime in regimes)]) + "\n"
 
 
 def _summary(rows: Sequence[Row], regimes: Sequence[str], baseline: str, figure: str) -> str:
-    """One line an arm, one column a regime: the paired difference from the baseline; of the baseline, its mean."""
+    """One line per arm, one column per regime: paired differences from the baseline, and the baseline's means."""
     known = {row["arm"] for row in rows}
     found = {(regime, arm): paired(rows, regime, arm, baseline, figure) for regime in regimes for arm in known}
 
@@ -128,13 +128,13 @@ def _by_seed(rows: Sequence[Row], regime: str, arm: str, figure: str) -> dict[in
 
 
 def number(value: float) -> str:
-    """``.047``; ABSENT for nan."""
+    """Text such as ``.047``; ABSENT for NaN."""
     text = f"{value:.3f}"
     return ABSENT if np.isnan(value) else text[1:] if text.startswith("0.") else text
 
 
 def signed(value: float) -> str:
-    """``+.047``."""
+    """Text such as ``+.047``."""
     return f"{value:+.3f}".replace("+0.", "+.").replace("-0.", "-.")
 
 

@@ -1,6 +1,6 @@
-"""One unit of work of a study: every arm of one regime and one seed, each result written as soon as it is known.
+"""One unit of work of a study: trains every arm of one regime and one seed, and writes each result at once.
 
-Run as a process of its own by ``study.run``: ``python -m research.study.unit FOLDER REGIME SEED``.
+``study.run`` starts it as a separate process: ``python -m research.study.unit FOLDER REGIME SEED``.
 """
 
 from __future__ import annotations
@@ -51,16 +51,16 @@ from research.study.results import Row, file_name, identity, missing, result_pat
 from research.study.settings import StudySettings, read_settings
 from research.study.world import Known, World, draw_labels, make_world
 
-CONFIDENT = 0.8  # NAIT takes a score of so much, or of at most 1 - so much, for the label
-ROUNDS = 3  # of NAIT: a third of the steps each
-WRONG_BY = 0.1  # above the floor that labels are clipped to before a table starts from them
+CONFIDENT = 0.8  # NAIT replaces labels by scores that are at least this, or at most 1 - this
+ROUNDS = 3  # number of rounds of NAIT, each a third of the steps
+WRONG_BY = 0.1  # smallest error of a wrong label; above the floor to which a table clips its initial labels
 _LABELS = LabelsConfig(clean_target="recoverable")
-# Shared by all arms, so that a step is compiled once.
+# Shared by all arms, so that their step is compiled only once.
 _TABLES: dict[str, Parametrisation] = {"label_table": LabelTable(_LABELS.floor), "weight_table": WeightTable()}
 
 
 def run_unit(settings: StudySettings, folder: Path, regime_name: str, seed: int) -> None:
-    """Trains and measures the arms that are missing, and writes a file for each."""
+    """Trains and measures the arms without a result, and writes one file for each."""
     todo = missing(settings, folder, regime_name, seed)
     if not todo:
         return
@@ -74,14 +74,14 @@ def run_unit(settings: StudySettings, folder: Path, regime_name: str, seed: int)
 
 
 def _elsewhere(folder: Path, seed: int, arm: str) -> Row | None:
-    """The result of an arm that looks at no Monte-Carlo label, from another regime of the seed."""
+    """The result from another regime of the seed, for an arm that uses no Monte-Carlo labels; None if missing."""
     paths = sorted((folder / "results").glob(f"*/{seed}/{file_name(arm)}"))
     return read_json(paths[0]) if paths else None
 
 
 @dataclass(frozen=True)
 class Unit:
-    """The data that the arms of a unit share. Rows of the label table: training steps, then the clean meta steps."""
+    """Data shared by the arms of a unit. The n rows of the label table: training steps, then the clean meta steps."""
 
     settings: StudySettings
     model: ModelConfig
@@ -89,13 +89,13 @@ class Unit:
     source: LabelSource
     examples: dict[str, list[Example]]
     value: Float[np.ndarray, " n"]  # V of the rows
-    recoverable: Float[np.ndarray, " n"]
-    own: Float[np.ndarray, " n"]  # 1 for rows of training steps, 0 for those of the meta problems
-    found: dict[str, Float[np.ndarray, " n"]]  # labels made so far
+    recoverable: Float[np.ndarray, " n"]  # 0 or 1
+    own: Float[np.ndarray, " n"]  # 1 for rows of training steps, 0 for rows of the meta problems
+    found: dict[str, Float[np.ndarray, " n"]]  # cache of the labels computed so far
 
     @property
     def seed(self) -> int:
-        """Of the world, and of all training."""
+        """Seed of the world and of all training."""
         return self.world.seed
 
     @property
@@ -135,7 +135,7 @@ class Unit:
         return self._fitter(None).start(self.seed).params
 
     def _labels(self, name: str, target: str = "recoverable") -> Float[np.ndarray, " n"]:
-        """The fixed labels of every row."""
+        """The fixed labels of every row, for a labeling and a target."""
         key = f"{name}/{target}"
         if key not in self.found:
             if name == ORM:
@@ -153,7 +153,7 @@ class Unit:
         return self.found[key]
 
     def _online(self, arm: ArmSpec) -> tuple[TrainState, Float[np.ndarray, " n"]]:
-        """A model trained by the online undetected-fault EM, and the labels that it ends with."""
+        """A model trained with the online undetected-fault EM, and its final labels."""
         evidence, hidden = fault_evidence(self.source)
         state = self._train(self._inner(evidence, arm, arm.without_meta), arm, hidden)
         own = self._pack(self.examples["train"]).relabeled(evidence.astype(np.float32))
@@ -161,10 +161,10 @@ class Unit:
         return state, inferred_labels(reader(self.decoder, state.params), infer, own, len(evidence))
 
     def _refined(self, arm: ArmSpec) -> tuple[TrainState, Float[np.ndarray, " n"]]:
-        """A model trained on labels that it, or one before it, gave the training steps.
+        """A model trained on labels from its own scores or from those of an earlier model, and these labels.
 
-        self_training: a model is trained on raw labels; a new one on its scores. nait (arXiv 2601.12748): one model;
-        after each third of its steps its confident scores, as 0 or 1, take the place of the labels.
+        self_training: a model is trained on raw labels, and a new model on the scores of the first. nait
+        (arXiv 2601.12748): one model, whose confident scores, rounded to 0 or 1, replace labels between the rounds.
         """
         raw, steps = self._labels("raw"), self.settings.recipe.steps
         if arm.labeling == "self_training":
@@ -183,7 +183,7 @@ class Unit:
         return state, labels
 
     def _scores(self, state: TrainState) -> Float[np.ndarray, " n"]:
-        """The model's score of every row of the training steps; raw labels of the others."""
+        """The model's scores of the rows of training steps, and the raw labels of other rows."""
         raw = self._labels("raw")
         rows = self._pack(self.examples["train"]).relabeled(raw.astype(np.float32))
         scores = inferred_labels(
@@ -192,7 +192,7 @@ class Unit:
         return np.where(np.isfinite(scores), scores, raw)
 
     def _train(self, rows: PackedRows, arm: ArmSpec | None = None, hidden: float | None = None) -> TrainState:
-        """A new model on labels, or (given q) on evidence; by default as the second phase trains."""
+        """Trains a new model on labels, or on evidence if q is given. ``arm`` None: trains as phase=retrain does."""
         fitter, steps = self._fitter(arm), self.settings.recipe.steps
         data, values = batches(rows, 0, steps), None
         if arm is not None and arm.value_head:
@@ -211,20 +211,20 @@ class Unit:
         return Fitter(self.decoder, config, Extras(arm.value_head, arm.certainty, arm.mask))
 
     def score(self, state: TrainState, programs: Sequence[Example]) -> list[Float[np.ndarray, " steps"]]:
-        """Logits of every step of every program, in their order."""
+        """Logits of every step of every program, in the order of the programs."""
         return score_all_steps(reader(self.decoder, state.params), self._pack(programs))
 
     def _pack(self, programs: Sequence[Example]) -> PackedRows:
         return PackedRows(programs, self.settings.row_tokens, self.settings.rows, self.seed)
 
     def _inner(self, labels: Float[np.ndarray, " n"], arm: ArmSpec, held_out: bool = False) -> PackedRows:
-        """Training programs with their labels, and the meta programs' outcomes unless those are held out."""
+        """Training programs with their labels, and the meta programs with their outcomes unless ``held_out``."""
         chosen = np.where(self.own > 0, labels, self.recoverable if arm.clean else np.nan)
         programs = self.examples["train"] + ([] if held_out else self.examples["meta"])
         return self._pack(programs).relabeled(chosen.astype(np.float32))
 
     def _learn(self, arm: ArmSpec) -> tuple[TrainState, Float[np.ndarray, " n"], Figures]:
-        """Warm-up on the starting labels, then bi-level training."""
+        """Warm-up on the initial labels, then bi-level training."""
         fitter, steps = self._fitter(arm), self.settings.recipe.steps
         begin = self._labels(arm.start).astype(np.float32)
         learner = self._parametrisation(arm, begin)
@@ -250,7 +250,7 @@ class Unit:
             known = np.where(self.own > 0, truth, np.nan).astype(np.float32)
             each = (label_figures(move, known, WRONG_BY) for move in label_moves)
             signs = [found["hypergradient_sign_agreement"] for found in each if "hypergradient_sign_agreement" in found]
-            if signs:  # a weight table moves no label
+            if signs:  # a weight table changes no label
                 figures[f"sign_agreement_{name}"] = float(np.mean(signs))
         if arm.labeling == "weight_table":
             figures["mean_weight"] = float(np.mean(np.asarray(state.phi)[self.own > 0]))
@@ -263,7 +263,7 @@ class Unit:
 
 
 def make_unit(settings: StudySettings, here: Regime, seed: int) -> Unit:
-    """The world of the seed, with the regime's labels."""
+    """The unit with the world of the seed and the labels of the regime."""
     world = make_world(seed, settings.sizes)
     meta = world.programs["meta"]
     problems = list(dict.fromkeys(one.program.problem_id for one in meta))[: settings.clean_problems]
@@ -312,7 +312,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """Ends this process where the one that started it is killed: the next start would do its work a second time."""
+    """Ends this process when its parent is killed, because the next run of the study repeats its work."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)

@@ -1,9 +1,9 @@
-"""One seed's world: problems, programs, exact outcomes and truth, and the Monte-Carlo labels of a regime.
+"""The world of one seed: problems, programs, exact outcomes and truth, and the Monte-Carlo labels of a regime.
 
-Nothing is executed in the sandbox here: the forms are the benchmark's own code, and the chance that a completion of a
-prefix passes is known exactly (``problems.procedural.truth``). K independent rollouts of a prefix pass a
-Binomial(K, chance) number of times, so drawing that number gives labels of the very distribution that rolling out,
-judging and counting gives (without the reuse of rollouts), in microseconds. A test compares the two.
+Nothing is executed in the sandbox here. The forms are the benchmark's own code, and the probability that a completion
+of a prefix passes is known exactly (``problems.procedural.truth``). The number of passes of K independent rollouts has
+the distribution Binomial(K, probability). Drawing this number takes microseconds and gives labels with the same
+distribution as judged rollouts (without the reuse of rollouts). A test compares the two.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WINDOWS = ("train", "meta", "test")
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many problems of each window, and programs a problem."""
+    """Number of problems in each window, and number of programs per problem."""
 
     train: int = 400
     meta: int = 150
@@ -37,22 +37,22 @@ class Sizes:
     train_programs: int = 1
     test_programs: int = 8
     private_tests: int = 5
-    held_out: HeldOut = "compositions"  # what test problems have that no training problem has
+    held_out: HeldOut = "compositions"  # what is new in test problems compared with training problems
 
 
 @dataclass(frozen=True)
 class Known:
-    """A program with everything that is known of it."""
+    """A program with its exact truth."""
 
     program: Program
     written: Written
-    passed: bool  # all tests
-    value: Float[np.ndarray, " steps"]  # V: the chance that the writing policy completes each prefix to a pass
+    passed: bool  # whether it passes all tests
+    value: Float[np.ndarray, " steps"]  # V, the pass probability of the writing policy's completions of each prefix
     recoverable: Bool[np.ndarray, " steps"]  # whether any completion passes
 
     @property
     def first_fatal(self) -> int:
-        """The first step after which nothing passes, -1 where the program passes."""
+        """The first step after which no completion passes, -1 if the program passes."""
         return -1 if self.recoverable.all() else int(np.argmin(self.recoverable))
 
 
@@ -63,10 +63,10 @@ class World:
     seed: int
     problems: dict[str, dict[str, TestedProblem]]  # by window, by problem id
     compositions: dict[str, Composition]
-    programs: dict[str, list[Known]]  # by window, those of one problem together
+    programs: dict[str, list[Known]]  # by window, with programs of one problem adjacent
 
     def outcomes(self, window: str) -> list[Outcome]:
-        """As the judge would write them."""
+        """The outcomes of the programs, in the form that the judge writes."""
         return [
             Outcome(
                 one.program.problem_id,
@@ -84,7 +84,7 @@ class World:
 
 
 def make_world(seed: int, sizes: Sizes) -> World:
-    """Composes problems, lets the simulated policy write programs, and works out their truth."""
+    """Composes problems, samples programs from the simulated policy, and computes their truth."""
     problems: dict[str, dict[str, TestedProblem]] = {window: {} for window in WINDOWS}
     compositions: dict[str, Composition] = {}
     counts = {"train": sizes.train, "meta": sizes.meta, "test": sizes.test}
@@ -113,14 +113,14 @@ def _with_truth(valuer: Valuer, program: Program) -> Known:
 
 
 def _prefixes(written: Written) -> list[Written]:
-    """After main, after each helper: the last is the program."""
+    """The prefixes after main and after each helper. The last one is the whole program."""
     return [Written(written.plan, written.forms[:done], False) for done in range(len(written.forms) + 1)]
 
 
 def rollout_chances(
     world: World, regime: Regime, window: str, programs: Sequence[Known]
 ) -> list[Float[np.ndarray, " steps"]]:
-    """The chance that a rollout of each prefix of the programs counts as a pass in the regime."""
+    """The probability that a rollout of each prefix of the programs counts as a pass in the regime."""
     chances = _without_repair(world, regime, window, programs)
     if not regime.repair:
         return chances
@@ -160,7 +160,7 @@ def _with_tests(problem: TestedProblem, count: int) -> TestedProblem:
 
 
 def draw_labels(world: World, regime: Regime, window: str, programs: Sequence[Known]) -> list[StepLabel]:
-    """K rollouts of every step but the last of each program; the last step's label is the outcome."""
+    """Draws K rollouts for every step except the last of each program. The last step's label is the outcome."""
     labels = []
     for one, chance in zip(programs, rollout_chances(world, regime, window, programs), strict=True):
         rng = np.random.default_rng(request_seed(world.seed, "rollouts", regime.name, one.program.program_hash))

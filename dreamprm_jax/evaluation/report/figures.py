@@ -26,11 +26,11 @@ def draw_figures(
 ) -> dict[str, Markup]:
     """Draws each figure for which there is data, saves it next to the report, and returns its SVG for the page.
 
-    ``candidates`` and ``truth`` (None if unknown) are those of the test window.
+    ``candidates`` and ``truth`` are from the test window; ``truth`` is None if unknown.
     """
     from dreamprm_jax.evaluation.report import plots, plots_labels, plots_selection  # matplotlib takes a second
 
-    skips: list[Skip] = []  # the evaluate stage has reported them
+    skips: list[Skip] = []  # unused here: the evaluate stage has already reported these skips
     folder = paths.report().parent
     train_truth = load_truth(config, paths, "train") if truth is not None else None
     corrected = read_corrected(config, paths)

@@ -17,7 +17,7 @@ from dreamprm_jax.schema import CorrectedLabel, StepLabel, StepTruth
 from dreamprm_jax.selection.reward_models import arm_label
 
 NEAR = 3
-"""Steps before and after the first wrong one that a profile shows."""
+"""Number of steps before and after the first wrong step in a profile."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class LabelPlot:
     """Training labels of M steps."""
 
     raw: np.ndarray  # (M,)
-    changed: Mapping[str, np.ndarray]  # (M,) of each arm that changed them
+    changed: Mapping[str, np.ndarray]  # (M,) labels of each arm that changed them
     recoverable: np.ndarray | None  # (M,) bool, None without exact truth
 
 
@@ -34,7 +34,7 @@ def label_plot(
     corrected: Mapping[str, Sequence[CorrectedLabel]],
     truth: Sequence[StepTruth] | None,
 ) -> LabelPlot | None:
-    """Joins the rows of the same steps, without last steps as in the tables; None if no step is left."""
+    """Joins the rows of the same steps, without last steps, as in the tables. None if no step is left."""
     after = {
         arm: {(row.program_hash, row.step_index): row.corrected for row in rows}
         for arm, rows in corrected.items()
@@ -116,7 +116,7 @@ def step_profile(rows: StepRows, title: str, quantity: str, label: str) -> StepP
       rows: Steps with truth.
       title: Title of the panel.
       quantity: Name of the quantity.
-      label: ``arm``: columns are named as training arms. Anything else is appended to the name of the column.
+      label: If ``arm``, columns are named like training arms. Any other text is appended to the name of the column.
     """
     first_wrong = rows.first_wrong[rows.program]
     offset = np.where(first_wrong >= 0, rows.step - first_wrong, NEAR + 1)

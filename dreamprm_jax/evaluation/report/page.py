@@ -27,7 +27,7 @@ HERE = Path(__file__).parent
 
 @dataclasses.dataclass(frozen=True)
 class RunFacts:
-    """How a run was made, according to its folder."""
+    """Cost and versions of a run, from its folder."""
 
     costs: Table | None  # time and counts of each finished stage
     versions: list[tuple[str, str]]  # commit, command, packages
@@ -55,7 +55,7 @@ def run_facts(root: Path, prices: EvaluateConfig) -> RunFacts:
 
 
 def _price(stages: Sequence[StageStatus], prices: EvaluateConfig) -> str:
-    """What the policy's tokens cost, as a sentence; "" without prices."""
+    """A sentence with the cost of the policy's tokens; "" without prices."""
     if not prices.price_prompt and not prices.price_completion:
         return ""
     prompt, completion = (
@@ -77,7 +77,7 @@ def render(
     outcomes: Mapping[str, Outcome],
     facts: RunFacts,
 ) -> tuple[str, dict[str, int]]:
-    """Renders the page. Returns it, and counts of its contents.
+    """Renders the page. Returns the page and counts of its contents.
 
     Args:
       config: Settings of the run.
@@ -86,7 +86,7 @@ def render(
       truth: Truth of the test window's steps, if it is known.
       figures: Name -> SVG.
       outcomes: Verdicts by program hash.
-      facts: How the run was made.
+      facts: Cost and versions of the run.
     """
     arms, aggregator = config.train.arms, results["aggregator"]
     labels = [row["label"] for row in results["selection"]["programs"] if row["method"] in arms]
@@ -158,7 +158,7 @@ def _tiles(results: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _problem_table(candidates: Sequence[Candidates], arms: Sequence[str], aggregator: str) -> Table:
-    """One row per problem: how many candidates pass, and whether the one that each arm selects does."""
+    """One row per problem: the number of passing candidates, and whether the one that each arm selects passes."""
     chosen = methods(candidates, arms, aggregator)[1:-1]
     most = max(len(one.passed) for one in candidates)
     accuracies = [method.accuracies(candidates, most) for method in chosen]

@@ -72,7 +72,7 @@ def panel_figure(panels: int, height: float = 3.5, width: float = 9.0) -> tuple[
 
 
 def panel_grid(panels: int, legend: bool = False, height: float = 2.9) -> tuple[Figure, list[Axes]]:
-    """Panels in rows of three, with unused places left empty."""
+    """Panels in rows of three; unused cells are empty."""
     rows = -(-panels // 3)
     figure = Figure(figsize=(9.0, height * rows + 0.4 * legend), layout="constrained")
     axes = figure.subplots(rows, 3, squeeze=False).ravel().tolist()

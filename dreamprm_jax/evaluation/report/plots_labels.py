@@ -26,13 +26,13 @@ from dreamprm_jax.selection.reward_models import short_label
 MOST_ARMS = 4
 """Arms whose labels are drawn; further arms are only in the tables."""
 MOST_POINTS = 1500
-"""Maximum number of steps in a scatter panel, a random sample: the page contains every point."""
+"""Maximum number of steps in a scatter panel, drawn at random, because the page contains every point."""
 
 
 def labels_before_after(labels: LabelPlot) -> Figure:
-    """Each arm's labels against the raw ones, and the distribution of the raw labels and of each arm's.
+    """Each arm's labels against the raw labels, and histograms of the raw labels and of each arm's labels.
 
-    Colored by the truth if it is known.
+    The points are colored by the truth if it is known.
     """
     groups = [group for group in _groups(labels.recoverable, len(labels.raw)) if group[3].any()]
     changed = dict(list(labels.changed.items())[:MOST_ARMS])

@@ -23,9 +23,9 @@ from dreamprm_jax.selection.best_of_n import choose
 from dreamprm_jax.selection.reward_models import arm_aggregator
 
 MAX_CHARACTERS, MAX_STEPS = 20_000, 100
-"""Maximum characters of a program or statement, and steps of a program, on the page; the files hold the rest."""
+"""Maximum characters of a program or statement, and steps of a program, on the page; the files contain the rest."""
 VIEWER_CHARACTERS = 6_000_000
-"""Maximum characters of all programs and statements on the page; the files hold the rest."""
+"""Maximum characters of all programs and statements on the page; the files contain the rest."""
 
 _CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {127: 0x2421}
 _HIDDEN = {
@@ -44,7 +44,7 @@ _VISIBLE: dict[int, int | str] = {**_CONTROL, **_HIDDEN, **_SURROGATES}
 
 
 def visible(text: str, limit: int = MAX_CHARACTERS) -> str:
-    """The text with control, zero-width and bidirectional characters made visible, cut after ``limit`` characters."""
+    """The text with visible control, zero-width and bidirectional characters, cut after ``limit`` characters."""
     rest = len(text) - max(limit, 0)
     if rest <= 0:
         return text.translate(_VISIBLE)
@@ -89,12 +89,12 @@ def viewer_data(
       aggregator: Aggregator of the PRM arms.
       truth: Truth of the steps, if it is known.
       outcomes: Verdicts by program hash, for the verdict and the number of tests.
-      granularity: What a step is.
+      granularity: Definition of a step.
       limit: Maximum characters of programs and statements on the page.
 
     Returns:
-      ``problems`` in their order, as many as fit into ``limit``; ``left_out``: the number of others. A program has the
-      number that each arm selects by, as a probability, and the arms that select it. A step is [code, name, scores of
+      ``problems``: the first problems that fit into ``limit``; ``left_out``: the number of other problems. A program
+      has each arm's aggregated score as a probability, and the arms that select it. A step is [code, name, scores of
       the arms, true value or null, 0 | 1 wrong | 2 first wrong].
     """
     picking = {method.key: method for method in methods(candidates, arms, aggregator) if method.key in arms}
@@ -166,7 +166,7 @@ def _steps(
     known: Mapping[tuple[str, int], StepTruth],
     granularity: Granularity,
 ) -> list[list[Any]]:
-    """The steps of the program. An arm with a different number of scores shows none."""
+    """The steps of the program. Scores of an arm are omitted if their number differs from the number of steps."""
     steps: list[list[Any]] = []
     cut = split_steps(code, granularity)
     for step in cut:
