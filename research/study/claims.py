@@ -84,7 +84,7 @@ def claims() -> dict[str, list[str]]:
             *_choosing(), *_held_out(), *_real_code(),
         ],
         "docs/experiments.md": [
-            *_heads(),
+            *_heads(), *_trained(),
             f"{len(rows_of('embedded', 'choices.csv'))} test problems, 8 candidates each",
             f"solves {fewer['orm']} % by the outcome model, {fewer['raw']} % by raw, {fewer['closure']} % by `closure` "
             f"and {fewer['corrected']} % by default labels",
@@ -336,6 +336,23 @@ def _heads() -> list[str]:
         f"({_position('3 steps')} and {_position('4 steps')})",
         f"mean log-probability gains {signed(float(language['best_of_8_gain']))}",
         f"its step-AUROC over all programs is {number(float(language['step_auroc']))}",
+    ]
+
+
+def _trained() -> list[str]:
+    rows = [row for row in rows_of("real_code_trained", "measures.csv") if row["group"] == "all"]
+    step = {str(row["scorer"]): float(row["step_auroc"]) for row in rows}
+    best = {str(row["scorer"]): float(row["best_of_8_gain"]) for row in rows}
+    arms = ("raw", "closure", DEFAULT, "clean")
+    ahead = [step[name] - step["position"] for name in arms]
+    assert all(float(row["best_of_8_high"]) < 0 for row in rows if row["scorer"] in arms)
+    return [
+        f"measured on the {rows[0]['programs']} programs of held-out problems with at most 1,024 tokens "
+        f"({rows[0]['problems']} problems)",
+        f"ahead of the step's position by {number(min(ahead))} to {number(max(ahead))}",
+        f"best of 8 is {number(-max(best[name] for name in arms))} to {number(-min(best[name] for name in arms))} below",
+        f"effect ({signed(best['length'])})",
+        f"the mean log-probability gains {signed(best['mean log-probability'])}",
     ]
 
 
