@@ -183,7 +183,7 @@ def test_volumes_and_memory_are_those_of_compiled_programs():
             if name == "data":
                 assert got["all-reduce"] == pytest.approx(wanted.shards, rel=0.15), place
     memory = report["memory"]
-    assert memory["2"] == pytest.approx(memory["8"], rel=0.1)  # the devices of one replica predict the memory of four replicas
+    assert memory["2"] == pytest.approx(memory["8"], rel=0.1)  # one replica's devices predict four replicas
     assert memory["arguments"] == pytest.approx(memory["compiled arguments"], rel=0.001)
 
 

@@ -45,7 +45,7 @@ def parse(text: str) -> Comparison:
         ("abs=1e-3", "1.0 2.0", "1.0", False),
         ("rel=1e-6", "1000000.5", "1000000", True),
         ("rel=1e-6", "-1000000", "1000000", False),
-        ("abs=1e-6", "9007199254740993", "9007199254740992", False),  # which are one double
+        ("abs=1e-6", "9007199254740993", "9007199254740992", False),  # equal as doubles
         ("abs=1e-6", "1" * 400, "1" * 399 + "2", False),
         ("abs=1e9", "nan", "1", False),
         ("abs=1e9", "inf", "1", False),
@@ -201,7 +201,7 @@ def test_a_denial_that_a_checker_catches_gives_no_verdict(judge: Judge, call: st
 
 
 def test_what_is_allowed_is_no_denial(judge: Judge) -> None:
-    # not zoneinfo, nor an event loop of asyncio: both make a denied call by themselves
+    # zoneinfo and asyncio's event loop are excluded, because both make a denied call themselves.
     modules = (
         "asyncio, base64, bisect, collections, concurrent.futures, csv, ctypes, datetime, decimal, difflib, fractions, "
         "hashlib, heapq, inspect, itertools, json, logging, math, multiprocessing, numpy, pathlib, random, re, "
@@ -232,7 +232,7 @@ def check(given, expected, answer):
 
 
 def test_a_checker_that_hangs_gives_no_verdict(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "Limits", lambda: Limits(cpu_seconds=0.3, wall_seconds=1.0))  # of the checker
+    monkeypatch.setattr(plan, "Limits", lambda: Limits(cpu_seconds=0.3, wall_seconds=1.0))  # limits of the checker
     result = one(judge, "print(1, 4)", "def check(given, expected, answer):\n    while True: pass\n")
     assert (result.verdict, "TLE" in result.error) == (Verdict.INVALID_TASK, True)
 
@@ -320,7 +320,7 @@ CLOSE = "def close(given, expected, answer):\n    return abs(float(answer) - flo
 
 
 def test_the_setting_and_a_row_s_checker_decide_in_evaluate(tmp_path: Path) -> None:
-    """A Python checker for all problems, and another comparison for the problem that names one."""
+    """A Python checker for all problems, and a different comparison for the problem that names one."""
     row = dict.fromkeys(("question_title", "question_content", "platform", "contest_id", "starter_code"), "x")
     row |= {"contest_date": "2025-01-01", "difficulty": "easy", "private_test_cases": "[]"}
     row["public_test_cases"] = json.dumps([{"input": "", "output": "0.3", "testtype": "stdin"}])
