@@ -37,7 +37,7 @@ def answered(workdir: Path) -> int:
 
 
 def heed_interrupts() -> None:
-    """As in a terminal; processes of a job in the background are started with SIGINT ignored."""
+    """Restores the default handler, as in a terminal. Background jobs are started with SIGINT ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

@@ -3,8 +3,9 @@
 
     python tests/sandbox/official_corpus.py CHECKOUT
 
-runs all of them with ``run_test`` of the checkout and rewrites ``official_corpus.json``, which has the official result
-list of each (1 passed, 0 or -2 wrong, -3 time limit, -4 error; [-2] if the process ended without a list).
+runs all of them with ``run_test`` from the checkout and rewrites ``official_corpus.json`` next to this file. The file
+has the official result list of each program (1 passed, 0 or -2 wrong, -3 time limit, -4 error; [-2] if the process
+ended without a list).
 """
 
 from __future__ import annotations

@@ -269,7 +269,7 @@ def test_limits_that_no_system_takes_are_named(name: str, value: float, most: st
 
 
 def test_a_reference_s_time_limits_a_problem(tmp_path: Path) -> None:
-    """By the factor of the setting, no less than a second; a limit of the problem's own goes first."""
+    """The limit is the reference time times the factor, at least one second. A problem's own limit takes precedence."""
     limits = Limits(reference_factor=4.0)
     for cpu, reference, expected in ((0, 0, 6.0), (0, 0.01, 1.0), (0, 0.5, 2.0), (3.0, 0.5, 3.0)):
         found = limits.of(ProblemLimits(cpu, 0, reference))
