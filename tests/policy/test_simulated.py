@@ -137,7 +137,7 @@ def test_compositions_come_from_the_file(benchmark, tmp_path):
 
 
 def test_exact_log_probabilities_are_those_of_the_distribution(benchmark):
-    """Over all programs of a problem they sum to one, and the share of each among the samples is its probability."""
+    """The probabilities of all programs of a problem sum to one. Sample frequencies agree with the probabilities."""
     _, problem, composition = benchmark[0]
     policy = SimulatedPolicy({composition.problem_id: composition})
     answers = policy.complete(CompletionRequest(problem, "", 2000, 0.2, 0))

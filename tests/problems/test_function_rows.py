@@ -251,7 +251,7 @@ def test_every_kind_of_file_gives_the_same_problems(tmp_path, name):
     rows = [humaneval(0), humaneval(1, CHECKS["an assertion compares no value"])]
     expected = [read(row).problem for row in rows]
     assert load_problems(str(write(tmp_path / name, rows))) == expected
-    assert load_problems(str(tmp_path)) == expected  # the folder
+    assert load_problems(str(tmp_path)) == expected  # the whole folder
 
 
 def test_one_bad_row_is_a_named_skip(tmp_path):

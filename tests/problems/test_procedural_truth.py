@@ -28,7 +28,7 @@ def text_of(composition, plan, forms):
 
 
 def passes(problem, code):
-    """Whether a program of the benchmark's own passes, by running its text here."""
+    """Whether a program of the benchmark passes. Runs its text in this process."""
     compiled = compile(code, "<program>", "exec")
     for test in problem.tests:
         output, stdin = io.StringIO(), sys.stdin
@@ -96,7 +96,7 @@ def test_truth_equals_the_judge(benchmark):
 
 
 def test_values_equal_the_policys_frequencies(benchmark):
-    """400 completions of each prefix of a few programs: passes within five standard errors of the exact value."""
+    """400 completions for each prefix of a few programs: passes are within five standard errors of the exact value."""
     policy = SimulatedPolicy({c.problem_id: c for _, _, c in benchmark}, wrong_rate_scale=1.3)
     checked = 0
     for _, problem, composition in (benchmark[1], benchmark[2]):
@@ -134,7 +134,7 @@ def test_rows_of_a_program_follow_its_steps(benchmark):
         assert steps[-1].value in (0.0, 1.0)
         assert steps[-1].value == 1.0 or wrong  # a program without a wrong step passes
         recoverable = [row.recoverable for row in steps]
-        assert recoverable == sorted(recoverable, reverse=True)  # what is lost stays lost
+        assert recoverable == sorted(recoverable, reverse=True)  # a lost program stays lost
         assert all((row.value > 0) == row.recoverable for row in steps)
         wrong_programs += bool(wrong)
     assert 0 < wrong_programs < len(programs)

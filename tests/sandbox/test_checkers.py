@@ -340,7 +340,7 @@ def test_the_setting_and_a_row_s_checker_decide_in_evaluate(tmp_path: Path) -> N
 
 
 def test_a_run_s_labels_are_a_checker_s(tmp_path: Path, tiny_config: Config) -> None:
-    """``dreamprm run`` as far as labels: with a checker that accepts all, nothing that ends well is wrong."""
+    """Runs the stages up to ``label``. As the checker accepts everything, no program that ends normally is wrong."""
     checker = tmp_path / "checker.py"
     checker.write_text("def check(given, expected, answer):\n    return True\n")
     sandbox = dataclasses.replace(tiny_config.sandbox, checker=f"{checker}:check")

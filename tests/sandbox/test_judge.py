@@ -162,7 +162,7 @@ def test_sleeping_and_computing_in_turns_is_bounded(mode: str) -> None:
 
 
 def test_the_kernel_ends_a_program_whose_worker_is_late() -> None:
-    """The worker is stopped while its child computes: the kernel's limit is a time limit, not a lack of memory."""
+    """The worker is stopped while its child computes. The kernel's CPU limit is reported as a time limit, not MLE."""
     with Judge(limits=Limits(cpu_seconds=1.0, wall_seconds=60.0), workers=1) as judge:
         assert one(judge, SUM).verdict is Verdict.AC
         (worker,) = judge.worker_pids()
