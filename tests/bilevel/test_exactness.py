@@ -37,7 +37,7 @@ def assert_same(mixed: MetaGradientResult, reverse: MetaGradientResult, toleranc
 
 @pytest.mark.parametrize("unroll", [1, 2, 5])
 def test_mixed_equals_reverse(unroll: int) -> None:
-    """Compiled, with frozen leaves, in both precisions; benchmarks/hypergradient_optimizers.py tries all optimizers."""
+    """Compiled, with frozen leaves, in both precisions. benchmarks/hypergradient_optimizers.py tries all optimizers."""
     for dtype, tolerance in TOLERANCE.items():
         with jax.enable_x64(dtype == "float64"):
             mixed, reverse = mixed_and_reverse("clip+adamw+schedule", unroll, lora=True, run=jax.jit)

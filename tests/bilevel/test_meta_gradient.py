@@ -171,7 +171,7 @@ def test_numpy_arrays_and_python_numbers_without_jit() -> None:
 
 
 def test_shardings_are_kept() -> None:
-    """FSDP 4 x tensor 2 on eight fake devices, auto and explicit axes: values to 1e-5, and results sharded."""
+    """FSDP 4 x tensor 2 on eight fake devices, auto and explicit axes: values agree to 1e-5; results are sharded."""
     script = Path(__file__).with_name("sharded_hypergradient.py")
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     done = subprocess.run(

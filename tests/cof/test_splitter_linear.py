@@ -38,7 +38,7 @@ def text(kind: str, size: int) -> str:
 
 
 def cost(code: str) -> float:
-    """CPU seconds of the finest granularity, which does all that the others do."""
+    """CPU seconds of the finest granularity, which does all the work of the others."""
     start = time.process_time()
     split_steps(code, "line")
     return time.process_time() - start

@@ -145,7 +145,7 @@ def run_folder(tmp_path_factory, config):
 
 @pytest.fixture
 def without_truth(config):
-    """The same settings as if the problems were real ones."""
+    """The same settings for real problems, which have no truth."""
     return dataclasses.replace(config, problems=dataclasses.replace(config.problems, source="livecodebench"))
 
 

@@ -34,7 +34,7 @@ def verdict(program: str, value: Verdict) -> Outcome:
 
 @pytest.fixture(scope="module")
 def source() -> LabelSource:
-    """A passed program, a failed one whose later steps have no rollouts, and one without a verdict, in shuffled order."""
+    """A passed program, a failed one without rollouts at the last two steps, and one without a verdict. Shuffled."""
     counts = {"a1": [(4, 4), (3, 4), (1, 1)], "a2": [(2, 4), (0, 4), (0, 0), (0, 1)], "b1": [(1, 4), (0, 0)]}
     rows = [row(name, step, *pair) for name, pairs in counts.items() for step, pair in enumerate(pairs)]
     outcomes = {

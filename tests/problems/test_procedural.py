@@ -33,9 +33,9 @@ PARAMETERS = [
 
 
 def test_the_texts_are_those_that_results_were_made_with():
-    """The texts are data. If a word or its spelling changes, other programs are drawn, and no committed result is
-    reproduced. Whoever changes them on purpose must generate research/results and the README's tables again.
+    """The texts are data: if a word or its spelling changes, other programs are drawn and no committed result repeats.
 
+    Whoever changes them on purpose must generate research/results and the README's tables again.
     """
     fields = [(p.name, p.phrases, p.functions, p.forms, p.parameter) for p in PRIMITIVES.values()]
     assert content_hash(repr(fields), digits=16) == "cc9563b987ea3380"

@@ -19,7 +19,7 @@ from dreamprm_jax.schema import DataError, Program, Verdict
 
 
 def text_of(composition, plan, forms):
-    """The program of a plan and all its forms."""
+    """The program with this plan and these forms of its functions."""
     style = Style((0,) * composition.length, (0,) * composition.length, 0)
     text = write_main(composition, plan, style)
     for position, form in zip(plan.calls, forms, strict=True):
@@ -47,7 +47,7 @@ def passes(problem, code):
 
 @pytest.mark.parametrize("index", [0, 3, 51, 100])
 def test_value_equals_enumeration_of_all_programs(benchmark, index):
-    """Every plan and every combination of forms is written out and run; each prefix sums over its completions."""
+    """Every plan with every combination of forms is written and run. A prefix's value sums over its completions."""
     _, problem, composition = benchmark[index]
     valuer, scale = Valuer(composition, problem, 1.0), 1.0
     total, recoverable = 0.0, False
@@ -77,7 +77,7 @@ def sums_of_all(passed, chances):
 
 
 def test_truth_equals_the_judge(benchmark):
-    """Real verdicts of the simulated policy's programs: the truth of a program's last step, and of its completion."""
+    """Compares verdicts of the simulated policy's programs with the truth of the last step and of the completion."""
     policy = SimulatedPolicy({c.problem_id: c for _, _, c in benchmark})
     rows = [
         (problem, composition, completion.code)
