@@ -55,7 +55,7 @@ def floats(tree: Any) -> list[jax.Array]:
 
 @pytest.mark.parametrize("unroll", [1, 2, 5])
 def test_cotangents_of_the_start(unroll: int) -> None:
-    """With given cotangents of the end: mixed equals reverse, and a finite difference in the learning rate."""
+    """With given end cotangents, mixed equals reverse and agrees with a finite difference in the learning rate."""
     with jax.enable_x64(True):
         params, state = warmed(LEARNED_RATE)
         noise = jax.tree.map(lambda leaf: 0.01 * jnp.ones_like(leaf), Point(params, state))
@@ -110,7 +110,7 @@ def test_checkpoints_do_not_change_the_result(checkpoints: Any) -> None:
 
 
 def test_gradients_are_stored_where_they_are_smaller_than_the_activations() -> None:
-    """At K = 8: with few rows, gradients are not stored, regardless of the size of the frozen weights."""
+    """At K = 8, gradients are not stored for few rows, regardless of the size of the frozen weights."""
 
     def inner(params: Any, phi: jax.Array, x: jax.Array) -> jax.Array:
         return jnp.mean(jnp.square(jnp.tanh(x @ params["kernel"]) @ params["base"] - phi))

@@ -77,7 +77,7 @@ def noisy_outer(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Any
 
 @pytest.mark.parametrize("unroll", [1, 2])
 def test_randomness_is_drawn_once(unroll: int) -> None:
-    """The backward pass uses the same dropout masks as the forward pass: the result equals reverse mode."""
+    """The backward pass uses the same dropout masks as the forward pass, so the result equals that of reverse mode."""
     with jax.enable_x64(True):
         options = {"has_aux": True, "has_rng": True}
         arguments = {"inner_batch": toy.split_inner(toy.inner_batch(unroll), 2), "rng": jax.random.key(3)}
@@ -257,7 +257,7 @@ def temporaries(
 
 
 def test_memory_of_the_phases_is_that_of_a_plain_step() -> None:
-    """Deep network, large batch: isolated phases keep the peak at that of the plain step."""
+    """Deep network, large batch: isolating the phases keeps the peak memory at that of the plain step."""
     peak, tree = temporaries(16, 512, optax.sgd(0.1))
     assert peak["mixed"] <= 1.05 * peak["plain"] + 2 * tree
     assert peak["reverse"] > 1.5 * peak["plain"]

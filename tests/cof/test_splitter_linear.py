@@ -46,7 +46,7 @@ def cost(code: str) -> float:
 
 @pytest.mark.parametrize("kind", UNITS)
 def test_cost_follows_the_length(kind):
-    """A ratio within one run: 8 times the text costs about 8 times as much; the square would be 64."""
+    """A ratio within one run: 8 times the text costs about 8 times as much. A quadratic cost would be 64 times."""
     small = min(cost(text(kind, SMALL)) for _ in range(3))
     large = text(kind, SMALL * FACTOR)
     assert any(cost(large) < 3.5 * FACTOR * small for _ in range(3))

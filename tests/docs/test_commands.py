@@ -259,7 +259,7 @@ for stage in $STAGES; do python -m dreamprm_jax.cli $stage "$@" || exit; done
 
 @pytest.fixture
 def shell(tmp_path):
-    """Runs blocks in an empty folder next to configs/.
+    """Runs blocks in an empty folder with a link to configs/.
 
     ``dreamprm`` gets additional small settings. If only some stages are requested, ``run`` runs only those.
     """

@@ -34,7 +34,7 @@ def verdict(program: str, value: Verdict) -> Outcome:
 
 @pytest.fixture(scope="module")
 def source() -> LabelSource:
-    """A passed program, a failed one without rollouts at the last two steps, and one without a verdict. Shuffled."""
+    """A passed program, a failed one with an inner step without rollouts, and one without a verdict. Shuffled rows."""
     counts = {"a1": [(4, 4), (3, 4), (1, 1)], "a2": [(2, 4), (0, 4), (0, 0), (0, 1)], "b1": [(1, 4), (0, 0)]}
     rows = [row(name, step, *pair) for name, pairs in counts.items() for step, pair in enumerate(pairs)]
     outcomes = {

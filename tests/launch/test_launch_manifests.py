@@ -153,7 +153,7 @@ def test_jobset_fits_its_slices_its_queue_and_the_trainer(documents, repository,
     chips = math.prod(int(size) for size in topology.split("x"))
     assert job["parallelism"] == job["completions"]
     assert job["parallelism"] * container["resources"]["limits"]["google.com/tpu"] == chips
-    # All or nothing: one pod gone ends the job, and the set starts again; bad settings (2) end it.
+    # All or nothing: the loss of one pod ends the job, and the set starts again. Bad settings (status 2) end the set.
     assert (job["backoffLimit"], pod["restartPolicy"]) == (0, "Never")
     assert jobset["spec"]["failurePolicy"]["maxRestarts"] > 0
     assert job["podFailurePolicy"]["rules"][0]["onExitCodes"] == {

@@ -71,7 +71,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, protocol):
         with pytest.raises(DataError, match=r"^row 7: refused: .* opcode|^row 7: refused: the pickle is more than one"):
             parse_tests(pack(value, protocol), "row 7")
     assert not target.exists()
-    pickle.loads(pickle.dumps(Hostile(target), protocol=protocol))  # pickle itself creates the folder
+    pickle.loads(pickle.dumps(Hostile(target), protocol=protocol))  # ordinary unpickling creates the folder
     assert target.exists()
 
 

@@ -208,7 +208,7 @@ def test_scorers_are_measured_by_length_and_operator(made, tasks):
             file.write(json.dumps({"program_hash": row["program_hash"], "token_logprobs": [-0.5] * len(tokens),
                                    "text_offset": tokens}) + "\n")  # fmt: skip
     markdown, csv_file, compared = codeio_measure.run(settings, folder, logprobs=str(logprobs))
-    assert not compared.read_text().strip()  # no scorer is a reward model
+    assert not compared.read_text().strip()  # the scorers include no reward model
     figures = {(row["scorer"], row["group"]): row for row in csv.DictReader(csv_file.open())}
     assert float(figures["mean log-probability", "all"]["step_auroc"]) == 0.5
     places = np.concatenate([-np.arange(len(one)) for one in exact])

@@ -83,7 +83,7 @@ def test_what_reaches_outside_is_denied(machine: str) -> None:
         assert decide(machine, call(machine, "clone"), flags) == EPERM
     assert decide(machine, call(machine, "clone"), 0x3D0F00 & ~0x400) == EPERM  # a thread with its own descriptors
     assert decide(machine, call(machine, "tgkill"), PID + 1, PID + 1, 6) == EPERM
-    assert decide(machine, call(machine, "tgkill"), PID, PID, 9) == EPERM  # SIGKILL would look like the kernel's
+    assert decide(machine, call(machine, "tgkill"), PID, PID, 9) == EPERM  # looks like the kernel's SIGKILL
     for address in (1, 1 << 32):
         assert decide(machine, call(machine, "sendto"), 3, 0, 1, 0, address, 16) == EPERM
     assert decide(machine, call(machine, "sendto"), 3, 0, 1, 0, 0, 0) == ALLOW
@@ -102,7 +102,8 @@ def test_the_worker_is_asked_about_threads_only(machine: str) -> None:
     assert decide(machine, call(machine, "clone"), 0x3D0F00, watch=True) == ASK
     assert decide(machine, call(machine, "clone"), 17, watch=True) == ALLOW  # the worker's own fork
     assert decide(machine, call(machine, "read"), 0x10000, watch=True) == ALLOW
-    assert decide(machine, call(machine, "clone"), 0x3D0F00, architecture=1, watch=True) == ALLOW  # dies in the other
+    # The other filter kills this call.
+    assert decide(machine, call(machine, "clone"), 0x3D0F00, architecture=1, watch=True) == ALLOW
 
 
 def test_denied_calls_by_number() -> None:

@@ -62,7 +62,7 @@ def test_votes_by_hand():
     eligible = np.array([True, False, False, True, True])
     assert vote(eligible=eligible) == [0.5, 0, 0, 0, 0.5]
     assert vote(eligible=np.zeros(5, bool)) == [0, 0.5, 0.5, 0, 0]
-    assert vote(np.zeros(5)) == pytest.approx([1 / 3, 1 / 6, 1 / 6, 0, 1 / 3])  # three clusters tie without votes
+    assert vote(np.zeros(5)) == pytest.approx([1 / 3, 1 / 6, 1 / 6, 0, 1 / 3])  # three clusters tie with zero votes
 
 
 def test_prune_then_execute_stops_at_the_first_pass():
