@@ -74,7 +74,7 @@ def test_finite_difference_of_the_whole_chain(unroll: int) -> None:
 
 
 def test_derivative_of_adam_in_closed_form() -> None:
-    """Derivatives by the gradient and both moments equal optax's chain rule where it has one; also at g = v = 0."""
+    """Derivatives in the gradient and both moments equal optax's chain rule, and the closed form at g = v = 0."""
     rng = np.random.default_rng(0)
     with jax.enable_x64(True), jax.disable_jit():
         gradient, m, cotangent = (jnp.asarray(rng.normal(size=7)) for _ in range(3))

@@ -45,7 +45,7 @@ PROGRAMS = {
 
 
 class Page(html.parser.HTMLParser):
-    """Start tags, and the text of every <pre>."""
+    """Collects the start tags and the text of every <pre>."""
 
     def __init__(self, text: str):
         super().__init__(convert_charrefs=True)
@@ -210,7 +210,8 @@ def test_a_browser_runs_no_foreign_script(hostile, browse):
     assert viewer.count('class="program"') == len(PROGRAMS)
     assert "<img" not in dom
     assert "Fewer than 10 problems: no intervals are given." in dom
-    assert "#steps-section" in dom  # last step's reliability, although the steps have no truth
+    # The reliability of the last step's score is shown, although the steps have no truth.
+    assert "#steps-section" in dom
 
 
 def test_a_browser_sorts_searches_and_opens_any_program(page, run_folder, browse):

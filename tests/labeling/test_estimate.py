@@ -121,7 +121,7 @@ def test_binary_search_finds_the_first_fatal_step(fatal):
 
 
 def test_adaptive_spends_where_nothing_is_decided():
-    """One prefix always passes, one never, one half of the time. The third gets most rollouts, within the budget."""
+    """One prefix always passes, one never, one half of the time. The last gets the most rollouts, within the budget."""
     answers = {1: ["# +"], 2: ["# +", "# -"], 3: ["# -"]}
     settings = dataclasses.replace(
         PLAIN, strategy="adaptive", posterior="beta", rollouts=16, min_rollouts=2, max_rollouts=24, decided=0.12

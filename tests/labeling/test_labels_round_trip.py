@@ -1,4 +1,4 @@
-"""Exports the labels of a real run, trains on them and exports them again, each with the command for users."""
+"""Exports the labels of a real run, trains on them and exports them again, with the commands for users."""
 
 import json
 

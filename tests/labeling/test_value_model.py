@@ -106,7 +106,7 @@ def test_posterior_equals_enumeration(passes, outcome):
 
 
 def test_fit(data, fitted):
-    """The posterior never falls, the mean probability is recovered, and the errors are small and as predicted."""
+    """The posterior never falls, the mean probability is recovered, and the errors are small and match the model."""
     assert (np.diff(fitted.log_posterior) > -1e-6).all()
     assert 3 <= len(fitted.log_posterior) <= 40
     assert fitted.right == pytest.approx([0.8] * 3, abs=0.04)

@@ -320,4 +320,5 @@ def test_tpu_vm_gives_up_and_keeps(launch, tools, tmp_path):
     assert result.returncode == 2
     assert "not finished after 1 attempts; run the same command again" in result.stderr
     assert "is kept and still costs money" in result.stdout
-    assert log.read_text().split() == ["create", "scp", "ssh", "delete"]  # the request is of no use any more
+    # The request is deleted, because it is of no use any more.
+    assert log.read_text().split() == ["create", "scp", "ssh", "delete"]

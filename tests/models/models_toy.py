@@ -8,7 +8,7 @@ from dreamprm_jax.models.reward import abstract_params
 
 
 def random_params(config, seed=0):
-    """Random values with the scale of ``init_params``, as the same pytree. LoRA's B is 0, as in that function."""
+    """The pytree of ``init_params`` with random values of the same scale. LoRA's B is 0, as in that function."""
     rng = np.random.default_rng(seed)
 
     def leaf(path, like):

@@ -120,7 +120,7 @@ def test_forward_reverse_and_forward_over_reverse(changes):
     slope, gradient, hvp, mixed, tangent = derivatives(params, targets)
     inner = sum(jnp.vdot(a, b) for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True))
     np.testing.assert_allclose(slope, inner, rtol=2e-4)
-    # The gradient in the targets is -logits / count, so its tangent is known.
+    # The gradient in the targets t is -logits / count, so its tangent is known.
     np.testing.assert_allclose(mixed, -tangent / tangent.size, atol=1e-6)
     chex.assert_tree_all_finite(hvp)
     chex.assert_trees_all_equal_shapes(hvp, params)

@@ -72,7 +72,7 @@ sys.exit([main(freeze(config)) for config in json.loads(sys.argv[1])][-1])
 
 
 def run(*configs):
-    """Runs inspect in a separate process, because jax fixes its devices at startup. Exits with the last status."""
+    """Runs inspect in a separate process, as jax fixes its devices at startup. The exit status is the last call's."""
     command = [sys.executable, "-c", SCRIPT, json.dumps([to_dict(config) for config in configs])]
     return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 

@@ -143,7 +143,7 @@ def test_roofline_by_hand():
     assert time.compute == pytest.approx(1.64e18 / 1024 / 459e12)
     assert time.fsdp == pytest.approx((6 + 2) * weights / 4 * 31 / 32 / 180e9)
     assert time.tensor == pytest.approx(2 * 22 * 80 * 4096 * 8192 * 2 * 3 / 4 / 180e9)
-    # Each of four slices has two replicas. They reduce within the slice, then each sends half to the other slices.
+    # Each of four slices has two replicas. They reduce within the slice, then each sends its half to other slices.
     assert time.data_fast == pytest.approx(2 * 2 * weights / 128 * 1 / 2 / 180e9)
     assert time.data_slow == pytest.approx(2 * 2 * weights / 128 / 2 * 3 / 4 / 12.5e9)
     assert time.overlapped == max(time.compute, time.network)
@@ -183,7 +183,8 @@ def test_volumes_and_memory_are_those_of_compiled_programs():
             if name == "data":
                 assert got["all-reduce"] == pytest.approx(wanted.shards, rel=0.15), place
     memory = report["memory"]
-    assert memory["2"] == pytest.approx(memory["8"], rel=0.1)  # one replica's devices predict four replicas
+    # The devices of one replica predict the memory of four replicas.
+    assert memory["2"] == pytest.approx(memory["8"], rel=0.1)
     assert memory["arguments"] == pytest.approx(memory["compiled arguments"], rel=0.001)
 
 
@@ -262,7 +263,8 @@ def test_a_plan_as_a_table_and_as_json(capsys, config_file, monkeypatch):
     parameters = found["model"]["parameters"]
     assert found["memory"]["parameters"] == pytest.approx(4 * parameters / 1e9)
     assert found["memory"]["optimizer"] == pytest.approx(8 * parameters / 1e9, rel=1e-3)
-    assert found["memory"]["least"] < found["memory"]["most"]  # on the CPU, an upper bound for bfloat16
+    # On the CPU, the temporaries are only an upper bound for a bfloat16 model.
+    assert found["memory"]["least"] < found["memory"]["most"]
     assert [step["steps"] for step in found["steps"].values()] == [1200, 300]
     hours = sum(step["steps"] * step["seconds"][1] for step in found["steps"].values()) / 3600
     assert found["hours"][1] == pytest.approx(hours)

@@ -86,7 +86,7 @@ def test_a_stopped_command_goes_on(tmp_path: Path, problems: Path, capsys: pytes
         ("b", 0, "AC"),
     ]
     assert sum(row["error"] == "from the earlier run" for row in again) == 1
-    # Different limits or --no-resume reuse nothing.
+    # With different limits or --no-resume, nothing is reused.
     for more in ("--cpu-seconds=5", "--no-resume"):
         assert main(["judge", *files, more]) == 0
         assert "earlier run" not in capsys.readouterr().out

@@ -340,7 +340,7 @@ DIFFERENT = {"import sys; print('x'); sys.exit(())\n"}
 
 
 def programs(text: str) -> list[str]:
-    """One program a line; a line that ends in a colon or starts with a blank goes on to the next."""
+    """One program per line. If it starts with ``def``, ``class`` or ``try``, it ends at the next unindented line."""
     found: list[str] = []
     starts = True
     for line in text.strip("\n").split("\n"):
