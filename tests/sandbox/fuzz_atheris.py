@@ -28,7 +28,7 @@ import test_compare
 
 
 def _halves(data: bytes) -> tuple[str, str]:
-    """Splits the data at the first zero byte into the output and the expected text."""
+    """Splits data at the first zero byte into output and expected text, for the comparison of lines and tokens."""
     output, _, expected = data.decode("utf-8", "replace").partition("\0")
     return output, expected
 
