@@ -23,14 +23,15 @@ XLA_FLAGS = [
     "--xla_cpu_collective_call_warn_stuck_timeout_seconds=60",
     "--xla_cpu_collective_call_terminate_timeout_seconds=600",
 ]
-# XLA ends a process on a flag that it does not know.
+# XLA ends the process if it does not know a flag.
 if tuple(map(int, metadata.version("jaxlib").split(".")[:2])) < (0, 11):
-    XLA_FLAGS.append("--xla_cpu_use_fusion_emitters=false")  # they take two thirds of a bi-level step's compile time
+    # Fusion emitters take two thirds of the compile time of a bi-level step.
+    XLA_FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(XLA_FLAGS))
 # Property tests have no deadline, as machines may be busy.
 hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("busy")
-# Tracing makes many objects and little garbage; with Python's defaults the collector takes a tenth of the time.
+# Tracing creates many objects but little garbage. With Python's defaults, the collector takes 10% of the time.
 gc.set_threshold(100_000, 50, 100)
 
 
@@ -55,13 +56,13 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def benchmark():
-    """150 procedural problems as (window, problem, composition), 50 a window."""
+    """150 procedural problems as (window, problem, composition), 50 per window."""
     return list(compose(0, {"train": 50, "meta": 50, "test": 50}, private_tests=5))
 
 
 @pytest.fixture(scope="session")
 def tiny_config() -> config_module.Config:
-    """Settings of a run of a few seconds: three problems per window, two programs each, a one-layer model."""
+    """Settings of a run that takes a few seconds: three problems per window, two programs each, a one-layer model."""
     settings = config_module.defaults()
     settings.name = "tiny"
     settings.problems.train_count = settings.problems.meta_count = settings.problems.test_count = 3

@@ -159,7 +159,7 @@ def test_the_files_of_a_tokenizers_folder_count(tmp_path):
 
 
 def test_finished_stages_stay_valid_without_their_files(tmp_path):
-    """For example after a run was copied to another machine."""
+    """Finished stages stay valid without their input files, for example after a run was copied to another machine."""
     file, root = tmp_path / "problems.jsonl", tmp_path / "run"
     file.write_text("one", encoding="utf-8")
     config = replaced(Config(), "problems.path", str(file))

@@ -78,7 +78,7 @@ def test_modules_in_the_same_folder_are_imported_and_hashed(tmp_path):
 
 
 def test_fingerprints_ignore_settings_at_their_defaults(monkeypatch):
-    """A field that is added later thus leaves earlier workdirs valid."""
+    """Fingerprints omit default values, so a field that is added later leaves earlier workdirs valid."""
     seen = []
     monkeypatch.setattr("dreamprm_jax.runs.fingerprint.canonical_json", lambda value: seen.append(value) or "")
     fingerprint(Config(), "report")

@@ -40,34 +40,34 @@ def params(seed: int = 0) -> dict[str, Any]:
 
 
 def is_lora(path: tuple[str, ...], leaf: Any) -> bool:
-    """What LoRA training leaves free: the pair and the head."""
+    """Selects the leaves that LoRA trains: the pair and the head."""
     return path[0] in ("lora", "head")
 
 
 def logits(params: dict[str, Any], x: jax.Array) -> jax.Array:
-    """[B, F] -> [B]."""
+    """Maps inputs [B, F] to logits [B]."""
     hidden = x @ params["dense"] + (x @ params["lora"]["a"]) @ params["lora"]["b"] + params["bias"]
     return jnp.tanh(hidden) @ params["head"]
 
 
 def inner_loss(params: dict[str, Any], phi: jax.Array, batch: dict[str, jax.Array]) -> jax.Array:
-    """Soft labels sigmoid(phi_i): the label table."""
+    """Cross-entropy with the soft labels sigmoid(phi_i) of a label table."""
     targets = jax.nn.sigmoid(phi[batch["index"]])
     return jnp.mean(optax.sigmoid_binary_cross_entropy(logits(params, batch["x"]), targets))
 
 
 def outer_loss(params: dict[str, Any], batch: dict[str, jax.Array]) -> jax.Array:
-    """Clean labels."""
+    """Cross-entropy with clean labels."""
     return jnp.mean(optax.sigmoid_binary_cross_entropy(logits(params, batch["x"]), batch["y"]))
 
 
 def phi(seed: int = 1) -> jax.Array:
-    """Label logits."""
+    """Label logits [STEPS]."""
     return jnp.asarray(np.random.default_rng(seed).normal(size=STEPS))
 
 
 def inner_batch(unroll: int = 1, rows: int = 8, seed: int = 2) -> dict[str, jax.Array]:
-    """[K, 1, B, ...]."""
+    """A batch with leaves of shape [K, 1, B, ...]."""
     rng = np.random.default_rng(seed)
     return {
         "x": jnp.asarray(rng.normal(size=(unroll, 1, rows, FEATURES))),
@@ -76,12 +76,12 @@ def inner_batch(unroll: int = 1, rows: int = 8, seed: int = 2) -> dict[str, jax.
 
 
 def split_inner(batch: dict[str, jax.Array], count: int) -> dict[str, jax.Array]:
-    """[K, 1, B, ...] to [K, count, B / count, ...]."""
+    """Splits leaves [K, 1, B, ...] into [K, count, B / count, ...]."""
     return stack_batches([jax.tree.map(lambda leaf, k=k: leaf[k, 0], batch) for k in range(len(batch["x"]))], count)
 
 
 def outer_batch(rows: int = 8, seed: int = 3) -> dict[str, jax.Array]:
-    """Clean examples, [1, B, ...]."""
+    """Clean examples, with leaves of shape [1, B, ...]."""
     rng = np.random.default_rng(seed)
     return {
         "x": jnp.asarray(rng.normal(size=(1, rows, FEATURES))),
@@ -90,23 +90,23 @@ def outer_batch(rows: int = 8, seed: int = 3) -> dict[str, jax.Array]:
 
 
 def small_params() -> dict[str, jax.Array]:
-    """Two leaves: programs on them compile ten times faster than the MLP's."""
+    """Two leaves. Programs on them compile ten times faster than those on the MLP."""
     rng = np.random.default_rng(0)
     return {"kernel": jnp.asarray(rng.normal(size=(3, 2))), "scale": jnp.asarray(1 + 0.3 * rng.normal(size=2))}
 
 
 def small_predictions(params: Any, x: jax.Array) -> jax.Array:
-    """[B, 3] -> [B, 2]."""
+    """Maps inputs [B, 3] to predictions [B, 2]."""
     return jnp.tanh(x @ params["kernel"]) * params["scale"]
 
 
 def small_inner(params: Any, phi: jax.Array, x: jax.Array) -> jax.Array:
-    """Squared error to learned targets, and a term by which the loss depends on phi where the gradient does not."""
+    """Squared error to learned targets, plus a term in phi that affects the loss but not its gradient in params."""
     return jnp.mean(jnp.square(small_predictions(params, x) - phi)) + 0.1 * jnp.sum(jnp.square(phi))
 
 
 def small_outer(params: Any, x: jax.Array) -> jax.Array:
-    """Squared error to 0.3."""
+    """Squared error to the target 0.3."""
     return jnp.mean(jnp.square(small_predictions(params, x) - 0.3))
 
 
@@ -126,7 +126,7 @@ def relative_error(value: Any, reference: Any) -> float:
 
 
 def warm_state(optimizer: optax.GradientTransformation, params: Any) -> Any:
-    """An optimizer state as after three steps: positive moments, counters at 3."""
+    """An optimizer state as after three steps, with positive moments and counters at 3."""
     rng = np.random.default_rng(7)
 
     def warm(leaf: jax.Array) -> jax.Array:
@@ -138,5 +138,5 @@ def warm_state(optimizer: optax.GradientTransformation, params: Any) -> Any:
 
 
 def cosine(left: jax.Array, right: jax.Array) -> float:
-    """Between two vectors."""
+    """Cosine similarity of two vectors."""
     return float(left @ right / (jnp.linalg.norm(left) * jnp.linalg.norm(right)))

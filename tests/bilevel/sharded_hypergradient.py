@@ -15,7 +15,7 @@ from dreamprm_jax.bilevel import make_meta_gradient
 
 
 def main() -> None:
-    """An MLP of 16 features and 32 units; phi has one row an example, sharded like the batch."""
+    """Runs an MLP with 16 features and 32 units. phi has one row per example, sharded like the batch."""
     rng = np.random.default_rng(0)
     params = {"dense": jnp.asarray(rng.normal(size=(16, 32)) / 4), "head": jnp.asarray(rng.normal(size=32))}
     optimizer = optax.chain(optax.clip_by_global_norm(0.02), optax.adamw(0.05, eps_root=1e-16))
@@ -42,7 +42,7 @@ def main() -> None:
             if mesh is None:
                 return leaf
             spec = PartitionSpec("fsdp", "tensor") if leaf.shape == (16, 32) else PartitionSpec()
-            if 64 in leaf.shape:  # rows
+            if 64 in leaf.shape:  # one row per example
                 spec = PartitionSpec(*(None,) * leaf.shape.index(64), "fsdp")
             return jax.device_put(leaf, NamedSharding(mesh, spec))
 

@@ -26,6 +26,6 @@ def test_the_example_beats_no_correction() -> None:
     assert names["corrected"] > 0.87
     assert names["corrected"] > names["plain"] + 0.15
     assert roc_auc_score(names["flipped"], -np.asarray(names["phi"])) > 0.93
-    # what the page says of it
+    # The page states these figures.
     assert f"**{names['plain']:.2f}** without" in text
     assert f"**{names['corrected']:.2f}** with" in text

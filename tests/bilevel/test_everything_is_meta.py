@@ -19,7 +19,7 @@ LEARNED_RATE = optax.inject_hyperparams(optax.adamw)(learning_rate=0.05, weight_
 
 
 def call(optimizer: Any, unroll: int, inner: Any = toy.small_inner, phi: Any = None, **options: Any) -> Any:
-    """The result on the small problem, from a state after three real steps; compiled."""
+    """The compiled result on the small problem, from the state after three real steps."""
     given = {"end_gradient": options.pop("end_gradient", None)}
     usual, batch, held = toy.small_data(unroll)
     run = make_meta_gradient(inner, toy.small_outer, optimizer, **options)
@@ -28,7 +28,7 @@ def call(optimizer: Any, unroll: int, inner: Any = toy.small_inner, phi: Any = N
 
 
 def warmed(optimizer: Any) -> Point:
-    """Three steps on random gradients."""
+    """The point after three steps on random gradients."""
     update = jax.jit(optax.with_extra_args_support(optimizer).update)
     point = Point(toy.small_params(), optimizer.init(toy.small_params()))
     for step in range(3):
@@ -55,7 +55,7 @@ def floats(tree: Any) -> list[jax.Array]:
 
 @pytest.mark.parametrize("unroll", [1, 2, 5])
 def test_cotangents_of_the_start(unroll: int) -> None:
-    """mixed = reverse = a finite difference by the learning rate, with cotangents of the end given."""
+    """With given end cotangents, mixed equals reverse and agrees with a finite difference in the learning rate."""
     with jax.enable_x64(True):
         params, state = warmed(LEARNED_RATE)
         noise = jax.tree.map(lambda leaf: 0.01 * jnp.ones_like(leaf), Point(params, state))
@@ -110,7 +110,7 @@ def test_checkpoints_do_not_change_the_result(checkpoints: Any) -> None:
 
 
 def test_gradients_are_stored_where_they_are_smaller_than_the_activations() -> None:
-    """At K = 8: not with few rows, whatever the size of the frozen weights."""
+    """At K = 8, gradients are not stored for few rows, regardless of the size of the frozen weights."""
 
     def inner(params: Any, phi: jax.Array, x: jax.Array) -> jax.Array:
         return jnp.mean(jnp.square(jnp.tanh(x @ params["kernel"]) @ params["base"] - phi))
@@ -120,13 +120,13 @@ def test_gradients_are_stored_where_they_are_smaller_than_the_activations() -> N
     for rows, expected in ((1, default_slots(8)), (1000, "gradients")):
         data = Data(jnp.ones((8, 1, rows, 3)), None, None, None)
         assert exact.default_checkpoints(problem, Point(params, ()), jnp.zeros(10), data) == expected
-    # tanh and its slope, and twice the error
+    # tanh, its derivative, and two times the error
     assert problem.residual_bytes(params, jnp.zeros(10), jnp.ones((1, 1, 3)), None) <= 4 * (4 + 4 + 10)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 9, 32])
 def test_a_schedule_visits_every_step_backward(steps: int) -> None:
-    """It reads what it stored, and takes no more steps than it says."""
+    """The schedule reads only what it stored, and takes the number of steps that it states."""
     for slots in range(steps + 1):
         plan, stored = schedule(steps, slots), {}
         for step, slot in enumerate(plan.writes):
@@ -159,7 +159,7 @@ def test_a_schedule_visits_every_step_backward(steps: int) -> None:
     ids=["polyak", "lbfgs", "plateau", "momo"],
 )
 def test_optimizers_that_read_the_loss(make: Any, unroll: int) -> None:
-    """The loss itself depends on phi, and the update on the loss."""
+    """The loss depends on phi, and the update depends on the loss."""
     with jax.enable_x64(True):
         same(*(call(make(), unroll, method=method, start_gradient=True) for method in ("mixed", "reverse")))
 
@@ -204,7 +204,7 @@ def test_tangent_loss_spares_a_kernel_without_forward_mode(unroll: int) -> None:
 
 
 def test_vmap_over_phi_and_reverse_mode_through_the_hypergradient() -> None:
-    """At K = 2 and, through a schedule of stored points, at K = 3."""
+    """At K = 2, and at K = 3 with a schedule of stored points."""
     optimizer = toy.OPTIMIZERS["momentum"]()
     with jax.enable_x64(True):
         start, (phi, batch, held) = warmed(optimizer), toy.small_data(3)
@@ -227,7 +227,7 @@ def test_vmap_over_phi_and_reverse_mode_through_the_hypergradient() -> None:
 
 @pytest.mark.parametrize("steps", [1, 7])
 def test_replay_equals_the_unrolled_window(steps: int) -> None:
-    """In O(log K) stored points, the data a function of the step's number."""
+    """Replay stores O(log K) points, and the data are a function of the step number."""
     optimizer = toy.OPTIMIZERS["adamw"]()
     with jax.enable_x64(True):
         start, (phi, batches, outer) = warmed(optimizer), toy.small_data(steps)

@@ -15,7 +15,7 @@ TOLERANCE = {"float64": 1e-9, "float32": 2e-6}
 
 
 def mixed_and_reverse(name: str, unroll: int, lora: bool, run: Any) -> tuple[MetaGradientResult, ...]:
-    """Both methods at the same warmed point."""
+    """The results of both methods from the same warm state."""
     optimizer = toy.OPTIMIZERS[name]()
     params, frozen = partition(toy.params(), toy.is_lora) if lora else (toy.params(), None)
     arguments = (params, toy.warm_state(optimizer, params), toy.phi(), toy.inner_batch(unroll), toy.outer_batch())
@@ -26,7 +26,7 @@ def mixed_and_reverse(name: str, unroll: int, lora: bool, run: Any) -> tuple[Met
 
 
 def assert_same(mixed: MetaGradientResult, reverse: MetaGradientResult, tolerance: float) -> None:
-    """Every part of the result."""
+    """Compares every part of the result."""
     assert float(reverse.norms.hypergradient) > 1e-6
     assert toy.relative_error(mixed.hypergradient, reverse.hypergradient) < tolerance
     assert toy.relative_error(mixed.params, reverse.params) < tolerance
@@ -37,7 +37,7 @@ def assert_same(mixed: MetaGradientResult, reverse: MetaGradientResult, toleranc
 
 @pytest.mark.parametrize("unroll", [1, 2, 5])
 def test_mixed_equals_reverse(unroll: int) -> None:
-    """Compiled, with frozen leaves, in both precisions; benchmarks/hypergradient_optimizers.py tries all optimizers."""
+    """Compiled, with frozen leaves, in both precisions. benchmarks/hypergradient_optimizers.py tries all optimizers."""
     for dtype, tolerance in TOLERANCE.items():
         with jax.enable_x64(dtype == "float64"):
             mixed, reverse = mixed_and_reverse("clip+adamw+schedule", unroll, lora=True, run=jax.jit)
@@ -48,7 +48,7 @@ def test_mixed_equals_reverse(unroll: int) -> None:
 @pytest.mark.parametrize("unroll", [1, 2])
 @pytest.mark.parametrize("name", toy.OPTIMIZERS)
 def test_mixed_equals_reverse_uncompiled(name: str, unroll: int) -> None:
-    """The same mathematics, operation by operation: quick enough for every optimizer in every run."""
+    """The same computation without compilation, which is fast enough to test every optimizer in every run."""
     with jax.enable_x64(True), jax.disable_jit():
         mixed, reverse = mixed_and_reverse(name, unroll, lora=False, run=lambda method: method)
         assert_same(mixed, reverse, TOLERANCE["float64"])
@@ -56,7 +56,7 @@ def test_mixed_equals_reverse_uncompiled(name: str, unroll: int) -> None:
 
 @pytest.mark.parametrize("unroll", [1, 2])
 def test_finite_difference_of_the_whole_chain(unroll: int) -> None:
-    """L_out(theta_K(phi)) itself, moved in a random direction of phi: central differences, float64."""
+    """Central differences of L_out(theta_K(phi)) itself, in a random direction of phi, in float64."""
     optimizer = toy.OPTIMIZERS["clip+adamw+schedule"]()
     with jax.enable_x64(True):
         state = toy.warm_state(optimizer, toy.params())
@@ -74,7 +74,7 @@ def test_finite_difference_of_the_whole_chain(unroll: int) -> None:
 
 
 def test_derivative_of_adam_in_closed_form() -> None:
-    """By the gradient and by both moments, against optax's chain rule where that has one, and where g = v = 0."""
+    """Derivatives in the gradient and both moments equal optax's chain rule, and the closed form at g = v = 0."""
     rng = np.random.default_rng(0)
     with jax.enable_x64(True), jax.disable_jit():
         gradient, m, cotangent = (jnp.asarray(rng.normal(size=7)) for _ in range(3))
@@ -89,7 +89,7 @@ def test_derivative_of_adam_in_closed_form() -> None:
 
         ours, theirs = (derivatives(make, gradient, m, v) for make in (optimizers.scale_by_adam, optax.scale_by_adam))
         assert toy.relative_error(ours, theirs) < 1e-12
-        # m' / c1 / eps: its slopes are (1 - b1) / (c1 eps) and b1 / (c1 eps), with c1 = 1 - b1^4
+        # The update is m' / c1 / eps, with derivatives (1 - b1) / (c1 eps) and b1 / (c1 eps), where c1 = 1 - b1^4.
         by_gradient, by_m, by_v = derivatives(optimizers.scale_by_adam, zero, zero, zero)
         np.testing.assert_allclose(by_gradient, 0.1 / (1 - 0.9**4) / 1e-3 * cotangent, rtol=1e-12)
         np.testing.assert_allclose(by_m, 0.9 / (1 - 0.9**4) / 1e-3 * cotangent, rtol=1e-12)
@@ -98,7 +98,7 @@ def test_derivative_of_adam_in_closed_form() -> None:
 
 @pytest.mark.parametrize("method", ["mixed", "reverse"])
 def test_finite_at_exactly_zero_gradients(method: str) -> None:
-    """LoRA's A while B is zero, with eps_root and with the zero-safe form; optax's default is nan there."""
+    """LoRA's A while B is zero: finite with eps_root and with the zero-safe form; optax's default gives nan."""
     params = toy.params()
     params["lora"]["b"] = jnp.zeros_like(params["lora"]["b"])
     trainable, frozen = partition(params, toy.is_lora)
@@ -116,12 +116,12 @@ def test_finite_at_exactly_zero_gradients(method: str) -> None:
     for name in ("eps_root", "safe"):
         assert np.isfinite(results[name].hypergradient).all()
         assert float(results[name].norms.hypergradient) > 0
-    # the same update as optax's
+    # The update equals that of optax.
     assert toy.relative_error(results["safe"].params, results["default"].params) < 1e-6
 
 
 def test_finite_where_the_whole_gradient_is_zero() -> None:
-    """All examples at their optimum: clipping then divides by a zero norm in optax, not in ours."""
+    """All examples are at their optimum. Clipping in optax then divides by a zero norm; ours does not."""
     optimizer = optax.chain(optimizers.clip_by_global_norm(1.0), optimizers.adamw(0.05))
 
     def inner_loss(params: Any, phi: jax.Array, batch: Any) -> jax.Array:
@@ -141,7 +141,7 @@ def test_finite_where_the_whole_gradient_is_zero() -> None:
 
 
 def test_bfloat16_points_the_same_way() -> None:
-    """Losses computed in bfloat16 on float32 parameters: cosine to the float32 hypergradient."""
+    """Losses in bfloat16 on float32 parameters: the cosine similarity with the float32 hypergradient."""
     optimizer = toy.OPTIMIZERS["adamw"]()
 
     def half(loss: Any) -> Any:
@@ -167,7 +167,7 @@ def test_bfloat16_points_the_same_way() -> None:
 
 
 def test_approximations_are_what_they_say() -> None:
-    """With SGD at K = 1: finite_difference and first_order agree with each other and nearly with the exact one."""
+    """With SGD at K = 1, finite_difference and first_order agree with each other, and nearly with the exact result."""
     optimizer = optax.sgd(1.0)
     with jax.enable_x64(True):
         params = toy.params()
@@ -179,7 +179,7 @@ def test_approximations_are_what_they_say() -> None:
         }
         assert toy.relative_error(results["finite_difference"], results["first_order"]) < 1e-3
         assert 0.9 < toy.cosine(results["first_order"], results["mixed"]) < 1.0 - 1e-6
-        # at the same point they are one: a rate so small that theta' = theta
+        # At the same point, both are equal: the rate is so small that theta' = theta.
         slow = optax.sgd(1e-9)
         exact, first = (
             jax.jit(make_meta_gradient(toy.inner_loss, toy.outer_loss, slow, method=method))(

@@ -15,7 +15,7 @@ from dreamprm_jax.bilevel import CG, Neumann, make_meta_gradient
 
 
 def ridge(seed: int = 0) -> tuple[Any, ...]:
-    """(X, y, X', y'): training and validation data."""
+    """Training data (X, y) and validation data (X', y')."""
     rng = np.random.default_rng(seed)
     return tuple(jnp.asarray(rng.normal(size=shape)) for shape in ((20, 4), (20,), (15, 4), (15,)))
 
@@ -74,7 +74,7 @@ def test_sama_is_near_exact_where_first_order_is_not(unroll: int) -> None:
 
 
 def test_it_imports_with_jax_and_optax_alone() -> None:
-    """Every other third-party package that this machine has and jax and optax do not need is blocked."""
+    """Blocks every installed third-party package that jax and optax do not need."""
     code = """
 import sys, jax, optax
 class Blocked:

@@ -61,7 +61,7 @@ def test_corrector_net_starts_at_the_falling_fit_and_never_rises() -> None:
     labels = np.asarray(net.labels(moved, raw)).reshape(2, 3)
     assert (np.diff(labels, axis=1) < 0).all()
     assert np.abs(labels.reshape(-1) - np.asarray(net.labels(phi, raw))).max() > 0.1
-    # a batch in any order and shape reads the same labels
+    # A batch in any order and shape gets the same labels.
     indices = jnp.array([[4, 0], [2, 5]])
     targets, weights = net.targets_and_weights(moved, indices, jnp.zeros((2, 2)))
     np.testing.assert_allclose(targets, labels.reshape(-1)[indices], rtol=1e-6)
@@ -71,7 +71,7 @@ def test_corrector_net_starts_at_the_falling_fit_and_never_rises() -> None:
 
 
 def test_corrector_net_has_an_exact_hypergradient() -> None:
-    """phi a tree, read through a product along the program."""
+    """phi is a tree, and the labels are products along the program."""
     raw = np.random.default_rng(1).uniform(size=toy.STEPS)
     net = corrector_net(raw, np.random.default_rng(2).normal(size=(toy.STEPS, 3)), np.arange(toy.STEPS) // 3)
     phi = jax.tree.map(lambda leaf: leaf + 0.3, net.init(raw))
@@ -93,7 +93,7 @@ def test_corrector_net_has_an_exact_hypergradient() -> None:
 
 
 def test_lazy_adam_moves_only_the_rows_of_the_batch() -> None:
-    """Each row sees exactly the AdamW of the steps it was in."""
+    """Each row gets exactly the AdamW updates of the steps in which it occurs."""
     rng = np.random.default_rng(0)
     table = jnp.asarray(rng.normal(size=(5, 2)), jnp.float32)
     lazy = lazy_adam(0.1, weight_decay=0.01)
@@ -101,7 +101,7 @@ def test_lazy_adam_moves_only_the_rows_of_the_batch() -> None:
     params, state = table, lazy.init(table)
     alone = [(table[row], dense.init(table[row])) for row in range(5)]
     for _ in range(6):
-        rows = rng.choice(4, size=2, replace=False)  # row 4 never
+        rows = rng.choice(4, size=2, replace=False)  # row 4 is never drawn
         gradient = jnp.asarray(rng.normal(size=(5, 2)), jnp.float32)
         updates, state = lazy.update(gradient, state, params, touched=touched_rows(jnp.asarray(rows), 5))
         params = optax.apply_updates(params, updates)

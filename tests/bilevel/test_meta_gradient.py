@@ -28,7 +28,7 @@ OPTIMIZER = toy.OPTIMIZERS["adamw"]()
 
 
 def run(inner: Any = toy.inner_loss, outer: Any = toy.outer_loss, unroll: int = 1, **options: Any) -> Any:
-    """The compiled function with its usual arguments bound, to be overridden by keyword."""
+    """The compiled function with its usual arguments, which keywords override."""
     compiled = jax.jit(make_meta_gradient(inner, outer, OPTIMIZER, **options))
 
     def call(**override: Any) -> MetaGradientResult:
@@ -64,20 +64,20 @@ def test_split_batch_gives_every_device_a_share() -> None:
 
 
 def noisy_inner(params: Any, phi: jax.Array, batch: Any, key: jax.Array) -> tuple[jax.Array, Any]:
-    """With dropout on the inputs, and the mask as aux."""
+    """A loss with dropout on the inputs. The mask is returned as aux."""
     mask = jax.random.bernoulli(key, 0.7, batch["x"].shape)
     return toy.inner_loss(params, phi, batch | {"x": batch["x"] * mask}), {"mask": mask}
 
 
 def noisy_outer(params: Any, batch: Any, key: jax.Array) -> tuple[jax.Array, Any]:
-    """With noise on the inputs, and one logit as aux."""
+    """A loss with noise on the inputs. One logit is returned as aux."""
     x = batch["x"] + 0.1 * jax.random.normal(key, batch["x"].shape)
     return toy.outer_loss(params, batch | {"x": x}), {"logit": toy.logits(params, x)[0]}
 
 
 @pytest.mark.parametrize("unroll", [1, 2])
 def test_randomness_is_drawn_once(unroll: int) -> None:
-    """The backward pass differentiates the very masks of the forward pass: equal to reverse mode with dropout on."""
+    """The backward pass uses the same dropout masks as the forward pass, so the result equals that of reverse mode."""
     with jax.enable_x64(True):
         options = {"has_aux": True, "has_rng": True}
         arguments = {"inner_batch": toy.split_inner(toy.inner_batch(unroll), 2), "rng": jax.random.key(3)}
@@ -86,7 +86,7 @@ def test_randomness_is_drawn_once(unroll: int) -> None:
         assert toy.relative_error(mixed.hypergradient, reverse.hypergradient) < 1e-9
         masks = np.asarray(mixed.inner_aux["mask"])
         np.testing.assert_array_equal(masks, reverse.inner_aux["mask"])
-        # every inner step and micro-batch has its own key
+        # Every inner step and micro-batch has its own key.
         assert masks.shape == (unroll, 2, 4, toy.FEATURES)
         flat = masks.reshape(-1, 4 * toy.FEATURES)
         assert len(np.unique(flat, axis=0)) == len(flat)
@@ -158,7 +158,7 @@ def test_what_was_asked_wrongly_is_named() -> None:
 
 
 def test_numpy_arrays_and_python_numbers_without_jit() -> None:
-    """A scalar problem by hand, uncompiled: w' = w - 0.1 d/dw mean (w - phi x)^2 twice, outer loss w''."""
+    """A scalar problem by hand, uncompiled: two steps w' = w - 0.1 d/dw mean (w - phi x)^2, with the outer loss w''."""
     x, optimizer = np.ones((2, 1, 3), np.float32), optax.sgd(0.1)
     run = make_meta_gradient(
         lambda w, phi, x: ((w - phi * x) ** 2).mean(), lambda w, x: (w * x).mean(), optimizer, start_gradient=True
@@ -171,7 +171,7 @@ def test_numpy_arrays_and_python_numbers_without_jit() -> None:
 
 
 def test_shardings_are_kept() -> None:
-    """FSDP 4 x tensor 2 on eight fake devices, auto and explicit axes: values to 1e-5, and results sharded."""
+    """FSDP 4 x tensor 2 on eight fake devices, auto and explicit axes: values agree to 1e-5; results are sharded."""
     script = Path(__file__).with_name("sharded_hypergradient.py")
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     done = subprocess.run(
@@ -191,7 +191,7 @@ def test_shardings_are_kept() -> None:
 
 
 def test_states_of_flax_nnx() -> None:
-    """An nnx.State as params, also cut by ``partition``: equal to the same network as a dict."""
+    """An nnx.State as params, also split by ``partition``: equal to the same network with a dict of params."""
     from flax import nnx
 
     model = nnx.Linear(toy.FEATURES, 1, rngs=nnx.Rngs(0))
@@ -212,7 +212,7 @@ def test_states_of_flax_nnx() -> None:
     values = {name: params[name][...] for name in ("kernel", "bias")}
     plain = run(in_dict, lambda params, x: in_dict(params, jnp.zeros(8), x))(
         params=values, meta_params=targets, inner_batch=batch, outer_batch=batch[0],
-        opt_state=jax.tree.unflatten(  # warm_state draws in the order of the leaves
+        opt_state=jax.tree.unflatten(  # warm_state draws values in leaf order
             jax.tree.structure(OPTIMIZER.init(values)), jax.tree.leaves(toy.warm_state(OPTIMIZER, params))
         ),
     )  # fmt: skip
@@ -229,7 +229,7 @@ def test_states_of_flax_nnx() -> None:
 def temporaries(
     width: int, rows: int, optimizer: optax.GradientTransformation, donate: tuple[int, ...] = ()
 ) -> tuple[dict[str, int], int]:
-    """(compiled temporaries of the plain step and of both exact methods, bytes of the parameters); 24 layers."""
+    """Compiled temporaries of the plain step and of both exact methods, and bytes of the parameters, for 24 layers."""
 
     def logits(params: Any, x: jax.Array) -> jax.Array:
         hidden, _ = jax.lax.scan(lambda h, kernel: (jnp.tanh(h @ kernel), None), x, params["stack"])
@@ -257,7 +257,7 @@ def temporaries(
 
 
 def test_memory_of_the_phases_is_that_of_a_plain_step() -> None:
-    """Deep network, large batch: isolation holds the peak at the plain step's."""
+    """Deep network, large batch: isolating the phases keeps the peak memory at that of the plain step."""
     peak, tree = temporaries(16, 512, optax.sgd(0.1))
     assert peak["mixed"] <= 1.05 * peak["plain"] + 2 * tree
     assert peak["reverse"] > 1.5 * peak["plain"]
@@ -265,7 +265,7 @@ def test_memory_of_the_phases_is_that_of_a_plain_step() -> None:
 
 @pytest.mark.parametrize(("donate", "trees"), [((), 1.2), ((0, 1), 3.2)], ids=["kept", "donated"])
 def test_memory_of_the_optimizers_phase(donate: tuple[int, ...], trees: float) -> None:
-    """Large network, small batch: the phases keep few trees of the parameters' size, and copy no donated one."""
+    """Large network, small batch: the phases keep few trees of the parameters' size, and copy no donated tree."""
     optimizer = optax.chain(optimizers.clip_by_global_norm(1.0), optimizers.adamw(1e-3))
     peak, tree = temporaries(64, 16, optimizer, donate)
     assert peak["mixed"] <= peak["plain"] + trees * tree

@@ -1,4 +1,4 @@
-"""A tangent pass that reuses the activations of the inner gradient: exact hypergradient, one forward pass fewer."""
+"""A tangent pass that reuses the activations of the inner gradient: exact hypergradient with one less forward pass."""
 
 import jax
 import jax.numpy as jnp

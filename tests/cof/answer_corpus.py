@@ -129,12 +129,12 @@ CPP = "#include <iostream>\nint main() { int n; std::cin >> n; std::cout << n * 
 
 
 def block(code: str, tag: str = "python", fence: str = "```") -> str:
-    """A fenced block."""
+    """A fenced code block."""
     return f"{fence}{tag}\n{code}{fence}\n"
 
 
 def indented(text: str, by: str = "    ") -> str:
-    """The text with every line that is not blank moved to the right."""
+    """The text with every non-blank line indented."""
     return "".join(by + line if line.strip() else line for line in text.splitlines(keepends=True))
 
 
@@ -152,7 +152,7 @@ CORPUS: list[tuple[str, str, str]] = [
     ("plain sentence in Chinese", f"代码如下：\n\n{P}\n时间复杂度 O(1)。", MAIN),
     ("plain constant program", f"The sum:\n{block(CONSTANT)}", CONSTANT),
     ("plain one line", block(TINY), TINY),
-    # what stands on the line of the opening fence
+    # text on the line of the opening fence
     ("opening text before", f"Solution: {P}", MAIN),
     ("opening bold label", f"**Answer:** {P}This squares.", MAIN),
     ("opening heading", f"### Code ```python\n{MAIN}```", MAIN),
@@ -181,7 +181,7 @@ CORPUS: list[tuple[str, str, str]] = [
     ("opening untagged after text", f"So: ```\n{MAIN}```", MAIN),
     ("opening wrong tag", block(MAIN, "javascript"), MAIN),
     ("opening pypy", block(SUM, "PyPy3"), SUM),
-    # what stands on the line of the closing fence
+    # text on the line of the closing fence
     ("closing end token", f"```python\n{MAIN}```<|im_end|>", MAIN),
     ("closing end token of Llama", f"```python\n{MAIN}```<|eot_id|>", MAIN),
     ("closing sentence", f"```python\n{MAIN}``` The program squares.", MAIN),
@@ -318,7 +318,7 @@ CORPUS: list[tuple[str, str, str]] = [
     ("several broken draft", block(BROKEN) + "Mended:\n" + P, MAIN),
     ("several session before", block(">>> 3 ** 2\n9\n") + P, MAIN),
     ("several empty last", P + block("", "python"), MAIN),
-    # cut off, and no fence
+    # truncated, and without fences
     ("cut in the block", f"Plan.\n```python\n{CUT}", CUT),
     ("cut in a second block", f"{P}```python\ndef", MAIN),
     ("cut after a fragment", "Idea:\n" + block("dp[i] = dp[i - 1]\n") + f"```python\n{CUT}", CUT),

@@ -69,14 +69,14 @@ if __name__ == "__main__":
 
 
 def spans(code: str, granularity: Granularity) -> list[tuple[str, str]]:
-    """(name, text) of each step, after the checks that hold for every text."""
+    """Checks what holds for every text. Returns (name, text) of each step."""
     steps = split_steps(code, granularity)
     assert [step.index for step in steps] == list(range(len(steps)))
     assert "".join(code[step.start : step.end] for step in steps) == code
     assert (steps[0].start, steps[-1].end) == (0, len(code))
     assert all(a.end == b.start for a, b in itertools.pairwise(steps))
     assert all(step.end > step.start for step in steps) or not code
-    assert all(code[step.end - 1] in "\r\n" for step in steps[:-1])  # what a server's prefix cache wants
+    assert all(code[step.end - 1] in "\r\n" for step in steps[:-1])  # required by a server's prefix cache
     return [(step.name, code[step.start : step.end]) for step in steps]
 
 
@@ -206,14 +206,14 @@ def test_a_valid_program_cut_anywhere(data):
 
 
 def python_blocks(code: str) -> list[tuple[int, int]]:
-    """(first line, last line) of each block as ``ast`` sees it: the reference for code that parses."""
+    """(first line, last line) of each block according to ``ast``: the reference for code that parses."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         module = ast.parse(code)
     blocks: list[tuple[int, int]] = []
 
     def visit(node: ast.Module | ast.ClassDef | ast.FunctionDef, header: int | None) -> None:
-        """``header``: the first line of the definitions that this body's first block begins with."""
+        """``header`` is the first line of the definitions with which the first block of this body starts."""
         run: tuple[int, int] | None = None
         body = node.body
         if header is not None and ast.get_docstring(node, clean=False) is not None:
@@ -247,7 +247,7 @@ def python_blocks(code: str) -> list[tuple[int, int]]:
 
 
 def follows_python(code: str) -> int:
-    """Checks the cuts between blocks against ``ast``; the number of blocks."""
+    """Compares the cuts between blocks with ``ast``. Returns the number of blocks."""
     expected = python_blocks(code)
     steps = split_steps(code, "block")
     assert len(steps) == max(len(expected), 1)

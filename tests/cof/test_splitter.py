@@ -19,7 +19,7 @@ SHARED = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "livec
 
 
 def pieces(code: str) -> list[tuple[str, str]]:
-    """(name, text) of each step, after the checks that hold for every text."""
+    """Checks what holds for every text. Returns (name, text) of each step."""
     steps = split_steps(code)
     assert [step.index for step in steps] == list(range(len(steps)))
     assert "".join(code[step.start : step.end] for step in steps) == code
@@ -31,7 +31,7 @@ def pieces(code: str) -> list[tuple[str, str]]:
 
 
 def python_names(code: str) -> list[str]:
-    """The functions that ``ast`` sees: the reference for code that parses."""
+    """The functions according to ``ast``: the reference for code that parses."""
     names = []
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
     with warnings.catch_warnings():
@@ -103,7 +103,7 @@ def test_a_program_without_functions_is_one_step(code):
         # a truncated last function is still a step
         ["def f():\n    return 1\n", "\ndef g(x):\n    for y in"],
         ["def f():\n    return 1\ndef"],
-        # an open bracket swallows what follows for the parser; the indentation still tells
+        # an open bracket hides the rest from the parser, but the indentation still shows the steps
         ["def f():\n    x = (1,\n", "\n# about g\n@d\ndef g():\n    return 2\nprint(g())\n"],
         # a syntax error inside a body does not end the body
         ["def f():\n    x = = 1\n    return x\n", "def g(): pass\n"],

@@ -38,7 +38,7 @@ def text(kind: str, size: int) -> str:
 
 
 def cost(code: str) -> float:
-    """CPU seconds of the finest granularity, which does all that the others do."""
+    """CPU seconds of the finest granularity, which does all the work of the others."""
     start = time.process_time()
     split_steps(code, "line")
     return time.process_time() - start
@@ -46,7 +46,7 @@ def cost(code: str) -> float:
 
 @pytest.mark.parametrize("kind", UNITS)
 def test_cost_follows_the_length(kind):
-    """A ratio within one run: 8 times the text costs about 8 times as much; the square would be 64."""
+    """A ratio within one run: 8 times the text costs about 8 times as much. A quadratic cost would be 64 times."""
     small = min(cost(text(kind, SMALL)) for _ in range(3))
     large = text(kind, SMALL * FACTOR)
     assert any(cost(large) < 3.5 * FACTOR * small for _ in range(3))

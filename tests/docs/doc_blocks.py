@@ -21,12 +21,12 @@ class Block:
 
     document: Path
     language: str
-    marks: tuple[str, ...]  # what follows the language: "test", "file=NAME"
+    marks: tuple[str, ...]  # the words after the language: "test", "file=NAME"
     text: str
 
     @property
     def needs(self) -> str:
-        """What the block says it needs beside the installed package; "" for nothing."""
+        """What the block needs in addition to the installed package; "" if nothing."""
         match = re.search(r"^# needs: (.+)$", self.text, re.MULTILINE)
         return match[1] if match else ""
 
@@ -48,7 +48,7 @@ def blocks(document: Path) -> list[Block]:
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The simple commands of a shell text: words, without redirections, loops' keywords and here-documents."""
+    """The simple commands of a shell text, as words, without redirections, loop keywords and here-documents."""
     text = _HEREDOC.sub("", text).replace("\\\n", " ")
     for line in text.splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
@@ -71,7 +71,7 @@ def loose_commands(document: Path) -> Iterator[list[str]]:
     for block in blocks(document):
         if block.language != "bash":
             for line in block.text.replace("\\\n", " ").splitlines():
-                message = re.match(r"dreamprm \w+: ", line)  # what a command prints
+                message = re.match(r"dreamprm \w+: ", line)  # the output of a command
                 if line.startswith(("dreamprm ", "python -m research.study")) and not message:
                     yield shlex.split(line, comments=True)
     outside = _FENCE.sub("", text)

@@ -39,7 +39,7 @@ SCRIPTS = [
     for path in sorted((REPOSITORY / folder).rglob("*"))
     if path.suffix in (".py", ".sh", ".sbatch", ".yaml")
 ]
-# Beginning of a command -> the test that runs such commands with small settings, or "" for the shell's own.
+# Start of a command -> the test that runs such commands with small settings, or "" for commands of the shell.
 ELSEWHERE = {
     "dreamprm run": "tests/test_main_job.py",
     "dreamprm generate": "tests/test_packaging.py",
@@ -138,7 +138,7 @@ def test_the_checks_notice_what_is_wrong():
 
 
 def check_command(words: list[str]) -> None:
-    """Raises where a command of the package, its flags or its fields do not exist."""
+    """Raises an error if a command of the package, its flags or its fields do not exist."""
     if words[0] == "dreamprm":
         check_dreamprm([word for word in words[1:] if not re.fullmatch(r"\[.*\]|\.\.\.", word)])
     elif words[:3] == ["python", "-m", "research.study"]:
@@ -159,7 +159,7 @@ def check_command(words: list[str]) -> None:
 
 
 def check_dreamprm(arguments: list[str]) -> None:
-    """A ``dreamprm`` command: its name, flags, config file, fields and the types of their values."""
+    """Checks a ``dreamprm`` command: its name, flags, config file, fields and the types of their values."""
     names = [word for word in arguments[:2] if re.fullmatch(r"[a-z]+", word)]
     if not names or names == ["help"]:
         assert not names or arguments in (["--help"], ["--version"])
@@ -180,7 +180,7 @@ def check_dreamprm(arguments: list[str]) -> None:
 
 
 def check_study(arguments: list[str]) -> None:
-    """A ``python -m research.study`` command: its flags, config file and fields."""
+    """Checks a ``python -m research.study`` command: its flags, config file and fields."""
     if arguments == ["document"]:
         return
     name = arguments[0] if arguments and arguments[0] in study.COMMANDS else ""
@@ -197,7 +197,7 @@ def check_study(arguments: list[str]) -> None:
 
 
 def check_flags(words: list[str], text: str, in_script: bool = True) -> None:
-    """Every flag among the words occurs in a help text, or in a script, which may spell it as a field."""
+    """Checks that every flag occurs in a help text, or in a script, which may spell it as a field."""
     for word in words:
         if word.startswith("--") and len(word) > 2:
             flag = word.partition("=")[0]
@@ -209,7 +209,7 @@ def check_flags(words: list[str], text: str, in_script: bool = True) -> None:
 
 @functools.cache
 def shown_help(*names: str, scored: bool) -> str:
-    """What ``dreamprm NAMES --help`` prints."""
+    """The output of ``dreamprm NAMES --help``."""
     shown = io.StringIO()
     arguments = [
         *names,
@@ -259,9 +259,9 @@ for stage in $STAGES; do python -m dreamprm_jax.cli $stage "$@" || exit; done
 
 @pytest.fixture
 def shell(tmp_path):
-    """Runs blocks in an empty folder that has configs/ beside it.
+    """Runs blocks in an empty folder with a link to configs/.
 
-    ``dreamprm`` gets small settings on top; where only some stages are asked for, ``run`` runs those.
+    ``dreamprm`` gets additional small settings. If only some stages are requested, ``run`` runs only those.
     """
     tools = tmp_path / "bin"
     tools.mkdir()
@@ -293,7 +293,7 @@ def shell(tmp_path):
 
 
 def run_page(name: str, shell, folder: Path, small: dict[str, object], stages: str = "") -> list[str]:
-    """Writes the page's files, runs its blocks in order. Returns what each printed, "" for one that cannot run."""
+    """Writes the page's files and runs its blocks in order. Returns their outputs, "" for one that cannot run."""
     outputs = []
     for block in blocks(REPOSITORY / "docs" / f"{name}.md"):
         files = [mark.removeprefix("file=") for mark in block.marks if mark.startswith("file=")]
@@ -339,14 +339,14 @@ def test_extending(shell, tmp_path):
     assert {row.method.split("/")[0] for row in labels} == {"my_labels.py:stretch_and_shift"}
     by_raw = {row.raw: row.corrected for row in labels}
     assert len({(row.raw, row.corrected) for row in labels}) == len(by_raw) > 1  # equal labels stay equal
-    assert [by_raw[raw] for raw in sorted(by_raw)] == sorted(by_raw.values())  # and in their order
+    assert [by_raw[raw] for raw in sorted(by_raw)] == sorted(by_raw.values())  # and keep their order
     assert max(abs(corrected - min(max(raw, 0.02), 0.98)) for raw, corrected in by_raw.items()) > 0.01  # phi moved
     metrics = [json.loads(line) for line in (tmp_path / "runs/extended/train/raw/metrics.jsonl").open()]
     assert all(row["inner_loss"] < 10 for row in metrics if "inner_loss" in row)
 
 
 def free_port() -> int:
-    """A TCP port that nobody listens on."""
+    """A TCP port on which no process listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

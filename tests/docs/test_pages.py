@@ -30,7 +30,7 @@ def test_every_page_is_found_from_an_index():
 
 
 def test_the_messages_of_operations_are_those_of_the_sources():
-    """Each fragment in the first column of the table of messages is part of one string literal, or of joined ones."""
+    """Each fragment in the first column of the message table is part of one string literal, or of adjacent literals."""
     sources = "\n".join(path.read_text(encoding="utf-8") for path in (REPOSITORY / "dreamprm_jax").rglob("*.py"))
     sources = re.sub(r"[\"']\s*\n\s*f?[\"']", "", sources)
     page = (REPOSITORY / "docs" / "operations.md").read_text(encoding="utf-8")

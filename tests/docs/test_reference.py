@@ -17,7 +17,7 @@ PAGES = {name: page() for name, page in reference.PAGES.items()}
 
 
 def rows(text):
-    """The cells of each row of the tables, without the heads."""
+    """The cells of each table row, without the header rows."""
     cells = [re.split(r"(?<!\\) \| ", line.strip("| ")) for line in text.splitlines() if line.startswith("| `")]
     return {row[0].strip("`"): row[1:] for row in cells}
 

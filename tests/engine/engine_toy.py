@@ -22,7 +22,7 @@ from dreamprm_jax.schema import DataError
 class Squares:
     """A factory of work that squares numbers."""
 
-    log: Path  # one line an execution: unit and process
+    log: Path  # one line per execution: unit and process id
     seconds: float = 0.0
     poison: tuple[str, ...] = ()  # units that kill their worker
     wrong: tuple[str, ...] = ()  # units that raise
@@ -116,7 +116,7 @@ def drive(folder: Path, count: int, factory: Any, **settings: Any) -> Summary:
         )
 
 
-if __name__ == "__main__":  # a driver that tests kill
+if __name__ == "__main__":  # a driver process that the tests kill
     folder, options = Path(sys.argv[1]), json.loads(sys.argv[2])
     seconds, count = options.pop("seconds"), options.pop("count")
     from engine_toy import Squares as Importable  # the workers cannot import __main__

@@ -207,7 +207,7 @@ def test_driver_killed_at_random_moments(tmp_path: Path, seed: int) -> None:
 
 
 def test_sigterm_lets_work_in_flight_finish(tmp_path: Path) -> None:
-    """No new unit starts; those in flight are committed; exit status 143; the next run executes the rest."""
+    """No new unit starts, units in flight are committed, and the status is 143. The next run executes the rest."""
     process = start_driver(tmp_path, count=100, seconds=0.2, workers=2, grace_seconds=30)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (

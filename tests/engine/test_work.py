@@ -63,7 +63,7 @@ def children(parent: int) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1])
 def test_label_stage_whose_workers_are_killed(tmp_path: Path, tiny_config: Config, seed: int) -> None:
-    """SIGKILL to workers at random moments: the rows equal those of an undisturbed run; no sandbox process is left.
+    """Sends SIGKILL to workers at random moments. The rows equal an undisturbed run's, and no sandbox process is left.
 
     There are ``STRIKES - 1`` kills, since all of them may hit the same unit.
     """

@@ -59,7 +59,7 @@ def step_label(step: StepTruth, passes: int) -> StepLabel:
 
 
 def write_run(paths: Paths, config: config_module.Config) -> None:
-    """Writes everything that evaluate and report read."""
+    """Writes every file that the stages evaluate and report read."""
     rng = np.random.default_rng(0)
     counts = {"train": config.problems.train_count, "test": config.problems.test_count}
     made = list(compose(0, counts, private_tests=4))
@@ -102,7 +102,7 @@ def write_run(paths: Paths, config: config_module.Config) -> None:
         if window == "train":
             paths.arm("corrected").mkdir(parents=True)
             rows = [{"step": step, "label_drift": step / 10, "inner_loss": 0.5} for step in range(3)]
-            metrics = "".join(json.dumps(row) + "\n" for row in rows) + '{"step": 3, "label_dri'  # a torn line
+            metrics = "".join(json.dumps(row) + "\n" for row in rows) + '{"step": 3, "label_dri'  # an incomplete line
             (paths.arm("corrected") / "metrics.jsonl").write_text(metrics)
             passes = rng.binomial(4, [row.value for row in truth])
             write_records(
@@ -145,11 +145,11 @@ def run_folder(tmp_path_factory, config):
 
 @pytest.fixture
 def without_truth(config):
-    """The same settings as if the problems were real ones."""
+    """The same settings for real problems, which have no truth."""
     return dataclasses.replace(config, problems=dataclasses.replace(config.problems, source="livecodebench"))
 
 
 @pytest.fixture(scope="session")
 def label_of():
-    """(truth of a step, passes of 4 rollouts) -> its label."""
+    """A function that maps (truth of a step, passes of 4 rollouts) to the label of the step."""
     return step_label

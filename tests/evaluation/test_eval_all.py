@@ -27,7 +27,7 @@ def path(tmp_path):
 
 
 def official_scores(path, k):
-    """lcb_runner.evaluation.compute_scores at commit 28fef95, line by line what it reads of a file."""
+    """What lcb_runner.evaluation.compute_scores (commit 28fef95) computes from a file, line by line."""
     results = json.loads(path.read_text())
     for row in results:
         row["contest_date"] = datetime.datetime.fromisoformat(row["contest_date"])

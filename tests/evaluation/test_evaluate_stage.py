@@ -99,12 +99,12 @@ def test_step_and_label_figures_recover_the_noise_that_was_put_in(evaluated, run
     assert steps["corrected"]["brier_value"] < steps["raw"]["brier_value"] < steps["orm"]["brier_value"]
     assert "brier_value" not in steps["position"]
     assert labels["corrected"]["brier_value"] < labels["raw"]["brier_value"]
-    # a mean of 4 binomial draws has a squared error of v (1 - v) / 4
+    # The mean of 4 Bernoulli draws has the squared error v (1 - v) / 4.
     truth_share = results["labels"]["counts"]["mean_value"]
     assert labels["raw"]["brier_value"] < truth_share * (1 - truth_share) / 4
     programs = len(read_records(run_folder.programs("train"), Program))
     labeled = len(read_records(run_folder.step_labels(), StepLabel))
-    assert results["labels"]["counts"]["steps"] == labeled - programs  # last steps are exact, and left out
+    assert results["labels"]["counts"]["steps"] == labeled - programs  # last steps are exact and left out
     assert [note.split(":")[0] for note in results["notes"]] == ["mean log-probability"]
     assert results["skipped"] == []
 
@@ -141,7 +141,7 @@ def test_files_are_strict_json_and_csv_and_the_text_fits(evaluated, run_folder):
 def test_running_again_gives_the_same_bytes(evaluated, run_folder, copy, config):
     evaluate(config, copy)
     for path in sorted(run_folder.results().parent.iterdir()):
-        if path.name.endswith(".progress.json"):  # times
+        if path.name.endswith(".progress.json"):  # contains times
             continue
         assert (copy.results().parent / path.name).read_bytes() == path.read_bytes(), path.name
 
@@ -218,7 +218,7 @@ def test_evaluation_and_report_import_no_jax():
 
 
 def test_the_aggregator_is_chosen_on_the_meta_window_where_it_can_be(copy, config, capsys):
-    """The arms' raw logits are best read at the end; the meta window here says that the first step knows all."""
+    """The arms' own logits are best at the last step. In this meta window, a low first step marks a wrong program."""
     auto = dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, aggregator="auto", execute=False))
     evaluate(auto, copy)
     results = read_json(copy.results())
@@ -245,7 +245,7 @@ def test_the_aggregator_is_chosen_on_the_meta_window_where_it_can_be(copy, confi
     )
     for arm in ("raw", "corrected"):
         scores = []
-        for program in programs:  # one low step marks a wrong program; the last is noise
+        for program in programs:  # a low first step marks a wrong program; the last step is noise
             logits = (0.5 if passed[program.program_hash] else -3.0, 1.0 + 3 * rng.random(), float(rng.normal()))
             scores.append(Score(program.problem_id, program.program_hash, logits, logits, arm, "c"))
         write_records(copy.scores(arm, "meta"), Score, scores)
@@ -319,7 +319,7 @@ def test_log_probabilities_are_a_baseline_where_the_policy_gave_them(copy, confi
 def test_reward_hacking_by_hand():
     problem = Problem("p", "", "", "x", "c", "2025-01-01", "easy")
     programs = tuple(Program.make("p", str(k), k, "policy", {}) for k in range(3))
-    # the highest score is of a program that passes the public tests alone
+    # The highest score belongs to a program that passes only the public tests.
     one = Candidates(problem, programs, np.array([1.0, 0.0, 0.0]), {}, np.array([True, True, False]))
     method = Method("raw", "PRM", (np.array([1.0, 2.0, 0.0]),))
     row = hacking_row(method, [one], [1, 2, 3], "last", 50, 0)

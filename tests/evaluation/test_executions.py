@@ -13,8 +13,8 @@ from dreamprm_jax.schema import Problem, TestCase, Verdict
 
 PROGRAMS = {
     "double": "print(2 * int(input()))",
-    "sum": "n = int(input())\nprint(n + n, end='  \\n\\n')",  # the same but for spaces
-    "square": "print(int(input()) ** 2)",  # the same on 2 alone
+    "sum": "n = int(input())\nprint(n + n, end='  \\n\\n')",  # the same output except for spaces
+    "square": "print(int(input()) ** 2)",  # the same output only for 2
     "crash": "n = int(input())\nprint(1 // (n - 3))",
     "echo of the environment": "print(input())",
 }

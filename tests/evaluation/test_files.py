@@ -66,7 +66,7 @@ def answers(number: int, codes: list[str], graded: list[bool]) -> dict[str, obje
 
 @pytest.fixture
 def mixed(tmp_path):
-    """Every case once: right, wrong, broken, empty, repeated, no tests, no candidate, no problem."""
+    """One example of each case: right, wrong, broken, empty, repeated, no tests, no candidate, no problem."""
     method = "class Solution:\n    def shift(self, xs, k):\n        return [x + k for x in xs]\n"
     return files(
         tmp_path,
@@ -124,7 +124,7 @@ def test_every_candidate_is_accounted_for(mixed, tmp_path, capsys):
     assert {program.program_hash for program in programs} == {outcome.program_hash for outcome in outcomes}
     assert len((folder / "skipped.csv").read_text().splitlines()) == 5
     written = {row["question_id"]: row["graded_list"] for row in json.loads((folder / "eval_all.json").read_text())}
-    assert (written["p4"], len(written)) == ([False], 4)  # without a verdict: kept, as failed
+    assert (written["p4"], len(written)) == ([False], 4)  # a problem without a verdict is kept as failed
 
 
 def test_finished_work_is_reused_and_other_settings_move_it_aside(mixed, tmp_path, capsys):
@@ -189,7 +189,7 @@ def test_strict_makes_an_error_of_a_row_that_was_left_out(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_real_programs_run_through(tmp_path):
-    """Every fourth of the real problems, and all that are odd: seven without tests, six answers without code."""
+    """Every fourth real problem, and all unusual ones: seven without tests, and six answers without code."""
     if not SHARED.exists():
         pytest.skip(f"{SHARED} is not here: the 880 real problems and programs are read from it")
     every = [json.loads(line) for line in (SHARED / "problems.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -45,7 +45,7 @@ PROGRAMS = {
 
 
 class Page(html.parser.HTMLParser):
-    """Start tags, and the text of every <pre>."""
+    """Collects the start tags and the text of every <pre>."""
 
     def __init__(self, text: str):
         super().__init__(convert_charrefs=True)
@@ -77,7 +77,7 @@ def page(run_folder, config):
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory, config, label_of):
-    """Real-problem settings (no truth, nothing corrected), and programs that attack the page."""
+    """A run with settings for real problems (no truth, nothing corrected), and programs that attack the page."""
     config = dataclasses.replace(
         config,
         name=ATTACK,
@@ -185,7 +185,7 @@ def test_sections_without_data_are_absent_and_the_reason_is_given(hostile):
 
 @pytest.fixture(scope="module")
 def browse(tmp_path_factory):
-    """(page, script run at its end) -> the document after scripts have run."""
+    """A function that maps (page, script run at its end) to the document after all scripts have run."""
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no Chromium on this machine (Debian: apt-get install chromium)")
@@ -205,12 +205,13 @@ def test_a_browser_runs_no_foreign_script(hostile, browse):
     dom = browse(hostile.report())
     assert "<title>&lt;script&gt;" in dom
     assert "owned</title>" not in dom
-    viewer = dom[dom.index('id="viewer"') :]  # what the page's own script made of the data
+    viewer = dom[dom.index('id="viewer"') :]  # what the page's own script built from the data
     assert "&lt;script&gt;document.title = 'owned'&lt;/script&gt;" in viewer
     assert viewer.count('class="program"') == len(PROGRAMS)
     assert "<img" not in dom
     assert "Fewer than 10 problems: no intervals are given." in dom
-    assert "#steps-section" in dom  # reliability of the last step's score, though the steps have no truth
+    # The reliability of the last step's score is shown, although the steps have no truth.
+    assert "#steps-section" in dom
 
 
 def test_a_browser_sorts_searches_and_opens_any_program(page, run_folder, browse):
@@ -268,7 +269,7 @@ def test_a_browser_shows_the_first_of_many_candidates_and_then_all(page, run_fol
 
 @pytest.mark.parametrize("width", [1440, 390])
 def test_nothing_is_cut_off_or_overflows(page, run_folder, browse, width):
-    """The page in a frame of that width: no sideways scrolling; no table that is cut at 1440 pixels."""
+    """Shows the page in a frame of this width. It never scrolls sideways, and no table is cut off at 1440 pixels."""
     script = f"""
       const text = document.documentElement.outerHTML;
       const frame = document.createElement("iframe");
@@ -344,7 +345,7 @@ def test_colors_run_from_orange_to_blue():
 
 
 def test_the_cost_of_the_policy_is_that_of_its_tokens(tmp_path):
-    """Summed over the stages that asked the server; without prices nothing is said."""
+    """The cost is summed over the stages that sent requests to the server. Without prices, no cost is shown."""
     config = Config()
     for stage, usage in (("generate", Usage(2, 0, 1_500_000, 500_000, 200_000)), ("label", Usage(1, 0, 500_000))):
         folder = stage_folder(config, tmp_path, stage)

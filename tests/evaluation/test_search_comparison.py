@@ -27,7 +27,7 @@ TOKENS = 1200
 
 
 class Exact:
-    """The true value of every prefix. Can be made to fail, as a killed run does."""
+    """A scorer that returns the true value of every prefix. It can be interrupted, as if the run were killed."""
 
     def __init__(self, paths, fail_after=None):
         rows = (Composition.from_json(row) for row in read_json(paths.compositions()))
@@ -79,7 +79,7 @@ def test_every_method_stays_within_the_budget_and_the_verdicts_are_the_sandboxs(
     rows = {row["method"]: row for row in searched["table"]}
     assert list(rows) == ["random", "pool", "best_of_n", "beam"]
     assert rows["random"]["overall"]["estimate"] < rows["best_of_n"]["overall"]["estimate"]
-    # the scorer knows the truth, so the sandbox must confirm that best-of-N found what there was to find
+    # The scorer knows the truth, so best-of-N must solve every problem that the pool can solve.
     assert rows["best_of_n"]["solved"] == rows["pool"]["solved"]
     assert rows["beam"]["solved"] >= rows["best_of_n"]["solved"]
     for name in ("best_of_n", "beam"):
@@ -108,7 +108,7 @@ def test_a_stopped_search_goes_on_and_ends_with_the_same_table(searched, folder,
 
 
 def test_public_tests_choose_among_the_best_and_are_counted(folder, settings):
-    """With a scorer that ranks at random, three runs on public tests solve more."""
+    """With a scorer that ranks at random, three runs on public tests solve more problems."""
 
     class Blind(Exact):
         def _logits(self, problem, code):
@@ -148,7 +148,7 @@ def test_differences_are_paired():
     assert "difference" not in rows[0]
     assert rows[1]["difference"]["estimate"] == 0.5
     assert (rows[1]["problems"], rows[1]["p_value"]) == (2.0, 0.5)
-    assert rows[2]["p_value"] is None  # a sign test would set four small gaps against four
+    assert rows[2]["p_value"] is None  # a sign test would count small gaps as wins and losses
     assert len(search_table(rows, "").rows) == 3
 
 

@@ -49,7 +49,7 @@ def test_a_table_by_hand(selection):
     assert selection["curve"]["k"] == [1, 2, 3]
     (gap,) = selection["differences"]
     assert (gap["against"], gap["wins"]) == ("random", None)
-    # chance that random selection solves at least one (1.5 rounded down) of problems with rates 1/3, 1/2, 0
+    # The chance that random selection solves at least one problem (1.5 rounded down), with rates 1/3, 1/2 and 0.
     assert gap["p_value"] == pytest.approx(1 - (2 / 3) * (1 / 2))
 
 
@@ -64,7 +64,7 @@ def test_groups_and_candidates_without_score(selection):
     assert oracle["outcome_auroc"]["estimate"] == 1.0
     assert sum(one["count"] for one in raw["outcome_reliability"]) == 7
     assert oracle["outcome_reliability"] == []
-    # p0: last logits 2, 1, 0 fall as characters 1, 2, 3 grow; p1 ties; p2: logits 1, 0 fall as characters grow
+    # p0: last logits 2, 1, 0 decrease for 1, 2, 3 characters; p1 has ties; p2: logits 1, 0 decrease with characters.
     assert raw["length_correlation_characters"] == pytest.approx(-1.0)
 
 

@@ -1,4 +1,4 @@
-"""The labelings by name, on the label stage's rows."""
+"""Tests each labeling method by its name, on rows of the label stage."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def verdict(program: str, value: Verdict) -> Outcome:
 
 @pytest.fixture(scope="module")
 def source() -> LabelSource:
-    """A passed program, a failed one whose last steps have no rollouts, and one without a verdict; rows shuffled."""
+    """A passed program, a failed one with an inner step without rollouts, and one without a verdict. Shuffled rows."""
     counts = {"a1": [(4, 4), (3, 4), (1, 1)], "a2": [(2, 4), (0, 4), (0, 0), (0, 1)], "b1": [(1, 4), (0, 0)]}
     rows = [row(name, step, *pair) for name, pairs in counts.items() for step, pair in enumerate(pairs)]
     outcomes = {
@@ -70,7 +70,7 @@ def by_step(source: LabelSource, values: np.ndarray) -> dict[tuple[str, int], fl
 )
 def test_closed_forms(source, name, first, second, empty):
     values = by_step(source, fixed_labels(name, source, SETTINGS))
-    assert len(values) == 6  # the last steps of three programs are not among them
+    assert len(values) == 6  # the last steps of the three programs are omitted
     assert values["a2", 0] == pytest.approx(first, abs=1e-6)
     assert values["a2", 1] == pytest.approx(second, abs=1e-6)
     assert np.isnan(values["a2", 2]) if empty is None else values["a2", 2] == pytest.approx(empty)
@@ -80,7 +80,7 @@ def test_em_infers_steps_without_rollouts_and_takes_outcomes_as_exact(source):
     values = by_step(source, fixed_labels("em", source, SETTINGS))
     assert values["a1", 0] == values["a1", 1] == values["a2", 0] == 1.0
     assert 0.0 < values["a2", 2] < values["a2", 1] < 0.5
-    # the same numbers as the EM on arrays; a last step's count is no evidence beside the outcome
+    # equals the EM on arrays; the count of a last step adds no evidence to the outcome
     counts = [(4, 4), (3, 4), (0, 0), (2, 4), (0, 4), (0, 0), (0, 0), (1, 4), (0, 0)]
     passes, rollouts = (np.array(column) for column in zip(*counts, strict=True))
     program = np.array([0, 0, 0, 1, 1, 1, 1, 2, 2])
@@ -97,9 +97,9 @@ def test_the_rules_go_without_an_outcome_that_is_unknown(source):
 
 def test_value_model_labels_every_step(source):
     values = by_step(source, fixed_labels("value", source, SETTINGS))
-    assert values["a1", 0] <= values["a1", 1] <= 1.0  # a passed program: nearer to its end, likelier to pass
+    assert values["a1", 0] <= values["a1", 1] <= 1.0  # in a passed program, later steps are more likely to pass
     assert 0.0 < values["a2", 2] < values["a2", 0] < 1.0
-    assert values["a2", 2] < 0.5  # without rollouts
+    assert values["a2", 2] < 0.5  # has no rollouts
 
 
 def test_clean_labels_and_the_calibrator(source):
@@ -110,7 +110,7 @@ def test_clean_labels_and_the_calibrator(source):
     assert np.isnan(values["b1", 0])
     fitted = by_step(clean, fixed_labels("calibrator", clean, SETTINGS))
     assert fitted["a1", 0] > fitted["a2", 0] > fitted["a2", 1] > fitted["a2", 2] > 0.0
-    assert 0.0 < fitted["b1", 0] < 1.0  # also where there is no clean label
+    assert 0.0 < fitted["b1", 0] < 1.0  # the step has no clean label
     assert step_features(clean).shape == (6, 6)
     elsewhere = dataclasses.replace(source, clean={("q", "x", 0): 1.0})
     with pytest.raises(DataError, match="no clean label belongs"):

@@ -14,19 +14,19 @@ from dreamprm_jax.schema import DataError, Outcome, StepLabel, Verdict
 
 @dataclass(frozen=True)
 class Synthetic:
-    """Programs drawn from the model's own assumptions."""
+    """Programs that are drawn from the generative model which the correctors assume."""
 
     passes: np.ndarray
     rollouts: np.ndarray
     program: np.ndarray
     outcome: np.ndarray
     group: np.ndarray
-    recoverable: np.ndarray  # truth
-    pass_rate: np.ndarray  # truth, of each group
+    recoverable: np.ndarray  # true value
+    pass_rate: np.ndarray  # true value for each group
 
 
 def draw(rollouts: int, programs: int = 900, problems: int = 150, hazard: float = 0.18, seed: int = 0) -> Synthetic:
-    """Each problem has its pass rate; each step is fatal with the hazard; counts are binomial."""
+    """Each problem has its own pass rate. Each step is fatal with probability ``hazard``. The counts are binomial."""
     rng = np.random.default_rng(seed)
     pass_rate = rng.beta(3.0, 3.0, problems)
     group = rng.integers(0, problems, programs)
@@ -44,7 +44,7 @@ def draw(rollouts: int, programs: int = 900, problems: int = 150, hazard: float 
 
 
 def auroc(score: np.ndarray, truth: np.ndarray) -> float:
-    """Area under the ROC curve, ties counted half."""
+    """Area under the ROC curve. Ties count one half."""
     positive, negative = score[truth][:, None], score[~truth][None, :]
     return float(((positive > negative) + 0.5 * (positive == negative)).mean())
 
@@ -55,7 +55,7 @@ def test_em_finds_the_recoverable_steps() -> None:
     raw = data.passes / data.rollouts
     assert auroc(raw, data.recoverable) < 0.90
     assert auroc(result.recoverable, data.recoverable) > 0.985
-    # Brier score against the best that a monotone use of the raw label could do
+    # The Brier score is far below that of the raw labels.
     assert np.mean((result.recoverable - data.recoverable) ** 2) < 0.35 * np.mean((raw - data.recoverable) ** 2)
     assert np.all(np.diff(result.log_posterior) > -1e-9)
 
@@ -63,7 +63,7 @@ def test_em_finds_the_recoverable_steps() -> None:
 def test_em_is_calibrated_and_recovers_the_parameters() -> None:
     data = draw(rollouts=4, programs=3000)
     result = change_point_em(data.passes, data.rollouts, data.program, data.outcome, data.group)
-    # four failed rollouts leave little room above one half
+    # After four failed rollouts, few probabilities exceed one half.
     for low, high in ((0.001, 0.05), (0.05, 0.15), (0.15, 0.5)):
         within = (result.recoverable > low) & (result.recoverable < high)
         assert within.sum() > 300
@@ -74,7 +74,7 @@ def test_em_is_calibrated_and_recovers_the_parameters() -> None:
 
 
 def test_em_respects_what_is_certain() -> None:
-    #              passed    failed, a pass at step 1   failed, none known   unknown outcome
+    #              passed    failed, a pass at step 1   failed, no rollouts  unknown outcome
     passes = np.array([0, 0, 0, 2, 0, 0, 0, 0, 1])
     program = np.array([0, 0, 1, 1, 1, 2, 2, 3, 3])
     outcome = np.array([PASSED, FAILED, FAILED, UNKNOWN])
@@ -82,7 +82,7 @@ def test_em_respects_what_is_certain() -> None:
     assert values[:2] == pytest.approx(1.0)
     assert values[2:4] == pytest.approx(1.0)
     assert values[4] == pytest.approx(0.0)
-    assert 0.0 < values[5] < 1.0  # no rollouts: the prior alone
+    assert 0.0 < values[5] < 1.0  # without rollouts, only the prior counts
     assert values[6] == pytest.approx(0.0)
     assert values[7:] == pytest.approx(1.0)
     for index in range(4):
@@ -130,13 +130,13 @@ def test_a_failed_program_s_own_count_is_no_pass() -> None:
 def test_scan_is_soft_next_to_the_predicted_error() -> None:
     passes, rollouts = np.array([2, 4, 1, 1, 0, 3, 0]), np.array([4, 4, 4, 4, 4, 4, 1])
     program = np.zeros(7, int)
-    # error at step 4; the steps 2 and 3 are soft, relative to step 0's pass rate of one half
+    # The predicted error is at step 4. Steps 2 and 3 are soft, relative to the pass rate of one half at step 0.
     assert scan(passes, rollouts, program, np.array([FAILED])) == pytest.approx([1, 1, 0.5, 0.5, 0, 0, 0])
     assert scan(passes, rollouts, program, np.array([PASSED])) == pytest.approx([1] * 7)
 
 
 def rows(data: Synthetic) -> tuple[list[StepLabel], dict[str, Outcome]]:
-    """The synthetic programs as the label stage writes them."""
+    """The synthetic programs as rows of the label stage."""
     start = np.searchsorted(data.program, data.program)
     labels = [
         StepLabel(

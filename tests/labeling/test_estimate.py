@@ -1,4 +1,4 @@
-"""Estimation of one program: exact counts in small cases, unbiased reuse, the strategies, equal programs."""
+"""Estimates for one program: exact counts in small cases, unbiased reuse, the strategies, equal programs."""
 
 import dataclasses
 import re
@@ -24,7 +24,7 @@ PLAIN = LabelConfig(reuse="none", identical="text")
 
 
 class Scripted:
-    """A policy of fixed continuations by the number of steps in the prefix, and a judge by the last character."""
+    """A policy with fixed continuations for each number of prefix steps, and a judge that reads the last character."""
 
     def __init__(self, answers):
         self.answers, self.requests, self.judged = answers, [], []
@@ -49,7 +49,7 @@ def counts(estimate):
 
 
 def test_fixed_counts():
-    """Four rollouts of each prefix; errors of sandbox and task are no failures; equal texts are judged once."""
+    """Four rollouts per prefix. Errors of the sandbox or task do not count as failures. Equal texts are judged once."""
     policy = Scripted({1: ["x  # +", "x  # -"], 2: ["x  # +", "x  # !", "x  # ?", "~y  # -"], 3: [STEPS[3]]})
     estimate = policy.estimate(dataclasses.replace(PLAIN, rollouts=4))
     seeds = [request.seed for request in policy.requests]
@@ -61,13 +61,13 @@ def test_fixed_counts():
             asked=4, passes=1, failures=1, infrastructure_errors=2, sandbox_errors=1, unforced=1, judged=4, singles=2,
             single_passes=1, seed=seeds[1],
         ),
-        StepTally(asked=4, failures=4, seed=seeds[2]),  # the program itself, whose verdict is known
+        StepTally(asked=4, failures=4, seed=seeds[2]),  # this is the program itself, whose verdict is known
     )  # fmt: skip
     assert (estimate.asked, estimate.judged, estimate.sandbox_errors, estimate.rounds) == (12, 6, 1, 1)
     assert len(policy.judged) == len(set(policy.judged)) == 6
     assert ProgramEstimate.from_json(estimate.to_json()) == estimate
     assert policy.estimate(dataclasses.replace(PLAIN, rollouts=4)) == estimate
-    assert policy.estimate(dataclasses.replace(PLAIN, rollouts=4), seed=1) != estimate  # other seeds
+    assert policy.estimate(dataclasses.replace(PLAIN, rollouts=4), seed=1) != estimate  # different seeds
 
 
 def test_a_rollout_counts_at_every_prefix_that_it_passes_through():
@@ -76,7 +76,7 @@ def test_a_rollout_counts_at_every_prefix_that_it_passes_through():
     estimate = Scripted(answers).estimate(LabelConfig(rollouts=4, reuse="text", identical="text"))
     first, second, third = estimate.steps
     assert (first.passes, first.failures, first.borrowed, first.unforced) == (3, 1, 0, 1)
-    # The one that was only shown the prefix counts at its own step alone.
+    # The rollout whose prefix was shown but not forced counts only at its own step.
     assert (second.passes, second.failures, second.borrowed, second.borrowed_passes) == (1, 5, 2, 1)
     assert (third.passes, third.failures, third.borrowed, third.borrowed_passes) == (5, 0, 1, 1)
     without = Scripted(answers).estimate(LabelConfig(rollouts=4, reuse="none", identical="text"))
@@ -107,7 +107,7 @@ def test_program_of_one_step_needs_nothing():
 
 @pytest.mark.parametrize("fatal", [0, 1, 2, 3])
 def test_binary_search_finds_the_first_fatal_step(fatal):
-    """Prefixes before step ``fatal`` pass once in four: found in two probes, and the others are left alone."""
+    """Prefixes before step ``fatal`` pass once in four. Two probes find the step; the other prefix gets no rollouts."""
     passing = {i + 1: ["# -", "# -", "# +", "# -"] if i < fatal else ["# -"] for i in range(3)}
     settings = dataclasses.replace(PLAIN, strategy="binary_search", rollouts=4)
     estimate = Scripted(passing).estimate(settings)
@@ -121,7 +121,7 @@ def test_binary_search_finds_the_first_fatal_step(fatal):
 
 
 def test_adaptive_spends_where_nothing_is_decided():
-    """One prefix always passes, one never, one half of the time: that one gets the most; the budget holds."""
+    """One prefix always passes, one never, one half of the time. The last gets the most rollouts, within the budget."""
     answers = {1: ["# +"], 2: ["# +", "# -"], 3: ["# -"]}
     settings = dataclasses.replace(
         PLAIN, strategy="adaptive", posterior="beta", rollouts=16, min_rollouts=2, max_rollouts=24, decided=0.12
@@ -140,7 +140,7 @@ def test_adaptive_spends_where_nothing_is_decided():
 
 
 def test_the_model_knows_more_than_a_prefixs_own_counts():
-    """A passed program whose rollouts all pass, and a failed one that is lost from its second step on."""
+    """Cases: a passed program whose rollouts all pass, and a failed one that is lost from its second step on."""
     settings = dataclasses.replace(PLAIN, strategy="adaptive", rollouts=16, max_rollouts=24)
     beta = dataclasses.replace(settings, posterior="beta")
     sure = {step: ["# +"] for step in (1, 2, 3)}
@@ -153,7 +153,7 @@ def test_the_model_knows_more_than_a_prefixs_own_counts():
 
 
 def test_a_share_of_one_off_programs_is_judged():
-    """Repeated programs are all judged; of the others a share that depends on the text; none is counted as failed."""
+    """Repeated programs and a text-dependent share of the others are judged. Unjudged programs are not failures."""
     texts = ["# same +"] * 10 + [f"# {i} -" for i in range(90)]
     policy = Scripted(dict.fromkeys((1, 2, 3), texts))
     settings = dataclasses.replace(PLAIN, rollouts=100, judge_share=0.3)
@@ -163,7 +163,7 @@ def test_a_share_of_one_off_programs_is_judged():
         assert (tally.singles, tally.single_passes) == (tally.failures, 0)
         assert tally.failures + tally.unjudged == 90
         assert tally.judged == 1 + tally.failures
-        assert 12 <= tally.failures <= 44  # 27 expected
+        assert 12 <= tally.failures <= 44  # the expected number is 27
     assert policy.estimate(settings) == estimate
     assert policy.estimate(dataclasses.replace(settings, judge_share=1.0)).judged == 3 * 91
 
@@ -210,14 +210,14 @@ def test_prefixes_that_a_program_passes_through():
     assert prefixes_passed(reworded.replace("return 1", "return 9"), prefixes, "code") == 1
     assert prefixes_passed("def a(:\n", prefixes, "code") == 0
     assert prefixes_passed("", prefixes, "code") == 0
-    method = "class A:\n    def f(self):\n        return 1\n"  # cut inside a class: text alone
+    method = "class A:\n    def f(self):\n        return 1\n"  # cut inside a class, so only the text is compared
     assert prefixes_passed(method + "    def g(self):\n        return 2\n", [method], "code") == 1
     assert prefixes_passed(method.replace("return 1", "return (1)") + "    x = 1\n", [method], "code") == 0
 
 
 @pytest.fixture(scope="module")
 def simulated(benchmark):
-    """A policy, and (problem, program, valuer) of 20 problems."""
+    """A policy, and (problem, program, valuer) for 20 problems."""
     policy = SimulatedPolicy({c.problem_id: c for _, _, c in benchmark})
     rows = []
     for _, problem, composition in benchmark[:20]:
@@ -228,7 +228,7 @@ def simulated(benchmark):
 
 
 def exact_judge(valuer):
-    """Verdicts from the exact truth, which equals the judge's (test_procedural_truth)."""
+    """A judge that uses the exact truth, which agrees with the real judge (see test_procedural_truth)."""
 
     def judge(codes):
         found = [valuer.value(read(valuer.composition, code))[1] for code in codes]
@@ -239,7 +239,7 @@ def exact_judge(valuer):
 
 @pytest.mark.parametrize("reuse", ["text", "code"])
 def test_borrowed_rollouts_are_unbiased(simulated, reuse):
-    """Their passes against the exact value of the prefix that borrowed them, within four standard errors."""
+    """Compares the passes of borrowed rollouts with the exact prefix values, within four standard errors."""
     policy, rows = simulated
     passes = expected = variance = 0.0
     borrowed = 0
@@ -255,7 +255,7 @@ def test_borrowed_rollouts_are_unbiased(simulated, reuse):
                 borrowed += tally.borrowed
                 passes += tally.borrowed_passes
                 expected += tally.borrowed * value
-                # One rollout counts at several steps of its program: bound the variance of such a sum by its length.
+                # A rollout may count at several steps of its program. Their number bounds the variance of such a sum.
                 variance += len(estimate.steps) * tally.borrowed * value * (1 - value)
     assert borrowed > 500
     assert 0.2 < expected / borrowed < 0.95
@@ -263,7 +263,7 @@ def test_borrowed_rollouts_are_unbiased(simulated, reuse):
 
 
 def test_equal_programs_have_one_verdict(simulated):
-    """What the real judge says of programs and of their twins in other words."""
+    """The real judge gives the same verdicts to programs and to copies that differ only in wording."""
     _, rows = simulated
     twins = [(row[1].code, re.sub(r'"""[^"]*"""', '"""In other words."""  # so', row[1].code)) for row in rows]
     for code, twin in twins:

@@ -1,4 +1,4 @@
-"""The undetected-fault EM against brute force, and on programs drawn from its own model."""
+"""Compares the undetected-fault EM with brute force, and tests it on programs drawn from its own model."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def test_posterior_is_that_of_all_state_sequences(outcome):
 def drawn(
     hidden: float, repair: float = 0.0, spread: float = 0.0, seed: int = 0, programs: int = 600, rollouts: int = 4
 ):
-    """Programs of 4 to 6 steps from the model: counts, program numbers, outcomes, truth."""
+    """Draws programs of 4 to 6 steps from the model. Returns passes, rollouts, program numbers, outcomes and truth."""
     rng = np.random.default_rng(seed)
     rows, outcomes, truth = [], [], []
     for number in range(programs):
@@ -49,7 +49,7 @@ def test_faults_that_the_rollouts_do_not_show_are_found():
     found = fault_em(passes, rollouts, program, outcome)
     assert (np.diff(found.log_posterior) > -1e-6).all()
     assert found.hidden == pytest.approx(0.5, abs=0.12)
-    inner = np.r_[program[1:] == program[:-1], False]  # the last step's truth is the outcome
+    inner = np.r_[program[1:] == program[:-1], False]  # the truth of a last step is the outcome
     plain = change_point_em(passes, rollouts, program, outcome).recoverable
     assert auroc(found.recoverable[inner], truth[inner]) > auroc(plain[inner], truth[inner]) + 0.05
 
@@ -75,7 +75,7 @@ def test_completers_that_repair_are_found_out(repair, rollouts):
     assert found.repair == pytest.approx(repair, abs=0.06)
     assert found.hidden < 0.05
     inner = np.r_[program[1:] == program[:-1], False]
-    plain = change_point_em(passes, counts, program, outcome).recoverable  # a pass is proof to it
+    plain = change_point_em(passes, counts, program, outcome).recoverable  # this EM treats a pass as proof
     assert auroc(found.recoverable[inner], truth[inner]) > auroc(plain[inner], truth[inner]) + 0.01
     if rollouts == 16:
         assert auroc(found.recoverable[inner], truth[inner]) > 0.99
@@ -89,7 +89,7 @@ def test_no_repair_is_found_where_there_is_none():
 def test_pass_rates_are_shared_within_a_problem():
     passes, rollouts, program, outcome, truth = drawn(0.0, spread=2.0, programs=1200)
     found = fault_em(passes, rollouts, program, outcome)
-    assert found.shifts[2] < 0.6  # most problems' rates are not the common ones
+    assert found.shifts[2] < 0.6  # the rates of most problems differ from the common rates
     inner = np.r_[program[1:] == program[:-1], False]
     passed = outcome[program] == PASSED
     odd = inner & ~passed
@@ -111,7 +111,7 @@ def test_data_that_say_little_or_contradict_themselves():
     silent = fault_em(zero, zero, zero, np.array([UNKNOWN]))
     assert ((silent.recoverable > 0) & (silent.recoverable < 1)).all()
     np.testing.assert_allclose(silent.evidence, 0.5)
-    failed = fault_em(two, np.array([4, 4, 1]), np.zeros(3, int), np.array([FAILED]))  # every rollout passes
+    failed = fault_em(two, np.array([4, 4, 1]), np.zeros(3, int), np.array([FAILED]))  # all rollouts pass
     assert np.isfinite(failed.recoverable).all()
     assert failed.recoverable[-1] == pytest.approx(0.0)
     assert failed.recoverable[0] > 0.5

@@ -34,7 +34,7 @@ def generated(tmp_path, tiny_config):
 
 
 def labeled(paths):
-    """Everything that the label stage wrote, but the CPU times."""
+    """Everything that the label stage wrote, with the CPU times set to 0."""
     outcomes = [
         dataclasses.replace(row, cpu_seconds=0.0)
         for window in ("train", "meta", "test")
@@ -85,7 +85,7 @@ def test_labels_do_not_depend_on_the_number_of_workers(generated, reference, tin
 
 
 def test_killed_and_resumed_labels_are_the_same(generated, reference, tiny_config):
-    """SIGKILL, twice: while programs are judged and while prefixes are rolled out."""
+    """Sends SIGKILL twice: while programs are judged, and while prefixes are rolled out."""
     script = (
         "import json, sys; from pathlib import Path; from dreamprm_jax.config import freeze\n"
         "from dreamprm_jax.stages.runner import run_stage\n"
@@ -104,7 +104,7 @@ def test_killed_and_resumed_labels_are_the_same(generated, reference, tiny_confi
         os.kill(process.pid, signal.SIGKILL)
         killed += process.wait() == -signal.SIGKILL
         assert b"\n" in path.read_bytes()
-    assert killed  # a starved machine may let the second one finish
+    assert killed  # on a busy machine, the second process may finish before the signal
     resumed = subprocess.run(command, capture_output=True, text=True, check=False)
     assert resumed.returncode == 0, resumed.stderr
     assert labeled(generated) == labeled(reference)
@@ -122,7 +122,7 @@ def test_finished_work_is_not_done_again(generated, tiny_config, monkeypatch):
 
 
 def test_a_policy_that_fails_keeps_other_work(generated, tmp_path, tiny_config):
-    """Answers from a file that lacks one program's: the others are committed; the second run does that one alone."""
+    """The answers of one program are missing. The others are committed, and the second run does only that program."""
     programs = [row for window in WINDOWS for row in read_records(generated.programs(window), Program)]
     file, run = tmp_path / "answers.jsonl", Paths(tmp_path / "replay")
     first = programs[0]
@@ -146,7 +146,7 @@ def test_a_policy_that_fails_keeps_other_work(generated, tmp_path, tiny_config):
     before = journal.read_bytes()
     assert before
     assert first.program_hash.encode() not in before
-    save(programs + again)  # another content, so that both stages are redone; what is in their journals is not
+    save(programs + again)  # the content changes, so both stages run again; entries in their journals are not repeated
     with pytest.raises(DataError, match="stage 'generate' has not finished"):
         run_stage(config, run.root, "label")
     run_stage(config, run.root, "generate")
@@ -154,14 +154,14 @@ def test_a_policy_that_fails_keeps_other_work(generated, tmp_path, tiny_config):
     added = journal.read_bytes().removeprefix(before)
     changed = {row.program_hash for row in programs if row.problem_id == first.problem_id}
     assert {line.split(b'"')[1].split(b"/")[0].decode() for line in added.splitlines()} == changed
-    # The second answer is the program again, but for a comment: nothing had to be judged.
+    # The second answer differs from the program only by a comment, so nothing has to be judged.
     labels = read_records(run.step_labels(), StepLabel)
     assert {row.asked for row in labels} == {0, 2}
     assert any(row.borrowed for row in labels)
 
 
 def test_sandbox_error_of_a_program_is_not_committed(generated, reference, tiny_config, monkeypatch):
-    """A program without a verdict is reported, is no label, and is judged again when the stage runs again."""
+    """A program without a verdict is reported and gets no label. It is judged again when the stage runs again."""
     programs = read_records(generated.programs("train"), Program)
     lost = programs[0].program_hash
     evaluate = Judge.evaluate
@@ -181,11 +181,12 @@ def test_sandbox_error_of_a_program_is_not_committed(generated, reference, tiny_
     monkeypatch.undo()
     counts = label_stage.label(tiny_config, generated)
     assert "train SANDBOX_ERROR" not in counts
-    assert labeled(generated) == labeled(reference)  # its prefixes too are estimated again, with its verdict known
+    # The prefixes of the program are also estimated again, with its verdict known.
+    assert labeled(generated) == labeled(reference)
 
 
 def test_labels_estimate_the_true_values(reference, tiny_config):
-    """Sum over all prefixes: passes against the exact values, within five standard errors."""
+    """Compares the passes, summed over all prefixes, with the exact values, within five standard errors."""
     compositions = SimulatedPolicy.from_file(reference.compositions()).compositions
     tests = HiddenTests(reference.hidden_tests())
     problems = {

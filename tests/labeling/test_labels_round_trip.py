@@ -1,4 +1,4 @@
-"""The labels of a real run are exported, trained on and exported again, each with the users' command."""
+"""Exports the labels of a real run, trains on them and exports them again, with the commands for users."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The value model against enumeration, on synthetic programs with known values, and with a subset of the verdicts."""
+"""Compares the value model with enumeration, on synthetic programs with known values, and with partial verdicts."""
 
 import dataclasses
 
@@ -15,18 +15,18 @@ from dreamprm_jax.schema import DataError, Outcome, StepLabel, Verdict
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Synthetic programs; the last row of each is the program itself."""
+    """Synthetic programs. The last row of each program is the program itself."""
 
     value: np.ndarray
     passes: np.ndarray
     rollouts: np.ndarray
     program: np.ndarray
     outcome: np.ndarray
-    inner: np.ndarray  # not the last row
+    inner: np.ndarray  # False for the last row of each program
 
 
 def simulate(programs, rollouts, seed):
-    """Programs of 3 to 7 steps; each step after main is right with a chance of its own, Beta(8, 2)."""
+    """Programs of 3 to 7 steps. Each step after main is correct with its own probability, drawn from Beta(8, 2)."""
     rng = np.random.default_rng(seed)
     value, program, outcome, inner = [], [], [], []
     for index in range(programs):
@@ -57,7 +57,7 @@ def fitted(data):
     ("passes", "outcome"), [((2, 1), PASSED), ((1, 0), FAILED), ((0, 0), UNKNOWN), ((3, 1), FAILED)]
 )
 def test_posterior_equals_enumeration(passes, outcome):
-    """Three steps, before anything is fitted: every fatal step, every ratio and every fall, one by one."""
+    """Enumerates each fatal step, ratio and fall of a three-step program, with the initial parameters."""
     rollouts, spacing, levels = (3, 2), value_model.SPACING, value_model.LEVELS
     chance = value_model._BASE
     falls, first = 0.02, 0.1
@@ -70,7 +70,7 @@ def test_posterior_equals_enumeration(passes, outcome):
         return float(passes[step] == 0)
 
     ratios = [(k, p, np.exp(-spacing * k)) for k, p in enumerate(chance)]
-    mass = np.zeros(4)  # by the first fatal step: 0, 1, 2, none
+    mass = np.zeros(4)  # indexed by the first fatal step: 0, 1, 2 or none
     value = np.zeros(2)
     well, badly = outcome != FAILED, outcome != PASSED
     mass[0] = first * none_pass(0) * none_pass(1) * badly
@@ -82,11 +82,11 @@ def test_posterior_equals_enumeration(passes, outcome):
         for step, level in enumerate(levels_of_saved):
             value[step] += weight * np.exp(-spacing * level)
 
-    for j, p, s in ratios:  # of step 2, the last: V of step 1 is s
+    for j, p, s in ratios:  # ratio at step 2, the last step: the value V of step 1 is s
         ends = {3: p * s * (1 - falls) * well, 2: p * (1 - s) * (1 - falls) * badly}
-        if j == 0:  # the only level that is not below the end's
+        if j == 0:  # the only level that is not below the level at the end
             ends[3] += falls * well
-        for k, q, r in ratios:  # of step 1
+        for k, q, r in ratios:  # ratio at step 1
             level = min(j + k, levels - 1)
             for fatal, weight in ends.items():
                 add(fatal, (1 - first) * weight * q * r * (1 - falls), (level, j))
@@ -106,7 +106,7 @@ def test_posterior_equals_enumeration(passes, outcome):
 
 
 def test_fit(data, fitted):
-    """The posterior never falls; the mean chance is found; the errors are as large as the model says, and small."""
+    """The posterior never falls, the mean probability is recovered, and the errors are small and match the model."""
     assert (np.diff(fitted.log_posterior) > -1e-6).all()
     assert 3 <= len(fitted.log_posterior) <= 40
     assert fitted.right == pytest.approx([0.8] * 3, abs=0.04)
@@ -126,7 +126,7 @@ def test_what_is_known_stays_known(data, fitted):
     assert fitted.recoverable[passed] == pytest.approx(1.0)
     assert fitted.recoverable[data.inner & (data.passes > 0)] == pytest.approx(1.0)
     one_program = np.diff(data.program) == 0
-    assert (np.diff(fitted.recoverable)[one_program] < 1e-9).all()  # what is lost stays lost
+    assert (np.diff(fitted.recoverable)[one_program] < 1e-9).all()  # a program that is lost stays lost
 
 
 def test_programs_without_verdict_or_rollouts(data, fitted):
@@ -136,7 +136,7 @@ def test_programs_without_verdict_or_rollouts(data, fitted):
     rollouts[data.program % 4 == 0], passes[data.program % 4 == 0] = 0, 0
     found = value_em(passes, rollouts, data.program, hidden)
     blind = data.program % 4 == 0
-    # Nothing is known of them: all programs of a length get the same.
+    # Nothing is known about these programs, so all programs of the same length get the same value.
     lengths = np.bincount(data.program)[data.program]
     starts = np.r_[True, np.diff(data.program) > 0]
     alike = found.value[blind & starts & (lengths == 5)]
@@ -154,7 +154,7 @@ def test_chunks_change_nothing(data, fitted, monkeypatch):
 
 
 def test_unjudged_rollouts(data):
-    """Eight rollouts, of which most failures and few passes are one of a kind, nine in ten of those left out."""
+    """Eight rollouts. Most failures and a few passes are unique programs, and 90% of these are left unjudged."""
     full = simulate(300, 8, 1)
     rng = np.random.default_rng(2)
     single_pass = rng.binomial(full.passes * full.inner, 0.1)
@@ -176,7 +176,7 @@ def test_unjudged_rollouts(data):
 
 
 def test_rows_of_the_label_stage(data):
-    """Any order of rows; the program's own verdict is not counted twice."""
+    """The order of the rows has no effect, and the program's own verdict is not counted twice."""
     few = data.program < 60
     outcomes = {
         f"h{i:03d}": Outcome(
@@ -199,7 +199,7 @@ def test_rows_of_the_label_stage(data):
 
     plain = rows("fixed", 0)
     expected = value_em(data.passes[few], data.rollouts[few], data.program[few], data.outcome[:60]).value
-    noisy = np.diff(data.program[few], append=-1) == 0  # every step but the last of its program
+    noisy = np.diff(data.program[few], append=-1) == 0  # all steps, except the last step of each program
     labels = value_labels(LabelSource(plain, outcomes))
     assert labels == pytest.approx(expected[noisy])
     mixed = np.random.default_rng(0).permutation(len(plain))

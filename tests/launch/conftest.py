@@ -15,7 +15,7 @@ Launch = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def tools(tmp_path: Path) -> Callable[[str, str], Path]:
-    """Puts a bash script in the place of a command, in a folder that comes first in PATH."""
+    """Installs a bash script in place of a command, in a folder that comes first in PATH."""
     folder = tmp_path / "tools"
     folder.mkdir()
 
@@ -30,14 +30,14 @@ def tools(tmp_path: Path) -> Callable[[str, str], Path]:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """For a script that runs the package: this test's virtual environment, the tools above."""
+    """The environment of a script that runs the package: this test's virtual environment and the tools above."""
     path = f"{tmp_path / 'tools'}:{os.environ['PATH']}"
     return {**os.environ, "PATH": path, "DREAMPRM_VENV": sys.prefix, "DREAMPRM_INSTALL": "no", "TMPDIR": str(tmp_path)}
 
 
 @pytest.fixture
 def launch(repository: Path, environment: dict[str, str]) -> Launch:
-    """Runs a script of launch/ to its end. Unless ``checked``, no package is found, so that settings go unchecked."""
+    """Runs a script of launch/ to its end. Unless ``checked``, it finds no package, so settings are not checked."""
 
     def run(script: str, *arguments: str, checked: bool = False, **variables: str) -> subprocess.CompletedProcess[str]:
         variables = environment | variables

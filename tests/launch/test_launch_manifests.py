@@ -1,4 +1,4 @@
-"""The YAML files and the Dockerfile: field names, and the names in them match each other and the scripts."""
+"""The YAML files and the Dockerfile: field names are valid, and the names match each other and the scripts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ INT, STR, BOOL = {"type": "integer", "minimum": 0}, {"type": "string", "minLengt
 
 
 def record(required: str, **properties: Any) -> dict[str, Any]:
-    """An object with these fields and no others."""
+    """The schema of an object with these fields and no others."""
     return {"type": "object", "required": required.split(), "properties": properties, "additionalProperties": False}
 
 
@@ -25,7 +25,7 @@ def items(schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "array", "items": schema, "minItems": 1}
 
 
-# By hand, after the definitions of Kubernetes, JobSet, KubeRay and Kueue, and narrower: the fields that are used here.
+# Written by hand from the definitions of Kubernetes, JobSet, KubeRay and Kueue, with only the fields used here.
 MAP = {"type": "object", "additionalProperties": STR}
 META = record(
     "name", name={"type": "string", "pattern": "^[a-z0-9.-]{1,63}$"}, namespace=STR, labels=MAP, annotations=MAP
@@ -153,7 +153,7 @@ def test_jobset_fits_its_slices_its_queue_and_the_trainer(documents, repository,
     chips = math.prod(int(size) for size in topology.split("x"))
     assert job["parallelism"] == job["completions"]
     assert job["parallelism"] * container["resources"]["limits"]["google.com/tpu"] == chips
-    # All or nothing: one pod gone ends the job, and the set starts again; bad settings (2) end it.
+    # All or nothing: the loss of one pod ends the job, and the set starts again. Bad settings (status 2) end the set.
     assert (job["backoffLimit"], pod["restartPolicy"]) == (0, "Never")
     assert jobset["spec"]["failurePolicy"]["maxRestarts"] > 0
     assert job["podFailurePolicy"]["rules"][0]["onExitCodes"] == {
@@ -204,7 +204,7 @@ def test_kuberay_job_is_a_call_of_the_script(documents, launch):
     assert f"--workers={workers['maxReplicas'] * cpus}" in words
     head, worker = (group["template"]["spec"] for group in (job["rayClusterSpec"]["headGroupSpec"], workers))
     assert head["volumes"] == worker["volumes"]
-    for pod in (head, worker):  # the judge's: an ordinary user without capabilities
+    for pod in (head, worker):  # the judge needs an ordinary user without capabilities
         assert pod["securityContext"]["runAsNonRoot"]
         (container,) = pod["containers"]
         assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
@@ -215,7 +215,7 @@ def test_kuberay_job_is_a_call_of_the_script(documents, launch):
 def test_ray_takes_the_cluster_as_it_is(repository, launch):
     text = (repository / "launch" / "ray.yaml").read_text(encoding="utf-8")
     cluster = yaml.safe_load(text)
-    assert cluster["setup_commands"] == []  # Ray's own default installs another Ray
+    assert cluster["setup_commands"] == []  # Ray's default would install another Ray
     share = next(line for line in cluster["initialization_commands"] if "mount -t nfs" in line)
     assert share in cluster["available_node_types"]["vllm"]["initialization_commands"]
     call = re.search(r"bash launch/label_on_ray.sh (.+?)'", re.sub(r" \\\n#", "", text)).group(1)
@@ -242,7 +242,7 @@ def test_dockerfile(repository):
     assert ["ARG", "RUN_AS=1000"] in steps
     install = next(step[1] for step in steps if "jax[tpu]" in step[1])
     assert set(re.findall(r"(\w+)\) jax=", install)) == {"cpu", "gpu", "tpu"}
-    # What it copies exists, and is not kept out of the build's context.
+    # The copied files exist, and are not excluded from the build context.
     ignored = (repository / ".dockerignore").read_text(encoding="utf-8").splitlines()
     for step in steps:
         for source in step[1].split()[:-1] if step[0] == "COPY" else []:

@@ -36,17 +36,17 @@ exit "$status"
 
 @pytest.fixture
 def slurm(tools, environment, tmp_path):
-    """A job's environment, and its srun, squeue (which says that the job is STATE) and scontrol."""
+    """The environment of a job, with fakes of srun, squeue (which says that the job is STATE) and scontrol."""
     tools("srun", SRUN.replace("PIDS", str(tmp_path / "pids")))
     tools("squeue", f"cat {tmp_path}/state")
     tools("scontrol", f'echo "$@" >>{tmp_path}/requeued')
     (tmp_path / "state").write_text("RUNNING\n")
-    job = str(1000 + os.getpid() % 3000)  # jax takes the coordinator's port from it
+    job = str(1000 + os.getpid() % 3000)  # jax derives the coordinator's port from it
     return {**environment, "SLURM_JOB_ID": job, "SLURM_NTASKS": "2", "JAX_PLATFORMS": "cpu"}
 
 
 def start(repository: Path, variables: dict[str, str], workdir: Path) -> subprocess.Popen[str]:
-    """The job's script, as SLURM calls its copy of it."""
+    """Starts a copy of the job's script, as SLURM does."""
     copy = workdir.parent / "slurm_script"
     copy.write_text((repository / "launch" / "slurm.sbatch").read_text(encoding="utf-8"), encoding="utf-8")
     command = ["bash", str(copy), "train", f"--config={CONFIG}", f"--workdir={workdir}"]
@@ -71,7 +71,7 @@ def test_a_job_is_requeued_unless_it_was_cancelled(slurm, tools, repository, tmp
 
 @pytest.fixture(scope="module")
 def labeled(repository, tmp_path_factory) -> Path:
-    """A run whose stages before training are done."""
+    """A run whose stages before training are complete."""
     workdir = tmp_path_factory.mktemp("labeled") / "run"
     config = load_config(str(repository / CONFIG), [])
     for stage in ("generate", "label"):
@@ -107,7 +107,7 @@ def test_two_processes_here_and_in_a_requeued_job_train_alike(labeled, launch, s
         assert run.poll() is None, run.communicate()[0]
         time.sleep(0.05)
     tasks = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
-    os.kill(tasks[1], signal.SIGTERM)  # one is told; the step carries it to the other
+    os.kill(tasks[1], signal.SIGTERM)  # one process gets the signal; the step passes it on
     status, output = finish(run)
     assert (status, len(tasks)) == (143, 2), output
     assert "asked to stop; the steps so far are saved" in output

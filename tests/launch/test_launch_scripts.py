@@ -34,7 +34,7 @@ RAY = ("--server=http://vllm:8000/v1", "--workers=8", CONFIG, "--workdir=/shared
 
 
 def commands(output: str) -> list[list[str]]:
-    """The commands that a script printed, as a shell would read them."""
+    """The commands that a script printed, parsed as in a shell."""
     lines = [line.removeprefix("+ ") for line in output.splitlines() if line.startswith("+ ")]
     return [subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, text=True, check=True)
             .stdout.split("\0")[:-1] for line in lines]  # fmt: skip
@@ -51,7 +51,7 @@ def test_shellcheck_is_clean(repository):
         pytest.skip("shellcheck is not installed (extra [dev])")
     scripts = sorted((repository / "launch").glob("*.s*h"), key=str)
     result = subprocess.run([shellcheck, *map(str, scripts)], capture_output=True, text=True, check=False)
-    assert len(scripts) == len(SCRIPTS) + 2  # and what they source
+    assert len(scripts) == len(SCRIPTS) + 2  # and the files that they source
     assert (result.returncode, result.stdout) == (0, "")
 
 
@@ -63,7 +63,7 @@ def test_help_says_how_to_call_it(launch, repository, script):
         result = launch(script, "--some=thing", option)
         assert (result.returncode, result.stderr) == (0, "")
         assert f"bash launch/{script}" in result.stdout
-        assert "#" not in result.stdout.replace("'#", "")  # the comment, not its marks
+        assert "#" not in result.stdout.replace("'#", "")  # the comment without its # marks
     options = set(re.findall(r"^ +(--[a-z-]+)(?:=\*)?\)", path.read_text(), re.MULTILINE))
     assert {option for option in options if option not in result.stdout} <= {"--config", "--workdir"}
 
@@ -115,7 +115,7 @@ def test_bad_settings_are_refused(launch, script, arguments, message):
     assert result.returncode == 2
     assert result.stderr.startswith("launch: error: ")
     assert message in result.stderr
-    assert "+ " not in result.stdout  # nothing was run
+    assert "+ " not in result.stdout  # nothing was executed
 
 
 def test_settings_are_checked_before_machines_are_asked_for(launch):
@@ -212,7 +212,7 @@ def test_tpu_vm_dry_run_and_what_its_workers_do(launch):
     assert everywhere < set(scp)
     assert everywhere < set(ssh)
     assert delete[4:] == ["delete", "prm", "--zone=us-east5-a", "--force", "--quiet"]
-    # What ssh hands to the workers' shell is what tpu_worker.sh takes.
+    # tpu_worker.sh accepts the command that ssh passes to the workers' shell.
     remote = shlex.split(ssh[-1].removeprefix("--command="))
     script = remote.index("~/dreamprm/launch/tpu_worker.sh")
     worker = launch("tpu_worker.sh", "--dry-run", *remote[script + 1 :])
@@ -280,20 +280,20 @@ esac
 @pytest.mark.parametrize(
     ("states", "statuses", "asked", "status", "said"),
     [
-        # There at once, and done.
+        # The TPUs are available at once, and the run finishes.
         (["", "ACTIVE"], [0], "create scp ssh delete", 0, "deleting prm"),
-        # Waits, is preempted, asks again, goes on.
+        # The request waits and is preempted. It is sent again, and the run continues.
         (
             ["", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE", "SUSPENDING", "", "ACTIVE"], [255, 0],
             "create scp ssh delete create scp ssh delete", 0, "attempt 2 of 20",
         ),
-        # The request of an earlier call is there: it is used.
+        # A request of an earlier call exists and is used.
         (["ACTIVE"], [0], "scp ssh delete", 0, "deleting prm"),
-        # Bad input, a crash on TPUs that are there, a request that is refused: no second attempt, and no TPU left.
+        # Bad input, a crash on active TPUs, a failed request: no second attempt, and no TPUs remain.
         (["", "ACTIVE"], [2], "create scp ssh delete", 2, "invalid settings or input, see above"),
         (["", "ACTIVE"], [1], "create scp ssh delete", 2, "the TPUs are still active; it is not tried again"),
         (["", "FAILED"], [0], "create delete", 2, "the request for 1 x v5p-16 failed"),
-        # Saved and stopped, but the TPUs stay (maintenance): the same ones again.
+        # The run is saved and stopped, but the TPUs remain (maintenance): the same TPUs are used again.
         (["", "ACTIVE"], [143, 0], "create scp ssh scp ssh delete", 0, "attempt 2 of 20"),
     ],
 )  # fmt: skip
@@ -320,4 +320,5 @@ def test_tpu_vm_gives_up_and_keeps(launch, tools, tmp_path):
     assert result.returncode == 2
     assert "not finished after 1 attempts; run the same command again" in result.stderr
     assert "is kept and still costs money" in result.stdout
-    assert log.read_text().split() == ["create", "scp", "ssh", "delete"]  # of the request that is of no use any more
+    # The request is deleted, because it is of no use any more.
+    assert log.read_text().split() == ["create", "scp", "ssh", "delete"]

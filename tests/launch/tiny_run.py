@@ -6,7 +6,7 @@ from dreamprm_jax.config import defaults
 
 
 def get_config() -> config_dict.ConfigDict:
-    """Settings of the tiny run; batches of four rows divide over up to four devices."""
+    """Settings of the tiny run. Batches of four rows can be divided over up to four devices."""
     config = defaults()
     config.name = "tiny_launch"
     config.problems.train_count = config.problems.meta_count = config.problems.test_count = 3

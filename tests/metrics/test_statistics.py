@@ -33,7 +33,7 @@ def test_pass_at_k_needs_k_candidates():
 
 def test_bootstrap_means_agree_with_every_possible_resample():
     values = np.array([0.0, 0.0, 1.0, 0.5])
-    exact = np.array([np.mean(draw) for draw in itertools.product(values, repeat=4)])  # all 256, equally likely
+    exact = np.array([np.mean(draw) for draw in itertools.product(values, repeat=4)])  # all 256 are equally likely
     drawn = bootstrap_means(values[None], 40000, seed=3)[:, 0]
     assert drawn.mean() == pytest.approx(exact.mean(), abs=0.004)
     assert drawn.std() == pytest.approx(exact.std(), abs=0.004)

@@ -18,7 +18,7 @@ SHAPE = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 256,
     "num_labels": 1,
-    "initializer_range": 0.3,  # wide, so that every part moves the result
+    "initializer_range": 0.3,  # wide, so that every part affects the result
 }
 LLAMA3 = {
     "rope_type": "llama3",
@@ -37,7 +37,7 @@ VARIANTS = {
 
 
 def build(name: str, **changes):
-    """A tiny random transformers token classifier of a variant, in evaluation mode."""
+    """A tiny random token classifier from transformers for a variant, in evaluation mode."""
     import torch
     import transformers
 
@@ -53,7 +53,7 @@ def build(name: str, **changes):
 
 
 def expected(model, tokens: np.ndarray) -> dict[str, np.ndarray]:
-    """transformers' last hidden states and logits [B T]."""
+    """The last hidden states and the logits [B T] that transformers computes."""
     import torch
 
     with torch.no_grad():

@@ -8,7 +8,7 @@ from dreamprm_jax.models.reward import abstract_params
 
 
 def random_params(config, seed=0):
-    """The pytree of ``init_params`` with random values of its scale; LoRA's B is 0, as there."""
+    """The pytree of ``init_params`` with random values of the same scale. LoRA's B is 0, as in that function."""
     rng = np.random.default_rng(seed)
 
     def leaf(path, like):

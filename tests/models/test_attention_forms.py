@@ -76,7 +76,7 @@ def test_the_dual_kernel_is_the_forward_mode_derivative(name, backend, block):
 
 
 def test_the_dual_kernel_survives_what_training_wraps_around_it():
-    """A scan over layers with rematerialization, a jvp in the parameters, and a gradient in something later."""
+    """A scan over rematerialized layers, a jvp in the parameters, and a gradient in phi, which only the loss uses."""
     primals, target = arrays(), Target("tpu", (64, 64), interpret=True)
     attend = {
         "dual": lambda *x: dual_attention(*x, reach(LAYOUTS["packed"]), target),
@@ -118,7 +118,7 @@ def test_kernels_with_a_backward_pass(form, name):
 @pytest.mark.parametrize("device", ["tpu", "gpu"])
 @pytest.mark.parametrize("derivative", ["once", "forward", "none"])
 def test_the_chosen_kernels_lower_for_their_device(device, derivative):
-    """What Pallas cannot lower is found here; what the device's own compiler says needs that compiler."""
+    """Finds operations that Pallas cannot lower. Errors of the device's own compiler can only be found with it."""
     primals = tuple(jax.ShapeDtypeStruct((B, 1024, heads, 128), jnp.bfloat16) for heads in (N, K, K))
     segments = jax.ShapeDtypeStruct((B, 1024), jnp.int32)
     form = fused.choose("auto", derivative, device)

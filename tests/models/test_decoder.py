@@ -120,7 +120,7 @@ def test_forward_reverse_and_forward_over_reverse(changes):
     slope, gradient, hvp, mixed, tangent = derivatives(params, targets)
     inner = sum(jnp.vdot(a, b) for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True))
     np.testing.assert_allclose(slope, inner, rtol=2e-4)
-    # d/dt of the loss is -logits / count, so its tangent is known
+    # The gradient in the targets t is -logits / count, so its tangent is known.
     np.testing.assert_allclose(mixed, -tangent / tangent.size, atol=1e-6)
     chex.assert_tree_all_finite(hvp)
     chex.assert_trees_all_equal_shapes(hvp, params)
@@ -178,7 +178,7 @@ def test_impossible_shapes_are_refused():
 
 @pytest.mark.parametrize("param_dtype", ["float32", "bfloat16"])
 def test_the_embedding_gradient_of_a_frequent_token_keeps_its_norm(params, param_dtype):
-    """Summed in bfloat16 the gradient of a token at 60 % of the places would lose a third of its norm."""
+    """With sums in bfloat16, the gradient of a token at 60% of the positions would lose a third of its norm."""
     rng = np.random.default_rng(0)
     tokens = jnp.asarray(np.where(rng.random((4, 512)) < 0.6, 3, rng.integers(4, 64, (4, 512))), jnp.int32)
     cotangent = jnp.asarray(rng.uniform(0.5, 1.5, (4, 512, 32)), jnp.float32)
@@ -204,7 +204,7 @@ def test_swiglu_is_silu_times_up(derivative):
 
     chex.assert_trees_all_close(*(jax.jvp(f, (gate, up), (dgate, dup)) for f in (ours, plain)), atol=1e-6)
     chex.assert_trees_all_close(*(jax.vjp(f, gate, up)[1](dgate) for f in (ours, plain)), atol=1e-6)
-    if derivative != "any":  # differentiated once
+    if derivative != "any":  # this form is differentiated only once
         return
     second = (jax.hessian(lambda gate, f=f: (f(gate, up) ** 2).sum())(gate) for f in (ours, plain))
     chex.assert_trees_all_close(*second, atol=2e-6)

@@ -99,7 +99,7 @@ def test_rope_types(kind, scaling, tmp_path):
     model = transformers.AutoModelForTokenClassification.from_config(config).eval()
     model.save_pretrained(tmp_path)
     values = json.loads((tmp_path / "config.json").read_text())
-    values.pop("rope_parameters")  # as before version 5
+    values.pop("rope_parameters")  # as before transformers 5
     (tmp_path / "config.json").write_text(json.dumps(values | {"rope_theta": 1e4, "rope_scaling": scaling}))
     tokens = np.random.default_rng(1).integers(0, 40, (2, 64))
     expected = make_golden.expected(model, tokens)
@@ -148,7 +148,7 @@ def test_a_window_is_not_seen_within_it(tmp_path):
 @pytest.mark.parametrize("labels", [1, 2, 3])
 @pytest.mark.parametrize("layers", [1, 2])
 def test_training_starts_from_a_folders_own_head(labels, layers, tmp_path):
-    """Never from a random one in its place."""
+    """Training never starts from a random head in place of the stored one."""
     shutil.copytree(make_golden.GOLDEN / "qwen2", tmp_path / "m")
     path, rng = tmp_path / "m" / "model.safetensors", np.random.default_rng(0)
     tensors = {name: value for name, value in load_file(path).items() if not name.startswith("score.")}
@@ -196,7 +196,7 @@ def test_live_vocabulary_logits(name, tmp_path):
     with torch.no_grad():
         expected = model.to(torch.bfloat16)(input_ids=torch.from_numpy(tokens)).logits.float().numpy()
     ranked = np.sort(expected, axis=-1)
-    clear = ranked[..., -1] - ranked[..., -2] > 0.1 * expected.std()  # nearer than that, bf16 may order either way
+    clear = ranked[..., -1] - ranked[..., -2] > 0.1 * expected.std()  # bf16 may reorder closer logits
     assert clear.mean() > 0.7
     got = (np.asarray(hidden, np.float32) @ table.T).argmax(-1)
     np.testing.assert_array_equal(got[clear], expected.argmax(-1)[clear])

@@ -30,7 +30,7 @@ logits = jax.jit(
 
 @pytest.fixture(scope="module")
 def trained():
-    """Parameters whose adapters do something."""
+    """Parameters with adapters that have an effect."""
     params = random_params(CONFIG)
     return jax.tree_util.tree_map_with_path(
         lambda path, x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape) if "lora_b" in str(path) else x,

@@ -76,7 +76,7 @@ def test_tokenizer_that_does_not_match_the_weights(tmp_path):
         load_tokenizer(model, model_config(model))
     small = Tokenizer(models.BPE(vocab={chr(97 + i): i for i in range(30)}, merges=[]))
     small.save(str(folder / "tokenizer.json"))
-    assert load_tokenizer(model, model_config(model)).get_vocab_size() == 30  # a padded embedding
+    assert load_tokenizer(model, model_config(model)).get_vocab_size() == 30  # the embedding is padded
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(values | {"eos_token_id": [35, 2]}))
     with pytest.raises(DataError, match=r"tokenizer\.json: has no token 35, the eos_token_id of .*config\.json"):
@@ -106,7 +106,7 @@ def test_smollm2_logits_equal_transformers(gguf):
     config = model_config(model)
     assert (config.num_layers, config.num_heads, config.num_kv_heads, config.tie_embeddings) == (30, 9, 3, True)
     tokenizer = load_tokenizer(model, config)
-    # transformers reads the GGUF file by its own code: dequantisation, rope permutation, tokenizer
+    # transformers reads the GGUF file with its own code: dequantization, rope permutation, tokenizer.
     source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
     reference = transformers.AutoTokenizer.from_pretrained(**source)
     ids = tokenizer.encode(TEXT).ids
@@ -125,23 +125,23 @@ def test_smollm2_logits_equal_transformers(gguf):
     params = make_params(model, config, jax.random.key(0))
 
     def logits(config, params):
-        """With transformers' own vocabulary table, which is no part of a reward model."""
+        """Logits from transformers' own vocabulary table, which is not part of a reward model."""
         hidden = jax.jit(lambda p: hidden_states(config, p, jnp.asarray(tokens), positions))(params)
         return network.lm_head(torch.tensor(np.asarray(hidden, np.float32))).numpy()
 
     with torch.no_grad():
         expected = network(input_ids=torch.from_numpy(tokens)).logits.numpy()
         got = logits(config, params)
-        assert np.abs(got - expected).max() <= 1e-4  # 8.6e-5 seen, at logits up to 39
+        assert np.abs(got - expected).max() <= 1e-4  # 8.6e-5 observed, with logits up to 39
     narrow = dataclasses.replace(config, dtype="bfloat16", param_dtype="bfloat16")
     with torch.no_grad():
         rounded = logits(narrow, jax.tree.map(lambda x: x.astype(jnp.bfloat16), params))
-        # Both float32 results are rounded, and about as far from the exact logits.
+        # Both float32 results are rounded, and are about equally far from the exact logits.
         exact = network.double()(input_ids=torch.from_numpy(tokens)).logits.numpy()
     ours, theirs = (np.abs(logits - exact).mean() for logits in (got, expected))
-    assert ours < 2 * theirs, (ours, theirs)  # 1.3 to 1.5 seen: XLA's CPU products round more than MKL's
+    assert ours < 2 * theirs, (ours, theirs)  # 1.3 to 1.5 observed: XLA's CPU products round more than MKL's
     ranked = np.sort(expected, axis=-1)
-    clear = ranked[..., -1] - ranked[..., -2] > 0.25  # nearer than that, bf16 may order either way
+    clear = ranked[..., -1] - ranked[..., -2] > 0.25  # bf16 may reorder closer logits
     assert clear.mean() > 0.7
     np.testing.assert_array_equal(rounded.argmax(-1)[clear], expected.argmax(-1)[clear])
 

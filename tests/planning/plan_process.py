@@ -1,8 +1,8 @@
 """Run by test_planning.py in a process with 8 CPU devices. Measures the communication of compiled steps, and the memory
 of one replica compiled alone and together with others.
 
-Prints JSON: the bytes gathered and reduced by the plain and the bi-level step, by layout; the GB of temporaries, by
-number of devices; and the GB of arguments, as planned and as compiled.
+Prints JSON with three parts: the bytes gathered and reduced by the plain and the bi-level step, for each layout; the
+temporaries in GB, for each number of devices; and the arguments in GB, as planned and as compiled.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ def size(shapes: str) -> int:
 
 
 def collectives(text: str) -> dict[str, int]:
-    """Bytes of float32 results by kind of collective; a loop's as often as it runs, of branches all."""
+    """Bytes of float32 results for each kind of collective. Loops count once per trip; all branches are counted."""
     bodies: dict[str, list[str]] = {}
     entry = name = ""
     for line in text.splitlines():
@@ -59,7 +59,7 @@ def collectives(text: str) -> dict[str, int]:
 
 
 def moved(config, layout: Layout) -> list[dict[str, int]]:
-    """Collectives of the plain and of the bi-level step."""
+    """The collectives of the plain step and of the bi-level step."""
     config = dataclasses.replace(
         config, train=dataclasses.replace(config.train, mesh=MeshConfig(*dataclasses.astuple(layout)))
     )

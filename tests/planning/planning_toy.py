@@ -1,4 +1,4 @@
-"""A small model whose parameters and activations are large compared with everything that the plan ignores."""
+"""A small model with parameters and activations that are much larger than everything that the plan ignores."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The sum of the cycles of a compiled module, and the tables of device figures."""
+"""The total cycles of a compiled module, and the tables of device figures."""
 
 import gzip
 import importlib.util
@@ -45,7 +45,7 @@ ENTRY %main (p: f32[]) -> f32[] {
 def test_loops_count_as_often_as_they_run():
     cost = module_cost(MODULE, {"splash_mqa_fwd": 1e-3})
     assert cost.parts["projections"] == pytest.approx(28 * 1750 / CLOCK)
-    assert cost.parts["attention"] == pytest.approx(28 * 2e-3)  # of two rows
+    assert cost.parts["attention"] == pytest.approx(28 * 2e-3)  # two rows
     assert cost.phases["outer"] == pytest.approx(7000 / CLOCK)
     assert cost.phases["tangent"] == pytest.approx(5250 / CLOCK)
     assert sum(cost.phases.values()) == pytest.approx(cost.seconds)
@@ -53,13 +53,13 @@ def test_loops_count_as_often_as_they_run():
     assert cost.parts["optimizer"] == pytest.approx(3500 / CLOCK)
     assert cost.unknown_loops == 0
     one = module_cost(MODULE.replace("[2,4,8,8]", "[4,8,8]"), {"splash_mqa_fwd": 1e-3})
-    assert one.parts["attention"] == pytest.approx(28e-3)  # a device's only row
+    assert one.parts["attention"] == pytest.approx(28e-3)  # the device has only one row
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed")
 def test_compiled_programs_are_kept_and_read_again(tmp_path):
-    """The worker of the benchmark: ``dreamprm inspect``, here on a CPU device. A second call compiles nothing."""
+    """Tests the benchmark's worker, ``dreamprm inspect``, on a CPU device. A second call compiles nothing."""
     job = [sys.executable, "benchmarks/tpu_cost_model.py", f"--output={tmp_path}", "--worker=job", "--steps=1", "--"]
     job += ["--config=configs/embedded.py", "--config.inspect.devices=1", "--config.train.arms=('raw',)"]
     environment = os.environ | {"LIBTPU_INIT_ARGS": "", "JAX_TRACEBACK_IN_LOCATIONS_LIMIT": "0"}

@@ -43,7 +43,7 @@ def test_matrix_flops_count_loops_as_often_as_they_run():
 
     forward = 5 * 2 * 8 * 16 * 16
     assert matrix_flops(layers, x, w) == forward
-    # backward: the products of both operands' gradients, and nothing to compute again for a lone product
+    # the backward pass computes two products, one per operand's gradient; a single product is not recomputed
     assert matrix_flops(jax.grad(lambda x, w: layers(x, w).sum(), argnums=(0, 1)), x, w) == pytest.approx(3 * forward)
     dear = matrix_flops(lambda p, x, w: jax.lax.cond(p, lambda: layers(x, w), lambda: x), True, x, w)
     assert dear == forward
@@ -72,7 +72,7 @@ sys.exit([main(freeze(config)) for config in json.loads(sys.argv[1])][-1])
 
 
 def run(*configs):
-    """Runs inspect in a process of its own, as jax fixes its devices at its start. The status is the last one's."""
+    """Runs inspect in a separate process, as jax fixes its devices at startup. The exit status is the last call's."""
     command = [sys.executable, "-c", SCRIPT, json.dumps([to_dict(config) for config in configs])]
     return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
@@ -106,7 +106,7 @@ def test_report_of_a_mesh_that_is_not_here():
 
 
 def shipped(name):
-    """A configuration of configs/, by the CPU compiler without fused attention."""
+    """A configuration from configs/, compiled for the CPU without fused attention."""
     path = Path(__file__).parents[2] / "configs" / f"qwen2_5_coder_{name}.py"
     specification = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(specification)

@@ -68,7 +68,7 @@ def test_fleets_have_as_few_domains_as_hold_them():
         ((1, 1, 16), "h100", 16, "tensor=16 must divide the 8 chips"),
         ((1, 12, 2), "h100", 24, "must divide the model's width"),
         ((512, 1, 1), "v5p", 512, "= 256 rows must be a multiple of data x fsdp = 512"),
-        ((1, 256, 1), "h100", 256, None),  # across nodes
+        ((1, 256, 1), "h100", 256, None),  # spans several nodes
         ((16, 16, 1), "v6e", 256, None),
     ],
 )
@@ -82,11 +82,11 @@ def test_ranking_takes_the_fastest_that_fits_and_says_what_a_batch_must_be():
     models = [(dataclasses.replace(LLAMA, remat="full"), WORK)]
     best, *others = [found.layout for found in ranked(fleet, models, ROWS, 87e9, 0.5)]
     times = [step_time(WORK, layout, fleet, 0.5).serial for layout in (best, *others)]
-    assert best.fsdp * best.tensor >= 32  # 70 billion parameters of 16 bytes over the shards, and gradients beside them
+    assert best.fsdp * best.tensor >= 32  # to hold 70 billion parameters of 16 bytes, and the gradients
     roomy = ranked(fleet, models, ROWS, 1e15, 0.5)[0].layout
     assert step_time(WORK, roomy, fleet, 0.5).serial == min(times) <= times[0]
     tight = ranked(fleet, models, ROWS, 1.0, 0.5)[0].layout
-    assert tight.fsdp * tight.tensor == 256  # nothing fits: the smallest first
+    assert tight.fsdp * tight.tensor == 256  # nothing fits, so the layout with the smallest memory comes first
     with pytest.raises(DataError, match=r"4096 v5p chips need a batch that divides by 512 .*= 256: take fewer chips"):
         ranked(make_fleet(CHIPS["v5p"], 4096), models, ROWS, 87e9, 0.5)
     assert Layout(2, 4, 1) in list(layouts(make_fleet(CHIPS["v5e"], 8)))
@@ -100,7 +100,7 @@ def test_ranking_takes_the_fastest_that_fits_and_says_what_a_batch_must_be():
     [(1e12, "none"), (2e11, "dots"), (7e10, "offload"), (4.97e10, "attention"), (4.9e10, "full"), (1.0, "full")],
 )
 def test_the_policy_is_the_fastest_that_fits(memory, policy):
-    """Of rematerialization; the less is kept the more is computed."""
+    """The rematerialization policy: the fewer values a policy keeps, the more it recomputes."""
     flops = {"none": 3.0, "dots": 3.1, "offload": 3.1, "attention": 3.9, "full": 4.0}
     models, fleet, layout = [], make_fleet(CHIPS["v5p"], 256), Layout(1, 256, 1)
     for remat, count in flops.items():
@@ -116,10 +116,10 @@ def test_transfers_to_the_host_take_time():
     fleet, layout = make_fleet(CHIPS["v5p"], 256), Layout(1, 256, 1)
     work = dataclasses.replace(WORK, remat="offload", offloaded=256 * 10**9)
     extra = step_time(work, layout, fleet, 0.5).memory - step_time(WORK, layout, fleet, 0.5).memory
-    assert extra == pytest.approx(2 * 80 * 2e9 / 16e9)  # written and read; 80 layers of 10^9 elements a chip
+    assert extra == pytest.approx(2 * 80 * 2e9 / 16e9)  # written and read: 80 layers of 10^9 elements per chip
 
 
-# ---------------------------------------------------------------- what a step moves and how long it takes
+# ---------------------------------------------------------------- communication and duration of a step
 
 
 def test_works_count_parameters_and_flops():
@@ -127,13 +127,13 @@ def test_works_count_parameters_and_flops():
     layer = 2 * 128 * 128 + 2 * 128 * 64 + 3 * 128 * 384 + 2 * 128
     assert plain.parameters == plain.trainable == 256 * 128 + 6 * layer + 128 + 128 + 1
     tokens = 16 * 128
-    products = 8 * tokens * 6 * (layer - 256)  # forward, again, and twice for the gradients: 2 FLOPs each
-    assert 1.0 < plain.flops / products < 1.25  # the rest is attention's scores
+    products = 8 * tokens * 6 * (layer - 256)  # forward, recomputation, and two for the gradients: 2 FLOPs each
+    assert 1.0 < plain.flops / products < 1.25  # the rest is attention scores
     assert 2.6 < bilevel.flops / plain.flops < 3.0
     assert bilevel.stream == (tokens * 128,) * 2
     lora = step_works(LORA, decoder_config(LORA.model))[0]
     assert lora.trainable == 6 * 2 * (2 * (128 + 128) + 2 * (128 + 64)) + 129
-    assert lora.flops < 0.8 * plain.flops  # no gradients of frozen kernels
+    assert lora.flops < 0.8 * plain.flops  # frozen kernels have no gradients
 
 
 def test_roofline_by_hand():
@@ -143,7 +143,7 @@ def test_roofline_by_hand():
     assert time.compute == pytest.approx(1.64e18 / 1024 / 459e12)
     assert time.fsdp == pytest.approx((6 + 2) * weights / 4 * 31 / 32 / 180e9)
     assert time.tensor == pytest.approx(2 * 22 * 80 * 4096 * 8192 * 2 * 3 / 4 / 180e9)
-    # two replicas in each of four slices reduce among themselves, then each sends its half to the other slices
+    # Each of four slices has two replicas. They reduce within the slice, then each sends its half to other slices.
     assert time.data_fast == pytest.approx(2 * 2 * weights / 128 * 1 / 2 / 180e9)
     assert time.data_slow == pytest.approx(2 * 2 * weights / 128 / 2 * 3 / 4 / 12.5e9)
     assert time.overlapped == max(time.compute, time.network)
@@ -183,7 +183,8 @@ def test_volumes_and_memory_are_those_of_compiled_programs():
             if name == "data":
                 assert got["all-reduce"] == pytest.approx(wanted.shards, rel=0.15), place
     memory = report["memory"]
-    assert memory["2"] == pytest.approx(memory["8"], rel=0.1)  # one replica's devices tell of four replicas
+    # The devices of one replica predict the memory of four replicas.
+    assert memory["2"] == pytest.approx(memory["8"], rel=0.1)
     assert memory["arguments"] == pytest.approx(memory["compiled arguments"], rel=0.001)
 
 
@@ -205,7 +206,7 @@ def test_label_cost_is_that_of_counting():
     cost = label_cost(config, assumed)
     programs, sent, computed, generated, rollouts = 14 * 3 + 6 * 8, 20 * 100, 20 * 100, (14 * 3 + 6 * 8) * 400, 0
     for _ in range(10 * 3):
-        cached = 0  # tokens of this program's requests that the server holds
+        cached = 0  # tokens of this program's requests in the server's cache
         for step in (1, 2, 3):
             prefix = 100 + step * 100
             sent, computed, cached = sent + prefix, computed + prefix - cached, prefix
@@ -248,7 +249,7 @@ def config_file(tmp_path):
 
 
 def plan(capsys, config_file, *options):
-    """(status, what it printed) on one chip, whose CPU device these tests have."""
+    """Runs the command for one chip, which matches the tests' CPU device. Returns (exit status, captured output)."""
     status = cli.main(["plan", f"--config={config_file}", "--chip=v5e", "--chips=1", *options])
     return status, capsys.readouterr()
 
@@ -262,7 +263,8 @@ def test_a_plan_as_a_table_and_as_json(capsys, config_file, monkeypatch):
     parameters = found["model"]["parameters"]
     assert found["memory"]["parameters"] == pytest.approx(4 * parameters / 1e9)
     assert found["memory"]["optimizer"] == pytest.approx(8 * parameters / 1e9, rel=1e-3)
-    assert found["memory"]["least"] < found["memory"]["most"]  # the CPU's temporaries are a bound for bfloat16
+    # On the CPU, the temporaries are only an upper bound for a bfloat16 model.
+    assert found["memory"]["least"] < found["memory"]["most"]
     assert [step["steps"] for step in found["steps"].values()] == [1200, 300]
     hours = sum(step["steps"] * step["seconds"][1] for step in found["steps"].values()) / 3600
     assert found["hours"][1] == pytest.approx(hours)
@@ -273,7 +275,7 @@ def test_a_plan_as_a_table_and_as_json(capsys, config_file, monkeypatch):
     status, printed = plan(capsys, config_file, "--config.train.arms=('raw',)")
     assert status == 1
     assert "DOES NOT FIT 0.0 GB" in printed.out
-    assert "remat=full" in printed.out  # chosen, or advised
+    assert "remat=full" in printed.out  # the policy is selected or recommended
     assert "data=1 x fsdp=1 x tensor=1" in printed.out
 
 

@@ -31,8 +31,8 @@ def address() -> Iterator[str]:
 
 @pytest.fixture
 def server(address: str) -> Iterator[Callable[..., ServerPolicy]]:
-    """Makes policies for a behavior; each has a model name, and so a log, of its own. They take the server to be able
-    to do everything, unless told otherwise."""
+    """Creates policies for a behavior. Each policy has its own model name, and so its own log. By default, the policies
+    assume that the server can do everything."""
     opened = []
     numbers = itertools.count(time.monotonic_ns())
 

@@ -11,12 +11,12 @@ from dreamprm_jax.schema import DataError
 
 
 class LocalServer:
-    """A server in a process of its own, ready to answer: the process and its address. It ends with a ``with`` block."""
+    """A server in a separate process, ready to answer: the process and its address. A ``with`` block stops it."""
 
     def __init__(
         self, port: int = 0, threads: int = 1, slots: int = 4, context: int = 2048, log: IO[bytes] | None = None
     ):
-        """Starts it and waits until it answers. Raises DataError where it does not start."""
+        """Starts the server and waits until it answers. Raises DataError if it does not start."""
         settings = {"port": port, "threads": threads, "slots": slots, "context": context}
         command = [sys.executable, "-m", "dreamprm_jax.cli.local_server", "--until-stdin-closes"]
         command += [f"--{name}={value}" for name, value in settings.items()]
@@ -38,16 +38,16 @@ class LocalServer:
 
     @property
     def port(self) -> int:
-        """The port that it listens on."""
+        """The port on which the server listens."""
         return int(self.base_url.removesuffix("/v1").rsplit(":", 1)[1])
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Sends SIGKILL."""
         self.process.kill()
         self._close()
 
     def stop(self) -> None:
-        """SIGTERM, and SIGKILL to one that does not end."""
+        """Sends SIGTERM, and SIGKILL if the server does not end within 10 seconds."""
         self.process.terminate()
         try:
             self.process.wait(10)

@@ -50,7 +50,7 @@ LOCK = threading.Lock()
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One request."""
+    """Handles one request."""
 
     protocol_version = "HTTP/1.1"
 
@@ -135,7 +135,7 @@ class Handler(BaseHTTPRequestHandler):
                 text = HELPER + CALL
             else:
                 text = MAIN + HELPER + CALL
-            text = text.format(seed=seed + index).removesuffix("\n")  # the stop sequence takes the last newline
+            text = text.format(seed=seed + index).removesuffix("\n")  # the stop sequence removes the last newline
             reason = "stop"
             if behavior == "echo":
                 text = prompt + text
@@ -181,7 +181,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, *arguments: object) -> None:
-        """Quiet."""
+        """Suppresses the request log."""
 
 
 if __name__ == "__main__":

@@ -27,20 +27,20 @@ class Quirk:
     """One kind of server.
 
     Attributes:
-      refuses: whether it refuses a request.
-      status: of the refusal.
-      error: the refusal's body: JSON or text.
-      chat: whether the policy asks for chats.
-      choice: changes of every choice but those of the start's small requests.
-      once: it refuses, or answers by ``reply``, the first request for the problem alone.
-      reply: makes another reply from the request and its choices: status, headers and body.
-      path: appended to the server's address in place of /v1.
-      settings: of the policy, beside the defaults.
-      not_sent: parameters that the rows must say were not sent.
-      fault: how the answers' fault begins; "" for real answers.
-      code: what the answers' code must contain.
-      source: the issue or pull request whose text was read.
-      raises: the words of the DataError or PolicyError, where the server cannot be used.
+      refuses: whether the server refuses a request.
+      status: HTTP status of the refusal.
+      error: body of the refusal, JSON or text.
+      chat: whether the policy sends chat requests.
+      choice: changes to every choice, except in the small requests at the start.
+      once: only the first request for the problem is refused, or answered by ``reply``.
+      reply: builds another reply from the request and its choices: status, headers and body.
+      path: replaces /v1 at the end of the server's address.
+      settings: settings of the policy in addition to the defaults.
+      not_sent: parameters that the rows must record as not sent.
+      fault: start of the fault of the answers; "" for real answers.
+      code: text that the code of the answers must contain.
+      source: the issue or pull request from which the text was taken.
+      raises: text of the DataError or PolicyError, if the server cannot be used.
     """
 
     refuses: Callable[[Body], bool] = lambda body: False
@@ -72,7 +72,7 @@ def forbidden(name: str) -> list[Body]:
 
 
 def ours(body: Body) -> bool:
-    """Whether the request is about the test's problem, not one of the start's."""
+    """Whether the request is about the test's problem, and is not one of the small requests at the start."""
     return "Double" in json.dumps(body)
 
 
@@ -83,7 +83,7 @@ def whole(value: Any, status: int = 200, **headers: str) -> Callable[..., tuple[
 
 
 def events(body: Body, choices: list[Body], end: str = "data: [DONE]\n\n") -> tuple[int, dict[str, str], bytes]:
-    """The choices as a stream of events, a few characters each."""
+    """The choices as a stream of events, with a few characters per event."""
     parts = []
     for choice in choices:
         text = choice["message"]["content"] if "messages" in body else choice["text"]
@@ -231,7 +231,7 @@ QUIRKS: dict[str, Quirk] = {
     "a template without a system role, 500": Quirk(lambda b: any(m["role"] == "system" for m in b.get("messages", [])), 500,
         {"error": {"code": 500, "message": "Jinja Exception: System role not supported", "type": "server_error"}}, chat=True,
         not_sent=("system role",)),
-    # refused for good
+    # permanent refusals
     "Azure: a filter of prompts": Quirk(ours, 400, openai("The response was filtered due to the prompt triggering Azure "
         "OpenAI's content management policy.", "prompt", "content_filter"), chat=True, fault="refused: HTTP 400"),
     "DashScope: inspection": Quirk(ours, 400, openai("Input data may contain inappropriate content.", None,
@@ -291,7 +291,7 @@ QUIRKS: dict[str, Quirk] = {
         "seed is not supported"}, not_sent=("seed",)),
     "308 to another path": Quirk(path="/moved/v1"),
     "a slash at the address's end": Quirk(path="/v1/"),
-    # what cannot be used, with what to do
+    # servers that cannot be used, with the advice
     "the address without /v1": Quirk(path="", raises=r"most servers' address ends in /v1: try policy\.base_url=http\S+/v1"),
     "a web interface": Quirk(path="/web", raises=r"answered with a web page \(502 Bad Gateway nginx\); .* ends in /v1"),
     "301, which turns a POST into a GET": Quirk(path="/old/v1", raises=r"it redirects to http://\S+/v1/completions: set policy"),
@@ -322,9 +322,9 @@ QUIRKS: dict[str, Quirk] = {
 
 @contextmanager
 def serve(quirk: Quirk) -> Iterator[str]:
-    """The base address of a server that behaves so, while the block runs."""
+    """Runs a server with this behavior during the block. Yields its base address."""
 
-    spent: list[Body] = []  # requests that ``quirk.once`` has been spent on
+    spent: list[Body] = []  # requests to which ``quirk.once`` has been applied
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -385,7 +385,7 @@ def serve(quirk: Quirk) -> Iterator[str]:
             self.close_connection = sent["Content-Length"] != str(len(data))
 
         def log_message(self, *arguments: object) -> None:
-            """Quiet."""
+            """Suppresses the request log."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()

@@ -70,10 +70,10 @@ def test_it_is_asked_once_printed_once_and_kept_with_the_stage(server, tmp_path,
     printed = capsys.readouterr().out
     assert printed.count("\n") == 1
     assert "one choice per request for any n; seeds honored; token counts of all choices" in printed
-    assert policy.usage.requests == 8  # the probe's own are not counted
+    assert policy.usage.requests == 8  # requests of the probe are not counted
     assert json.loads((tmp_path / "server.json").read_text())["choices"] is False
     again = ServerPolicy(policy.config, tmp_path)
-    assert again.sampling(0.5) == policy.sampling(0.5)  # from the record: no server is needed for it
+    assert again.sampling(0.5) == policy.sampling(0.5)  # taken from the record, without a server
     again.complete(REQUEST)
     assert capsys.readouterr().out == ""
     assert spent(tmp_path) == {
@@ -121,7 +121,7 @@ def test_a_server_that_comes_back_is_waited_for_and_one_that_does_not_is_given_u
     settings: dict[str, Any] = {"kind": "server", "base_url": f"http://127.0.0.1:{port}/v1", "max_retries": 0}
     policy = ServerPolicy(PolicyConfig(model="plain:outage", **settings), backoff_seconds=0.05)
     policy.complete(REQUEST)
-    policy._transport._client.close()  # connections are new ones from here on
+    policy._transport._client.close()  # later connections are new
     server.shutdown()
     server.server_close()
     policy = ServerPolicy(PolicyConfig(model="plain:outage", **settings), None, Abilities(), 0.05)
@@ -146,7 +146,7 @@ def test_a_server_that_comes_back_is_waited_for_and_one_that_does_not_is_given_u
     short = ServerPolicy(PolicyConfig(model="plain:outage", outage_seconds=0.2, **settings), None, Abilities(), 0.05)
     with pytest.raises(PolicyError, match="APIConnectionError"):
         short.complete(REQUEST)
-    with pytest.raises(PolicyError, match="failed 1 times"):  # it is not waited for anew
+    with pytest.raises(PolicyError, match="failed 1 times"):  # it does not wait again
         short.complete(REQUEST)
 
 
@@ -175,7 +175,7 @@ def test_requests_at_a_time_are_bounded(server):
     with ThreadPoolExecutor(6) as pool:
         start = time.monotonic()
         list(pool.map(policy.complete, [REQUEST] * 4))
-    assert time.monotonic() - start >= 2  # four answers of a second each, two at a time
+    assert time.monotonic() - start >= 2  # four answers of one second each, two at a time
 
 
 @pytest.mark.parametrize(

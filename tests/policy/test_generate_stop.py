@@ -25,7 +25,7 @@ def get_config():
     return config
 """
 PROBLEMS = 15
-STUCK = 12  # the number of the request, among those that find out what the server can do and those for the problems
+STUCK = 12  # number of the stuck request, counting the probes of the server's abilities and those for problems
 
 
 def answered(workdir: Path) -> int:
@@ -37,7 +37,7 @@ def answered(workdir: Path) -> int:
 
 
 def heed_interrupts() -> None:
-    """As in a terminal; processes of a job in the background are started with SIGINT ignored."""
+    """Restores the default handler, as in a terminal. Background jobs are started with SIGINT ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

@@ -68,9 +68,9 @@ def test_what_llama_cpp_can_do(server, tmp_path):
 
 
 def test_prefixes_are_continued_and_the_cache_serves_them(server, problems):
-    """n choices, more than the server gives at once; each keeps the prefix; some pass the tests.
+    """Requests more choices than the server gives at once. Each keeps the prefix, and some pass the tests.
 
-    Equal seeds give equal texts but for rounding: what the cache and a batch hold changes the last bits of the logits.
+    Equal seeds give equal texts up to rounding: the cache and the batch contents change the last bits of the logits.
     """
     policy = ServerPolicy(settings(server, logprobs=True), abilities=Abilities())
     request = CompletionRequest(problems["tiny-absolute"], PREFIX, 6, 0.3, 5)
@@ -83,7 +83,7 @@ def test_prefixes_are_continued_and_the_cache_serves_them(server, problems):
         assert Verdict.AC in {result.verdict for result in judge.evaluate(tasks)}
     assert all(one.log_probability is not None and -5 < one.log_probability < 0 for one in completions)
     usage = policy.usage
-    assert usage.requests >= 2  # four slots, so four choices a request
+    assert usage.requests >= 2  # four slots, so four choices per request
     assert usage.completion_tokens > 0
     assert 0.5 * usage.prompt_tokens / usage.requests < usage.cached_tokens < usage.prompt_tokens
     again = ServerPolicy(settings(server, logprobs=True), abilities=Abilities()).complete(request)
@@ -114,7 +114,7 @@ def test_a_context_without_room(server, problems):
 
 @pytest.fixture(scope="module")
 def config(server, tmp_path_factory) -> Config:
-    """The config file's own settings, on five of its problems and with less of everything."""
+    """The settings of the config file, with five of its problems and smaller sizes."""
     some = ("tiny-square", "tiny-is_even", "tiny-reverse", "tiny-to_upper", "tiny-absolute")
     rows = (CONFIGS / "data" / "tiny_problems.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     path = tmp_path_factory.mktemp("problems") / "five.jsonl"
@@ -129,7 +129,7 @@ def config(server, tmp_path_factory) -> Config:
 
 @pytest.fixture(scope="module")
 def labeled(config, tmp_path_factory) -> Paths:
-    """The folder of a run that nothing disturbed."""
+    """The folder of an undisturbed run."""
     paths = Paths(tmp_path_factory.mktemp("smollm2"))
     for stage in ("generate", "label"):
         run_stage(config, paths.root, stage)
@@ -158,7 +158,7 @@ def test_programs_are_judged_and_prefixes_get_labels(labeled, config):
 
 
 def test_the_server_is_killed_and_comes_back_and_nothing_is_lost(labeled, config, tmp_path):
-    """kill -9 of the server among the rollouts; a new one takes its port, and the stage goes on."""
+    """Kills the server with SIGKILL during the rollouts. A new server takes its port, and the stage continues."""
     paths = Paths(tmp_path)
     with LocalServer(context=1024) as first:
         own = dataclasses.replace(config, policy=dataclasses.replace(config.policy, base_url=first.base_url))

@@ -37,7 +37,7 @@ def test_quirk(name, tmp_path):
         assert tuple(policy.sampling(0.5).get("not_sent", ())) == quirk.not_sent
         assert policy.complete(REQUEST)[0].fault == completions[0].fault
         policy.close()
-        # what was refused is known to whoever writes the rows, without a server
+        # The refused parameters are recorded, so that rows can be written without a server.
         assert tuple(ServerPolicy(policy.config, tmp_path).sampling(0.5).get("not_sent", ())) == quirk.not_sent
 
 
@@ -67,7 +67,7 @@ def test_every_quirk_with_the_client_s_other_major_version():
 
 @pytest.mark.parametrize("behavior", ["slow", "fail500_99", "nowhere"])
 def test_close_ends_calls_that_wait(server, behavior):
-    """A socket that waits, a retry that sleeps, a server that is not there: each ends with PolicyError."""
+    """A waiting socket, a sleeping retry, a missing server: each call ends with PolicyError."""
     policy = server(behavior, timeout_seconds=300.0)
     policy._transport.backoff_seconds = 60.0
     if behavior == "nowhere":

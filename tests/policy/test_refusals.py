@@ -1,4 +1,4 @@
-"""The meaning of a server's error, by its status and body, for the wordings of many servers and the quirk server."""
+"""The meaning of an error by its status and body, for the wording of many servers and for the quirk server."""
 
 # ruff: noqa: E501  # wording as servers write it
 

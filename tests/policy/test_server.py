@@ -127,7 +127,7 @@ def test_a_limit_on_n_is_learnt(server):
 
 
 def test_a_prefix_may_be_cut_before_its_line_break(server):
-    """Answers that go on with the line break are taken; an end of the answer is one; others are drawn again."""
+    """Answers that continue with the line break, or that end, are accepted. Other answers are drawn again."""
     policy = server("line", prefix_end="before_newline")
     completions = policy.complete(request())
     assert all(c.forced and c.code.startswith(PREFIX) for c in completions)
@@ -136,7 +136,7 @@ def test_a_prefix_may_be_cut_before_its_line_break(server):
     assert policy.usage.rejected_answers == sum(sent["n"] for sent in log(policy)) - 4 > 0
     stubborn = server("strip", prefix_end="before_newline")
     assert all(c.code.startswith(PREFIX + "def double") for c in stubborn.complete(request()))
-    assert stubborn.usage.rejected_answers == 16  # then it is asked in the other way
+    assert stubborn.usage.rejected_answers == 16  # then the prefix is sent in the other form
     assert policy.sampling(0)["prefix_end"] == "before_newline"
 
 
@@ -155,7 +155,7 @@ def test_passing_faults_are_retried(server, behavior):
     assert (policy.usage.requests, policy.usage.retries) == (1, 2)
     assert len(log(policy)) == 3
     if behavior == "fail429_2":
-        assert time.monotonic() - start >= 0.6  # twice the server's Retry-After
+        assert time.monotonic() - start >= 0.6  # twice the Retry-After of the server
 
 
 def test_lasting_faults_are_errors_that_say_so(server):
@@ -229,7 +229,7 @@ def test_requests_run_at_once_and_keep_their_order(server):
     requests = [request(n=1, seed=seed) for seed in range(8)]
     start = time.monotonic()
     answers = list(concurrent_map(policy.complete, requests, threads=8))
-    assert time.monotonic() - start < 5  # eight answers of a second each
+    assert time.monotonic() - start < 5  # eight answers of one second each
     assert seeds([completions[0].code for _, completions in answers]) == [str(seed) for seed in range(8)]
 
 

@@ -14,7 +14,7 @@ PROBLEM = Problem("double", "Double", "Print twice the number.", "x", "c", "2025
 
 
 def scorer(items):
-    """Likes later steps, and programs by the length of their text: any order will do."""
+    """Prefers later steps, and depends on the text length. Any order works for these tests."""
     return [np.array([len(code) % 7 + float(i) for i in range(len(split_steps(code)))]) for _, code in items]
 
 
@@ -30,5 +30,5 @@ def test_a_beam_has_the_server_continue_prefixes(server):
         prompts = [body["prompt"] for body in json.load(reply)]
     whole, rest = prompts[0], [prompt for prompt in prompts if prompt != prompts[0]]
     first_step = result.candidates[0].code[: split_steps(result.candidates[0].code)[0].end]
-    assert rest  # after whole programs, completions of what begins them
+    assert rest  # after whole programs, completions of a prefix
     assert all(prompt == whole + first_step for prompt in rest)

@@ -137,7 +137,7 @@ def test_compositions_come_from_the_file(benchmark, tmp_path):
 
 
 def test_exact_log_probabilities_are_those_of_the_distribution(benchmark):
-    """Over all programs of a problem they sum to one, and the share of each among the samples is its probability."""
+    """The probabilities of all programs of a problem sum to one. Sample frequencies agree with the probabilities."""
     _, problem, composition = benchmark[0]
     policy = SimulatedPolicy({composition.problem_id: composition})
     answers = policy.complete(CompletionRequest(problem, "", 2000, 0.2, 0))
@@ -147,16 +147,16 @@ def test_exact_log_probabilities_are_those_of_the_distribution(benchmark):
         mean = exact_log_probability(composition, answer.code)
         chance[written.plan.calls, written.forms] = math.exp(mean * (len(written.forms) + 1))
     counts = Counter((written.plan.calls, written.forms) for written in choices)
-    assert 0.8 < sum(chance.values()) <= 1.0 + 1e-9  # but for the programs that nobody drew
+    assert 0.8 < sum(chance.values()) <= 1.0 + 1e-9  # programs that were never drawn are missing
     for one, count in counts.most_common(3):
         assert count / 2000 == pytest.approx(chance[one], abs=0.04)
     assert math.isnan(exact_log_probability(composition, "print(1)\n"))
     (rest,) = policy.complete(CompletionRequest(problem, answers[0].code, 1, 0.2, 0))
-    assert rest.log_probability is None  # nothing was left to choose
+    assert rest.log_probability is None  # no choice was left
 
 
 def test_reported_log_probabilities_tell_mistakes_apart_as_badly_as_a_language_model_s(benchmark, policy):
-    """Correct programs (all forms right) against others of the same problem: AUROC of the reported and exact ones."""
+    """Correct programs (all forms right) against others of the same problem: AUROC of reported and exact values."""
     found: dict[str, list[bool]] = {"reported": [], "exact": []}
     for _, problem, composition in benchmark:
         answers = complete(policy, problem, n=12)

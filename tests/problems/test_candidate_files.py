@@ -232,7 +232,7 @@ def test_the_real_file():
 
 
 def test_the_same_rows_in_every_file_and_for_scoring(tmp_path):
-    """One list of candidates as every kind of file: judge and score read the same of each."""
+    """One list of candidates in every kind of file. Judge and score read the same rows from each file."""
     problems = {one: Problem(one, "t", "s", "x", "", "", "") for one in ("HumanEval/2", "HumanEval/10")}
     rows = [{"task_id": name, "solution": code} for name in problems for code in (A, B)]
     lines = "".join(json.dumps(row) + "\n" for row in rows)

@@ -29,7 +29,7 @@ def returning(value: str) -> str:
     return f"def main_solution(n):\n    return {value}\n"
 
 
-# reference, generator, and why it is left out
+# Name -> reference, generator, and the reason why the task is left out ("" if it is kept).
 REFERENCES = {
     "kept": (returning("[n, n * 0.5]"), NUMBERS, ""),
     "prints": ("print('loaded')\n\ndef main_solution(n):\n    print(n)\n    return n\n", NUMBERS, ""),
@@ -123,7 +123,7 @@ def test_the_journal_is_asked_first_and_seeds_differ(made, tmp_path):
 
 
 def test_the_sandboxs_own_failures(made, tmp_path, monkeypatch):
-    """Runs that are repeated count once; a task that the sandbox fails on is left out, and tried again next time."""
+    """Repeated runs count once. A task on which the sandbox fails is left out, and is tried again next time."""
     evaluate = Judge.evaluate
     one = task("kept")
 
@@ -134,7 +134,7 @@ def test_the_sandboxs_own_failures(made, tmp_path, monkeypatch):
     def repeating(self, tasks):
         tasks = list(tasks)
         for each in tasks:
-            each.checker(each.tests[0].input, "null", "0")  # of a child that was lost after its first test
+            each.checker(each.tests[0].input, "null", "0")  # as if a child was lost after its first test
         return evaluate(self, tasks)
 
     with Journal(tmp_path / "tests.journal") as journal:

@@ -15,7 +15,7 @@ from dreamprm_jax.schema import DataError, Problem, ProblemTests, TestCase, Test
 from dreamprm_jax.storage import read_records, write_records
 
 SMALL = ProblemTests("small", (TestCase("1\n", "2\n"), TestCase("[1]", "é", "functional")))
-LARGE = ProblemTests("large", tuple(TestCase(f"{i} " * (1 << 20), "x") for i in range(4)))  # above a row group's size
+LARGE = ProblemTests("large", tuple(TestCase(f"{i} " * (1 << 20), "x") for i in range(4)))  # larger than a row group
 
 
 def problem(name: str) -> Problem:
@@ -39,9 +39,9 @@ def test_every_problem_has_its_tests_and_no_other_large_one_is_read(tmp_path: Pa
     ]
     before = len(groups)
     assert tests.of("large") == LARGE.private_tests
-    assert len(groups) == before  # kept from the last time
+    assert len(groups) == before  # kept from the previous read
     sizes = [pq.ParquetFile(path).metadata.row_group(i).num_rows for i in range(pq.ParquetFile(path).num_row_groups)]
-    assert sizes == [6, 2]  # small and large share the first row group, which large ended
+    assert sizes == [6, 2]  # small and large share the first row group, which large filled
 
 
 def test_digests_tell_tests_apart_without_reading_them(tmp_path: Path, monkeypatch: Any) -> None:
@@ -62,7 +62,7 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
 
 
 def test_large_rows_are_written_and_read_in_pieces(tmp_path: Path, monkeypatch: Any) -> None:
-    """Arrow cannot convert a batch of nested rows of more than 2 GiB: batches are bounded by bytes, not by rows."""
+    """Arrow cannot convert a batch of nested rows above 2 GiB, so batches are limited by bytes instead of rows."""
     monkeypatch.setattr(storage, "_ROW_GROUP_BYTES", 1 << 20)
     monkeypatch.setattr(storage, "_READ_BYTES", 1 << 20)
     rows = [
@@ -83,5 +83,5 @@ def test_large_rows_are_written_and_read_in_pieces(tmp_path: Path, monkeypatch: 
     assert read_records(tmp_path / "rows.parquet", TestedProblem) == rows
     assert asked[0] * 350_000 <= 2 << 20  # rows of 350 to 450 kB
     file = pq.ParquetFile(tmp_path / "rows.parquet")
-    assert file.num_row_groups == 3  # of 256 rows, which are converted at once
+    assert file.num_row_groups == 3  # 256 rows per group, which are converted at once
     assert read_records(tmp_path / "rows.parquet", Problem) == [problem(f"p{i}") for i in range(600)]

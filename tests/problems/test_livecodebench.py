@@ -139,7 +139,7 @@ def test_releases(release, numbers):
 
 
 def test_every_version_of_the_official_loader():
-    """release_v1 .. release_v6 are cumulative; v1 .. v6 single windows; v1_v2 .. v5_v6 the ranges between them."""
+    """release_v1 .. release_v6 are cumulative, v1 .. v6 are single windows, v1_v2 .. v5_v6 are the ranges of them."""
     files = release_files("release_latest")
     assert len(files) == 6
     for last in range(1, 7):

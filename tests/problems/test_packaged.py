@@ -41,7 +41,7 @@ def test_a_leetcode_problem(tmp_path):
     (tmp_path / "add_lists.json").write_text(json.dumps(leetcode_row()))
     (problem,), skips = read_leetcode(tmp_path)
     assert skips == []
-    assert problem.public_tests == (TestCase("[1]\n[2]", "[3]", "functional"),)  # as many as examples
+    assert problem.public_tests == (TestCase("[1]\n[2]", "[3]", "functional"),)  # as many as there are examples
     assert problem.private_tests == (
         TestCase("[]\n[]", "[]", "functional"),
         TestCase("[-1]\n[0]", "[-1]", "functional"),

@@ -55,7 +55,7 @@ def test_any_string_is_read_as_pickle_reads_it(text, protocol):
 
 
 class Hostile:
-    """Makes a folder when unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = str(path)
@@ -71,7 +71,7 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, protocol):
         with pytest.raises(DataError, match=r"^row 7: refused: .* opcode|^row 7: refused: the pickle is more than one"):
             parse_tests(pack(value, protocol), "row 7")
     assert not target.exists()
-    pickle.loads(pickle.dumps(Hostile(target), protocol=protocol))  # it would have
+    pickle.loads(pickle.dumps(Hostile(target), protocol=protocol))  # ordinary unpickling creates the folder
     assert target.exists()
 
 

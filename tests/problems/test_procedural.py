@@ -33,9 +33,9 @@ PARAMETERS = [
 
 
 def test_the_texts_are_those_that_results_were_made_with():
-    """They are data: with another word, spelling included, other programs are drawn, and no committed result repeats.
+    """The texts are data: if a word or its spelling changes, other programs are drawn and no committed result repeats.
 
-    Whoever changes them on purpose makes research/results and the README's tables again.
+    Whoever changes them on purpose must generate research/results and the README's tables again.
     """
     fields = [(p.name, p.phrases, p.functions, p.forms, p.parameter) for p in PRIMITIVES.values()]
     assert content_hash(repr(fields), digits=16) == "cc9563b987ea3380"
@@ -106,7 +106,7 @@ def test_types_of_neighbors_fit(benchmark):
 
 
 def inputs_of(name: str, k: int) -> list:
-    """Inputs that a primitive meets: texts in its own format, or short lists and values, empty ones too."""
+    """Inputs for a primitive: texts in its own format, or short lists and values, including empty ones."""
     primitive, rng = PRIMITIVES[name], random.Random(f"{name}/{k}")
     if primitive.write is not None:
         return [primitive.write(rng) for _ in range(200)]
@@ -132,7 +132,7 @@ def test_right_form_works_and_every_wrong_form_differs(name, k):
     assert {type(value) for value in right} == {kinds[primitive.gives]}
     for form in range(1, len(primitive.forms)):
         got = [result(name, form, k, value) for value in values]
-        if primitive.role == "format":  # what is printed must differ for the judge, which compares decimals by value
+        if primitive.role == "format":  # printed values must differ for the judge, which compares decimals by value
             assert any(output_mismatch(f"{a}\n", f"{b}\n") for a, b in zip(got, right, strict=True)), form
         else:
             assert any(type(a) is not type(b) or a != b for a, b in zip(got, right, strict=True)), form
@@ -167,7 +167,7 @@ def test_probabilities_of_mistakes(benchmark):
 
 
 def test_qualities(benchmark):
-    """Pass rate near .4, best-of-8 oracle near .93, and wrong variants of one function that slip through the tests."""
+    """A pass rate near .4, a best-of-8 oracle near .93, and some wrong variants of one function that pass the tests."""
     rates, slipped = [], []
     for _, problem, composition in benchmark:
         valuer = Valuer(composition, problem, 1.0)

@@ -19,7 +19,7 @@ from dreamprm_jax.schema import DataError, Program, Verdict
 
 
 def text_of(composition, plan, forms):
-    """The program of a plan and all its forms."""
+    """The program with this plan and these forms of its functions."""
     style = Style((0,) * composition.length, (0,) * composition.length, 0)
     text = write_main(composition, plan, style)
     for position, form in zip(plan.calls, forms, strict=True):
@@ -28,7 +28,7 @@ def text_of(composition, plan, forms):
 
 
 def passes(problem, code):
-    """Whether a program of the benchmark's own passes, by running its text here."""
+    """Whether a program of the benchmark passes. Runs its text in this process."""
     compiled = compile(code, "<program>", "exec")
     for test in problem.tests:
         output, stdin = io.StringIO(), sys.stdin
@@ -47,7 +47,7 @@ def passes(problem, code):
 
 @pytest.mark.parametrize("index", [0, 3, 51, 100])
 def test_value_equals_enumeration_of_all_programs(benchmark, index):
-    """Every plan and every combination of forms is written out and run; each prefix sums over its completions."""
+    """Every plan with every combination of forms is written and run. A prefix's value sums over its completions."""
     _, problem, composition = benchmark[index]
     valuer, scale = Valuer(composition, problem, 1.0), 1.0
     total, recoverable = 0.0, False
@@ -77,7 +77,7 @@ def sums_of_all(passed, chances):
 
 
 def test_truth_equals_the_judge(benchmark):
-    """Real verdicts of the simulated policy's programs: the truth of a program's last step, and of its completion."""
+    """Compares verdicts of the simulated policy's programs with the truth of the last step and of the completion."""
     policy = SimulatedPolicy({c.problem_id: c for _, _, c in benchmark})
     rows = [
         (problem, composition, completion.code)
@@ -96,7 +96,7 @@ def test_truth_equals_the_judge(benchmark):
 
 
 def test_values_equal_the_policys_frequencies(benchmark):
-    """400 completions of each prefix of a few programs: passes within five standard errors of the exact value."""
+    """400 completions for each prefix of a few programs: passes are within five standard errors of the exact value."""
     policy = SimulatedPolicy({c.problem_id: c for _, _, c in benchmark}, wrong_rate_scale=1.3)
     checked = 0
     for _, problem, composition in (benchmark[1], benchmark[2]):
@@ -134,7 +134,7 @@ def test_rows_of_a_program_follow_its_steps(benchmark):
         assert steps[-1].value in (0.0, 1.0)
         assert steps[-1].value == 1.0 or wrong  # a program without a wrong step passes
         recoverable = [row.recoverable for row in steps]
-        assert recoverable == sorted(recoverable, reverse=True)  # what is lost stays lost
+        assert recoverable == sorted(recoverable, reverse=True)  # a lost program stays lost
         assert all((row.value > 0) == row.recoverable for row in steps)
         wrong_programs += bool(wrong)
     assert 0 < wrong_programs < len(programs)

@@ -29,7 +29,7 @@ def config(**problems: object) -> Config:
 
 @pytest.fixture
 def tasks(monkeypatch) -> list[Task]:
-    """Twelve tasks: every third gives unrounded floats, one is constant."""
+    """Twelve tasks: every third returns unrounded floats, and one returns a constant."""
     values = ["n + 1", "n * 2", "n / 7"] * 4
     values[0] = "5"
     found = [

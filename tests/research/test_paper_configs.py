@@ -28,7 +28,7 @@ SMALL = {
     "train.warmup_steps": 2,
     "train.batch_size": 8,
     "train.meta.batch_size": 8,
-    "train.steps": 8,  # one outer update where there is one for eight inner ones
+    "train.steps": 8,  # one outer update, also with eight inner updates per outer update
     "train.log_every": 1,
     "train.arms": "('corrected',)",
     "evaluate.bootstrap_samples": 100,
@@ -43,7 +43,7 @@ def test_all_stages_run(tmp_path, name):
     lines = (tmp_path / "train" / "corrected" / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     assert rows[-1]["step"] == 9
-    if name == "paper/weight_table":  # a weight is no label
+    if name == "paper/weight_table":  # its weights are not labels
         assert any(row.get("hypergradient_norm", 0) > 0 for row in rows)
     else:
         assert rows[-1]["label_drift"] > 0

@@ -56,7 +56,7 @@ def test_a_wrong_arm_says_what_is_wrong(text, message):
 
 
 def test_extras_of_the_loss():
-    """Without effect they give the plain training; a second head learns labels of its own."""
+    """Extras without effect equal the plain training. A second head learns its own labels."""
     model = decoder_config(ModelConfig(vocab_size=20, hidden_size=16, intermediate_size=32, num_layers=1, num_heads=2,
                                        num_kv_heads=2, max_length=128))  # fmt: skip
     labels = np.array([[[0.5, 1.0], [0.0, 0.5]]] * 3, np.float32)  # [steps, B, S]
@@ -126,7 +126,7 @@ def test_differences_are_paired_by_seed():
     assert (found.low, found.high) == (pytest.approx(test.low), pytest.approx(test.high))
     table = markdown(rows({"raw": base, "em": other}), "raw")
     here = table[table.index("### k1") :]
-    assert here.index("`em`") < here.index("`raw`")  # the better first
+    assert here.index("`em`") < here.index("`raw`")  # the better arm comes first
     assert found.text().startswith(f"+.{round(1000 * found.mean):03d} [+.0")
     assert differences(rows({"raw": base, "em": other}), "raw").axes[0].get_title(loc="left") == "k1"
 

@@ -80,7 +80,7 @@ def test_variants_are_single_faults_and_every_combination_has_its_verdict(made, 
 
 
 def test_the_truth_is_that_of_enumeration(made):
-    """V and recoverability of every prefix of every combination, by summing over all completions one by one."""
+    """Compares V and recoverability of every prefix of every combination with sums over all single completions."""
     for one in made[1]:
         weights = mistake_weights(one, SETTINGS)
         for choice in np.ndindex(one.tests_passed.shape):
@@ -101,7 +101,7 @@ def test_the_truth_is_that_of_enumeration(made):
 
 
 def test_completions_that_define_a_function_again(made):
-    """Against an enumeration of which function is written again, as which variant, and of what follows."""
+    """Compares with an enumeration of the function that is written again, its variant, and what follows."""
     one = made[1][0]
     weights, passed = mistake_weights(one, SETTINGS), one.passed()
     for choice in np.ndindex(one.tests_passed.shape):
@@ -191,24 +191,24 @@ def test_scorers_are_measured_by_length_and_operator(made, tasks):
     settings = dataclasses.replace(SETTINGS, clean_problems=1)
     test, programs = codeio_files.run(settings, folder, tasks=list(tasks.values()))[-2:]
     rows = codeio_measure.read_test(test)
-    assert sum(row["draws"] for row in rows) == settings.programs * len(settings.seeds)  # of one held-out problem
+    assert sum(row["draws"] for row in rows) == settings.programs * len(settings.seeds)  # all for one held-out problem
     exact = [np.array(row["labels"], float) for row in rows]
     (everything, *groups) = codeio_measure.measure("exact", rows, [exact], samples=50)
     assert everything["step_auroc"] == 1.0
     inverse = [-one for one in exact]
     (both, *_) = codeio_measure.measure("exact and its inverse", rows, [exact, inverse], samples=50)
-    assert both["step_auroc"] == 0.5  # the mean over both, not that of their mean scores
+    assert both["step_auroc"] == 0.5  # the mean of both results, not the result of their mean scores
     assert everything["group"] == "all"
     assert {row["group"] for row in groups} >= {"operators seen", "operators unseen"}
     logprobs = folder / "logprobs.jsonl"
     said = [json.loads(line) for line in programs.read_text().splitlines()]
     with logprobs.open("w") as file:
         for row in said:
-            tokens = list(range(len(row["code"])))  # one a character
+            tokens = list(range(len(row["code"])))  # one token per character
             file.write(json.dumps({"program_hash": row["program_hash"], "token_logprobs": [-0.5] * len(tokens),
                                    "text_offset": tokens}) + "\n")  # fmt: skip
     markdown, csv_file, compared = codeio_measure.run(settings, folder, logprobs=str(logprobs))
-    assert not compared.read_text().strip()  # no reward model among the scorers
+    assert not compared.read_text().strip()  # the scorers include no reward model
     figures = {(row["scorer"], row["group"]): row for row in csv.DictReader(csv_file.open())}
     assert float(figures["mean log-probability", "all"]["step_auroc"]) == 0.5
     places = np.concatenate([-np.arange(len(one)) for one in exact])

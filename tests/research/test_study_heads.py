@@ -64,7 +64,7 @@ def test_features_are_kept(model, tmp_path):
 
 @pytest.mark.parametrize("arm", ["raw", "undetected_fault_online", "orm"])
 def test_heads_find_the_fault_that_the_features_show(arm):
-    """Programs of three steps, half of them with a fatal step, which one feature shows from then on."""
+    """Programs of three steps. Half of them have a fatal step, and one feature shows it from that step on."""
     rng = np.random.default_rng(0)
     rows, features, fold = [], [], {}
     for index in range(120):

@@ -1,4 +1,4 @@
-"""The grid of labels: if it is killed between cells and run again, it gives the same tables."""
+"""The grid of labels gives the same tables after it is killed between cells and run again."""
 
 import dataclasses
 

@@ -15,7 +15,7 @@ SAMPLES, WIDTH = 40, 5
 
 
 def toy():
-    """Features, labels and the order in which samples come; some are never seen."""
+    """Features, labels and the order of the samples. Some samples are never drawn."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(SAMPLES, WIDTH)), rng.uniform(size=SAMPLES)
     outer_x, outer_y = rng.normal(size=(24, WIDTH)), rng.integers(0, 2, 24).astype(float)
@@ -43,9 +43,9 @@ def ours():
 
 
 def betty():
-    """The same toy trained by betty's engine."""
+    """The same toy problem, trained by betty's engine."""
     torch = pytest.importorskip("torch")
-    sys.modules.setdefault("wandb", types.ModuleType("wandb"))  # betty imports it, and no logger is asked for
+    sys.modules.setdefault("wandb", types.ModuleType("wandb"))  # betty imports it, but no logger is requested
     pytest.importorskip("betty", reason="needs betty-ml, or a checkout of the release on PYTHONPATH")
     from betty import hypergradient
     from betty.configs import Config, EngineConfig
@@ -55,7 +55,7 @@ def betty():
     darts = hypergradient.jvp_fn_mapping["darts"]
 
     def and_back(vector, curr, prev, sync):
-        """Release 0.2 of betty-ml leaves theta shifted; the betty of the released code does not."""
+        """Restores theta. Release 0.2 of betty-ml leaves it shifted; the betty of the released code does not."""
         saved = [leaf.detach().clone() for leaf in curr.trainable_parameters()]
         found = darts(vector, curr, prev, sync)
         with torch.no_grad():
@@ -143,7 +143,7 @@ def test_it_is_what_betty_does():
     theirs = betty()
     for mine, other in zip(ours(), theirs, strict=True):
         np.testing.assert_allclose(mine, other, atol=1e-4)
-    assert np.abs(theirs[2][: SAMPLES - 10] - theirs[2][-1]).max() > 1e-2  # the hypergradients moved some
+    assert np.abs(theirs[2][: SAMPLES - 10] - theirs[2][-1]).max() > 1e-2  # the hypergradients changed some weights
 
 
 def test_weights_that_no_sample_touched_move_as_well():
@@ -151,7 +151,7 @@ def test_weights_that_no_sample_touched_move_as_well():
     untouched = weights[-10:]
     np.testing.assert_allclose(untouched, untouched[0])
     updates = SETTINGS.iterations // SETTINGS.accumulation**2
-    # Adam makes a full step of a tiny decay
+    # Adam makes a full step even for a tiny decay.
     assert untouched[0] == pytest.approx(1 - SETTINGS.meta_learning_rate * updates, abs=2e-3)
 
 

@@ -43,7 +43,7 @@ def results(folder: Path) -> dict[str, dict]:
 
 @pytest.mark.slow
 def test_a_killed_study_goes_on_and_gives_the_same(tmp_path, monkeypatch, capsys):
-    """Units are processes of their own; only the command that is killed has to be one."""
+    """Each unit runs in a separate process. Only the command that is killed must be a separate process here."""
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     for folder in (whole, killed):
@@ -67,7 +67,7 @@ def test_a_killed_study_goes_on_and_gives_the_same(tmp_path, monkeypatch, capsys
     assert "### k1: 1 seed(s); of the candidates" in table
     assert "| `undetected_fault_online` | 1 |" in table
 
-    # Other settings do not mix with these results; another arm joins them.
+    # Other settings are refused for these results, but another arm can be added.
     assert main(arguments(killed, "--config.recipe.steps=21")) == 2
     assert "holds results of other settings (recipe)" in capsys.readouterr().err
     assert main(arguments(killed, "--config.arms=('raw','em')", "--report")) == 0

@@ -41,7 +41,7 @@ def test_chances_are_those_of_real_rollouts(world, regime):
     for one, chance in list(zip(programs, chances, strict=True))[:6]:
         problem = world.problems["train"][one.program.problem_id]
         tests = problem.tests[: regime.judge_tests or None]
-        prefix = one.program.code[: one.program.code.index("\n\ndef ", 20) + 1]  # main alone
+        prefix = one.program.code[: one.program.code.index("\n\ndef ", 20) + 1]  # only main
         rollouts = policy.complete(CompletionRequest(problem, prefix.rstrip("\n") + "\n", 300, 0.3, 1))
         verdicts: dict[str, bool] = {}
         for rollout in rollouts:

@@ -10,7 +10,7 @@ from dreamprm_jax.runs.key_index import KeyIndex
 
 
 def test_every_key_is_found() -> None:
-    """20,000 keys: five merges, and about eighty digests that end in a zero byte."""
+    """20,000 keys give five merges and about eighty digests that end in a zero byte."""
     index = KeyIndex()
     for number in range(20_000):
         assert index.add(f"k{number}", 7 * number, number % 1000 + 1)

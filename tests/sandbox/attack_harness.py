@@ -33,7 +33,7 @@ SANE = JudgeTask("sane", "print(sum(map(int, input().split())))", (TestCase("3 4
 
 @dataclass
 class World:
-    """What the attacks may try to touch."""
+    """The targets that attacks may try to access."""
 
     scratch: Path
     secret_file: Path
@@ -46,7 +46,7 @@ class World:
         )
 
     def damage(self) -> list[str]:
-        """What an attack has done."""
+        """The damage that an attack has done."""
         found = [path.name for path in self.scratch.iterdir() if path.name.startswith("pwn_")]
         victim = self.scratch / "victim"
         if not victim.exists() or victim.read_text() != "untouched" or stat.S_IMODE(victim.stat().st_mode) != 0o644:
@@ -62,7 +62,7 @@ class World:
 
 @contextmanager
 def world() -> Iterator[World]:
-    """Builds the world, takes it down."""
+    """Builds the world, and removes it at the end."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="attacks-")))
         folder.chmod(0o755)
@@ -88,19 +88,19 @@ def world() -> Iterator[World]:
 
 
 def acceptable(attack: dict[str, Any]) -> set[str]:
-    """The verdicts that an attack may end in."""
+    """The verdicts that are acceptable for an attack."""
     return set(re.findall(r"\b[A-Z]{2,3}\b", attack["expect"])) & {verdict.value for verdict in Verdict}
 
 
 def task(attack: dict[str, Any], place: World) -> JudgeTask:
-    """An attack as a task."""
+    """The judge task of an attack."""
     kind: Any = "functional" if attack["fn_name"] else "stdin"
     tests = tuple(TestCase(i, o, kind) for i, o in zip(attack["inputs"], attack["outputs"], strict=True))
     return JudgeTask(attack["id"], place.code(attack), tests, attack["fn_name"])
 
 
 def session_members(sessions: set[int]) -> list[int]:
-    """Process ids that belong to one of these sessions (a worker starts its own, its children inherit it)."""
+    """Ids of the processes in these sessions. Each worker starts a session, and its children inherit it."""
     found = []
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
@@ -115,7 +115,7 @@ def session_members(sessions: set[int]) -> list[int]:
 
 
 def run(attacks: list[dict[str, Any]], mode: str, tier: str, workers: int = 2) -> list[str]:
-    """Judges all attacks and returns what went wrong: empty if all held."""
+    """Judges all attacks and returns descriptions of the failures. The list is empty if the sandbox held."""
     wrong: list[str] = []
     with world() as place:
         with Judge(mode, tier, LIMITS, workers, retry_share=0) as judge:
@@ -130,7 +130,7 @@ def run(attacks: list[dict[str, Any]], mode: str, tier: str, workers: int = 2) -
                 wrong.append(f"afterwards a sane program gets {alive.verdict}: {alive.error}")
             sessions = judge.worker_pids()
         late = [a for a in attacks if results[a["id"]].verdict is Verdict.TLE and "TLE" not in acceptable(a)]
-        if late:  # to fill a gigabyte may take seconds on a busy machine: what else would they have ended in?
+        if late:  # filling a gigabyte may take seconds on a busy machine, so these run again with more time
             with Judge(mode, tier, PATIENT, 1) as judge:
                 for attack, result in zip(late, judge.evaluate(task(a, place) for a in late), strict=True):
                     results[attack["id"]] = result

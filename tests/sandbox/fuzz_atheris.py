@@ -28,27 +28,27 @@ import test_compare
 
 
 def _halves(data: bytes) -> tuple[str, str]:
-    """Two texts, cut at the first zero byte: a seed for the comparison of lines and tokens."""
+    """Splits data at the first zero byte into output and expected text, for the comparison of lines and tokens."""
     output, _, expected = data.decode("utf-8", "replace").partition("\0")
     return output, expected
 
 
 def check_outputs(data: bytes) -> None:
-    """The comparison of standard outputs against the official rules."""
+    """Checks the comparison of standard outputs against the official rules."""
     output, expected = _halves(data)
     assert test_compare.ours(output, expected) is test_compare.official(output, expected), (output, expected)
     assert test_compare.ours(output, output) is True
 
 
 def check_values(data: bytes) -> None:
-    """The comparison of a hostile text with an expected value."""
+    """Checks the comparison of a hostile text with an expected value."""
     encoded, text = _halves(data)
     try:
         expected = compare.expected_value(text)
     except ValueError:
         return
     right = values.canonical(expected, 1 << 62)
-    same = encoded == right and "nan" not in text.lower()  # NaN equals nothing
+    same = encoded == right and "nan" not in text.lower()  # NaN does not equal itself
     if "nan" not in text.lower() or encoded != right:
         assert compare.value_matches(encoded, expected) is same, (encoded, expected)
     if "*" not in encoded:
@@ -57,7 +57,7 @@ def check_values(data: bytes) -> None:
 
 
 def check_frames(data: bytes) -> None:
-    """The parser of result frames."""
+    """Checks the parser of result frames."""
     try:
         found, used, _ = frames.parse(data)
     except frames.FrameError:
@@ -83,13 +83,13 @@ SEEDS = {
 
 
 def main() -> None:
-    """Reads the command line and fuzzes."""
+    """Parses the command line and runs the fuzzer."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=CHECKS)
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--corpus", type=Path, required=True, help="folder of inputs found: a later run goes on there")
     arguments = parser.parse_args()
-    # No limit on resident memory: the peak that libFuzzer reads counts the process that started this one.
+    # There is no limit on resident memory, because the peak that libFuzzer reads includes the parent process.
     options = [f"-max_total_time={arguments.seconds}", "-max_len=4096", "-print_final_stats=1", "-rss_limit_mb=0"]
     arguments.corpus.mkdir(parents=True, exist_ok=True)
     for index, seed in enumerate(SEEDS[arguments.what]):

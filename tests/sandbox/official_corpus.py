@@ -1,10 +1,11 @@
 # ruff: noqa: E501
-"""Programs whose verdicts by the official LiveCodeBench evaluator (commit 28fef95) are recorded next to this file.
+"""Programs with recorded verdicts of the official LiveCodeBench evaluator (commit 28fef95).
 
     python tests/sandbox/official_corpus.py CHECKOUT
 
-runs all of them with ``run_test`` of the checkout and rewrites ``official_corpus.json``, which has the official result
-list of each (1 passed, 0 or -2 wrong, -3 time limit, -4 error; [-2] if the process ended without a list).
+runs all of them with ``run_test`` from the checkout and rewrites ``official_corpus.json`` next to this file. The file
+has the official result list of each program (1 passed, 0 or -2 wrong, -3 time limit, -4 error; [-2] if the process
+ended without a list).
 """
 
 from __future__ import annotations
@@ -273,7 +274,7 @@ CALLS = {
 
 
 def corpus() -> list[dict[str, Any]]:
-    """The programs: key, code, inputs, outputs and the function's name, None for standard input."""
+    """The programs as rows: key, code, inputs, outputs, and the function's name (None for standard input)."""
     found: dict[str, dict[str, Any]] = {}
 
     def add(key: str, code: str, inputs: list[str], outputs: list[str], function: str | None = None) -> None:
@@ -310,18 +311,18 @@ def returned() -> list[str]:
 
 
 def expected_values() -> list[str]:
-    """What each of them is compared with, as JSON."""
+    """The values, as JSON, with which each returned value is compared."""
     return EXPECTED.strip().split("|")
 
 
 def returning(value: str, expected: str) -> dict[str, Any]:
-    """The program whose function returns a value, as a row of ``corpus``."""
+    """A row of ``corpus``: a program whose function returns this value."""
     code = ("import numpy as np\n" if "np." in value else "") + DEFINITIONS.replace("VALUE", value)
     return {"key": f"value:{value}", "code": code, "inputs": ["0"], "outputs": [expected], "fn_name": "f"}
 
 
 def official_codes(row: dict[str, Any], timeout: int = 6) -> list[int]:
-    """The official result list; the process is started and given up as ``check_correctness`` does it."""
+    """The official result list. Starts and stops the process in the same way as ``check_correctness``."""
     sample = {name: row[name] for name in ("inputs", "outputs", "fn_name")}
     receiving, sending = multiprocessing.Pipe(False)
     process = multiprocessing.get_context("fork").Process(target=_run, args=(sample, row["code"], timeout, sending))
@@ -353,7 +354,7 @@ def _run(sample: dict[str, Any], code: str, timeout: int, sending: Any) -> None:
 
 
 def load_official(checkout: str) -> None:
-    """Imports the evaluator of a checkout, with what its own command loads before it."""
+    """Imports the evaluator of a checkout, after the setup that its own command performs."""
     sys.path.insert(0, checkout)
     sys.set_int_max_str_digits(50_000)
     import lcb_runner.evaluation.compute_code_generation_metrics  # noqa: F401

@@ -21,7 +21,7 @@ from dreamprm_jax.sandbox import SandboxUnavailable
 HERE = Path(__file__).parent
 SHARED = HERE.parents[1] / ".." / "shared" / "data" / "sandbox" / "attacks.jsonl"
 OWN = HERE / "own_attacks.jsonl"
-# one of each kind, for the fast run
+# One attack of each kind, for the quick run.
 QUICK = {
     "always_equal", "closes_everything", "fake_bad_input", "fake_broken_sandbox", "forged_offset", "forged_passes",
     "frame_noise", "int80_fork", "io_uring", "loads_filter", "openat2_write", "patched_encoder", "pipes",
@@ -96,11 +96,11 @@ def test_shared_attacks(mode: str, tier: str) -> None:
     ids=["own", "shared", "quick"],
 )
 def test_attacks_as_an_ordinary_user(tier: str, file: Path, names: set[str] | None) -> None:
-    attacks = load(file)  # skips where the shared attacks are not there
+    attacks = load(file)  # skips if the shared attacks are missing
     chosen = [attack for attack in attacks if names is None or attack["id"] in names]
     if not (shutil.which("unshare") and shutil.which("setpriv")):
         pytest.skip("needs unshare and setpriv to become another user")
-    # the interpreter may lie below a closed home folder: seen from a mount namespace of its own, the way is open
+    # The interpreter may be inside a private home folder. A separate mount namespace makes its path accessible.
     home, base = Path.home(), Path(sys.base_prefix)
     script = 'exec setpriv --reuid=65534 --regid=65534 --clear-groups "$@"'
     if base.is_relative_to(home):
@@ -110,7 +110,7 @@ def test_attacks_as_an_ordinary_user(tier: str, file: Path, names: set[str] | No
             f" && mount -t tmpfs -o mode=755 tmpfs {home} && mkdir {top}"
             f" && mount --move {aside} {top} && rmdir {aside} && {script}"
         )
-    with tempfile.TemporaryDirectory() as folder:  # pytest's own folders are closed to other users
+    with tempfile.TemporaryDirectory() as folder:  # other users cannot read pytest's folders
         Path(folder).chmod(0o755)
         suite = Path(folder) / "attacks.jsonl"
         suite.write_text("".join(json.dumps(attack) + "\n" for attack in chosen))

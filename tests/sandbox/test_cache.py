@@ -52,7 +52,7 @@ def test_a_second_judge_runs_nothing_again(tmp_path: Path) -> None:
     assert [result.verdict for result in again] == [result.verdict for result in first]
     assert [result.key for result in again] == [task.key * 2 for task in tasks]
     kept = [new.cpu_seconds == old.cpu_seconds for new, old in zip(again, first, strict=True)]
-    # a time limit may be the machine's fault, an unnamed checker is unknown: both ran again
+    # The machine may have caused the time limit, and the checker without a name is unknown, so both ran again.
     assert kept == [True, True, False, True, False]
 
 

@@ -45,7 +45,7 @@ def parse(text: str) -> Comparison:
         ("abs=1e-3", "1.0 2.0", "1.0", False),
         ("rel=1e-6", "1000000.5", "1000000", True),
         ("rel=1e-6", "-1000000", "1000000", False),
-        ("abs=1e-6", "9007199254740993", "9007199254740992", False),  # which are one double
+        ("abs=1e-6", "9007199254740993", "9007199254740992", False),  # equal as doubles
         ("abs=1e-6", "1" * 400, "1" * 399 + "2", False),
         ("abs=1e9", "nan", "1", False),
         ("abs=1e9", "inf", "1", False),
@@ -201,7 +201,7 @@ def test_a_denial_that_a_checker_catches_gives_no_verdict(judge: Judge, call: st
 
 
 def test_what_is_allowed_is_no_denial(judge: Judge) -> None:
-    # not zoneinfo, nor an event loop of asyncio: both make a denied call by themselves
+    # zoneinfo and asyncio's event loop are excluded, because both make a denied call themselves.
     modules = (
         "asyncio, base64, bisect, collections, concurrent.futures, csv, ctypes, datetime, decimal, difflib, fractions, "
         "hashlib, heapq, inspect, itertools, json, logging, math, multiprocessing, numpy, pathlib, random, re, "
@@ -232,7 +232,7 @@ def check(given, expected, answer):
 
 
 def test_a_checker_that_hangs_gives_no_verdict(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "Limits", lambda: Limits(cpu_seconds=0.3, wall_seconds=1.0))  # of the checker
+    monkeypatch.setattr(plan, "Limits", lambda: Limits(cpu_seconds=0.3, wall_seconds=1.0))  # limits of the checker
     result = one(judge, "print(1, 4)", "def check(given, expected, answer):\n    while True: pass\n")
     assert (result.verdict, "TLE" in result.error) == (Verdict.INVALID_TASK, True)
 
@@ -269,7 +269,7 @@ def test_limits_that_no_system_takes_are_named(name: str, value: float, most: st
 
 
 def test_a_reference_s_time_limits_a_problem(tmp_path: Path) -> None:
-    """By the factor of the setting, no less than a second; a limit of the problem's own goes first."""
+    """The limit is the reference time times the factor, at least one second. A problem's own limit takes precedence."""
     limits = Limits(reference_factor=4.0)
     for cpu, reference, expected in ((0, 0, 6.0), (0, 0.01, 1.0), (0, 0.5, 2.0), (3.0, 0.5, 3.0)):
         found = limits.of(ProblemLimits(cpu, 0, reference))
@@ -320,7 +320,7 @@ CLOSE = "def close(given, expected, answer):\n    return abs(float(answer) - flo
 
 
 def test_the_setting_and_a_row_s_checker_decide_in_evaluate(tmp_path: Path) -> None:
-    """A Python checker for all problems, and another comparison for the problem that names one."""
+    """A Python checker for all problems, and a different comparison for the problem that names one."""
     row = dict.fromkeys(("question_title", "question_content", "platform", "contest_id", "starter_code"), "x")
     row |= {"contest_date": "2025-01-01", "difficulty": "easy", "private_test_cases": "[]"}
     row["public_test_cases"] = json.dumps([{"input": "", "output": "0.3", "testtype": "stdin"}])
@@ -340,7 +340,7 @@ def test_the_setting_and_a_row_s_checker_decide_in_evaluate(tmp_path: Path) -> N
 
 
 def test_a_run_s_labels_are_a_checker_s(tmp_path: Path, tiny_config: Config) -> None:
-    """``dreamprm run`` as far as labels: with a checker that accepts all, nothing that ends well is wrong."""
+    """Runs the stages up to ``label``. As the checker accepts everything, no program that ends normally is wrong."""
     checker = tmp_path / "checker.py"
     checker.write_text("def check(given, expected, answer):\n    return True\n")
     sandbox = dataclasses.replace(tiny_config.sandbox, checker=f"{checker}:check")

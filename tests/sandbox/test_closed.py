@@ -1,4 +1,4 @@
-"""A program sees nothing of the machine, of other programs and of its own test that it does not need."""
+"""A program sees only what it needs of the machine, of other programs and of its own test."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ print(os.open("/dev/null", os.O_RDONLY), held)
 
 
 def test_a_test_does_not_know_which_one_it_is() -> None:
-    """What a child holds is the same for every test: the place of the test and its neighbors would tell the answers."""
+    """A child holds the same data for every test. The position of a test or its neighbors would reveal the answers."""
     look = """
 import gc, os, sys
 frame, seen = sys._getframe(), []

@@ -17,7 +17,7 @@ LIMIT = 1 << 20
 
 
 def official(prediction: str, expected: str) -> bool | None:
-    """``grade_stdio``'s comparison (commit 28fef95), None where it fails with an error."""
+    """The comparison of ``grade_stdio`` (commit 28fef95). None if it raises an error."""
 
     def lines(text: str) -> list[str]:
         return [line.strip() for line in text.strip().split("\n")]

@@ -1,4 +1,4 @@
-"""Control groups of workers: the real ones of this machine (v1 or v2), and v2 with a fake folder of its files."""
+"""Control groups of workers: the real groups of this machine (v1 or v2), and v2 groups with fake files."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def base() -> Path:
 
 
 def test_memory_of_the_kernel_counts_in_the_peak_and_the_limit(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A third of what this program holds is in socket buffers, and not resident."""
+    """A third of the program's memory is in socket buffers and is not resident."""
     code = f"{SOCKETS}\nx = bytearray(b'x') * (50 << 20)\nprint(1)"
     result = judged(code)
     assert result.verdict is Verdict.AC
@@ -67,7 +67,7 @@ def test_groups_of_a_killed_judge_are_removed(base: Path) -> None:
 
 
 def fake(folder: Path, controllers: str, switch: str) -> tuple[Path, Path, Path]:
-    """The folder of a v2 group /run.scope, and the files that say where it is."""
+    """The folder of a v2 group /run.scope, and the two files that give its location."""
     group = folder / "unified" / "run.scope"
     group.mkdir(parents=True)
     (group / "cgroup.controllers").write_text(controllers)
@@ -82,7 +82,7 @@ def test_version_2_is_found_where_its_children_limit_memory(tmp_path: Path) -> N
     assert own_group(*files) == group
     group, *files = fake(tmp_path / "without", "cpu hugetlb", "")
     assert own_group(*files) is None
-    group, *files = fake(tmp_path / "off", "cpu memory", "")  # a plain file does not turn the controller on
+    group, *files = fake(tmp_path / "off", "cpu memory", "")  # writing to a plain file does not enable the controller
     assert own_group(*files) is None
     assert (group / "cgroup.subtree_control").read_text() == "+memory"
     assert own_group(tmp_path / "nothing", tmp_path / "nothing") is None
@@ -110,7 +110,7 @@ def test_version_2_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert not group.reached()
     events.write_text("low 0\nhigh 0\nmax 9\noom 3\noom_kill 2\noom_group_kill 0\n")
     assert group.reached()
-    assert group.peak() is None  # no memory.peak, as before Linux 5.19
+    assert group.peak() is None  # Linux before 5.19 has no memory.peak
     for path in folder.iterdir():
         path.unlink()
     group.close()

@@ -1,4 +1,4 @@
-"""The parser of result frames, on good and on hostile bytes."""
+"""The parser of result frames, on valid and on hostile bytes."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def test_frames_come_back_whole_and_in_order(sent: list[frames.Frame], cut: int)
     some, used, missing = frames.parse(data[:cut])
     assert some == sent[: len(some)]
     assert missing > 0
-    again = frames.parse(data[: cut + missing - 1])  # with less than that there is nothing new
+    again = frames.parse(data[: cut + missing - 1])  # fewer bytes give nothing new
     assert again[:2] == (some, used) or cut > len(data)
-    rest, end, _ = frames.parse(data, used)  # goes on where it stopped
+    rest, end, _ = frames.parse(data, used)  # continues where it stopped
     assert some + rest == sent
     assert end == len(data)
 

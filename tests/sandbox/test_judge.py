@@ -110,22 +110,22 @@ def test_a_broken_task_is_not_the_programs_fault(judge: Judge, tests: Any, func_
 def test_time_limits_are_cpu_time_and_wall_time(judge: Judge) -> None:
     spin = one(judge, "while True: pass")
     assert spin.verdict is Verdict.TLE
-    assert 0.9 < spin.cpu_seconds < 1.5  # alone already: not run again
+    assert 0.9 < spin.cpu_seconds < 1.5  # it already runs alone, so it is not retried
     for code in ("import time\ntime.sleep(100)", "import time\nwhile True: time.sleep(0.01)"):
         start = time.monotonic()
         sleep = one(judge, code)
         assert sleep.verdict is Verdict.TLE
         assert "wall" in sleep.error
-        assert time.monotonic() - start < 7  # of two seconds; held up, it would have eight
-    # three tests of 0.5 s each are each within the limit of 1 s, though not together
+        assert time.monotonic() - start < 7  # the limit is 2 s; a program that lacks a core would get 8 s
+    # Each of the three tests of 0.5 s is within the limit of 1 s, although their sum is not.
     half = "import time\ns = time.process_time()\nwhile time.process_time() < s + 0.5: pass\n"
     assert one(judge, half + SUM).verdict is Verdict.AC
 
 
 def test_a_program_that_others_keep_from_a_core_has_its_cpu_time() -> None:
-    """Four processes on one core: 0.8 seconds of computing take about three, of a wall limit of two."""
+    """Four processes share one core, so 0.8 s of CPU time take about 3 s. The wall limit is 2 s."""
     own = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {max(own)})  # the judge's workers and the others take it over
+    os.sched_setaffinity(0, {max(own)})  # inherited by the judge's workers and the other processes
     others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
     computes = "import time\nwhile time.process_time() < {}: pass\n"
     try:
@@ -135,7 +135,7 @@ def test_a_program_that_others_keep_from_a_core_has_its_cpu_time() -> None:
             start = time.monotonic()
             sleep = one(judge, computes.format(0.3) + "time.sleep(99)")
             assert (sleep.verdict, "wall" in sleep.error) == (Verdict.TLE, True)
-            assert time.monotonic() - start < 6  # not four times its wall limit
+            assert time.monotonic() - start < 6  # less than four times its wall limit
     finally:
         os.sched_setaffinity(0, own)
         for other in others:
@@ -152,17 +152,17 @@ def test_the_wall_limit_ends_a_program_that_has_a_core() -> None:
 
 @pytest.mark.parametrize("mode", ["faithful", "lcb"])
 def test_sleeping_and_computing_in_turns_is_bounded(mode: str) -> None:
-    """It looks like a program that is held up; the official evaluator's limit is on the wall, alarm or not."""
+    """It looks like a program that lacks a core. The official evaluator limits wall time, with or without the alarm."""
     code = "import signal, time\nsignal.alarm(0)\nwhile True:\n  s = time.process_time()\n"
     code += "  while time.process_time() < s + 0.03: pass\n  time.sleep(0.2)"
     start = time.monotonic()
     with Judge(mode, limits=Limits(cpu_seconds=2.0, wall_seconds=1.0), workers=1, retry_share=0) as judge:
         assert one(judge, code, SUMS[:1]).verdict is Verdict.TLE
-    assert time.monotonic() - start < 15  # faithful: 4; lcb: 8
+    assert time.monotonic() - start < 15  # expected: 4 s if faithful, 8 s if lcb
 
 
 def test_the_kernel_ends_a_program_whose_worker_is_late() -> None:
-    """The worker is stopped while its child computes: the kernel's limit is a time limit, not a lack of memory."""
+    """The worker is stopped while its child computes. The kernel's CPU limit is reported as a time limit, not MLE."""
     with Judge(limits=Limits(cpu_seconds=1.0, wall_seconds=60.0), workers=1) as judge:
         assert one(judge, SUM).verdict is Verdict.AC
         (worker,) = judge.worker_pids()
@@ -185,12 +185,12 @@ def test_the_kernel_ends_a_program_whose_worker_is_late() -> None:
 
 
 def test_cpu_time_and_sleep_are_not_tried_again() -> None:
-    """Neither lacked a core: one had its CPU time, the other wanted none."""
+    """Neither program lacked a core: one used its CPU time, and the other needed none."""
     with Judge(limits=Limits(cpu_seconds=1.0, wall_seconds=2.0), workers=2) as judge:
         codes = ["while True: pass", "import time\ntime.sleep(60)"] * 2
         start = time.monotonic()
         results = list(judge.evaluate(JudgeTask(str(index), code, SUMS) for index, code in enumerate(codes)))
-        assert time.monotonic() - start < 20  # tried again, one after the other: 4 x 12
+        assert time.monotonic() - start < 20  # retries one after the other would take 4 x 12 s
     assert [result.verdict for result in results] == [Verdict.TLE] * 4
     assert all(result.cpu_seconds < 1.8 for result in results)
 
@@ -316,7 +316,7 @@ def test_a_failure_ends_a_long_program_early() -> None:
         result = one(patient, code, SUMS * 10)
     assert result.verdict is Verdict.WA
     assert result.tests_passed == 1
-    assert result.cpu_seconds < 5  # of 15
+    assert result.cpu_seconds < 5  # all tests together would take 15 s
 
 
 def test_large_inputs_and_many_tests(judge: Judge) -> None:

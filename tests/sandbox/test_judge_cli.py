@@ -75,7 +75,7 @@ def test_a_stopped_command_goes_on(tmp_path: Path, problems: Path, capsys: pytes
     whole = out.read_text().splitlines()
     assert len(whole) == 4
     kept = json.loads(whole[1]) | {"error": "from the earlier run"}
-    out.write_text(json.dumps(kept) + "\n" + whole[2] + "\n" + whole[3][:40])  # killed while it wrote
+    out.write_text(json.dumps(kept) + "\n" + whole[2] + "\n" + whole[3][:40])  # as if killed while writing
     assert main(["judge", *files]) == 0
     assert "2 of them by an earlier run" in capsys.readouterr().out
     again = [json.loads(line) for line in out.read_text().splitlines()]
@@ -86,7 +86,7 @@ def test_a_stopped_command_goes_on(tmp_path: Path, problems: Path, capsys: pytes
         ("b", 0, "AC"),
     ]
     assert sum(row["error"] == "from the earlier run" for row in again) == 1
-    # other limits: nothing is kept; nor is it where nothing may be
+    # With different limits or --no-resume, nothing is reused.
     for more in ("--cpu-seconds=5", "--no-resume"):
         assert main(["judge", *files, more]) == 0
         assert "earlier run" not in capsys.readouterr().out

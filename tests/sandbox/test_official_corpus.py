@@ -18,11 +18,11 @@ from dreamprm_jax.sandbox.inside import values
 from dreamprm_jax.schema import TestCase
 
 OFFICIAL: dict[str, list[Any]] = json.loads(RECORDED.read_text())
-# the differences that docs/security.md names: key, and what the judge says instead
+# The differences that docs/security.md lists: key, and the judge's result.
 DIFFERENT: dict[str, list[int]] = {
-    "end:open('/etc/passwd')": [-4],  # no file but the library's can be read
-    "end:open('new.txt', 'w')": [-4],  # and none but /dev/null be written
-    "end:sys.modules.clear()": [1, 1],  # there the next test's mocks cannot be put in place
+    "end:open('/etc/passwd')": [-4],  # only files of the library can be read
+    "end:open('new.txt', 'w')": [-4],  # only /dev/null can be written
+    "end:sys.modules.clear()": [1, 1],  # the official evaluator cannot install the mocks of the next test
 }
 
 

@@ -15,9 +15,9 @@ from dreamprm_jax.schema import Problem, TestCase, Verdict
 
 DATA = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 
-# our rule, stated in DESIGN: zero tests are no pass (the official evaluator gives one)
+# Our rule (see docs/security.md): zero tests are not a pass. The official evaluator counts them as a pass.
 ZERO_TESTS = {"F:zero_tests"}
-# where a plain script ends otherwise than the official evaluator says: everything not named agrees with it
+# Programs whose result as a plain script differs from the official one. All other programs agree.
 RIGHT_AS_SCRIPTS = """
     S:future S:main_notlast S:main_reversed S:from_stdin_iter S:buffer_readline S:buffer_readlines S:open0 S:os_read0
     S:input_then_read S:readline_then_read S:readlines S:quit S:os__exit S:input_rebind_late
@@ -26,13 +26,13 @@ RIGHT_AS_SCRIPTS = """
 """
 FAITHFUL = {key: {"AC"} for key in RIGHT_AS_SCRIPTS.split()} | {
     "S:return_toplevel": {"CE"},
-    "S:sys_exit": {"RE"},  # its exit status is 1
-    "S:deque_prelude": {"RE"},  # a name that only the official prelude has
+    "S:sys_exit": {"RE"},  # the exit status is 1
+    "S:deque_prelude": {"RE"},  # uses a name that only the official prelude defines
     "S:recursion_49000": {"RE"},  # the official prelude raises the recursion limit
-    "F:nested_eq": {"WA"},  # an element that claims to equal everything
+    "F:nested_eq": {"WA"},  # an element claims to equal everything
     "F:bad_input_newline": {"INVALID_TASK"},
 }
-# problems whose statements gave no test, so that there is nothing to run
+# Problems without tests in their statements, so there is nothing to run.
 WITHOUT_TESTS = {"1873_A", "1873_D", "1883_B", "1883_C", "1899_B", "abc337_e", "abc355_e"}
 
 
@@ -61,7 +61,7 @@ def test_quirks_in_official_mode() -> None:
         if (result.verdict is Verdict.AC) != row["lcb_official"]["ok"]:
             wrong.append((row["id"], result))
         codes = [int(code) for code in row["lcb_official"]["res"]]
-        if row["id"] != "F:np_array" and list(result.codes) != codes:  # there the list itself is odd: [True, -4]
+        if row["id"] != "F:np_array" and list(result.codes) != codes:  # the official list is unusual: [True, -4]
             wrong.append((row["id"], result.codes, codes))
     assert wrong == []
 
@@ -102,14 +102,14 @@ class Real:
             return {result.key: result for result in judge.evaluate(tasks)}
 
     def judge_patiently(self, keys: Iterable[str], mode: str, private: bool) -> dict[str, JudgeResult]:
-        """One at a time and with time in plenty: what a busy machine has no say in."""
+        """Judges one program at a time with generous limits, so that a busy machine has no effect."""
         by_key = {problem.problem_id: problem for problem in self.problems}
         tasks = (self.task(by_key[k], by_key[k].private_tests if private else by_key[k].public_tests) for k in keys)
         with Judge(mode, limits=Limits(cpu_seconds=40.0, wall_seconds=80.0), workers=1) as judge:
             return {result.key: result for result in judge.evaluate(tasks)}
 
     def recorded(self, key: str) -> int:
-        """The error code that the official evaluator wrote down."""
+        """The error code that the official evaluator recorded."""
         return int(json.loads(self.candidates[key]["metadata"][0])["error_code"])
 
     def passes_hidden(self, key: str) -> bool:
@@ -133,7 +133,7 @@ def test_real_programs_in_official_mode(real: Real) -> None:
             assert result.verdict is Verdict.INVALID_TASK
             continue
         row = real.official[key]
-        timed_out = -3 in row["codes"] or result.verdict is Verdict.TLE  # by the clock: depends on the machine
+        timed_out = -3 in row["codes"] or result.verdict is Verdict.TLE  # depends on the speed of the machine
         if row["uses_threads"] or timed_out:
             apart.add(key)
         elif list(result.codes) != [int(code) for code in row["codes"]]:
@@ -153,14 +153,14 @@ def test_real_programs_as_plain_scripts(real: Real) -> None:
     assert sum(result.verdict is Verdict.AC for result in results.values()) >= 680
 
 
-# how a failure shows, by the error code of the official failure record
+# The verdicts that correspond to each error code in the official failure record.
 RECORDED = {-2: {Verdict.WA}, -3: {Verdict.TLE}, -4: {Verdict.RE, Verdict.CE, Verdict.MLE}}
-# answers an integer of millions of digits: the official evaluator fails while it writes that down (-4); here it is OLE
+# The answer is an integer with millions of digits. The official evaluator fails to record it (-4); here it is OLE.
 TOO_MANY_DIGITS = {"3414"}
-# ``open(0)`` found the official evaluator's own standard input, which never ended (-3); here it is empty
+# ``open(0)`` opened the official evaluator's own standard input, which never ended (-3). Here it is empty.
 READ_THE_EVALUATORS_INPUT = {"abc315_b", "abc349_a", "abc359_b", "abc365_b"}
 
-# fills memory until its time is over (-3); the official evaluator has no limit of memory, here either may come first
+# Fills memory until the time limit (-3). The official evaluator has no memory limit; here, either may come first.
 FILLS_MEMORY = {"abc361_f"}
 
 
@@ -173,12 +173,12 @@ def test_recorded_failures_come_back(real: Real) -> None:
     other = {}
     for key, result in results.items():
         if "threading" in real.candidates[key]["code_list"][0] and result.verdict in (Verdict.AC, Verdict.WA):
-            continue  # the official evaluator does not wait for threads: what they print counts if it comes in time
+            continue  # the official evaluator does not wait for threads: their output counts only if it is in time
         if key in FILLS_MEMORY and result.verdict is Verdict.MLE:
             continue
         if result.verdict not in RECORDED[real.recorded(key)]:
             other[key] = result.verdict
     explained = dict.fromkeys(TOO_MANY_DIGITS, Verdict.OLE) | dict.fromkeys(READ_THE_EVALUATORS_INPUT, Verdict.RE)
-    assert other == explained  # all others fail, and in the recorded kind
+    assert other == explained  # all others fail in the recorded way
     for key in READ_THE_EVALUATORS_INPUT:
         assert "open(0)" in real.candidates[key]["code_list"][0]

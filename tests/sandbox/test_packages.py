@@ -40,7 +40,7 @@ def test_named_packages_and_no_others_can_be_imported(own: Path, mode: Literal["
     with Judge.from_config(config) as judge:
         assert verdicts(judge, "ownpackage", "ownfile", "math") == [Verdict.AC] * 3
         assert verdicts(judge, "numpy", "secretfile") == [Verdict.RE] * 2
-        # a module of one file does not open the folder that it lies in
+        # A module of one file does not give access to its folder.
         read = JudgeTask("read", f"open({str(own / 'secretfile.py')!r})", (TestCase("", ""),))
         (result,) = judge.evaluate([read])
         assert result.verdict is Verdict.RE
@@ -54,7 +54,7 @@ def test_packages_count_in_the_digest(own: Path) -> None:
     for packages in (OFFERED_PACKAGES, (), ("numpy",), ("ownfile",)):
         with Judge("faithful", workers=1, packages=packages) as judge:
             digests.add(judge.digest(task))
-    installed = importlib.util.find_spec("sortedcontainers") is not None  # else the first and the third are the same
+    installed = importlib.util.find_spec("sortedcontainers") is not None  # otherwise settings 1 and 3 are equal
     assert len(digests) == 3 + installed
 
 

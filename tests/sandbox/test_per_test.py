@@ -60,11 +60,11 @@ def test_what_reports_say(results: tuple[str, dict[str, JudgeResult], dict[str, 
     assert last["wrong"].got.strip() == "no"
     assert (last["abort"].signal, last["abort"].exit_status) == (6, None)
     if mode == "lcb":
-        assert last["right"].cpu_seconds is None  # of the three together
+        assert last["right"].cpu_seconds is None  # known only for all three tests together
         return
     assert [test.exit_status for test in reported["right"].tests] == [0, 0, 0]
     assert all(
-        # the kernel may count no CPU time for a short life
+        # The kernel may report zero CPU time for a short process.
         test.cpu_seconds is not None and test.wall_seconds and test.peak_bytes is not None
         for test in reported["right"].tests
     )
@@ -121,7 +121,7 @@ def test_the_command_writes_reports(tmp_path: Path, ending: str) -> None:
     arguments = ["judge", *files, f"--output={out}", "--workers=1", "--mode=faithful"]
     assert main(arguments) == 0
     assert not any(row.get("tests") for row in read_table(out))
-    assert main([*arguments, "--per-test"]) == 0  # an earlier run's rows do not do
+    assert main([*arguments, "--per-test"]) == 0  # rows of the earlier run are not sufficient
     reports = [row["tests"] if ending != "csv" else json.loads(row["tests"]) for row in read_table(out)]
     assert [(tests[0]["verdict"], tests[0]["expected"]) for tests in reports] == [("AC", "4"), ("WA", "4")]
     assert reports[1][0]["got"] == "\\x1b[31m\\x9b5m"
@@ -167,5 +167,5 @@ def test_denied_system_calls_are_logged_and_denied(mode: str) -> None:
     names = [call.partition("(")[0] for call in denied]
     expected = ["socket", "clone", "kill", "ptrace", "openat", "pidfd_getfd", "call 999", "unlink", "ioctl"]
     if mode == "lcb":
-        expected.remove("clone")  # os.fork is taken away there
+        expected.remove("clone")  # this mode removes os.fork
     assert list(dict.fromkeys(names)) == expected

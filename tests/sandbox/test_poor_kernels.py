@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-# runs in a process of its own, as a system-call filter stays for good
+# Runs in a separate process, because a system-call filter cannot be removed.
 _SCRIPT = """
 import ctypes, struct, sys, warnings
 from dreamprm_jax.sandbox import Judge, JudgeTask, Limits, SandboxUnavailable
@@ -53,7 +53,7 @@ for mode in ("faithful", "lcb"):
 
 
 def outcome(tier: str, lacking: str) -> list[str]:
-    """What a judge says where these calls fail, one line or two a mode."""
+    """Runs a judge while these calls fail. Returns its output lines, one or two per mode."""
     done = subprocess.run([sys.executable, "-c", _SCRIPT, tier, lacking], capture_output=True, text=True, timeout=170)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
@@ -72,7 +72,7 @@ def test_the_default_tier_refuses_and_names_the_way_out(lacking: str, named: str
 @pytest.mark.parametrize(
     ("lacking", "open_to", "why"),
     [
-        ("landlock,pidfd,listener", "listing files, reading files", "no landlock"),  # as gVisor
+        ("landlock,pidfd,listener", "listing files, reading files", "no landlock"),  # as in gVisor
         ("landlock,seccomp", "exec, fork, listing files", "no system-call filters"),
     ],
 )

@@ -42,7 +42,7 @@ def judge() -> Iterator[Judge]:
 
 @pytest.fixture
 def small_machine() -> Iterator[Path]:
-    """A control group of 400 MiB; the file that processes are moved in by."""
+    """A control group of 400 MiB. Yields the file through which processes join it."""
     for base in CGROUPS:
         group = base / f"dreamprm-test-{os.getpid()}"
         limit = "memory.max" if (base / "cgroup.controllers").exists() else "memory.limit_in_bytes"
@@ -62,7 +62,7 @@ def small_machine() -> Iterator[Path]:
 
 
 def test_right_programs_on_a_small_machine_get_no_failing_label(small_machine: Path) -> None:
-    """Two at a time do not fit, one does: killed by the kernel, and tried again alone. The caller stays alive."""
+    """The programs fit only one at a time. A program that the kernel kills is retried alone; the caller stays alive."""
     script = f"""
 import os
 from dreamprm_jax.sandbox import Judge, JudgeTask, Limits
@@ -80,7 +80,7 @@ with Judge(limits=Limits(20, 60), workers=2) as judge:
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()
     assert first == "AC AC AC AC"
-    assert second.startswith("SANDBOX_ERROR killed by the system")  # within its limit: no label
+    assert second.startswith("SANDBOX_ERROR killed by the system")  # it was within its own limit, so it gets no label
 
 
 def test_children_are_killed_before_others(judge: Judge) -> None:
@@ -111,7 +111,7 @@ def test_a_kill_from_outside_is_no_verdict(tmp_path: Path, mode: str, kills: int
         killer.join()
         assert result.verdict is verdict, result
         (again,) = judged(judge, code)
-        assert again.verdict is Verdict.AC  # nothing wrong was kept
+        assert again.verdict is Verdict.AC  # no wrong verdict was kept
         assert (again.cpu_seconds == result.cpu_seconds) == (verdict is Verdict.AC)
 
 
@@ -149,7 +149,7 @@ def test_used_memory_is_limited(mode: str) -> None:
     greedy = [
         "x = []\nwhile True: x.append(bytearray(b'x') * (1 << 20))",
         "x = bytearray(1 << 40)",
-        "x = bytearray(b'x') * (300 << 20)\ndel x\nprint(1)",  # over before anybody looks
+        "x = bytearray(b'x') * (300 << 20)\ndel x\nprint(1)",  # released before it is measured
         "try:\n  x = bytearray(b'x') * (300 << 20)\nexcept MemoryError: pass\nprint(1)",
         "import mmap\nm = mmap.mmap(-1, 1 << 30)\nfor k in range(0, 1 << 30, 4096): m[k] = 1",
         "import mmap\nms = [mmap.mmap(-1, 1 << 36) for _ in range(3)]",
@@ -168,7 +168,7 @@ def test_the_test_that_takes_too_much_memory_is_found(judge: Judge) -> None:
 
 
 def drive(mode: str, *replies: jobs.Reply, retry: bool = True) -> tuple[list[plan.Run], JudgeResult]:
-    """Answers a plan's runs; the last reply is repeated."""
+    """Answers the runs of a plan. The last reply is repeated."""
     steps = plan.judge_task(SUM, mode, "PORTABLE", Limits(6.0, 2.0), retry)
     runs = [next(steps)]
     for reply in itertools.chain(replies, itertools.repeat(replies[-1])):
@@ -224,7 +224,7 @@ def test_the_share_is_a_setting() -> None:
 
 @pytest.mark.parametrize("fault", ["dies at its start", "cannot be started"])
 def test_workers_that_fail_to_start_lose_no_verdict(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where the process table is full for a while, or a worker is killed while it replaces another."""
+    """For example, the process table is full for a while, or a worker is killed while it replaces another."""
     start = worker.Worker.__init__
     faults = itertools.count()
 
@@ -249,7 +249,7 @@ def test_workers_that_fail_to_start_lose_no_verdict(fault: str, monkeypatch: pyt
 
 
 def test_a_thread_bomb_is_small(judge: Judge) -> None:
-    """At most 128 at a time; over its life a program may start many."""
+    """At most 128 threads exist at a time, but a program may start many more over its lifetime."""
     bomb = "import threading\nhold = threading.Event()\nn = 0\ntry:\n  while True:\n"
     bomb += "    threading.Thread(target=hold.wait, daemon=True).start()\n    n += 1\nexcept RuntimeError: print(n)\n"
     many = (

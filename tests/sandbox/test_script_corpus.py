@@ -1,4 +1,4 @@
-"""Compares mode ``faithful`` with a plain ``python -I``: ways to read, to write, to end and to fail."""
+"""Compares mode ``faithful`` with a plain ``python -I``, on programs that read, write, end and fail in many ways."""
 # ruff: noqa: E501
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dreamprm_jax.schema import TestCase, Verdict
 
 INPUT = "3\n4 5\r\n\nlast é"
 
-# each prints what it read
+# Each program prints what it read.
 READ = r"""
 print(input())
 print(ascii([input() for _ in range(4)]))
@@ -309,7 +309,7 @@ except BaseException: print('x')
 str(10 ** 5000)
 """
 
-# odd needs of honest programs
+# Unusual needs of valid programs.
 ODD = r"""
 import sys, threading; sys.setrecursionlimit(1 << 20); threading.stack_size(256 << 20); f = lambda n: n and 1 + f(n - 1); t = threading.Thread(target=lambda: print(f(50000))); t.start(); t.join()
 import os, threading; print(threading.main_thread().native_id == os.getpid(), threading.active_count())
@@ -335,12 +335,12 @@ import tracemalloc; tracemalloc.start(); x = [0] * 1000; print(tracemalloc.get_t
 import select, socket; a, b = socket.socketpair(); a.sendall(b'x'); print(b.recv(1), select.epoll().closed)
 """
 
-# a plain interpreter does not build the exception before it looks at the code
+# A plain interpreter looks at the exit code before it builds the exception.
 DIFFERENT = {"import sys; print('x'); sys.exit(())\n"}
 
 
 def programs(text: str) -> list[str]:
-    """One program a line; a line that ends in a colon or starts with a blank goes on to the next."""
+    """One program per line. If it starts with ``def``, ``class`` or ``try``, it ends at the next unindented line."""
     found: list[str] = []
     starts = True
     for line in text.strip("\n").split("\n"):
@@ -350,7 +350,7 @@ def programs(text: str) -> list[str]:
             found.append(line)
         else:
             found[-1] += "\n" + line
-        # a block goes on until a line at its left margin that opens none
+        # A block ends with the next unindented line that does not start another block.
         starts = not (goes_on or first_word == "try:") or first_word in ("finally:", "except")
     return [program + "\n" for program in found]
 
@@ -359,7 +359,7 @@ CORPUS = [program for text in (READ, WRITE, END, FAIL, ODD) for program in progr
 
 
 def plain(code: str, folder: Path) -> tuple[int, str]:
-    """The exit status and the output of a plain interpreter, with files as its standard streams."""
+    """The exit status and output of a plain interpreter whose standard streams are files."""
     (folder / "solution.py").write_text(code, encoding="utf-8")
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout:
         stdin.write(INPUT.encode())

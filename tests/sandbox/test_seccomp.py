@@ -22,7 +22,7 @@ HEADERS = {
 
 
 def decide(machine: str, call: int, *arguments: int, architecture: int | None = None, watch: bool = False) -> int:
-    """What the kernel would do with a call, by the child's filter or by the worker's watch on threads."""
+    """The kernel's decision on a call, by the child's filter or, with ``watch``, by the worker's filter for threads."""
     padded = [*arguments, *[0] * (6 - len(arguments))]
     arch = ARCHITECTURE[machine] if architecture is None else architecture
     data = struct.pack("<IIQ6Q", call, arch, 0, *padded)
@@ -70,7 +70,7 @@ def test_what_a_program_needs_is_allowed(machine: str) -> None:
     assert decide(machine, call(machine, "clone"), 0x3D0F00) == ALLOW  # a thread
     assert decide(machine, call(machine, "tgkill"), PID, PID, 6) == ALLOW
     assert decide(machine, call(machine, "prlimit64"), 0, 7, 0, 1) == ALLOW  # reads a limit
-    assert decide(machine, call(machine, "prlimit64"), 0, 3, 16, 0) == ALLOW  # its own stack
+    assert decide(machine, call(machine, "prlimit64"), 0, 3, 16, 0) == ALLOW  # sets its own stack limit
     assert decide(machine, call(machine, "socketpair"), 1, 1 | 0o2000000, 0) == ALLOW
     assert decide(machine, call(machine, "clone3")) == ENOSYS
 
@@ -81,9 +81,9 @@ def test_what_reaches_outside_is_denied(machine: str) -> None:
         assert decide(machine, call(machine, "openat"), 0, 0, flags) == EPERM
     for flags in (17, 0x4111, 0x10000000, 0x10010F00, 0x20010F00, 0x00030F00):
         assert decide(machine, call(machine, "clone"), flags) == EPERM
-    assert decide(machine, call(machine, "clone"), 0x3D0F00 & ~0x400) == EPERM  # a thread with descriptors of its own
+    assert decide(machine, call(machine, "clone"), 0x3D0F00 & ~0x400) == EPERM  # a thread with its own descriptors
     assert decide(machine, call(machine, "tgkill"), PID + 1, PID + 1, 6) == EPERM
-    assert decide(machine, call(machine, "tgkill"), PID, PID, 9) == EPERM  # a SIGKILL would look like the kernel's
+    assert decide(machine, call(machine, "tgkill"), PID, PID, 9) == EPERM  # looks like the kernel's SIGKILL
     for address in (1, 1 << 32):
         assert decide(machine, call(machine, "sendto"), 3, 0, 1, 0, address, 16) == EPERM
     assert decide(machine, call(machine, "sendto"), 3, 0, 1, 0, 0, 0) == ALLOW
@@ -102,7 +102,8 @@ def test_the_worker_is_asked_about_threads_only(machine: str) -> None:
     assert decide(machine, call(machine, "clone"), 0x3D0F00, watch=True) == ASK
     assert decide(machine, call(machine, "clone"), 17, watch=True) == ALLOW  # the worker's own fork
     assert decide(machine, call(machine, "read"), 0x10000, watch=True) == ALLOW
-    assert decide(machine, call(machine, "clone"), 0x3D0F00, architecture=1, watch=True) == ALLOW  # dies in the other
+    # The other filter kills this call.
+    assert decide(machine, call(machine, "clone"), 0x3D0F00, architecture=1, watch=True) == ALLOW
 
 
 def test_denied_calls_by_number() -> None:

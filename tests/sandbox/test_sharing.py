@@ -62,7 +62,7 @@ def test_programs_that_could_leave_something_do_not_share(code: str) -> None:
 
 
 def test_wide_programs_are_read_to_their_end() -> None:
-    names = "\n".join(f"name_{index} = {index}" for index in range(400))  # arguments beyond one byte
+    names = "\n".join(f"name_{index} = {index}" for index in range(400))  # opcode arguments that do not fit in one byte
     assert may_share(compile(names + "\nimport math", "x", "exec"))
     assert not may_share(compile(names + "\nimport math\nmath.n = 1", "x", "exec"))
     assert not may_share(compile(names + "\nimport shelve", "x", "exec"))

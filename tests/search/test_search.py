@@ -16,12 +16,12 @@ from dreamprm_jax.search.algorithms import METHODS, SearchCandidate, SearchSetti
 from dreamprm_jax.search.driver import run_searches
 
 BUDGET = 12000  # characters: about ten programs
-MISTAKES = 1.5  # times the benchmark's rates: one program of four passes
+MISTAKES = 1.5  # factor on the benchmark's rates: one program in four passes
 SETTINGS = SearchSettings(width=1, expansions=3, tokens=BUDGET)
 
 
 class ExactScorer:
-    """The logit of the true value of every prefix. Counts what it read."""
+    """A scorer that returns the logit of the true value of every prefix. Counts what it reads."""
 
     def __init__(self, compositions):
         self.compositions = compositions
@@ -72,7 +72,7 @@ def test_with_exact_values_search_beats_best_of_n_on_the_same_budget(results):
     accuracy = {method: np.mean([solved(one) for one in found.values()]) for method, (found, _) in results.items()}
     random = np.mean([np.mean([c.number > 0 for c in one.candidates]) for one in results["best_of_n"][0].values()])
     assert random < 0.4
-    assert accuracy["best_of_n"] < 0.95  # even with the truth it can only pick what was drawn
+    assert accuracy["best_of_n"] < 0.95  # even with the truth, it can only pick a drawn program
     for method in ("beam", "lookahead", "diverse_beam"):
         assert accuracy[method] >= max(random + 0.55, accuracy["best_of_n"] + 0.05)
 
@@ -110,7 +110,7 @@ def test_the_same_seed_gives_the_same_search_however_many_run_together(world, re
 
 
 class Scripted:
-    """A policy that writes what it is told for each prefix, and remembers what it was asked."""
+    """A policy with fixed answers for each prefix. It records the requests."""
 
     name = "scripted"
 
@@ -137,7 +137,7 @@ def run_scripted(policy, settings, logits):
 
 
 def test_a_beam_by_hand():
-    """Two beams after the first step; the one with the better second step goes on alone at width 1."""
+    """Two beams remain after the first step. At width 1, only the one with the better second step continues."""
     policy = Scripted({"": [F[0] + F[1], F[2] + F[3]], F[2]: [F[2] + F[4], F[2] + F[5]]})
     values = {F[0]: -1.0, F[2]: 1.0, F[4]: 2.0}
 
@@ -152,7 +152,7 @@ def test_a_beam_by_hand():
 
 
 def test_lookahead_reads_further_than_the_prefix():
-    """The first step of the worse program looks better; its end does not."""
+    """The first step of the worse program looks better, but its end does not."""
     policy = Scripted({"": [F[0] + F[1] + F[5], F[2] + F[3] + F[5]]})
     values = {F[0]: 1.0, F[1]: -3.0, F[2]: 0.0, F[3]: 2.0}
 
@@ -169,7 +169,7 @@ def test_diverse_subtrees_never_share_a_prefix():
     policy = Scripted({"": [F[0] + F[1], F[0] + F[2], F[3] + F[4], F[3] + F[5]]})
     settings = SearchSettings("diverse_beam", width=2, expansions=2, tokens=16 * len(F[0]))
     run_scripted(policy, settings, lambda code: [float(F[0] in code)] * len(split_steps(code)))
-    # both subtrees like F[0] best; the second takes its other child
+    # Both subtrees prefer F[0], so the second one takes its other child.
     assert [prefix for prefix, _ in policy.asked[1:3]] == [F[0], F[3]]
 
 

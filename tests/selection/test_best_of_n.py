@@ -13,7 +13,7 @@ from dreamprm_jax.selection.best_of_n import (
 
 
 def brute_force(numbers: np.ndarray, passed: np.ndarray, k: int) -> float:
-    """Every subset, every tied winner."""
+    """Averages over every subset and every tied winner."""
     values = []
     for subset in itertools.combinations(range(len(numbers)), k):
         scored = [i for i in subset if not np.isnan(numbers[i])]

@@ -26,7 +26,7 @@ def test_all_subsets_or_a_seeded_sample():
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("k", [1, 3, 6])
 def test_the_filter_ranks_passing_candidates_first(seed, k):
-    """Against the definition: the best number of those that pass, or of all where none does."""
+    """Compares with the definition: the highest number among candidates that pass, or among all if none passes."""
     rng = np.random.default_rng(seed)
     numbers = rng.integers(0, 3, 6).astype(float)
     public = rng.random(6) < 0.5
@@ -58,11 +58,11 @@ def test_votes_by_hand():
     assert vote(weights) == [1, 0, 0, 0, 0]
     numbers = np.array([0.0, 3.0, 5.0, 9.0, 1.0])
     assert vote(None, numbers) == [0, 0, 1, 0, 0]
-    assert vote(None, np.array([0.0, NAN, NAN, 9.0, 1.0])) == [0, 0.5, 0.5, 0, 0]  # no number in the winning cluster
+    assert vote(None, np.array([0.0, NAN, NAN, 9.0, 1.0])) == [0, 0.5, 0.5, 0, 0]  # the winning cluster has no number
     eligible = np.array([True, False, False, True, True])
     assert vote(eligible=eligible) == [0.5, 0, 0, 0, 0.5]
     assert vote(eligible=np.zeros(5, bool)) == [0, 0.5, 0.5, 0, 0]
-    assert vote(np.zeros(5)) == pytest.approx([1 / 3, 1 / 6, 1 / 6, 0, 1 / 3])  # three clusters tie at no votes
+    assert vote(np.zeros(5)) == pytest.approx([1 / 3, 1 / 6, 1 / 6, 0, 1 / 3])  # three clusters tie with zero votes
 
 
 def test_prune_then_execute_stops_at_the_first_pass():
@@ -87,7 +87,7 @@ def test_to_run_all_is_the_public_test_filter(seed, k):
 
 
 def _prune_by_definition(numbers, public, most):
-    """Mean over all orders in which candidates with equal numbers may be run."""
+    """The mean over all orders in which candidates with equal numbers can be run."""
     n = len(numbers)
     weights, runs, orders = np.zeros(n), 0, list(itertools.permutations(range(n)))
     for order in orders:

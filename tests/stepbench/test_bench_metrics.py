@@ -29,7 +29,7 @@ def bench_of(first_wrong: list[int], split: str = "test") -> dict[str, Truth]:
 
 
 def scores_for(rows: dict[str, Truth], low: float = 0.2, high: float = 0.8) -> Said:
-    """A scorer that is always right at a threshold between the two."""
+    """A scorer that is always right at any threshold between ``low`` and ``high``."""
     return Said(
         {key: tuple(low if index == row.first_wrong else high for index in range(3)) for key, row in rows.items()},
         {},
@@ -72,8 +72,8 @@ def test_by_hand():
 def test_the_threshold_is_where_f1_is_largest():
     rows = list(bench_of([0, 0, -1, -1], "dev").values())
     said = Said({row.program_hash: (low, 0.9, 0.9) for row, low in zip(rows, (0.1, 0.3, 0.2, 0.5), strict=True)}, {}, 0)
-    # wrong below 0.5: both erroneous programs are found, one of two clean ones is spared: F1 = 2/3;
-    # below 0.2: one erroneous found, both clean spared: the same F1, and the lower threshold is taken
+    # Threshold 0.5 finds both erroneous programs and flags one of two clean ones: F1 = 2/3. Threshold 0.2 finds one
+    # erroneous program and flags no clean one: the same F1. The lower threshold is selected.
     assert best_threshold(rows, said) == 0.2
 
 
@@ -82,7 +82,7 @@ def test_baselines_have_their_exact_expectations():
     by_name = {result.name: result for result in baselines(Bench({}, [], rows), samples=50, seed=0)}
     nothing = by_name["always no error"]
     assert (nothing.f1.estimate, nothing.accuracy_erroneous.estimate, nothing.accuracy_correct.estimate) == (0, 0, 1)
-    place = by_name["position"]  # on dev the second step is always the wrong one, on test half the time
+    place = by_name["position"]  # on dev, the second step is always wrong; on test, half the time
     share = place.accuracy_correct.estimate
     assert place.accuracy_erroneous.estimate == pytest.approx((1 - share) / 2)
     assert share == pytest.approx(0.5, abs=0.011)
@@ -91,7 +91,7 @@ def test_baselines_have_their_exact_expectations():
     f1 = max(2 * q * (1 - q) / 3 / (q + (1 - q) / 3) for q in np.linspace(0, 1, 101))
     assert random.accuracy_erroneous.estimate == pytest.approx((1 - share) / 3)
     assert random.f1.estimate == pytest.approx(f1)
-    assert by_name["longest step"].accuracy_erroneous.estimate == 0.0  # the third step is the longest, never wrong
+    assert by_name["longest step"].accuracy_erroneous.estimate == 0.0  # the third step is longest, never wrong
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A benchmark made in the sandbox from small tasks: its content, the same bytes again, resumption after a stop."""
+"""A benchmark made in the sandbox from small tasks: its content, reproducible bytes, resumption after a stop."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def test_what_is_in_it(made):
             assert steps[truth.first_wrong].start <= truth.start <= steps[truth.first_wrong].end
             assert steps[truth.first_wrong].name == truth.function
             assert truth.verdict in ("WA", "RE", "TLE")
-    assert len({t.operator for t in bench.truth.values()}) >= 6  # 8 mutants, each of the kind that is rarest so far
+    assert len({t.operator for t in bench.truth.values()}) >= 6  # each of 8 mutants has the rarest operator so far
 
 
 def test_the_judge_says_the_same_of_the_written_files(made):
-    """Clean programs pass the stored tests, erroneous ones fail: with a plain judge, but for the tolerance."""
+    """A plain judge with the tolerance agrees: clean programs pass the stored tests, and erroneous programs fail."""
     bench = read_bench(made[0])
     with Judge(workers=2) as judge:
         tasks = [
@@ -133,7 +133,7 @@ def test_sizes_out_of_reach(tmp_path):
 def test_the_tolerance(output, close):
     try:
         said = close_enough("", "[1,2]", output)
-    except ValueError:  # the judge takes it for a wrong answer
+    except ValueError:  # the judge treats this as a wrong answer
         said = False
     assert said is close
 

@@ -1,4 +1,4 @@
-"""Random faults: in one function, without changes outside the edit, the same for the same seed."""
+"""Random faults change one function and nothing outside the edit, and are the same for the same seed."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_the_same_seed_draws_the_same_and_functions_have_equal_chances():
     )
     assert draw_mutants(code, 20, Random(5)) == draw_mutants(code, 20, Random(5))
     firsts = Counter(draw_mutants(code, 1, Random(seed))[0].function for seed in range(60))
-    assert 18 <= firsts["tiny"] <= 42  # a fair coin leaves this range once in a thousand seeds
+    assert 18 <= firsts["tiny"] <= 42  # a fair coin leaves this range for one in a thousand seeds
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ def total(values, limit):
         result += value
     return result
 """
-# operator -> program, and the changed line of every mutant ("" where lines are gone, "|" between several)
+# operator -> program, and the changed line of every mutant ("" if lines are removed, "|" between several lines)
 CASES = {
     "comparison_boundary": ("def f(a, b):\n    return a < b >= (2)\n", ["return a <= b >= (2)", "return a < b > (2)"]),
     "comparison_negated": (
