@@ -342,15 +342,16 @@ def _heads() -> list[str]:
 def _trained() -> list[str]:
     rows = [row for row in rows_of("real_code_trained", "measures.csv") if row["group"] == "all"]
     step = {str(row["scorer"]): float(row["step_auroc"]) for row in rows}
-    best = {str(row["scorer"]): float(row["best_of_8_gain"]) for row in rows}
     arms = ("raw", "closure", DEFAULT, "clean")
+    best = {str(row["scorer"]): float(row["best_of_8_gain"]) for row in rows}
+    losses = [-best[name] for name in arms]
     ahead = [step[name] - step["position"] for name in arms]
     assert all(float(row["best_of_8_high"]) < 0 for row in rows if row["scorer"] in arms)
     return [
         f"measured on the {rows[0]['programs']} programs of held-out problems with at most 1,024 tokens "
         f"({rows[0]['problems']} problems)",
         f"ahead of the step's position by {number(min(ahead))} to {number(max(ahead))}",
-        f"best of 8 is {number(-max(best[name] for name in arms))} to {number(-min(best[name] for name in arms))} below",
+        f"best of 8 is {number(min(losses))} to {number(max(losses))} below",
         f"effect ({signed(best['length'])})",
         f"the mean log-probability gains {signed(best['mean log-probability'])}",
     ]
