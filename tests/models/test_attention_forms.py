@@ -158,6 +158,24 @@ def test_shapes_that_a_kernel_does_not_take_go_by_the_plain_form():
     assert found.shape == query.shape
 
 
+@pytest.mark.parametrize("length", [fused.SHORT, fused.SHORT + 1, 500, 600])
+def test_long_rows_on_a_cpu_go_in_chunks_and_short_ones_at_once(length):
+    keys = jax.random.split(jax.random.key(0), 3)
+    inputs = tuple(jax.random.normal(key, (1, length, heads, 8)) for key, heads in zip(keys, (4, 2, 2), strict=True))
+    layout = Layout((jnp.arange(length)[None] >= length // 3).astype(jnp.int32) + 1)
+
+    def total(kind, *inputs):
+        return jnp.sum(jnp.sin(fused.attention(*inputs, layout, kind, 256)))
+
+    def gradient(kind):
+        return jax.value_and_grad(functools.partial(total, kind), argnums=(0, 1, 2))
+
+    for one, other in zip(*(jax.tree.leaves(gradient(kind)(*inputs)) for kind in ("auto", "einsum")), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+    matrix = f"f32[1,2,2,{length},{length}]"  # all scores at once
+    assert (matrix in str(jax.make_jaxpr(gradient("auto"))(*inputs))) == (length <= fused.SHORT)
+
+
 def test_interpreted_targets_are_the_real_ones():
     assert dataclasses.replace(TARGETS["tpu"], interpret=True).blocks(4096) == (512, 512)
     assert TARGETS["tpu"].blocks(1536) == (512, 512)
