@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,10 +73,11 @@ def score_evaluation(
     params: Any,
     rows: Sequence[tuple[LabeledSteps, Reading]],
     config: Config,
+    progress: Callable[[int], object] = lambda done: None,
 ) -> list[tuple[LabeledSteps, np.ndarray]]:
-    """The step scores of the evaluation solutions, in [0, 1]."""
+    """The step scores of the evaluation solutions, in [0, 1]. ``progress`` is as in ``Scorer.logits``."""
     scorer = Scorer(model, mesh, params, config.score.row_tokens, config.score.batch_tokens)
-    logits = scorer.logits([reading for _, reading in rows])
+    logits = scorer.logits([reading for _, reading in rows], progress)
     return [(one, sigmoid(values)) for (one, _), values in zip(rows, logits, strict=True)]
 
 

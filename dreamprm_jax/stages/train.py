@@ -30,13 +30,14 @@ from dreamprm_jax.labeling.correction.methods import (
 from dreamprm_jax.models.fused import taking
 from dreamprm_jax.models.reward import Params
 from dreamprm_jax.runs.paths import Paths
+from dreamprm_jax.runs.progress import Progress
 from dreamprm_jax.schema import CorrectedLabel, DataError
 from dreamprm_jax.storage import write_json, write_records
 from dreamprm_jax.tables import finite
 from dreamprm_jax.training import distributed
 from dreamprm_jax.training.arms import ORM, ArmPlan, arm_plans, describe, make_parametrisation
 from dreamprm_jax.training.checkpoint import Checkpoints, TrainState
-from dreamprm_jax.training.feed import PackedRows
+from dreamprm_jax.training.feed import Batch, PackedRows
 from dreamprm_jax.training.label_table import PADDING, label_start
 from dreamprm_jax.training.loop import Arm, ArmData, host_logits, train_arm
 from dreamprm_jax.training.losses import Loss, Targets, make_inner_loss, make_outcome_loss
@@ -91,7 +92,12 @@ def _evaluate(config: Config, paths: Paths, given: StepData, frozen: Params) -> 
     model, mesh = given.run.model, own_mesh(config.train.mesh)
     for arm in config.train.arms:
         _, params = trained_params(model, mesh, paths.arm(arm) / "checkpoints", frozen)
-        figures.append(evaluate_steps(arm, score_evaluation(model, mesh, params, given.evaluation, config)))
+        show = Progress(f"evaluate {arm}", len(given.evaluation), "solution", visible=distributed.is_main())
+        with show as progress:
+            scored = score_evaluation(
+                model, mesh, params, given.evaluation, config, lambda count: progress.add(units=count)
+            )
+        figures.append(evaluate_steps(arm, scored))
     figures.append(position_figures(given.evaluation))
     if distributed.is_main():
         write_json(paths.step_evaluation(), finite([dataclasses.asdict(one) for one in figures]))
@@ -199,8 +205,14 @@ class _Trainer:
         settings, data = self.config.train, self.data
         size = settings.batch_size // settings.accumulation
         rows = PackedRows(data.train, data.inner.shape.tokens, size, self.config.seed).relabeled(labels)
-        with activate(data.model, self.setup.mesh):
-            logits_of = functools.partial(host_logits, self.setup, state.params)
+        show = Progress("infer labels", -(-len(rows.rows) // size), "batch", visible=distributed.is_main())
+        with activate(data.model, self.setup.mesh), show as progress:
+
+            def logits_of(batch: Batch) -> Float[np.ndarray, "B S"]:
+                logits = host_logits(self.setup, state.params, batch)
+                progress.add()
+                return logits
+
             inferred = inferred_labels(logits_of, infer, rows, len(labels))
         if (missing := np.isnan(inferred)).any():  # programs that are too long or have no verdict
             return np.where(missing, undetected_fault_labels(data.source), inferred)
