@@ -37,6 +37,7 @@ def changed(**values: Any) -> Config:
         ({"train__arms": ("raw", "labeltable")}, "config.train.arms: unknown arm 'labeltable'; choose among orm"),
         ({"train__arms": ()}, "config.train.arms is empty"),
         ({"name": ""}, "config.name is empty"),
+        ({"seed": 10**400}, "must be at most 9223372036854775807"),
         ({"train__arms": ("raw", "raw")}, "config.train.arms: raw, raw: an item is repeated"),
         ({"train__labels__method": "ems"}, "config.train.labels.method: no labeling 'ems'"),
         ({"train__optimizer": "adam"}, "config.train.optimizer='adam': must be 'adamw' or FILE.py:FUNCTION"),

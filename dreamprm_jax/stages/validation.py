@@ -40,7 +40,7 @@ def validate(config: Config) -> None:
     model_in_range = not any(problem.startswith("config.model.") for problem in ranges)
     model = _model(config.model) if model_in_range else ()  # its checks divide by these numbers
     problems = [*ranges, *_combinations(config), *model, *_training(config)]
-    _raise("the settings are not valid", problems)
+    _raise("the settings are not valid", list(dict.fromkeys(problems)))  # some are found alone and together
 
 
 def check_environment(config: Config, stages: Iterable[str] = STAGES) -> None:
@@ -78,7 +78,7 @@ def _ranges(config: Config) -> Iterator[str]:
 
 def _limit(value: float, info: SettingInfo) -> str:
     """The limit that a number violates, as text; "" if it is valid."""
-    if not math.isfinite(value):
+    if isinstance(value, float) and not math.isfinite(value):
         return "finite"
     if info.minimum is not None and value < info.minimum:
         return f"at least {_shown(info.minimum)}"

@@ -171,6 +171,9 @@ def test_a_share_of_one_off_programs_is_judged():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"rollouts": 0}, "config.label.rollouts=0: must be at least 1"),
+        ({"strategy": "adaptive", "min_rollouts": 0}, "config.label.min_rollouts=0: must be at least 1"),
+        ({"judge_share": 0.0}, "config.label.judge_share=0.0: must be above 0"),
         ({"strategy": "adaptive", "min_rollouts": 5}, "min_rollouts=5: must be at most rollouts=4 and max_rollouts="),
         ({"judge_share": 0.5, "strategy": "adaptive"}, "judge_share=0.5: must be 1 with label.strategy='adaptive'"),
         ({"judge_share": 0.5, "strategy": "binary_search"}, "only 'fixed' can leave some out"),

@@ -29,12 +29,18 @@ class Counts(Protocol):
 
 
 def check_strategy(settings: LabelConfig) -> None:
-    """Checks the settings of a strategy together.
+    """Checks the settings of a strategy. ``stages.validation`` also checks the limits of each setting alone.
 
     Raises:
-      DataError: if they are inconsistent, naming the field.
+      DataError: if they are out of range or inconsistent, naming the field.
     """
     batch, most = settings.min_rollouts, settings.max_rollouts
+    for name in ("rollouts", "min_rollouts"):  # with 0, an adaptive allocation would never end
+        if getattr(settings, name) < 1:
+            raise DataError(f"config.label.{name}={getattr(settings, name)}: must be at least 1")
+    if not 0.0 < settings.judge_share <= 1.0:
+        limit = "at most 1" if settings.judge_share > 1.0 else "above 0"
+        raise DataError(f"config.label.judge_share={settings.judge_share}: must be {limit}")
     if settings.strategy == "adaptive" and batch > min(settings.rollouts, most):
         raise DataError(
             f"config.label.min_rollouts={batch}: must be at most rollouts={settings.rollouts} and max_rollouts={most}"
