@@ -89,6 +89,14 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path}: not valid JSON ({error})") from error
 
 
+def parse_json(text: str | bytes, where: str) -> Any:
+    """Parses JSON. Raises DataError if it is malformed, nested too deeply or not UTF-8."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # ValueError: syntax, encoding, integers beyond Python's limit
+        raise DataError(f"{where}: not valid JSON ({type(error).__name__}: {error})") from error
+
+
 def write_records(path: Path, cls: type[Record], records: Iterable[Record]) -> int:
     """Writes records of one dataclass as Parquet, atomically and with bounded memory.
 
@@ -237,22 +245,15 @@ def read_table(path: Path) -> list[dict[str, Any]]:
                 return list(csv.DictReader(handle))
             for number, line in enumerate(handle, 1):
                 if line.strip():
-                    rows.append(_json_object(line, f"{path}, row {number}"))
+                    row = parse_json(line, f"{path}, row {number}")
+                    if not isinstance(row, dict):
+                        raise DataError(f"{path}, row {number}: must be a JSON object")
+                    rows.append(row)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}, after row {len(rows)}: cannot be read ({error})") from error
     return rows
-
-
-def _json_object(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:  # ValueError: syntax, integers beyond Python's limit
-        raise DataError(f"{where}: not valid JSON ({error})") from error
-    if not isinstance(row, dict):
-        raise DataError(f"{where}: must be a JSON object")
-    return row
 
 
 def column_names(path: Path) -> list[str]:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from dreamprm_jax.config import StepDataConfig
-from dreamprm_jax.problems.json_rows import ENDINGS, SUFFIXES, numbered_rows, parse_json, reason_of, row_suffix
+from dreamprm_jax.problems.json_rows import ENDINGS, SUFFIXES, numbered_rows, reason_of, row_suffix
 from dreamprm_jax.schema import DataError
+from dreamprm_jax.storage import parse_json
 
 # The split that a file name contains.
 _SPLIT = re.compile(r"(?<![a-z0-9])(train|validation|valid|val|dev|test)(?![a-z0-9])", re.IGNORECASE)

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from dreamprm_jax.schema import DataError, Skip
-from dreamprm_jax.storage import open_parquet
+from dreamprm_jax.storage import open_parquet, parse_json
 
 _OPENERS: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _TEXT = (".jsonl", ".ndjson", ".json")
@@ -218,14 +218,6 @@ def reason_of(error: DataError, *places: str) -> str:
     for place in places:
         text = text.removeprefix(place)
     return text.lstrip(",: ")
-
-
-def parse_json(text: str | bytes, where: str) -> Any:
-    """Parses JSON. Raises DataError if it is malformed, nested too deeply or not UTF-8."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError: syntax, encoding, integers beyond Python's limit
-        raise DataError(f"{where}: not valid JSON ({type(error).__name__}: {error})") from error
 
 
 def text_field(row: Mapping[str, Any], name: str, where: str) -> str:

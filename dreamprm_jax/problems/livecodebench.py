@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from dreamprm_jax.config.setting import LONGEST, MOST_BYTES
-from dreamprm_jax.problems.json_rows import id_field, parse_json, text_field, type_error
+from dreamprm_jax.problems.json_rows import id_field, text_field, type_error
 from dreamprm_jax.problems.private_tests import DEFAULT_MAX_BYTES, parse_tests
 from dreamprm_jax.sandbox.checkers import Comparison
 from dreamprm_jax.schema import DataError, Problem, TestCase, TestedProblem
+from dreamprm_jax.storage import parse_json
 
 DATA_FILES = ("test.jsonl", "test2.jsonl", "test3.jsonl", "test4.jsonl", "test5.jsonl", "test6.jsonl")
 TEXT_COLUMNS = ("question_title", "question_content", "platform", "difficulty")

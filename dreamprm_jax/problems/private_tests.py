@@ -12,8 +12,9 @@ import binascii
 import zlib
 from typing import Any, Literal
 
-from dreamprm_jax.problems.json_rows import parse_json, text_field, type_error
+from dreamprm_jax.problems.json_rows import text_field, type_error
 from dreamprm_jax.schema import DataError, TestCase
+from dreamprm_jax.storage import parse_json
 
 DEFAULT_MAX_BYTES = 512 << 20
 
